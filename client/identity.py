@@ -1,0 +1,53 @@
+"""Who a client is: its base, its data and its memory, from the configuration of its node and of the run.
+
+A node with ``data`` in its configuration has data of its own (and ``name`` is what it is called). A node with
+``partition-id`` is one client of a simulation: it takes its part of the run's data.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+
+from client.memory import ContextMemory
+from plait.config import RunConfig, config_from_table
+from plait.data import cache_directory, histogram, load_dataset
+from plait.errors import ConfigError
+from plait.rounds.participant import Participant
+from plait.simulation.clients import client_name, resident_base, simulated_client
+from plait.training.bridge import load_own_trainer
+from plait.training.local_model import PeftLocalModel
+
+
+def participant_of(context: Context) -> Participant:
+    """The participant that a Flower context stands for.
+
+    Raises:
+        ConfigError: the configuration makes no sense.
+        DataError: the data cannot be read.
+    """
+    config = config_from_table(context.run_config, where="run configuration")
+    own_data, index = context.node_config.get("data"), context.node_config.get("partition-id")
+    if own_data is not None:
+        name = str(context.node_config.get("name") or Path(str(own_data)).stem)
+        model = _own_client(config, str(own_data), name)
+    elif isinstance(index, int):
+        name, model = client_name(config, index), simulated_client(config, index)
+    else:
+        raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
+    return Participant(name, model, ContextMemory(context))
+
+
+@lru_cache(maxsize=4)
+def _own_client(config: RunConfig, data: str, name: str) -> PeftLocalModel:
+    dataset = load_dataset(data, cache=cache_directory(), progress=lambda _: None)
+    return PeftLocalModel(
+        resident_base(config),
+        name,
+        dataset.records,
+        kind=dataset.kind,
+        histogram=histogram(dataset.records, dataset),
+        own_trainer=load_own_trainer(config.trainer) if config.trainer else None,
+    )

@@ -1,0 +1,41 @@
+"""Ground floor: adapter state, spec, base fingerprint and PEFT files; numpy only."""
+
+from plait.adapters.base_reference import BaseReference
+from plait.adapters.fingerprint import fingerprint_base, parameter_count
+from plait.adapters.layout import Layout, TensorSlot
+from plait.adapters.model_card import model_card
+from plait.adapters.peft_directory import PeftAdapter, load_peft_directory, load_state, save_peft_directory
+from plait.adapters.safetensors_file import (
+    decode_safetensors,
+    encode_safetensors,
+    read_safetensors,
+    write_safetensors,
+)
+from plait.adapters.spec import AdapterSpec, Json, Task
+from plait.adapters.state import AdapterState, Float32, add, check_finite, norm, subtract
+
+__all__ = [
+    "AdapterSpec",
+    "AdapterState",
+    "BaseReference",
+    "Float32",
+    "Json",
+    "Layout",
+    "PeftAdapter",
+    "Task",
+    "TensorSlot",
+    "add",
+    "check_finite",
+    "decode_safetensors",
+    "encode_safetensors",
+    "fingerprint_base",
+    "load_peft_directory",
+    "load_state",
+    "model_card",
+    "norm",
+    "parameter_count",
+    "read_safetensors",
+    "save_peft_directory",
+    "subtract",
+    "write_safetensors",
+]

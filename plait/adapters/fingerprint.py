@@ -1,0 +1,271 @@
+"""The identity of a base: one SHA-256 over its weights, its configuration and its tokenizer.
+
+Two parties whose fingerprints agree hold the same function from text to logits; an adapter trained on one fits the
+other. How the weights are split over files, which library saved them and where they lie does not matter.
+
+To compute it elsewhere: SHA-256 over these lines, each ended by a newline, each array written as JSON without spaces
+and in ASCII::
+
+    plait-base-1
+    ["tensor",NAME,DTYPE,SHAPE,HASH]     every tensor, in the order of the names' code points
+    ["config",HASH]
+    ["file",NAME,HASH]                   every tokenizer file that is present, in name order
+
+HASH is SHA-256 in hexadecimal: of a tensor's bytes and of a tokenizer file's bytes as they are stored, of config.json
+as canonical JSON (keys sorted, no spaces, ASCII) without the keys that a library's version or a place decides
+(`VOLATILE_CONFIG_KEYS`, at any depth). DTYPE and SHAPE are those of the safetensors header. The tensors are those that
+transformers loads: ``model.safetensors``, or else all files that ``model.safetensors.index.json`` names. The tokenizer
+files are `TOKENIZER_FILES`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from plait.adapters.base_reference import is_fingerprint
+from plait.adapters.safetensors_header import TensorEntry, read_header
+from plait.adapters.spec import Json
+from plait.adapters.strict_json import parse_object, shown
+from plait.errors import DataError, MachineError
+from plait.files import write_atomically
+
+TOKENIZER_FILES = (
+    "chat_template.jinja",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+)
+VOLATILE_CONFIG_KEYS = frozenset(
+    {
+        "_attn_implementation_autoset",
+        "_model_name_or_path",
+        "_name_or_path",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_MAX_INDEX_BYTES = 64 << 20
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}\.safetensors")
+_CHUNK_BYTES = 1 << 20
+_THREADS = 8
+
+Stamps = dict[str, list[int]]
+
+
+def fingerprint_base(
+    directory: Path, *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """The fingerprint of the base in `directory`, 64 hexadecimal digits.
+
+    Weights are streamed, so memory stays flat however large the base is.
+
+    Args:
+        directory: a Hugging Face model directory with safetensors weights.
+        cache: a JSON file that remembers fingerprints by path, file sizes and modification times, so that the next
+            call reads no weights. What it holds is trusted: keep it where only the user writes.
+        progress: called with (bytes of weights hashed, bytes of weights in all) after every tensor.
+
+    Raises:
+        DataError: config.json or the weights are missing, incomplete or not safetensors.
+        PeerError: a weight file is not a sound safetensors file.
+        MachineError: a file cannot be read.
+    """
+    try:
+        files = _identity_files(directory)
+        stamps = _stamps(files)
+        place = str(directory.resolve())
+        remembered = _remembered(cache, place, stamps)
+        if remembered is not None:
+            return remembered
+        fingerprint = _compute(directory, progress)
+        if cache is not None and _stamps(files) == stamps:
+            _remember(cache, place, stamps, fingerprint)
+    except OSError as error:
+        raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
+    return fingerprint
+
+
+def parameter_count(directory: Path) -> int:
+    """Number of elements of all tensors of the base in `directory`, buffers included; reads headers only.
+
+    Raises:
+        DataError, PeerError, MachineError: as for `fingerprint_base`.
+    """
+    try:
+        return sum(stored.entry.size for stored in _tensors(directory).values())
+    except OSError as error:
+        raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    path: Path
+    entry: TensorEntry
+
+    @property
+    def nbytes(self) -> int:
+        return self.entry.end - self.entry.begin
+
+
+def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> str:
+    hasher = hashlib.sha256(b"plait-base-1\n")
+
+    def add_line(*parts: Json) -> None:
+        hasher.update(_canonical(list(parts)) + b"\n")
+
+    tensors = sorted(_tensors(directory).items())
+    done, total = 0, sum(stored.nbytes for _, stored in tensors)
+    # hashlib lets go of the interpreter lock, so threads hash side by side.
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
+        digests = pool.map(_tensor_hash, (stored for _, stored in tensors))
+        for (name, stored), digest in zip(tensors, digests, strict=True):
+            add_line("tensor", name, stored.entry.dtype, list(stored.entry.shape), digest)
+            done += stored.nbytes
+            if progress is not None:
+                progress(done, total)
+    finally:
+        # Ctrl-C waits for the tensors under way, not for the hundreds behind them.
+        pool.shutdown(cancel_futures=True)
+    add_line("config", _config_hash(directory / _CONFIG))
+    for name in TOKENIZER_FILES:
+        path = directory / name
+        if path.is_file():
+            add_line("file", name, _hash_range(path, 0, path.stat().st_size))
+    return hasher.hexdigest()
+
+
+def _tensors(directory: Path) -> dict[str, _StoredTensor]:
+    tensors: dict[str, _StoredTensor] = {}
+    for path in _weight_files(directory):
+        with path.open("rb") as file:
+            header = read_header(file, size=os.fstat(file.fileno()).st_size)
+        for name, entry in header.tensors.items():
+            if name in tensors:
+                raise DataError(f"tensor {shown(name)} is in '{tensors[name].path}' and in '{path}', expected it once")
+            tensors[name] = _StoredTensor(path, entry)
+    if not tensors:
+        raise DataError(f"the weights in '{directory}' hold no tensor, expected the weights of a model")
+    return tensors
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / _WEIGHTS).is_file():
+        return [directory / _WEIGHTS]
+    if (directory / _INDEX).is_file():
+        return [directory / name for name in _shards(directory / _INDEX)]
+    if any(directory.glob("*.bin")):
+        raise DataError(
+            f"the weights in '{directory}' are .bin files, which can run code when loaded, expected safetensors: "
+            "convert them with transformers' save_pretrained"
+        )
+    raise DataError(f"'{directory}' holds neither {_WEIGHTS} nor {_INDEX}, expected a model directory")
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = parse_object(index.read_bytes(), what=f"'{index}'", max_bytes=_MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise DataError(f"weight_map of '{index}' is {shown(weight_map)}, expected an object of file names")
+    names: set[str] = set()
+    for name in weight_map.values():
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+            raise DataError(f"'{index}' names the file {shown(name)}, expected a .safetensors file beside it")
+        names.add(name)
+    missing = sorted(name for name in names if not (index.parent / name).is_file())
+    if missing:
+        raise DataError(f"'{index.parent / missing[0]}' is missing, expected all {len(names)} files of '{index}'")
+    return sorted(names)
+
+
+def _tensor_hash(stored: _StoredTensor) -> str:
+    return _hash_range(stored.path, stored.entry.begin, stored.entry.end)
+
+
+def _hash_range(path: Path, begin: int, end: int) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(begin)
+        left = end - begin
+        while left:
+            chunk = file.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise DataError(f"'{path}' ends at byte {end - left}, expected {end}: it changed while it was read")
+            hasher.update(chunk)
+            left -= len(chunk)
+    return hasher.hexdigest()
+
+
+def _config_hash(path: Path) -> str:
+    try:
+        # Not as strict as a peer's JSON: transformers itself writes Infinity into some configurations.
+        config = cast("Json", json.loads(path.read_bytes()))
+        return hashlib.sha256(_canonical(_without_volatile(config))).hexdigest()
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}' is missing, expected a model directory") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path}' is not JSON ({error}), expected a model's configuration") from error
+
+
+def _without_volatile(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _without_volatile(item) for key, item in value.items() if key not in VOLATILE_CONFIG_KEYS}
+    if isinstance(value, list):
+        return [_without_volatile(item) for item in value]
+    return value
+
+
+def _canonical(value: Json) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _identity_files(directory: Path) -> list[Path]:
+    weights = _weight_files(directory)
+    others = (directory / name for name in (_CONFIG, *TOKENIZER_FILES))
+    return [*weights, *(path for path in others if path.is_file())]
+
+
+def _stamps(files: list[Path]) -> Stamps:
+    stats = ((path.name, path.stat()) for path in files)
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats}
+
+
+def _read_cache(cache: Path) -> Mapping[str, Json]:
+    # The cache only saves time: whatever is wrong with it, it counts as empty.
+    try:
+        parsed = cast("Json", json.loads(cache.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _remembered(cache: Path | None, place: str, stamps: Stamps) -> str | None:
+    entry = _read_cache(cache).get(place) if cache is not None else None
+    if not isinstance(entry, dict) or entry.get("files") != stamps:
+        return None
+    fingerprint = entry.get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) and is_fingerprint(fingerprint) else None
+
+
+def _remember(cache: Path, place: str, stamps: Stamps, fingerprint: str) -> None:
+    entries = {**_read_cache(cache), place: {"files": stamps, "fingerprint": fingerprint}}
+    with suppress(MachineError, OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, json.dumps(entries, indent=1, sort_keys=True).encode())

@@ -1,0 +1,70 @@
+"""The layout of an adapter: which tensors it has, and where each lies in one flat float32 buffer.
+
+Knows no values and no method: a LoRA factor, a prompt embedding and a classification head are all named shapes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class TensorSlot:
+    """One tensor of an adapter.
+
+    Attributes:
+        name: PEFT's name for it, as in ``adapter_model.safetensors``.
+        shape: its dimensions.
+        offset: index of its first element in the flat buffer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All tensors of an adapter, in the order of their names, packed without gaps.
+
+    Build it with `Layout.of`; two parties that hold the same names and shapes hold the same layout and digest.
+    """
+
+    slots: tuple[TensorSlot, ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Iterable[int]]) -> Layout:
+        """Lay out named shapes in name order."""
+        slots: list[TensorSlot] = []
+        offset = 0
+        for name in sorted(shapes):
+            slot = TensorSlot(name, tuple(int(n) for n in shapes[name]), offset)
+            slots.append(slot)
+            offset += slot.size
+        return cls(tuple(slots))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of elements of the whole adapter."""
+        return sum(slot.size for slot in self.slots)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TensorSlot]:
+        """The slots under their names."""
+        return {slot.name: slot for slot in self.slots}
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) over names and shapes."""
+        text = json.dumps([[slot.name, list(slot.shape)] for slot in self.slots], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,103 @@
+"""The README.md of an adapter: YAML that the hub reads, and a page that a person reads.
+
+Names that a user gave are data on this page: nothing in them becomes markup.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from plait.adapters.base_reference import BaseReference
+from plait.adapters.spec import AdapterSpec, Task
+
+_MAX_NAME_CHARACTERS = 200
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_AUTO_CLASS = {
+    Task.CAUSAL_LM: "AutoModelForCausalLM",
+    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+_PIPELINE = {Task.CAUSAL_LM: "text-generation", Task.CLASSIFICATION: "text-classification"}
+
+
+def model_card(
+    *,
+    name: str,
+    spec: AdapterSpec,
+    base: BaseReference,
+    rounds: int,
+    clients: int,
+    base_loss: float | None = None,
+    final_loss: float | None = None,
+) -> str:
+    """The card of an adapter that federated rounds have trained.
+
+    Args:
+        name: what the user calls the run.
+        spec: the adapter.
+        base: what it sits on; a directory's name stays off the card, since it means nothing elsewhere.
+        rounds: finished rounds.
+        clients: how many took part. Their names are theirs and stay off the card.
+        base_loss: held-out loss before any training, in nats per token (per example for labels).
+        final_loss: the same after the last round.
+    """
+    title = escaped(name)
+    facts = [
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local directory"),
+        ("Base fingerprint", f"`{base.fingerprint}`"),
+        ("Method", escaped(spec.method)),
+        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
+        ("Trainable parameters", f"{spec.layout.size:,}"),
+        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
+        ("Rounds", str(rounds)),
+        ("Clients", str(clients)),
+        ("Held-out loss of the base", None if base_loss is None else f"{base_loss:.4f}"),
+        ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
+    ]
+    table = "\n".join(f"| {fact} | {value} |" for fact, value in facts if value is not None)
+    return f"""{_front_matter(spec, base)}
+# {title}
+
+An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to the adapter.
+
+| | |
+|---|---|
+{table}
+
+## Use it
+
+```python
+{_usage(spec, base)}
+```
+"""
+
+
+def escaped(text: str) -> str:
+    """`text` as literal Markdown on one line: no markup, no HTML, nothing invisible, at most 200 characters."""
+    short = text if len(text) <= _MAX_NAME_CHARACTERS else text[: _MAX_NAME_CHARACTERS - 1] + "…"
+    plain = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)
+    return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
+
+
+def _front_matter(spec: AdapterSpec, base: BaseReference) -> str:
+    lines = ["---", "library_name: peft"]
+    # The hub refuses a card whose base_model is not one of its own names.
+    if base.hub_id:
+        lines.append(f"base_model: {json.dumps(base.hub_id)}")
+    lines.append(f"pipeline_tag: {_PIPELINE[spec.task]}")
+    lines.append("tags:")
+    lines.extend(f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", spec.method))
+    lines.append("---")
+    return "\n".join(lines)
+
+
+def _usage(spec: AdapterSpec, base: BaseReference) -> str:
+    auto_class = _AUTO_CLASS[spec.task]
+    source = json.dumps(base.hub_id or "path/to/the/base")
+    revision = f", revision={json.dumps(base.revision)}" if base.hub_id and base.revision else ""
+    labels = f", num_labels={len(spec.labels)}" if spec.labels else ""
+    return f"""from peft import PeftModel
+from transformers import {auto_class}
+base = {auto_class}.from_pretrained({source}{revision}{labels})
+model = PeftModel.from_pretrained(base, "path/to/this/directory")"""

@@ -1,0 +1,251 @@
+"""An adapter as a directory that PEFT, vLLM, SGLang and the hub understand.
+
+    adapter_config.json         PEFT's configuration, with the base's name and revision
+    adapter_model.safetensors   the tensors; its metadata holds the provenance, as PEFT warns of unknown config keys
+    README.md                   the model card
+
+A directory that PEFT or anybody else wrote is read with suspicion, and a pickled ``adapter_model.bin`` never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters.base_reference import BaseReference, is_fingerprint
+from plait.adapters.layout import Layout
+from plait.adapters.safetensors_file import MAX_BYTES, read_metadata, read_safetensors, write_safetensors
+from plait.adapters.spec import PLACE_KEYS, AdapterSpec, Json, Task
+from plait.adapters.state import AdapterState, Float32
+from plait.adapters.strict_json import parse_object, shown
+from plait.errors import BaseMismatchError, PeerError
+from plait.files import directory_written_aside, write_atomically
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
+
+_PICKLE_FILE = "adapter_model.bin"
+_PROVENANCE = "plait"
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_TEXT_CHARACTERS = 4096
+_TASKS = {"CAUSAL_LM": Task.CAUSAL_LM, "SEQ_CLS": Task.CLASSIFICATION}
+# With these PEFT imports a module or unpickles a file that the configuration names.
+_REACHING_KEYS = ("corda_config", "lora_ga_config", "megatron_config", "prompt_tuning_init_state_dict_path")
+# What the same tensors mean: an adapter with another value of one of these is another adapter.
+_MEANING_KEYS = ("peft_type", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What plait writes beside the tensors, and PEFT has no place for.
+
+    Attributes:
+        base_fingerprint: of the base that the adapter was trained on, 64 hexadecimal digits.
+        method: the user's name for the method.
+        labels: names of the classes, in index order.
+        init_seed: seed of the initial adapter.
+        spec_digest: `AdapterSpec.digest` in hexadecimal.
+    """
+
+    base_fingerprint: str
+    method: str
+    labels: tuple[str, ...]
+    init_seed: int
+    spec_digest: str
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """What a PEFT directory holds.
+
+    Attributes:
+        config: all of ``adapter_config.json``.
+        tensors: by PEFT's names.
+        base_name: hub id or directory of the base, where it is given.
+        revision: of the base on the hub, where it is given.
+        provenance: None where plait did not write the directory.
+    """
+
+    config: Mapping[str, Json]
+    tensors: Mapping[str, Float32]
+    base_name: str | None
+    revision: str | None
+    provenance: Provenance | None
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Fingerprint of the base that the adapter was trained on, where plait wrote it down."""
+        return self.provenance.base_fingerprint if self.provenance else None
+
+    def spec(self) -> AdapterSpec:
+        """The spec of this adapter, read off its configuration and its tensors.
+
+        Raises:
+            PeerError: the task is neither a language model nor classification, or plait wrote the tensors for another
+                configuration than the one beside them.
+        """
+        task_type = self.config.get("task_type")
+        task = _TASKS.get(task_type) if isinstance(task_type, str) else None
+        if task is None:
+            raise PeerError(f"task_type of the adapter is {shown(task_type)}, expected one of {', '.join(_TASKS)}")
+        spec = AdapterSpec(
+            method=self.provenance.method if self.provenance else str(self.config["peft_type"]).lower(),
+            peft_config={key: value for key, value in self.config.items() if key not in PLACE_KEYS},
+            task=task,
+            labels=self.provenance.labels if self.provenance else (),
+            layout=Layout.of({name: tensor.shape for name, tensor in self.tensors.items()}),
+            init_seed=self.provenance.init_seed if self.provenance else 0,
+        )
+        if self.provenance and self.provenance.spec_digest != spec.digest.hex():
+            raise PeerError(
+                f"digest of the adapter's spec is {spec.digest.hex()}, expected {self.provenance.spec_digest}: "
+                f"{CONFIG_FILE} is not the one that was written with {WEIGHTS_FILE}"
+            )
+        return spec
+
+
+def save_peft_directory(path: Path, *, spec: AdapterSpec, state: AdapterState, base: BaseReference, card: str) -> None:
+    """Write an adapter to `path`, in place of what was there; a crash leaves the old directory or the new one.
+
+    Args:
+        path: the directory; its parent exists.
+        spec: of the adapter.
+        state: its values, in the layout of `spec`.
+        base: the base it was trained on.
+        card: the text of ``README.md``, as `model_card` writes it.
+
+    Raises:
+        MachineError: the parent is missing or read-only, or the disk is full.
+    """
+    if state.layout.digest != spec.layout.digest:
+        raise ValueError("state and spec have different layouts")
+    config = {
+        **spec.peft_config,
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
+        "inference_mode": True,
+    }
+    provenance = {
+        "base_fingerprint": base.fingerprint,
+        "init_seed": spec.init_seed,
+        "labels": list(spec.labels),
+        "method": spec.method,
+        "spec_digest": spec.digest.hex(),
+    }
+    # "format" is what PEFT itself writes.
+    metadata = {"format": "pt", _PROVENANCE: json.dumps(provenance, sort_keys=True)}
+    with directory_written_aside(path) as aside:
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
+        write_atomically(aside / CONFIG_FILE, text.encode() + b"\n")
+        write_safetensors(aside / WEIGHTS_FILE, dict(state.items()), metadata)
+        write_atomically(aside / CARD_FILE, card.encode())
+
+
+def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapter:
+    """Read the adapter in `path`, which anybody may have written.
+
+    Args:
+        path: a PEFT directory.
+        max_bytes: refuse a larger ``adapter_model.safetensors``.
+
+    Raises:
+        PeerError: a file is missing or not what it must be, the tensors are pickled, or the configuration would make
+            PEFT import modules or open files.
+    """
+    weights = path / WEIGHTS_FILE
+    if not weights.is_file() and (path / _PICKLE_FILE).is_file():
+        raise PeerError(
+            f"'{path}' holds only {_PICKLE_FILE}, which can run code when loaded, expected {WEIGHTS_FILE}: "
+            "if you trust it, load it with PEFT and save it again"
+        )
+    config = _read_config(path / CONFIG_FILE)
+    return PeftAdapter(
+        config=config,
+        tensors=read_safetensors(weights, max_bytes=max_bytes),
+        base_name=_optional_text(config, "base_model_name_or_path"),
+        revision=_optional_text(config, "revision"),
+        provenance=_read_provenance(weights),
+    )
+
+
+def load_state(
+    path: Path, spec: AdapterSpec, *, base_fingerprint: str | None = None, max_bytes: int = MAX_BYTES
+) -> AdapterState:
+    """The values of the adapter in `path`, which must be an adapter as `spec` describes it.
+
+    Args:
+        path: a PEFT directory.
+        spec: of the adapter that is expected.
+        base_fingerprint: of the base at hand; compared where the directory names the one it was trained on.
+        max_bytes: refuse a larger ``adapter_model.safetensors``.
+
+    Raises:
+        BaseMismatchError: the adapter was trained on another base.
+        PeerError: as for `load_peft_directory`; or names, shapes or scaling differ from `spec`.
+    """
+    adapter = load_peft_directory(path, max_bytes=max_bytes)
+    if base_fingerprint is not None and adapter.base_fingerprint not in {None, base_fingerprint}:
+        raise BaseMismatchError(
+            f"adapter in '{path}' belongs to base {adapter.base_fingerprint}, expected {base_fingerprint}"
+        )
+    for key in _MEANING_KEYS:
+        got, expected = adapter.config.get(key), spec.peft_config.get(key)
+        # Null, false and empty all say that the feature is off.
+        if (got or expected) and got != expected:
+            raise PeerError(f"{key} of the adapter in '{path}' is {shown(got)}, expected {shown(expected)}")
+    return AdapterState.from_tensors(spec.layout, adapter.tensors)
+
+
+def _read_config(path: Path) -> dict[str, Json]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a PEFT configuration") from error
+    config = parse_object(data, what=f"'{path}'", max_bytes=_MAX_CONFIG_BYTES)
+    _text(config, "peft_type")
+    for key in _REACHING_KEYS:
+        if config.get(key):
+            raise PeerError(f"{key} of '{path}' is {shown(config[key])}, expected null: it names code or files to load")
+    return config
+
+
+def _read_provenance(weights: Path) -> Provenance | None:
+    text = read_metadata(weights).get(_PROVENANCE)
+    if text is None:
+        return None
+    facts = parse_object(text.encode(errors="replace"), what="provenance", max_bytes=_MAX_CONFIG_BYTES)
+    fingerprint, seed, labels = _text(facts, "base_fingerprint"), facts.get("init_seed"), facts.get("labels")
+    if not is_fingerprint(fingerprint):
+        raise PeerError(f"base_fingerprint of the adapter is {shown(fingerprint)}, expected 64 hexadecimal digits")
+    if type(seed) is not int:
+        raise PeerError(f"init_seed of the adapter is {shown(seed)}, expected a whole number")
+    if not isinstance(labels, list):
+        raise PeerError(f"labels of the adapter are {shown(labels)}, expected a list of names")
+    return Provenance(
+        base_fingerprint=fingerprint,
+        method=_text(facts, "method"),
+        labels=tuple(_plain(label, "a label") for label in labels),
+        init_seed=seed,
+        spec_digest=_text(facts, "spec_digest"),
+    )
+
+
+def _text(fields: Mapping[str, Json], key: str) -> str:
+    return _plain(fields.get(key), key)
+
+
+def _optional_text(fields: Mapping[str, Json], key: str) -> str | None:
+    # PEFT itself writes both null and "" where it knows no base.
+    return _text(fields, key) if fields.get(key) not in (None, "") else None
+
+
+def _plain(value: Json, what: str) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > _MAX_TEXT_CHARACTERS:
+        raise PeerError(
+            f"{what} of the adapter is {shown(value)}, expected at most {_MAX_TEXT_CHARACTERS} printable characters"
+        )
+    return value

@@ -1,0 +1,122 @@
+"""The values of an adapter: one read-only flat float32 buffer under a layout, and its arithmetic.
+
+Deltas are states too: `subtract(after, before)` is what a client sends. Nothing here knows what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters.layout import Layout
+from plait.errors import PeerError
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterState:
+    """Named float32 tensors of one adapter (or of the difference of two).
+
+    Attributes:
+        layout: names and shapes.
+        flat: (layout.size,) float32, read-only.
+    """
+
+    layout: Layout
+    flat: Float32
+
+    def __post_init__(self) -> None:
+        if self.flat.dtype != np.float32 or self.flat.shape != (self.layout.size,):
+            raise ValueError(
+                f"flat buffer is {self.flat.dtype}{self.flat.shape}, expected float32{(self.layout.size,)}"
+            )
+        if self.flat.flags.writeable:
+            view = self.flat.view()
+            view.flags.writeable = False
+            object.__setattr__(self, "flat", view)
+
+    @classmethod
+    def zeros(cls, layout: Layout) -> AdapterState:
+        """The adapter whose every element is 0."""
+        return cls(layout, np.zeros(layout.size, np.float32))
+
+    @classmethod
+    def from_tensors(cls, layout: Layout, tensors: Mapping[str, NDArray[np.generic]]) -> AdapterState:
+        """Pack tensors that must have exactly the layout's names and shapes.
+
+        Raises:
+            PeerError: a tensor is missing, unexpected, of another shape, not floating point, or not finite.
+        """
+        missing = layout.by_name.keys() - tensors.keys()
+        if missing:
+            raise PeerError(f"tensor '{min(missing)}' is missing, expected {len(layout.slots)} tensors")
+        unexpected = tensors.keys() - layout.by_name.keys()
+        if unexpected:
+            raise PeerError(f"tensor {min(unexpected)!r} is not part of this adapter")
+        flat = np.empty(layout.size, np.float32)
+        for slot in layout.slots:
+            tensor = tensors[slot.name]
+            if tensor.shape != slot.shape:
+                raise PeerError(f"shape of '{slot.name}' is {tensor.shape}, expected {slot.shape}")
+            if not np.issubdtype(tensor.dtype, np.floating):
+                raise PeerError(f"dtype of '{slot.name}' is {tensor.dtype}, expected float32")
+            # A float64 beyond float32 becomes infinite here and is refused below.
+            with np.errstate(over="ignore"):
+                flat[slot.offset : slot.offset + slot.size] = tensor.reshape(-1)
+        state = cls(layout, flat)
+        check_finite(state)
+        return state
+
+    def __getitem__(self, name: str) -> Float32:
+        """The tensor called `name`, a read-only view in its own shape."""
+        slot = self.layout.by_name[name]
+        return self.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+    def items(self) -> Iterator[tuple[str, Float32]]:
+        """Names and tensors (views), in layout order."""
+        for slot in self.layout.slots:
+            yield slot.name, self[slot.name]
+
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) over the layout's digest and the little-endian float32 values."""
+        hasher = hashlib.sha256(self.layout.digest)
+        hasher.update(np.ascontiguousarray(self.flat, "<f4").data)
+        return hasher.digest()
+
+
+def check_finite(state: AdapterState) -> None:
+    """Raise PeerError naming the first tensor that holds a NaN or an infinity."""
+    # One reduction over the whole buffer is the common case; names are looked up only once it failed.
+    if np.isfinite(state.flat).all():
+        return
+    for name, tensor in state.items():
+        if not np.isfinite(tensor).all():
+            raise PeerError(f"tensor '{name}' holds NaN or infinity, expected finite values")
+
+
+def add(left: AdapterState, right: AdapterState) -> AdapterState:
+    """The sum, element by element in float32."""
+    _check_same_layout(left, right)
+    return AdapterState(left.layout, left.flat + right.flat)
+
+
+def subtract(left: AdapterState, right: AdapterState) -> AdapterState:
+    """What `left` has over `right`, element by element in float32."""
+    _check_same_layout(left, right)
+    return AdapterState(left.layout, left.flat - right.flat)
+
+
+def norm(state: AdapterState) -> float:
+    """Euclidean norm over all elements, accumulated in float64."""
+    wide = state.flat.astype(np.float64)
+    return float(np.sqrt(wide @ wide))
+
+
+def _check_same_layout(left: AdapterState, right: AdapterState) -> None:
+    if left.layout is not right.layout and left.layout.digest != right.layout.digest:
+        raise ValueError("the two adapters have different layouts")

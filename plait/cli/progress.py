@@ -1,0 +1,132 @@
+"""Show a run while it goes on, by reading its ledger as it grows; works the same for every driver.
+
+On a terminal: a bar and a line a round. Elsewhere: the lines alone. All of it on stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from plait.adapters import Json
+
+_PAUSE_S = 0.2
+
+
+def console() -> Console:
+    """Where progress goes."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def status(message: str, *, quiet: bool) -> Generator[None]:
+    """Say what is being done while the block runs."""
+    if quiet:
+        yield
+        return
+    screen = console()
+    if screen.is_terminal:
+        with screen.status(escape(message)):
+            yield
+    else:
+        screen.print(escape(message))
+        yield
+
+
+@contextlib.contextmanager
+def watch(ledger: Path, *, rounds: int, cohort: int, clients: int, quiet: bool) -> Generator[None]:
+    """Show the run that writes `ledger` while the block runs."""
+    if quiet:
+        yield
+        return
+    screen = console()
+    evaluations = (rounds + 1) * clients
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=screen,
+        transient=True,
+        disable=not screen.is_terminal,
+    ) as bars:
+        viewer = _Viewer(screen, bars, total=rounds * cohort + evaluations, rounds=rounds)
+        stop = threading.Event()
+        thread = threading.Thread(target=_follow, args=(ledger, viewer, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=2)
+
+
+class _Viewer:
+    def __init__(self, screen: Console, bars: Progress, *, total: int, rounds: int) -> None:
+        self._screen = screen
+        self._bars = bars
+        self._rounds = rounds
+        self._base_loss: float | None = None
+        self._bar = bars.add_task("starting", total=total)
+
+    def show(self, event: Mapping[str, Json]) -> None:
+        kind, number = event["event"], event.get("round", 0)
+        if kind in ("update_received", "update_refused"):
+            self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: training")
+        elif kind == "reply_received" and event.get("purpose") == "evaluate":
+            self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: evaluating")
+        if kind == "update_refused" and event.get("reason") != "need-full":
+            self._screen.print(
+                f"[yellow]refused[/] round {number}, {escape(_clean(event['client']))}: "
+                f"{escape(_clean(event['detail']))}"
+            )
+        elif kind == "evaluated":
+            self._show_loss(cast("int", number), event)
+
+    def _show_loss(self, number: int, event: Mapping[str, Json]) -> None:
+        loss = cast("float", event["loss"])
+        accuracy = event.get("accuracy")
+        text = f"held-out loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if isinstance(accuracy, float) else "")
+        if number == 0:
+            self._base_loss = loss
+            self._screen.print(f"base      {text}")
+        else:
+            change = "" if self._base_loss is None else f" ({loss - self._base_loss:+.4f} against the base)"
+            self._screen.print(f"round {number:<3} {text}{change}")
+
+
+def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
+    offset = 0
+    while True:
+        last = stop.is_set()
+        with contextlib.suppress(OSError):
+            with ledger.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            offset += len(whole)
+            for line in whole.splitlines():
+                viewer.show(json.loads(line))
+        if last:
+            return
+        stop.wait(_PAUSE_S)
+
+
+def _clean(value: Json) -> str:
+    return "".join(char if char.isprintable() else "?" for char in str(value))[:300]
+
+
+def say(text: str, *, quiet: bool) -> None:
+    """One line on stderr."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")

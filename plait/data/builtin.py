@@ -1,0 +1,43 @@
+"""The data that plait knows by name, and how a name or a path becomes a dataset."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from plait.data import bbc, chatterbot, stdlib
+from plait.data.jsonl import read_jsonl
+from plait.data.packages import Progress
+from plait.data.records import Dataset
+from plait.errors import ConfigError
+
+BUILTINS: Mapping[str, Callable[[Path, Progress], Dataset]] = {
+    "bbc": bbc.load,
+    "chatterbot": chatterbot.load,
+    "stdlib": stdlib.load,
+}
+
+
+def load_dataset(name_or_path: str, *, cache: Path, progress: Progress) -> Dataset:
+    """Load a built-in by its name, or a JSONL file by its path (``./bbc`` is a path).
+
+    Args:
+        name_or_path: what the user gave as ``--data``.
+        cache: where fetched packages are kept.
+        progress: is told what is fetched.
+
+    Raises:
+        ConfigError: neither a built-in nor a file; the nearest name is given.
+        DataError: the file is not what `read_jsonl` takes.
+        MachineError, PeerError: the built-in cannot be fetched.
+    """
+    if load := BUILTINS.get(name_or_path):
+        return load(cache, progress)
+    path = Path(name_or_path).expanduser()
+    looks_like_a_path = bool(path.suffix) or len(path.parts) > 1
+    if looks_like_a_path or path.exists():
+        return read_jsonl(path)
+    near = difflib.get_close_matches(name_or_path, BUILTINS, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(f"data is '{name_or_path}', expected a JSONL file or one of {', '.join(sorted(BUILTINS))}{hint}")

@@ -1,0 +1,43 @@
+"""Count what a client's records are about, for the ledger: labels, or a short column that names topics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from plait.data.records import Dataset, Record, RecordKind
+
+_MAX_NAMES = 32
+OTHER = "(other)"
+
+
+def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "") -> dict[str, int]:
+    """Count some of a dataset's records by label, or else by the column with the fewest distinct values.
+
+    Args:
+        records: the records to count, a client's share of the dataset.
+        dataset: all records; they decide on the column, so that all clients are counted alike.
+        besides: a column that says nothing new (each client has one value of it); taken only where there is no other.
+
+    Returns:
+        Count by name, most frequent first; at most 32 names, the rest under ``(other)``. Empty where nothing can be
+        counted.
+    """
+    column = "label" if dataset.kind is RecordKind.LABEL else _topic_column(dataset, besides)
+    if not column:
+        return {}
+    counts = Counter(
+        record.label if dataset.kind is RecordKind.LABEL else record.columns.get(column, OTHER) for record in records
+    )
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    result = dict(ordered[:_MAX_NAMES])
+    if rest := sum(count for _, count in ordered[_MAX_NAMES:]):
+        result[OTHER] = result.get(OTHER, 0) + rest
+    return result
+
+
+def _topic_column(dataset: Dataset, besides: str) -> str:
+    distinct = {name: len(set(dataset.column(name))) for name in dataset.column_names}
+    # A column that nearly every record has its own value of (a path, a date) counts nothing.
+    telling = [name for name, count in distinct.items() if count <= max(1, len(dataset.records) // 2)]
+    return min(telling, key=lambda name: (name == besides, distinct[name], name), default="")

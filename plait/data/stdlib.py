@@ -1,0 +1,55 @@
+"""Built-in `stdlib`: the source of Python's own standard library, as this interpreter carries it (PSF licence).
+
+One TEXT record a file, in path order; column ``package`` is the top-level package or module, column ``path`` the file.
+Nothing is fetched. Two Python versions hold different text.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+from plait.data.packages import Progress
+from plait.data.records import Dataset, Record, RecordKind
+from plait.errors import MachineError
+
+_MIN_BYTES = 200
+_SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "_bundled", "__pycache__"})
+
+
+def load(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every built-in is loaded alike)
+    """Read the standard library.
+
+    Raises:
+        MachineError: this Python carries no source.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    records = read_tree(root, packages=sys.stdlib_module_names)
+    if not records:
+        raise MachineError(
+            f"no source of the standard library in '{root}', expected .py files; use your own --data FILE"
+        )
+    return Dataset.of("stdlib", RecordKind.TEXT, records, natural_column="package")
+
+
+def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
+    """One record for every source file of the named top-level packages and modules.
+
+    Tests, files under 200 bytes and files that are not UTF-8 are left out. So is, for want of a name in `packages`,
+    what an installation adds (site-packages, sitecustomize, generated build settings).
+    """
+    records: list[Record] = []
+    tops = [top for top in sorted(root.iterdir()) if top.name.removesuffix(".py") in packages]
+    for path in (path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*.py")))):
+        parts = path.relative_to(root).parts
+        if _SKIPPED_FOLDERS.intersection(parts[:-1]) or path.stat().st_size < _MIN_BYTES:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+        if text.strip():
+            columns = {"package": parts[0].removesuffix(".py"), "path": "/".join(parts)}
+            records.append(Record(text=text, columns=columns))
+    return records

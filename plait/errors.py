@@ -1,0 +1,55 @@
+"""Every error that plait raises on purpose, and whose fault each one is.
+
+    PlaitError                      exit code 1
+    ├── ConfigError            2    yours: what was asked for cannot be
+    ├── DataError              3    the data's: a file or a record is not what it must be
+    ├── PeerError              3    another party's: bytes that came from outside are refused
+    │   └── BaseMismatchError       ... because they belong to another base model
+    ├── MachineError           1    the machine's: disk, memory, network, a missing package
+    └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` goes on
+
+A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
+text.
+"""
+
+from __future__ import annotations
+
+
+class PlaitError(Exception):
+    """Base of every error that plait raises on purpose.
+
+    Attributes:
+        exit_code: what the command line exits with when this error ends it.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(PlaitError):
+    """A setting, or a combination of settings, that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(PlaitError):
+    """A data file or a record that is not what it must be."""
+
+    exit_code = 3
+
+
+class PeerError(PlaitError):
+    """Bytes from outside (a peer, an adapter file, a run directory) that are refused."""
+
+    exit_code = 3
+
+
+class BaseMismatchError(PeerError):
+    """An adapter, update or broadcast that belongs to another base model."""
+
+
+class MachineError(PlaitError):
+    """Something that this machine lacks: space, memory, network, a package, a permission."""
+
+
+class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
+    """The user asked to stop; everything received so far is on disk."""

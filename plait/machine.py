@@ -1,0 +1,76 @@
+"""Facts about this machine and the versions that a result depends on; knows nothing of models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from plait import __version__
+
+_WATCHED = ("torch", "transformers", "peft", "flwr", "numpy", "protobuf", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of plait, Python and the libraries that a result depends on."""
+    found = {"plait": __version__, "python": platform.python_version()}
+    for package in _WATCHED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The CPU's own name for itself."""
+    return _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Main memory of the machine; 0 where it cannot be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had resident so far; 0 where it cannot be told."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kilobytes
+
+
+def describe(*, device: str, dtype: str, threads: int) -> Mapping[str, str | int]:
+    """What the ledger says of the machine."""
+    return {
+        "cpu": processor(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+
+
+def _proc_field(path: Path, name: str) -> str:
+    try:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return ""

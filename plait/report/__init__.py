@@ -1,0 +1,23 @@
+"""Tables, plots and a page about a run, read from its ledger alone; and what a run would cost, by arithmetic."""
+
+from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
+from plait.report.fold import fold_events
+from plait.report.run_view import RunView
+from plait.report.summary import summarise
+from plait.report.table import Table, to_rich
+from plait.report.tables import report_tables
+from plait.report.write import write_report
+
+__all__ = [
+    "CostEstimate",
+    "CostInputs",
+    "RunView",
+    "Table",
+    "estimate_tables",
+    "fold_events",
+    "lora_parameters",
+    "report_tables",
+    "summarise",
+    "to_rich",
+    "write_report",
+]

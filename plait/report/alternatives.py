@@ -1,0 +1,50 @@
+"""What else could have been sent: the exchanges that a run's bytes are compared with.
+
+All of them exchange one message each way for every client that takes part in a round, and count array bytes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way of doing the same rounds; `message_bytes` travel up and again down for each client and round."""
+
+    name: str
+    message_bytes: float
+
+    def sent_bytes(self, client_rounds: int) -> float:
+        """Bytes in both directions over all rounds."""
+        return 2 * self.message_bytes * client_rounds
+
+
+def full_model_fp32(full_model_bytes: int) -> Alternative:
+    """Federated averaging of all weights in float32."""
+    return Alternative("full model, fp32", full_model_bytes)
+
+
+def raw_adapter_fp32(trainable_parameters: int) -> Alternative:
+    """The adapter as plain float32 arrays, as Flower and NVIDIA FLARE send it unless told otherwise."""
+    return Alternative("raw adapter, fp32", 4 * trainable_parameters)
+
+
+def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> tuple[Alternative, ...]:
+    """From the dearest to the cheapest.
+
+    Args:
+        full_model_bytes: the whole model in float32.
+        trainable_parameters: of the adapter.
+    """
+    return (
+        full_model_fp32(full_model_bytes),
+        Alternative("full model, bf16", full_model_bytes / 2),
+        raw_adapter_fp32(trainable_parameters),
+        Alternative("adapter at 4 bits", trainable_parameters / 2),
+    )
+
+
+def savings(alternative: Alternative, *, client_rounds: int, sent_bytes: int) -> float | None:
+    """How many times more the alternative would have sent; None while nothing was sent or no update arrived."""
+    return alternative.sent_bytes(client_rounds) / sent_bytes if sent_bytes and client_rounds else None

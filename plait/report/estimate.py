@@ -1,0 +1,241 @@
+"""What a run will cost, before anything is run: pure arithmetic over sizes, counts and rates.
+
+Knows no model and no file. The counts that a measured run has too go under the names of ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from plait.adapters import Json
+from plait.errors import ConfigError
+from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
+from plait.report.table import Table
+from plait.report.tables import compare_bytes
+from plait.report.wording import bytes_text, count_text, duration_text, plural
+
+
+def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
+    """Parameters of a LoRA adapter: A is (rank, d_in) and B is (d_out, rank) for every adapted module.
+
+    LoRA, arXiv 2106.09685, section 4.1.
+
+    Args:
+        modules: name, d_in and d_out of every module that is adapted.
+        rank: of all of them.
+
+    Raises:
+        ConfigError: the rank or a dimension is below 1, or there is no module.
+    """
+    if rank < 1:
+        raise ConfigError(f"rank is {rank}, expected at least 1")
+    parameters = 0
+    for name, d_in, d_out in modules:
+        if d_in < 1 or d_out < 1:
+            raise ConfigError(f"shape of '{name}' is {d_out} x {d_in}, expected at least 1 x 1")
+        parameters += rank * (d_in + d_out)
+    if not parameters:
+        raise ConfigError("no module is adapted, expected at least 1")
+    return parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostInputs:
+    """What decides the cost of a run.
+
+    Attributes:
+        trainable_parameters: of the adapter.
+        full_model_parameters: of the base.
+        clients: in the federation.
+        clients_per_round: how many of them train in one round.
+        rounds: of training.
+        bits_up: bits per parameter from client to server; 32 is plain float32.
+        bits_down: bits per parameter from server to client.
+        overhead_bytes: what a message carries beside parameters, in each direction.
+        evaluating_clients: how many clients evaluate the adapter of every round (0: none). An evaluating client is
+            sent the adapter then and not once more to train on it.
+        bandwidth_up_bps: bits a second that a client can send; None leaves transfer times out.
+        bandwidth_down_bps: bits a second that a client can receive.
+        tokens_per_client_round: tokens that a client trains on in one round; None leaves training out.
+        train_tokens_per_s: tokens that a client trains on in a second.
+    """
+
+    trainable_parameters: int
+    full_model_parameters: int
+    clients: int
+    clients_per_round: int
+    rounds: int
+    bits_up: float = 32
+    bits_down: float = 32
+    overhead_bytes: int = 0
+    evaluating_clients: int = 0
+    bandwidth_up_bps: float | None = None
+    bandwidth_down_bps: float | None = None
+    tokens_per_client_round: int | None = None
+    train_tokens_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trainable_parameters", "full_model_parameters", "clients", "clients_per_round", "rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("bits_up", "bits_down", "bandwidth_up_bps", "bandwidth_down_bps", "train_tokens_per_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} is {value}, expected a number above 0")
+        for name in ("clients_per_round", "evaluating_clients"):
+            if not 0 <= getattr(self, name) <= self.clients:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 to clients = {self.clients}")
+        if self.overhead_bytes < 0:
+            raise ConfigError(f"overhead_bytes is {self.overhead_bytes}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost that follows from `inputs`."""
+
+    inputs: CostInputs
+
+    @property
+    def client_rounds(self) -> int:
+        """How often one client trains in one round."""
+        return self.inputs.clients_per_round * self.inputs.rounds
+
+    @property
+    def full_model_bytes(self) -> int:
+        """The whole model in float32."""
+        return 4 * self.inputs.full_model_parameters
+
+    @property
+    def uplink_bytes_per_round(self) -> int:
+        """One update from every client that trains, one small answer from every client that evaluates."""
+        update = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_up)
+        return self.inputs.clients_per_round * update + self._messages_per_round * self.inputs.overhead_bytes
+
+    @property
+    def downlink_bytes_per_round(self) -> int:
+        """The new adapter, once to every client that trains or evaluates, and one message for each task."""
+        adapter = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_down)
+        receivers = max(self.inputs.clients_per_round, self.inputs.evaluating_clients)
+        return receivers * adapter + self._messages_per_round * self.inputs.overhead_bytes
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Client to server, whole run."""
+        return self.inputs.rounds * self.uplink_bytes_per_round
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Server to client, whole run."""
+        return self.inputs.rounds * self.downlink_bytes_per_round
+
+    @property
+    def sent_bytes(self) -> int:
+        """Both directions, whole run."""
+        return self.uplink_bytes + self.downlink_bytes
+
+    @property
+    def uplink_s_per_client_round(self) -> float | None:
+        """Seconds that a client sends in one round, at its bandwidth."""
+        message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_up) + self.inputs.overhead_bytes
+        return 8 * message / self.inputs.bandwidth_up_bps if self.inputs.bandwidth_up_bps else None
+
+    @property
+    def downlink_s_per_client_round(self) -> float | None:
+        """Seconds that a client receives in one round, at its bandwidth."""
+        message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_down) + self.inputs.overhead_bytes
+        return 8 * message / self.inputs.bandwidth_down_bps if self.inputs.bandwidth_down_bps else None
+
+    @property
+    def train_s_per_client_round(self) -> float | None:
+        """Seconds that a client trains in one round."""
+        tokens, speed = self.inputs.tokens_per_client_round, self.inputs.train_tokens_per_s
+        return tokens / speed if tokens is not None and speed else None
+
+    @property
+    def _messages_per_round(self) -> int:
+        return self.inputs.clients_per_round + self.inputs.evaluating_clients
+
+    def to_json(self) -> dict[str, Json]:
+        """The estimate, under the names of ``summary.json`` where it means the same."""
+        inputs = self.inputs
+        return {
+            "rounds": inputs.rounds,
+            "clients": inputs.clients,
+            "clients_per_round": inputs.clients_per_round,
+            "trainable_parameters": inputs.trainable_parameters,
+            "full_model_bytes": self.full_model_bytes,
+            "uplink_bytes": self.uplink_bytes,
+            "downlink_bytes": self.downlink_bytes,
+            "uplink_bytes_per_round": self.uplink_bytes_per_round,
+            "downlink_bytes_per_round": self.downlink_bytes_per_round,
+            "uplink_bytes_per_client_round": self.uplink_bytes / self.client_rounds,
+            "downlink_bytes_per_client_round": self.downlink_bytes / self.client_rounds,
+            "savings_vs_full_model": self._savings(full_model_fp32(self.full_model_bytes)),
+            "savings_vs_fp32_adapter": self._savings(raw_adapter_fp32(inputs.trainable_parameters)),
+            "uplink_s_per_client_round": self.uplink_s_per_client_round,
+            "downlink_s_per_client_round": self.downlink_s_per_client_round,
+            "train_s_per_client_round": self.train_s_per_client_round,
+            "train_tokens": None
+            if inputs.tokens_per_client_round is None
+            else inputs.tokens_per_client_round * self.client_rounds,
+        }
+
+    def _savings(self, alternative: Alternative) -> float | None:
+        return savings(alternative, client_rounds=self.client_rounds, sent_bytes=self.sent_bytes)
+
+
+def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
+    """What is sent and how long it takes, and what other exchanges would send."""
+    inputs, client_rounds = estimate.inputs, estimate.client_rounds
+    directions = (
+        ("uplink", inputs.bits_up, estimate.uplink_bytes, estimate.uplink_s_per_client_round),
+        ("downlink", inputs.bits_down, estimate.downlink_bytes, estimate.downlink_s_per_client_round),
+    )
+    cohort = f"{inputs.clients_per_round:,} of {plural(inputs.clients, 'client')} in each"
+    cost = Table(
+        title=f"{plural(inputs.rounds, 'round')}, {cohort}",
+        headings=(
+            "direction",
+            "bits per parameter",
+            "per client-round",
+            "per round",
+            "in all",
+            "time per client-round",
+        ),
+        rows=tuple(
+            (
+                name,
+                f"{bits:g}",
+                bytes_text(total / client_rounds),
+                bytes_text(total / inputs.rounds),
+                bytes_text(total),
+                duration_text(seconds),
+            )
+            for name, bits, total, seconds in directions
+        ),
+        note=_training_note(estimate),
+    )
+    comparison = compare_bytes(
+        sent_bytes=estimate.sent_bytes,
+        client_rounds=client_rounds,
+        full_model_bytes=estimate.full_model_bytes,
+        trainable_parameters=inputs.trainable_parameters,
+        this="this plan",
+    )
+    return cost, comparison
+
+
+def _training_note(estimate: CostEstimate) -> str:
+    parameters = f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters."
+    tokens = estimate.inputs.tokens_per_client_round
+    if tokens is None:
+        return parameters
+    seconds = estimate.train_s_per_client_round
+    taking = f", {duration_text(seconds)} of training" if seconds is not None else ""
+    return f"{parameters} A client trains on {count_text(tokens)} tokens a round{taking}."
+
+
+def _payload_bytes(parameters: int, bits: float) -> int:
+    return math.ceil(parameters * bits / 8)

@@ -1,0 +1,283 @@
+"""The report as one self-contained page: no script, no request, everything inline; light, dark, narrow and printed.
+
+Takes plots as PNG bytes and draws none itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import time
+from collections.abc import Mapping
+
+from plait.adapters import Json
+from plait.report.alternatives import full_model_fp32, savings
+from plait.report.markup import Markup, element, fragment
+from plait.report.run_view import RunView
+from plait.report.stylesheet import STYLESHEET
+from plait.report.table import Table
+from plait.report.tables import (
+    bytes_by_round_table,
+    loss_by_client_table,
+    loss_by_round_table,
+    refusals_table,
+    savings_table,
+)
+from plait.report.wording import (
+    NOTHING,
+    bytes_text,
+    change_text,
+    clean,
+    count_text,
+    duration_text,
+    loss_text,
+    percent_text,
+    plural,
+    printable,
+    ratio_text,
+    rough_text,
+    short_count_text,
+)
+
+_ALTERNATIVE_TEXTS: Mapping[str, str] = {
+    "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
+    "loss_by_bytes": "Line plot: held-out loss over bytes sent, beside what other exchanges would have sent.",
+    "clients": "Bar plot: training tokens of every client and what its examples are.",
+    "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
+    "savings": "Bars on a logarithmic scale: bytes of this run beside other exchanges.",
+}
+# Where a run is written to belongs to that run, not to its repetition.
+_NOT_REPEATED = frozenset({"out"})
+
+
+def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
+    """The whole page.
+
+    Args:
+        view: the run.
+        plots: for every media query, in the order to try them, what `draw_plots` drew for it; "" for all other pages.
+    """
+
+    def plot(name: str) -> Markup:
+        return _figure({media: drawn[name] for media, drawn in plots.items()}, _ALTERNATIVE_TEXTS[name])
+
+    title = f"{view.name or view.base.name} · plait"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        element("style", Markup(STYLESHEET)),
+    )
+    body = element(
+        "body",
+        element(
+            "main",
+            _header(view),
+            _key_figures(view),
+            _section("What was learned", plot("loss_by_round"), _table(loss_by_round_table(view))),
+            _section("What it cost", plot("loss_by_bytes"), plot("savings"), _table(savings_table(view))),
+            _section("Client by client", _table(loss_by_client_table(view)), plot("clients")),
+            _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
+            _section("What was refused", _table(refusals_table(view))),
+            _section(
+                "How to repeat it",
+                _command(view),
+                _pairs(view.config),
+            ),
+            _section("Where it comes from", _pairs(_origin(view)), _pairs(view.versions)),
+        ),
+    )
+    return f"<!doctype html>\n{element('html', head, body, lang='en').source}\n"
+
+
+def headline(view: RunView) -> str:
+    """The run in two or three plain sentences."""
+    who = plural(len(view.client_names), "client")
+    base, final = view.base_evaluation, view.final_evaluation
+    if final is None:
+        return f"{who} began to teach {clean(view.base.name)}; no round has been evaluated yet."
+    learned = f"held-out loss is {loss_text(final.mean.loss)}"
+    if base:
+        verb = "rose from" if final.mean.loss > base.mean.loss else "fell from"
+        learned = f"held-out loss {verb} {loss_text(base.mean.loss)} to {loss_text(final.mean.loss)}"
+        if base.mean.accuracy is not None and final.mean.accuracy is not None:
+            learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {percent_text(final.mean.accuracy)}"
+    taught = f"{who} taught {clean(view.base.name)} in {plural(final.round, 'round')}: {learned}."
+    full_model = full_model_fp32(view.full_model_bytes)
+    ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
+    if ratio is None:
+        return taught
+    cost = f"{bytes_text(view.sent.total_bytes)} crossed the wire in all"
+    spent = bytes_text(full_model.sent_bytes(view.client_rounds))
+    return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
+
+
+def repeat_command(config: Mapping[str, Json]) -> tuple[str, ...]:
+    """The command line that does the run again, quoted for a shell: the command, then one option after another.
+
+    Every setting is spelt out, because defaults may change between versions.
+    """
+    options: list[str] = []
+    for key, value in config.items():
+        if key in _NOT_REPEATED or value is None or value == "":
+            continue
+        text = printable(value) if isinstance(value, str) else json.dumps(value)
+        # A value that begins with a dash would be taken for an option.
+        words = [f"--{printable(key)}={text}"] if text.startswith("-") else [f"--{printable(key)}", text]
+        options.append(shlex.join(words))
+    return ("plait simulate", *options)
+
+
+def _header(view: RunView) -> Markup:
+    started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.started_s))
+    notice: Markup | str = ""
+    if not view.finished:
+        rounds = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')}"
+        notice = element(
+            "p",
+            f"This run has not finished: {rounds} done. Everything below is what it had reached; plait resume goes on from there.",
+            class_="notice",
+        )
+    return element(
+        "header",
+        element("p", "plait · report of a run", class_="eyebrow"),
+        element("h1", view.name or view.base.name),
+        element("p", headline(view), class_="headline"),
+        notice,
+        element("p", f"{started} · {duration_text(view.wall_s)} · seed {view.seed}", class_="quiet"),
+    )
+
+
+def _key_figures(view: RunView) -> Markup:
+    figures = (
+        *_score_figures(view),
+        *_byte_figures(view),
+        ("trained parameters", short_count_text(view.adapter.trainable_parameters), _share_of_model(view)),
+        ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
+        ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
+        ("peak memory", bytes_text(view.peak_rss_bytes) if view.peak_rss_bytes else NOTHING, "of the whole process"),
+    )
+    return element(
+        "dl",
+        *(
+            element("div", element("dt", name), element("dd", value, element("small", note)))
+            for name, value, note in figures
+        ),
+        class_="figures",
+    )
+
+
+def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+    base, final = view.base_evaluation, view.final_evaluation
+    before, after = base.mean if base else None, final.mean if final else None
+    change = change_text(after.loss, before.loss) if before and after else NOTHING
+    loss = ("held-out loss", loss_text(after.loss if after else None), f"{change} against the base")
+    if not view.is_classification:
+        return (loss,)
+    accuracy = percent_text(after.accuracy if after else None)
+    return loss, ("accuracy", accuracy, f"base: {percent_text(before.accuracy if before else None)}")
+
+
+def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+    sent, full_model = view.sent, full_model_fp32(view.full_model_bytes)
+    ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=sent.total_bytes)
+    each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
+    directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
+    return (
+        ("sent in all", bytes_text(sent.total_bytes), directions),
+        ("full-model FedAvg", ratio_text(ratio), "as many bytes, in fp32"),
+        ("per client and round", each, "both directions"),
+    )
+
+
+def _share_of_model(view: RunView) -> str:
+    share = 4 * view.adapter.trainable_parameters / view.full_model_bytes if view.full_model_bytes else None
+    return f"{percent_text(share)} of the model"
+
+
+def _section(title: str, *children: Markup) -> Markup:
+    return (
+        element("section", element("h2", title), *children) if any(child.source for child in children) else Markup("")
+    )
+
+
+def _figure(variants: Mapping[str, bytes], alternative_text: str) -> Markup:
+    return element(
+        "figure",
+        element(
+            "picture",
+            *(element("source", srcset=_data_uri(png), media=media) for media, png in variants.items() if media),
+            element("img", src=_data_uri(variants[""]), alt=alternative_text),
+        ),
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _table(table: Table) -> Markup:
+    if not table.rows:
+        return Markup("")
+
+    def cells(tag: str, row: tuple[str, ...]) -> Markup:
+        return fragment(
+            *(
+                element(tag, clean(cell), **({"class_": "words"} if index in table.text_columns else {}))
+                for index, cell in enumerate(row)
+            )
+        )
+
+    return element(
+        "div",
+        element(
+            "table",
+            element("caption", table.title),
+            element("thead", element("tr", cells("th", table.headings))),
+            element("tbody", *(element("tr", cells("td", row)) for row in table.rows)),
+        ),
+        element("p", table.note, class_="quiet") if table.note else "",
+        class_="table",
+    )
+
+
+def _command(view: RunView) -> Markup:
+    # The spaces between the options are part of what is copied.
+    words = (fragment(element("span", word), " ") for word in repeat_command(view.config))
+    return element("p", element("code", *words), class_="command")
+
+
+def _pairs(pairs: Mapping[str, Json]) -> Markup:
+    if not pairs:
+        return Markup("")
+    return element(
+        "dl",
+        *(element("div", element("dt", key), element("dd", _value_text(value))) for key, value in pairs.items()),
+        class_="pairs",
+    )
+
+
+def _value_text(value: Json) -> str:
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, list):
+        return ", ".join(_value_text(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _origin(view: RunView) -> Mapping[str, Json]:
+    newest = view.rounds[-1].adapter if view.rounds else ""
+    return {
+        "run": view.run,
+        "base": view.base.name,
+        "base fingerprint": view.base.fingerprint,
+        "adapter": f"{view.adapter.method}, rank {view.adapter.rank}, alpha {view.adapter.alpha}",
+        "target modules": view.adapter.target_modules,
+        "newest adapter": newest,
+        "interruptions": view.interruptions,
+        "last line of the ledger": view.last_hash,
+        **{f"machine: {key}": value for key, value in view.machine.items()},
+    }

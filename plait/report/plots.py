@@ -1,0 +1,325 @@
+"""The plots of a run, as PNG bytes: losses by round and by bytes, bytes by round, what clients hold, savings.
+
+Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
+`_MOST_NAMED` clients are named at the end of their lines; a larger crowd is drawn in one faint colour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+
+from plait.report.alternatives import Alternative, all_alternatives, savings
+from plait.report.run_view import Client, RunView
+from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
+from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
+
+_MOST_NAMED = 10
+_MOST_CLIENT_ROWS = 24
+_MOST_KINDS = 9
+_NO_EVALUATION = "No round has been evaluated yet."
+
+
+@dataclass(frozen=True)
+class EndLabel:
+    """The name of a line, to be set at its right end."""
+
+    y: float
+    text: str
+    colour: str
+    strong: bool = False
+
+
+def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
+    """Draw all plots.
+
+    Returns:
+        PNG bytes under the names of the plots (file names without ``.png``), in reading order.
+    """
+    plots: Mapping[str, Callable[[RunView, Theme], Figure]] = {
+        "loss_by_round": loss_by_round,
+        "loss_by_bytes": loss_by_bytes,
+        "clients": clients,
+        "bytes_by_round": bytes_by_round,
+        "savings": savings_bars,
+    }
+    return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in plots.items()}
+
+
+def loss_by_round(view: RunView, theme: Theme) -> Figure:
+    """Mean held-out loss over rounds, each client's own behind it, base and references beside it."""
+    figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by round")
+    if not view.evaluations:
+        say_nothing_yet(axes, theme, "Nothing has been evaluated yet.")
+        return figure
+    labels: list[EndLabel] = []
+
+    names = sorted({name for evaluation in view.evaluations for name in evaluation.by_client})
+    few = len(names) <= _MOST_NAMED
+    for index, name in enumerate(names if len(names) > 1 else ()):
+        own = [(e.round, e.by_client[name].loss) for e in view.evaluations if name in e.by_client]
+        colour = theme.series[index % len(theme.series)] if few else theme.muted
+        alpha = 0.75 if few else max(0.12, min(0.5, 12 / len(names)))
+        axes.plot(*zip(*own, strict=True), color=colour, linewidth=0.9, alpha=alpha, zorder=2)
+        if few:
+            labels.append(EndLabel(own[-1][1], short_name(name), colour))
+
+    for reference in view.references:
+        points = [(number, loss) for number, loss in enumerate(reference.loss_by_round) if loss is not None]
+        points = points or [(0, reference.final.loss), (view.evaluations[-1].round, reference.final.loss)]
+        colour = theme.central if reference.kind == "central" else theme.local
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, linestyle=(0, (4, 2)), zorder=4)
+        labels.append(EndLabel(points[-1][1], f"{short_name(reference.kind)} {loss_text(points[-1][1])}", colour))
+
+    base = view.base_evaluation
+    if base:
+        axes.axhline(base.mean.loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), zorder=3)
+        labels.append(EndLabel(base.mean.loss, f"base {loss_text(base.mean.loss)}", theme.muted))
+    mean = [(evaluation.round, evaluation.mean.loss) for evaluation in view.evaluations]
+    axes.plot(
+        *zip(*mean, strict=True), color=theme.accent, linewidth=3, marker=_marker(len(mean)), zorder=5, clip_on=False
+    )
+    if view.final_evaluation:
+        labels.append(EndLabel(mean[-1][1], f"federated {loss_text(mean[-1][1])}", theme.accent, strong=True))
+
+    axes.set_xlim(-0.02 * max(1, mean[-1][0]), max(1, mean[-1][0]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))
+    axes.xaxis.set_major_formatter(written(lambda x: "base" if x == 0 else f"{x:.0f}"))
+    axes.set_xlabel(
+        "round" if few or len(names) <= 1 else f"round    (thin lines: each of {plural(len(names), 'client')})"
+    )
+    axes.set_ylabel(_loss_label(view))
+    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
+    _label_ends(axes, labels)
+    return figure
+
+
+def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
+    """The same losses over the bytes sent to reach them, beside what other exchanges would have sent."""
+    figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by bytes sent")
+    rounds = [evaluation for evaluation in view.evaluations if evaluation.round > 0]
+    if not rounds:
+        say_nothing_yet(axes, theme, _NO_EVALUATION)
+        return figure
+    losses = [evaluation.mean.loss for evaluation in rounds]
+    client_rounds = [sum(update.round <= evaluation.round for update in view.updates) for evaluation in rounds]
+    sent = [evaluation.sent_bytes for evaluation in rounds]
+    label = f"this run: {bytes_text(sent[-1])}"
+    axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)
+    ghosts = (theme.central, theme.series[1], theme.local, theme.series[2])
+    for alternative, colour in zip(_alternatives(view), ghosts, strict=True):
+        spent = [alternative.sent_bytes(count) for count in client_rounds]
+        label = f"{alternative.name}: {bytes_text(spent[-1])}"
+        axes.plot(spent, losses, color=colour, linewidth=1.4, linestyle=(0, (3, 2)), alpha=0.85, label=label, zorder=2)
+        axes.plot(spent[-1:], losses[-1:], color=colour, marker="o", markersize=4, zorder=2)
+    if view.base_evaluation:
+        loss = view.base_evaluation.mean.loss
+        axes.axhline(loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), label=f"base {loss_text(loss)}")
+    _bytes_axis(axes, theme, lowest=min(sent[0], _alternatives(view)[-1].sent_bytes(client_rounds[0])))
+    separator = "\n" if theme.is_narrow else "  "
+    axes.set_xlabel(f"bytes sent, both directions{separator}(dashed: the same losses, had every round been sent so)")
+    axes.set_ylabel(_loss_label(view))
+    axes.grid(color=theme.faint, linewidth=0.8)
+    figure.legend(
+        loc="outside lower left", ncols=2 if theme.is_narrow else 3, frameon=False, labelcolor=theme.ink, fontsize=8.5
+    )
+    return figure
+
+
+def bytes_by_round(view: RunView, theme: Theme) -> Figure:
+    """Uplink and downlink of every round, stacked."""
+    figure, (axes,) = new_axes(theme, height_inches=3.4, title="Bytes sent by round")
+    traffic = view.traffic_by_round
+    if not traffic:
+        say_nothing_yet(axes, theme, "Nothing has been sent yet.")
+        return figure
+    numbers = list(traffic)
+    up = [traffic[number].uplink_bytes for number in numbers]
+    down = [traffic[number].downlink_bytes for number in numbers]
+    width = 0.62 if len(numbers) <= 60 else 1.0
+    sent = view.sent
+    axes.bar(numbers, up, width, color=theme.accent, label=f"uplink: {bytes_text(sent.uplink_bytes)}")
+    axes.bar(
+        numbers, down, width, bottom=up, color=theme.accent_soft,
+        label=f"downlink: {bytes_text(sent.downlink_bytes)}",
+    )  # fmt: skip
+    if len(numbers) <= (7 if theme.is_narrow else 12):
+        for number in numbers:
+            total = traffic[number].total_bytes
+            axes.annotate(
+                bytes_text(total), (number, total), xytext=(0, 4), textcoords="offset points",
+                ha="center", color=theme.muted, fontsize=8.5,
+            )  # fmt: skip
+    axes.margins(x=0.02, y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 12))
+    axes.xaxis.set_major_formatter(written(lambda x: "set-up" if x == 0 else f"{x:.0f}"))
+    axes.yaxis.set_major_formatter(written(round_bytes_text))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.set_xlabel("round (set-up: describing the clients and evaluating the base)")
+    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
+    where = "outside lower left" if theme.is_narrow else "outside upper right"
+    figure.legend(loc=where, ncols=2, frameon=False, labelcolor=theme.ink, fontsize=8.5)
+    return figure
+
+
+def clients(view: RunView, theme: Theme) -> Figure:
+    """Training tokens of every client and, where they differ in kind, what its examples are."""
+    ordered = sorted(view.clients, key=lambda client: (client.train_tokens, client.name))
+    kinds = _kinds(ordered)
+    rows = len(ordered) if len(ordered) <= _MOST_CLIENT_ROWS else 0
+    height = 1.5 + 0.24 * rows if rows else 3.8
+    figure, panels = new_axes(
+        theme, height_inches=max(2.4, height), title="What each client holds", columns=2 if kinds else 1
+    )
+    if not ordered:
+        say_nothing_yet(panels[0], theme, "No client has described its data yet.")
+        return figure
+    positions = list(range(len(ordered)))
+    tokens = [client.train_tokens for client in ordered]
+    panels[0].barh(positions, tokens, 0.72 if rows else 1.0, color=theme.accent)
+    panels[0].set_xlabel("training tokens")
+    panels[0].xaxis.set_major_formatter(written(_short))
+    panels[0].xaxis.set_major_locator(MaxNLocator(nbins=4 if kinds or theme.is_narrow else 8))
+    panels[0].grid(axis="x", color=theme.faint, linewidth=0.8)
+    if kinds:
+        left = [0.0] * len(ordered)
+        for index, kind in enumerate(kinds):
+            shares = [_share(client, kind, kinds) for client in ordered]
+            colour = theme.series[index] if kind is not None else theme.faint
+            label = "other" if kind is None else short_name(kind)
+            panels[1].barh(positions, shares, 0.72 if rows else 1.0, left=left, color=colour, label=label)
+            left = [total + share for total, share in zip(left, shares, strict=True)]
+        panels[1].set_xlim(0, 1)
+        panels[1].xaxis.set_major_formatter(written(lambda x: f"{100 * x:.0f} %"))
+        panels[1].xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+        panels[1].set_xlabel("share of its examples")
+        figure.legend(
+            loc="outside lower center",
+            ncols=3 if theme.is_narrow else 5,
+            frameon=False,
+            labelcolor=theme.ink,
+            fontsize=8.5,
+        )
+    for panel in panels:
+        panel.set_ylim(-0.6, len(ordered) - 0.4)
+        panel.yaxis.set_major_locator(NullLocator())
+    if rows:
+        panels[0].set_yticks(positions, [short_name(client.name) for client in ordered])
+    else:
+        panels[0].set_ylabel(f"{plural(len(ordered), 'client')}, most tokens at the top")
+    return figure
+
+
+def savings_bars(view: RunView, theme: Theme) -> Figure:
+    """All bytes of this run beside what other exchanges would have sent, on a logarithmic scale."""
+    figure, (axes,) = new_axes(theme, height_inches=2.9, title="Bytes in all, beside other exchanges")
+    if not view.client_rounds or not view.sent.total_bytes:
+        say_nothing_yet(axes, theme, "No update has arrived yet.")
+        return figure
+    sent_bytes = view.sent.total_bytes
+    bars = [("this run", float(sent_bytes), bytes_text(sent_bytes), theme.accent)]
+    for alternative in _alternatives(view):
+        spent = alternative.sent_bytes(view.client_rounds)
+        ratio = ratio_text(savings(alternative, client_rounds=view.client_rounds, sent_bytes=sent_bytes))
+        bars.append((alternative.name, spent, f"{bytes_text(spent)}   {ratio}", theme.accent_soft))
+    positions = list(range(len(bars)))[::-1]
+    sizes = [size for _, size, _, _ in bars]
+    axes.barh(positions, sizes, 0.66, color=[colour for *_, colour in bars])
+    axes.set_yticks(positions, [name for name, *_ in bars])
+    for position, (_, size, text, _) in zip(positions, bars, strict=True):
+        axes.annotate(
+            text, (size, position), xytext=(6, 0), textcoords="offset points", va="center", color=theme.ink, fontsize=9
+        )
+    _bytes_axis(axes, theme, lowest=min(sizes))
+    axes.set_xlim(min(sizes) / 8, max(sizes) * (60 if theme.is_narrow else 15))
+    axes.set_xlabel("bytes sent in both directions (logarithmic)")
+    axes.tick_params(axis="y", colors=theme.ink)
+    axes.grid(axis="x", color=theme.faint, linewidth=0.8)
+    return figure
+
+
+def _alternatives(view: RunView) -> tuple[Alternative, ...]:
+    return all_alternatives(
+        full_model_bytes=view.full_model_bytes, trainable_parameters=view.adapter.trainable_parameters
+    )
+
+
+def _loss_label(view: RunView) -> str:
+    return f"held-out loss (nats per {'example' if view.is_classification else 'token'})"
+
+
+def _marker(points: int) -> str:
+    return "o" if points <= 25 else ""
+
+
+def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
+    """Name the lines at their right ends, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    ordered = sorted(labels, key=lambda label: label.y)
+    heights = spread([label.y for label in ordered], gap=(high - low) * 0.055)
+    for label, height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            label.text, (1, label.y), xycoords=("axes fraction", "data"), xytext=(1.045, height),
+            textcoords=("axes fraction", "data"), va="center", color=label.colour, fontsize=8.5,
+            fontweight="bold" if label.strong else "normal", annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "color": label.colour, "linewidth": 0.7, "alpha": 0.7, "relpos": (0, 0.5),
+                "shrinkA": 1, "shrinkB": 4,
+            },
+        )  # fmt: skip
+
+
+def spread(heights: Sequence[float], *, gap: float) -> list[float]:
+    """Move ascending heights as little as needed to be `gap` apart: what would overlap is centred on its mean.
+
+    Pool adjacent violators: with the gaps taken off, heights that are apart enough are an ascending sequence.
+    """
+    pools: list[tuple[float, int]] = []  # mean of heights without their gaps, how many
+    for index, height in enumerate(heights):
+        mean, count = height - index * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, size = pools.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    flat = [mean for mean, count in pools for _ in range(count)]
+    return [mean + index * gap for index, mean in enumerate(flat)]
+
+
+def _bytes_axis(axes: Axes, theme: Theme, *, lowest: float) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=5 if theme.is_narrow else 9))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(written(round_bytes_text))
+    axes.set_xlim(left=lowest / 3)
+
+
+def _kinds(clients: Sequence[Client]) -> list[str | None]:
+    """The commonest kinds of examples (None: all others); nothing where a kind is just another name for a client."""
+    total: Counter[str] = Counter()
+    for client in clients:
+        total.update(client.histogram)
+    if all(len(client.histogram) <= 1 for client in clients) and len(total) in (0, 1, len(clients)):
+        return []
+    kinds: list[str | None] = [kind for kind, _ in total.most_common(_MOST_KINDS)]
+    return [*kinds, None] if len(total) > len(kinds) else kinds
+
+
+def _share(client: Client, kind: str | None, kinds: Sequence[str | None]) -> float:
+    total = sum(client.histogram.values())
+    if not total:
+        return 0.0
+    if kind is not None:
+        return client.histogram.get(kind, 0) / total
+    return sum(count for name, count in client.histogram.items() if name not in kinds) / total
+
+
+def _short(count: float) -> str:
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:g} {letter}"
+    return f"{count:g}"

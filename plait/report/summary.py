@@ -1,0 +1,70 @@
+"""The numbers of a run under stable keys: what ``summary.json`` holds and scripts read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from plait.adapters import Json
+from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
+from plait.report.run_view import Evaluation, RunView, Score
+
+
+def summarise(view: RunView) -> dict[str, Json]:
+    """The summary of a run; a value that the run has not reached is None.
+
+    All bytes are those really sent, describing and evaluating included, and so are the bytes per client-round: totals
+    over the number of accepted updates. Both savings compare with one message each way per accepted update.
+    ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
+    """
+    base, final = view.base_evaluation, view.final_evaluation
+    summary: dict[str, Json] = {
+        "base_held_out_loss": base.mean.loss if base else None,
+        "final_held_out_loss": final.mean.loss if final else None,
+        "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
+        "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
+        "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
+        "rounds": len(view.rounds),
+        "clients": len(view.client_names),
+        "trainable_parameters": view.adapter.trainable_parameters,
+        "full_model_bytes": view.full_model_bytes,
+        "uplink_bytes": view.sent.uplink_bytes,
+        "downlink_bytes": view.sent.downlink_bytes,
+        "uplink_bytes_per_client_round": _per(view.sent.uplink_bytes, view.client_rounds),
+        "downlink_bytes_per_client_round": _per(view.sent.downlink_bytes, view.client_rounds),
+        "savings_vs_full_model": _savings(view, full_model_fp32(view.full_model_bytes)),
+        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(view.adapter.trainable_parameters)),
+        "train_tokens_per_s": view.train_tokens_per_s,
+        "wall_s": view.wall_s,
+        "peak_rss_bytes": view.peak_rss_bytes,
+        "seed": view.seed,
+        "versions": dict(view.versions),
+    }
+    return {**summary, **_accuracies(view)} if view.is_classification else summary
+
+
+def _accuracies(view: RunView) -> dict[str, Json]:
+    base, final = view.base_evaluation, view.final_evaluation
+    return {
+        "base_held_out_accuracy": base.mean.accuracy if base else None,
+        "final_held_out_accuracy": final.mean.accuracy if final else None,
+        "held_out_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
+        "held_out_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
+        "reference_held_out_accuracy": {reference.kind: reference.final.accuracy for reference in view.references},
+    }
+
+
+def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
+    found = {evaluation.round: of(evaluation.mean) for evaluation in view.evaluations}
+    return [found.get(number) for number in range(max(found, default=-1) + 1)]
+
+
+def _by_client(evaluation: Evaluation | None, of: Callable[[Score], float | None]) -> dict[str, Json]:
+    return {name: of(score) for name, score in evaluation.by_client.items()} if evaluation else {}
+
+
+def _per(total: int, client_rounds: int) -> float | None:
+    return total / client_rounds if client_rounds else None
+
+
+def _savings(view: RunView, alternative: Alternative) -> float | None:
+    return savings(alternative, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)

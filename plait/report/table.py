@@ -1,0 +1,50 @@
+"""A table as plain text cells, and how a terminal shows it; `html` shows the same table on a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from plait.report.wording import clean
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings; the first column names the row, all others hold numbers unless said otherwise.
+
+    Attributes:
+        title: one line.
+        headings: one for each column.
+        rows: as many cells as there are headings.
+        note: a line under the table, or nothing.
+        text_columns: columns (by index) that hold words, so that they are set left.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    text_columns: tuple[int, ...] = (0,)
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal. No cell is read as rich markup, and control characters are taken out."""
+    shown = RichTable(
+        title=Text(clean(table.title), style="bold"),
+        caption=Text(clean(table.note, limit=1000)) if table.note else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for index, heading in enumerate(table.headings):
+        is_text = index in table.text_columns
+        shown.add_column(
+            Text(clean(heading)), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
+        )
+    for row in table.rows:
+        shown.add_row(*(Text(clean(cell)) for cell in row))
+    return shown

@@ -1,0 +1,234 @@
+"""The tables of a run: losses by round and by client, bytes by round, savings, refusals.
+
+Each function makes a `Table` of plain text; `report_tables` puts them in reading order and leaves out empty ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TypeVar
+
+from plait.report.alternatives import all_alternatives, savings
+from plait.report.run_view import Client, Evaluation, RunView, Score, Traffic
+from plait.report.table import Table
+from plait.report.wording import (
+    bytes_text,
+    change_text,
+    count_text,
+    duration_text,
+    loss_text,
+    percent_text,
+    perplexity_text,
+    plural,
+    ratio_text,
+)
+
+_MOST_ROUNDS = 60
+_MOST_CLIENTS = 250
+_MOST_REFUSALS = 50
+
+T = TypeVar("T")
+
+
+def report_tables(view: RunView) -> tuple[Table, ...]:
+    """Every table that has something to say, in reading order."""
+    tables = (
+        loss_by_round_table(view),
+        loss_by_client_table(view),
+        bytes_by_round_table(view),
+        savings_table(view),
+        refusals_table(view),
+    )
+    return tuple(table for table in tables if table.rows)
+
+
+def loss_by_round_table(view: RunView) -> Table:
+    """Mean held-out loss after every round that was evaluated, beside the references where they were evaluated too."""
+    base = view.base_evaluation
+    references = [reference for reference in view.references if any(reference.loss_by_round)]
+    shown = _thin(view.evaluations, _MOST_ROUNDS)
+    rows = tuple(
+        (
+            _round_text(evaluation.round),
+            loss_text(evaluation.mean.loss),
+            change_text(evaluation.mean.loss, base.mean.loss) if base and evaluation.round else "",
+            percent_text(evaluation.mean.accuracy) if view.is_classification else perplexity_text(evaluation.mean.loss),
+            loss_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
+            *(loss_text(_at(reference.loss_by_round, evaluation.round)) for reference in references),
+        )
+        for evaluation in shown
+    )
+    return Table(
+        title="Held-out loss by round",
+        headings=(
+            "round",
+            "loss",
+            "change",
+            "accuracy" if view.is_classification else "perplexity",
+            "training loss",
+            *(reference.kind for reference in references),
+        ),
+        rows=rows,
+        note=_left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"),
+    )
+
+
+def loss_by_client_table(view: RunView) -> Table:
+    """Each client's own held-out loss, base against newest adapter, beside the references; by name."""
+    base, final = view.base_evaluation, view.final_evaluation
+    references = [reference for reference in view.references if reference.loss_by_client]
+    described = {client.name: client for client in view.clients}
+    names = sorted(view.client_names)
+    if len(names) > _MOST_CLIENTS:
+        names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
+
+    def row(name: str) -> tuple[str, ...]:
+        before, after = _of(base, name), _of(final, name)
+        client = described.get(name, Client(name, 0, 0, 0, 0, {}))
+        return (
+            name,
+            loss_text(before.loss if before else None),
+            loss_text(after.loss if after else None),
+            change_text(after.loss if after else None, before.loss if before else None),
+            *((percent_text(after.accuracy if after else None),) if view.is_classification else ()),
+            *(loss_text(reference.loss_by_client.get(name)) for reference in references),
+            count_text(client.train_tokens),
+            count_text(client.held_out_tokens),
+        )
+
+    return Table(
+        title="Held-out loss by client",
+        headings=(
+            "client",
+            "base",
+            "federated",
+            "change",
+            *(("accuracy",) if view.is_classification else ()),
+            *(reference.kind for reference in references),
+            "training tokens",
+            "held-out tokens",
+        ),
+        rows=tuple(row(name) for name in names) if base or final or view.clients else (),
+        note=_left_out(len(names), len(view.client_names), "clients, those that gained least"),
+    )
+
+
+def bytes_by_round_table(view: RunView) -> Table:
+    """Bytes really sent in every round, and the rate that the accepted updates had."""
+    finished = {finished.number: finished for finished in view.rounds}
+    by_round = view.traffic_by_round
+    shown = _thin(tuple(by_round), _MOST_ROUNDS)
+
+    def row(number: int) -> tuple[str, ...]:
+        traffic = by_round[number]
+        updates = [update for update in view.updates if update.round == number]
+        bits = [update.bits_per_parameter for update in updates if update.bits_per_parameter is not None]
+        return (
+            "set-up" if number == 0 else str(number),
+            count_text(len(updates)) if number else "",
+            bytes_text(traffic.uplink_bytes),
+            bytes_text(traffic.downlink_bytes),
+            bytes_text(fmean(update.uplink_bytes for update in updates)) if updates else "",
+            f"{fmean(bits):.2f}" if bits else "",
+            duration_text(finished[number].wall_s) if number in finished else "",
+        )
+
+    def total(traffic: Traffic) -> tuple[str, ...]:
+        updates = count_text(view.client_rounds)
+        up, down = bytes_text(traffic.uplink_bytes), bytes_text(traffic.downlink_bytes)
+        return ("all", updates, up, down, "", "", duration_text(view.wall_s))
+
+    return Table(
+        title="Bytes by round",
+        headings=("round", "updates", "uplink", "downlink", "per update", "bits per parameter", "time"),
+        rows=(*(row(number) for number in shown), total(view.sent)) if by_round else (),
+        note=_left_out(len(shown), len(by_round), "rounds, evenly spaced"),
+    )
+
+
+def savings_table(view: RunView) -> Table:
+    """What other exchanges would have sent for the same rounds."""
+    return compare_bytes(
+        sent_bytes=view.sent.total_bytes,
+        client_rounds=view.client_rounds,
+        full_model_bytes=view.full_model_bytes,
+        trainable_parameters=view.adapter.trainable_parameters,
+        this="this run",
+    )
+
+
+def compare_bytes(
+    *, sent_bytes: int, client_rounds: int, full_model_bytes: int, trainable_parameters: int, this: str
+) -> Table:
+    """`sent_bytes` beside what every alternative sends over as many client-rounds; `this` names the first row.
+
+    Args:
+        sent_bytes: both directions.
+        client_rounds: how often one client takes part in one round.
+        full_model_bytes: the whole model in float32.
+        trainable_parameters: of the adapter.
+        this: name of the row for `sent_bytes`.
+    """
+    alternatives = all_alternatives(full_model_bytes=full_model_bytes, trainable_parameters=trainable_parameters)
+    rows = tuple(
+        (
+            alternative.name,
+            bytes_text(alternative.message_bytes),
+            bytes_text(alternative.sent_bytes(client_rounds)),
+            ratio_text(savings(alternative, client_rounds=client_rounds, sent_bytes=sent_bytes)),
+        )
+        for alternative in alternatives
+    )
+    per_message = bytes_text(sent_bytes / (2 * client_rounds)) if client_rounds else ""
+    return Table(
+        title="Bytes sent, and what other exchanges would send",
+        headings=("exchange", "per client and direction", "in all", "times as much"),
+        rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
+        note=f"One message each way in each of {plural(client_rounds, 'client-round')}; the others count arrays alone.",
+    )
+
+
+def refusals_table(view: RunView) -> Table:
+    """Updates that were not accepted."""
+    shown = view.refusals[:_MOST_REFUSALS]
+    return Table(
+        title="Refused updates",
+        headings=("round", "client", "reason", "detail"),
+        rows=tuple((str(refusal.round), refusal.client, refusal.reason, refusal.detail) for refusal in shown),
+        note=_left_out(len(shown), len(view.refusals), "refusals, the first ones"),
+        text_columns=(0, 1, 2, 3),
+    )
+
+
+def _round_text(number: int) -> str:
+    return "base" if number == 0 else str(number)
+
+
+def _mean_train_loss(view: RunView, number: int) -> float | None:
+    losses = [update.train_loss for update in view.updates if update.round == number and update.train_loss is not None]
+    return fmean(losses) if losses else None
+
+
+def _of(evaluation: Evaluation | None, name: str) -> Score | None:
+    return evaluation.by_client.get(name) if evaluation else None
+
+
+def _gain(base: Evaluation | None, final: Evaluation | None, name: str) -> float:
+    before, after = _of(base, name), _of(final, name)
+    return before.loss - after.loss if before and after else float("-inf")
+
+
+def _at(values: Sequence[float | None], index: int) -> float | None:
+    return values[index] if index < len(values) else None
+
+
+def _thin(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def _left_out(shown: int, there: int, which: str) -> str:
+    return f"{shown:,} of {there:,} {which}." if shown < there else ""

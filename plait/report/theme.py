@@ -1,0 +1,166 @@
+"""How plots look: colours for light and for dark pages, a width for desks and one for phones, and the way to PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import matplotlib as mpl
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from plait.report.wording import clean
+
+_WIDE_INCHES = 7.6
+_NARROW_INCHES = 4.7
+_DOTS_PER_INCH = 160
+# Asked for only where installed: they hold the scripts that DejaVu Sans lacks.
+_FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans GB", "Microsoft YaHei", "Arial Unicode MS")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours by what they stand for.
+
+    Attributes:
+        surface: behind everything.
+        ink: titles.
+        muted: labels, ticks, the base.
+        faint: grid, and lines in a crowd.
+        accent: this run; uplink.
+        accent_soft: downlink.
+        central: the reference on pooled data.
+        local: the reference of each client alone.
+        series: up to ten things side by side.
+        width_inches: of every plot.
+        media: the CSS media query of the pages it is meant for; empty for all others.
+    """
+
+    surface: str
+    ink: str
+    muted: str
+    faint: str
+    accent: str
+    accent_soft: str
+    central: str
+    local: str
+    series: tuple[str, ...]
+    width_inches: float = _WIDE_INCHES
+    media: str = ""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there is little room beside things."""
+        return self.width_inches < _WIDE_INCHES
+
+
+LIGHT = Theme(
+    surface="#ffffff",
+    ink="#1c2126",
+    muted="#66707a",
+    faint="#dfe3e7",
+    accent="#0b6a8f",
+    accent_soft="#9ccbdd",
+    central="#b8531b",
+    local="#7a5a9e",
+    series=(
+        "#4e79a7",
+        "#d58a3c",
+        "#6a9f58",
+        "#b65f6d",
+        "#5fa3a1",
+        "#a67fa5",
+        "#8d6b52",
+        "#c2a83e",
+        "#7c8a99",
+        "#3f6b57",
+    ),
+)
+DARK = Theme(
+    surface="#1a1e22",
+    ink="#eceff1",
+    muted="#9aa4ae",
+    faint="#343b42",
+    accent="#56b8dc",
+    accent_soft="#2b627a",
+    central="#e59a63",
+    local="#b79ad8",
+    series=(
+        "#7ba3d0",
+        "#e2a868",
+        "#90c27d",
+        "#d98592",
+        "#83c5c3",
+        "#c9a4c8",
+        "#b89478",
+        "#dcc668",
+        "#a3b0be",
+        "#6fa58c",
+    ),
+    media="(prefers-color-scheme: dark)",
+)
+NARROW_LIGHT = replace(LIGHT, width_inches=_NARROW_INCHES, media="(max-width: 40rem)")
+NARROW_DARK = replace(DARK, width_inches=_NARROW_INCHES, media=f"{NARROW_LIGHT.media} and {DARK.media}")
+# In the order in which a page tries them: the first whose media query holds is shown.
+THEMES = (NARROW_DARK, NARROW_LIGHT, DARK, LIGHT)
+
+
+def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with one row of bare axes in the theme's colours, its title at the left."""
+    figure = Figure(
+        figsize=(theme.width_inches, height_inches), dpi=_DOTS_PER_INCH, layout="constrained", facecolor=theme.surface
+    )
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.04)  # pyright: ignore
+    figure.suptitle(title, x=0.016, ha="left", color=theme.ink, fontsize=12, fontweight="bold")
+    rows = figure.subplots(1, columns, squeeze=False)
+    axes: list[Axes] = list(rows[0])
+    for one in axes:
+        one.set_facecolor(theme.surface)
+        one.tick_params(colors=theme.muted, labelsize=9, length=0, which="both")
+        one.xaxis.label.set(color=theme.muted, fontsize=9.5)
+        one.yaxis.label.set(color=theme.muted, fontsize=9.5)
+        one.set_axisbelow(True)
+        for side, spine in one.spines.items():
+            spine.set(visible=side == "bottom", color=theme.muted, linewidth=0.8)
+    return figure, axes
+
+
+def say_nothing_yet(axes: Axes, theme: Theme, sentence: str) -> None:
+    """Fill empty axes with a sentence."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color=theme.muted, fontsize=10)
+
+
+def short_name(name: str, *, limit: int = 22) -> str:
+    """A client's name as a label: cleaned, cut, and never hidden from a legend (where a leading ``_`` would)."""
+    label = clean(name, limit=limit)
+    return f"\N{HAIR SPACE}{label}" if label.startswith("_") else label
+
+
+def written(write: Callable[[float], str]) -> FuncFormatter:
+    """Tick labels as `write` words the values."""
+
+    def tick(value: float, _position: int | None) -> str:
+        return write(value)
+
+    return FuncFormatter(tick)
+
+
+def draw(plot: Callable[[], Figure]) -> bytes:
+    """Make the figure and answer with its PNG; no name in it is read as mathematics."""
+    fonts = ["DejaVu Sans", *_installed_fallbacks()]
+    with warnings.catch_warnings(), mpl.rc_context({"text.parse_math": False, "font.family": fonts, "font.size": 9}):
+        # A script that no installed font covers shows as boxes; no reason to print a warning for each character.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        buffer = io.BytesIO()
+        plot().savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _installed_fallbacks() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in _FALLBACK_FONTS if name in installed]

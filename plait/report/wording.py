@@ -1,0 +1,113 @@
+"""Numbers and names as people read them: decimal byte units, ratios, durations, text without control characters."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+NOTHING = "\N{EM DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def printable(text: str) -> str:
+    """`text` without control, formatting or unassigned characters; line breaks and tabs become spaces.
+
+    Names come from clients: an escape sequence must not reach a terminal, nor a change of direction a page.
+    """
+    spaced = "".join(" " if char.isspace() else char for char in text)
+    return "".join(char for char in spaced if unicodedata.category(char)[0] != "C")
+
+
+def clean(text: str, *, limit: int = 200) -> str:
+    """`text` as one printable line, cut at `limit` characters."""
+    kept = " ".join(printable(text).split())
+    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def bytes_text(count: float) -> str:
+    """Three digits and a decimal unit: ``12.3 MB`` is 12.3 million bytes."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{_three_digits(count)} {unit}"
+        count /= 1000
+    return f"{_three_digits(count)} PB"
+
+
+def round_bytes_text(count: float) -> str:
+    """The same without trailing zeros, for a round number on an axis: ``80 MB``."""
+    number, _, unit = bytes_text(count).partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+
+
+def count_text(count: float | None) -> str:
+    """A whole number with separators: ``2,442,240``."""
+    return NOTHING if count is None else f"{count:,.0f}"
+
+
+def short_count_text(count: float) -> str:
+    """Three digits and a word: ``2.44 million``."""
+    for limit, word in ((1e9, "billion"), (1e6, "million")):
+        if count >= limit:
+            return f"{_three_digits(count / limit)} {word}"
+    return count_text(count)
+
+
+def ratio_text(ratio: float | None) -> str:
+    """How many times, with a multiplication sign: ``3,521x``, ``12.4x``, ``0.98x``."""
+    return NOTHING if ratio is None else f"{_three_digits(ratio)}{_TIMES}"
+
+
+def rough_text(ratio: float) -> str:
+    """Two digits, for a sentence: ``3,500``, ``12``, ``1.3``."""
+    rounded = float(f"{ratio:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def loss_text(loss: float | None) -> str:
+    """A loss with three decimals."""
+    return NOTHING if loss is None else f"{loss:.3f}"
+
+
+def change_text(after: float | None, before: float | None) -> str:
+    """The difference with its sign: ``-0.342``, with a real minus sign."""
+    if after is None or before is None:
+        return NOTHING
+    return f"{after - before:+.3f}".replace("-", _MINUS)
+
+
+def perplexity_text(loss: float | None) -> str:
+    """The exponential of a loss in nats a token."""
+    if loss is None:
+        return NOTHING
+    return _three_digits(math.exp(loss)) if loss < math.log(1e9) else "over 10⁹"
+
+
+def percent_text(share: float | None) -> str:
+    """A share of 1 as a percentage: ``73.8 %``."""
+    return NOTHING if share is None else f"{100 * share:.1f} %".replace("-", _MINUS)
+
+
+def duration_text(seconds: float | None) -> str:
+    """A duration in the two units that matter: ``4 min 12 s``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{seconds / 86400:.1f} days"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 client``, ``8 clients``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"

@@ -1,0 +1,41 @@
+"""Write what a run directory offers to read: ``summary.json``, ``report.html`` and the plots, all from the ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from plait.files import write_atomically
+from plait.report.fold import fold_events
+from plait.report.html import render_html
+from plait.report.run_view import RunView
+from plait.report.summary import summarise
+from plait.rounds.ledger import read_events
+
+
+def write_report(run_directory: Path) -> RunView:
+    """Read ``ledger.jsonl`` and write the report beside it; every file appears whole or not at all.
+
+    Args:
+        run_directory: holds the ledger of a run, finished or not.
+
+    Returns:
+        The view that the report shows.
+
+    Raises:
+        PeerError: the ledger is missing, broken or holds what it must not.
+        MachineError: the directory cannot be written.
+    """
+    # Loading matplotlib takes a second; whoever only reads a summary need not wait for it.
+    from plait.report.plots import draw_plots
+    from plait.report.theme import LIGHT, THEMES
+
+    view = fold_events(read_events(run_directory / "ledger.jsonl"))
+    plots = {theme.media: draw_plots(view, theme) for theme in THEMES}
+    page = render_html(view, plots)
+    summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"
+    write_atomically(run_directory / "summary.json", summary.encode())
+    for name, png in plots[LIGHT.media].items():
+        write_atomically(run_directory / f"{name}.png", png)
+    write_atomically(run_directory / "report.html", page.encode())
+    return view

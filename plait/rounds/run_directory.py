@@ -1,0 +1,97 @@
+"""The folder of a run: where each of its files lies, and how it is made and found again.
+
+RUN/config.toml   what was really used
+    ledger.jsonl  the record (see ledger.py)
+    checkpoints/  what resume needs (see checkpoint.py)
+    spool/        updates received in the round under way, one file a client
+    adapter/      the newest adapter as a PEFT directory
+    summary.json, report.html, *.png   written by the report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from plait.errors import ConfigError, MachineError
+from plait.files import write_atomically
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class RunDirectory:
+    """Paths inside one run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.ledger = path / "ledger.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    @classmethod
+    def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
+        """Make the folder of a new run.
+
+        Raises:
+            ConfigError: something is there already; a run is never overwritten.
+            MachineError: the folder cannot be made.
+        """
+        run = cls(path)
+        if run.ledger.exists():
+            raise ConfigError(
+                f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
+            )
+        try:
+            if path.exists() and any(path.iterdir()):
+                raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
+            run.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            raise MachineError(f"cannot make the run directory '{path}': {error.strerror or error}") from error
+        write_atomically(run.config, config_toml.encode())
+        return run
+
+    @classmethod
+    def find(cls, path: Path) -> RunDirectory:
+        """The folder of an existing run.
+
+        Raises:
+            ConfigError: there is no run at `path`.
+        """
+        run = cls(path)
+        if not run.ledger.is_file():
+            raise ConfigError(f"'{path}' holds no run (no ledger.jsonl), expected a directory that plait wrote")
+        return run
+
+    def store_update(self, round_number: int, client: str, data: bytes) -> None:
+        """Make one received update durable; from here on it is never asked for again."""
+        folder = self._spool(round_number)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make '{folder}': {error.strerror or error}") from error
+        write_atomically(folder / _file_name(client), data)
+
+    def load_update(self, round_number: int, client: str) -> bytes | None:
+        """A stored update, or None."""
+        path = self._spool(round_number) / _file_name(client)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def clear_updates(self) -> None:
+        """Drop the spool of finished rounds."""
+        shutil.rmtree(self.path / "spool", ignore_errors=True)
+
+    def _spool(self, round_number: int) -> Path:
+        return self.path / "spool" / f"round-{round_number:06d}"
+
+
+def _file_name(client: str) -> str:
+    # Names come from outside: what could leave the folder or collide with another file is replaced by its hash.
+    if _SAFE_NAME.fullmatch(client):
+        return f"{client}.envelope"
+    return f"sha256-{hashlib.sha256(client.encode()).hexdigest()}.envelope"

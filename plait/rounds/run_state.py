@@ -1,0 +1,70 @@
+"""The state of a run between two rounds, and the pure steps from one to the next.
+
+Two adapters are kept apart. `adapter` is the server's own float32 master. `shadow` is what clients hold once they
+applied the newest broadcast: the wire may have rounded it. What a broadcast left out stays in `adapter - shadow` and
+travels with the next one, so nothing is ever lost to the codec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from plait.adapters import AdapterState, add
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that the next round depends on.
+
+    Attributes:
+        run_id: 16 random bytes that name the run in every envelope.
+        round: rounds finished so far.
+        adapter: the server's master.
+        shadow: what a client holds that is up to date.
+        previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
+        broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
+        held: digest of the shadow that each client is known to hold, by client name.
+    """
+
+    run_id: bytes
+    round: int
+    adapter: AdapterState
+    shadow: AdapterState
+    previous: bytes = b""
+    broadcast: bytes = b""
+    held: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+def initial_state(run_id: bytes, adapter: AdapterState) -> RunState:
+    """The state before round 1: every client derives `adapter` from the spec's seed, so nobody needs a broadcast."""
+    return RunState(run_id=run_id, round=0, adapter=adapter, shadow=adapter)
+
+
+def advance(state: RunState, step: AdapterState) -> RunState:
+    """One round further: the rule's `step` is applied to the master; the shadow follows with the next broadcast."""
+    return replace(state, round=state.round + 1, adapter=add(state.adapter, step))
+
+
+def note_held(state: RunState, client: str, digest: bytes) -> RunState:
+    """Remember that `client` holds the shadow with this digest (empty: it holds none)."""
+    return replace(state, held={**state.held, client: digest})
+
+
+def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number: int) -> tuple[str, ...]:
+    """The clients of a round: `size` of them without replacement, in name order, decided by seed and round."""
+    ordered = sorted(clients)
+    if size >= len(ordered):
+        return tuple(ordered)
+    generator = np.random.default_rng([seed, round_number])
+    chosen = generator.choice(len(ordered), size=size, replace=False)
+    return tuple(ordered[index] for index in sorted(chosen))
+
+
+def client_seed(seed: int, round_number: int, client: str) -> int:
+    """The 63-bit seed of one client's work in one round, independent of who else takes part."""
+    text = f"{seed}/{round_number}/{client}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1

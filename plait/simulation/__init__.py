@@ -1,0 +1,1 @@
+"""Federated rounds in one process: the in-process Flower Grid and the partitioners."""

@@ -1,0 +1,365 @@
+"""Deal the records of one dataset out to simulated clients.
+
+The schemes are those of flwr-datasets, under the names that its users know, and one more: `cluster`, which gives
+unlabelled text a topic skew. The outcome depends on the dataset, the scheme, the number of clients and the seed alone.
+Knows nothing of tokens, models or rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.data import Dataset, Record, RecordKind
+from plait.errors import ConfigError
+from plait.simulation.clusters import k_means
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+DEFAULT_ALPHA = 0.5
+_MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
+
+# A client with less cannot both train and hold something out.
+_MIN_RECORDS = 2
+_MIN_CLUSTERS = 8
+_MAX_NAME_LENGTH = 64
+
+
+class SchemeName(StrEnum):
+    """How records are dealt out."""
+
+    IID = "iid"
+    """Equal shares, at random."""
+    NATURAL = "natural"
+    """One client for each value of a column."""
+    DIRICHLET = "dirichlet"
+    """Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew."""
+    PATHOLOGICAL = "pathological"
+    """Each client has so many classes."""
+    SHARD = "shard"
+    """Records sorted by label are cut into shards, and each client gets so many (McMahan et al., arXiv 1602.05629)."""
+    LINEAR = "linear"
+    """Quantity skew: client k gets a share proportional to k."""
+    SQUARE = "square"
+    """Quantity skew: proportional to k squared."""
+    EXPONENTIAL = "exponential"
+    """Quantity skew: proportional to e to the k."""
+    CLUSTER = "cluster"
+    """As dirichlet, with the clusters of the texts' embeddings in place of labels."""
+
+
+_BY_LABEL = (SchemeName.DIRICHLET, SchemeName.PATHOLOGICAL, SchemeName.SHARD)
+_FORMS: Mapping[SchemeName, str] = {
+    SchemeName.NATURAL: "natural:COLUMN",
+    SchemeName.DIRICHLET: "dirichlet:ALPHA",
+    SchemeName.PATHOLOGICAL: "pathological:CLASSES",
+    SchemeName.SHARD: "shard:SHARDS",
+    SchemeName.CLUSTER: "cluster:ALPHA",
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to deal records out; ``str(scheme)`` is what `parse_partition` reads.
+
+    Attributes:
+        name: which way.
+        column: the column of `natural`.
+        alpha: concentration of `dirichlet` and `cluster`.
+        count: classes a client has (`pathological`), or shards (`shard`).
+    """
+
+    name: SchemeName
+    column: str = ""
+    alpha: float = DEFAULT_ALPHA
+    count: int = 0
+
+    def __str__(self) -> str:
+        match self.name:
+            case SchemeName.NATURAL:
+                return f"{self.name}:{self.column}"
+            case SchemeName.DIRICHLET | SchemeName.CLUSTER:
+                return f"{self.name}:{repr(self.alpha).removesuffix('.0')}"
+            case SchemeName.PATHOLOGICAL | SchemeName.SHARD:
+                return f"{self.name}:{self.count}"
+            case _:
+                return self.name.value
+
+
+@dataclass(frozen=True)
+class ClientShare:
+    """What one simulated client has.
+
+    Attributes:
+        name: the client's, safe as a file name and unique.
+        records: its records, in the dataset's order.
+    """
+
+    name: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A dataset dealt out; no record is in two shares.
+
+    Attributes:
+        shares: one for each client.
+        notes: what the user should know, a sentence each: values or records that no client got.
+    """
+
+    shares: tuple[ClientShare, ...]
+    notes: tuple[str, ...] = ()
+
+
+def parse_partition(text: str) -> Scheme:
+    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``pathological:2`` ...
+
+    Raises:
+        ConfigError: an unknown scheme (the nearest is named), or a missing or impossible argument.
+    """
+    given, _, argument = (part.strip() for part in text.partition(":"))
+    names = [name.value for name in SchemeName]
+    if given.lower() not in names:
+        near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"partition is '{text}', expected one of {', '.join(names)}{hint}")
+    name = SchemeName(given.lower())
+    match name:
+        case SchemeName.NATURAL:
+            if not argument:
+                raise ConfigError(f"partition is '{text}', expected the name of a column: {_FORMS[name]}")
+            return Scheme(name, column=argument)
+        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
+            return Scheme(name, alpha=_alpha(text, argument, name) if argument else DEFAULT_ALPHA)
+        case SchemeName.PATHOLOGICAL | SchemeName.SHARD:
+            if not re.fullmatch(r"[1-9][0-9]{0,8}", argument):
+                raise ConfigError(f"partition is '{text}', expected a whole number above 0: {_FORMS[name]}")
+            return Scheme(name, count=int(argument))
+        case _:
+            if argument:
+                raise ConfigError(f"partition is '{text}', expected '{name}' alone")
+            return Scheme(name)
+
+
+def default_scheme(dataset: Dataset) -> Scheme:
+    """What fits a dataset when the user says nothing: its natural column, else label skew, else IID."""
+    if dataset.natural_column:
+        return Scheme(SchemeName.NATURAL, column=dataset.natural_column)
+    return Scheme(SchemeName.DIRICHLET if dataset.kind is RecordKind.LABEL else SchemeName.IID)
+
+
+def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embed: Embed | None = None) -> Partition:
+    """Deal a dataset out.
+
+    Whatever is dealt by chance is dealt record by record, even where neighbours in the dataset belong together: IID
+    shares of a book's chapters each hold chapters from all over the book, in the book's order.
+
+    Args:
+        dataset: the records.
+        scheme: how.
+        clients: how many shares; `natural` takes the values with most text (in characters) where there are more.
+        seed: of everything random.
+        embed: texts to (len(texts), d) vectors; only `cluster` needs it.
+
+    Raises:
+        ConfigError: the dataset cannot be dealt out in this way to so many clients.
+    """
+    if len(dataset.records) < clients:
+        raise ConfigError(
+            f"data '{dataset.name}' has {len(dataset.records)} records, expected at least clients = {clients}"
+        )
+    if scheme.name is SchemeName.NATURAL:
+        return _by_column(dataset, scheme.column, clients)
+    groups, group_names = _groups(dataset, scheme, clients=clients, seed=seed, embed=embed)
+    # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
+    order = _generator(seed, "order").permutation(len(dataset.records))
+    with _quiet():
+        partitioner = _partitioner(scheme, clients=clients, seed=seed)
+        try:
+            shares = _run(partitioner, order, groups)
+        except (ValueError, ZeroDivisionError) as error:  # the latter for shards smaller than one record
+            raise ConfigError(_impossible(dataset, scheme, clients)) from error
+    notes: list[str] = []
+    left_out = len(dataset.records) - sum(len(share) for share in shares)
+    if left_out:
+        reached = {int(groups[index]) for share in shares for index in share}
+        absent = [name for group, name in enumerate(group_names) if group not in reached]
+        classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
+        notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
+    names = [f"client-{number:0{len(str(max(clients - 1, 10)))}}" for number in range(clients)]
+    return _partition_of(dataset, names, shares, notes)
+
+
+def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
+    if column not in dataset.column_names:
+        near = difflib.get_close_matches(column, dataset.column_names, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        available = ", ".join(dataset.column_names) or "none"
+        raise ConfigError(f"data '{dataset.name}' has no column '{column}', expected one of: {available}{hint}")
+    values = dataset.column(column)
+    if missing := values.count(None):
+        raise ConfigError(f"column '{column}' is missing in {missing} of {len(values)} records, expected in all")
+    characters: defaultdict[str, int] = defaultdict(int)
+    for record, value in zip(dataset.records, values, strict=True):
+        characters[cast("str", value)] += len(record.content)
+    if len(characters) < clients:
+        raise ConfigError(
+            f"column '{column}' has {len(characters)} distinct values, expected at least clients = {clients}"
+        )
+    chosen = sorted(sorted(characters, key=lambda value: (-characters[value], value))[:clients])
+    notes: list[str] = []
+    if len(characters) > clients:
+        part = sum(characters[value] for value in chosen) / max(1, sum(characters.values()))
+        notes.append(
+            f"column '{column}' has {len(characters)} distinct values; "
+            f"the {clients} with most text take part, {part:.0%} of all characters"
+        )
+    number_of = {value: number for number, value in enumerate(chosen)}
+    rows = np.array([index for index, value in enumerate(values) if value in number_of])
+    groups = np.array([number_of.get(cast("str", value), -1) for value in values])
+    with _quiet():
+        from flwr_datasets.partitioner import NaturalIdPartitioner
+
+        shares = _run(NaturalIdPartitioner(partition_by="group"), rows, groups)
+    return _partition_of(dataset, _safe_names(chosen), shares, notes)
+
+
+def _groups(
+    dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embed: Embed | None
+) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """The class (or cluster) of every record, (records,), and the classes' names."""
+    if scheme.name is SchemeName.CLUSTER:
+        if embed is None:
+            raise ConfigError(f"partition is '{scheme}' and there is no encoder, expected one to embed the texts with")
+        vectors = embed([record.content for record in dataset.records])
+        count = min(max(_MIN_CLUSTERS, clients), len(dataset.records))
+        return k_means(vectors, count, _generator(seed, "clusters")), ()
+    if scheme.name in _BY_LABEL:
+        if dataset.kind is not RecordKind.LABEL:
+            raise ConfigError(
+                f"partition is '{scheme}' and data '{dataset.name}' has no labels; "
+                "expected 'text' and 'label' in each record, or cluster:ALPHA, which needs none"
+            )
+        if scheme.name is SchemeName.PATHOLOGICAL and scheme.count > len(dataset.labels):
+            raise ConfigError(
+                f"partition is '{scheme}', expected at most the {len(dataset.labels)} classes of the data"
+            )
+        index_of = {label: index for index, label in enumerate(dataset.labels)}
+        return np.array([index_of[record.label] for record in dataset.records], np.int64), dataset.labels
+    return np.zeros(len(dataset.records), np.int64), ()
+
+
+def _partitioner(scheme: Scheme, *, clients: int, seed: int) -> Partitioner:
+    # A second to import: it brings datasets, pandas and matplotlib.
+    from flwr_datasets import partitioner as known
+
+    match scheme.name:
+        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
+            return known.DirichletPartitioner(
+                clients, "group", alpha=scheme.alpha, min_partition_size=_MIN_RECORDS, shuffle=False, seed=seed
+            )
+        case SchemeName.PATHOLOGICAL:
+            # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
+            return known.PathologicalPartitioner(
+                clients, "group", scheme.count, class_assignment_mode="first-deterministic", shuffle=False, seed=seed
+            )
+        case SchemeName.SHARD:
+            return known.ShardPartitioner(
+                clients, "group", num_shards_per_partition=scheme.count, shuffle=False, seed=seed
+            )
+        case SchemeName.LINEAR:
+            return known.LinearPartitioner(clients)
+        case SchemeName.SQUARE:
+            return known.SquarePartitioner(clients)
+        case SchemeName.EXPONENTIAL:
+            return known.ExponentialPartitioner(clients)
+        case SchemeName.IID | SchemeName.NATURAL:
+            return known.IidPartitioner(clients)
+
+
+def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[list[int]]:
+    """Record indices of each client, ascending, from a table that holds indices and groups alone (in memory)."""
+    from datasets import Dataset as Table
+
+    partitioner.dataset = Table.from_dict({"index": rows.tolist(), "group": groups[rows].tolist()})
+    count = partitioner.num_partitions
+    return [sorted(cast("list[int]", partitioner.load_partition(k)["index"])) for k in range(count)]
+
+
+def _partition_of(
+    dataset: Dataset, names: Sequence[str], shares: Sequence[Sequence[int]], notes: Sequence[str]
+) -> Partition:
+    for name, share in zip(names, shares, strict=True):
+        if not share:
+            raise ConfigError(f"client '{name}' gets no record, expected at least 1; take fewer clients or other skew")
+    return Partition(
+        tuple(
+            ClientShare(name, tuple(dataset.records[index] for index in share))
+            for name, share in zip(names, shares, strict=True)
+        ),
+        tuple(notes),
+    )
+
+
+def _impossible(dataset: Dataset, scheme: Scheme, clients: int) -> str:
+    count = f"{len(dataset.records)} records to {clients} clients"
+    match scheme.name:
+        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
+            return f"{scheme} deals {count} and some get under {_MIN_RECORDS}, expected a larger alpha or fewer clients"
+        case SchemeName.LINEAR | SchemeName.SQUARE | SchemeName.EXPONENTIAL:
+            return f"{scheme} deals {count} and 'client-00' gets none, expected more records or fewer clients"
+        case _:
+            return f"{scheme} cannot deal {count}, expected more records in each class, or fewer clients"
+
+
+def _alpha(text: str, argument: str, name: SchemeName) -> float:
+    try:
+        alpha = float(argument)
+    except ValueError:
+        alpha = math.nan
+    if not (0 < alpha <= _MAX_ALPHA):
+        raise ConfigError(f"partition is '{text}', expected a number above 0, at most {_MAX_ALPHA:.0f}: {_FORMS[name]}")
+    return alpha
+
+
+def _safe_names(values: Sequence[str]) -> list[str]:
+    """A name for each value that any file system takes: letters, digits, ``.``, ``_`` and ``-``; unique in any case."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for number, value in enumerate(values):
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", value)[:_MAX_NAME_LENGTH].strip(".-") or f"client-{number:02}"
+        name, suffix = stem, 1
+        while name.lower() in taken:
+            suffix += 1
+            name = f"{stem[: _MAX_NAME_LENGTH - len(str(suffix)) - 1]}-{suffix}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _generator(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Hide the progress bars and warnings of flwr-datasets; what matters in them becomes an error or a note."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,49 @@
+"""Train the baselines of a simulated run on the same clients, and put them into its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from plait.config import RunConfig
+from plait.plan import blueprint_of, settings_of
+from plait.rounds.evaluation import mean_loss
+from plait.rounds.ledger import Ledger
+from plait.rounds.run_directory import RunDirectory
+from plait.simulation.clients import client_name, resident_base, simulated_client
+from plait.training.reference import train_reference
+
+
+def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
+    """Train every baseline that `config` asks for and append its result to the run's ledger."""
+    if not config.references:
+        return
+    base = resident_base(config)
+    blueprint = blueprint_of(config, base.directory)
+    clients = {client_name(config, index): simulated_client(config, index) for index in range(config.clients)}
+    ledger = Ledger(directory.ledger)
+    try:
+        for kind in config.references:
+            reference = train_reference(
+                kind,
+                base,
+                dict(sorted(clients.items())),
+                spec=blueprint.spec,
+                initial=blueprint.initial,
+                settings=settings_of(config),
+                steps=config.rounds * config.local_steps,
+                seed=config.seed,
+                progress=progress,
+            )
+            fields = mean_loss(reference.by_client)
+            ledger.append(
+                "reference",
+                kind=kind,
+                held_out_loss=fields.pop("loss"),
+                by_client={name: loss.loss for name, loss in reference.by_client.items()},
+                steps=reference.steps,
+                batch_size=reference.batch_size,
+                wall_s=round(reference.wall_s, 3),
+                **{key: value for key, value in fields.items() if key == "accuracy"},
+            )
+    finally:
+        ledger.close()

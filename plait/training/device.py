@@ -1,0 +1,89 @@
+"""What this machine computes with: the device, the compute type of the frozen base, the attention kernel.
+
+Adapters stay in float32 everywhere; only the base and the activations change type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from plait.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and types of one process.
+
+    Attributes:
+        device: where the base lives.
+        dtype: type of the base's weights and activations.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """The type as users write it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def attention(self, seq_len: int) -> str:
+        """The attention implementation to ask transformers for: at short lengths on a CPU the plain one is fastest."""
+        return "eager" if self.device.type == "cpu" and seq_len <= 512 else "sdpa"
+
+
+def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
+    """Pick device and type from what the machine has, unless the user says otherwise.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device is '{device}', expected auto, cpu, cuda, cuda:N or mps") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(chosen.type, False):
+        raise ConfigError(f"device is '{device}', but this machine has none; expected one of {_present()}")
+    if dtype != "auto":
+        return Compute(chosen, DTYPES[dtype])
+    return Compute(chosen, torch.bfloat16 if bfloat16_is_fast(chosen) else torch.float32)
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
+    return any(feature in _cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpu_features() -> frozenset[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith(("flags", "Features")):
+                    return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def _present() -> str:
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return ", ".join(names)

@@ -1,0 +1,82 @@
+"""Judge an adapter on any data, beside its base without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.adapters import AdapterState, PeftAdapter, Task
+from plait.data import Dataset, RecordKind
+from plait.errors import BaseMismatchError, DataError
+from plait.training.bases import LocatedBase
+from plait.training.device import Compute
+from plait.training.examples import tokenise
+from plait.training.resident import ResidentBase
+from plait.training.trainer import Judgement, judge
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A base and an adapter on the same sequences."""
+
+    base: Judgement
+    adapter: Judgement
+
+
+def evaluate_adapter(
+    located: LocatedBase,
+    loaded: PeftAdapter,
+    dataset: Dataset,
+    *,
+    compute: Compute,
+    seq_len: int,
+    batch_size: int,
+    max_sequences: int,
+) -> Comparison:
+    """Mean loss (and right answers) of base and adapter.
+
+    Args:
+        located: the base.
+        loaded: the adapter, as read from its directory.
+        dataset: what to judge on.
+        compute: device and type.
+        seq_len: tokens of one sequence.
+        batch_size: sequences at a time.
+        max_sequences: sequences taken, spread evenly over the data.
+
+    Raises:
+        BaseMismatchError: the adapter was trained on another base.
+        DataError: the data makes no sequence.
+    """
+    stated = loaded.base_fingerprint
+    if stated not in (None, located.reference.fingerprint):
+        raise BaseMismatchError(
+            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
+            f"expected {stated[:16]}, which the adapter was trained on"
+        )
+    spec = loaded.spec()
+    if spec.task is Task.CLASSIFICATION and not spec.labels:
+        raise DataError("the adapter does not name its classes, so labels cannot be judged")
+    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
+        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained to tell")
+    base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
+    examples = tokenise(
+        dataset.records,
+        kind=dataset.kind,
+        task=spec.task,
+        labels=spec.labels,
+        tokenizer=base.tokenizer,
+        seq_len=seq_len,
+    )
+    if not examples:
+        raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
+    step = max(1.0, len(examples) / max_sequences)
+    chosen = [examples[int(index * step)] for index in range(min(max_sequences, len(examples)))]
+    state = AdapterState.from_tensors(spec.layout, loaded.tensors)
+    model = base.carrying(spec, state)
+
+    def judged() -> Judgement:
+        return judge(model, chosen, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+
+    with_adapter = judged()
+    with model.disable_adapter():
+        return Comparison(judged(), with_adapter)

@@ -1,0 +1,188 @@
+"""From records to token sequences: packing, loss masks, and the held-out part that never trains.
+
+Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
+token is padding. Prompts and chats stay one example each, and only the tokens that the model is to write count towards
+the loss. The held-out part is the *last* of a client's data in its own order (for text by token, else by record), so
+that what comes later in time is predicted from what came earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import Task
+from plait.data import Record, RecordKind
+from plait.errors import DataError
+
+IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence.
+
+    Attributes:
+        tokens: (length,) token ids.
+        labels: (length,) the same ids where the loss counts and `IGNORED` elsewhere; (1,) the class for classification.
+    """
+
+    tokens: Tokens
+    labels: Tokens
+
+
+@dataclass(frozen=True)
+class Split:
+    """A client's examples.
+
+    Attributes:
+        train: what it trains on.
+        held_out: what it never trains on; at most as many as were asked for, spread evenly over the held-out part.
+    """
+
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part."""
+        return sum(len(example.tokens) for example in self.train)
+
+    @property
+    def held_out_tokens(self) -> int:
+        """Tokens of the held-out part."""
+        return sum(len(example.tokens) for example in self.held_out)
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that is used here."""
+
+    eos_token: str | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    chat_template: str | None
+
+    def __call__(self, text: str | list[str], **options: object) -> dict[str, list[list[int]]]:
+        """Token ids (and what the options ask for) of a text or of several."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: object) -> str:
+        """Render a conversation as text."""
+        ...
+
+
+def tokenise(
+    records: Sequence[Record],
+    *,
+    kind: RecordKind,
+    task: Task,
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    seq_len: int,
+) -> list[Example]:
+    """All examples that the records make, in their order.
+
+    Raises:
+        DataError: the data does not fit the base or the task.
+    """
+    if (task is Task.CLASSIFICATION) != (kind is RecordKind.LABEL):
+        raise DataError(
+            f"data has {kind.value} records, expected {'labelled text' if labels else 'text, prompts or messages'}"
+        )
+    if task is Task.CLASSIFICATION:
+        return _classify(records, labels, tokenizer, seq_len)
+    if kind is RecordKind.TEXT:
+        return _pack(records, tokenizer, seq_len)
+    return _converse(records, kind, tokenizer, seq_len)
+
+
+def split_examples(
+    examples: Sequence[Example], *, client: str, seq_len: int, held_out_fraction: float, max_held_out: int
+) -> Split:
+    """Set the last part of a client's examples aside.
+
+    Raises:
+        DataError: there is too little for one training and one held-out example.
+    """
+    held = max(1, round(len(examples) * held_out_fraction))
+    train, rest = examples[: len(examples) - held], examples[len(examples) - held :]
+    if not train:
+        raise DataError(
+            f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
+            "expected at least 2 (one to train on, one held out)"
+        )
+    # Spread over the whole held-out part, not only its beginning.
+    step = max(1.0, len(rest) / max_held_out)
+    chosen = [rest[int(index * step)] for index in range(min(max_held_out, len(rest)))]
+    return Split(tuple(train), tuple(chosen))
+
+
+def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    encoded = tokenizer([record.text for record in records], add_special_tokens=False)["input_ids"]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
+    rows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len)
+    return [Example(row, row) for row in rows]
+
+
+def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    index = {label: number for number, label in enumerate(labels)}
+    unknown = {record.label for record in records} - index.keys()
+    if unknown:
+        raise DataError(f"label {min(unknown)!r} is none of the run's labels: {', '.join(labels)}")
+    encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
+    return [
+        Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32))
+        for ids, record in zip(encoded, records, strict=True)
+    ]
+
+
+def _converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    examples: list[Example] = []
+    for record in records:
+        text, spans = _render(record, kind, tokenizer)
+        encoded = cast(
+            "dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        )
+        tokens = np.asarray(encoded["input_ids"], np.int32)
+        starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
+        counts = np.zeros(len(tokens), bool)
+        for start, end in spans:
+            counts |= (starts >= start) & (starts < end)
+        example_labels = np.where(counts, tokens, IGNORED).astype(np.int32)
+        # The first token is never predicted, so its label does not count.
+        if counts[1:seq_len].any():
+            examples.append(Example(tokens[:seq_len], example_labels[:seq_len]))
+    return examples
+
+
+def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and the spans of characters that the model is to write."""
+    if kind is RecordKind.PROMPT:
+        messages = [("user", record.prompt), ("assistant", record.completion)]
+        if tokenizer.chat_template is None:
+            text = f"{record.prompt}\n{record.completion}{tokenizer.eos_token or ''}"
+            return text, [(len(record.prompt) + 1, len(text))]
+    else:
+        messages = list(record.messages)
+    if tokenizer.chat_template is None:
+        raise DataError("the base has no chat template, but the data has messages; use prompt/completion or text")
+    turns = [{"role": role, "content": content} for role, content in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    spans: list[tuple[int, int]] = []
+    for number, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
+        upto = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+        if text.startswith(before) and text.startswith(upto):
+            spans.append((len(before), len(upto.rstrip("\n"))))
+    if not spans:
+        raise DataError("the base's chat template rewrites earlier turns, so what the model is to write cannot be told")
+    return text, spans

@@ -1,0 +1,107 @@
+"""The two baselines that a federated run is judged by, trained with as many steps on as many tokens.
+
+*central*: one model on everybody's data, as if it could be pooled: rounds x local steps optimizer steps, each over
+clients x batch size sequences, so it takes as many sequential steps as a client and sees as many tokens as the cohort.
+*local*: every client alone, rounds x local steps steps of its own batch; nothing is shared.
+Both keep one optimizer from first step to last and are judged on every client's held-out part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from peft import PeftModel
+
+from plait.adapters import AdapterSpec, AdapterState
+from plait.rounds.evaluation import ClientLoss
+from plait.rounds.run_state import client_seed
+from plait.training.examples import Example
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase, trainable_parameters
+from plait.training.trainer import judge, train_steps
+from plait.wire.messages import Settings
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a baseline reached.
+
+    Attributes:
+        kind: ``central`` or ``local``.
+        by_client: held-out loss on each client's held-out part.
+        steps: optimizer steps of one model.
+        batch_size: sequences of one optimizer step.
+        wall_s: how long it took.
+    """
+
+    kind: str
+    by_client: Mapping[str, ClientLoss]
+    steps: int
+    batch_size: int
+    wall_s: float
+
+
+def train_reference(
+    kind: str,
+    base: ResidentBase,
+    clients: Mapping[str, PeftLocalModel],
+    *,
+    spec: AdapterSpec,
+    initial: AdapterState,
+    settings: Settings,
+    steps: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Reference:
+    """Train one of the two baselines.
+
+    Args:
+        kind: ``central`` or ``local``.
+        base: the resident base.
+        clients: every client's data.
+        spec: the adapter's spec.
+        initial: where training starts, as in the federated run.
+        settings: as in the federated run.
+        steps: optimizer steps of one model (rounds x local steps).
+        seed: the run's seed.
+        progress: told in words what is being done.
+    """
+    started = time.perf_counter()
+    settings = replace(settings, local_steps=steps, done_steps=0)
+
+    def train(what: str, examples: Sequence[Example], settings: Settings) -> PeftModel:
+        model = base.carrying(spec, initial)
+        train_steps(
+            model,
+            trainable_parameters(model),
+            examples,
+            settings,
+            task=spec.task,
+            pad_token=base.pad_token,
+            on_step=lambda step, _: progress(f"{what}, step {step + 1} of {steps}"),
+        )
+        return model
+
+    def judged(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
+        held_out = client.split(spec, settings).held_out
+        result = judge(model, held_out, task=spec.task, pad_token=base.pad_token, batch_size=settings.batch_size)
+        return ClientLoss(result.loss, result.counted, result.examples, result.correct)
+
+    by_client: dict[str, ClientLoss] = {}
+    accumulation = settings.gradient_accumulation_steps
+    if kind == "central":
+        accumulation *= len(clients)
+        pooled = [example for client in clients.values() for example in client.split(spec, settings).train]
+        pooled_settings = replace(
+            settings, gradient_accumulation_steps=accumulation, seed=client_seed(seed, 0, "central")
+        )
+        model = train("central", pooled, pooled_settings)
+        by_client = {name: judged(model, client) for name, client in clients.items()}
+    else:
+        for name, client in clients.items():
+            own_settings = replace(settings, seed=client_seed(seed, 0, name))
+            model = train(f"local, {name}", client.split(spec, settings).train, own_settings)
+            by_client[name] = judged(model, client)
+    return Reference(kind, by_client, steps, settings.batch_size * accumulation, time.perf_counter() - started)

@@ -1,0 +1,140 @@
+"""One frozen base in memory, with one adapter slot that any number of clients take turns in.
+
+Loading an adapter copies its values into the slot's parameters in place; the base is read once per process and never
+written to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.training.blueprint import (
+    AUTO_CLASSES,
+    Blueprint,
+    adapter_tensors,
+    attach,
+    design_from_spec,
+    parse_spec,
+    read_base_config,
+)
+from plait.training.device import Compute
+from plait.training.examples import Tokenizer
+
+
+class ResidentBase:
+    """A base on a device, ready to carry adapters.
+
+    Args:
+        directory: Hugging Face model directory.
+        fingerprint: SHA-256 of the base, hex.
+        compute: device and type.
+        seq_len: longest sequence that will be asked of it (decides the attention kernel).
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, compute: Compute, *, seq_len: int) -> None:
+        self.directory = directory
+        self.fingerprint = bytes.fromhex(fingerprint)
+        self.compute = compute
+        self._seq_len = seq_len
+        self._tokenizer: Tokenizer | None = None
+        self._blueprints: dict[str, Blueprint] = {}
+        self._model: PeftModel | None = None
+        self._carried = b""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The base's tokenizer, loaded at first use."""
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = cast(
+                    "Tokenizer", AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
+                )
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"base '{self.directory}' has no tokenizer that transformers can load") from error
+        return self._tokenizer
+
+    @property
+    def pad_token(self) -> int:
+        """Token id that fills up short rows; masked everywhere, so any id serves."""
+        tokenizer = self.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+
+    def prepare(self, spec_text: str) -> Blueprint:
+        """Spec and initial adapter, derived from what a server sent; computed once per spec.
+
+        Raises:
+            PeerError: it is no spec.
+            ConfigError: it does not fit this base.
+        """
+        if spec_text not in self._blueprints:
+            request = parse_spec(spec_text)
+            config = read_base_config(self.directory, request.task, request.labels)
+            self._blueprints = {spec_text: design_from_spec(config, request)}
+        return self._blueprints[spec_text]
+
+    def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
+        """The model with `state` in its adapter slot; valid until the next call."""
+        if self._model is None or self._carried != spec.digest:
+            self._model = attach(self._load(spec), PeftConfig.from_peft_type(**dict(spec.peft_config)))
+            self._carried = spec.digest
+            shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(self._model).items()}
+            if Layout.of(shapes).digest != spec.layout.digest:
+                self._model, self._carried = None, b""
+                raise BaseMismatchError(
+                    f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
+                    f"that its configuration makes on base '{self.directory.name}'"
+                )
+        load_adapter(self._model, state)
+        return self._model
+
+    def _load(self, spec: AdapterSpec) -> PreTrainedModel:
+        self._model = None
+        config = read_base_config(self.directory, spec.task, spec.labels)
+        if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
+            config.pad_token_id = config.eos_token_id
+        try:
+            model = AUTO_CLASSES[spec.task].from_pretrained(
+                self.directory,
+                config=config,
+                dtype=self.compute.dtype,
+                attn_implementation=self.compute.attention(self._seq_len),
+                local_files_only=True,
+                use_safetensors=True,
+            )
+            return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MachineError(
+                f"base '{self.directory.name}' does not fit into the memory of {self.compute.device}"
+            ) from error
+
+
+def load_adapter(model: PeftModel, state: AdapterState) -> None:
+    """Copy an adapter's values into the model, in place."""
+    tensors = adapter_tensors(model)
+    values = torch.from_numpy(state.flat.copy())  # torch cannot wrap a read-only buffer
+    with torch.no_grad():
+        for slot in state.layout.slots:
+            tensors[slot.name].copy_(values[slot.offset : slot.offset + slot.size].reshape(slot.shape))
+
+
+def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
+    """The adapter's values out of the model, float32, in the layout of `like`."""
+    tensors = adapter_tensors(model)
+    flat = np.empty(like.layout.size, np.float32)
+    for slot in like.layout.slots:
+        flat[slot.offset : slot.offset + slot.size] = tensors[slot.name].detach().float().cpu().numpy().reshape(-1)
+    return AdapterState(like.layout, flat)
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The adapter's parameters, in module order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

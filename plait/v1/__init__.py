@@ -1,0 +1,1 @@
+"""Protobuf classes generated from proto/plait/v1; only plait.wire imports them."""

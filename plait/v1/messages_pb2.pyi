@@ -1,0 +1,179 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LearningRateSchedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEARNING_RATE_SCHEDULE_UNSPECIFIED: _ClassVar[LearningRateSchedule]
+    LEARNING_RATE_SCHEDULE_CONSTANT: _ClassVar[LearningRateSchedule]
+    LEARNING_RATE_SCHEDULE_COSINE: _ClassVar[LearningRateSchedule]
+    LEARNING_RATE_SCHEDULE_LINEAR: _ClassVar[LearningRateSchedule]
+
+class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFUSAL_REASON_UNSPECIFIED: _ClassVar[RefusalReason]
+    REFUSAL_REASON_NEED_FULL: _ClassVar[RefusalReason]
+    REFUSAL_REASON_BASE_MISMATCH: _ClassVar[RefusalReason]
+    REFUSAL_REASON_SPEC_MISMATCH: _ClassVar[RefusalReason]
+    REFUSAL_REASON_MALFORMED: _ClassVar[RefusalReason]
+    REFUSAL_REASON_TOO_LITTLE_DATA: _ClassVar[RefusalReason]
+    REFUSAL_REASON_FAILED: _ClassVar[RefusalReason]
+    REFUSAL_REASON_BUSY: _ClassVar[RefusalReason]
+LEARNING_RATE_SCHEDULE_UNSPECIFIED: LearningRateSchedule
+LEARNING_RATE_SCHEDULE_CONSTANT: LearningRateSchedule
+LEARNING_RATE_SCHEDULE_COSINE: LearningRateSchedule
+LEARNING_RATE_SCHEDULE_LINEAR: LearningRateSchedule
+REFUSAL_REASON_UNSPECIFIED: RefusalReason
+REFUSAL_REASON_NEED_FULL: RefusalReason
+REFUSAL_REASON_BASE_MISMATCH: RefusalReason
+REFUSAL_REASON_SPEC_MISMATCH: RefusalReason
+REFUSAL_REASON_MALFORMED: RefusalReason
+REFUSAL_REASON_TOO_LITTLE_DATA: RefusalReason
+REFUSAL_REASON_FAILED: RefusalReason
+REFUSAL_REASON_BUSY: RefusalReason
+
+class Task(_message.Message):
+    __slots__ = ("schema", "describe", "train", "evaluate")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    schema: int
+    describe: Describe
+    train: Train
+    evaluate: Evaluate
+    def __init__(self, schema: _Optional[int] = ..., describe: _Optional[_Union[Describe, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ...) -> None: ...
+
+class Describe(_message.Message):
+    __slots__ = ("settings", "spec_json")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
+    settings: Settings
+    spec_json: str
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., spec_json: _Optional[str] = ...) -> None: ...
+
+class Train(_message.Message):
+    __slots__ = ("settings", "broadcast")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    BROADCAST_FIELD_NUMBER: _ClassVar[int]
+    settings: Settings
+    broadcast: bytes
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
+
+class Evaluate(_message.Message):
+    __slots__ = ("settings", "broadcast")
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    BROADCAST_FIELD_NUMBER: _ClassVar[int]
+    settings: Settings
+    broadcast: bytes
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
+
+class Settings(_message.Message):
+    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire")
+    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SEQ_LEN_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    MAX_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_HELD_OUT_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    LR_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DONE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    local_steps: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    seq_len: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    held_out_fraction: float
+    max_held_out_sequences: int
+    seed: int
+    warmup_steps: int
+    lr_schedule: LearningRateSchedule
+    round: int
+    total_steps: int
+    done_steps: int
+    wire: str
+    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("schema", "card", "update", "evaluation", "refusal")
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    schema: int
+    card: ClientCard
+    update: bytes
+    evaluation: Evaluation
+    refusal: Refusal
+    def __init__(self, schema: _Optional[int] = ..., card: _Optional[_Union[ClientCard, _Mapping]] = ..., update: _Optional[bytes] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class ClientCard(_message.Message):
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire")
+    class HistogramEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    base_fingerprint: bytes
+    spec_digest: bytes
+    train_examples: int
+    train_tokens: int
+    held_out_examples: int
+    held_out_tokens: int
+    histogram: _containers.ScalarMap[str, int]
+    wire: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    round: int
+    loss: float
+    tokens: int
+    examples: int
+    correct: int
+    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("client", "reason", "detail")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    reason: RefusalReason
+    detail: str
+    def __init__(self, client: _Optional[str] = ..., reason: _Optional[_Union[RefusalReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...

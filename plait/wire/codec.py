@@ -1,0 +1,61 @@
+"""What a codec is: a way to pack the numbers of a delta into bytes, and back.
+
+Knows no envelope. To add one: an enum value in envelope.proto (never renumbered), a file in `codecs/`, a line in its
+table, a section in proto/README.md, a golden vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from plait.adapters import AdapterState, Layout
+from plait.adapters.state import Float32
+
+
+@dataclass(frozen=True)
+class EncodedPayload:
+    """What a codec makes of a delta.
+
+    Attributes:
+        parameters: what the codec needs to unpack the payload, besides the layout.
+        payload: the packed numbers.
+    """
+
+    parameters: bytes
+    payload: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """All the bytes that the numbers cost."""
+        return len(self.parameters) + len(self.payload)
+
+
+class Codec(Protocol):
+    """Packs deltas; has no state, so one codec serves any number of envelopes.
+
+    Attributes:
+        name: as in the ledger.
+        number: its value in plait.v1.Codec.
+    """
+
+    name: str
+    number: int
+
+    def encode(self, delta: AdapterState) -> EncodedPayload:
+        """Pack a delta of finite values; the same values give the same bytes on every machine."""
+        ...
+
+    def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
+        """Unpack (layout.size,) finite float32 values; the same bytes give the same values on every machine.
+
+        The result may be a read-only view of `payload`.
+
+        Raises:
+            PeerError: the bytes are not what `encode` could have written.
+        """
+        ...
+
+    def max_payload_bytes(self, layout: Layout) -> int:
+        """The most bytes that parameters and payload together may have; a decoder never sees more."""
+        ...

@@ -1,0 +1,297 @@
+"""A delta in an envelope: what is said of it (the header), and its numbers, packed by a codec.
+
+Three steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_header`, then `open_envelope`).
+The sender learns at once what the receiver will decode, bit for bit. Knows nothing of rules, rounds or transport.
+The format is specified in proto/README.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+import numpy as np
+
+from plait.adapters import AdapterState, Layout, check_finite, norm
+from plait.errors import PeerError
+from plait.v1 import envelope_pb2 as pb
+from plait.wire import bounds, canonical
+from plait.wire.codec import Codec, EncodedPayload
+from plait.wire.codecs import CODECS, codec_numbered
+from plait.wire.frame import Frame, join_frame, split_frame
+
+MAX_HEADER_BYTES = 1 << 21
+
+
+class Direction(IntEnum):
+    """Which way an envelope travels."""
+
+    UPDATE = 1
+    BROADCAST = 2
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything about a delta but the numbers.
+
+    Attributes:
+        direction: update (client to server) or broadcast (server to client).
+        run_id: which run, 16 bytes.
+        round: which round of it; 0 is before any training.
+        client: an update's sender, or a broadcast's addressee; empty for a broadcast that fits many.
+        base_fingerprint: identifies the frozen base, 32 bytes.
+        spec_digest: identifies the adapter's spec and layout, 32 bytes.
+        relative_to: digest of the adapter that the delta is added to, 32 bytes; empty if the delta is a whole adapter.
+        result_digest: broadcasts only: digest of the adapter once the delta is added, 32 bytes.
+        examples: updates only: training examples that the delta stands for.
+        metrics: named measurements beside the delta.
+        spec_json: broadcasts only: the spec, for a receiver that is not known to hold it.
+    """
+
+    direction: Direction
+    run_id: bytes
+    round: int
+    client: str
+    base_fingerprint: bytes
+    spec_digest: bytes
+    relative_to: bytes = b""
+    result_digest: bytes = b""
+    examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    spec_json: str = ""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What packing a delta cost, and what it lost.
+
+    Attributes:
+        codec: its name.
+        payload_bytes: the bytes of the numbers, with the codec's parameters.
+        envelope_bytes: all bytes that travel; 0 before there is an envelope.
+        bits_per_parameter: 8 · payload_bytes / size of the adapter.
+        distortion: ||x - x̂||² / ||x||² of the delta x and what is decoded, x̂; None at the receiver.
+        codec_s: seconds of packing and unpacking (at the receiver: of unpacking).
+    """
+
+    codec: str
+    payload_bytes: int
+    envelope_bytes: int
+    bits_per_parameter: float
+    distortion: float | None
+    codec_s: float
+
+
+@dataclass(frozen=True)
+class EncodedDelta:
+    """A packed delta.
+
+    Attributes:
+        codec: what packed it.
+        packed: the bytes.
+        delta: the delta as the receiver will decode it, bit for bit.
+        encoding: what it cost.
+    """
+
+    codec: Codec
+    packed: EncodedPayload
+    delta: AdapterState
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """An envelope that is ready to travel.
+
+    Attributes:
+        data: its bytes.
+        header: what it says.
+        delta: the delta as the receiver will decode it, bit for bit.
+        encoding: what it cost.
+    """
+
+    data: bytes
+    header: Header
+    delta: AdapterState
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An envelope that was received and found whole.
+
+    Attributes:
+        header: what it says.
+        delta: the delta.
+        encoding: what it cost.
+    """
+
+    header: Header
+    delta: AdapterState
+    encoding: Encoding
+
+
+def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
+    """Pack a delta, and unpack it as the receiver will; one that is all zeros costs no bytes whatever the codec.
+
+    Raises:
+        PeerError: it holds a NaN or an infinity.
+    """
+    check_finite(delta)
+    # Bits, not values: -0.0 is no zero here, so fp32 stays exact.
+    if not delta.flat.view(np.uint32).any():
+        codec = CODECS["unchanged"]
+    started = time.perf_counter()
+    packed = codec.encode(delta)
+    decoded = AdapterState(delta.layout, codec.decode(packed.parameters, packed.payload, delta.layout))
+    codec_s = time.perf_counter() - started
+    encoding = Encoding(
+        codec=codec.name,
+        payload_bytes=packed.size_bytes,
+        envelope_bytes=0,
+        bits_per_parameter=_bits_per_parameter(packed.size_bytes, delta.layout),
+        distortion=_distortion(delta, decoded),
+        codec_s=codec_s,
+    )
+    return EncodedDelta(codec, packed, decoded, encoding)
+
+
+def seal(header: Header, encoded: EncodedDelta) -> Sealed:
+    """Put a packed delta into an envelope.
+
+    Raises:
+        PeerError: the header says something that no receiver would accept.
+    """
+    _check(header)
+    packed = encoded.packed
+    message = pb.Header(
+        direction=f"DIRECTION_{header.direction.name}",
+        run_id=header.run_id,
+        round=header.round,
+        client=header.client,
+        base_fingerprint=header.base_fingerprint,
+        spec_digest=header.spec_digest,
+        relative_to=header.relative_to,
+        result_digest=header.result_digest,
+        codec=f"CODEC_{encoded.codec.name.upper()}",
+        codec_parameters=packed.parameters,
+        payload_digest=payload_digest(encoded.codec.number, packed.parameters, packed.payload),
+        spec_json=header.spec_json,
+        examples=header.examples,
+        metrics=header.metrics,
+    )
+    data = join_frame(canonical.to_bytes(message), packed.payload)
+    return Sealed(data, header, encoded.delta, replace(encoded.encoding, envelope_bytes=len(data)))
+
+
+def read_header(data: bytes, *, max_bytes: int) -> Header:
+    """Read what an envelope says of itself, without touching its payload.
+
+    Raises:
+        PeerError: there are more than `max_bytes`, or anything about frame or header is not as specified.
+    """
+    if len(data) > max_bytes:
+        raise PeerError(f"envelope has {len(data)} bytes, expected at most {max_bytes}")
+    header, _ = _read_header(split_frame(data))
+    return header
+
+
+def open_envelope(data: bytes, *, layout: Layout) -> Opened:
+    """Read an envelope and unpack its delta, in memory bounded by `data` and `layout`.
+
+    Raises:
+        PeerError: anything about it is not as specified, or its numbers are not those of such a layout.
+    """
+    frame = split_frame(data)
+    header, message = _read_header(frame)
+    codec = codec_numbered(message.codec)
+    parameters = message.codec_parameters
+    payload_bytes = len(parameters) + len(frame.payload)
+    most = codec.max_payload_bytes(layout)
+    if payload_bytes > most:
+        raise PeerError(f"{codec.name} payload has {payload_bytes} bytes, expected at most {most}")
+    digest = payload_digest(codec.number, parameters, frame.payload)
+    if digest != message.payload_digest:
+        raise PeerError(f"digest of the payload is {digest.hex()}, expected {message.payload_digest.hex()}")
+    started = time.perf_counter()
+    delta = AdapterState(layout, codec.decode(parameters, frame.payload, layout))
+    codec_s = time.perf_counter() - started
+    encoding = Encoding(
+        codec=codec.name,
+        payload_bytes=payload_bytes,
+        envelope_bytes=len(data),
+        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
+        distortion=None,
+        codec_s=codec_s,
+    )
+    return Opened(header, delta, encoding)
+
+
+def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memoryview) -> bytes:
+    """SHA-256 (32 bytes) over codec, parameters and payload, as proto/README.md defines it."""
+    hasher = hashlib.sha256(codec_number.to_bytes(4, "little") + len(parameters).to_bytes(4, "little") + parameters)
+    hasher.update(payload)
+    return hasher.digest()
+
+
+def signed_bytes(data: bytes) -> bytes:
+    """What a signature over this envelope covers; by its digest the header vouches for the payload.
+
+    Raises:
+        PeerError: it is no envelope.
+    """
+    return b"plait.v1.envelope\0" + split_frame(data).header
+
+
+def _read_header(frame: Frame) -> tuple[Header, pb.Header]:
+    bounds.exact_length("signature", bytes(frame.signature), bounds.SIGNATURE_BYTES, or_empty=True)
+    what, data = "header of the envelope", bytes(frame.header)
+    message = canonical.parse(pb.Header, data, what, max_bytes=MAX_HEADER_BYTES)
+    canonical.check_canonical(message, data, what)
+    header = Header(
+        direction=bounds.member("direction", message.direction, Direction),
+        run_id=message.run_id,
+        round=message.round,
+        client=message.client,
+        base_fingerprint=message.base_fingerprint,
+        spec_digest=message.spec_digest,
+        relative_to=message.relative_to,
+        result_digest=message.result_digest,
+        examples=message.examples,
+        metrics=dict(message.metrics),
+        spec_json=message.spec_json,
+    )
+    bounds.exact_length("digest of the payload", message.payload_digest, bounds.DIGEST_BYTES)
+    _check(header)
+    return header, message
+
+
+def _check(header: Header) -> None:
+    update = header.direction is Direction.UPDATE
+    bounds.exact_length("run id", header.run_id, bounds.RUN_ID_BYTES)
+    bounds.integer("round", header.round, maximum=bounds.MAX_STEPS)
+    bounds.name("client name", header.client, or_empty=not update)
+    bounds.exact_length("base fingerprint", header.base_fingerprint, bounds.DIGEST_BYTES)
+    bounds.exact_length("digest of the adapter spec", header.spec_digest, bounds.DIGEST_BYTES)
+    bounds.exact_length("digest of the adapter before", header.relative_to, bounds.DIGEST_BYTES, or_empty=True)
+    bounds.exact_length("digest of the adapter after", header.result_digest, 0 if update else bounds.DIGEST_BYTES)
+    bounds.integer("number of examples", header.examples, maximum=bounds.MAX_COUNT if update else 0)
+    bounds.spec_text(header.spec_json)
+    if update and header.spec_json:
+        raise PeerError(f"update carries an adapter spec of {len(header.spec_json)} characters, expected none")
+    bounds.entries("metrics", header.metrics, bounds.MAX_METRICS)
+    for key, value in header.metrics.items():
+        bounds.finite(f"metric {key!r}", value)
+
+
+def _bits_per_parameter(payload_bytes: int, layout: Layout) -> float:
+    return 8 * payload_bytes / layout.size if layout.size else 0.0
+
+
+def _distortion(delta: AdapterState, decoded: AdapterState) -> float:
+    energy = norm(delta) ** 2
+    error = np.subtract(delta.flat, decoded.flat, dtype=np.float64)
+    return float(error @ error) / energy if energy else 0.0

@@ -1,0 +1,19 @@
+"""The Flower ServerApp: reads the run configuration and hands the grid to plait's round loop."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from plait.config import config_from_table
+from server.grid_channel import GridChannel
+from server.run import run_federation
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run, or go on with, the federation that the run configuration describes."""
+    config = config_from_table(context.run_config, where="run configuration")
+    run_federation(GridChannel(grid, minimum_nodes=config.clients), config)

@@ -1,0 +1,176 @@
+"""One federation, from configuration to finished run: lays plait's parts together and decides nothing itself."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from plait import machine
+from plait.adapters import AdapterSpec, BaseReference, model_card, save_peft_directory
+from plait.aggregation import RULES
+from plait.config import RunConfig, config_from_table, did_you_mean, read_config_table, to_toml
+from plait.errors import ConfigError
+from plait.plan import blueprint_of, plan_of
+from plait.rounds.channel import Channel
+from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.coordinator import Coordinator
+from plait.rounds.ledger import Event, Ledger, read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState, initial_state
+from plait.training.bases import locate_base, quiet_libraries
+from plait.training.blueprint import Blueprint
+from plait.training.device import choose_compute
+from plait.wire.codecs import codec_for
+
+
+def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
+    """Run a federation to its end; a run directory that holds the same run already is gone on with.
+
+    Args:
+        channel: carries the tasks.
+        config: the settings; ``out`` names the run directory.
+
+    Returns:
+        The finished run's directory.
+
+    Raises:
+        PlaitError: whatever stops the run; what was received until then is on disk.
+    """
+    quiet_libraries()
+    started = time.perf_counter()
+    rule = RULES.get(config.rule)
+    if rule is None:
+        raise ConfigError(
+            f"rule is '{config.rule}', expected one of {', '.join(RULES)}{did_you_mean(config.rule, RULES)}"
+        )
+    codec = codec_for(config.wire)
+    base = locate_base(config.base, revision=config.revision)
+    blueprint = blueprint_of(config, base.directory)
+
+    directory, ledger, state, events = _open(config, blueprint, base.reference)
+    done_before_s = _wall_before(events)
+    publisher = _Publisher(directory, blueprint.spec, base.reference, config)
+    coordinator = Coordinator(
+        channel=channel,
+        directory=directory,
+        ledger=ledger,
+        plan=plan_of(config),
+        spec=blueprint.spec,
+        base_fingerprint=bytes.fromhex(base.reference.fingerprint),
+        rule=rule,
+        codec=codec,
+        publish=publisher.publish,
+    )
+    try:
+        state = coordinator.run(state, evaluated=_last_evaluated(events))
+        publisher.publish(state)
+        ledger.append(
+            "run_finished",
+            rounds=state.round,
+            wall_s=round(done_before_s + time.perf_counter() - started, 3),
+            peak_rss_bytes=machine.peak_rss_bytes(),
+            adapter=state.shadow.digest().hex(),
+        )
+    finally:
+        ledger.close()
+    return directory
+
+
+def _open(
+    config: RunConfig, blueprint: Blueprint, base: BaseReference
+) -> tuple[RunDirectory, Ledger, RunState, list[Event]]:
+    """A new run, or the one that is there already if it is the same."""
+    path = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    if (path / "ledger.jsonl").exists():
+        directory = RunDirectory.find(path)
+        kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
+        if kept.model_copy(update={"out": config.out}) != config:
+            raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
+        events = read_events(directory.ledger)
+        state = load_checkpoint(directory.checkpoints, blueprint.spec.layout)
+        ledger = Ledger(directory.ledger)
+        ledger.append("resumed", round=state.round)
+        return directory, ledger, state, events
+    directory = RunDirectory.create(path, config_toml=to_toml(config))
+    state = initial_state(secrets.token_bytes(16), blueprint.initial)
+    save_checkpoint(directory.checkpoints, state)
+    ledger = Ledger(directory.ledger)
+    compute = choose_compute(config.device, config.dtype)
+    spec = blueprint.spec
+    ledger.append(
+        "run_started",
+        run=state.run_id.hex(),
+        name=path.name,
+        seed=config.seed,
+        config=config.to_table(),
+        base={
+            "name": config.base,
+            "fingerprint": base.fingerprint,
+            "parameters": blueprint.base_parameters,
+            "task": spec.task.value,
+        },
+        adapter={
+            "method": spec.method,
+            "rank": spec.rank,
+            "alpha": spec.alpha,
+            "target_modules": spec.peft_config.get("target_modules"),
+            "trainable_parameters": spec.layout.size,
+            "tensors": len(spec.layout.slots),
+            "spec_digest": spec.digest.hex(),
+        },
+        full_model_bytes=4 * blueprint.base_parameters,
+        versions=machine.versions(),
+        machine=machine.describe(
+            device=str(compute.device), dtype=compute.dtype_name, threads=config.threads or torch.get_num_threads()
+        ),
+    )
+    return directory, ledger, state, []
+
+
+class _Publisher:
+    """Writes the newest adapter as a PEFT directory, with what the ledger knows of it on the card."""
+
+    def __init__(self, directory: RunDirectory, spec: AdapterSpec, base: BaseReference, config: RunConfig) -> None:
+        self._directory = directory
+        self._spec = spec
+        self._base = base
+        self._config = config
+
+    def publish(self, state: RunState) -> None:
+        losses = {
+            cast("int", event["round"]): cast("float", event["loss"])
+            for event in read_events(self._directory.ledger)
+            if event["event"] == "evaluated"
+        }
+        card = model_card(
+            name=self._directory.path.name,
+            spec=self._spec,
+            base=self._base,
+            rounds=state.round,
+            clients=self._config.clients,
+            base_loss=losses.get(0),
+            final_loss=losses.get(state.round),
+        )
+        save_peft_directory(self._directory.adapter, spec=self._spec, state=state.shadow, base=self._base, card=card)
+
+
+def _last_evaluated(events: list[Event]) -> int:
+    return max((cast("int", event["round"]) for event in events if event["event"] == "evaluated"), default=-1)
+
+
+def _wall_before(events: list[Event]) -> float:
+    """Seconds that earlier stretches of a resumed run took, from the ledger's own clock."""
+    total, start = 0.0, 0.0
+    last = 0.0
+    for event in events:
+        now = cast("float", event["time"])
+        if event["event"] in ("run_started", "resumed"):
+            total += last - start
+            start = now
+        last = now
+    return total + last - start

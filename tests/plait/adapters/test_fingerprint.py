@@ -1,0 +1,312 @@
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from plait.adapters import fingerprint, fingerprint_base, parameter_count
+from plait.errors import DataError, MachineError, PeerError
+
+TENSORS = {
+    "model.embed.weight": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "model.layer.weight": np.linspace(-1, 1, 6, dtype=np.float16).reshape(2, 3),
+    "model.position_ids": np.arange(5, dtype=np.int64),
+}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 3,
+    "torch_dtype": "float32",
+    "transformers_version": "4.1",
+    "text_config": {"dtype": "float32", "layers": 2},
+}
+TOKENIZER = b'{"model": {"type": "BPE"}}'
+
+
+def write_base(directory: Path, *, shards: int = 1, config: dict[str, object] = CONFIG) -> Path:
+    directory.mkdir()
+    if shards == 1:
+        save_file(TENSORS, directory / "model.safetensors", metadata={"format": "pt"})
+    else:
+        weight_map = {}
+        for number in range(shards):
+            name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+            part = dict(list(TENSORS.items())[number::shards])
+            save_file(part, directory / name)
+            weight_map.update(dict.fromkeys(part, name))
+        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer.json").write_bytes(TOKENIZER)
+    return directory
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_base(tmp_path / "base")
+
+
+def change_weight(base: Path) -> None:
+    tensors = {**TENSORS, "model.embed.weight": TENSORS["model.embed.weight"].copy()}
+    tensors["model.embed.weight"][3, 2] += 1e-5
+    save_file(tensors, base / "model.safetensors")
+
+
+def change_config(base: Path) -> None:
+    (base / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 1e6}))
+
+
+def change_dtype(base: Path) -> None:
+    # The same bytes under another dtype.
+    save_file({**TENSORS, "model.position_ids": np.arange(5, dtype=np.uint64)}, base / "model.safetensors")
+
+
+def change_shape(base: Path) -> None:
+    embed = TENSORS["model.embed.weight"]
+    save_file({**TENSORS, "model.embed.weight": embed.reshape(3, 4)}, base / "model.safetensors")
+
+
+def rename_tensor(base: Path) -> None:
+    save_file({**TENSORS, "other": np.zeros(1, np.float32)}, base / "model.safetensors")
+
+
+def test_another_party_can_recompute_it_from_the_description(base: Path) -> None:
+    def sha256(data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+    embed, layer, position = TENSORS.values()
+    config = b'{"architectures":["LlamaForCausalLM"],"hidden_size":3,"text_config":{"layers":2}}'
+    lines = [
+        "plait-base-1",
+        f'["tensor","model.embed.weight","F32",[4,3],"{sha256(embed.tobytes())}"]',
+        f'["tensor","model.layer.weight","F16",[2,3],"{sha256(layer.tobytes())}"]',
+        f'["tensor","model.position_ids","I64",[5],"{sha256(position.tobytes())}"]',
+        f'["config","{sha256(config)}"]',
+        f'["file","tokenizer.json","{sha256(TOKENIZER)}"]',
+    ]
+    assert fingerprint_base(base) == sha256("".join(line + "\n" for line in lines).encode())
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_sharding_does_not_change_it(base: Path, tmp_path: Path, shards: int) -> None:
+    assert fingerprint_base(write_base(tmp_path / "sharded", shards=shards)) == fingerprint_base(base)
+
+
+@pytest.mark.parametrize(
+    "volatile",
+    [
+        {"transformers_version": "5.24.0"},
+        {"_name_or_path": "/somewhere/else"},
+        {"dtype": "bfloat16"},
+        {"torch_dtype": "bfloat16"},
+        {"use_cache": False},
+        {"text_config": {"dtype": "bfloat16", "layers": 2, "transformers_version": "5.24.0"}},
+    ],
+    ids=lambda volatile: next(iter(volatile)),
+)
+def test_what_a_library_version_or_a_place_decides_does_not_change_it(
+    base: Path, tmp_path: Path, volatile: dict[str, object]
+) -> None:
+    other = write_base(tmp_path / "other", config={**dict(reversed(CONFIG.items())), **volatile})
+    assert fingerprint_base(other) == fingerprint_base(base)
+
+
+def test_files_that_are_not_loaded_do_not_change_it(base: Path) -> None:
+    before = fingerprint_base(base)
+    (base / "README.md").write_text("hello")
+    (base / "pytorch_model.bin").write_bytes(b"never read")
+    save_file({"again": np.zeros(3, np.float32)}, base / "consolidated.safetensors")
+    assert fingerprint_base(base) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_weight,
+        change_dtype,
+        change_shape,
+        rename_tensor,
+        change_config,
+        lambda base: (base / "tokenizer.json").write_bytes(TOKENIZER + b" "),
+        lambda base: (base / "tokenizer.json").unlink(),
+        lambda base: (base / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda base: (base / "tokenizer.json").rename(base / "vocab.json"),
+    ],
+    ids=["weight", "dtype", "shape", "tensor", "config", "tokenizer", "no tokenizer", "template", "renamed"],
+)
+def test_any_other_change_changes_it(base: Path, change: Callable[[Path], object]) -> None:
+    before = fingerprint_base(base)
+    change(base)
+    assert fingerprint_base(base) != before
+
+
+def test_parameters_are_counted_alike_however_they_are_sharded(base: Path, tmp_path: Path) -> None:
+    assert parameter_count(base) == 12 + 6 + 5
+    assert parameter_count(write_base(tmp_path / "sharded", shards=2)) == 12 + 6 + 5
+
+
+def test_progress_ends_at_the_size_of_the_weights(base: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    fingerprint_base(base, progress=lambda done, total: calls.append((done, total)))
+    total = sum(tensor.nbytes for tensor in TENSORS.values())
+    assert [done for done, _ in calls] == [48, 48 + 12, 48 + 12 + 40]
+    assert {t for _, t in calls} == {total}
+
+
+def test_an_interruption_does_not_wait_for_the_tensors_behind(tmp_path: Path, monkeypatch) -> None:
+    base = write_base(tmp_path / "base")
+    save_file({str(n): np.zeros(1, np.float32) for n in range(500)}, base / "model.safetensors")
+    hashed: list[int] = []
+
+    def slow_hash(path: Path, begin: int, end: int) -> str:
+        time.sleep(0.001)
+        hashed.append(begin)
+        return ""
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fingerprint, "_hash_range", slow_hash)
+    with pytest.raises(KeyboardInterrupt):
+        fingerprint_base(base, progress=interrupt)
+    assert len(hashed) < 250
+
+
+# --- the cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "made" / "on" / "demand" / "fingerprints.json"
+
+
+def refuse_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(*_: object) -> str:
+        raise AssertionError("the weights were read again")
+
+    monkeypatch.setattr(fingerprint, "_compute", compute)
+
+
+def test_an_unchanged_base_is_not_read_again(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fingerprint_base(base, cache=cache)
+    refuse_to_compute(monkeypatch)
+    assert fingerprint_base(base, cache=cache) == first
+    (base.parent / "link").symlink_to(base)
+    assert fingerprint_base(base.parent / "link", cache=cache) == first
+
+
+@pytest.mark.parametrize("change", [change_weight, change_config, change_shape])
+def test_a_changed_base_is_read_again(base: Path, cache: Path, change: Callable[[Path], object]) -> None:
+    fingerprint_base(base, cache=cache)
+    change(base)
+    assert fingerprint_base(base, cache=cache) == fingerprint_base(base)
+
+
+def test_a_new_tokenizer_file_is_noticed(base: Path, cache: Path) -> None:
+    fingerprint_base(base, cache=cache)
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    assert fingerprint_base(base, cache=cache) == fingerprint_base(base)
+
+
+def test_the_cache_remembers_several_bases(base: Path, cache: Path, tmp_path: Path, monkeypatch) -> None:
+    other = write_base(tmp_path / "other", config={"hidden_size": 4})
+    expected = [fingerprint_base(path, cache=cache) for path in (base, other)]
+    refuse_to_compute(monkeypatch)
+    assert [fingerprint_base(path, cache=cache) for path in (base, other)] == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"PLACE": 7}', b'{"PLACE": {"files": {}, "fingerprint": "ab"}}'],
+)
+def test_a_damaged_cache_counts_as_empty_and_is_mended(base: Path, cache: Path, content: bytes, monkeypatch) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(content.replace(b"PLACE", str(base.resolve()).encode()))
+    first = fingerprint_base(base, cache=cache)
+    assert first == fingerprint_base(base)
+    refuse_to_compute(monkeypatch)
+    assert fingerprint_base(base, cache=cache) == first
+
+
+def test_a_remembered_value_that_is_no_fingerprint_is_not_returned(base: Path, cache: Path) -> None:
+    first = fingerprint_base(base, cache=cache)
+    cache.write_text(cache.read_text().replace(first, "0" * 63))
+    assert fingerprint_base(base, cache=cache) == first
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert fingerprint_base(base, cache=tmp_path / "file" / "cache.json") == fingerprint_base(base)
+
+
+# --- bad bases
+
+
+def only_pickles(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+
+
+def without_shard(base: Path) -> None:
+    shutil.rmtree(base)
+    write_base(base, shards=2)
+    (base / "model-00002-of-00002.safetensors").unlink()
+
+
+def index_leads_outside(base: Path) -> None:
+    index = {"weight_map": {"x": f"../{base.name}/model.safetensors"}}
+    (base / "model.safetensors").rename(base / "other.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def tensor_in_two_shards(base: Path) -> None:
+    shutil.rmtree(base)
+    write_base(base, shards=2)
+    save_file(TENSORS, base / "model-00002-of-00002.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (only_pickles, DataError, "expected safetensors: convert them"),
+        (lambda base: (base / "model.safetensors").unlink(), DataError, "holds neither model.safetensors nor"),
+        (lambda base: (base / "config.json").unlink(), DataError, "config.json' is missing"),
+        (lambda base: (base / "config.json").write_text("{"), DataError, "is not JSON"),
+        (lambda base: (base / "config.json").write_text("[" * 100_000), DataError, "is not JSON"),
+        (lambda base: save_file({}, base / "model.safetensors"), DataError, "hold no tensor"),
+        (without_shard, DataError, "is missing, expected all 2 files"),
+        (index_leads_outside, DataError, "expected a .safetensors file beside it"),
+        (tensor_in_two_shards, DataError, "is in .* and in .*, expected it once"),
+        (lambda base: (base / "model.safetensors").write_bytes(b"GGUF" * 9), PeerError, "header claims"),
+    ],
+    ids=[
+        "pickles",
+        "no weights",
+        "no config",
+        "torn config",
+        "deep config",
+        "no tensor",
+        "no shard",
+        "outside",
+        "twice",
+        "not safetensors",
+    ],
+)
+def test_a_directory_that_is_no_sound_base_is_refused(
+    base: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    spoil(base)
+    with pytest.raises(error, match=message):
+        fingerprint_base(base)
+
+
+def test_a_base_that_cannot_be_read_is_the_machines_fault(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fingerprint, "_hash_range", denied)
+    with pytest.raises(MachineError, match=r"cannot read the base in .*: Permission denied"):
+        fingerprint_base(base)

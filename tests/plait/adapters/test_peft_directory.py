@@ -1,0 +1,311 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from plait.adapters import (
+    AdapterSpec,
+    AdapterState,
+    BaseReference,
+    Layout,
+    Task,
+    load_peft_directory,
+    load_state,
+    model_card,
+    save_peft_directory,
+)
+from plait.errors import BaseMismatchError, MachineError, PeerError
+
+FINGERPRINT = "ab" * 32
+BASE = BaseReference("owner/model", "v1", FINGERPRINT)
+CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+A, B = "base_model.model.q_proj.lora_A.weight", "base_model.model.q_proj.lora_B.weight"
+SPEC = AdapterSpec(
+    method="lora",
+    peft_config=CONFIG,
+    task=Task.CAUSAL_LM,
+    labels=(),
+    layout=Layout.of({A: [2, 3], B: [4, 2]}),
+    init_seed=7,
+)
+STATE = AdapterState(SPEC.layout, np.arange(14, dtype=np.float32))
+
+
+def save(path: Path, *, spec: AdapterSpec = SPEC, state: AdapterState = STATE, base: BaseReference = BASE) -> Path:
+    save_peft_directory(path, spec=spec, state=state, base=base, card="# card\n")
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save(tmp_path / "adapter")
+
+
+# --- PEFT itself
+
+
+def tiny_base() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
+
+
+def tiny_peft_model() -> PeftModel:
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_base(), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    return model
+
+
+def weights_of(model: PeftModel) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def assert_equal_tensors(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        np.testing.assert_array_equal(tensor, right[name])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_directory_that_peft_saved_is_read(tmp_path: Path) -> None:
+    model = tiny_peft_model()
+    model.save_pretrained(tmp_path / "theirs")
+    adapter = load_peft_directory(tmp_path / "theirs")
+    assert_equal_tensors(dict(adapter.tensors), weights_of(model))
+    assert (adapter.base_name, adapter.revision, adapter.provenance) == (None, None, None)
+    spec = adapter.spec()
+    assert (spec.method, spec.task, spec.rank, spec.alpha) == ("lora", Task.CAUSAL_LM, 4, 8.0)
+    assert_equal_tensors(dict(load_state(tmp_path / "theirs", spec).items()), weights_of(model))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path: Path) -> None:
+    model = tiny_peft_model()
+    model.save_pretrained(tmp_path / "theirs")
+    adapter = load_peft_directory(tmp_path / "theirs")
+    state = AdapterState.from_tensors(adapter.spec().layout, adapter.tensors)
+    # With the name of a directory PEFT does not look for the base on the hub.
+    model.config.save_pretrained(tmp_path / "base")
+    base = replace(BASE, name=str(tmp_path / "base"), revision=None)
+    save(tmp_path / "ours", spec=adapter.spec(), state=state, base=base)
+    loaded = PeftModel.from_pretrained(tiny_base(), tmp_path / "ours")
+    assert_equal_tensors(weights_of(loaded), weights_of(model))
+    tokens = torch.arange(8).reshape(1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, model.eval()(tokens).logits, rtol=0, atol=0)
+
+
+# --- there and back
+
+
+def test_everything_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    labels = ("ham", 'sp"am', "Größe")
+    spec = replace(
+        SPEC, labels=labels, task=Task.CLASSIFICATION, peft_config={**SPEC.peft_config, "task_type": "SEQ_CLS"}
+    )
+    path = save(tmp_path / "adapter", spec=spec)
+    adapter = load_peft_directory(path)
+    assert (adapter.base_name, adapter.revision, adapter.base_fingerprint) == ("owner/model", "v1", FINGERPRINT)
+    assert adapter.spec() == spec
+    assert adapter.spec().digest == spec.digest
+    assert load_state(path, spec, base_fingerprint=FINGERPRINT).digest() == STATE.digest()
+
+
+def test_the_directory_holds_what_others_expect(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert json.loads((saved / "adapter_config.json").read_text()) == {
+        **CONFIG,
+        "base_model_name_or_path": "owner/model",
+        "revision": "v1",
+        "inference_mode": True,
+    }
+    with safe_open(saved / "adapter_model.safetensors", "numpy") as file:
+        assert file.metadata()["format"] == "pt"
+    assert (saved / "README.md").read_text() == "# card\n"
+
+
+def test_saving_twice_writes_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    again = save(tmp_path / "again")
+    for path in saved.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_saving_replaces_the_adapter_before_and_leaves_nothing_beside_it(saved: Path) -> None:
+    (saved / "stale.txt").write_text("from the round before")
+    doubled = AdapterState(SPEC.layout, STATE.flat * 2)
+    save(saved, state=doubled)
+    assert not (saved / "stale.txt").exists()
+    assert load_state(saved, SPEC).digest() == doubled.digest()
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_state_of_another_layout_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="different layouts"):
+        save(tmp_path / "adapter", state=AdapterState.zeros(Layout.of({"x": [1]})))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_parent_is_the_machines_fault(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cannot write"):
+        save(tmp_path / "no" / "adapter")
+
+
+def test_the_card_goes_in_whole(tmp_path: Path) -> None:
+    card = model_card(name="Größe ✓", spec=SPEC, base=BASE, rounds=1, clients=2)
+    save_peft_directory(tmp_path / "adapter", spec=SPEC, state=STATE, base=BASE, card=card)
+    assert (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8") == card
+
+
+# --- adapters that are not the expected one
+
+
+def test_an_adapter_of_another_base_is_refused(saved: Path) -> None:
+    with pytest.raises(BaseMismatchError, match=f"belongs to base {FINGERPRINT}, expected {'cd' * 32}"):
+        load_state(saved, SPEC, base_fingerprint="cd" * 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lora_alpha": 8}, "lora_alpha of the adapter in .* is 4, expected 8"),
+        ({"use_rslora": True}, "use_rslora of the adapter in .* is None, expected True"),
+        ({"peft_type": "LOHA"}, "peft_type of the adapter in .* is 'LORA', expected 'LOHA'"),
+    ],
+)
+def test_the_same_tensors_with_another_meaning_are_refused(saved: Path, config: dict, message: str) -> None:
+    with pytest.raises(PeerError, match=message):
+        load_state(saved, replace(SPEC, peft_config={**CONFIG, **config}))
+
+
+def test_a_feature_that_is_off_may_be_left_out(saved: Path) -> None:
+    off = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": None}
+    assert load_state(saved, replace(SPEC, peft_config={**CONFIG, **off})).digest() == STATE.digest()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({A: [2, 3], B: [2, 4]}, r"lora_B.weight' is \(4, 2\), expected \(2, 4\)"),
+        ({A: [2, 3]}, "lora_B.weight' is not part of this adapter"),
+        ({A: [2, 3], B: [4, 2], "c": [1]}, "'c' is missing"),
+    ],
+)
+def test_other_names_or_shapes_are_refused(saved: Path, shapes: dict[str, list[int]], message: str) -> None:
+    with pytest.raises(PeerError, match=message):
+        load_state(saved, replace(SPEC, layout=Layout.of(shapes)))
+
+
+def test_a_configuration_changed_after_saving_gives_no_spec(saved: Path) -> None:
+    set_config(lora_alpha=1000)(saved)
+    with pytest.raises(PeerError, match="is not the one that was written with"):
+        load_peft_directory(saved).spec()
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", ["CAUSAL_LM"]])
+def test_a_task_that_plait_does_not_have_gives_no_spec(saved: Path, task_type: object) -> None:
+    set_config(task_type=task_type)(saved)
+    with pytest.raises(PeerError, match="task_type of the adapter is"):
+        load_peft_directory(saved).spec()
+
+
+# --- hostile directories
+
+
+def set_config(**changes: object) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        config = json.loads((path / "adapter_config.json").read_text())
+        (path / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+def set_config_text(text: bytes) -> Callable[[Path], None]:
+    return lambda path: (path / "adapter_config.json").write_bytes(text) and None
+
+
+def set_provenance(text: str | None = None, **changes: object) -> Callable[[Path], None]:
+    facts = {"base_fingerprint": FINGERPRINT, "init_seed": 7, "labels": [], "method": "lora", "spec_digest": "00"}
+
+    def change(path: Path) -> None:
+        metadata = {"format": "pt", "plait": json.dumps({**facts, **changes}) if text is None else text}
+        save_file(dict(STATE.items()), path / "adapter_model.safetensors", metadata=metadata)
+
+    return change
+
+
+def only_pickle(path: Path) -> None:
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+
+
+def with_nan(path: Path) -> None:
+    tensors = {**dict(STATE.items()), A: np.full((2, 3), np.nan, np.float32)}
+    save_file(tensors, path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (only_pickle, "holds only adapter_model.bin, which can run code"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "cannot read"),
+        (lambda path: (path / "adapter_config.json").unlink(), "cannot read .*, expected a PEFT configuration"),
+        (with_nan, "lora_A.weight' holds NaN"),
+        (set_config_text(b""), "is not JSON"),
+        (set_config_text(b"[]"), "expected a JSON object"),
+        (set_config_text(b'{"peft_type":"LORA","peft_type":"LOHA"}'), "'peft_type' twice"),
+        (set_config_text(b'{"peft_type":"LORA","r":NaN}'), "holds NaN"),
+        (set_config_text(b'{"peft_type":"LORA","r":' + b"[" * 50_000), "nested too deep"),
+        (set_config_text(b" " * (1 << 21)), "expected at most 1048576"),
+        (set_config_text(b"{}"), "peft_type of the adapter is None"),
+        (set_config(peft_type="LORA\x1b[2J"), "peft_type of the adapter is"),
+        (set_config(base_model_name_or_path="a\nb"), "base_model_name_or_path of the adapter is"),
+        (set_config(base_model_name_or_path=["a"]), "base_model_name_or_path of the adapter is"),
+        (set_config(revision="x" * 5000), "revision of the adapter is"),
+        (set_config(megatron_config={"a": 1}, megatron_core="os"), "megatron_config of .*, expected"),
+        (set_config(corda_config={"cache_file": "evil.pt"}), "corda_config of .*, expected"),
+        (set_config(prompt_tuning_init_state_dict_path="evil.bin"), "prompt_tuning_init_state_dict_path of"),
+        (set_provenance("{"), "provenance is not JSON"),
+        (set_provenance(base_fingerprint="AB" * 32), "base_fingerprint of the adapter is"),
+        (set_provenance(base_fingerprint=None), "base_fingerprint of the adapter is"),
+        (set_provenance(init_seed=True), "init_seed of the adapter is"),
+        (set_provenance(labels="ham"), "labels of the adapter are"),
+        (set_provenance(labels=["ham", 7]), "a label of the adapter is"),
+        (set_provenance(labels=["\x1b[2J"]), "a label of the adapter is"),
+        (set_provenance(method="lora\n"), "method of the adapter is"),
+        (set_provenance(spec_digest=7), "spec_digest of the adapter is"),
+    ],
+)
+def test_hostile_directories_are_refused_saying_why(saved: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(saved)
+    with pytest.raises(PeerError, match=message) as refusal:
+        load_peft_directory(saved)
+    assert str(refusal.value).isprintable()
+
+
+def test_weights_beyond_the_limit_are_refused(saved: Path) -> None:
+    size = (saved / "adapter_model.safetensors").stat().st_size
+    with pytest.raises(PeerError, match=f"expected at most {size - 1}"):
+        load_state(saved, SPEC, max_bytes=size - 1)

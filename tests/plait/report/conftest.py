@@ -1,0 +1,243 @@
+"""A made-up ledger, built the way the round loop writes one, with numbers that a test can follow by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.ledger import Ledger
+
+Event = dict[str, object]
+
+CONFIG: dict[str, object] = {
+    "data": "stdlib",
+    "base": "smollm2-135m",
+    "partition": "natural:package",
+    "clients": 2,
+    "rounds": 2,
+    "local-steps": 4,
+    "learning-rate": 0.001,
+    "rank": 8,
+    "seed": 7,
+    "out": "runs/first",
+}
+
+
+def numbered(events: Sequence[Event]) -> list[Event]:
+    """Add the fields that the ledger adds: numbers, and a time that goes on by 10 s an event."""
+    return [
+        {"seq": index, "time": 1000.0 + 10 * index, **event, "hash": f"{index:064x}"}
+        for index, event in enumerate(events)
+    ]
+
+
+def run_started(**fields: object) -> Event:
+    return {
+        "event": "run_started",
+        "run": "c0ffee",
+        "name": "first",
+        "seed": 7,
+        "config": CONFIG,
+        "base": {"name": "smollm2-135m", "fingerprint": "ab" * 32, "parameters": 1_000_000, "task": "causal-lm"},
+        "adapter": {
+            "method": "lora",
+            "rank": 8,
+            "alpha": 16.0,
+            "target_modules": ["q_proj", "v_proj"],
+            "trainable_parameters": 1000,
+            "tensors": 4,
+            "spec_digest": "cd" * 32,
+        },
+        "full_model_bytes": 4_000_000,
+        "versions": {"plait": "0.1.0", "python": "3.11"},
+        "machine": {"cpu": "two cores", "threads": 2},
+        **fields,
+    }
+
+
+def described(*names: str, tokens: int = 500) -> Event:
+    clients = [
+        {
+            "client": name,
+            "train_examples": 10,
+            "train_tokens": tokens * (index + 1),
+            "held_out_examples": 2,
+            "held_out_tokens": 100,
+            "histogram": {name: 10, "shared": 5},
+        }
+        for index, name in enumerate(names)
+    ]
+    return {"event": "clients_described", "clients": clients}
+
+
+def broadcast(number: int, client: str, downlink_bytes: int, purpose: str = "train") -> Event:
+    return {
+        "event": "broadcast",
+        "round": number,
+        "client": client,
+        "purpose": purpose,
+        "downlink_bytes": downlink_bytes,
+        "payload_bytes": downlink_bytes - 1,
+        "codec": "fp32",
+        "bits_per_parameter": 32.0,
+        "distortion": None,
+        "codec_s": 0.01,
+    }
+
+
+def received(number: int, client: str, uplink_bytes: int, *, tokens: int = 100, train_s: float = 2.0) -> Event:
+    return {
+        "event": "update_received",
+        "round": number,
+        "client": client,
+        "uplink_bytes": uplink_bytes,
+        "payload_bytes": uplink_bytes - 1,
+        "codec": "fp32",
+        "bits_per_parameter": 32.0,
+        "distortion": 0.0,
+        "codec_s": 0.01,
+        "examples": 16,
+        "tokens": tokens,
+        "train_loss": 3.0,
+        "train_s": train_s,
+        "digest": "ef" * 32,
+    }
+
+
+def replied(number: int, client: str, uplink_bytes: int, purpose: str = "evaluate") -> Event:
+    return {
+        "event": "reply_received",
+        "round": number,
+        "client": client,
+        "purpose": purpose,
+        "uplink_bytes": uplink_bytes,
+    }
+
+
+def evaluated(number: int, loss: float, by_client: dict[str, float]) -> Event:
+    scores = {name: {"loss": own, "tokens": 100} for name, own in by_client.items()}
+    return {"event": "evaluated", "round": number, "loss": loss, "by_client": scores}
+
+
+def round_finished(number: int, got: int, refused: int = 0) -> Event:
+    return {
+        "event": "round_finished",
+        "round": number,
+        "adapter": f"{number:064x}",
+        "rule": "fedavg",
+        "received": got,
+        "refused": refused,
+        "update_norm": 0.5,
+        "wall_s": 20.0,
+    }
+
+
+def finished(rounds: int, wall_s: float = 77.0) -> Event:
+    return {
+        "event": "run_finished",
+        "rounds": rounds,
+        "wall_s": wall_s,
+        "peak_rss_bytes": 1_500_000_000,
+        "adapter": "12" * 32,
+    }
+
+
+@pytest.fixture
+def small_run() -> list[Event]:
+    """Two clients, two rounds, every byte a round number."""
+    return numbered(
+        [
+            run_started(),
+            broadcast(0, "ann", 10, "describe"),
+            replied(0, "ann", 20, "describe"),
+            broadcast(0, "bob", 10, "describe"),
+            replied(0, "bob", 20, "describe"),
+            described("ann", "bob"),
+            evaluated(0, 4.0, {"ann": 3.0, "bob": 5.0}),
+            {"event": "round_started", "round": 1, "cohort": ["ann", "bob"]},
+            broadcast(1, "ann", 1000),
+            broadcast(1, "bob", 2000),
+            received(1, "ann", 3000, tokens=100, train_s=2.0),
+            received(1, "bob", 4000, tokens=300, train_s=2.0),
+            round_finished(1, 2),
+            broadcast(1, "ann", 100, "evaluate"),
+            replied(1, "ann", 50),
+            evaluated(1, 3.5, {"ann": 2.75, "bob": 4.25}),
+            {"event": "round_started", "round": 2, "cohort": ["ann", "bob"]},
+            broadcast(2, "ann", 1000),
+            broadcast(2, "bob", 2000),
+            received(2, "ann", 3000, tokens=100, train_s=2.0),
+            received(2, "bob", 4000, tokens=300, train_s=2.0),
+            round_finished(2, 2),
+            evaluated(2, 3.0, {"ann": 2.5, "bob": 3.5}),
+            {
+                "event": "reference",
+                "kind": "central",
+                "held_out_loss_by_round": [4.0, 3.4, 2.9],
+                "held_out_loss": 2.9,
+                "by_client": {"ann": 2.4, "bob": 3.4},
+                "wall_s": 30.0,
+                "steps": 16,
+                "batch_size": 4,
+            },
+            finished(2),
+        ]
+    )
+
+
+HOSTILE_NAMES = (
+    "<script>alert(1)</script>",
+    "[red]x[/red]",
+    "\x1b[31mred\x1b[0m",
+    "$\\frac{1}{",
+    "_hidden",
+    "\u202eevil",
+    '"><img src=x onerror=alert(1)>',
+)
+
+
+@pytest.fixture
+def hostile_run() -> list[Event]:
+    """Unfinished and interrupted, by clients whose names attack pages, terminals and plots."""
+    losses = {name: 3.0 + index for index, name in enumerate(HOSTILE_NAMES)}
+    first = HOSTILE_NAMES[0]
+    return numbered(
+        [
+            run_started(name=first, config={**CONFIG, "data": "a b'; rm -rf ~", "rounds": 5, "note": first}),
+            described(*HOSTILE_NAMES),
+            evaluated(0, 6.0, losses),
+            {"event": "round_started", "round": 1, "cohort": list(HOSTILE_NAMES)},
+            *(broadcast(1, name, 1000) for name in HOSTILE_NAMES),
+            *(received(1, name, 2000) for name in HOSTILE_NAMES[1:]),
+            {
+                "event": "update_refused",
+                "round": 1,
+                "client": first,
+                "reason": "not-finite",
+                "detail": "tensor '<b>A</b>' holds NaN\x1b[2J",
+                "uplink_bytes": 2000,
+            },
+            round_finished(1, 6, 1),
+            evaluated(1, 5.5, losses),
+            {"event": "reference", "kind": first, "held_out_loss": 5.0, "held_out_loss_by_round": [6.0, 5.0]},
+            {"event": "interrupted", "round": 1},
+        ]
+    )
+
+
+@pytest.fixture
+def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
+    """Write events as a real, hash-chained ledger and answer with its run directory."""
+
+    def write(events: Sequence[Event]) -> Path:
+        times = iter([float(str(event["time"])) for event in events])
+        ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: next(times))
+        for event in events:
+            fields = {key: value for key, value in event.items() if key not in ("seq", "time", "event", "hash")}
+            ledger.append(str(event["event"]), **fields)
+        ledger.close()
+        return tmp_path
+
+    return write

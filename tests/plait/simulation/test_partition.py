@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from plait.data import Dataset, Record, RecordKind
+from plait.errors import ConfigError
+from plait.simulation.partition import Partition, default_scheme, parse_partition, partition
+
+CLASSES = ("ale", "mead", "stout", "tea")
+
+
+def labelled(count: int = 400) -> Dataset:
+    """Records sorted by class, as data often comes."""
+    records = [Record(text=f"text {n}", label=CLASSES[n * len(CLASSES) // count]) for n in range(count)]
+    return Dataset.of("drinks", RecordKind.LABEL, records)
+
+
+def authored(**texts: Sequence[str]) -> Dataset:
+    """One record for each text, column `author` the keyword; texts of different authors take turns."""
+    count = max(len(own) for own in texts.values())
+    return Dataset.of(
+        "letters",
+        RecordKind.TEXT,
+        [
+            Record(text=own[n], columns={"author": author})
+            for n in range(count)
+            for author, own in texts.items()
+            if n < len(own)
+        ],
+    )
+
+
+def embed_two_topics(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Texts with an even number lie around (0, 0), the others around (10, 10)."""
+    numbers = np.array([int(text.split()[-1]) for text in texts])
+    return (10.0 * (numbers % 2)[:, None] + np.sin(numbers)[:, None] * 0.1 + np.zeros((1, 2))).astype(np.float32)
+
+
+def deal(dataset: Dataset, text: str, *, clients: int = 4, seed: int = 0) -> Partition:
+    return partition(dataset, parse_partition(text), clients=clients, seed=seed, embed=embed_two_topics)
+
+
+def label_skew(dealt: Partition) -> float:
+    """Mean total variation distance between a client's class shares and the uniform ones of `labelled`."""
+    distances: list[float] = []
+    for share in dealt.shares:
+        counts = np.array([sum(record.label == name for record in share.records) for name in CLASSES])
+        distances.append(0.5 * float(np.abs(counts / counts.sum() - 1 / len(CLASSES)).sum()))
+    return float(np.mean(distances))
+
+
+COMPLETE = ["iid", "dirichlet:0.3", "pathological:2", "shard:2", "linear", "square", "exponential", "cluster:0.5"]
+
+
+@pytest.mark.parametrize("text", COMPLETE)
+def test_every_record_goes_to_one_client_in_the_datasets_order(text: str) -> None:
+    dataset = labelled()
+    place = {record.text: index for index, record in enumerate(dataset.records)}
+    dealt = deal(dataset, text)
+    places = [[place[record.text] for record in share.records] for share in dealt.shares]
+    assert sorted(index for own in places for index in own) == list(range(len(dataset.records)))
+    assert all(own == sorted(own) for own in places)
+    assert [share.name for share in dealt.shares] == ["client-00", "client-01", "client-02", "client-03"]
+    assert dealt.notes == ()
+
+
+@pytest.mark.parametrize("text", COMPLETE)
+def test_the_seed_decides_and_nothing_else_does(text: str) -> None:
+    dataset = labelled()
+    first = deal(dataset, text, seed=7)
+    np.random.seed(0)  # noqa: NPY002 (the global state must not matter)
+    assert deal(dataset, text, seed=7) == first
+    assert deal(dataset, text, seed=8) != first
+
+
+def test_iid_shares_are_equal_and_mixed_although_the_data_is_sorted() -> None:
+    dealt = deal(labelled(), "iid")
+    assert [len(share.records) for share in dealt.shares] == [100] * 4
+    # 100 draws of 4 equal classes: the distance has mean 0.07 and a standard deviation under 0.03.
+    assert label_skew(dealt) < 0.2
+
+
+def test_label_skew_grows_as_alpha_falls() -> None:
+    skews = [
+        np.mean([label_skew(deal(labelled(), f"dirichlet:{alpha}", seed=seed)) for seed in range(4)])
+        for alpha in (100, 1, 0.1)
+    ]
+    assert all(more > less + 0.1 for less, more in pairwise(skews))
+
+
+def test_pathological_gives_each_client_so_many_classes() -> None:
+    for share in deal(labelled(), "pathological:2").shares:
+        assert len({record.label for record in share.records}) == 2
+
+
+def test_classes_that_no_client_has_are_noted() -> None:
+    dealt = deal(labelled(), "pathological:1", clients=3)
+    assert dealt.notes == ("pathological:1 leaves 100 of 400 records to no client, among them every record of tea",)
+
+
+def test_shards_are_of_equal_size_and_the_remainder_is_noted() -> None:
+    dealt = deal(labelled(403), "shard:2")
+    assert [len(share.records) for share in dealt.shares] == [100] * 4
+    assert dealt.notes == ("shard:2 leaves 3 of 403 records to no client",)
+    assert all(len({record.label for record in share.records}) <= 4 for share in dealt.shares)
+    assert label_skew(dealt) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [("linear", np.arange(1, 5)), ("square", np.arange(1, 5) ** 2), ("exponential", np.exp(np.arange(1, 5)))],
+)
+def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) -> None:
+    sizes = np.array([len(share.records) for share in deal(labelled(), text).shares])
+    expected = 400 * weights / weights.sum()
+    # All but the last are rounded down; the last takes what is left.
+    assert list(sizes[:-1]) == list(np.floor(expected[:-1]).astype(int))
+    assert sizes.sum() == 400
+
+
+def test_clusters_stand_in_for_labels() -> None:
+    def topic_skew(alpha: float) -> float:
+        dealt = deal(labelled(), f"cluster:{alpha}", clients=2)
+        odd = [np.mean([int(record.text.split()[-1]) % 2 for record in share.records]) for share in dealt.shares]
+        return float(np.mean(np.abs(np.array(odd) - 0.5)))
+
+    assert topic_skew(0.05) > topic_skew(1000) + 0.1
+
+
+def test_each_value_of_a_natural_column_is_a_client() -> None:
+    dealt = deal(authored(bob=["a", "b"], ann=["c"]), "natural:author", clients=2)
+    assert {share.name: [record.text for record in share.records] for share in dealt.shares} == {
+        "ann": ["c"],
+        "bob": ["a", "b"],
+    }
+    assert dealt.notes == ()
+
+
+def test_the_values_with_most_text_take_part() -> None:
+    dealt = deal(authored(many=["a"] * 9, long=["a" * 50], tiny=["a"]), "natural:author", clients=2)
+    assert [share.name for share in dealt.shares] == ["long", "many"]
+    assert dealt.notes == (
+        "column 'author' has 3 distinct values; the 2 with most text take part, 98% of all characters",
+    )
+
+
+def test_labels_can_be_a_natural_column() -> None:
+    assert [share.name for share in deal(labelled(), "natural:label").shares] == list(CLASSES)
+
+
+def test_client_names_are_safe_short_and_unique() -> None:
+    values = ["../../etc/x", "Ann", "ann", "日本", "x" * 100, "x" * 101, "a b\nc"]
+    records = [Record(text="x", columns={"who": value}) for value in values]
+    dealt = deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=len(values))
+    given = {share.records[0].columns["who"]: share.name for share in dealt.shares}
+    assert given == {
+        "../../etc/x": "etc-x",
+        "Ann": "Ann",
+        "ann": "ann-2",
+        "日本": "client-06",
+        "x" * 100: "x" * 64,
+        "x" * 101: "x" * 62 + "-2",
+        "a b\nc": "a-b-c",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("natural:autor", r"no column 'autor', expected one of: author; did you mean 'author'\?"),
+        ("natural:author", "column 'author' has 2 distinct values, expected at least clients = 3"),
+        ("dirichlet:0.5", "data 'letters' has no labels; expected .* or cluster:ALPHA, which needs none"),
+        ("exponential", "exponential deals 8 records to 3 clients and 'client-00' gets none"),
+    ],
+)
+def test_what_the_data_does_not_allow_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        deal(authored(ann=["a 1"] * 4, bob=["b 2"] * 4), text, clients=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "clients", "message"),
+    [
+        ("iid", 401, "data 'drinks' has 400 records, expected at least clients = 401"),
+        ("pathological:5", 4, "partition is 'pathological:5', expected at most the 4 classes of the data"),
+        ("pathological:2", 400, "pathological:2 cannot deal 400 records to 400 clients"),
+        ("shard:200", 4, "shard:200 cannot deal 400 records to 4 clients"),
+        ("dirichlet:0.001", 50, "dirichlet:0.001 deals 400 records to 50 clients and some get under 2, expected"),
+    ],
+)
+def test_too_many_clients_or_classes_are_refused(text: str, clients: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        deal(labelled(), text, clients=clients)
+
+
+def test_a_record_without_the_natural_column_is_counted() -> None:
+    records = [Record(text="x", columns={"who": "ann"}), Record(text="y"), Record(text="z", columns={"who": "bob"})]
+    with pytest.raises(ConfigError, match="column 'who' is missing in 1 of 3 records, expected in all"):
+        deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=2)
+
+
+def test_clusters_need_an_encoder() -> None:
+    with pytest.raises(ConfigError, match=r"partition is 'cluster:0.5' and there is no encoder"):
+        partition(labelled(), parse_partition("cluster"), clients=2, seed=0, embed=None)
+
+
+def test_nothing_is_printed_and_no_warning_escapes(capfd: pytest.CaptureFixture[str]) -> None:
+    deal(labelled(), "natural:label")
+    deal(labelled(), "pathological:1", clients=3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["iid", "natural:who wrote it", "dirichlet:0.5", "dirichlet:10", "dirichlet:1e-05", "pathological:2", "shard:3",
+     "linear", "square", "exponential", "cluster:0.1"],
+)  # fmt: skip
+def test_a_scheme_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_partition(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("diriclet:0.5", r"expected one of iid, .*; did you mean 'dirichlet'\?"),
+        ("", "partition is '', expected one of iid, natural"),
+        ("natural", "expected the name of a column: natural:COLUMN"),
+        ("natural:", "expected the name of a column: natural:COLUMN"),
+        ("dirichlet:x", "partition is 'dirichlet:x', expected a number above 0, at most 1000000: dirichlet:ALPHA"),
+        ("dirichlet:0", "expected a number above 0"),
+        ("dirichlet:nan", "expected a number above 0"),
+        ("cluster:1e308", "expected a number above 0, at most 1000000: cluster:ALPHA"),
+        ("pathological", "expected a whole number above 0: pathological:CLASSES"),
+        ("pathological:0", "expected a whole number above 0"),
+        ("pathological:" + "9" * 5000, "expected a whole number above 0"),
+        ("shard:1.5", "expected a whole number above 0: shard:SHARDS"),
+        ("iid:3", "partition is 'iid:3', expected 'iid' alone"),
+    ],
+)
+def test_an_impossible_scheme_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_partition(text)
+
+
+def test_the_default_fits_the_data() -> None:
+    texts = authored(ann=["a"])
+    assert str(default_scheme(texts)) == "iid"
+    assert str(default_scheme(labelled())) == "dirichlet:0.5"
+    named = Dataset.of("letters", RecordKind.TEXT, texts.records, natural_column="author")
+    assert str(default_scheme(named)) == "natural:author"

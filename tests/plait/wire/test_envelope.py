@@ -1,0 +1,181 @@
+import dataclasses
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from plait.adapters import AdapterState, Layout
+from plait.errors import PeerError
+from plait.v1 import envelope_pb2 as pb
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import (
+    Direction,
+    Header,
+    encode_delta,
+    open_envelope,
+    payload_digest,
+    read_header,
+    seal,
+    signed_bytes,
+)
+
+LAYOUT = Layout.of({"a": (2, 3), "b": (5,)})
+DELTA = AdapterState(LAYOUT, np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
+UPDATE = Header(Direction.UPDATE, b"r" * 16, 1, "alice", b"b" * 32, b"s" * 32, relative_to=b"a" * 32, examples=7)
+BROADCAST = Header(Direction.BROADCAST, b"r" * 16, 1, "", b"b" * 32, b"s" * 32, result_digest=b"z" * 32)
+
+NAMES = st.text(min_size=1, max_size=128).filter(str.isprintable)
+METRICS = st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False), max_size=5)
+DIGESTS = st.binary(min_size=32, max_size=32)
+COMMON = {
+    "run_id": st.binary(min_size=16, max_size=16),
+    "round": st.integers(0, 2**32 - 1),
+    "base_fingerprint": DIGESTS,
+    "spec_digest": DIGESTS,
+    "relative_to": DIGESTS | st.just(b""),
+    "metrics": METRICS,
+}
+HEADERS = st.builds(
+    Header, direction=st.just(Direction.UPDATE), client=NAMES, examples=st.integers(0, 2**63 - 1), **COMMON
+) | st.builds(
+    Header,
+    direction=st.just(Direction.BROADCAST),
+    client=NAMES | st.just(""),
+    result_digest=DIGESTS,
+    spec_json=st.text(),
+    **COMMON,
+)
+DELTAS = hnp.arrays(np.float32, LAYOUT.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+@given(header=HEADERS, flat=DELTAS, wire=st.sampled_from(["fp32", "bf16"]))
+def test_the_receiver_decodes_what_the_sender_was_told(header, flat, wire):
+    sealed = seal(header, encode_delta(AdapterState(LAYOUT, flat), codec_for(wire)))
+    opened = open_envelope(sealed.data, layout=LAYOUT)
+    assert opened.header == read_header(sealed.data, max_bytes=len(sealed.data)) == sealed.header == header
+    assert opened.delta.flat.tobytes() == sealed.delta.flat.tobytes()
+    ours, theirs = sealed.encoding, opened.encoding
+    assert dataclasses.replace(ours, distortion=None, codec_s=theirs.codec_s) == theirs
+
+
+@given(flat=DELTAS)
+def test_fp32_carries_every_bit(flat):
+    assert encode_delta(AdapterState(LAYOUT, flat), codec_for("fp32")).delta.flat.tobytes() == flat.tobytes()
+
+
+def test_bytes_that_are_reported_are_bytes_that_travel():
+    sealed = seal(UPDATE, encode_delta(DELTA, codec_for("bf16")))
+    assert sealed.encoding.envelope_bytes == len(sealed.data)
+    assert sealed.encoding.payload_bytes == 2 * LAYOUT.size == len(pb.Envelope.FromString(sealed.data).payload)
+    assert sealed.encoding.bits_per_parameter == 16
+
+
+def test_all_but_the_payload_costs_a_quarter_of_a_kilobyte_whatever_the_number_of_tensors():
+    many = Layout.of({f"layer.{i}": (4,) for i in range(420)})
+    delta = AdapterState(many, np.ones(many.size, np.float32))
+    encoding = seal(UPDATE, encode_delta(delta, codec_for("fp32"))).encoding
+    assert encoding.envelope_bytes - encoding.payload_bytes < 256
+
+
+def test_distortion_is_the_relative_energy_that_was_lost():
+    delta = AdapterState(Layout.of({"a": (2,)}), np.array([3.0, 1 + 2**-8], np.float32))  # 1 + 2**-8 becomes 1
+    lost, energy = 2.0**-16, 9 + (1 + 2**-8) ** 2
+    encoding = encode_delta(delta, codec_for("bf16")).encoding
+    assert encoding.distortion == pytest.approx(lost / energy, rel=1e-12)
+    assert encode_delta(DELTA, codec_for("fp32")).encoding.distortion == 0
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_a_delta_of_zeros_costs_no_payload(wire):
+    encoding = seal(UPDATE, encode_delta(AdapterState.zeros(LAYOUT), codec_for(wire))).encoding
+    assert (encoding.codec, encoding.payload_bytes, encoding.bits_per_parameter) == ("unchanged", 0, 0)
+
+
+def test_negative_zeros_are_not_lost_as_unchanged():
+    delta = AdapterState(LAYOUT, np.full(LAYOUT.size, -0.0, np.float32))
+    assert encode_delta(delta, codec_for("fp32")).encoding.codec == "fp32"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_delta_that_is_not_finite_is_not_sent(bad):
+    flat = np.ones(LAYOUT.size, np.float32)
+    flat[7] = bad
+    with pytest.raises(PeerError, match="tensor 'b' holds NaN or infinity"):
+        encode_delta(AdapterState(LAYOUT, flat), codec_for("fp32"))
+
+
+def test_reading_the_header_needs_no_payload():
+    data = seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data
+    spoilt = data[:-4] + b"\xff\xff\xff\xff"
+    assert read_header(spoilt, max_bytes=len(data)) == UPDATE
+    with pytest.raises(PeerError, match="digest of the payload"):
+        open_envelope(spoilt, layout=LAYOUT)
+
+
+def test_opening_exact_float32_copies_no_payload():
+    large = Layout.of({"a": (1 << 18,)})
+    data = seal(UPDATE, encode_delta(AdapterState(large, np.ones(large.size, np.float32)), codec_for("fp32"))).data
+    tracemalloc.start()
+    try:
+        opened = open_envelope(data, layout=large)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert opened.delta.flat[-1] == 1
+    assert peak_bytes < len(data) // 2
+
+
+def test_more_bytes_than_allowed_are_refused_unread():
+    with pytest.raises(PeerError, match="envelope has 11 bytes, expected at most 10"):
+        read_header(b"nonsense   ", max_bytes=10)
+
+
+def test_payload_digest_is_as_specified():
+    by_hand = hashlib.sha256(b"\x02\0\0\0" + b"\x03\0\0\0" + b"abc" + b"payload").digest()
+    assert payload_digest(2, b"abc", b"payload") == by_hand
+
+
+def test_signed_bytes_are_the_context_and_the_header_as_sent():
+    data = seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data
+    assert signed_bytes(data) == b"plait.v1.envelope\0" + pb.Envelope.FromString(data).header
+
+
+LONG = 129 * "x"
+
+
+@pytest.mark.parametrize(
+    ("header", "changes", "complaint"),
+    [
+        (UPDATE, {"run_id": b""}, "run id has 0 bytes, expected 16"),
+        (UPDATE, {"round": -1}, "round is -1, expected 0 to 4294967295"),
+        (UPDATE, {"client": ""}, "client name has 0 characters, expected 1 to 128"),
+        (UPDATE, {"client": LONG}, "client name has 129 characters, expected 1 to 128"),
+        (UPDATE, {"client": "a\x1b[2J"}, "expected printable characters"),
+        (UPDATE, {"base_fingerprint": b"b" * 31}, "base fingerprint has 31 bytes, expected 32"),
+        (UPDATE, {"spec_digest": b""}, "digest of the adapter spec has 0 bytes, expected 32"),
+        (UPDATE, {"relative_to": b"a"}, "digest of the adapter before has 1 bytes, expected 32 or none"),
+        (UPDATE, {"result_digest": b"z" * 32}, "digest of the adapter after has 32 bytes, expected 0"),
+        (UPDATE, {"examples": -1}, "number of examples is -1"),
+        (UPDATE, {"examples": 2**63}, "number of examples is 9223372036854775808"),
+        (UPDATE, {"spec_json": "{}"}, "update carries an adapter spec of 2 characters, expected none"),
+        (UPDATE, {"metrics": {"loss": float("nan")}}, "metric 'loss' is nan, expected a finite number"),
+        (UPDATE, {"metrics": {"": 1.0}}, "name in metrics has 0 characters"),
+        (UPDATE, {"metrics": {str(i): 0.0 for i in range(65)}}, "metrics has 65 entries, expected at most 64"),
+        (BROADCAST, {"result_digest": b""}, "digest of the adapter after has 0 bytes, expected 32"),
+        (BROADCAST, {"examples": 1}, "number of examples is 1, expected 0 to 0"),
+        (BROADCAST, {"spec_json": "\ud800"}, "lone surrogates"),
+        (BROADCAST, {"client": LONG}, "client name has 129 characters"),
+        (
+            BROADCAST,
+            {"spec_json": "é" * (2**19 + 1)},
+            "adapter specification has 1048578 bytes, expected at most 1048576",
+        ),
+    ],
+)
+def test_nobody_seals_what_nobody_would_open(header, changes, complaint):
+    with pytest.raises(PeerError, match=complaint):
+        seal(dataclasses.replace(header, **changes), encode_delta(DELTA, codec_for("fp32")))

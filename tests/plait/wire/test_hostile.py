@@ -1,0 +1,304 @@
+"""Bytes from outside: each ends in a PeerError that says what was wrong, or in a valid object; nothing else."""
+
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Layout
+from plait.errors import PeerError
+from plait.v1 import envelope_pb2 as pb
+from plait.v1 import messages_pb2 as mpb
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, payload_digest, read_header, seal
+from plait.wire.frame import join_frame
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    Settings,
+    TrainTask,
+    UpdateReply,
+    decode_reply,
+    decode_task,
+    encode_reply,
+    encode_task,
+)
+
+LAYOUT = Layout.of({"a": (3,)})
+DELTA = AdapterState(LAYOUT, np.array([1.0, -2.0, 0.5], np.float32))
+METRICS = {"loss": 1.0, "tokens": 2.0}
+UPDATE = Header(Direction.UPDATE, b"r" * 16, 1, "al", b"b" * 32, b"s" * 32, b"a" * 32, examples=7, metrics=METRICS)
+GOOD = seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data
+PAYLOAD = struct.pack("<3f", 1, -2, 0.5)
+
+
+def envelope(payload: bytes = PAYLOAD, tail: bytes = b"", **fields: object) -> bytes:
+    """A good update but for the named header fields, the payload (whose digest is right) and bytes after the header."""
+    header = pb.Header.FromString(pb.Envelope.FromString(GOOD).header)
+    for name, value in fields.items():
+        setattr(header, name, value)
+    if "payload_digest" not in fields:
+        header.payload_digest = payload_digest(header.codec, header.codec_parameters, payload)
+    return join_frame(header.SerializeToString(deterministic=True) + tail, payload)
+
+
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def with_metrics(count: int) -> bytes:
+    header = pb.Header.FromString(pb.Envelope.FromString(GOOD).header)
+    header.metrics.update({f"m{i}": 0.0 for i in range(count)})
+    return join_frame(header.SerializeToString(deterministic=True), PAYLOAD)
+
+
+def metric(value: float) -> bytes:
+    header = pb.Header.FromString(pb.Envelope.FromString(GOOD).header)
+    header.metrics["loss"] = value
+    return join_frame(header.SerializeToString(deterministic=True), PAYLOAD)
+
+
+HEADER = bytes(pb.Envelope.FromString(GOOD).header)
+MIDDLE = len(GOOD) - len(PAYLOAD)  # where the payload begins
+ENVELOPES = {
+    "nothing": (b"", "does not begin with its schema version"),
+    "one byte": (b"\x08", "cannot be read, expected a varint"),
+    "only a version": (b"\x08\x01", "run id|direction"),
+    "text": (b"GET / HTTP/1.1\r\n\r\n", "does not begin with its schema version"),
+    "version 0": (b"\x08\x00" + GOOD[2:], "schema version of the envelope is 0, expected 1"),
+    "version 2": (b"\x08\x02" + GOOD[2:], "schema version of the envelope is 2, expected 1"),
+    "version 2**35": (b"\x08\x80\x80\x80\x80\x80\x01" + GOOD[2:], "cannot be read, expected a varint"),
+    "version in two bytes": (b"\x08\x81\x00" + GOOD[2:], "cannot be read, expected a varint"),
+    "version left out": (GOOD[2:], "does not begin with its schema version"),
+    "version twice": (b"\x08\x01" + GOOD, "belong to no part"),
+    "no header": (join_frame(b"", PAYLOAD), "direction is 0"),
+    "cut in the header": (GOOD[:50], "part 2 of the envelope claims"),
+    "cut before the payload": (GOOD[: MIDDLE - 2], "payload has 0 bytes|digest"),
+    "cut in the payload's length": (GOOD[: MIDDLE - 1], "cannot be read, expected a varint"),
+    "cut in the payload": (GOOD[:-1], "part 3 of the envelope claims 12 bytes, got 11"),
+    "a byte too many": (GOOD + b"\0", "1 bytes that belong to no part"),
+    "an unknown part": (GOOD + b"\x2a\x01x", "belong to no part"),
+    "payload twice": (GOOD + GOOD[MIDDLE - 2 :], "belong to no part"),
+    "payload before header": (b"\x08\x01" + GOOD[MIDDLE - 2 :] + GOOD[2 : MIDDLE - 2], "belong to no part"),
+    "an empty signature": (GOOD + b"\x22\x00", "part 4 of the envelope claims 0 bytes"),
+    "a short signature": (join_frame(HEADER, PAYLOAD, b"x" * 63), "signature has 63 bytes, expected 64 or none"),
+    "a length of 2**34": (b"\x08\x01\x12\xff\xff\xff\xff\x7f", "part 2 of the envelope claims 34359738367 bytes"),
+    "a header that is no message": (join_frame(b"\xff" * 20, PAYLOAD), "cannot be read, expected protobuf"),
+    "a header over 2 MiB": (join_frame(bytes(2**21 + 1), b""), "has 2097153 bytes, expected at most 2097152"),
+    "an unknown header field": (envelope(tail=b"\x78\x01"), "unknown, repeated or disordered fields"),
+    "a header field twice": (envelope(tail=b"\x18\x01"), "unknown, repeated or disordered fields"),
+    "header fields out of order": (join_frame(HEADER[2:] + HEADER[:2], PAYLOAD), "unknown, repeated or disordered"),
+    "a default spelt out": (envelope(tail=b"\x62\x00"), "unknown, repeated or disordered fields"),
+    "a name that is not UTF-8": (join_frame(HEADER.replace(b"al", b"\xff\xfe"), PAYLOAD), "cannot be read"),
+    "no direction": (envelope(direction=0), "direction is 0, expected one of 1 .UPDATE., 2 .BROADCAST."),
+    "a third direction": (envelope(direction=3), "direction is 3"),
+    "an update posing as a broadcast": (envelope(direction=2), "digest of the adapter after has 0 bytes"),
+    "a run id of 15 bytes": (envelope(run_id=b"r" * 15), "run id has 15 bytes, expected 16"),
+    "no client": (envelope(client=""), "client name has 0 characters"),
+    "a client name of 129 characters": (envelope(client="x" * 129), "client name has 129 characters"),
+    "a client name that clears the screen": (envelope(client="\x1b[2J"), "expected printable characters"),
+    "a client name that turns the text around": (envelope(client="a\u202eb"), "expected printable characters"),
+    "a fingerprint of 33 bytes": (envelope(base_fingerprint=b"b" * 33), "base fingerprint has 33 bytes"),
+    "no spec digest": (envelope(spec_digest=b""), "digest of the adapter spec has 0 bytes"),
+    "half a reference": (envelope(relative_to=b"a" * 16), "digest of the adapter before has 16 bytes"),
+    "an update that claims a result": (envelope(result_digest=b"a" * 32), "digest of the adapter after has 32 bytes"),
+    "an update with a spec": (envelope(spec_json="{}"), "update carries an adapter spec"),
+    "2**63 examples": (envelope(examples=2**63), "number of examples is 9223372036854775808"),
+    "a NaN among the metrics": (metric(float("nan")), "metric 'loss' is nan"),
+    "an infinity among the metrics": (metric(float("inf")), "metric 'loss' is inf"),
+    "67 metrics": (with_metrics(65), "metrics has 67 entries, expected at most 64"),
+    "a hundred thousand metrics": (with_metrics(100_000), "metrics has 100002 entries"),
+    "no codec": (envelope(codec=0), "codec of the payload is 0, expected one of"),
+    "a codec of the future": (envelope(codec=99), "codec of the payload is 99, expected one of"),
+    "a negative codec": (envelope(codec=-1, payload_digest=b"d" * 32), "codec of the payload is -1, expected one of"),
+    "another codec, lying": (envelope(codec=3), "bf16 payload has 12 bytes, expected at most 6"),
+    "unchanged, with a payload": (envelope(codec=1), "unchanged payload has 12 bytes, expected at most 0"),
+    "no payload": (envelope(b""), "fp32 payload has 0 bytes"),
+    "a payload too short": (envelope(floats(1, 2)), "fp32 payload has 8 bytes .* expected 12"),
+    "a payload too long": (envelope(floats(1, 2, 3, 4)), "fp32 payload has 16 bytes, expected at most 12"),
+    "a payload of a hundred kilobytes": (envelope(bytes(10**5)), "fp32 payload has 100000 bytes, expected at most 12"),
+    "parameters that nobody asked for": (envelope(floats(1, 2), codec_parameters=b"1234"), "4 of parameters"),
+    "a large parameter block": (
+        envelope(b"", codec_parameters=bytes(10**6)),
+        "payload has 1000000 bytes, expected at most",
+    ),
+    "fp32 NaN": (envelope(floats(1, float("nan"), 3)), "fp32 payload holds NaN or infinity"),
+    "fp32 infinity": (envelope(floats(1, float("-inf"), 3)), "fp32 payload holds NaN or infinity"),
+    "bf16 NaN": (envelope(b"\x80\x3f\xc0\x7f\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
+    "bf16 infinity": (envelope(b"\x80\x3f\x80\xff\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
+    "a flipped bit in the payload": (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "digest of the payload is"),
+    "a digest that lies": (envelope(payload_digest=b"d" * 32), "digest of the payload is"),
+    "a digest that is cut": (envelope(payload_digest=b"d" * 31), "digest of the payload has 31 bytes"),
+    "no digest": (envelope(payload_digest=b""), "digest of the payload has 0 bytes"),
+}
+
+
+def test_the_good_envelope_is_good():
+    assert open_envelope(GOOD, layout=LAYOUT).header == UPDATE
+    assert envelope() == GOOD
+
+
+@pytest.mark.parametrize("name", ENVELOPES)
+def test_hostile_envelope_is_refused(name):
+    data, complaint = ENVELOPES[name]
+    with pytest.raises(PeerError, match=complaint):
+        open_envelope(data, layout=LAYOUT)
+
+
+def test_every_truncation_of_an_envelope_is_refused():
+    for end in range(len(GOOD)):
+        with pytest.raises(PeerError):
+            open_envelope(GOOD[:end], layout=LAYOUT)
+
+
+def test_every_flipped_bit_of_a_payload_is_noticed():
+    for bit in range(8 * MIDDLE, 8 * len(GOOD)):
+        flipped = bytearray(GOOD)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PeerError, match="digest of the payload"):
+            open_envelope(bytes(flipped), layout=LAYOUT)
+
+
+@pytest.mark.parametrize("other", [Layout.of({}), Layout.of({"a": (2,)}), Layout.of({"a": (4,)})])
+def test_an_envelope_of_another_layout_is_refused(other):
+    with pytest.raises(PeerError, match="fp32 payload has 12 bytes"):
+        open_envelope(GOOD, layout=other)
+
+
+SETTINGS = Settings(4, 2, 1, 128, 1e-3, 0.0, 1.0, 0.1, 16, 0)
+TRAIN = encode_task(TrainTask(SETTINGS, GOOD))
+CARD = ClientCard("bob", b"b" * 32, b"s" * 32, 1, 2, 3, 4, {"email": 1})
+CARD_BYTES = encode_reply(CARD)
+
+
+def task(**fields: object) -> bytes:
+    message = mpb.Task.FromString(TRAIN)
+    for name, value in fields.items():
+        setattr(message.train.settings, name, value)
+    return message.SerializeToString(deterministic=True)
+
+
+TASKS = {
+    "nothing": (b"", "schema version of the task is 0, expected 1"),
+    "text": (b"hello", "cannot be read, expected protobuf"),
+    "version 2 with fields of the future": (b"\x08\x02\x7a\x00", "schema version of the task is 2, expected 1"),
+    "a version alone": (b"\x08\x01", "task asks for nothing"),
+    "an envelope": (GOOD, "unknown, repeated or disordered|cannot be read"),
+    "cut": (TRAIN[:-1], "cannot be read"),
+    "bytes after the end": (TRAIN + b"\x08\x01", "unknown, repeated or disordered"),
+    "two works": (TRAIN + b"\x12\x00", "unknown, repeated or disordered"),
+    "too large": (b"\0" * 2000, "task has 2000 bytes, expected at most 1000"),
+    "no settings": (b"\x08\x01\x1a\x00", "learning rate schedule is 0"),
+    "an unknown schedule": (task(lr_schedule=4), "learning rate schedule is 4"),
+    "no steps": (task(local_steps=0), "local steps is 0"),
+    "a learning rate that is no number": (task(learning_rate=float("nan")), "learning rate is nan"),
+    "a negative clipping norm": (task(max_grad_norm=-1.0), "largest gradient norm is -1.0"),
+    "a codec name with a newline": (task(wire="a\nb"), "expected printable characters"),
+    "nothing held out": (task(held_out_fraction=0.0), "held-out fraction is 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_hostile_task_is_refused(name):
+    data, complaint = TASKS[name]
+    with pytest.raises(PeerError, match=complaint):
+        decode_task(data, max_bytes=1000)
+
+
+def reply(**answer: object) -> bytes:
+    return mpb.Reply(schema=1, **answer).SerializeToString(deterministic=True)
+
+
+def evaluation(**fields: object) -> bytes:
+    return reply(evaluation=mpb.Evaluation(**{"client": "bob", "loss": 1.0, "examples": 4, "tokens": 9} | fields))
+
+
+REPLIES = {
+    "nothing": (b"", "schema version of the reply is 0, expected 1"),
+    "version 2 with fields of the future": (b"\x08\x02\x7a\x00", "schema version of the reply is 2, expected 1"),
+    "a version alone": (b"\x08\x01", "reply holds no answer"),
+    "cut": (CARD_BYTES[:-1], "cannot be read"),
+    "two answers": (CARD_BYTES + b"\x1a\x00", "unknown, repeated or disordered"),
+    "an unknown nested field": (b"\x08\x01\x2a\x02\x78\x01", "unknown, repeated or disordered"),
+    "too large": (b"\0" * 1001, "reply has 1001 bytes, expected at most 1000"),
+    "a card without a name": (reply(card=mpb.ClientCard()), "client name has 0 characters"),
+    "a histogram beyond counting": (
+        reply(
+            card=mpb.ClientCard(client="b", base_fingerprint=bytes(32), spec_digest=bytes(32), histogram={"a": 2**63})
+        ),
+        "histogram of 'a' is 9223372036854775808",
+    ),
+    "a loss that is no number": (evaluation(loss=float("nan")), "loss is nan"),
+    "more correct than there are": (evaluation(correct=5), "correct examples is 5, expected 0 to 4"),
+    "a refusal without a reason": (
+        reply(refusal=mpb.Refusal(client="b")),
+        "reason of the refusal is 0, expected one of",
+    ),
+    "a refusal for a reason of the future": (reply(refusal=mpb.Refusal(client="b", reason=99)), "refusal is 99"),
+    "a refusal that clears the screen": (
+        reply(refusal=mpb.Refusal(client="b", reason=1, detail="\x1b[2J")),
+        "detail of the refusal is .* expected printable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_hostile_reply_is_refused(name):
+    data, complaint = REPLIES[name]
+    with pytest.raises(PeerError, match=complaint):
+        decode_reply(data, max_bytes=1000)
+
+
+PARSERS = {
+    "header": (lambda data: read_header(data, max_bytes=10_000), [GOOD]),
+    "envelope": (lambda data: open_envelope(data, layout=LAYOUT), [GOOD, envelope(b"\x80\x3f" * 3, codec=3)]),
+    "task": (lambda data: decode_task(data, max_bytes=10_000), [TRAIN, encode_task(DescribeTask(SETTINGS, "{}"))]),
+    "reply": (
+        lambda data: decode_reply(data, max_bytes=10_000),
+        [
+            CARD_BYTES,
+            encode_reply(UpdateReply(GOOD)),
+            encode_reply(Evaluation("bob", 1, 2.5, 9, 3, 4)),
+            encode_reply(Refusal("bob", RefusalReason.BUSY, "later")),
+        ],
+    ),
+}
+
+
+def mutate(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """Flip, overwrite, drop, repeat or insert a few bytes, or splice two messages."""
+    mutant = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(mutant) + 1)
+        end = min(len(mutant), at + chance.choice((1, 1, 2, 8, 40)))
+        match chance.randrange(6):
+            case 0:
+                mutant[at:end] = bytes(byte ^ (1 << chance.randrange(8)) for byte in mutant[at:end])
+            case 1:
+                mutant[at:end] = chance.randbytes(end - at)
+            case 2:
+                del mutant[at:end]
+            case 3:
+                mutant[at:at] = mutant[at:end]
+            case 4:
+                mutant[at:at] = chance.choice((b"\0", b"\xff", b"\x80", b"\x7f", b"\xff\xff\xff\xff\x0f", b"\x08\x01"))
+            case _:
+                mutant[at:] = other[at:]
+    return bytes(mutant)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_mutated_messages_are_read_or_refused(name):
+    parse, seeds = PARSERS[name]
+    chance = random.Random(name)
+    refused = 0
+    for _ in range(2000):
+        try:
+            parse(mutate(chance.choice(seeds), chance.choice(seeds), chance))
+        except PeerError:
+            refused += 1
+    assert refused > 1000  # the mutants do reach the checks

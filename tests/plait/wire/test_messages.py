@@ -1,0 +1,181 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.errors import PeerError
+from plait.wire.codecs import CODECS
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    EvaluateTask,
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    Settings,
+    TrainTask,
+    UpdateReply,
+    decode_reply,
+    decode_task,
+    encode_reply,
+    encode_task,
+)
+
+SETTINGS = Settings(
+    local_steps=4,
+    batch_size=2,
+    gradient_accumulation_steps=1,
+    seq_len=128,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    held_out_fraction=0.1,
+    max_held_out_sequences=16,
+    seed=0,
+)
+CARD = ClientCard("bob", b"b" * 32, b"s" * 32, 1, 2, 3, 4, {"email": 1})
+EVALUATION = Evaluation("bob", 1, 2.5, 100, None, 4)
+
+NAMES = st.text(min_size=1, max_size=128).filter(str.isprintable)
+DIGESTS = st.binary(min_size=32, max_size=32)
+COUNTS = st.integers(0, 2**63 - 1)
+SMALL = st.integers(0, 2**32 - 1)
+SOME = st.integers(1, 2**32 - 1)
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
+ALL_SETTINGS = st.builds(
+    Settings,
+    local_steps=SOME,
+    batch_size=SOME,
+    gradient_accumulation_steps=SOME,
+    seq_len=SOME,
+    learning_rate=POSITIVE,
+    weight_decay=POSITIVE | st.just(0.0),
+    max_grad_norm=POSITIVE,
+    held_out_fraction=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    max_held_out_sequences=SOME,
+    seed=st.integers(0, 2**64 - 1),
+    warmup_steps=SMALL,
+    lr_schedule=st.sampled_from(["constant", "cosine", "linear"]),
+    round=SMALL,
+    total_steps=COUNTS,
+    done_steps=COUNTS,
+    wire=NAMES,
+)
+TASKS = (
+    st.builds(DescribeTask, ALL_SETTINGS, st.text())
+    | st.builds(TrainTask, ALL_SETTINGS, st.binary())
+    | st.builds(EvaluateTask, ALL_SETTINGS, st.binary())
+)
+EVALUATIONS = st.builds(
+    Evaluation,
+    client=NAMES,
+    round=SMALL,
+    loss=st.floats(allow_nan=False, allow_infinity=False),
+    tokens=COUNTS,
+    correct=st.none() | st.integers(0, 10),
+    examples=st.integers(10, 2**63 - 1),
+)
+CARDS = st.builds(
+    ClientCard,
+    client=NAMES,
+    base_fingerprint=DIGESTS,
+    spec_digest=DIGESTS,
+    train_examples=COUNTS,
+    train_tokens=COUNTS,
+    held_out_examples=COUNTS,
+    held_out_tokens=COUNTS,
+    histogram=st.dictionaries(NAMES, COUNTS, max_size=4),
+    wire=st.lists(NAMES, max_size=4).map(tuple),
+)
+REFUSALS = st.builds(Refusal, NAMES, st.sampled_from(RefusalReason), st.text(max_size=50).filter(str.isprintable))
+REPLIES = CARDS | st.builds(UpdateReply, st.binary()) | EVALUATIONS | REFUSALS
+
+
+@given(task=TASKS)
+def test_a_task_survives_the_wire(task):
+    data = encode_task(task)
+    assert decode_task(data, max_bytes=len(data)) == task
+
+
+@given(reply=REPLIES)
+def test_a_reply_survives_the_wire(reply):
+    data = encode_reply(reply)
+    assert decode_reply(data, max_bytes=len(data)) == reply
+
+
+def test_a_card_names_the_codecs_of_this_version():
+    assert CARD.wire == tuple(CODECS)
+
+
+def test_an_update_costs_its_reply_a_few_bytes():
+    assert len(encode_reply(UpdateReply(bytes(1000)))) - 1000 <= 5
+
+
+def test_the_order_of_a_histogram_does_not_matter():
+    backwards = dataclasses.replace(CARD, histogram={"b": 2, "a": 1})
+    assert encode_reply(backwards) == encode_reply(dataclasses.replace(CARD, histogram={"a": 1, "b": 2}))
+
+
+@pytest.mark.parametrize(
+    ("detail", "travels"),
+    [("two\nlines\x1b[2J", "two lines [2J"), ("x" * 1024, "x" * 1024), ("x" * 1025, "x" * 1023 + "…"), ("", "")],
+)
+def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
+    data = encode_reply(Refusal("bob", RefusalReason.FAILED, detail))
+    assert decode_reply(data, max_bytes=len(data)) == Refusal("bob", RefusalReason.FAILED, travels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"local_steps": 0}, "local steps is 0, expected 1 to 4294967295"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"gradient_accumulation_steps": 2**32}, "gradient accumulation steps is 4294967296"),
+        ({"seq_len": -1}, "sequence length is -1"),
+        ({"learning_rate": 0.0}, "learning rate is 0.0, expected more than 0"),
+        ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),
+        ({"weight_decay": -0.1}, "weight decay is -0.1, expected 0 or more"),
+        ({"max_grad_norm": float("nan")}, "largest gradient norm is nan"),
+        ({"held_out_fraction": 1.0}, "held-out fraction is 1.0, expected less than 1"),
+        ({"max_held_out_sequences": 0}, "held-out sequences is 0"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"warmup_steps": -1}, "warm-up steps is -1"),
+        ({"lr_schedule": "step"}, "learning rate schedule is 'step', expected constant, cosine, linear"),
+        ({"round": -1}, "round is -1"),
+        ({"total_steps": 2**63}, "total steps is"),
+        ({"done_steps": -1}, "done steps is -1"),
+        ({"wire": ""}, "wire has 0 characters"),
+    ],
+)
+def test_settings_out_of_bounds_are_not_sent(changes, complaint):
+    with pytest.raises(PeerError, match=complaint):
+        encode_task(TrainTask(dataclasses.replace(SETTINGS, **changes), b""))
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (dataclasses.replace(CARD, client="a\nb"), r"client name is 'a\\nb', expected printable"),
+        (dataclasses.replace(CARD, base_fingerprint=b"b"), "base fingerprint has 1 bytes, expected 32"),
+        (dataclasses.replace(CARD, spec_digest=b""), "digest of the adapter spec has 0 bytes, expected 32"),
+        (dataclasses.replace(CARD, train_examples=-1), "training examples is -1"),
+        (dataclasses.replace(CARD, train_tokens=2**63), "training tokens is"),
+        (dataclasses.replace(CARD, held_out_examples=-1), "held-out examples is -1"),
+        (dataclasses.replace(CARD, held_out_tokens=-1), "held-out tokens is -1"),
+        (dataclasses.replace(CARD, histogram={"a": -1}), "histogram of 'a' is -1"),
+        (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(1025)}), "histogram has 1025 entries"),
+        (dataclasses.replace(CARD, wire=("fp32",) * 33), "number of codecs is 33, expected 0 to 32"),
+        (dataclasses.replace(CARD, wire=("",)), "name of a codec has 0 characters"),
+        (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
+        (dataclasses.replace(EVALUATION, loss=float("nan")), "loss is nan, expected a finite number"),
+        (dataclasses.replace(EVALUATION, correct=5), "correct examples is 5, expected 0 to 4"),
+        (dataclasses.replace(EVALUATION, tokens=-1), "tokens is -1"),
+        (dataclasses.replace(EVALUATION, examples=-1), "examples is -1"),
+        (dataclasses.replace(EVALUATION, round=2**32), "round is 4294967296"),
+        (Refusal("", RefusalReason.BUSY, ""), "client name has 0 characters"),
+    ],
+)
+def test_replies_out_of_bounds_are_not_sent(reply, complaint):
+    with pytest.raises(PeerError, match=complaint):
+        encode_reply(reply)

@@ -1,0 +1,59 @@
+"""The golden bytes, replayed through the writer, the reader, and a decoder that shares no code with either."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plait.wire.envelope import open_envelope
+from plait.wire.messages import decode_reply, decode_task
+
+FOLDER = Path(__file__).parents[2] / "vectors"
+WRITER = runpy.run_path(str(FOLDER / "write_vectors.py"))
+INDEPENDENT = runpy.run_path(str(FOLDER / "independent_decoder.py"))
+WRITTEN = WRITER["vectors"]()
+NAMES = sorted(path.stem for path in FOLDER.glob("*.hex"))
+
+
+def golden(name: str) -> tuple[bytes, dict]:
+    return bytes.fromhex((FOLDER / f"{name}.hex").read_text()), json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def test_every_golden_message_has_bytes_and_meaning():
+    assert sorted(WRITTEN) == NAMES == sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_writer_makes_the_golden_bytes(name):
+    data, said = golden(name)
+    assert WRITTEN[name][0] == data
+    assert json.loads(json.dumps(WRITTEN[name][1])) == said
+
+
+@pytest.mark.parametrize("name", sorted(WRITER["ENVELOPES"]))
+def test_reader_understands_the_golden_envelope(name):
+    data, said = golden(name)
+    opened = open_envelope(data, layout=WRITER["LAYOUT"])
+    assert opened.header == WRITER["ENVELOPES"][name][0]
+    assert [f"{word:08x}" for word in opened.delta.flat.view(np.uint32)] == said["envelope"]["values"]
+
+
+@pytest.mark.parametrize("name", sorted(WRITER["TASKS"]))
+def test_reader_understands_the_golden_task(name):
+    data, _ = golden(name)
+    assert decode_task(data, max_bytes=len(data)) == WRITER["TASKS"][name]
+
+
+@pytest.mark.parametrize("name", sorted(WRITER["REPLIES"]))
+def test_reader_understands_the_golden_reply(name):
+    data, _ = golden(name)
+    assert decode_reply(data, max_bytes=len(data)) == WRITER["REPLIES"][name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_independent_decoder_agrees(name):
+    data, said = golden(name)
+    kind = "envelope" if "envelope" in said else name.split("_")[0]
+    assert INDEPENDENT["decode"](data, kind, size=WRITER["LAYOUT"].size) == said

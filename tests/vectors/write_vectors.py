@@ -1,0 +1,191 @@
+"""Write the golden bytes of the wire format: for every named message its bytes (.hex) and what they say (.json).
+
+    python tests/vectors/write_vectors.py
+
+Run it when a message is added here. Bytes of a message that is here already never change within a schema version.
+"""
+
+import dataclasses
+import json
+from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from plait.adapters import AdapterState, Layout
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    EvaluateTask,
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    Settings,
+    TrainTask,
+    UpdateReply,
+    encode_reply,
+    encode_task,
+)
+
+HERE = Path(__file__).parent
+
+LAYOUT = Layout.of({"q_proj.lora_A": (2, 3), "q_proj.lora_B": (3, 2)})
+# Both signs, zeros of both signs, ties of bfloat16 in both directions, a subnormal, the largest float32.
+VALUES = [1.0, -2.5, 0.0, -0.0, 1.00390625, 1.01171875, 1e-3, -3e-8, 1e-45, 3.4028235e38, 0.1, -7.0]
+DELTA = AdapterState(LAYOUT, np.array(VALUES, np.float32))
+ZERO = AdapterState.zeros(LAYOUT)
+
+UPDATE = Header(
+    direction=Direction.UPDATE,
+    run_id=bytes(range(16)),
+    round=3,
+    client="ålice 7",
+    base_fingerprint=sha256(b"base").digest(),
+    spec_digest=sha256(b"spec").digest(),
+    relative_to=sha256(b"before").digest(),
+    examples=300,
+    metrics={"train_loss": 1.25, "train_s": 0.0, "a": -1e-300},
+)
+BROADCAST = Header(
+    direction=Direction.BROADCAST,
+    run_id=bytes(range(16)),
+    round=70000,
+    client="",
+    base_fingerprint=sha256(b"base").digest(),
+    spec_digest=sha256(b"spec").digest(),
+    relative_to=sha256(b"before").digest(),
+    result_digest=sha256(b"after").digest(),
+)
+SETTINGS = Settings(
+    local_steps=4,
+    batch_size=2,
+    gradient_accumulation_steps=1,
+    seq_len=128,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    held_out_fraction=0.1,
+    max_held_out_sequences=16,
+    seed=2**64 - 1,
+    warmup_steps=0,
+    lr_schedule="linear",
+    round=3,
+    total_steps=20,
+    done_steps=8,
+    wire="bf16",
+)
+CARD = ClientCard(
+    client="bob",
+    base_fingerprint=sha256(b"base").digest(),
+    spec_digest=sha256(b"spec").digest(),
+    train_examples=120,
+    train_tokens=15360,
+    held_out_examples=0,
+    held_out_tokens=0,
+    histogram={"email": 100, "asyncio": 20, "日本語": 0},
+    wire=("unchanged", "fp32", "bf16"),
+)
+
+# Name: header, delta, what --wire says, and the number of the codec that this comes to.
+ENVELOPES = {
+    "update_fp32": (UPDATE, DELTA, "fp32", 2),
+    "update_bf16": (UPDATE, DELTA, "bf16", 3),
+    "update_unchanged": (UPDATE, ZERO, "bf16", 1),
+    "broadcast_step_bf16": (BROADCAST, DELTA, "bf16", 3),
+    "broadcast_unchanged": (BROADCAST, ZERO, "fp32", 1),
+    "broadcast_whole_fp32": (
+        dataclasses.replace(BROADCAST, client="bob", relative_to=b"", spec_json='{"method":"lora"}'),
+        DELTA,
+        "fp32",
+        2,
+    ),
+}
+TASKS = {
+    "task_describe": DescribeTask(SETTINGS, '{"method":"lora"}'),
+    "task_train": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
+    "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
+}
+REPLIES = {
+    "reply_card": CARD,
+    "reply_update": UpdateReply(b"\x08\x01 an envelope"),
+    "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
+    "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),
+    "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
+}
+_FIELD = {
+    DescribeTask: "describe",
+    TrainTask: "train",
+    EvaluateTask: "evaluate",
+    ClientCard: "card",
+    UpdateReply: "update",
+    Evaluation: "evaluation",
+    Refusal: "refusal",
+}
+
+
+def as_json(value: object) -> object:
+    """What a message says, in the terms of the specification."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        said = {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if "lr_schedule" in said:
+            said["lr_schedule"] = ["", "constant", "cosine", "linear"].index(str(said["lr_schedule"]))
+        return said
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, IntEnum):
+        return int(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def numbers(delta: AdapterState, codec: int) -> dict[str, object]:
+    """Digest of the payload and the decoded numbers, worked out one by one and without the codecs."""
+    words = [int(number.view(np.uint32)) for number in delta.flat]
+    payload = b""
+    if codec == 2:
+        payload = b"".join(word.to_bytes(4, "little") for word in words)
+    if codec == 3:
+        halves = [_rounded_upper_half(word) for word in words]
+        payload = b"".join(half.to_bytes(2, "little") for half in halves)
+        words = [half << 16 for half in halves]
+    digest = sha256(codec.to_bytes(4, "little") + bytes(4) + payload).hexdigest()
+    return {
+        "codec": codec,
+        "codec_parameters": "",
+        "payload_digest": digest,
+        "values": [f"{word:08x}" for word in words],
+    }
+
+
+def _rounded_upper_half(word: int) -> int:
+    upper, lower = divmod(word & 0x7FFFFFFF, 0x10000)
+    upper += lower > 0x8000 or (lower == 0x8000 and upper % 2 == 1)
+    return word >> 31 << 15 | min(upper, 0x7F7F)
+
+
+def vectors() -> dict[str, tuple[bytes, object]]:
+    """Every golden message: its bytes as the writer makes them, and what they say."""
+    found: dict[str, tuple[bytes, object]] = {}
+    for name, (header, delta, wire, codec) in ENVELOPES.items():
+        data = seal(header, encode_delta(delta, codec_for(wire))).data
+        found[name] = data, {"envelope": as_json(header) | numbers(delta, codec)}
+    for name, task in TASKS.items():
+        found[name] = encode_task(task), {_FIELD[type(task)]: as_json(task)}
+    for name, reply in REPLIES.items():
+        said = reply.update.hex() if isinstance(reply, UpdateReply) else as_json(reply)
+        found[name] = encode_reply(reply), {_FIELD[type(reply)]: said}
+    return found
+
+
+def main() -> None:
+    """Write the files."""
+    for name, (data, said) in vectors().items():
+        lines = [data[start : start + 32].hex() for start in range(0, len(data), 32)]
+        (HERE / f"{name}.hex").write_text("\n".join(lines) + "\n")
+        (HERE / f"{name}.json").write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
