@@ -44,7 +44,7 @@ def model_card(
     """
     title = escaped(name)
     facts = [
-        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local directory"),
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, known by its fingerprint"),
         ("Base fingerprint", f"`{base.fingerprint}`"),
         ("Method", escaped(spec.method)),
         ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),

@@ -33,7 +33,7 @@ _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 4096
 _TASKS = {"CAUSAL_LM": Task.CAUSAL_LM, "SEQ_CLS": Task.CLASSIFICATION}
 # With these PEFT imports a module or unpickles a file that the configuration names.
-_REACHING_KEYS = ("corda_config", "lora_ga_config", "megatron_config", "prompt_tuning_init_state_dict_path")
+REACHING_KEYS = ("corda_config", "lora_ga_config", "megatron_config", "prompt_tuning_init_state_dict_path")
 # What the same tensors mean: an adapter with another value of one of these is another adapter.
 _MEANING_KEYS = ("peft_type", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
@@ -207,7 +207,7 @@ def _read_config(path: Path) -> dict[str, Json]:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a PEFT configuration") from error
     config = parse_object(data, what=f"'{path}'", max_bytes=_MAX_CONFIG_BYTES)
     _text(config, "peft_type")
-    for key in _REACHING_KEYS:
+    for key in REACHING_KEYS:
         if config.get(key):
             raise PeerError(f"{key} of '{path}' is {shown(config[key])}, expected null: it names code or files to load")
     return config

@@ -82,11 +82,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             _section("Client by client", _table(loss_by_client_table(view)), plot("clients")),
             _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
             _section("What was refused", _table(refusals_table(view))),
-            _section(
-                "How to repeat it",
-                _command(view),
-                _pairs(view.config),
-            ),
+            _section("How to repeat it", _command(view), _pairs(view.config)),
             _section("Where it comes from", _pairs(_origin(view)), _pairs(view.versions)),
         ),
     )
@@ -101,8 +97,8 @@ def headline(view: RunView) -> str:
         return f"{who} began to teach {clean(view.base.name)}; no round has been evaluated yet."
     learned = f"held-out loss is {loss_text(final.mean.loss)}"
     if base:
-        verb = "rose from" if final.mean.loss > base.mean.loss else "fell from"
-        learned = f"held-out loss {verb} {loss_text(base.mean.loss)} to {loss_text(final.mean.loss)}"
+        verb = "fell" if final.mean.loss < base.mean.loss else "rose" if final.mean.loss > base.mean.loss else "went"
+        learned = f"held-out loss {verb} from {loss_text(base.mean.loss)} to {loss_text(final.mean.loss)}"
         if base.mean.accuracy is not None and final.mean.accuracy is not None:
             learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {percent_text(final.mean.accuracy)}"
     taught = f"{who} taught {clean(view.base.name)} in {plural(final.round, 'round')}: {learned}."
@@ -135,12 +131,8 @@ def _header(view: RunView) -> Markup:
     started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.started_s))
     notice: Markup | str = ""
     if not view.finished:
-        rounds = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')}"
-        notice = element(
-            "p",
-            f"This run has not finished: {rounds} done. Everything below is what it had reached; plait resume goes on from there.",
-            class_="notice",
-        )
+        done = f"This run has not finished: {len(view.rounds)} of {plural(view.planned_rounds, 'round')} done."
+        notice = element("p", f"{done} Everything below is what it had reached.", class_="notice")
     return element(
         "header",
         element("p", "plait · report of a run", class_="eyebrow"),
@@ -199,9 +191,9 @@ def _share_of_model(view: RunView) -> str:
 
 
 def _section(title: str, *children: Markup) -> Markup:
-    return (
-        element("section", element("h2", title), *children) if any(child.source for child in children) else Markup("")
-    )
+    if not any(child.source for child in children):
+        return Markup("")
+    return element("section", element("h2", title), *children)
 
 
 def _figure(variants: Mapping[str, bytes], alternative_text: str) -> Markup:
@@ -268,6 +260,10 @@ def _value_text(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _size_text(key: str, value: Json) -> Json:
+    return bytes_text(value) if key.endswith("_bytes") and isinstance(value, (int, float)) else value
+
+
 def _origin(view: RunView) -> Mapping[str, Json]:
     newest = view.rounds[-1].adapter if view.rounds else ""
     return {
@@ -279,5 +275,5 @@ def _origin(view: RunView) -> Mapping[str, Json]:
         "newest adapter": newest,
         "interruptions": view.interruptions,
         "last line of the ledger": view.last_hash,
-        **{f"machine: {key}": value for key, value in view.machine.items()},
+        **{f"machine: {key.removesuffix('_bytes')}": _size_text(key, value) for key, value in view.machine.items()},
     }

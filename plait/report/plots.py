@@ -22,7 +22,6 @@ from plait.report.wording import bytes_text, loss_text, plural, ratio_text, roun
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24
 _MOST_KINDS = 9
-_NO_EVALUATION = "No round has been evaluated yet."
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by bytes sent")
     rounds = [evaluation for evaluation in view.evaluations if evaluation.round > 0]
     if not rounds:
-        say_nothing_yet(axes, theme, _NO_EVALUATION)
+        say_nothing_yet(axes, theme, "No round has been evaluated yet.")
         return figure
     losses = [evaluation.mean.loss for evaluation in rounds]
     client_rounds = [sum(update.round <= evaluation.round for update in view.updates) for evaluation in rounds]
@@ -206,7 +205,8 @@ def clients(view: RunView, theme: Theme) -> Figure:
             fontsize=8.5,
         )
     for panel in panels:
-        panel.set_ylim(-0.6, len(ordered) - 0.4)
+        spare = max(0, 3 - len(ordered)) / 2  # a bar or two alone would be fat
+        panel.set_ylim(-0.6 - spare, len(ordered) - 0.4 + spare)
         panel.yaxis.set_major_locator(NullLocator())
     if rows:
         panels[0].set_yticks(positions, [short_name(client.name) for client in ordered])
@@ -236,7 +236,7 @@ def savings_bars(view: RunView, theme: Theme) -> Figure:
             text, (size, position), xytext=(6, 0), textcoords="offset points", va="center", color=theme.ink, fontsize=9
         )
     _bytes_axis(axes, theme, lowest=min(sizes))
-    axes.set_xlim(min(sizes) / 8, max(sizes) * (60 if theme.is_narrow else 15))
+    axes.set_xlim(max(1.0, min(sizes)) / 8, max(sizes) * (60 if theme.is_narrow else 15))
     axes.set_xlabel("bytes sent in both directions (logarithmic)")
     axes.tick_params(axis="y", colors=theme.ink)
     axes.grid(axis="x", color=theme.faint, linewidth=0.8)
@@ -295,7 +295,7 @@ def _bytes_axis(axes: Axes, theme: Theme, *, lowest: float) -> None:
     axes.xaxis.set_major_locator(LogLocator(numticks=5 if theme.is_narrow else 9))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(written(round_bytes_text))
-    axes.set_xlim(left=lowest / 3)
+    axes.set_xlim(left=max(1.0, lowest) / 3)
 
 
 def _kinds(clients: Sequence[Client]) -> list[str | None]:

@@ -48,15 +48,17 @@ h2 { margin: 3.5rem 0 1rem; font-size: 1.4rem; letter-spacing: -.01em; }
 }
 .figures small { display: block; color: var(--muted); font-size: .8rem; font-weight: 400; letter-spacing: 0; }
 figure, .table, .command, .pairs {
-  position: relative; background: var(--card); border: 1px solid var(--line); border-radius: .75rem; margin: 0 0 1.25rem;
-  overflow-x: auto;
+  position: relative; margin: 0 0 1.25rem; overflow-x: auto;
+  background: var(--card); border: 1px solid var(--line); border-radius: .75rem;
 }
 figure { padding: .75rem; }
 figure img { display: block; width: 100%; height: auto; }
 .table { padding: 1rem 1.25rem; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .75rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
-thead th { border-top: 0; color: var(--muted); font-weight: 500; }
+thead th {
+  border-top: 0; color: var(--muted); font-weight: 500; white-space: normal; vertical-align: bottom; line-height: 1.3;
+}
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .words { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
 th:first-child, td:first-child { padding-left: 0; }
@@ -75,12 +77,18 @@ th:last-child, td:last-child { padding-right: 0; }
   .figures { grid-template-columns: 1fr 1fr; }
   .figures div { padding: .75rem .9rem; }
   .figures dd { font-size: 1.2rem; }
+  .pairs { grid-template-columns: 1fr 1fr; }
+  .table { padding: .75rem 1rem; }
+  th, td { padding: .4rem .45rem; }
 }
 @media print {
   :root { --surface: #ffffff; --card: #ffffff; --ink: #000000; --muted: #444444; --line: #cccccc; --accent: #0b6a8f; }
   main { max-width: none; padding: 0; }
   h2 { margin-top: 2rem; break-after: avoid; }
   figure, .figures, tr, p { break-inside: avoid; }
-  figure, .table { overflow: visible; }
+  figure, .table, .command, .pairs { overflow: visible; }
+  .figures { grid-template-columns: repeat(4, 1fr); }
+  .figures dd { font-size: 1.1rem; }
+  .pairs { grid-template-columns: repeat(3, 1fr); }
 }
 """

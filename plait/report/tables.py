@@ -46,7 +46,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
 def loss_by_round_table(view: RunView) -> Table:
     """Mean held-out loss after every round that was evaluated, beside the references where they were evaluated too."""
     base = view.base_evaluation
-    references = [reference for reference in view.references if any(reference.loss_by_round)]
+    references = [reference for reference in view.references if reference.loss_by_round]
     shown = _thin(view.evaluations, _MOST_ROUNDS)
     rows = tuple(
         (
@@ -183,9 +183,10 @@ def compare_bytes(
     per_message = bytes_text(sent_bytes / (2 * client_rounds)) if client_rounds else ""
     return Table(
         title="Bytes sent, and what other exchanges would send",
-        headings=("exchange", "per client and direction", "in all", "times as much"),
+        headings=("exchange", "per message", "in all", "times as much"),
         rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
-        note=f"One message each way in each of {plural(client_rounds, 'client-round')}; the others count arrays alone.",
+        note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
+        f"{this.capitalize()} counts every byte, the others count arrays alone.",
     )
 
 

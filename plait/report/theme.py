@@ -1,4 +1,4 @@
-"""How plots look: colours for light and for dark pages, a width for desks and one for phones, and the way to PNG bytes."""
+"""How plots look: colours for light and dark pages, widths for desks and phones, and the way to PNG bytes."""
 
 from __future__ import annotations
 

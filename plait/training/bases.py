@@ -92,7 +92,9 @@ def locate_base(name: str, *, revision: str = "", progress: Progress = lambda _:
     if not (directory / "config.json").is_file():
         raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
     fingerprint = fingerprint_base(directory, cache=cache)
-    return LocatedBase(directory, BaseReference(name=name, revision=revision or None, fingerprint=fingerprint))
+    # Nicknames and relative paths mean nothing to others; the directory does, at least on this machine.
+    known_as = name if _is_hub_id(name) and not Path(name).exists() else str(directory)
+    return LocatedBase(directory, BaseReference(name=known_as, revision=revision or None, fingerprint=fingerprint))
 
 
 def _directory_of(name: str, revision: str, progress: Progress) -> Path:

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
+from plait.adapters.peft_directory import REACHING_KEYS
 from plait.errors import ConfigError, PeerError
 from plait.training.methods import METHODS, AdapterRequest, peft_config_for
 
@@ -106,6 +107,12 @@ def parse_spec(text: str) -> SpecRequest:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PeerError(f"adapter spec is not understood: {error}") from error
+    for key in REACHING_KEYS:
+        if request.peft_config.get(key):
+            raise PeerError(f"adapter spec sets {key}, which makes PEFT load code or files, expected none")
+    if not isinstance(request.peft_config.get("target_modules", []), list):
+        # As a string PEFT takes it for a regular expression, and some of those never come to an end.
+        raise PeerError("target_modules of the adapter spec is no list, expected module names")
     if request.method not in METHODS:
         raise PeerError(f"method of the adapter spec is {request.method!r}, expected one of {', '.join(METHODS)}")
     return request
@@ -198,8 +205,12 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
     def as_json(value: PeftConfig) -> dict[str, Json]:
         return cast("dict[str, Json]", json.loads(json.dumps(value.to_dict(), default=plain, sort_keys=True)))
 
-    defaults = as_json(type(config)())
-    return {key: value for key, value in as_json(config).items() if key in _ALWAYS_STATED or value != defaults.get(key)}
+    defaults, stated = as_json(type(config)()), as_json(config)
+    for key in ("target_modules", "modules_to_save"):
+        # PEFT keeps these as sets, or adds its own names to them once more: a list in name order means the same.
+        if isinstance(value := stated.get(key), list):
+            stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))
+    return {key: value for key, value in stated.items() if key in _ALWAYS_STATED or value != defaults.get(key)}
 
 
 def _first_sentence(error: Exception) -> str:

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from plait.data import cache_directory, load_dataset
 
 TARGET = Path(__file__).resolve().parents[2] / "plait" / "training" / "tiny_base"
-VOCABULARY, SEQ_LEN, BATCH, STEPS, PEAK_LR, SEED = 2048, 128, 16, 900, 4e-3, 0
+VOCABULARY, SEQ_LEN, BATCH, STEPS, PEAK_LR, SEED = 2048, 128, 16, 2400, 3e-3, 0
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -219,6 +219,11 @@ def test_the_cache_remembers_several_bases(base: Path, cache: Path, tmp_path: Pa
     assert [fingerprint_base(path, cache=cache) for path in (base, other)] == expected
 
 
+def test_a_base_that_changes_while_it_is_read_is_not_remembered(base: Path, cache: Path) -> None:
+    fingerprint_base(base, cache=cache, progress=lambda *_: change_weight(base))
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"PLACE": 7}', b'{"PLACE": {"files": {}, "fingerprint": "ab"}}'],

@@ -191,7 +191,7 @@ HOSTILE_NAMES = (
     "<script>alert(1)</script>",
     "[red]x[/red]",
     "\x1b[31mred\x1b[0m",
-    "$\\frac{1}{",
+    "$\\frac{1}{$",
     "_hidden",
     "\u202eevil",
     '"><img src=x onerror=alert(1)>',

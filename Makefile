@@ -1,0 +1,36 @@
+# Everything starts from here: the targets set up .venv themselves; nothing else needs to be done by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup simulate test check proto clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make .venv and install plait with its tools
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "plait needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(STAMP)
+
+simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, with a report
+	$(BIN)/plait simulate $(ARGS)
+
+test: $(STAMP)  ## All tests that need no GPU
+	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+check: $(STAMP)  ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+proto: $(STAMP)  ## Regenerate plait/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/plait/v1/*.proto
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) build dist

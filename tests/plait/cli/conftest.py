@@ -1,0 +1,92 @@
+"""Run the command line in this process, and the data that its tests train on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from plait.cli.main import main
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+Plait = Callable[..., Ran]
+
+
+@pytest.fixture
+def plait(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Plait]:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["plait", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    yield run
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
+    """Options of a run that takes two seconds."""
+    return (
+        "--base", "tiny", "--rounds", "2", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--rank", "2",
+    )  # fmt: skip
+
+
+def write_jsonl(path: Path) -> Path:
+    """Three authors whose texts differ in kind and in size."""
+    lines: list[dict[str, str]] = []
+    for number in range(30):
+        lines.append({"text": f"def add_{number}(left, right):\n    return left + right\n" * 3, "author": "ada"})
+        lines.append({"text": f"The quick brown fox number {number} jumps over the lazy dog.\n" * 3, "author": "bob"})
+        if number % 2:
+            lines.append({"text": f"x = [{number}, {number + 1}]\nprint(sum(x))\n" * 4, "author": "eve"})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    """Data of one's own."""
+    return write_jsonl(tmp_path / "my.jsonl")
+
+
+@pytest.fixture(scope="session")
+def original(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made by the command in a process of its own, with its data beside it."""
+    folder = tmp_path_factory.mktemp("original")
+    data = write_jsonl(folder / "my.jsonl")
+    options = (
+        "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
+        "--dtype", "float32", "--reference", "central,local", "--out", folder / "run", "--json",
+    )  # fmt: skip
+    command = [sys.executable, "-m", "plait.cli.main", "simulate", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "run" / "summary.json").read_text())
+    return folder
+
+
+@pytest.fixture
+def finished(original: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(original / "run", tmp_path / "run"))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from plait import __version__
+
+VERBS = ("simulate", "resume", "report", "estimate", "eval", "verify", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
+    ran = plait(verb, "--help")
+    assert ran.code == 0
+    assert f"plait {verb}" in ran.out.replace("\n", " ")
+    assert "Example:" in ran.out
+
+
+def test_help_lists_every_verb_and_the_exit_codes(plait) -> None:
+    ran = plait("--help")
+    assert all(verb in ran.out for verb in VERBS)
+    assert "Exit codes" in ran.out
+
+
+def test_version(plait) -> None:
+    assert plait("--version").out == f"plait {__version__}\n"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.argv = ['plait', '--help']\n"
+        "from plait.cli.main import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "heavy = ('torch', 'transformers', 'peft', 'flwr', 'matplotlib', 'datasets')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_doctor_says_what_the_machine_has(plait) -> None:
+    findings = json.loads(plait("doctor", "--json").out)
+    assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
+
+
+def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
+    ran = plait(
+        "estimate", "--base", "mistral-7b", "--rank", 32, "--target-modules", "q_proj,v_proj", "--clients", 20,
+        "--clients-per-round", 2, "--rounds", 200, "--no-evaluate", "--json",
+    )  # fmt: skip
+    estimate = json.loads(ran.out)
+    assert estimate["trainable_parameters"] == 32 * (32 * (4096 + 4096) + 32 * (4096 + 1024))
+    sent = estimate["uplink_bytes"] + estimate["downlink_bytes"]
+    assert sent == 13_631_488 * 4 * 800
+    assert sent / 2**30 == pytest.approx(40.7, rel=0.005)  # published as 40.7 GB, counted in units of 2**30 bytes
+
+
+def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
+    options = ("--base", "tiny", "--rank", 2, "--rounds", 2, "--clients", 2, "--batch-size", 2, "--seq-len", 32)
+    estimate = json.loads(plait("estimate", *options, "--json").out)
+    run = plait(
+        "simulate",
+        "--data",
+        jsonl,
+        "--partition",
+        "iid",
+        *options,
+        "--local-steps",
+        1,
+        "--out",
+        tmp_path / "r",
+        "--json",
+    )
+    summary = json.loads(run.out)
+    assert summary["trainable_parameters"] == estimate["trainable_parameters"]
+    assert summary["full_model_bytes"] == estimate["full_model_bytes"]
+    assert summary["uplink_bytes"] == pytest.approx(estimate["uplink_bytes"], rel=0.02)
+    assert summary["downlink_bytes"] == pytest.approx(estimate["downlink_bytes"], rel=0.03)

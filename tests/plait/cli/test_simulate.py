@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from plait.adapters import load_peft_directory
+from plait.rounds.ledger import read_events
+from plait.training.bases import locate_base
+
+
+def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
+    assert summary["held_out_loss_by_round"][0] == summary["base_held_out_loss"]
+    assert summary["held_out_loss_by_round"][-1] == summary["final_held_out_loss"]
+    assert set(summary["held_out_loss_by_client"]) == {"ada", "bob", "eve"}
+    assert summary["reference_held_out_loss"]["central"] < summary["base_held_out_loss"]
+    assert summary["reference_held_out_loss"]["local"] < summary["base_held_out_loss"]
+    assert (summary["rounds"], summary["clients"], summary["seed"]) == (2, 3, 0)
+    for name in ("config.toml", "ledger.jsonl", "report.html", "adapter/README.md", "adapter/adapter_config.json"):
+        assert (finished / name).stat().st_size > 100
+    assert len(list(finished.glob("*.png"))) >= 3
+
+
+def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    parameters = summary["trainable_parameters"]
+    # Up: an exact float32 update of each client in each round. Down: nothing before round 1 (the initial adapter is a
+    # seed), then the new adapter once a round to each.
+    assert 0 < summary["uplink_bytes"] - 2 * 3 * 4 * parameters < 2 * 3 * 1500
+    assert 0 < summary["downlink_bytes"] - 2 * 3 * 4 * parameters < 6 * 3 * 600
+    down_before_round_1 = [
+        event["downlink_bytes"]
+        for event in read_events(finished / "ledger.jsonl")
+        if event["event"] == "broadcast" and event["round"] == 1 and event["purpose"] == "train"
+    ]
+    assert max(down_before_round_1) < 600
+
+
+def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(
+    finished: Path, jsonl: Path, plait
+) -> None:
+    ran = plait(
+        "eval", "--adapter", finished / "adapter", "--data", jsonl, "--seq-len", 32, "--dtype", "float32",
+        "--max-sequences", 6, "--batch-size", 1, "--json",
+    )  # fmt: skip
+    ours = json.loads(ran.out)
+    directory = locate_base("tiny").directory
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, finished / "adapter").eval()
+    with torch.no_grad():
+        adapted = model(input_ids=torch.arange(3, 35)[None]).logits
+        with model.disable_adapter():
+            bare = model(input_ids=torch.arange(3, 35)[None]).logits
+    assert (adapted - bare).abs().max() > 1e-3
+    assert ours["adapter"]["loss"] < ours["base"]["loss"]
+
+
+def test_one_seed_writes_one_adapter_bit_for_bit(
+    finished: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    for out, seed in ((again, 0), (other, 1)):
+        plait(
+            "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate",
+            1e-2, "--dtype", "float32", "--out", out, "--seed", seed, "--json",
+        )  # fmt: skip
+    weights = "adapter/adapter_model.safetensors"
+    assert (again / weights).read_bytes() == (finished / weights).read_bytes()
+    assert (other / weights).read_bytes() != (finished / weights).read_bytes()
+
+
+def test_the_written_config_repeats_the_run(finished: Path, plait, tmp_path: Path) -> None:
+    ran = plait("simulate", "--config", finished / "config.toml", "--reference", "", "--out", tmp_path / "b", "--json")
+    assert ran.code == 0, ran.err
+    weights = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "b" / weights).read_bytes() == (finished / weights).read_bytes()
+
+
+def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, plait) -> None:
+    assert plait("verify", finished).code == 0
+    ledger = finished / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"seed":0', '"seed":1', 1))
+    ran = plait("verify", finished)
+    assert ran.code == 3
+    assert "breaks the hash chain" in ran.err
+
+
+def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
+    before = (finished / "summary.json").read_text()
+    for name in ("summary.json", "report.html"):
+        (finished / name).unlink()
+    ran = plait("report", finished)
+    assert ran.code == 0
+    assert "ada" in ran.out
+    assert (finished / "summary.json").read_text() == before
+    assert (finished / "report.html").exists()
+
+
+def test_a_finished_run_is_not_resumed_and_never_overwritten(
+    finished: Path, plait, jsonl: Path, small: tuple[str, ...]
+) -> None:
+    assert plait("resume", finished).code == 2
+    before = (finished / "ledger.jsonl").read_bytes()
+    ran = plait("simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, "--out", finished)
+    assert ran.code == 2
+    assert "already holds a run" in ran.err
+    assert (finished / "ledger.jsonl").read_bytes() == before
+
+
+def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str, ...]) -> None:
+    data = tmp_path / "labels.jsonl"
+    lines = [
+        json.dumps({"text": text, "label": label})
+        for number in range(40)
+        for text, label in (
+            (f"def f_{number}(): return {number}", "code"),
+            (f"Once upon a time, {number} foxes", "prose"),
+        )
+    ]
+    data.write_text("\n".join(lines))
+    ran = plait(
+        "simulate", "--data", data, "--partition", "iid", "--clients", 2, *small, "--local-steps", 8, "--learning-rate",
+        2e-2, "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    evaluated = [event for event in read_events(tmp_path / "run" / "ledger.jsonl") if event["event"] == "evaluated"]
+    assert evaluated[-1]["accuracy"] > 0.9
+    tensors = load_peft_directory(tmp_path / "run" / "adapter").tensors
+    assert "base_model.model.score.weight" in tensors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--data", "nowhere.jsonl"), 3, "nowhere.jsonl"),
+        (("--data", "stdlbi"), 2, "did you mean 'stdlib'"),
+        (("--base", "tny"), 2, "did you mean 'tiny'"),
+        (("--rule", "fedavgg"), 2, "did you mean 'fedavg'"),
+        (("--wire", "fp23"), 2, "fp32"),
+        (("--method", "lora2"), 2, "did you mean 'lora'"),
+        (("--partition", "natural:autor"), 2, "author"),
+        (("--partition", "natural:author", "--clients", "9"), 2, "9"),
+        (("--partition", "dirichlet:0.1"), 2, "label"),
+        (("--clients-per-round", "5"), 2, "expected at most clients = 2"),
+        (("--rounds", "0"), 2, "rounds is 0"),
+        (("--reference", "centrl"), 2, "centrl"),
+        (("--device", "cuda:77"), 2, "cuda:77"),
+        (("--target-modules", "c_attn"), 2, "does not fit this base"),
+        (("--seq-len", "4096"), 3, "too little data"),
+        (("--roundz", "4"), 2, "--rounds"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
+    arguments: tuple[str, ...], code: int, message: str, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    ran = plait("simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, *arguments, "--out", out)
+    assert ran.code == code, ran.err
+    assert message in ran.err
+    assert not (out / "adapter").exists()
+    if "--roundz" not in arguments:
+        assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_an_unwritable_run_directory_is_the_machines_fault(
+    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ran = plait(
+        "simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, "--out", tmp_path / "file" / "run"
+    )
+    assert ran.code == 1
+    assert "cannot make the run directory" in ran.err
+
+
+def test_an_unknown_key_in_the_file_names_the_nearest(plait, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("local-stepps = 3\n")
+    ran = plait("simulate", "--config", tmp_path / "c.toml")
+    assert ran.code == 2
+    assert "unknown key 'local-stepps'; did you mean 'local-steps'?" in ran.err

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.errors import PeerError
+from plait.report.fold import fold_events
+from plait.report.run_view import Traffic
+
+
+def test_a_ledger_must_begin_with_the_start_of_a_run(small_run) -> None:
+    with pytest.raises(PeerError, match="is empty, expected 'run_started'"):
+        fold_events([])
+    with pytest.raises(PeerError, match="is 'broadcast', expected 'run_started'"):
+        fold_events(small_run[1:])
+
+
+def test_bytes_add_up_by_round_and_client_in_each_direction(small_run) -> None:
+    view = fold_events(small_run)
+    assert view.traffic[1, "ann"] == Traffic(uplink_bytes=3000 + 50, downlink_bytes=1000 + 100)
+    assert view.traffic[1, "bob"] == Traffic(uplink_bytes=4000, downlink_bytes=2000)
+    assert view.traffic_by_round[0] == Traffic(uplink_bytes=20 + 20, downlink_bytes=10 + 10)
+    assert list(view.traffic_by_round) == [0, 1, 2]
+
+
+def test_an_evaluation_knows_the_bytes_sent_before_it(small_run) -> None:
+    view = fold_events(small_run)
+    set_up = 10 + 20 + 10 + 20
+    first_round = 1000 + 2000 + 3000 + 4000 + 100 + 50
+    second_round = 1000 + 2000 + 3000 + 4000
+    assert [evaluation.sent_bytes for evaluation in view.evaluations] == [
+        set_up,
+        set_up + first_round,
+        set_up + first_round + second_round,
+    ]
+    assert view.sent.total_bytes == set_up + first_round + second_round
+
+
+def test_a_repeated_round_costs_its_bytes_again_but_counts_once(small_run) -> None:
+    """Killed in round 2 after an update, resumed, and round 2 done again: the last loss holds."""
+    again = [event for event in small_run if event.get("round") == 2]
+    events = [*small_run[:-1], {"event": "resumed", "round": 1}, *again, {**again[-1], "loss": 2.875}]
+    once, twice = fold_events(small_run), fold_events(events)
+    assert twice.traffic[2, "ann"].uplink_bytes == 2 * once.traffic[2, "ann"].uplink_bytes
+    assert twice.client_rounds == once.client_rounds == 4
+    assert len(twice.rounds) == 2
+    assert twice.final_evaluation is not None
+    assert twice.final_evaluation.mean.loss == 2.875
+
+
+def test_an_unfinished_run_is_folded_and_says_so(small_run) -> None:
+    for length in range(1, len(small_run)):
+        view = fold_events(small_run[:length])
+        assert not view.finished
+        assert view.peak_rss_bytes is None
+    assert fold_events(small_run).finished
+
+
+def test_time_between_interruption_and_resumption_is_not_work(small_run) -> None:
+    started = small_run[0]
+    events = [
+        {**started, "time": 100.0},
+        {"event": "interrupted", "round": 0, "time": 107.0},
+        {"event": "resumed", "round": 0, "time": 9000.0},
+        {"event": "round_started", "round": 1, "time": 9002.0},
+    ]
+    assert fold_events(events).wall_s == (107 - 100) + (9002 - 9000)
+
+
+def test_a_refused_update_costs_bytes_and_is_no_client_round(hostile_run) -> None:
+    view = fold_events(hostile_run)
+    (refusal,) = view.refusals
+    assert view.traffic[1, refusal.client].uplink_bytes == 2000
+    assert view.client_rounds == 6
+    assert refusal.client not in {update.client for update in view.updates}
+
+
+def test_events_of_a_newer_kind_are_passed_over(small_run) -> None:
+    assert fold_events([*small_run, {"event": "from_the_future", "x": 1}]).sent == fold_events(small_run).sent
+
+
+def test_a_field_of_the_wrong_kind_names_its_event(small_run) -> None:
+    broken = [*small_run[:1], {**small_run[1], "downlink_bytes": "many"}]
+    with pytest.raises(PeerError, match=r"event 1 \(broadcast\): 'downlink_bytes' is 'many', expected a whole number"):
+        fold_events(broken)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from plait.report.fold import fold_events
+from plait.report.html import headline, render_html, repeat_command
+
+PLOTS = dict.fromkeys(("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings"), b"\x89PNG")
+VARIANTS = {"(prefers-color-scheme: dark)": PLOTS, "": PLOTS}
+VOID = {"img", "meta", "source", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; fails where tags do not nest."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+
+def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
+    source = render_html(fold_events(hostile_run), VARIANTS)
+    page = Page(source)
+    assert not {"script", "b", "red"} & set(page.tags)
+    assert {value for tag, name, value in page.attributes if (tag, name) == ("img", "src")} == {
+        "data:image/png;base64,iVBORw=="
+    }
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text
+    assert '"><img src=x onerror=alert(1)>' in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", source)
+
+
+def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
+    source = render_html(fold_events(small_run), VARIANTS)
+    page = Page(source)
+    assert "http:" not in source
+    assert "https:" not in source
+    assert "@import" not in source
+    assert "url(" not in source
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name in ("src", "srcset", "href"):
+            assert value.startswith("data:image/png;base64,"), (tag, name)
+
+
+def test_the_page_holds_headline_tables_plots_settings_versions_and_command(small_run) -> None:
+    view = fold_events(small_run)
+    page = Page(render_html(view, VARIANTS))
+    assert headline(view) in page.text
+    assert page.tags.count("table") == 4
+    assert page.tags.count("img") == len(PLOTS)
+    assert page.tags.count("source") == len(PLOTS)
+    assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
+    for text in ("learning-rate", "0.1.0", view.base.fingerprint, view.last_hash, "plait simulate --data stdlib"):
+        assert text in page.text
+    assert "has not finished" not in page.text
+
+
+def test_the_headline_states_losses_bytes_and_what_the_full_model_would_have_sent(small_run) -> None:
+    # 4 client-rounds x 2 directions x 4 MB = 32 MB against 20,210 bytes: 1,583 times.
+    assert headline(fold_events(small_run)) == (
+        "2 clients taught smollm2-135m in 2 rounds: held-out loss fell from 4.000 to 3.000. "
+        "20.2 kB crossed the wire in all; full-model FedAvg would have sent 32.0 MB, 1,600 times as much."
+    )
+
+
+def test_the_headline_does_not_hide_a_loss_that_rose(small_run) -> None:
+    view = fold_events(small_run)
+    worse = replace(view.evaluations[-1], mean=replace(view.evaluations[-1].mean, loss=4.5))
+    assert "rose from 4.000 to 4.500" in headline(replace(view, evaluations=(*view.evaluations[:-1], worse)))
+
+
+def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
+    for length in range(1, len(small_run)):
+        page = Page(render_html(fold_events(small_run[:length]), VARIANTS))
+        assert "This run has not finished" in page.text
+    assert "no round has been evaluated yet" in Page(render_html(fold_events(small_run[:1]), VARIANTS)).text
+
+
+def test_the_command_gives_every_setting_back_to_a_shell(hostile_run) -> None:
+    config = fold_events(hostile_run).config
+    words = shlex.split(" ".join(repeat_command(config)))
+    assert words[:2] == ["plait", "simulate"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given["--data"] == config["data"] == "a b'; rm -rf ~"
+    assert given == {f"--{key}": str(value) for key, value in config.items() if key != "out"}
+
+
+@pytest.mark.parametrize("value", ["-x", "--rounds"])
+def test_a_value_like_an_option_stays_a_value(value: str) -> None:
+    assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from plait.report import plots
+from plait.report.fold import fold_events
+from plait.report.run_view import Client, Evaluation, Score
+from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings")
+
+
+def is_blank(png: bytes) -> bool:
+    return bool(np.ptp(imread(io.BytesIO(png))[..., :3]) < 0.2)
+
+
+def crowd(view, count: int):
+    """The same run with `count` clients."""
+    names = [f"client-{index}" for index in range(count)]
+    clients = tuple(Client(name, 9, 100 * (i + 1), 1, 10, {"a": i + 1, "b": 3}) for i, name in enumerate(names))
+    evaluations = tuple(
+        Evaluation(number, Score(3.0 - number, None), {name: Score(3.0 - number, None) for name in names}, 1000)
+        for number in (0, 1)
+    )
+    return replace(view, clients=clients, evaluations=evaluations)
+
+
+def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
+    drawn = plots.draw_plots(fold_events(small_run))
+    assert tuple(drawn) == NAMES
+    for png in drawn.values():
+        assert png.startswith(PNG_MAGIC)
+        assert not is_blank(png)
+
+
+def test_a_run_that_has_only_begun_can_be_drawn(small_run) -> None:
+    for png in plots.draw_plots(fold_events(small_run[:1])).values():
+        assert png.startswith(PNG_MAGIC)
+        assert not is_blank(png)
+
+
+def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
+    figure_texts: list[str] = []
+
+    def plot():
+        figure = plots.loss_by_round(fold_events(hostile_run), LIGHT)
+        figure_texts.extend(text.get_text() for text in figure.axes[0].texts)
+        return figure
+
+    assert draw(plot).startswith(PNG_MAGIC)
+    assert "$\\frac{1}{$" in figure_texts
+    assert "evil" in figure_texts
+    assert "[31mred[0m" in figure_texts
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 200])
+def test_few_clients_are_named_and_a_crowd_is_not(small_run, count: int) -> None:
+    figure = plots.loss_by_round(crowd(fold_events(small_run), count), LIGHT)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert ("client-0" in texts) == (1 < count <= 10)
+    lines = figure.axes[0].lines
+    own = count if count > 1 else 0
+    # Every client, the mean, the base and the reference.
+    assert len(lines) == own + 3
+
+
+def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
+    figure = plots.loss_by_bytes(fold_events(small_run), LIGHT)
+    curves = {line.get_label().split(":")[0]: list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert curves["full model, fp32"] == [2 * 2 * 4_000_000, 4 * 2 * 4_000_000]
+    assert curves["raw adapter, fp32"] == [2 * 2 * 4000, 4 * 2 * 4000]
+    assert curves["adapter at 4 bits"] == [2 * 2 * 500, 4 * 2 * 500]
+    assert curves["this run"] == [10_210, 20_210]
+
+
+def test_bars_of_a_round_stack_to_its_bytes(small_run) -> None:
+    view = fold_events(small_run)
+    figure = plots.bytes_by_round(view, LIGHT)
+    tops: dict[int, float] = {}
+    for bar in figure.axes[0].patches:
+        number = round(bar.get_x() + bar.get_width() / 2)
+        tops[number] = max(tops.get(number, 0), bar.get_y() + bar.get_height())
+    assert tops == {number: traffic.total_bytes for number, traffic in view.traffic_by_round.items()}
+
+
+@pytest.mark.parametrize("count", [1, 24, 200])
+def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
+    figure = plots.clients(crowd(fold_events(small_run), count), LIGHT)
+    shares: Counter[int] = Counter()
+    for bar in figure.axes[1].patches:
+        shares[round(bar.get_y() + bar.get_height() / 2)] += bar.get_width()
+    assert sorted(shares) == list(range(count))
+    assert list(shares.values()) == pytest.approx([1.0] * count)
+
+
+def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
+    view = fold_events(small_run)
+    clients = tuple(Client(name, 9, 100, 1, 10, {name: 9}) for name in ("ann", "bob"))
+    assert len(plots.clients(replace(view, clients=clients), LIGHT).axes) == 1
+
+
+@pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
+def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
+    figure = plots.savings_bars(fold_events(small_run), theme)
+    assert figure.get_figwidth() == theme.width_inches
+    png = draw(lambda: plots.savings_bars(fold_events(small_run), theme))
+    corner = imread(io.BytesIO(png))[0, 0, :3]
+    assert corner == pytest.approx([int(theme.surface[i : i + 2], 16) / 255 for i in (1, 3, 5)], abs=0.01)
+
+
+def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:
+    assert plots.spread([0.0, 5.0, 9.0], gap=1.0) == [0.0, 5.0, 9.0]
+    assert plots.spread([0.0, 5.0, 5.0, 5.0], gap=1.0) == pytest.approx([0.0, 4.0, 5.0, 6.0])
+    heights = plots.spread(sorted(np.random.default_rng(0).uniform(0, 5, 30)), gap=0.5)
+    assert min(np.diff(heights)) >= 0.5 - 1e-9

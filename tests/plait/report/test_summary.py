@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from plait.report.fold import fold_events
+from plait.report.summary import summarise
+
+KEYS = [
+    "base_held_out_loss",
+    "final_held_out_loss",
+    "held_out_loss_by_round",
+    "held_out_loss_by_client",
+    "reference_held_out_loss",
+    "rounds",
+    "clients",
+    "trainable_parameters",
+    "full_model_bytes",
+    "uplink_bytes",
+    "downlink_bytes",
+    "uplink_bytes_per_client_round",
+    "downlink_bytes_per_client_round",
+    "savings_vs_full_model",
+    "savings_vs_fp32_adapter",
+    "train_tokens_per_s",
+    "wall_s",
+    "peak_rss_bytes",
+    "seed",
+    "versions",
+]
+
+
+def test_the_keys_are_exactly_the_promised_ones(small_run) -> None:
+    for length in range(1, len(small_run) + 1):
+        assert list(summarise(fold_events(small_run[:length]))) == KEYS
+
+
+def test_every_number_follows_by_hand(small_run) -> None:
+    summary = summarise(fold_events(small_run))
+    up = (20 + 20) + (3000 + 4000 + 50) + (3000 + 4000)
+    down = (10 + 10) + (1000 + 2000 + 100) + (1000 + 2000)
+    client_rounds = 2 * 2
+    assert summary == {
+        "base_held_out_loss": 4.0,
+        "final_held_out_loss": 3.0,
+        "held_out_loss_by_round": [4.0, 3.5, 3.0],
+        "held_out_loss_by_client": {"ann": 2.5, "bob": 3.5},
+        "reference_held_out_loss": {"central": 2.9},
+        "rounds": 2,
+        "clients": 2,
+        "trainable_parameters": 1000,
+        "full_model_bytes": 4_000_000,
+        "uplink_bytes": up,
+        "downlink_bytes": down,
+        "uplink_bytes_per_client_round": up / client_rounds,
+        "downlink_bytes_per_client_round": down / client_rounds,
+        "savings_vs_full_model": pytest.approx(4_000_000 * 2 * client_rounds / (up + down)),
+        "savings_vs_fp32_adapter": pytest.approx(4 * 1000 * 2 * client_rounds / (up + down)),
+        "train_tokens_per_s": 800 / 8,
+        "wall_s": 77.0,
+        "peak_rss_bytes": 1_500_000_000,
+        "seed": 7,
+        "versions": {"plait": "0.1.0", "python": "3.11"},
+    }
+
+
+def test_a_round_that_was_not_evaluated_leaves_a_gap(small_run) -> None:
+    events = [event for event in small_run if not (event["event"] == "evaluated" and event["round"] == 1)]
+    assert summarise(fold_events(events))["held_out_loss_by_round"] == [4.0, None, 3.0]
+
+
+def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run) -> None:
+    summary = summarise(fold_events(small_run[:1]))
+    assert summary["final_held_out_loss"] is None
+    assert summary["savings_vs_full_model"] is None
+    assert summary["uplink_bytes"] == 0
+    json.dumps(summary, allow_nan=False)
+
+
+def test_labels_add_accuracies(small_run) -> None:
+    base = {**small_run[0]["base"], "task": "classification"}
+    events = [{**small_run[0], "base": base}]
+    for number, accuracy in ((0, 0.25), (1, 0.75)):
+        by_client = {"ann": {"loss": 1.0, "accuracy": accuracy}, "bob": {"loss": 1.0, "accuracy": accuracy}}
+        events.append(
+            {"event": "evaluated", "round": number, "loss": 1.0, "accuracy": accuracy, "by_client": by_client}
+        )
+    events.append({"event": "reference", "kind": "central", "held_out_loss": 0.5, "accuracy": 0.875})
+    summary = summarise(fold_events(events))
+    assert {key: value for key, value in summary.items() if key not in KEYS} == {
+        "base_held_out_accuracy": 0.25,
+        "final_held_out_accuracy": 0.75,
+        "held_out_accuracy_by_round": [0.25, 0.75],
+        "held_out_accuracy_by_client": {"ann": 0.75, "bob": 0.75},
+        "reference_held_out_accuracy": {"central": 0.875},
+    }

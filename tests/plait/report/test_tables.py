@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+from plait.report.fold import fold_events
+from plait.report.run_view import Client, Evaluation, Score
+from plait.report.tables import (
+    bytes_by_round_table,
+    loss_by_client_table,
+    loss_by_round_table,
+    refusals_table,
+    report_tables,
+    savings_table,
+)
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
+    table = loss_by_round_table(fold_events(small_run))
+    assert table.headings == ("round", "loss", "change", "perplexity", "training loss", "central")
+    assert table.rows == (
+        ("base", "4.000", "", f"{math.exp(4):.1f}", "", "4.000"),
+        ("1", "3.500", f"{MINUS}0.500", f"{math.exp(3.5):.1f}", "3.000", "3.400"),
+        ("2", "3.000", f"{MINUS}1.000", f"{math.exp(3):.1f}", "3.000", "2.900"),
+    )
+
+
+def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
+    table = loss_by_client_table(fold_events(small_run))
+    assert table.headings == (
+        "client", "base", "federated", "change", "central", "training tokens", "held-out tokens",
+    )  # fmt: skip
+    assert table.rows == (
+        ("ann", "3.000", "2.500", f"{MINUS}0.500", "2.400", "500", "100"),
+        ("bob", "5.000", "3.500", f"{MINUS}1.500", "3.400", "1,000", "100"),
+    )
+
+
+def test_bytes_by_round_end_with_the_total(small_run) -> None:
+    table = bytes_by_round_table(fold_events(small_run))
+    assert table.rows == (
+        ("set-up", "", "40 B", "20 B", "", "", ""),
+        ("1", "2", "7.05 kB", "3.10 kB", "3.50 kB", "32.00", "20.0 s"),
+        ("2", "2", "7.00 kB", "3.00 kB", "3.50 kB", "32.00", "20.0 s"),
+        ("all", "4", "14.1 kB", "6.12 kB", "", "", "1 min 17 s"),
+    )
+
+
+def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_run) -> None:
+    table = savings_table(fold_events(small_run))
+    sent = 20_210
+    names = ["this run", "full model, fp32", "full model, bf16", "raw adapter, fp32", "adapter at 4 bits"]
+    assert [row[0] for row in table.rows] == names
+    messages = [None, 4_000_000, 2_000_000, 4_000, 500]
+    for row, message in zip(table.rows[1:], messages[1:], strict=True):
+        assert float(row[3].rstrip("\N{MULTIPLICATION SIGN}").replace(",", "")) == float(
+            f"{2 * 4 * message / sent:.{2 if 8 * message / sent < 10 else 0}f}"
+        )
+
+
+def test_only_tables_with_rows_are_shown(small_run) -> None:
+    titles = [table.title for table in report_tables(fold_events(small_run))]
+    assert len(titles) == 4
+    assert not any("Refused" in title for title in titles)
+    assert report_tables(fold_events(small_run[:1])) == ()
+
+
+def test_refusals_are_named_with_reason_and_detail(hostile_run) -> None:
+    ((number, client, reason, detail),) = refusals_table(fold_events(hostile_run)).rows
+    assert (number, client, reason) == ("1", "<script>alert(1)</script>", "not-finite")
+    assert "NaN" in detail
+
+
+def test_of_too_many_clients_those_that_gained_least_are_shown(small_run) -> None:
+    names = [f"c{index:03d}" for index in range(300)]
+    base = Evaluation(0, Score(2.0, None), {name: Score(2.0, None) for name in names}, 0)
+    # Client i gains i / 1000, so the first 250 gain least.
+    final = Evaluation(1, Score(1.0, None), {n: Score(2.0 - i / 1000, None) for i, n in enumerate(names)}, 0)
+    clients = tuple(Client(name, 1, 1, 1, 1, {}) for name in names)
+    view = replace(fold_events(small_run[:1]), clients=clients, evaluations=(base, final))
+    table = loss_by_client_table(view)
+    assert [row[0] for row in table.rows] == names[:250]
+    assert table.note.startswith("250 of 300 clients")
+
+
+def test_of_too_many_rounds_an_even_choice_is_shown_with_both_ends(small_run) -> None:
+    evaluations = tuple(Evaluation(number, Score(2.0, None), {}, 0) for number in range(1001))
+    table = loss_by_round_table(replace(fold_events(small_run[:1]), evaluations=evaluations))
+    shown = [0 if row[0] == "base" else int(row[0]) for row in table.rows]
+    assert (shown[0], shown[-1], len(shown)) == (0, 1000, 60)
+    assert max(after - before for before, after in pairwise(shown)) <= 18
+
+
+def test_a_column_of_accuracies_replaces_perplexity_for_labels(small_run) -> None:
+    view = fold_events(small_run)
+    view = replace(view, base=replace(view.base, task="classification"))
+    assert "accuracy" in loss_by_round_table(view).headings
+    assert "perplexity" not in loss_by_round_table(view).headings
+    assert "accuracy" in loss_by_client_table(view).headings

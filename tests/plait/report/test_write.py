@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from plait.errors import PeerError
+from plait.report import summarise, write_report
+
+PLOTS = {"loss_by_round.png", "loss_by_bytes.png", "clients.png", "bytes_by_round.png", "savings.png"}
+
+
+def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) -> None:
+    directory = write_ledger(small_run)
+    view = write_report(directory)
+    assert {path.name for path in directory.iterdir()} == {"ledger.jsonl", "summary.json", "report.html", *PLOTS}
+    assert json.loads((directory / "summary.json").read_text()) == summarise(view)
+    assert all((directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for name in PLOTS)
+    page = (directory / "report.html").read_text()
+    assert page.count("data:image/png;base64,iVBORw0KGgo") == 4 * len(PLOTS)
+
+
+def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger) -> None:
+    directory = write_ledger(small_run)
+    ledger = directory / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"loss":3.5', b'"loss":2.5'))
+    with pytest.raises(PeerError, match="hash chain"):
+        write_report(directory)
+    assert {path.name for path in directory.iterdir()} == {"ledger.jsonl"}
+
+
+def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
+    heavy = {"torch", "transformers", "flwr", "matplotlib"}
+    code = f"import sys, plait.report; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plait.errors import ConfigError, MachineError
+from plait.training import bases
+from plait.training.bases import locate_base, locate_config
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
+    tiny = locate_base("tiny")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tiny.directory.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert locate_base(str(copy)).reference.fingerprint == tiny.reference.fingerprint
+
+
+def test_a_nickname_is_written_down_as_the_directory_that_it_stands_for() -> None:
+    tiny = locate_base("tiny")
+    assert tiny.reference.name == str(tiny.directory)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"base is 'smolm2', expected .*; did you mean 'smollm2-135m'\?"):
+        locate_base("smolm2")
+
+
+def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        locate_base(str(tmp_path))
+
+
+def test_a_hub_base_comes_from_the_hub_with_safetensors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = locate_base("tiny")
+    asked: dict[str, object] = {}
+
+    def download(name: str, **options: object) -> str:
+        asked.update(name=name, **options)
+        return str(tiny.directory)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    located = locate_base("someone/some-model", revision="abc")
+    assert located.reference.name == "someone/some-model"
+    assert located.reference.revision == "abc"
+    assert asked["revision"] == "abc"
+    assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
+
+
+def test_no_network_at_first_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(name: str, **_options: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(MachineError, match=r"cannot fetch base 'someone/some-model': .*--base DIRECTORY"):
+        locate_base("someone/some-model")
+
+
+def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_args: object, **_options: object) -> Path:
+        raise MachineError("pip cannot reach a package index")
+
+    monkeypatch.setattr(bases, "fetch_package_files", fetch)
+    with pytest.raises(MachineError, match="pip cannot reach"):
+        locate_base("smollm2-135m")
+    assert not (tmp_path / "cache" / "bases").exists()
+
+
+def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "cache" / "bases" / "smollm2-135m"
+    kept.mkdir(parents=True)
+    for file in locate_base("tiny").directory.iterdir():
+        (kept / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(bases, "fetch_package_files", None)
+    assert locate_base("smollm2-135m").directory == kept
+
+
+@pytest.mark.parametrize("name", ["mistral-7b", "llama-3.1-70b", "qwen2.5-0.5b"])
+def test_known_configs_need_no_network(name: str) -> None:
+    assert json.loads(locate_config(name).read_text())["vocab_size"] > 30000

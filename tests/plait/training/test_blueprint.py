@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from plait.adapters import Task
+from plait.errors import ConfigError, PeerError
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import Blueprint, design, design_from_spec, parse_spec, read_base_config
+from plait.training.methods import AdapterRequest
+
+
+def test_layout_is_what_peft_makes_on_the_real_base(tiny: LocatedBase, blueprint: Blueprint) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    real = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    shapes = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(real).items()}
+    assert {slot.name: slot.shape for slot in blueprint.spec.layout.slots} == shapes
+    assert blueprint.base_parameters == model.num_parameters() - sum(
+        p.numel() for p in real.parameters() if p.requires_grad
+    )
+
+
+def test_initial_b_is_zero_and_a_is_uniform_up_to_one_over_root_d_in(blueprint: Blueprint) -> None:
+    for name, tensor in blueprint.initial.items():
+        if ".lora_B." in name:
+            assert not tensor.any()
+        else:
+            bound = 1 / np.sqrt(tensor.shape[1])
+            assert 0.8 * bound < np.abs(tensor).max() <= bound
+
+
+def test_a_spec_that_travelled_gives_the_same_adapter(tiny: LocatedBase, blueprint: Blueprint) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    again = design_from_spec(config, parse_spec(blueprint.spec.text))
+    assert again.spec.digest == blueprint.spec.digest
+    assert again.initial.digest() == blueprint.initial.digest()
+
+
+def test_a_classifiers_spec_that_travelled_gives_the_same_adapter(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CLASSIFICATION, ("code", "prose"))
+    made = design(config, AdapterRequest(), task=Task.CLASSIFICATION, labels=("code", "prose"), seed=3)
+    again = design_from_spec(config, parse_spec(made.spec.text))
+    assert again.spec.digest == made.spec.digest
+    assert again.initial.digest() == made.initial.digest()
+    assert made.spec.layout.by_name["base_model.model.score.weight"].shape == (2, 128)
+
+
+def test_the_seed_decides_and_leaves_torchs_own_generator_alone(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = design(config, AdapterRequest(), task=Task.CAUSAL_LM, seed=1)
+    other = design(config, AdapterRequest(), task=Task.CAUSAL_LM, seed=2)
+    assert one.initial.digest() != other.initial.digest()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_70b_base_costs_no_memory_for_its_weights() -> None:
+    config = LlamaConfig(
+        hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
+        num_key_value_heads=8, vocab_size=128256,
+    )  # fmt: skip
+    made = design(config, AdapterRequest(rank=1, target_modules="q_proj"), task=Task.CAUSAL_LM, seed=0)
+    assert made.base_parameters == 70_553_706_496  # the published size of Llama 3 70B
+    assert made.spec.layout.size == 80 * (8192 + 8192)
+
+
+def test_targets_that_match_nothing_are_refused(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    with pytest.raises(ConfigError, match="does not fit this base: Target modules"):
+        design(config, AdapterRequest(target_modules="query_key_value"), task=Task.CAUSAL_LM, seed=0)
+
+
+def test_an_unknown_method_names_the_nearest(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    with pytest.raises(ConfigError, match="method is 'lore', expected one of lora; did you mean 'lora'"):
+        design(config, AdapterRequest(method="lore"), task=Task.CAUSAL_LM, seed=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"method": "lora"}',
+        '{"method": 1, "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": 0}',
+        '{"method": "lora", "peft_config": 7, "task": "causal-lm", "labels": [], "init_seed": 0}',
+        '{"method": "lora", "peft_config": {}, "task": "juggle", "labels": [], "init_seed": 0}',
+        '{"method": "lora", "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": "x"}',
+    ],
+)
+def test_what_is_no_spec_is_the_peers_fault(text: str) -> None:
+    with pytest.raises(PeerError):
+        parse_spec(text)
+
+
+@pytest.mark.parametrize("settings", [{"target_modules": "(a+)+$"}, {"megatron_config": {"a": 1}}])
+def test_a_spec_that_would_make_peft_load_code_or_run_a_regular_expression_is_refused(
+    settings: dict[str, object], blueprint: Blueprint
+) -> None:
+    spec = json.loads(blueprint.spec.text)
+    spec["peft_config"].update(settings)
+    with pytest.raises(PeerError, match=next(iter(settings))):
+        parse_spec(json.dumps(spec))
+
+
+def test_a_spec_that_peft_does_not_take_is_the_peers_fault(tiny: LocatedBase, blueprint: Blueprint) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    spec = json.loads(blueprint.spec.text)
+    spec["peft_config"]["peft_type"] = "NO_SUCH"
+    with pytest.raises(PeerError, match="adapter spec is not understood"):
+        design_from_spec(config, parse_spec(json.dumps(spec)))

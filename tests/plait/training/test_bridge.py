@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import Trainer, TrainingArguments
+
+from plait.data import Record, RecordKind
+from plait.errors import ConfigError
+from plait.training.blueprint import Blueprint
+from plait.training.bridge import load_own_trainer, own_trainer
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase
+from plait.wire.messages import Settings
+
+SETTINGS = Settings(
+    local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
+)  # fmt: skip
+
+
+def build(model, tokenizer, data, args):
+    return Trainer(model=model, args=TrainingArguments(**args), train_dataset=data)
+
+
+def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: Blueprint) -> None:
+    text = "def add(left, right):\n    return left + right\n" * 40
+    local = PeftLocalModel(
+        resident, "ada", [Record(text=text)], kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build)
+    )
+    before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
+    trained = local.train(blueprint.spec, blueprint.initial, SETTINGS)
+    assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
+    assert 0 < trained.loss < before
+    assert trained.tokens == 6 * 2 * 32
+
+
+def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: Blueprint) -> None:
+    seen: dict[str, object] = {}
+
+    def spy(model, tokenizer, data, args):
+        seen.update(args, columns=data.column_names)
+        return build(model, tokenizer, data, args)
+
+    local = PeftLocalModel(
+        resident,
+        "ada",
+        [Record(text="x = 1\n" * 300)],
+        kind=RecordKind.TEXT,
+        histogram={},
+        own_trainer=own_trainer(spy),
+    )
+    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
+    assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
+    assert seen["columns"] == ["input_ids", "labels"]
+
+
+def test_a_trainer_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
+    monkeypatch.chdir(tmp_path)
+    assert callable(load_own_trainer("my_own_trainer_module:build"))
+
+
+@pytest.mark.parametrize(
+    "where", ["nowhere", "no_such_module_at_all:build", "json:no_such_function", ":build", "json:"]
+)
+def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
+    with pytest.raises(ConfigError, match="trainer"):
+        load_own_trainer(where)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from plait.errors import ConfigError
+from plait.training import device
+from plait.training.device import Compute, choose_compute
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
+    with pytest.raises(ConfigError, match="device is 'cuda:99', but this machine has none; expected one of cpu"):
+        choose_compute("cuda:99")
+
+
+def test_a_device_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device is 'toaster', expected auto"):
+        choose_compute("toaster")
+
+
+@pytest.mark.parametrize(("features", "dtype"), [({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
+def test_the_type_follows_from_what_the_cpu_multiplies_fast(
+    features: set[str], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_cpu_features", lambda: frozenset(features))
+    assert choose_compute("cpu").dtype is dtype
+    assert choose_compute("cpu", "float32").dtype is torch.float32
+
+
+def test_short_sequences_on_a_cpu_take_plain_attention() -> None:
+    cpu = Compute(torch.device("cpu"), torch.float32)
+    assert cpu.attention(128) == "eager"
+    assert cpu.attention(4096) == "sdpa"
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_chosen_where_there_is_one() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    assert choose_compute().device.type == "cuda"

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from plait.adapters import Task
+from plait.data import Message, Record, RecordKind
+from plait.errors import DataError
+from plait.training.examples import IGNORED, Example, split_examples, tokenise
+from plait.training.resident import ResidentBase
+
+
+def examples_of(
+    resident: ResidentBase,
+    records: Sequence[Record],
+    kind: RecordKind,
+    *,
+    seq_len: int = 32,
+    labels: Sequence[str] = (),
+) -> list[Example]:
+    task = Task.CLASSIFICATION if labels else Task.CAUSAL_LM
+    return tokenise(records, kind=kind, task=task, labels=labels, tokenizer=resident.tokenizer, seq_len=seq_len)
+
+
+def written(resident: ResidentBase, example: Example) -> str:
+    """The text whose tokens count towards the loss."""
+    return resident.tokenizer.decode(example.labels[example.labels != IGNORED])
+
+
+def test_packing_loses_only_the_tail_and_pads_nothing(resident: ResidentBase) -> None:
+    texts = ["import os\n" * 9, "x = 1\n" * 30, "y = 2\n"]
+    ids = [
+        token for text in texts for token in [*resident.tokenizer(text)["input_ids"], resident.tokenizer.eos_token_id]
+    ]
+    examples = examples_of(resident, [Record(text=text) for text in texts], RecordKind.TEXT)
+    packed = np.concatenate([example.tokens for example in examples])
+    assert packed.tolist() == ids[: len(ids) // 32 * 32]
+    assert all(np.array_equal(example.tokens, example.labels) for example in examples)
+
+
+def test_only_the_completion_counts(resident: ResidentBase) -> None:
+    record = Record(prompt="What is two plus two?", completion="It is four.")
+    (example,) = examples_of(resident, [record], RecordKind.PROMPT, seq_len=128)
+    assert written(resident, example) == "It is four.<|im_end|>"
+    assert "two plus two" in resident.tokenizer.decode(example.tokens)
+
+
+def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(resident: ResidentBase) -> None:
+    plain = PlainTokenizer(resident.tokenizer)
+    (example,) = tokenise(
+        [Record(prompt="two plus two", completion="four")],
+        kind=RecordKind.PROMPT, task=Task.CAUSAL_LM, labels=(), tokenizer=plain, seq_len=64,
+    )  # fmt: skip
+    assert written(resident, example) == "four<|endoftext|>"
+
+
+def test_every_assistant_turn_counts_and_no_other(resident: ResidentBase) -> None:
+    chat = (
+        Message("system", "Be brief."),
+        Message("user", "Hello"),
+        Message("assistant", "Hi."),
+        Message("user", "Bye"),
+        Message("assistant", "See you."),
+    )
+    (example,) = examples_of(resident, [Record(messages=chat)], RecordKind.CHAT, seq_len=256)
+    assert written(resident, example) == "Hi.<|im_end|>See you.<|im_end|>"
+
+
+def test_a_conversation_whose_answer_is_cut_off_makes_no_example(resident: ResidentBase) -> None:
+    record = Record(prompt="word " * 200, completion="answer")
+    assert examples_of(resident, [record], RecordKind.PROMPT, seq_len=16) == []
+
+
+def test_labels_become_their_index(resident: ResidentBase) -> None:
+    records = [Record(text="a goal", label="sport"), Record(text="a share", label="business")]
+    examples = examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
+    assert [example.labels.tolist() for example in examples] == [[1], [0]]
+
+
+def test_a_label_that_the_run_does_not_know_is_named(resident: ResidentBase) -> None:
+    with pytest.raises(DataError, match="label 'tech' is none of the run's labels: business, sport"):
+        examples_of(resident, [Record(text="x", label="tech")], RecordKind.LABEL, labels=("business", "sport"))
+
+
+def test_labelled_data_is_refused_for_a_language_model(resident: ResidentBase) -> None:
+    with pytest.raises(DataError, match="data has label records, expected text, prompts or messages"):
+        examples_of(resident, [Record(text="x", label="tech")], RecordKind.LABEL)
+
+
+def numbered(count: int) -> list[Example]:
+    return [Example(np.array([index], np.int32), np.array([index], np.int32)) for index in range(count)]
+
+
+def test_the_held_out_part_is_the_end_and_never_trains() -> None:
+    split = split_examples(numbered(50), client="a", seq_len=1, held_out_fraction=0.2, max_held_out=100)
+    assert [int(example.tokens[0]) for example in split.train] == list(range(40))
+    assert [int(example.tokens[0]) for example in split.held_out] == list(range(40, 50))
+
+
+def test_a_bounded_held_out_part_is_spread_evenly() -> None:
+    split = split_examples(numbered(100), client="a", seq_len=1, held_out_fraction=0.5, max_held_out=5)
+    assert [int(example.tokens[0]) for example in split.held_out] == [50, 60, 70, 80, 90]
+    assert len(split.train) == 50
+
+
+def test_one_example_is_too_little_data() -> None:
+    with pytest.raises(DataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"):
+        split_examples(numbered(1), client="ada", seq_len=8, held_out_fraction=0.1, max_held_out=4)
+
+
+class PlainTokenizer:
+    """The tiny tokenizer without its chat template."""
+
+    chat_template = None
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __call__(self, *args: object, **options: object) -> object:
+        return self._inner(*args, **options)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)

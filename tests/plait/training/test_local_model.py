@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from plait.data import Record, RecordKind
+from plait.errors import DataError
+from plait.training.blueprint import Blueprint
+from plait.training.local_model import PeftLocalModel
+from plait.training.reference import train_reference
+from plait.training.resident import ResidentBase
+from plait.wire.messages import Settings
+
+SETTINGS = Settings(
+    local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
+)  # fmt: skip
+
+
+def client(resident: ResidentBase, name: str, text: str) -> PeftLocalModel:
+    return PeftLocalModel(resident, name, [Record(text=text)], kind=RecordKind.TEXT, histogram={name: 1})
+
+
+@pytest.fixture
+def ada(resident: ResidentBase) -> PeftLocalModel:
+    return client(resident, "ada", "def add(left, right):\n    return left + right\n" * 40)
+
+
+@pytest.fixture
+def bob(resident: ResidentBase) -> PeftLocalModel:
+    return client(resident, "bob", "The quick brown fox jumps over the lazy dog. " * 60)
+
+
+def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
+    ada: PeftLocalModel, blueprint: Blueprint
+) -> None:
+    digest = blueprint.initial.digest()
+    before = ada.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
+    trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS)
+    after = ada.evaluate(blueprint.spec, trained.state, SETTINGS)
+    assert after.loss < before.loss - 0.2
+    assert trained.tokens == 6 * 2 * 32
+    assert blueprint.initial.digest() == digest
+
+
+def test_the_first_answer_is_kept_apart_from_the_second_clients(
+    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
+) -> None:
+    alone = bob.train(blueprint.spec, blueprint.initial, SETTINGS).state.digest()
+    ada.train(blueprint.spec, blueprint.initial, SETTINGS)
+    assert bob.train(blueprint.spec, blueprint.initial, SETTINGS).state.digest() == alone
+
+
+def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:
+    short = ada.data_size(blueprint.spec, replace(SETTINGS, seq_len=16))
+    long = ada.data_size(blueprint.spec, SETTINGS)
+    assert short.train_examples > 1.8 * long.train_examples
+    assert long.train_tokens == 32 * long.train_examples
+    assert long.histogram == {"ada": 1}
+
+
+def test_too_little_text_is_refused_by_the_clients_name(resident: ResidentBase, blueprint: Blueprint) -> None:
+    with pytest.raises(DataError, match="client 'zoe' has too little data"):
+        client(resident, "zoe", "x = 1\n").data_size(blueprint.spec, SETTINGS)
+
+
+def test_baselines_take_the_same_steps_and_beat_the_base(
+    resident: ResidentBase, ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
+) -> None:
+    clients = {"ada": ada, "bob": bob}
+    base = {name: c.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss for name, c in clients.items()}
+    for kind, batch in (("central", 4), ("local", 2)):
+        reference = train_reference(
+            kind, resident, clients, spec=blueprint.spec, initial=blueprint.initial, settings=SETTINGS, steps=6, seed=1
+        )
+        assert (reference.steps, reference.batch_size) == (6, batch)
+        assert all(reference.by_client[name].loss < base[name] for name in clients)
