@@ -30,7 +30,13 @@ def resident_base(config: RunConfig) -> ResidentBase:
         torch.set_num_threads(config.threads)
     located = locate_base(config.base, revision=config.revision)
     compute = choose_compute(config.device, config.dtype)
-    return ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=config.seq_len)
+    return ResidentBase(
+        located.directory,
+        located.reference.fingerprint,
+        compute,
+        seq_len=config.seq_len,
+        adapter_in_float32=bool(config.trainer),
+    )
 
 
 def scheme_of(config: RunConfig, dataset: Dataset) -> Scheme:

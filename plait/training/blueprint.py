@@ -132,8 +132,13 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest) -> Blueprin
     return _build(config, request.method, peft_config, request.task, request.labels, request.seed)
 
 
-def attach(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
-    """Put an adapter on a model, in float32, without PEFT's chatter.
+def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
+    """Put an adapter on a model, without PEFT's chatter.
+
+    Args:
+        model: the base.
+        peft_config: the adapter.
+        in_float32: whether the adapter is in float32 whatever the base is in; else it is in the base's type.
 
     Raises:
         ConfigError: the targets match no module of this base.
@@ -141,7 +146,8 @@ def attach(model: nn.Module, peft_config: PeftConfig) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return cast("PeftModel", get_peft_model(cast("transformers.PreTrainedModel", model), peft_config))
+            base = cast("transformers.PreTrainedModel", model)
+            return cast("PeftModel", get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32))
     except ValueError as error:
         raise ConfigError(f"the adapter does not fit this base: {_first_sentence(error)}") from error
 

@@ -11,7 +11,7 @@ from plait.data import Record, RecordKind
 from plait.rounds.evaluation import ClientLoss
 from plait.rounds.participant import DataSize, Trained
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
-from plait.training.resident import ResidentBase, read_adapter, trainable_parameters
+from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import StepReport, judge, train_steps
 from plait.wire.messages import Settings
 
@@ -76,17 +76,20 @@ class PeftLocalModel:
         model = self._base.carrying(spec, state)
         split = self.split(spec, settings)
         if self._own_trainer is None:
-            report = train_steps(
+            flat, report = train_steps(
                 model,
-                trainable_parameters(model),
+                adapter_parameters(model, spec.layout),
                 split.train,
                 settings,
+                start=state.flat,
                 task=spec.task,
                 pad_token=self._base.pad_token,
             )
+            after = AdapterState(spec.layout, flat)
         else:
             report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
-        return Trained(read_adapter(model, state), report.loss, report.tokens, report.seconds)
+            after = read_adapter(model, state)
+        return Trained(after, report.loss, report.tokens, report.seconds)
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""

@@ -19,7 +19,7 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
-from plait.training.resident import ResidentBase, trainable_parameters
+from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import judge, train_steps
 from plait.wire.messages import Settings
 
@@ -75,9 +75,10 @@ def train_reference(
         model = base.carrying(spec, initial)
         train_steps(
             model,
-            trainable_parameters(model),
+            adapter_parameters(model, spec.layout),
             examples,
             settings,
+            start=initial.flat,
             task=spec.task,
             pad_token=base.pad_token,
             on_step=lambda step, _: progress(f"{what}, step {step + 1} of {steps}"),

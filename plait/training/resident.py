@@ -38,13 +38,18 @@ class ResidentBase:
         fingerprint: SHA-256 of the base, hex.
         compute: device and type.
         seq_len: longest sequence that will be asked of it (decides the attention kernel).
+        adapter_in_float32: whether the adapter computes in float32 too. plait's own trainer keeps float32 masters
+            outside the model and has no need of it; a trainer that steps on the model's parameters has.
     """
 
-    def __init__(self, directory: Path, fingerprint: str, compute: Compute, *, seq_len: int) -> None:
+    def __init__(
+        self, directory: Path, fingerprint: str, compute: Compute, *, seq_len: int, adapter_in_float32: bool = False
+    ) -> None:
         self.directory = directory
         self.fingerprint = bytes.fromhex(fingerprint)
         self.compute = compute
         self._seq_len = seq_len
+        self._adapter_in_float32 = adapter_in_float32
         self._tokenizer: Tokenizer | None = None
         self._blueprints: dict[str, Blueprint] = {}
         self._model: PeftModel | None = None
@@ -84,7 +89,11 @@ class ResidentBase:
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
         if self._model is None or self._carried != spec.digest:
-            self._model = attach(self._load(spec), PeftConfig.from_peft_type(**dict(spec.peft_config)))
+            self._model = attach(
+                self._load(spec),
+                PeftConfig.from_peft_type(**dict(spec.peft_config)),
+                in_float32=self._adapter_in_float32,
+            )
             self._carried = spec.digest
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(self._model).items()}
             if Layout.of(shapes).digest != spec.layout.digest:
@@ -135,6 +144,15 @@ def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
     return AdapterState(like.layout, flat)
 
 
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The adapter's parameters, in module order."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+def adapter_parameters(model: PeftModel, layout: Layout) -> list[nn.Parameter]:
+    """The parameters behind an adapter's tensors, in layout order.
+
+    Raises:
+        ConfigError: a tensor of the adapter is no parameter of the model, so it cannot be trained in place.
+    """
+    by_address = {parameter.data_ptr(): parameter for parameter in model.parameters() if parameter.requires_grad}
+    tensors = adapter_tensors(model)
+    try:
+        return [by_address[tensors[slot.name].data_ptr()] for slot in layout.slots]
+    except KeyError as error:
+        raise ConfigError("this adapter method keeps tensors that are no trainable parameters of the model") from error

@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from plait.adapters import Task
+from plait.adapters import Float32, Task
 from plait.training.examples import IGNORED, Example
 from plait.wire.messages import Settings
+
+
+# Where fewer positions than this count, only those are widened to float32: at 49,152 words a position they are the bulk.
+_MOSTLY = 0.75
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,37 @@ def train_steps(
     examples: Sequence[Example],
     settings: Settings,
     *,
+    start: Float32,
     task: Task,
     pad_token: int,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-) -> StepReport:
-    """Train `parameters` in place for `settings.local_steps` optimizer steps.
+) -> tuple[Float32, StepReport]:
+    """Train an adapter for `settings.local_steps` optimizer steps.
 
-    The order of examples, and dropout, follow from `settings.seed`. A step's loss is the mean over all its label
-    tokens, however they fall on its micro-batches.
+    The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
+    and may be in bfloat16 (mixed precision with float32 masters, arXiv 1710.03740). The order of examples, and dropout,
+    follow from `settings.seed`. A step's loss is the mean over all its label tokens, however they fall on its
+    micro-batches.
+
+    Args:
+        model: the base with the adapter on.
+        parameters: the adapter's parameters in layout order; overwritten.
+        examples: what to train on.
+        settings: steps, batch, learning rate, schedule, seed.
+        start: (size,) the adapter before; not changed.
+        task: what the labels are.
+        pad_token: fills up short rows.
+        on_step: told number and loss of every step.
+
+    Returns:
+        (size,) the adapter after, and what was done.
     """
     started = time.perf_counter()
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    model.train()
     device = parameters[0].device
+    master = nn.Parameter(torch.from_numpy(start.copy()).to(device))
+    sizes = [parameter.numel() for parameter in parameters]
+    optimizer = torch.optim.AdamW([master], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    model.train()
     losses: list[float] = []
     tokens = 0
     per_step = settings.batch_size * settings.gradient_accumulation_steps
@@ -60,8 +82,7 @@ def train_steps(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * schedule_factor(settings, settings.done_steps + step)
+            _follow(parameters, master, sizes)
             chosen = [examples[next(order)] for _ in range(per_step)]
             counted = sum(count_labels(example, task) for example in chosen)
             step_loss = 0.0
@@ -71,12 +92,29 @@ def train_steps(
                 loss.backward()
                 step_loss += loss.item()
                 tokens += sum(len(example.tokens) for example in batch)
-            nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            master.grad = torch.cat([_gradient(parameter).reshape(-1).float() for parameter in parameters])
+            nn.utils.clip_grad_norm_([master], settings.max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule_factor(settings, settings.done_steps + step)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             losses.append(step_loss)
             on_step(step, step_loss)
-    return StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started)
+    _follow(parameters, master, sizes)
+    report = StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started)
+    return master.detach().cpu().numpy(), report
+
+
+@torch.no_grad()
+def _follow(parameters: Sequence[nn.Parameter], master: torch.Tensor, sizes: Sequence[int]) -> None:
+    for parameter, values in zip(parameters, master.split(list(sizes)), strict=True):
+        parameter.copy_(values.view_as(parameter))
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    # A parameter that took no part in the forward pass has none.
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 @dataclass(frozen=True)
@@ -123,11 +161,13 @@ def summed_loss(
         return nn.functional.cross_entropy(logits, labels, reduction="sum")
     tokens, mask = pad([example.tokens for example in batch], pad_token, device)
     labels, _ = pad([example.labels for example in batch], IGNORED, device)
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
-    targets = labels[:, 1:]
+    # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
+    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
     counts = targets != IGNORED
-    # Only the positions that count are widened to float32: at 49,152 words a position the rest would be the bulk.
-    return nn.functional.cross_entropy(logits[:, :-1][counts].float(), targets[counts], reduction="sum")
+    if counts.float().mean() < _MOSTLY:
+        logits, targets = logits[counts], targets[counts]
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
 def count_labels(example: Example, task: Task) -> int:
