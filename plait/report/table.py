@@ -11,6 +11,11 @@ from rich.text import Text
 from plait.report.wording import clean
 
 
+# A text column never gets narrower than this to make room for numbers, unless its cells are.
+_NARROWEST_TEXT = 16
+_LONGEST_HEADING = 12
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of text under headings; the first column names the row, all others hold numbers unless said otherwise.
@@ -42,9 +47,23 @@ def to_rich(table: Table) -> RichTable:
     )
     for index, heading in enumerate(table.headings):
         is_text = index in table.text_columns
+        longest = max((len(clean(row[index])) for row in table.rows), default=0)
         shown.add_column(
-            Text(clean(heading)), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
+            Text(_in_two_lines(clean(heading))),
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text,
+            min_width=min(longest, _NARROWEST_TEXT) if is_text else None,
         )
     for row in table.rows:
         shown.add_row(*(Text(clean(cell)) for cell in row))
     return shown
+
+
+def _in_two_lines(heading: str) -> str:
+    """A long heading broken near its middle, so that a table fits into 80 columns."""
+    spaces = [index for index, character in enumerate(heading) if character == " "]
+    if len(heading) <= _LONGEST_HEADING or not spaces:
+        return heading
+    middle = min(spaces, key=lambda index: abs(index - len(heading) / 2))
+    return f"{heading[:middle]}\n{heading[middle + 1 :]}"
