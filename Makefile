@@ -30,7 +30,7 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. proto/plait/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from client.memory import ContextMemory
+from client.memory import ContextMemory, SimulatedMemory
 from plait.config import RunConfig, config_from_table
 from plait.data import cache_directory, histogram, load_dataset
 from plait.errors import ConfigError
 from plait.rounds.participant import Participant
+from plait.rounds.run_directory import RunDirectory
 from plait.simulation.clients import client_name, resident_base, simulated_client
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
@@ -32,12 +33,12 @@ def participant_of(context: Context) -> Participant:
     own_data, index = context.node_config.get("data"), context.node_config.get("partition-id")
     if own_data is not None:
         name = str(context.node_config.get("name") or Path(str(own_data)).stem)
-        model = _own_client(config, str(own_data), name)
-    elif isinstance(index, int):
-        name, model = client_name(config, index), simulated_client(config, index)
-    else:
-        raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
-    return Participant(name, model, ContextMemory(context))
+        return Participant(name, _own_client(config, str(own_data), name), ContextMemory(context))
+    if isinstance(index, int):
+        name = client_name(config, index)
+        memory = SimulatedMemory(context, RunDirectory(Path(config.out)).client_memory(name))
+        return Participant(name, simulated_client(config, index), memory)
+    raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
 
 
 @lru_cache(maxsize=4)

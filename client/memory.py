@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context
+
+from plait.errors import MachineError
+from plait.files import write_atomically
+
+# What would be lost for good with the process; everything else the server can send again.
+_IRREPLACEABLE = frozenset({"residual"})
 
 _SHARED_KEPT = 4
 _shared: OrderedDict[int, bytes] = OrderedDict()
@@ -30,6 +37,41 @@ class ContextMemory:
         self._state[f"plait.{key}"] = ArrayRecord(
             {"bytes": Array(dtype="uint8", shape=(len(data),), stype="plait.v1", data=data)}
         )
+
+
+class SimulatedMemory:
+    """The memory of a simulated client: as `ContextMemory`, but what nobody could send again is kept on disk.
+
+    So a simulation that is killed goes on to the same result.
+    """
+
+    def __init__(self, context: Context, folder: Path) -> None:
+        self._inner = ContextMemory(context)
+        self._folder = folder
+
+    def load(self, key: str) -> bytes | None:
+        """The bytes kept under `key`."""
+        if key not in _IRREPLACEABLE:
+            return self._inner.load(key)
+        try:
+            return (self._folder / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def save(self, key: str, data: bytes) -> None:
+        """Keep `data` under `key`.
+
+        Raises:
+            MachineError: the disk is full or read-only.
+        """
+        if key not in _IRREPLACEABLE:
+            self._inner.save(key, data)
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
+        write_atomically(self._folder / key, data)
 
 
 def _share(data: bytes) -> bytes:

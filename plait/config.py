@@ -42,12 +42,15 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
+_MOST = 2**32 - 1  # what a task can carry
+
 
 class RunConfig(BaseModel, frozen=True):
     """Everything that decides what a run computes; each field is an option of ``plait simulate``."""
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
         allow_inf_nan=False,
@@ -61,22 +64,26 @@ class RunConfig(BaseModel, frozen=True):
     partition: Annotated[
         str,
         Field(
-            description="natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; "
-            "by default what fits the data"
+            description="natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, "
+            "cluster:ALPHA; by default what fits the data"
         ),
     ] = ""
     clients: Annotated[int, Field(ge=1, le=1_000_000, description="clients in the federation")] = 8
     clients_per_round: Annotated[int, Field(ge=0, description="clients sampled each round; 0 takes all")] = 0
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
-    local_steps: Annotated[int, Field(ge=1, description="optimizer steps of one client in one round")] = 4
-    batch_size: Annotated[int, Field(ge=1, description="sequences in one forward pass")] = 4
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, description="forward passes in one optimizer step")] = 1
-    seq_len: Annotated[int, Field(ge=8, description="tokens of one training sequence")] = 128
+    local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps of one client in one round")] = 4
+    batch_size: Annotated[int, Field(ge=1, le=_MOST, description="sequences in one forward pass")] = 4
+    gradient_accumulation_steps: Annotated[
+        int, Field(ge=1, le=_MOST, description="forward passes in one optimizer step")
+    ] = 1
+    seq_len: Annotated[int, Field(ge=8, le=_MOST, description="tokens of one training sequence")] = 128
     learning_rate: Annotated[float, Field(gt=0, description="peak learning rate of AdamW")] = 1e-3
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="learning rate over the whole run")
     ] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0, description="steps over which the learning rate rises from 0")] = 0
+    warmup_steps: Annotated[
+        int, Field(ge=0, le=_MOST, description="steps over which the learning rate rises from 0")
+    ] = 0
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
     method: Annotated[str, Field(description="how to adapt: lora")] = "lora"
@@ -91,8 +98,12 @@ class RunConfig(BaseModel, frozen=True):
     held_out_fraction: Annotated[
         float, Field(gt=0, lt=1, description="part of each client's data that never trains")
     ] = 0.1
-    max_held_out_sequences: Annotated[int, Field(ge=1, description="held-out sequences a client evaluates at most")] = 4
-    eval_every: Annotated[int, Field(ge=1, description="evaluate after every so many rounds (and after the last)")] = 1
+    max_held_out_sequences: Annotated[
+        int, Field(ge=1, le=_MOST, description="held-out sequences a client evaluates at most")
+    ] = 4
+    eval_every: Annotated[
+        int, Field(ge=1, le=_MOST, description="evaluate after every so many rounds (and after the last)")
+    ] = 1
     reference: Annotated[str, Field(description="baselines to train beside: central, local, or central,local")] = ""
     labels: Annotated[
         str, Field(description="class names separated by commas; found in the data where the data is at hand")
@@ -117,12 +128,14 @@ class RunConfig(BaseModel, frozen=True):
         for kind in self.references:
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
+        if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
+            raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self
 
     @property
     def references(self) -> tuple[str, ...]:
         """The baselines asked for, in order."""
-        return tuple(part.strip() for part in self.reference.split(",") if part.strip())
+        return tuple(dict.fromkeys(part.strip() for part in self.reference.split(",") if part.strip()))
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -148,10 +161,12 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     """Check a table of settings; keys may use ``-`` or ``_``, and the names other systems use for the same things.
 
     Raises:
-        ConfigError: an unknown key (the nearest known one is named), a value out of bounds, a clash of two keys.
+        ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or out of bounds, or two
+            keys that clash.
     """
     known = known_keys()
     settings: dict[str, object] = {}
+    names: dict[str, str] = {}
     for given, value in table.items():
         key = given.replace("_", "-").lower()
         key = ALIASES.get(key, key)
@@ -160,8 +175,10 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
                 f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
             )
         if key in settings:
-            raise ConfigError(f"{where}: '{given}' and another name for it are both given")
-        settings[key] = value
+            raise ConfigError(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ConfigError(f"{where}: {key} is {value!a}, expected Unicode text")
+        settings[key], names[key] = value, given
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:

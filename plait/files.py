@@ -19,23 +19,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` aside, fsync it and rename it over `path`.
 
     Raises:
-        MachineError: the directory is missing or read-only, or the disk is full.
+        MachineError: the directory is missing or read-only, or the disk is full; `path` is as it was.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), 0o644)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
+        temporary = None
         fsync_directory(path.parent)
     except OSError as error:
+        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+                temporary.unlink()
 
 
 def fsync_directory(path: Path) -> None:
@@ -53,14 +56,15 @@ def fsync_directory(path: Path) -> None:
 def directory_written_aside(path: Path) -> Generator[Path]:
     """Yield an empty directory beside `path`; when the block ends well, it takes the place of `path`.
 
-    An existing directory is moved away first and removed last, so that a crash leaves one of the two whole.
+    An existing directory is moved away first and removed last, so that a crash leaves one of the two whole; a failure
+    moves it back.
 
     Raises:
-        MachineError: the parent is missing or read-only, or the disk is full.
+        MachineError: the parent is missing or read-only, or the disk is full; `path` is as it was.
     """
     aside: Path | None = None
     try:
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:32]}."))
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
         aside.chmod(0o755)
         yield aside
         for file in aside.rglob("*"):
@@ -68,16 +72,29 @@ def directory_written_aside(path: Path) -> Generator[Path]:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         fsync_directory(aside)
-        old: Path | None = None
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:32]}.old."))
-            path.replace(old / path.name)
-        aside.replace(path)
+        _exchange(aside, path)
         fsync_directory(path.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
     finally:
-        if aside is not None and aside.exists():
+        if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.replace(path)
+        return
+    away = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old."))
+    old = away / path.name
+    try:
+        path.replace(old)
+        new.replace(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:32]}."

@@ -38,18 +38,22 @@ class GridChannel:
 
     def exchange(self, tasks: Mapping[int, bytes], purpose: Purpose, group: str) -> Iterator[tuple[int, bytes | str]]:
         """Send the tasks and yield the replies as they come."""
-        # A list, not a generator: Flower's HTTP grid sends nothing of a generator.
-        messages = [
-            self._grid.create_message(to_content(task), _MESSAGE_TYPES[purpose], node, group)
-            for node, task in tasks.items()
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), tasks, strict=True))
+        waiting: dict[str, int] = {}
+        for node, task in tasks.items():
+            # One at a time: a grid may leave out of its answer, or leave empty, the number of what it could not send.
+            message = self._grid.create_message(to_content(task), _MESSAGE_TYPES[purpose], node, group)
+            message_id = next(iter(self._grid.push_messages([message])), None)
+            if message_id:
+                waiting[message_id] = node
+            else:
+                yield node, f"node {node} could not be sent its task"
         pause_s = _SHORTEST_PAUSE_S
         while waiting:
             answered = 0
             for message_id, node in list(waiting.items()):
                 for reply in self._grid.pull_messages([message_id]):
-                    del waiting[message_id]
+                    if waiting.pop(message_id, None) is None:
+                        continue
                     answered += 1
                     try:
                         yield node, from_message(reply)

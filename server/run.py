@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-import torch
-
 from plait import machine
 from plait.adapters import AdapterSpec, BaseReference, model_card, save_peft_directory
 from plait.aggregation import RULES
@@ -24,7 +22,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint
-from plait.training.device import choose_compute
+from plait.training.device import choose_compute, use_threads
 from plait.wire.codecs import codec_for
 
 
@@ -67,7 +65,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         publish=publisher.publish,
     )
     try:
-        state = coordinator.run(state, evaluated=_last_evaluated(events))
+        state = coordinator.run(state)
         publisher.publish(state)
         ledger.append(
             "run_finished",
@@ -86,12 +84,14 @@ def _open(
 ) -> tuple[RunDirectory, Ledger, RunState, list[Event]]:
     """A new run, or the one that is there already if it is the same."""
     path = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-    if (path / "ledger.jsonl").exists():
+    if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
         kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
+        if any(event["event"] == "run_finished" for event in events):
+            raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, blueprint.spec.layout)
         ledger = Ledger(directory.ledger)
         ledger.append("resumed", round=state.round)
@@ -126,7 +126,7 @@ def _open(
         full_model_bytes=4 * blueprint.base_parameters,
         versions=machine.versions(),
         machine=machine.describe(
-            device=str(compute.device), dtype=compute.dtype_name, threads=config.threads or torch.get_num_threads()
+            device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
         ),
     )
     return directory, ledger, state, []
@@ -157,10 +157,6 @@ class _Publisher:
             final_loss=losses.get(state.round),
         )
         save_peft_directory(self._directory.adapter, spec=self._spec, state=state.shadow, base=self._base, card=card)
-
-
-def _last_evaluated(events: list[Event]) -> int:
-    return max((cast("int", event["round"]) for event in events if event["event"] == "evaluated"), default=-1)
 
 
 def _wall_before(events: list[Event]) -> float:

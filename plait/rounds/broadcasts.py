@@ -18,14 +18,20 @@ from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 def follow(state: RunState, spec: AdapterSpec, base_fingerprint: bytes, codec: Codec) -> tuple[RunState, Encoding]:
     """Let the shadow follow the master through the codec, once, and keep the sealed step.
 
-    The decoded step is added to the old shadow at both ends, in float32, so both hold the same bits.
+    Both ends take the same decoded step (`take_step`), so both hold the same bits.
     """
     previous = state.shadow.digest()
     encoded = encode_delta(subtract(state.adapter, state.shadow), codec)
-    shadow = add(state.shadow, encoded.delta)
+    shadow = take_step(state.shadow, encoded.delta, encoded.codec.name)
     state = replace(state, shadow=shadow, previous=previous)
     sealed = seal(replace(_header(state, spec, base_fingerprint), relative_to=previous), encoded)
     return replace(state, broadcast=sealed.data), sealed.encoding
+
+
+def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
+    """The adapter that a broadcast's decoded `step` makes of the one that is held."""
+    # Adding zeros would turn -0.0 into 0.0, another digest.
+    return held if codec_name == "unchanged" else add(held, step)
 
 
 class Broadcasts:

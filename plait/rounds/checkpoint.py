@@ -1,7 +1,7 @@
 """Checkpoints: the state after each finished round, whole on disk before the ledger says that the round is finished.
 
-One folder a round: ``state.json`` (scalars and the digests of the rest), ``adapters.safetensors`` (master and shadow,
-flat), ``broadcast.bin``. Older checkpoints are dropped once a newer one is whole.
+One folder a round: ``state.json`` (scalars, the digests of the rest, and its own), ``adapters.safetensors`` (master and
+shadow, flat), ``broadcast.bin``. Older checkpoints are dropped once a newer one is whole.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from plait.adapters import AdapterState, Layout
+from plait.adapters import AdapterState, Json, Layout
 from plait.adapters.safetensors_file import read_safetensors, write_safetensors
 from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
@@ -30,7 +31,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
     with directory_written_aside(directory / f"round-{state.round:06d}") as folder:
         write_safetensors(folder / "adapters.safetensors", {"adapter": state.adapter.flat, "shadow": state.shadow.flat})
         write_atomically(folder / "broadcast.bin", state.broadcast)
-        scalars = {
+        scalars: dict[str, Json] = {
             "run_id": state.run_id.hex(),
             "round": state.round,
             "previous": state.previous.hex(),
@@ -38,9 +39,12 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
             "adapter": state.adapter.digest().hex(),
             "shadow": state.shadow.digest().hex(),
             "broadcast": hashlib.sha256(state.broadcast).hexdigest(),
+            "finished": dict(state.finished),
         }
+        scalars["digest"] = _digest(scalars)
         write_atomically(folder / "state.json", json.dumps(scalars, indent=1).encode())
-    for old in _rounds(directory)[:-KEPT]:
+    # What a killed process left half-written goes with them.
+    for old in (*_rounds(directory)[:-KEPT], *directory.glob(".round-*")):
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -54,17 +58,20 @@ def load_checkpoint(directory: Path, layout: Layout) -> RunState:
     for folder in reversed(_rounds(directory)):
         try:
             return _load(folder, layout)
-        except (PeerError, OSError, ValueError, KeyError) as error:
-            damage = str(error)
+        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damage = f"'{folder.name}': {error}"
     raise PeerError(f"no usable checkpoint in '{directory}': {damage}")
 
 
 def _rounds(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("round-*") if path.is_dir())
+    found = (path for path in directory.glob("round-*") if path.is_dir())
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def _load(folder: Path, layout: Layout) -> RunState:
     scalars = json.loads((folder / "state.json").read_text())
+    if scalars.pop("digest") != _digest(scalars) or folder.name != f"round-{scalars['round']:06d}":
+        raise PeerError("state.json was changed, expected it as it was written")
     flats = read_safetensors(folder / "adapters.safetensors")
     broadcast = (folder / "broadcast.bin").read_bytes()
     adapter, shadow = (AdapterState(layout, flats[name]) for name in ("adapter", "shadow"))
@@ -74,7 +81,7 @@ def _load(folder: Path, layout: Layout) -> RunState:
         ("broadcast", hashlib.sha256(broadcast).hexdigest()),
     ):
         if digest != scalars[name]:
-            raise PeerError(f"checkpoint '{folder}' is damaged: {name} has another digest than state.json says")
+            raise PeerError(f"digest of the {name} is {digest[:16]}, expected {scalars[name][:16]}")
     return RunState(
         run_id=bytes.fromhex(scalars["run_id"]),
         round=int(scalars["round"]),
@@ -83,4 +90,9 @@ def _load(folder: Path, layout: Layout) -> RunState:
         previous=bytes.fromhex(scalars["previous"]),
         broadcast=broadcast,
         held={client: bytes.fromhex(digest) for client, digest in cast("dict[str, str]", scalars["held"]).items()},
+        finished=cast("dict[str, Json]", scalars["finished"]),
     )
+
+
+def _digest(scalars: Mapping[str, Json]) -> str:
+    return hashlib.sha256(json.dumps(scalars, sort_keys=True).encode()).hexdigest()

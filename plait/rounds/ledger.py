@@ -2,7 +2,8 @@
 
 Every line carries its number, the time, the event and its fields, the hash of the line before (`prev`) and its own
 (`hash`, SHA-256 over the canonical JSON of everything else). Whoever changes, drops or reorders a line breaks the
-chain. Reports read this file and nothing else. Knows nothing of what the events mean.
+chain; only lines cut off at the end cannot be told. Reports read this file and nothing else. Knows nothing of what the
+events mean.
 """
 
 from __future__ import annotations
@@ -11,46 +12,55 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
-from plait.errors import MachineError, PeerError
+from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import fsync_directory
 
-_FIRST = "0" * 64
-
 Event = dict[str, Json]
+
+
+@dataclass(frozen=True)
+class _End:
+    """What the next event builds on: the number of events so far, the hash of the last and the bytes of all."""
+
+    events: int = 0
+    hash: str = "0" * 64
+    size_bytes: int = 0
 
 
 class Ledger:
     """Appends events to the file at `path`, each on disk before `append` returns.
 
     Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left half-written).
+    While it is open nobody else can open it (where the file system knows locks).
 
     Raises:
         PeerError: the existing file is not a whole chain.
+        ConfigError: the ledger is open already.
         MachineError: the file cannot be written.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
-        self._seq = 0
-        self._prev = _FIRST
-        events: Sequence[Event] = ()
         try:
-            if path.exists():
-                events, whole_bytes = _parse(path.read_bytes(), path)
-                os.truncate(path, whole_bytes)
-            self._file = path.open("ab")
-            fsync_directory(path.parent)
+            self._file = path.open("ab", buffering=0)
+            try:
+                _lock(self._file, path)
+                _, self._end = _parse(path.read_bytes(), path)
+                self._file.truncate(self._end.size_bytes)
+                fsync_directory(path.parent)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise MachineError(f"cannot open '{path}': {error.strerror or error}") from error
-        if events:
-            self._seq = len(events)
-            self._prev = cast("str", events[-1]["hash"])
 
     def append(self, event: str, **fields: object) -> Event:
         """Write one event and fsync it.
@@ -60,21 +70,25 @@ class Ledger:
             fields: JSON values.
 
         Raises:
-            MachineError: the disk is full or gone.
+            MachineError: the disk is full or gone; the ledger is as it was.
         """
+        end = self._end
         line = cast(
             "Event",
-            {"seq": self._seq, "time": round(self._clock(), 3), "event": event, **fields, "prev": self._prev},
+            {"seq": end.events, "time": round(self._clock(), 3), "event": event, **fields, "prev": end.hash},
         )
         line["hash"] = _hash(line)
+        data = _canonical(line) + b"\n"
         try:
-            self._file.write(_canonical(line) + b"\n")
-            self._file.flush()
+            # Whatever an append that failed or was interrupted half-way has left is cut off first.
+            self._file.truncate(end.size_bytes)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
-        self._seq += 1
-        self._prev = line["hash"]
+        self._end = _End(end.events + 1, line["hash"], end.size_bytes + len(data))
         return line
 
     def close(self) -> None:
@@ -95,23 +109,27 @@ def read_events(path: Path) -> list[Event]:
     return _parse(data, path)[0]
 
 
-def _parse(data: bytes, path: Path) -> tuple[list[Event], int]:
+def _parse(data: bytes, path: Path) -> tuple[list[Event], _End]:
     events: list[Event] = []
-    prev, offset = _FIRST, 0
-    lines = data.split(b"\n")
-    for number, raw in enumerate(lines[:-1], start=1):
+    end = _End()
+    for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             event = cast("Event", json.loads(raw))
-            stated = event["hash"]
-            broken = event["prev"] != prev or event["seq"] != number - 1 or _hash(event) != stated
-        except (ValueError, KeyError, TypeError) as error:
+            stated = cast("str", event["hash"])
+            # Other bytes for the same values (spaces, a key given twice) are a change too.
+            whole = (event["seq"], event["prev"], stated, raw) == (
+                end.events,
+                end.hash,
+                _hash(event),
+                _canonical(event),
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
-        if broken:
+        if not whole:
             raise PeerError(f"line {number} of '{path}' breaks the hash chain: it was changed, or a line is missing")
         events.append(event)
-        prev = cast("str", stated)
-        offset += len(raw) + 1
-    return events, offset
+        end = _End(number, stated, end.size_bytes + len(raw) + 1)
+    return events, end
 
 
 def _hash(event: Mapping[str, Json]) -> str:
@@ -120,3 +138,17 @@ def _hash(event: Mapping[str, Json]) -> str:
 
 def _canonical(event: Mapping[str, Json]) -> bytes:
     return json.dumps(event, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(f"'{path}' is being written by another process, expected a run that stands still") from error
+    except OSError:
+        # Some network file systems have no locks; the run goes on without.
+        return

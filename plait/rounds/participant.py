@@ -6,7 +6,7 @@ Answers carry counts, losses and codes; never text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, add, check_finite, subtract
 from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
+from plait.rounds.broadcasts import take_step
 from plait.rounds.evaluation import ClientLoss
+from plait.rounds.residual import residual_from_bytes
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, read_header, seal
+from plait.wire.envelope import Direction, EncodedDelta, Header, Opened, encode_delta, open_envelope, read_header, seal
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -96,7 +98,10 @@ class LocalModel(Protocol):
 
 
 class Memory(Protocol):
-    """What a client keeps between tasks; it may be lost, the server then sends what is missing."""
+    """What a client keeps between tasks: the newest adapter, its spec, and what its encoder still owes.
+
+    It may be lost: the server then sends the adapter anew, and what was owed is lost with it.
+    """
 
     def load(self, key: str) -> bytes | None:
         """The bytes kept under `key`."""
@@ -145,8 +150,9 @@ class Participant:
         return self._evaluate(header, spec, state, task)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
-        spec, state = self._model.prepare(task.spec_json)
-        self._hold(task.spec_json, state)
+        spec, _ = self._model.prepare(task.spec_json)
+        # An adapter that is held stays: a server that was restarted asks again and goes on from it.
+        self._memory.save("spec", task.spec_json.encode())
         size = self._model.data_size(spec, task.settings)
         return ClientCard(
             client=self._name,
@@ -162,8 +168,11 @@ class Participant:
     def _train(self, header: Header, spec: AdapterSpec, state: AdapterState, settings: Settings) -> UpdateReply:
         size = self._model.data_size(spec, settings)
         trained = self._model.train(spec, state, settings)
-        check_finite(trained.state)
-        encoded = encode_delta(subtract(trained.state, state), codec_for(settings.wire))
+        try:
+            check_finite(trained.state)
+        except PeerError as error:
+            raise PlaitError(f"training diverged: {error}") from error
+        encoded = self._encode(header.run_id, settings, subtract(trained.state, state))
         sealed = seal(
             Header(
                 direction=Direction.UPDATE,
@@ -185,6 +194,15 @@ class Participant:
             encoded,
         )
         return UpdateReply(sealed.data)
+
+    def _encode(self, run_id: bytes, settings: Settings, delta: AdapterState) -> EncodedDelta:
+        """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""
+        residual = residual_from_bytes(self._memory.load("residual"), run_id, delta.layout)
+        wanted = add(delta, residual.owed_in(settings.round))
+        encoded = encode_delta(wanted, codec_for(settings.wire))
+        left = subtract(wanted, encoded.delta)
+        self._memory.save("residual", residual.settled(settings.round, left).to_bytes())
+        return encoded
 
     def _evaluate(self, header: Header, spec: AdapterSpec, state: AdapterState, task: EvaluateTask) -> Evaluation:
         result = self._model.evaluate(spec, state, task.settings)
@@ -213,18 +231,20 @@ class Participant:
         opened = open_envelope(broadcast, layout=spec.layout)
         state = opened.delta
         if header.relative_to:
-            held = self._held(spec.layout)
-            for candidate in (held, initial):
-                if candidate is not None and candidate.digest() == header.relative_to:
-                    # Adding zeros would turn -0.0 into 0.0, another digest.
-                    state = candidate if opened.encoding.codec == "unchanged" else add(candidate, opened.delta)
-                    break
-            else:
-                raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
+            state = self._step(header, opened, (self._held(spec.layout), initial))
         if state.digest() != header.result_digest:
             raise NeedFullError("the adapter after the broadcast is not the one that the server means")
         self._hold(spec_json, state)
         return spec, state
+
+    def _step(self, header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
+        for candidate in filter(None, candidates):
+            digest = candidate.digest()
+            if digest == header.result_digest:
+                return candidate
+            if digest == header.relative_to:
+                return take_step(candidate, opened.delta, opened.encoding.codec)
+        raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
 
     def _recall(self, key: str) -> bytes:
         data = self._memory.load(key)

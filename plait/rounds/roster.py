@@ -59,11 +59,16 @@ def describe_clients(
         if isinstance(reply, str):
             failures.append(reply)
             continue
-        card = decode_reply(reply, max_bytes=REPLY_BYTES)
+        try:
+            card = decode_reply(reply, max_bytes=REPLY_BYTES)
+        except PeerError as error:
+            failures.append(f"node {node}: {error}")
+            continue
         if isinstance(card, Refusal):
             _raise_refusal(card)
         if not isinstance(card, ClientCard):
-            raise PeerError(f"node {node} answered with {type(card).__name__}, expected a description of itself")
+            failures.append(f"node {node} answered with {type(card).__name__}, expected a description of itself")
+            continue
         if card.client in nodes:
             raise PeerError(f"two clients are called {card.client!r}, expected different names")
         if card.base_fingerprint != base_fingerprint:
@@ -73,6 +78,9 @@ def describe_clients(
             )
         if card.spec_digest != spec.digest:
             raise PeerError(f"client {card.client!r} derives another adapter from the same spec and base")
+        for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):
+            if not examples:
+                raise DataError(f"client {card.client!r} has no {part} examples, expected at least 1")
         nodes[card.client], cards[card.client] = node, card
         ledger.append("broadcast", round=0, client=card.client, purpose="describe", downlink_bytes=len(task))
         ledger.append("reply_received", round=0, client=card.client, purpose="describe", uplink_bytes=len(reply))

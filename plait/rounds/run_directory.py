@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import write_atomically
+from plait.files import fsync_directory, write_atomically
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class RunDirectory:
@@ -40,14 +40,16 @@ class RunDirectory:
             MachineError: the folder cannot be made.
         """
         run = cls(path)
-        if run.ledger.exists():
+        if run.has_started:
             raise ConfigError(
                 f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
             )
+        # What a run that was killed before its first event may have left behind.
+        own = {run.config.name, run.ledger.name, run.checkpoints.name}
         try:
-            if path.exists() and any(path.iterdir()):
+            if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
                 raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
-            run.checkpoints.mkdir(parents=True)
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"cannot make the run directory '{path}': {error.strerror or error}") from error
         write_atomically(run.config, config_toml.encode())
@@ -61,26 +63,48 @@ class RunDirectory:
             ConfigError: there is no run at `path`.
         """
         run = cls(path)
-        if not run.ledger.is_file():
+        if not run.has_started:
             raise ConfigError(f"'{path}' holds no run (no ledger.jsonl), expected a directory that plait wrote")
         return run
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the ledger of a run lies here, with at least one event."""
+        return self.ledger.is_file() and self.ledger.stat().st_size > 0
+
+    def client_memory(self, client: str) -> Path:
+        """Where a simulated client keeps what it must not lose."""
+        return self.path / "clients" / _file_name(client)
+
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
-        """Make one received update durable; from here on it is never asked for again."""
+        """Make one received update durable; from here on it is never asked for again.
+
+        Raises:
+            MachineError: the disk is full or read-only.
+        """
         folder = self._spool(round_number)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                fsync_directory(folder.parent)
+                fsync_directory(self.path)
         except OSError as error:
             raise MachineError(f"cannot make '{folder}': {error.strerror or error}") from error
         write_atomically(folder / _file_name(client), data)
 
     def load_update(self, round_number: int, client: str) -> bytes | None:
-        """A stored update, or None."""
+        """A stored update, or None.
+
+        Raises:
+            MachineError: there is one that cannot be read.
+        """
         path = self._spool(round_number) / _file_name(client)
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""
@@ -91,7 +115,8 @@ class RunDirectory:
 
 
 def _file_name(client: str) -> str:
-    # Names come from outside: what could leave the folder or collide with another file is replaced by its hash.
+    # Names come from outside: what could leave the folder, or collide with another file where upper and lower case are
+    # one, is replaced by its hash.
     if _SAFE_NAME.fullmatch(client):
         return f"{client}.envelope"
     return f"sha256-{hashlib.sha256(client.encode()).hexdigest()}.envelope"

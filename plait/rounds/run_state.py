@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from plait.adapters import AdapterState, add
+from plait.adapters import AdapterState, Json, add
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class RunState:
         previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
         broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
         held: digest of the shadow that each client is known to hold, by client name.
+        finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
+            the state so that the ledger can be completed after a crash between the two.
     """
 
     run_id: bytes
@@ -37,6 +39,7 @@ class RunState:
     previous: bytes = b""
     broadcast: bytes = b""
     held: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    finished: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
 def initial_state(run_id: bytes, adapter: AdapterState) -> RunState:

@@ -1,19 +1,28 @@
-"""What an update must be before a rule may see it; every refusal has a code that ledger and client are told.
+"""What an answer must be before it counts; every refusal has a code that the ledger is told.
 
 Knows nothing of transport; the bytes were bounded before they came here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plait.adapters import AdapterState, Layout, check_finite
+import numpy as np
+
+from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
 from plait.wire.envelope import Direction, Opened, open_envelope, read_header
+from plait.wire.messages import ClientCard, Evaluation
+
+# Far beyond any honest figure, and far below where sums of such figures stop being exact or finite.
+_LARGEST_FIGURE = 2.0**53
+# No mean of such adapters, nor the difference of two, leaves float32 (which ends near 2^128).
+_LARGEST_ELEMENT = 2.0**120
 
 
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)
-    """An update that the round goes on without.
+    """An answer that the round goes on without.
 
     Attributes:
         reason: a short code, stable over versions.
@@ -33,9 +42,8 @@ class Expected:
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
-    relative_to: bytes
+    received: AdapterState
     examples: int
-    layout: Layout
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
@@ -45,7 +53,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
         UpdateRefused: with the first reason found.
     """
     try:
-        header = read_header(data, max_bytes=max_update_bytes(expected.layout))
+        header = read_header(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
         raise UpdateRefused("malformed", str(error)) from error
     if header.direction != Direction.UPDATE:
@@ -58,26 +66,52 @@ def open_update(data: bytes, expected: Expected) -> Opened:
         ("wrong-run", "run", header.run_id, expected.run_id),
         ("wrong-base", "base", header.base_fingerprint, expected.base_fingerprint),
         ("wrong-spec", "adapter spec", header.spec_digest, expected.spec_digest),
-        ("wrong-reference", "adapter that the delta is relative to", header.relative_to, expected.relative_to),
+        ("wrong-reference", "adapter that the delta is relative to", header.relative_to, expected.received.digest()),
     ):
         if got != wanted:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if header.examples != expected.examples:
         raise UpdateRefused("weight", f"update counts {header.examples} examples, expected {expected.examples}")
+    _check_figures(header.metrics)
     try:
-        opened = open_envelope(data, layout=expected.layout)
-        check_finite(opened.delta)
+        opened = open_envelope(data, layout=expected.received.layout)
     except PeerError as error:
         raise UpdateRefused("malformed", str(error)) from error
+    _check_size(opened.delta, expected.received)
     return opened
 
 
-def check_sum_finite(state: AdapterState) -> None:
-    """Refuse an update that would overflow the adapter it is added to."""
-    try:
-        check_finite(state)
-    except PeerError as error:
-        raise UpdateRefused("overflow", str(error)) from error
+def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
+    """Check what a client says of its held-out data against what it said before.
+
+    Raises:
+        UpdateRefused: with the first reason found.
+    """
+    if evaluation.client != card.client:
+        raise UpdateRefused("wrong-client", f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
+    if evaluation.round != round_number:
+        raise UpdateRefused("wrong-round", f"evaluation is of round {evaluation.round}, expected {round_number}")
+    if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
+        raise UpdateRefused(
+            "weight",
+            f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
+            f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
+        )
+    _check_figures({"loss": evaluation.loss})
+
+
+def _check_figures(figures: Mapping[str, float]) -> None:
+    for name, value in figures.items():
+        least = 0 if name == "train_tokens" else -_LARGEST_FIGURE
+        if not least <= value <= _LARGEST_FIGURE:
+            raise UpdateRefused("figure", f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
+
+
+def _check_size(delta: AdapterState, received: AdapterState) -> None:
+    with np.errstate(over="ignore"):
+        largest = max(np.abs(state.flat).max(initial=0) for state in (delta, add(received, delta)))
+    if not largest <= _LARGEST_ELEMENT:
+        raise UpdateRefused("overflow", f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
 
 
 def max_update_bytes(layout: Layout) -> int:

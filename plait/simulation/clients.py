@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
-
 from plait.config import RunConfig
 from plait.data import Dataset, cache_directory, histogram, load_dataset
 from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
 from plait.training.bases import Progress, locate_base, quiet_libraries
 from plait.training.bridge import load_own_trainer
-from plait.training.device import choose_compute
+from plait.training.device import choose_compute, use_threads
 from plait.training.embeddings import minilm_embedder
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
@@ -26,8 +24,7 @@ _MODELS_KEPT = 4096
 def resident_base(config: RunConfig) -> ResidentBase:
     """The base of this process, on the device that the configuration names."""
     quiet_libraries()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     located = locate_base(config.base, revision=config.revision)
     compute = choose_compute(config.device, config.dtype)
     return ResidentBase(

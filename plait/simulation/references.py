@@ -7,22 +7,24 @@ from collections.abc import Callable
 from plait.config import RunConfig
 from plait.plan import blueprint_of, settings_of
 from plait.rounds.evaluation import mean_loss
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.clients import client_name, resident_base, simulated_client
 from plait.training.reference import train_reference
 
 
 def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
-    """Train every baseline that `config` asks for and append its result to the run's ledger."""
-    if not config.references:
+    """Train every baseline that `config` asks for and the run's ledger lacks, and append its result there."""
+    there = {event["kind"] for event in read_events(directory.ledger) if event["event"] == "reference"}
+    missing = [kind for kind in config.references if kind not in there]
+    if not missing:
         return
     base = resident_base(config)
     blueprint = blueprint_of(config, base.directory)
     clients = {client_name(config, index): simulated_client(config, index) for index in range(config.clients)}
     ledger = Ledger(directory.ledger)
     try:
-        for kind in config.references:
+        for kind in missing:
             reference = train_reference(
                 kind,
                 base,

@@ -11,6 +11,7 @@ settings under TrainingArguments' own names. plait calls ``train()`` and reads t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import tempfile
@@ -62,8 +63,9 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
     """Wrap a function that builds a Trainer as plait's local trainer."""
 
     def train(model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings) -> StepReport:
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
 
+        disable_progress_bars()
         data = Dataset.from_dict(
             {
                 "input_ids": [example.tokens.tolist() for example in examples],
@@ -71,7 +73,8 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
             }
         )
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as scratch:
+        # Standard output belongs to plait's own results; what a trainer prints goes to standard error.
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
             result = trainer.train()
         loss = float(getattr(result, "training_loss", float("nan")))

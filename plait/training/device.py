@@ -5,6 +5,7 @@ Adapters stay in float32 everywhere; only the base and the activations change ty
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,32 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "mps":
         return False
     return any(feature in _cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def use_threads(threads: int) -> int:
+    """Compute with so many CPU threads (0: as many as torch thinks right); returns how many there are."""
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def gpus() -> tuple[tuple[str, int], ...]:
+    """Name and memory in bytes of every CUDA device."""
+    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return tuple((properties.name, properties.total_memory) for properties in found)
+
+
+def matrix_gflops(compute: Compute) -> float:
+    """Billions of operations a second in a matrix product of the base's type; the best of several tries."""
+    rows, inner, columns = 512, 1024, 2048
+    left = torch.randn(rows, inner, device=compute.device, dtype=compute.dtype)
+    right = torch.randn(inner, columns, device=compute.device, dtype=compute.dtype)
+    best = 0.0
+    for _ in range(8):
+        started = time.perf_counter()
+        (left @ right).sum().item()  # the sum waits for a GPU
+        best = max(best, 2 * rows * inner * columns / (time.perf_counter() - started))
+    return best / 1e9
 
 
 def _cpu_features() -> frozenset[str]:

@@ -18,8 +18,7 @@ from plait.adapters import Float32, Task
 from plait.training.examples import IGNORED, Example
 from plait.wire.messages import Settings
 
-
-# Where fewer positions than this count, only those are widened to float32: at 49,152 words a position they are the bulk.
+# Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
 _MOSTLY = 0.75
 
 

@@ -19,6 +19,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_UNCHANGED: _ClassVar[Codec]
     CODEC_FP32: _ClassVar[Codec]
     CODEC_BF16: _ClassVar[Codec]
+    CODEC_RATE: _ClassVar[Codec]
 DIRECTION_UNSPECIFIED: Direction
 DIRECTION_UPDATE: Direction
 DIRECTION_BROADCAST: Direction
@@ -26,6 +27,7 @@ CODEC_UNSPECIFIED: Codec
 CODEC_UNCHANGED: Codec
 CODEC_FP32: Codec
 CODEC_BF16: Codec
+CODEC_RATE: Codec
 
 class Envelope(_message.Message):
     __slots__ = ("schema", "header", "payload", "signature")

@@ -1,70 +1,39 @@
 """A decoder for plait's wire format, written from proto/README.md alone: plain Python, no protobuf, no numpy.
 
-`decode(data)` gives what a message says as the .json files beside it do, or raises ValueError.
+`decode(data, kind, sizes)` gives what a message says as the .json files beside it do, or raises ValueError.
 """
 
 import struct
 from hashlib import sha256
 
-INTEGER, DOUBLE, TEXT, BYTES = "integer", "double", "text", "bytes"
-SETTINGS = {
-    1: ("local_steps", INTEGER),
-    2: ("batch_size", INTEGER),
-    3: ("gradient_accumulation_steps", INTEGER),
-    4: ("seq_len", INTEGER),
-    5: ("learning_rate", DOUBLE),
-    6: ("weight_decay", DOUBLE),
-    7: ("max_grad_norm", DOUBLE),
-    8: ("held_out_fraction", DOUBLE),
-    9: ("max_held_out_sequences", INTEGER),
-    10: ("seed", INTEGER),
-    11: ("warmup_steps", INTEGER),
-    12: ("lr_schedule", INTEGER),
-    13: ("round", INTEGER),
-    14: ("total_steps", INTEGER),
-    15: ("done_steps", INTEGER),
-    16: ("wire", TEXT),
-}
-WORK = {1: ("settings", SETTINGS), 2: ("broadcast", BYTES)}
-TASK = {2: ("describe", {1: ("settings", SETTINGS), 2: ("spec_json", TEXT)}), 3: ("train", WORK), 4: ("evaluate", WORK)}
-CARD = {
-    1: ("client", TEXT),
-    2: ("base_fingerprint", BYTES),
-    3: ("spec_digest", BYTES),
-    4: ("train_examples", INTEGER),
-    5: ("train_tokens", INTEGER),
-    6: ("held_out_examples", INTEGER),
-    7: ("held_out_tokens", INTEGER),
-    8: ("histogram", (TEXT, INTEGER)),
-    9: ("wire", [TEXT]),
-}
-EVALUATION = {
-    1: ("client", TEXT),
-    2: ("round", INTEGER),
-    3: ("loss", DOUBLE),
-    4: ("tokens", INTEGER),
-    5: ("examples", INTEGER),
-    6: ("correct", None),
-}
-REFUSAL = {1: ("client", TEXT), 2: ("reason", INTEGER), 3: ("detail", TEXT)}
-REPLY = {2: ("card", CARD), 3: ("update", BYTES), 4: ("evaluation", EVALUATION), 5: ("refusal", REFUSAL)}
-HEADER = {
-    1: ("direction", INTEGER),
-    2: ("run_id", BYTES),
-    3: ("round", INTEGER),
-    4: ("client", TEXT),
-    5: ("base_fingerprint", BYTES),
-    6: ("spec_digest", BYTES),
-    7: ("relative_to", BYTES),
-    8: ("result_digest", BYTES),
-    9: ("codec", INTEGER),
-    10: ("codec_parameters", BYTES),
-    11: ("payload_digest", BYTES),
-    12: ("spec_json", TEXT),
-    13: ("examples", INTEGER),
-    14: ("metrics", (TEXT, DOUBLE)),
-}
-DEFAULTS = {INTEGER: 0, DOUBLE: 0.0, TEXT: "", BYTES: "", None: None}
+DEFAULTS = {"i": 0, "d": 0.0, "t": "", "b": "", "o": None}  # integer, double, text, bytes, optional integer
+
+
+def table(fields, first=1):
+    """Field numbers to (name, kind); a kind is a letter, a table, (key, value) for a map, or [kind] if it repeats."""
+    return {number: (name, kind) for number, (name, kind) in enumerate(fields, first)}
+
+
+def plain(text):
+    return [tuple(field.split(":")) for field in text.split()]
+
+
+SETTINGS = table(
+    plain("local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d")
+    + plain("max_grad_norm:d held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i")
+    + plain("total_steps:i done_steps:i wire:t")
+)
+DESCRIBE = table([("settings", SETTINGS), ("spec_json", "t")])
+WORK = table([("settings", SETTINGS), ("broadcast", "b")])
+TASK = table([("describe", DESCRIBE), ("train", WORK), ("evaluate", WORK)], 2)
+SIZES = "train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
+CARD = table([*plain("client:t base_fingerprint:b spec_digest:b " + SIZES), ("histogram", ("t", "i")), ("wire", ["t"])])
+EVALUATION = table(plain("client:t round:i loss:d tokens:i examples:i correct:o"))
+REFUSAL = table(plain("client:t reason:i detail:t"))
+REPLY = table([("card", CARD), ("update", "b"), ("evaluation", EVALUATION), ("refusal", REFUSAL)], 2)
+DIGESTS = "base_fingerprint:b spec_digest:b relative_to:b result_digest:b"
+PACKING = "codec:i codec_parameters:b payload_digest:b spec_json:t examples:i"
+HEADER = table([*plain(f"direction:i run_id:b round:i client:t {DIGESTS} {PACKING}"), ("metrics", ("t", "d"))])
 
 
 def varint(data, at):
@@ -92,51 +61,48 @@ def fields(data):
 
 
 def value_of(kind, raw):
-    if kind in (INTEGER, None):
-        return raw
-    if kind == DOUBLE:
+    if kind == "d":
         return struct.unpack("<d", raw)[0]
-    return raw.decode() if kind == TEXT else raw.hex() if kind == BYTES else message(kind, raw)
+    return raw if kind in "io" else raw.decode() if kind == "t" else raw.hex() if kind == "b" else None
 
 
-def message(table, data):
-    """A message by its table: kinds are scalars, nested tables, (key, value) for maps, [kind] for repeated fields."""
+def message(fields_of, data):
     said = {}
-    for name, kind in table.values():
-        said[name] = {} if isinstance(kind, (tuple, dict)) else [] if isinstance(kind, list) else DEFAULTS[kind]
+    for name, kind in fields_of.values():
+        said[name] = DEFAULTS[kind] if isinstance(kind, str) else [] if isinstance(kind, list) else {}
     for number, raw in fields(data):
-        name, kind = table[number]
+        name, kind = fields_of[number]
         if isinstance(kind, tuple):
             key, entry = (value_of(k, r) for k, (_, r) in zip(kind, fields(raw), strict=True))
             said[name][key] = entry
         elif isinstance(kind, list):
             said[name].append(value_of(kind[0], raw))
         else:
-            said[name] = value_of(kind, raw)
+            said[name] = message(kind, raw) if isinstance(kind, dict) else value_of(kind, raw)
     return said
 
 
-def envelope(parts, size):
-    """An envelope of an adapter with `size` elements."""
+def envelope(parts, sizes):
+    """An envelope of an adapter whose tensors have these sizes."""
     header, payload = message(HEADER, parts[2]), parts.get(3, b"")
     parameters = bytes.fromhex(header["codec_parameters"])
     hashed = struct.pack("<II", header["codec"], len(parameters)) + parameters + payload
     if sha256(hashed).hexdigest() != header["payload_digest"]:
         raise ValueError("the payload has another digest")
     width = {1: 0, 2: 4, 3: 2}[header["codec"]]
-    if len(payload) != width * size:
+    if len(payload) != width * sum(sizes):
         raise ValueError("the payload has another length")
-    words = [payload[width * i : width * (i + 1)].rjust(4, b"\0") for i in range(size)]
+    words = [payload[width * i : width * (i + 1)].rjust(4, b"\0") for i in range(sum(sizes))]
     return {"envelope": header | {"values": [word[::-1].hex() for word in words]}}
 
 
-def decode(data, kind, size=0):
+def decode(data, kind, sizes=()):
     """What the bytes of an 'envelope', a 'task' or a 'reply' say."""
     parts = dict(fields(data))
     if parts.pop(1) != 1:
         raise ValueError("unknown schema")
     if kind == "envelope":
-        return envelope(parts, size)
+        return envelope(parts, sizes)
     ((number, raw),) = parts.items()
     name, inner = (TASK if kind == "task" else REPLY)[number]
-    return {name: value_of(inner, raw)}
+    return {name: message(inner, raw) if isinstance(inner, dict) else value_of(inner, raw)}

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 
 from plait.errors import ConfigError, PeerError
 from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.fp32 import Fp32
+from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 from plait.wire.codecs.unchanged import Unchanged
 
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (Unchanged(), Fp32(), Bf16())}
+CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (Unchanged(), Fp32(), Bf16(), Rate())}
 
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
-_DIAL = ("fp32", "bf16")
+_EXACT = ("fp32", "bf16")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def codec_for(wire: str) -> Codec:
-    """The codec that `--wire` asks for.
+    """The codec that `--wire` asks for: ``fp32``, ``bf16``, or a number of bits per parameter.
 
     Raises:
-        ConfigError: there is none; the message names the nearest one.
+        ConfigError: there is none; the message says what is possible.
     """
-    if wire not in _DIAL:
-        nearest = difflib.get_close_matches(wire.lower(), _DIAL, 1, cutoff=0.5)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-        raise ConfigError(f"wire is '{wire}', expected {' or '.join(_DIAL)}{hint}")
-    return CODECS[wire]
+    if wire in _EXACT:
+        return CODECS[wire]
+    if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
+        return Rate(float(wire))
+    nearest = difflib.get_close_matches(wire.lower(), _EXACT, 1, cutoff=0.5)
+    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    raise ConfigError(
+        f"wire is '{wire}', expected {', '.join(_EXACT)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
+    )
 
 
 def codec_numbered(number: int) -> Codec:

@@ -36,6 +36,23 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
     assert trained.tokens == 6 * 2 * 32
 
 
+def test_what_a_trainer_prints_stays_out_of_plaits_results(
+    resident: ResidentBase, blueprint: Blueprint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chatty(model, tokenizer, data, args):
+        print("hello from a trainer")
+        return build(model, tokenizer, data, args)
+
+    records = [Record(text="x = 1\n" * 300)]
+    local = PeftLocalModel(
+        resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(chatty)
+    )
+    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "hello from a trainer" in captured.err
+
+
 def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: Blueprint) -> None:
     seen: dict[str, object] = {}
 

@@ -2,7 +2,7 @@ import pytest
 
 from plait.errors import ConfigError, PeerError
 from plait.v1 import envelope_pb2
-from plait.wire.codecs import CODECS, codec_for, codec_numbered
+from plait.wire.codecs import CODECS, Rate, codec_for, codec_numbered
 
 
 def test_table_and_protobuf_enum_agree():
@@ -15,7 +15,7 @@ def test_a_codec_is_found_by_its_number(codec):
     assert codec_numbered(codec.number) is codec
 
 
-@pytest.mark.parametrize("number", [-1, 0, 4, 99])
+@pytest.mark.parametrize("number", [-1, 0, 5, 99])
 def test_an_unknown_number_is_the_peers_fault(number):
     with pytest.raises(PeerError, match=f"codec of the payload is {number}, expected one of 1 .unchanged., 2 .fp32."):
         codec_numbered(number)
@@ -26,12 +26,26 @@ def test_the_dial_knows_the_exact_codecs(wire):
     assert codec_for(wire).name == wire
 
 
-@pytest.mark.parametrize(("wire", "nearest"), [("fp16", "fp32|bf16"), ("FP32", "fp32"), ("bfloat16", "bf16")])
-def test_a_misspelt_codec_names_the_nearest(wire, nearest):
-    with pytest.raises(ConfigError, match=f"wire is '{wire}', expected fp32 or bf16; did you mean '({nearest})'"):
+@pytest.mark.parametrize(("wire", "bits"), [("1", 1.0), ("0.25", 0.25), ("0.1", 0.1), ("8", 8.0), ("2.50", 2.5)])
+def test_the_dial_takes_bits_per_parameter(wire, bits):
+    assert codec_for(wire) == Rate(bits)
+
+
+@pytest.mark.parametrize(
+    "wire", ["0", "0.09", "8.01", "16", "-1", "+1", "1e0", "nan", "inf", "1.", ".5", " 1", "1_0", ""]
+)
+def test_a_rate_that_is_not_offered_is_refused(wire):
+    with pytest.raises(ConfigError, match=r"expected fp32, bf16 or 0\.1 to 8 bits per parameter"):
         codec_for(wire)
 
 
-def test_unchanged_cannot_be_asked_for():
-    with pytest.raises(ConfigError, match="expected fp32 or bf16"):
-        codec_for("unchanged")
+@pytest.mark.parametrize(("wire", "nearest"), [("fp16", "fp32|bf16"), ("FP32", "fp32"), ("bfloat16", "bf16")])
+def test_a_misspelt_codec_names_the_nearest(wire, nearest):
+    with pytest.raises(ConfigError, match=f"wire is '{wire}', expected .*; did you mean '({nearest})'"):
+        codec_for(wire)
+
+
+@pytest.mark.parametrize("wire", ["unchanged", "rate"])
+def test_a_codec_that_is_no_setting_cannot_be_asked_for(wire):
+    with pytest.raises(ConfigError, match="expected fp32, bf16 or"):
+        codec_for(wire)

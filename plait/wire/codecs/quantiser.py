@@ -1,0 +1,135 @@
+"""The two quantisers of one group of numbers: where their points lie, and how likely each is.
+
+Point k of quantiser q lies at sign(k) · (2 |k| - q) steps, less a shift that moves it to the centroid of what it stands
+for. Knows no trellis and no payload.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters.state import Float32
+from plait.errors import PeerError
+from plait.wire.codecs.symbols import PRECISION, fit, frequencies, knots
+
+LARGEST = 4096  # magnitudes beyond are clipped
+_SHIFTED = 3  # magnitudes with a shift of their own; greater ones have the last
+_SHIFT_UNIT = 64  # a shift's byte counts this part of a step
+
+Index = NDArray[np.int32]
+Quantiser = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Quantisers:
+    """Points and probabilities of both quantisers.
+
+    Attributes:
+        largest: greatest magnitude of an index.
+        shifts: (2, 3) int8, of the points with magnitude 1, 2 and from 3 on, towards zero, in 64ths of a step.
+        costs: for each quantiser the cost of a magnitude at every knot, in eighths of a bit.
+    """
+
+    largest: int
+    shifts: NDArray[np.int8]
+    costs: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+    def frequencies(self, quantiser: int) -> NDArray[np.int64]:
+        """(2 largest + 1,) frequencies of -largest … largest; they sum to 2**24."""
+        return frequencies(self.costs[quantiser], self.largest)
+
+    def bits(self, quantiser: int) -> Float32:
+        """(2 largest + 1,) length of each index in bits."""
+        return (PRECISION - np.log2(self.frequencies(quantiser))).astype(np.float32)
+
+    def points(self, quantiser: int) -> Float32:
+        """(2 largest + 1,) where -largest … largest lie, in steps; exact in float32."""
+        k = np.arange(-self.largest, self.largest + 1)
+        shift = np.concatenate([[0], self.shifts[quantiser]])[np.minimum(np.abs(k), _SHIFTED)] / _SHIFT_UNIT
+        return (2 * k - np.sign(k) * (quantiser + shift)).astype(np.float32)
+
+    def restore(self, index: Index, quantiser: Quantiser) -> Float32:
+        """Points of many indices, in steps."""
+        points = np.concatenate([self.points(0), self.points(1)])
+        return points.take(quantiser * np.int32(2 * self.largest + 1) + index + self.largest)
+
+    def pack(self) -> bytes:
+        """The bytes that travel."""
+        return (
+            struct.pack("<H", self.largest) + self.shifts.tobytes() + self.costs[0].tobytes() + self.costs[1].tobytes()
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes, position: int) -> tuple[Quantisers, int]:
+        """Read quantisers at `position`; also returns where they end.
+
+        Raises:
+            PeerError: they are cut off, or larger than the format allows.
+        """
+        start = position + 2 + 2 * _SHIFTED
+        largest = int.from_bytes(data[position : position + 2], "little")
+        if not 1 <= largest <= LARGEST:
+            raise PeerError(f"largest index is {largest}, expected 1 to {LARGEST}")
+        count = len(knots(largest))
+        end = start + 2 * count
+        if len(data) < end:
+            raise PeerError(f"codec parameters have {len(data)} bytes, expected at least {end}")
+        shifts = np.frombuffer(data, np.int8, 2 * _SHIFTED, position + 2).reshape(2, _SHIFTED)
+        first, second = (np.frombuffer(data, np.uint8, count, start + side * count) for side in (0, 1))
+        return cls(largest, shifts, (first, second)), end
+
+    @staticmethod
+    def reach(value: Float32, step: np.float32) -> int:
+        """The greatest magnitude of an index that these numbers call for."""
+        furthest = max(float(value.max(initial=0)), -float(value.min(initial=0)))
+        return int(min(LARGEST, max(1, np.ceil(furthest / float(step) / 2))))
+
+    @classmethod
+    def gaussian(cls, value: Float32) -> Quantisers:
+        """A first guess for numbers in steps: points and probabilities of a Gaussian with their variance."""
+        largest, variance = cls.reach(value, np.float32(1)), max(float(np.mean(np.square(value, dtype=np.float64))), 0.2)
+        costs: list[NDArray[np.uint8]] = []
+        for quantiser in (0, 1):
+            k = np.arange(largest + 1)
+            point = 2.0 * k - quantiser * (k > 0)
+            density = np.exp(-(point**2) / (2 * variance)) + 1e-7
+            density[1:] *= 2
+            costs.append(fit(density * 1e6))
+        return cls(largest, np.zeros((2, _SHIFTED), np.int8), (costs[0], costs[1]))
+
+    @classmethod
+    def fitted(cls, value: Float32, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> Quantisers:
+        """The quantisers that suit numbers (in steps) each of which was quantised so `count` times."""
+        there = count.nonzero()
+        value, index, quantiser, count = value[there], index[there], quantiser[there], count[there]
+        magnitude = np.abs(index)
+        largest = max(1, int(magnitude.max(initial=0)))
+        counts = np.bincount(2 * magnitude + quantiser, count, 2 * largest + 2).reshape(-1, 2)
+        near = 2 * np.minimum(magnitude, _SHIFTED) + quantiser
+        excess = (2 * magnitude - quantiser - value * np.sign(index)) * count
+        total, among = (np.bincount(near, weight, 2 * _SHIFTED + 2).reshape(-1, 2).T[:, 1:] for weight in (excess, count))
+        shifts = np.clip(np.rint(total / np.maximum(among, 1) * _SHIFT_UNIT), -127, 127).astype(np.int8)
+        return cls(largest, shifts, (fit(counts[:, 0]), fit(counts[:, 1])))
+
+    def widened(self, largest: int) -> Quantisers:
+        """The same quantisers with at least `largest` as their greatest magnitude."""
+        if largest <= self.largest:
+            return self
+        costs: list[NDArray[np.uint8]] = []
+        for quantiser in (0, 1):
+            counts = np.zeros(largest + 1)
+            counts[: self.largest + 1] = self.frequencies(quantiser)[self.largest :]
+            counts[1:] *= 2
+            costs.append(fit(counts * (1e6 / counts.sum())))
+        return Quantisers(largest, self.shifts, (costs[0], costs[1]))
+
+    def length_bits(self, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> float:
+        """How many bits the indices take if each occurs `count` times, ideally."""
+        there = count.nonzero()
+        bits = np.concatenate([self.bits(0), self.bits(1)])
+        place = quantiser[there] * np.int32(2 * self.largest + 1) + index[there] + self.largest
+        return float(bits.take(place) @ count[there].astype(np.float64))

@@ -1,0 +1,82 @@
+"""How likely each index of a quantiser is, told in a few bytes and turned into whole numbers that agree everywhere.
+
+The probability of an index depends on its magnitude alone. A magnitude's cost in bits is given at knots, which lie
+closer where they matter, and is linear between them. Decoding uses integers only, so that every machine gets the same
+frequencies. Specified in proto/README.md; knows no trellis and no payload.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+PRECISION = 24  # frequencies sum to 2**24
+_COST_UNIT = 8  # a knot's byte counts eighths of a bit
+_FRACTIONS = 256
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+
+@cache
+def knots(largest: int) -> tuple[int, ...]:
+    """The magnitudes at which a cost is given: 0 to 4, then a quarter further each time, and `largest` itself."""
+    found = [0]
+    while found[-1] < largest:
+        found.append(min(largest, max(found[-1] + 1, found[-1] * 5 // 4)))
+    return tuple(found)
+
+
+@cache
+def _powers() -> Int64:
+    """floor(2**(30 - j/256)) for j = 0 … 255: exact 256th roots, by eight integer square roots each."""
+    roots: list[int] = []
+    for j in range(_FRACTIONS):
+        root = 1 << (30 * _FRACTIONS - j)
+        for _ in range(8):
+            root = isqrt(root)
+        roots.append(root)
+    return np.array(roots, np.int64)
+
+
+def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
+    """Frequencies of the indices -largest … largest; each at least 1, all together 2**24.
+
+    Args:
+        costs: (len(knots(largest)),) cost at each knot in eighths of a bit.
+        largest: greatest magnitude.
+    """
+    at = np.array(knots(largest), np.int64)
+    fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)
+    if largest:
+        magnitude = np.arange(largest + 1)
+        left = np.minimum(np.searchsorted(at, magnitude, side="right") - 1, at.size - 2)
+        rise, run = fine[left + 1] - fine[left], at[left + 1] - at[left]
+        fine = fine[left] + rise * (magnitude - at[left]) // run
+    weight = _powers()[fine % _FRACTIONS] >> np.minimum(fine // _FRACTIONS, 30)
+    weight = np.concatenate([weight[:0:-1], weight])
+    spare = (1 << PRECISION) - weight.size
+    frequency = weight * spare // max(1, int(weight.sum())) + 1
+    frequency[largest] += (1 << PRECISION) - frequency.sum()
+    return frequency
+
+
+def fit(counts: Float64) -> NDArray[np.uint8]:
+    """Costs at the knots for indices whose magnitude 0, 1, … occurred `counts` times.
+
+    Least squares on the costs, each magnitude weighing as often as it occurs: to second order that is the least
+    excess length.
+    """
+    smooth = counts + 0.02
+    share = smooth / smooth.sum()
+    share[1:] /= 2  # two signs
+    cost = -np.log2(share)
+    at = np.array(knots(counts.size - 1))
+    if at.size > 1:
+        hats = np.stack([np.interp(np.arange(counts.size), at, row) for row in np.eye(at.size)], axis=1)
+        weight = np.sqrt(smooth)
+        cost = np.linalg.lstsq(hats * weight[:, None], cost * weight, rcond=None)[0]
+    return np.clip(np.rint(cost * _COST_UNIT), 0, 255).astype(np.uint8)

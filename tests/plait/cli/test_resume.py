@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.ledger import read_events
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def started(jsonl: Path, out: Path, small: tuple[str, ...]) -> subprocess.Popen[str]:
+    command = (
+        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
+        "--dtype", "float32", "--out", out,
+    )  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "plait.cli.main", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(out: Path, event: str, count: int) -> None:
+    """Until the ledger has so many events of a kind."""
+    ledger = out / "ledger.jsonl"
+    for _ in range(6000):
+        if ledger.exists() and ledger.read_text().count(f'"event":"{event}"') >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no {event} in time")
+
+
+@pytest.mark.parametrize("updates", [1, 4])
+def test_a_run_killed_mid_round_ends_bit_identical(
+    updates: int, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "killed"
+    process = started(jsonl, out, small)
+    wait_for(out, "update_received", updates)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert not (out / "summary.json").exists()
+    ran = plait("resume", out, "--json")
+    assert ran.code == 0, ran.err
+    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+    events = read_events(out / "ledger.jsonl")
+    received = [(event["round"], event["client"]) for event in events if event["event"] == "update_received"]
+    assert len(received) == len(set(received)) == 6
+    summary = json.loads(ran.out)
+    undisturbed = json.loads((original / "run" / "summary.json").read_text())
+    assert summary["held_out_loss_by_round"] == undisturbed["held_out_loss_by_round"]
+    assert plait("verify", out).code == 0
+
+
+def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
+    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "stopped"
+    process = started(jsonl, out, small)
+    wait_for(out, "update_received", 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopping after the client that is at work" in err
+    assert f"plait resume {out}" in err
+    assert read_events(out / "ledger.jsonl")[-1]["event"] == "interrupted"
+    assert plait("resume", out).code == 0
+    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+
+
+def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
+    ran = plait("resume", tmp_path)
+    assert ran.code == 2
+    assert "holds no run" in ran.err

@@ -1,0 +1,243 @@
+"""A federation in this process, with the real protocol and a model of a few numbers in place of PEFT and torch."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.aggregation import RULES
+from plait.rounds.channel import Purpose
+from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.coordinator import Coordinator, RunPlan
+from plait.rounds.evaluation import ClientLoss
+from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.participant import DataSize, Participant, Trained
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState, client_seed, initial_state
+from plait.wire.codecs import codec_for
+from plait.wire.messages import Settings
+
+LAYOUT = Layout.of({"layer.lora_A.weight": [2, 5], "layer.lora_B.weight": [3, 2]})
+FINGERPRINT = b"f" * 32
+SEED = 11
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """Moves its adapter towards a target of its own, with a little noise from the task's seed."""
+
+    target: float
+    train_examples: int
+    held_out_tokens: int = 40
+    layout: Layout = LAYOUT
+    base_fingerprint: bytes = FINGERPRINT
+
+    def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
+        facts = json.loads(spec_text)
+        spec = AdapterSpec(
+            method=facts["method"],
+            peft_config=facts["peft_config"],
+            task=Task(facts["task"]),
+            labels=tuple(facts["labels"]),
+            layout=self.layout,
+            init_seed=facts["init_seed"],
+        )
+        values = np.random.default_rng(spec.init_seed).normal(size=self.layout.size)
+        return spec, AdapterState(self.layout, values.astype(np.float32))
+
+    def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
+        return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
+
+    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Trained:
+        after = self.trained(state.flat, settings.seed, settings)
+        return Trained(AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25)
+
+    def trained(self, flat: np.ndarray, seed: int, settings: Settings) -> np.ndarray:
+        """The values after the local steps, in the precision of `flat`."""
+        noise = np.random.default_rng(seed).normal(scale=0.01, size=flat.shape).astype(flat.dtype)
+        rate = flat.dtype.type(settings.learning_rate)
+        for _ in range(settings.local_steps):
+            flat = flat + rate * (flat.dtype.type(self.target) - flat + noise)
+        return flat
+
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
+        loss = float(np.mean((state.flat - self.target) ** 2))
+        return ClientLoss(loss, tokens=self.held_out_tokens, examples=4)
+
+
+class DictMemory(dict[str, bytes]):
+    """A memory that can be lost: `clear()`."""
+
+    def load(self, key: str) -> bytes | None:
+        return self.get(key)
+
+    def save(self, key: str, data: bytes) -> None:
+        self[key] = data
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One task on its way to one client."""
+
+    client: str
+    purpose: Purpose
+    round: int
+    task: bytes
+
+
+@dataclass
+class InProcessChannel:
+    """Hands tasks to participants; the hooks let replies be late, wrong or missing."""
+
+    participants: Mapping[int, Participant]
+    names: Mapping[int, str]
+    asked: list[Asked] = field(default_factory=list)
+    order: Callable[[list[int]], list[int]] = list
+    before: Callable[[Asked], None] = lambda asked: None
+    tamper: Callable[[Asked, bytes], bytes | str] = lambda asked, reply: reply
+
+    def nodes(self) -> Sequence[int]:
+        return list(self.participants)
+
+    def exchange(self, tasks: Mapping[int, bytes], purpose: Purpose, group: str) -> Iterator[tuple[int, bytes | str]]:
+        for node in self.order(list(tasks)):
+            asked = Asked(self.names[node], purpose, int(group), tasks[node])
+            self.asked.append(asked)
+            self.before(asked)
+            yield node, self.tamper(asked, self.participants[node].answer(asked.task))
+
+
+class Federation:
+    """Server and clients of one run, to be started, stopped and started again."""
+
+    def __init__(self, path: Path, models: Mapping[str, FakeModel], *, wire: str, **plan: int) -> None:
+        settings = Settings(
+            local_steps=2,
+            batch_size=1,
+            gradient_accumulation_steps=1,
+            seq_len=8,
+            learning_rate=0.1,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            held_out_fraction=0.1,
+            max_held_out_sequences=4,
+            seed=SEED,
+            wire=wire,
+        )
+        self.models = models
+        self.plan = RunPlan(
+            **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **plan},
+            seed=SEED,
+            settings=settings,
+        )
+        self.spec, self.initial = FakeModel(0, 1).prepare(
+            json.dumps({"method": "lora", "peft_config": {"r": 2}, "task": "causal-lm", "labels": [], "init_seed": 5})
+        )
+        self.path = path
+        self.memories = {name: DictMemory() for name in models}
+        self.published: list[RunState] = []
+        self.channel = self._connect()
+
+    def _connect(self) -> InProcessChannel:
+        participants = [Participant(name, model, self.memories[name]) for name, model in self.models.items()]
+        return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
+
+    @property
+    def events(self) -> list[dict]:
+        return read_events(self.path / "ledger.jsonl")
+
+    def of_kind(self, *kinds: str) -> list[dict]:
+        return [event for event in self.events if event["event"] in kinds]
+
+    def run(self, *, watch: Callable[[str], None] = lambda where: None) -> RunState:
+        """Start the run, or go on with it from what is on disk; `watch` is called between any two steps."""
+        if (self.path / "ledger.jsonl").exists():
+            directory = RunDirectory.find(self.path)
+            state = load_checkpoint(directory.checkpoints, self.spec.layout)
+            ledger = Ledger(directory.ledger)
+            ledger.append("resumed", round=state.round)
+        else:
+            directory = RunDirectory.create(self.path, config_toml="")
+            state = initial_state(b"r" * 16, self.initial)
+            save_checkpoint(directory.checkpoints, state)
+            ledger = Ledger(directory.ledger)
+            ledger.append("run_started", run=state.run_id.hex())
+        for target, name in ((ledger, "append"), (directory, "store_update"), (directory, "clear_updates")):
+            setattr(target, name, _between(getattr(target, name), watch))
+        coordinator = Coordinator(
+            channel=self.channel,
+            directory=directory,
+            ledger=ledger,
+            plan=self.plan,
+            spec=self.spec,
+            base_fingerprint=FINGERPRINT,
+            rule=RULES["fedavg"],
+            codec=codec_for(self.plan.settings.wire),
+            publish=_between(self.published.append, watch),
+        )
+        try:
+            return coordinator.run(state)
+        finally:
+            ledger.close()
+
+    def copy(self, path: Path) -> "Federation":
+        """The same federation over another run directory, with clients that remember the same."""
+        twin = Federation(path, self.models, wire=self.plan.settings.wire)
+        twin.plan = self.plan
+        twin.published = list(self.published)
+        for name, memory in self.memories.items():
+            twin.memories[name].update(memory)
+        return twin
+
+    def train_alone(self, client: str, flat: np.ndarray, round_number: int) -> np.ndarray:
+        """What `client` makes of these values in this round."""
+        return self.models[client].trained(
+            flat, client_seed(SEED, round_number, client), replace(self.plan.settings, round=round_number)
+        )
+
+
+def _between(step: Callable, watch: Callable[[str], None]) -> Callable:
+    def watched(*args: object, **kwargs: object) -> object:
+        result = step(*args, **kwargs)
+        watch(step.__name__)
+        return result
+
+    return watched
+
+
+MODELS = {"bob": FakeModel(2.0, 7), "alice": FakeModel(-1.0, 3, held_out_tokens=10), "mallory": FakeModel(5.0, 2)}
+
+
+@pytest.fixture
+def federate(tmp_path: Path) -> Callable[..., Federation]:
+    """Make federations, each with a run directory of its own."""
+
+    def make(models: Mapping[str, FakeModel] = MODELS, *, wire: str = "fp32", **plan: int) -> Federation:
+        path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}-{os.urandom(4).hex()}"
+        return Federation(path, models, wire=wire, **plan)
+
+    return make
+
+
+@pytest.fixture
+def fake_model() -> type[FakeModel]:
+    return FakeModel
+
+
+@pytest.fixture
+def spec_and_state() -> tuple[AdapterSpec, AdapterState]:
+    """A spec and its initial adapter."""
+    return FakeModel(0, 1).prepare(
+        json.dumps({"method": "lora", "peft_config": {"r": 2}, "task": "causal-lm", "labels": [], "init_seed": 5})
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durability against power cuts is nothing that a test could see."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

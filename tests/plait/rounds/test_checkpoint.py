@@ -1,0 +1,119 @@
+import errno
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait import files
+from plait.adapters import AdapterState
+from plait.errors import MachineError, PeerError
+from plait.rounds.checkpoint import KEPT, load_checkpoint, save_checkpoint
+from plait.rounds.run_state import initial_state
+
+
+@pytest.fixture
+def state(spec_and_state):
+    _, adapter = spec_and_state
+    return replace(
+        initial_state(b"r" * 16, adapter),
+        round=1,
+        shadow=AdapterState(adapter.layout, adapter.flat + np.float32(1e-3)),
+        previous=b"p" * 32,
+        broadcast=b"sealed",
+        held={"zoë/../x": b"h" * 32, "bob": b""},
+        finished={"round": 1, "update_norm": 0.1 + 0.2},
+    )
+
+
+def assert_same(left, right):
+    for name in ("run_id", "round", "previous", "broadcast", "held", "finished"):
+        assert getattr(left, name) == getattr(right, name)
+    np.testing.assert_array_equal(left.adapter.flat, right.adapter.flat)
+    np.testing.assert_array_equal(left.shadow.flat, right.shadow.flat)
+
+
+def test_a_state_survives(tmp_path, state):
+    save_checkpoint(tmp_path, state)
+    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
+
+
+def test_only_the_newest_are_kept(tmp_path, state):
+    for number in range(5):
+        save_checkpoint(tmp_path, replace(state, round=number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000004"]
+    assert KEPT == 2
+
+
+def test_rounds_are_in_order_however_many_digits_they_have(tmp_path, state):
+    for number in (999_999, 1_000_000):
+        save_checkpoint(tmp_path, replace(state, round=number))
+    assert load_checkpoint(tmp_path, state.adapter.layout).round == 1_000_000
+
+
+def remove_a_key(path):
+    scalars = json.loads(path.read_text())
+    del scalars["held"]
+    path.write_text(json.dumps(scalars))
+
+
+DAMAGE = {
+    "no scalars": ("state.json", lambda path: path.unlink()),
+    "half the scalars": ("state.json", lambda path: path.write_bytes(path.read_bytes()[:40])),
+    "another round": ("state.json", lambda path: path.write_text(path.read_text().replace('"round": 2', '"round": 3'))),
+    "another run": ("state.json", lambda path: path.write_text(path.read_text().replace("7272", "7273", 1))),
+    "a key less": ("state.json", remove_a_key),
+    "a list": ("state.json", lambda path: path.write_text("[]")),
+    "a number": ("state.json", lambda path: path.write_text("3")),
+    "not text": ("state.json", lambda path: path.write_bytes(b"\xff\xfe")),
+    "no adapters": ("adapters.safetensors", lambda path: path.unlink()),
+    "adapters rotten": ("adapters.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01")),
+    "adapters short": ("adapters.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-4])),
+    "adapters empty": ("adapters.safetensors", lambda path: path.write_bytes(b"")),
+    "no broadcast": ("broadcast.bin", lambda path: path.unlink()),
+    "broadcast rotten": ("broadcast.bin", lambda path: path.write_bytes(b"sealee")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state, damage):
+    name, spoil = DAMAGE[damage]
+    save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, replace(state, round=2))
+    spoil(tmp_path / "round-000002" / name)
+    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
+    spoil_older = tmp_path / "round-000001" / "broadcast.bin"
+    spoil_older.write_bytes(b"rot")
+    with pytest.raises(PeerError, match=r"no usable checkpoint in .*: 'round-000001': digest of the broadcast is"):
+        load_checkpoint(tmp_path, state.adapter.layout)
+
+
+def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state):
+    save_checkpoint(tmp_path, state)
+    layout = type(state.adapter.layout).of({"other": [16]})
+    with pytest.raises(PeerError, match="no usable checkpoint"):
+        load_checkpoint(tmp_path, layout)
+
+
+def test_no_checkpoint_is_an_error(tmp_path, state):
+    with pytest.raises(PeerError, match=r"no usable checkpoint in .*: there is none"):
+        load_checkpoint(tmp_path, state.adapter.layout)
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_else(tmp_path, state, monkeypatch):
+    save_checkpoint(tmp_path, state)
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(MachineError, match="No space left on device"):
+        save_checkpoint(tmp_path, replace(state, round=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]
+    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state):
+    (tmp_path / ".round-000001.abcdef").mkdir()
+    save_checkpoint(tmp_path, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]

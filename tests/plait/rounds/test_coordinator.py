@@ -1,0 +1,477 @@
+import itertools
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Layout
+from plait.errors import Interrupted, PeerError
+from plait.rounds import coordinator
+from plait.rounds.channel import Purpose
+from plait.rounds.run_state import client_seed, sample_cohort
+from plait.wire.codec import EncodedPayload
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal
+from plait.wire.frame import split_frame
+from plait.wire.messages import (
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    UpdateReply,
+    decode_reply,
+    decode_task,
+    encode_reply,
+)
+
+ALWAYS = 1 << 30
+
+
+def dense_fedavg(federation):
+    """Example-weighted FedAvg in float64, without any wire."""
+    plan, values = federation.plan, federation.initial.flat.astype(np.float64)
+    for number in range(1, plan.rounds + 1):
+        cohort = sample_cohort(list(federation.models), plan.cohort_size, seed=plan.seed, round_number=number)
+        weights = np.array([federation.models[name].train_examples for name in cohort], np.float64)
+        deltas = [federation.train_alone(name, values, number) - values for name in cohort]
+        values = values + weights @ np.array(deltas) / weights.sum()
+    return values
+
+
+def broadcast_header(asked):
+    broadcast = decode_task(asked.task, max_bytes=ALWAYS).broadcast
+    return read_header(broadcast, max_bytes=ALWAYS)
+
+
+def assert_everyone_holds(federation, state):
+    for name, memory in federation.memories.items():
+        held = AdapterState(state.shadow.layout, np.frombuffer(memory["adapter"], np.float32))
+        assert held.digest() == state.shadow.digest(), name
+
+
+# What a run computes
+
+
+def test_the_result_is_the_weighted_mean_of_float64_maths(federate):
+    federation = federate(rounds=4)
+    state = federation.run()
+    np.testing.assert_allclose(state.adapter.flat, dense_fedavg(federation), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(state.shadow.flat, state.adapter.flat, rtol=0, atol=1e-6)
+    assert_everyone_holds(federation, state)
+
+
+def test_the_result_does_not_depend_on_who_answers_first(federate):
+    results = set()
+    for order in itertools.permutations(range(3)):
+        federation = federate()
+        federation.channel.order = lambda nodes, order=order: [nodes[i] for i in order if i < len(nodes)]
+        state = federation.run()
+        results.add((state.adapter.digest(), state.shadow.digest()))
+    assert len(results) == 1
+
+
+def test_over_a_lossy_wire_both_ends_hold_the_same_and_nothing_that_was_dropped_is_lost(federate):
+    federation = federate(wire="bf16", rounds=5)
+    state = federation.run()
+
+    def rounded(values):
+        return encode_delta(AdapterState(state.adapter.layout, values), codec_for("bf16")).delta.flat
+
+    master = shadow = federation.initial.flat
+    names = sorted(federation.models)
+    weights = np.array([federation.models[name].train_examples for name in names], np.float64)
+    owed = {name: np.zeros_like(master) for name in names}
+    for number in range(1, 6):
+        deltas = []
+        for name in names:
+            wanted = (federation.train_alone(name, shadow, number) - shadow) + owed[name]
+            deltas.append(rounded(wanted))
+            owed[name] = wanted - deltas[-1]
+        # In client order, one product after the other, as the ledger's digests promise.
+        step = sum((w * d.astype(np.float64) for w, d in zip(weights, deltas, strict=True)), np.zeros(len(shadow)))
+        master = master + (step / weights.sum()).astype(np.float32)
+        shadow = shadow + rounded(master - shadow)
+    np.testing.assert_array_equal(state.adapter.flat, master)
+    np.testing.assert_array_equal(state.shadow.flat, shadow)
+    assert (state.adapter.flat != state.shadow.flat).any()
+    assert all(dropped.any() for dropped in owed.values())
+    assert_everyone_holds(federation, state)
+
+
+def test_clients_that_missed_rounds_are_sent_the_whole_adapter_and_end_right(federate, fake_model):
+    federation = federate(
+        {name: fake_model(i - 2.0, 1 + i) for i, name in enumerate("abcde")}, rounds=6, cohort_size=2, eval_every=6
+    )
+    state = federation.run()
+    np.testing.assert_allclose(state.adapter.flat, dense_fedavg(federation), rtol=0, atol=1e-6)
+    assert_everyone_holds(federation, state)
+    whole = [
+        asked
+        for asked in federation.channel.asked
+        if asked.purpose is Purpose.TRAIN and not broadcast_header(asked).relative_to
+    ]
+    assert whole
+    assert not federation.of_kind("update_refused")
+
+
+# What travels
+
+
+def test_round_1_sends_no_adapter_because_everyone_derives_it_from_the_seed(federate):
+    federation = federate(rounds=1)
+    federation.run()
+    tasks = [
+        decode_task(asked.task, max_bytes=ALWAYS)
+        for asked in federation.channel.asked
+        if asked.purpose is not Purpose.DESCRIBE and asked.round <= 1
+    ]
+    first = [open_envelope(task.broadcast, layout=federation.spec.layout) for task in tasks[:6]]
+    assert [opened.encoding.payload_bytes for opened in first] == [0] * 6
+    assert all(not opened.header.spec_json for opened in first)
+
+
+def test_after_an_evaluation_a_training_task_carries_nothing_new(federate):
+    federation = federate(rounds=3)
+    federation.run()
+    for asked in federation.channel.asked:
+        if asked.purpose is Purpose.DESCRIBE:
+            continue
+        broadcast = decode_task(asked.task, max_bytes=ALWAYS).broadcast
+        opened = open_envelope(broadcast, layout=federation.spec.layout)
+        news = asked.purpose is Purpose.EVALUATE and asked.round > 0
+        assert opened.encoding.payload_bytes == (4 * federation.spec.layout.size if news else 0)
+        assert bool(opened.header.relative_to)
+
+
+def test_every_byte_is_in_the_ledger(federate):
+    federation = federate()
+    sent = []
+
+    def count(asked, reply):
+        sent.append(len(reply))
+        return reply
+
+    federation.channel.tamper = count
+    federation.run()
+    assert sum(event["downlink_bytes"] for event in federation.of_kind("broadcast")) == sum(
+        len(asked.task) for asked in federation.channel.asked
+    )
+    uplink = federation.of_kind("update_received", "reply_received", "update_refused")
+    assert sum(event["uplink_bytes"] for event in uplink) == sum(sent)
+
+
+def test_every_task_has_a_seed_of_its_own_and_knows_how_far_the_run_is(federate):
+    federation = federate()
+    federation.run()
+    for asked in federation.channel.asked:
+        if asked.purpose is Purpose.TRAIN:
+            settings = decode_task(asked.task, max_bytes=ALWAYS).settings
+            assert settings.seed == client_seed(federation.plan.seed, asked.round, asked.client)
+            assert (settings.round, settings.done_steps) == (asked.round, 2 * (asked.round - 1))
+
+
+@pytest.mark.parametrize("purpose", [Purpose.TRAIN, Purpose.EVALUATE])
+def test_a_client_that_lost_its_memory_is_sent_everything_within_the_same_round(federate, purpose):
+    untouched = federate().run()
+    federation = federate()
+
+    def tasks_for_bob():
+        return [a for a in federation.channel.asked if (a.client, a.purpose, a.round) == ("bob", purpose, 2)]
+
+    def forget(asked):
+        if tasks_for_bob() == [asked]:
+            federation.memories["bob"].clear()
+
+    federation.channel.before = forget
+    state = federation.run()
+    assert state.adapter.digest() == untouched.adapter.digest()
+    assert_everyone_holds(federation, state)
+    (refused,) = federation.of_kind("update_refused")
+    assert (refused["client"], refused["round"], refused["reason"]) == ("bob", 2, "need-full")
+    assert [bool(broadcast_header(asked).spec_json) for asked in tasks_for_bob()] == [False, True]
+
+
+# Losses
+
+
+def test_the_loss_of_a_round_is_the_mean_over_all_held_out_tokens(federate):
+    federation = federate()
+    state = federation.run()
+    last = federation.of_kind("evaluated")[-1]
+    losses = {name: np.mean((state.shadow.flat - model.target) ** 2) for name, model in federation.models.items()}
+    tokens = {name: model.held_out_tokens for name, model in federation.models.items()}
+    assert last["round"] == 2
+    assert last["loss"] == pytest.approx(sum(losses[n] * tokens[n] for n in losses) / sum(tokens.values()))
+    assert {name: row["loss"] for name, row in last["by_client"].items()} == pytest.approx(losses)
+
+
+def test_the_last_round_is_evaluated_whatever_the_interval(federate):
+    federation = federate(rounds=5, eval_every=3)
+    federation.run()
+    assert [event["round"] for event in federation.of_kind("evaluated")] == [0, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"client": "bob"}, "wrong-client"),
+        ({"round": 7}, "wrong-round"),
+        ({"tokens": 0}, "weight"),
+        ({"tokens": 2**62}, "weight"),
+        ({"examples": 5}, "weight"),
+        ({"loss": 1.7e308}, "figure"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_left_out_of_the_mean(federate, changes, reason):
+    federation = federate(rounds=1)
+
+    def tamper(asked, reply):
+        if asked.purpose is Purpose.EVALUATE and asked.client == "mallory":
+            return encode_reply(replace(decode_reply(reply, max_bytes=ALWAYS), **changes))
+        return reply
+
+    federation.channel.tamper = tamper
+    federation.run()
+    assert {event["reason"] for event in federation.of_kind("update_refused")} == {reason}
+    assert all(set(event["by_client"]) == {"alice", "bob"} for event in federation.of_kind("evaluated"))
+
+
+def test_a_round_that_nobody_can_evaluate_is_an_error(federate):
+    federation = federate()
+    federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.EVALUATE else reply
+    with pytest.raises(PeerError, match="no client could evaluate round 0, expected at least 1"):
+        federation.run()
+
+
+# Clients that misbehave
+
+
+def opened_update(reply):
+    update = decode_reply(reply, max_bytes=ALWAYS).update
+    # Exact float32 on the wire: four bytes a number, whatever the tensors are called.
+    return open_envelope(update, layout=Layout.of({"all": [len(split_frame(update).payload) // 4]}))
+
+
+def resealed(reply, **changes):
+    """A client's update with another header, and digests to match."""
+    opened = opened_update(reply)
+    encoded = encode_delta(opened.delta, codec_for("fp32"))
+    return encode_reply(UpdateReply(seal(replace(opened.header, **changes), encoded).data))
+
+
+def with_numbers(reply, number):
+    """A client's update whose numbers are all this one, and digests to match."""
+    opened = opened_update(reply)
+    packed = EncodedPayload(b"", np.full(opened.delta.layout.size, number, np.float32).tobytes())
+    encoded = replace(encode_delta(opened.delta, codec_for("fp32")), packed=packed)
+    return encode_reply(UpdateReply(seal(opened.header, encoded).data))
+
+
+def cut(reply):
+    return encode_reply(UpdateReply(decode_reply(reply, max_bytes=ALWAYS).update[:-1]))
+
+
+MISBEHAVIOUR = {
+    "no answer": (lambda reply: "node 102 is gone", "no-answer"),
+    "garbage": (lambda reply: b"\xff\xfe garbage", "malformed"),
+    "nothing": (lambda reply: b"", "malformed"),
+    "a cut envelope": (cut, "malformed"),
+    "no envelope": (lambda reply: encode_reply(UpdateReply(b"\x00" * 40)), "malformed"),
+    "too large": (lambda reply: bytes(1 << 22), "malformed"),
+    "NaN": (lambda reply: with_numbers(reply, np.nan), "malformed"),
+    "another kind of answer": (
+        lambda reply: encode_reply(Evaluation("mallory", 2, 1.0, 40, None, 4)),
+        "malformed",
+    ),
+    "a broadcast": (
+        lambda reply: resealed(reply, direction=Direction.BROADCAST, result_digest=b"d" * 32, examples=0),
+        "direction",
+    ),
+    "another's name": (lambda reply: resealed(reply, client="bob"), "wrong-client"),
+    "another round": (lambda reply: resealed(reply, round=3), "wrong-round"),
+    "another run": (lambda reply: resealed(reply, run_id=b"x" * 16), "wrong-run"),
+    "another base": (lambda reply: resealed(reply, base_fingerprint=b"x" * 32), "wrong-base"),
+    "another spec": (lambda reply: resealed(reply, spec_digest=b"x" * 32), "wrong-spec"),
+    "another reference": (lambda reply: resealed(reply, relative_to=b"x" * 32), "wrong-reference"),
+    "more examples than it has": (lambda reply: resealed(reply, examples=10**9), "weight"),
+    "numbers that overflow": (lambda reply: with_numbers(reply, 3e38), "overflow"),
+    "a negative count": (lambda reply: resealed(reply, metrics={"train_tokens": -1.0}), "figure"),
+    "an absurd figure": (lambda reply: resealed(reply, metrics={"train_s": 1e308}), "figure"),
+    "a refusal": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.FAILED, "no")), "failed"),
+    "need-full for ever": (lambda reply: encode_reply(Refusal("mallory", RefusalReason.NEED_FULL, "?")), "need-full"),
+}
+
+
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOUR)
+def test_a_misbehaving_client_is_refused_and_changes_nothing(federate, misbehaviour):
+    distort, reason = MISBEHAVIOUR[misbehaviour]
+
+    def run(distort):
+        federation = federate()
+        federation.channel.tamper = lambda asked, reply: (
+            distort(reply) if (asked.client, asked.purpose, asked.round) == ("mallory", Purpose.TRAIN, 2) else reply
+        )
+        return federation, federation.run().adapter.digest()
+
+    federation, adapter = run(distort)
+    assert adapter == run(lambda reply: "silent")[1]
+    refusals = federation.of_kind("update_refused")
+    assert {(event["client"], event["round"], event["reason"]) for event in refusals} == {("mallory", 2, reason)}
+    assert len(refusals) == (2 if reason == "need-full" else 1)
+    last = federation.of_kind("round_finished")[-1]
+    assert (last["received"], last["refused"]) == (2, 1)
+
+
+def test_a_replayed_update_is_refused(federate):
+    federation = federate()
+    kept = {}
+
+    def replay(asked, reply):
+        if (asked.client, asked.purpose) == ("mallory", Purpose.TRAIN):
+            return kept.setdefault("update", reply)
+        return reply
+
+    federation.channel.tamper = replay
+    federation.run()
+    (refused,) = federation.of_kind("update_refused")
+    assert (refused["round"], refused["reason"]) == (2, "wrong-round")
+
+
+def test_a_client_that_is_always_refused_might_as_well_not_be_there(federate):
+    federation = federate()
+    federation.channel.tamper = lambda asked, reply: (
+        b"junk" if (asked.client, asked.purpose) == ("mallory", Purpose.TRAIN) else reply
+    )
+    honest = {name: model for name, model in federation.models.items() if name != "mallory"}
+    assert federation.run().adapter.digest() == federate(honest).run().adapter.digest()
+
+
+def test_a_client_that_answers_twice_is_heard_once(federate):
+    federation = federate()
+    exchange = federation.channel.exchange
+    federation.channel.exchange = lambda tasks, purpose, group: (
+        answer for answer in exchange(tasks, purpose, group) for _ in range(1 + (purpose is not Purpose.DESCRIBE))
+    )
+    federation.run()
+    received = [(event["round"], event["client"]) for event in federation.of_kind("update_received")]
+    assert len(received) == len(set(received)) == 6
+
+
+def test_a_round_without_a_usable_update_is_an_error(federate):
+    federation = federate()
+    federation.channel.tamper = lambda asked, reply: b"" if asked.purpose is Purpose.TRAIN else reply
+    with pytest.raises(PeerError, match="round 1 got no usable update from its 3 clients, expected at least 1"):
+        federation.run()
+
+
+# Stopped and gone on with
+
+
+@pytest.mark.parametrize("left_behind", ["clients remember", "clients forget", "torn line"])
+def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(federate, fake_model, tmp_path, monkeypatch, left_behind):
+    federation = federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, wire="bf16")
+    snapshots = []
+
+    def snapshot(where):
+        # What is on disk now is what a kill now would leave.
+        path = tmp_path / f"killed-{len(snapshots):03}"
+        shutil.copytree(federation.path, path)
+        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
+
+    save = coordinator.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
+        )
+        federation.channel.before = lambda asked: snapshot(f"before {asked.client} works")
+        expected = federation.run(watch=snapshot)
+    assert len(snapshots) > 50
+
+    for where, killed in snapshots:
+        if left_behind == "clients forget":
+            # All but what nobody could send them again; a simulation keeps that on disk.
+            for memory in killed.memories.values():
+                for key in [key for key in memory if key != "residual"]:
+                    del memory[key]
+        if left_behind == "torn line":
+            with (killed.path / "ledger.jsonl").open("ab") as file:
+                file.write(b'{"event":"update_rec')
+        spooled = {(int(path.parent.name[6:]), path.stem) for path in killed.path.glob("spool/*/*.envelope")}
+        state = killed.run()
+        assert state.adapter.digest() == expected.adapter.digest(), where
+        assert state.shadow.digest() == expected.shadow.digest(), where
+        assert killed.published[-1].shadow.digest() == expected.shadow.digest(), where
+        asked = {(ask.round, ask.client) for ask in killed.channel.asked if ask.purpose is Purpose.TRAIN}
+        if asked:
+            assert_everyone_holds(killed, state)
+        assert not asked & spooled, where
+        assert_ledger_tells_the_whole_story(killed, where)
+
+
+def assert_ledger_tells_the_whole_story(federation, where):
+    def rounds(kind):
+        return [event["round"] for event in federation.of_kind(kind)]
+
+    assert rounds("round_finished") == [1, 2], where
+    assert rounds("evaluated") == [0, 1, 2], where
+    received = {(event["round"], event["client"]) for event in federation.of_kind("update_received")}
+    assert received == {(number, name) for number in (1, 2) for name in federation.models}, where
+    for event in federation.of_kind("round_finished"):
+        assert {"adapter", "rule", "received", "refused", "update_norm", "wall_s"} <= event.keys()
+
+
+def test_clients_that_remember_are_not_sent_the_whole_adapter_after_a_restart(federate):
+    federation = federate(rounds=3)
+
+    def die(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 3):
+            raise ZeroDivisionError
+
+    federation.channel.before = die
+    with pytest.raises(ZeroDivisionError):
+        federation.run()
+    federation.channel.before = lambda asked: None
+    federation.run()
+    assert not federation.of_kind("update_refused")
+
+
+def test_a_damaged_spooled_update_is_asked_for_again(federate):
+    undisturbed = federate().run()
+    federation = federate()
+
+    def die(asked):
+        if asked.purpose is Purpose.TRAIN and asked.client == "mallory":
+            raise ZeroDivisionError
+
+    federation.channel.order = sorted
+    federation.channel.before = die
+    with pytest.raises(ZeroDivisionError):
+        federation.run()
+    spooled = next(federation.path.glob("spool/*/bob*"))
+    spooled.write_bytes(spooled.read_bytes()[:-1] + b"?")
+    federation.channel.before = lambda asked: None
+    assert federation.run().adapter.digest() == undisturbed.adapter.digest()
+
+
+def test_a_damaged_checkpoint_costs_a_round_and_not_the_result(federate):
+    federation = federate(rounds=3)
+    expected = federation.run()
+    (federation.path / "checkpoints/round-000003/broadcast.bin").write_bytes(b"rot")
+    state = federation.run()
+    assert state.adapter.digest() == expected.adapter.digest()
+    assert_everyone_holds(federation, state)
+
+
+@pytest.mark.parametrize("stop", [Interrupted, KeyboardInterrupt])
+def test_an_interruption_is_noted_and_passed_on(federate, stop):
+    federation = federate()
+
+    def interrupt(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 2):
+            raise stop
+
+    federation.channel.before = interrupt
+    with pytest.raises(stop):
+        federation.run()
+    last = federation.events[-1]
+    assert (last["event"], last["round"]) == ("interrupted", 1)

@@ -1,0 +1,202 @@
+import errno
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.rounds.ledger import Ledger, read_events
+
+FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def written(path, count=4):
+    ledger = Ledger(path, clock=lambda: 1000.0)
+    for number in range(count):
+        ledger.append("event", number=number, **FIELDS)
+    ledger.close()
+    return path.read_bytes()
+
+
+def test_fields_survive(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: 1234.56789)
+    returned = ledger.append("evaluated", **FIELDS)
+    ledger.close()
+    (event,) = read_events(tmp_path / "ledger.jsonl")
+    assert event == returned
+    assert {key: event[key] for key in FIELDS} == FIELDS
+    assert (event["seq"], event["time"], event["event"], event["prev"]) == (0, 1234.568, "evaluated", "0" * 64)
+
+
+@given(fields=st.dictionaries(st.text(min_size=1).map(lambda name: f"field {name}"), JSON, max_size=4))
+def test_whatever_json_can_say_survives(tmp_path_factory, fields):
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append("first", **fields)
+    ledger.append("second")
+    ledger.close()
+    first, second = read_events(path)
+    assert {key: first[key] for key in fields} == fields
+    assert second["prev"] == first["hash"]
+
+
+def test_an_event_is_on_disk_when_append_returns(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    synced.clear()
+    ledger.append("event")
+    assert len(synced) == 1
+    assert len(read_events(tmp_path / "ledger.jsonl")) == 1
+    ledger.close()
+
+
+def test_a_reopened_ledger_goes_on_with_the_chain(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    before = written(path)
+    after = written(path)
+    assert after.startswith(before)
+    assert [event["seq"] for event in read_events(path)] == list(range(8))
+
+
+def test_any_changed_byte_is_found(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, clock=lambda: 1000.0)
+    ledger.append("first", loss=0.1, name="zoë")
+    ledger.append("second", gone=None)
+    ledger.close()
+    data = path.read_bytes()
+    # The last newline is left out: without it the last line is a torn one.
+    for index in range(len(data) - 1):
+        path.write_bytes(data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :])
+        with pytest.raises(PeerError, match=r"line [12] of"):
+            read_events(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [lines[0], *lines[2:]], 2),
+        (lambda lines: [lines[0], lines[2], lines[1], lines[3]], 2),
+        (lambda lines: [*lines[:2], lines[1], *lines[2:]], 3),
+        (lambda lines: [*lines[:2], b"{}", *lines[2:]], 3),
+        (lambda lines: [*lines[:2], b"", *lines[2:]], 3),
+        (lambda lines: [*lines[:2], b"[" * 100_000, *lines[2:]], 3),
+        (lambda lines: [*lines[:2], lines[2].replace(b'"number":2', b'"number":9'), lines[3]], 3),
+        (lambda lines: [*lines[:2], lines[2].replace(b'{"', b'{"number":9,"', 1), lines[3]], 3),
+        (lambda lines: [*lines[:2], lines[2].replace(b'{"', b'{ "', 1), lines[3]], 3),
+        (lambda lines: [*lines[:3], lines[3].replace(b'"loss":0.', b'"loss":NaN,"x":0.')], 4),
+    ],
+    ids=[
+        "no head",
+        "dropped",
+        "reordered",
+        "repeated",
+        "inserted",
+        "empty",
+        "deep",
+        "edited",
+        "key twice",
+        "space",
+        "NaN",
+    ],
+)
+def test_a_broken_chain_is_found_and_the_line_named(tmp_path, change, line):
+    path = tmp_path / "ledger.jsonl"
+    lines = written(path).splitlines()
+    path.write_bytes(b"".join(line + b"\n" for line in change(lines)))
+    with pytest.raises(PeerError, match=f"line {line} of"):
+        read_events(path)
+    with pytest.raises(PeerError, match=f"line {line} of"):
+        Ledger(path)
+
+
+def test_an_edited_line_that_was_hashed_anew_breaks_the_next(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    lines = written(path).splitlines(keepends=True)
+    other = tmp_path / "other.jsonl"
+    ledger = Ledger(other, clock=lambda: 1000.0)
+    ledger.append("event", number=99, **FIELDS)
+    ledger.close()
+    path.write_bytes(other.read_bytes() + b"".join(lines[1:]))
+    with pytest.raises(PeerError, match="line 2 of"):
+        read_events(path)
+
+
+@pytest.mark.parametrize("torn_bytes", [1, 20, -1])
+def test_a_torn_last_line_is_dropped_and_cut_off(tmp_path, torn_bytes):
+    path = tmp_path / "ledger.jsonl"
+    data = written(path, 3)
+    start = data.rstrip(b"\n").rindex(b"\n") + 1
+    path.write_bytes(data[:start] + data[start:][:torn_bytes])
+    assert [event["number"] for event in read_events(path)] == [0, 1]
+    ledger = Ledger(path)
+    assert path.read_bytes() == data[:start]
+    ledger.append("after")
+    ledger.close()
+    assert [event["event"] for event in read_events(path)] == ["event", "event", "after"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_an_append_that_failed_leaves_the_chain_whole(tmp_path, monkeypatch, failure):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append("before")
+
+    def fail(descriptor):
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises((MachineError, KeyboardInterrupt)):
+            ledger.append("failed", filler="x" * 1000)
+    ledger.append("after")
+    ledger.close()
+    assert [event["event"] for event in read_events(path)] == ["before", "after"]
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(MachineError, match=r"ledger\.jsonl': No space left on device"):
+        ledger.append("event")
+    ledger.close()
+
+
+def test_a_ledger_is_open_only_once(tmp_path):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append("event")
+    with pytest.raises(ConfigError, match="is being written by another process"):
+        Ledger(path)
+    ledger.close()
+    Ledger(path).close()
+
+
+def test_a_ledger_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(PeerError, match=r"cannot read .* expected the ledger of a run"):
+        read_events(tmp_path / "ledger.jsonl")
+    with pytest.raises(MachineError, match="cannot open"):
+        Ledger(tmp_path / "missing" / "ledger.jsonl")
+
+
+def test_a_number_that_json_has_not_is_refused(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(ValueError, match="JSON"):
+        ledger.append("event", loss=float("nan"))
+    ledger.append("event", loss=0.0)
+    ledger.close()
+    assert json.loads((tmp_path / "ledger.jsonl").read_text())["loss"] == 0.0

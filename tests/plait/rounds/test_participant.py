@@ -1,0 +1,241 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, add
+from plait.errors import ConfigError, DataError, MachineError
+from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.participant import Participant
+from plait.rounds.run_state import advance, initial_state
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    EvaluateTask,
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    TrainTask,
+    UpdateReply,
+    decode_reply,
+    encode_reply,
+    encode_task,
+)
+
+
+@dataclass
+class Server:
+    """What the server of one client knows."""
+
+    spec: object
+    settings: object
+    base: bytes
+
+    def broadcast(self, state, held):
+        return Broadcasts(state, self.spec, self.base).leading_from(held)
+
+    def next(self, state, amount=0.25, wire="fp32"):
+        step = AdapterState(self.spec.layout, np.full(self.spec.layout.size, amount, np.float32))
+        return follow(advance(state, step), self.spec, self.base, codec_for(wire))[0]
+
+
+@pytest.fixture
+def server(federate):
+    federation = federate()
+    model = federation.models["bob"]
+    return Server(federation.spec, replace(federation.plan.settings, round=1, seed=3), model.base_fingerprint)
+
+
+@pytest.fixture
+def start(spec_and_state):
+    return initial_state(b"r" * 16, spec_and_state[1])
+
+
+@pytest.fixture
+def memory(federate):
+    return federate().memories["bob"]
+
+
+@pytest.fixture
+def model(federate):
+    return federate().models["bob"]
+
+
+@pytest.fixture
+def bob(model, memory):
+    return Participant("bob", model, memory)
+
+
+def ask(participant, task):
+    reply = participant.answer(task if isinstance(task, bytes) else encode_task(task))
+    return decode_reply(reply, max_bytes=1 << 20)
+
+
+def held_digest(memory, layout):
+    return AdapterState(layout, np.frombuffer(memory["adapter"], np.float32)).digest()
+
+
+def test_a_client_describes_itself_in_numbers(bob, model, server):
+    card = ask(bob, DescribeTask(server.settings, server.spec.text))
+    assert card == ClientCard("bob", model.base_fingerprint, server.spec.digest, 7, 70, 4, 40, {"fake": 4})
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_an_update_is_what_training_changed(bob, model, server, start, wire):
+    settings = replace(server.settings, wire=wire)
+    ask(bob, DescribeTask(settings, server.spec.text))
+    reply = ask(bob, TrainTask(settings, server.broadcast(start, start.shadow.digest())))
+    assert isinstance(reply, UpdateReply)
+    opened = open_envelope(reply.update, layout=server.spec.layout)
+    header = opened.header
+    assert (header.direction, header.client, header.round) == (Direction.UPDATE, "bob", 1)
+    assert (header.run_id, header.base_fingerprint) == (start.run_id, model.base_fingerprint)
+    assert (header.spec_digest, header.relative_to) == (server.spec.digest, start.shadow.digest())
+    assert header.examples == 7
+    assert header.metrics["train_tokens"] == 80
+    assert (header.metrics["train_loss"], header.metrics["train_s"]) == (1.5, 0.25)
+    expected = model.trained(start.shadow.flat, 3, settings) - start.shadow.flat
+    np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if wire == "fp32" else 2**-8)
+    assert (header.metrics["distortion"] > 0) == (wire == "bf16")
+
+
+def test_a_step_is_added_to_what_is_held(bob, memory, server, start):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    state, held = start, start.shadow.digest()
+    for _ in range(3):
+        state = server.next(state, wire="bf16")
+        reply = ask(bob, EvaluateTask(server.settings, server.broadcast(state, held)))
+        assert isinstance(reply, Evaluation)
+        assert reply.round == state.round
+        assert reply.loss == pytest.approx(float(np.mean((state.shadow.flat - 2.0) ** 2)))
+        held = held_digest(memory, server.spec.layout)
+        assert held == state.shadow.digest()
+
+
+def test_a_step_that_was_taken_already_is_not_taken_again(bob, memory, server, start):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    state = server.next(start)
+    step = server.broadcast(state, start.shadow.digest())
+    for _ in range(2):
+        assert isinstance(ask(bob, EvaluateTask(server.settings, step)), Evaluation)
+        assert held_digest(memory, server.spec.layout) == state.shadow.digest()
+
+
+def test_being_asked_who_one_is_forgets_no_adapter(bob, server, start):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    state = server.next(start)
+    ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    nothing_new = server.broadcast(state, state.shadow.digest())
+    assert isinstance(ask(bob, TrainTask(server.settings, nothing_new)), UpdateReply)
+
+
+def test_a_client_that_holds_nothing_asks_for_everything_and_then_takes_it(bob, memory, server, start):
+    state = server.next(start)
+    refusal = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is RefusalReason.NEED_FULL
+    assert isinstance(ask(bob, EvaluateTask(server.settings, server.broadcast(state, b""))), Evaluation)
+    assert held_digest(memory, server.spec.layout) == state.shadow.digest()
+
+
+def test_a_client_of_another_adapter_asks_for_everything(bob, memory, server, start):
+    memory.save("spec", replace(server.spec, init_seed=99).text.encode())
+    refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
+    assert refusal.reason is RefusalReason.NEED_FULL
+
+
+def test_a_memory_of_the_wrong_size_counts_as_none(bob, memory, server, start):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    state = server.next(server.next(start))
+    memory.save("adapter", b"abc")
+    refusal = ask(bob, TrainTask(server.settings, server.broadcast(state, state.previous)))
+    assert refusal.reason is RefusalReason.NEED_FULL
+
+
+def broadcast_saying(server, start, **changes):
+    header = Header(
+        direction=Direction.BROADCAST,
+        run_id=start.run_id,
+        round=0,
+        client="",
+        base_fingerprint=server.base,
+        spec_digest=server.spec.digest,
+        relative_to=start.shadow.digest(),
+        result_digest=start.shadow.digest(),
+    )
+    nothing = encode_delta(AdapterState.zeros(server.spec.layout), codec_for("fp32"))
+    return seal(replace(header, **changes), nothing).data
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"base_fingerprint": b"x" * 32}, RefusalReason.BASE_MISMATCH),
+        ({"spec_digest": b"x" * 32}, RefusalReason.NEED_FULL),
+        ({"relative_to": b"x" * 32, "result_digest": b"y" * 32}, RefusalReason.NEED_FULL),
+        ({"result_digest": b"x" * 32}, RefusalReason.NEED_FULL),
+        (
+            {"direction": Direction.UPDATE, "client": "bob", "result_digest": b"", "examples": 1},
+            RefusalReason.MALFORMED,
+        ),
+    ],
+)
+def test_a_broadcast_that_does_not_fit_is_refused_and_changes_nothing(bob, memory, server, start, changes, reason):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    before = dict(memory)
+    refusal = ask(bob, TrainTask(server.settings, broadcast_saying(server, start, **changes)))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.client, refusal.reason) == ("bob", reason)
+    assert dict(memory) == before
+
+
+@pytest.mark.parametrize("task", [b"", b"\xff" * 9, b"\x08\x01", encode_reply(Refusal("x", RefusalReason.BUSY, ""))])
+def test_bytes_that_are_no_task_are_refused(bob, task):
+    assert ask(bob, task).reason is RefusalReason.MALFORMED
+
+
+def test_a_task_with_a_broken_broadcast_is_refused(bob, server):
+    assert ask(bob, TrainTask(server.settings, b"junk")).reason is RefusalReason.MALFORMED
+
+
+def test_a_task_that_is_too_large_is_refused_unread(model, memory, server):
+    bob = Participant("bob", model, memory, max_task_bytes=10)
+    refusal = ask(bob, DescribeTask(server.settings, server.spec.text))
+    assert refusal.reason is RefusalReason.MALFORMED
+    assert "expected at most 10" in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DataError("2 examples, expected at least 3"), RefusalReason.TOO_LITTLE_DATA),
+        (ConfigError("no module 'q_proj'"), RefusalReason.SPEC_MISMATCH),
+        (MachineError("out of memory"), RefusalReason.FAILED),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_with_its_reason(memory, server, model, error, reason):
+    class Unable(type(model)):
+        def data_size(self, spec, settings):
+            raise error
+
+    bob = Participant("bob", Unable(2.0, 7), memory)
+    refusal = ask(bob, DescribeTask(server.settings, server.spec.text))
+    assert (refusal.reason, refusal.detail) == (reason, str(error))
+
+
+def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start, model):
+    class Diverging(type(model)):
+        def train(self, spec, state, settings):
+            trained = super().train(spec, state, settings)
+            with np.errstate(over="ignore"):
+                huge = AdapterState(state.layout, np.full(state.layout.size, 3e38, np.float32))
+                return replace(trained, state=add(huge, huge))
+
+    bob = Participant("bob", Diverging(2.0, 7), memory)
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
+    assert refusal.reason is RefusalReason.FAILED
+    assert "training diverged: tensor 'layer.lora_A.weight' holds NaN or infinity" in refusal.detail

@@ -1,0 +1,230 @@
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from plait.config import (
+    ALIASES,
+    RunConfig,
+    config_from_table,
+    did_you_mean,
+    known_keys,
+    read_config_table,
+    to_toml,
+)
+from plait.errors import ConfigError
+from plait.wire.bounds import MAX_COUNT, MAX_STEPS
+
+TEXTS = (
+    "data",
+    "base",
+    "revision",
+    "partition",
+    "method",
+    "rule",
+    "wire",
+    "target-modules",
+    "trainer",
+    "device",
+    "out",
+)
+# Any text, and often the characters that TOML gives a meaning.
+ANY_TEXT = st.text() | st.text(alphabet="\"'\\\n\r\t\0#=[]{}\x7f\u2028é😀 a")
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
+
+
+def test_nothing_given_is_the_default():
+    assert config_from_table({}) == RunConfig()
+
+
+@given(
+    texts=st.dictionaries(st.sampled_from(TEXTS), ANY_TEXT),
+    numbers=st.fixed_dictionaries(
+        {},
+        optional={
+            "rounds": st.integers(1, 10**6),
+            "seed": st.integers(0, 2**63 - 1),
+            "learning-rate": POSITIVE,
+            "alpha": POSITIVE | st.integers(1, 10**6),
+            "held-out-fraction": st.floats(0, 1, exclude_min=True, exclude_max=True),
+            "dtype": st.sampled_from(["auto", "bfloat16"]),
+            "labels": st.sampled_from(["", "a,b", 'tech "x", über\\n']),
+        },
+    ),
+)
+@example(texts={"out": '\\U0000"\n\x00\ud7ff\ue000\U0010ffff'}, numbers={"learning-rate": 5e-324, "alpha": 1e300})
+def test_what_was_used_can_be_read_again(tmp_path_factory, texts, numbers):
+    config = config_from_table({**texts, **numbers})
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_bytes(to_toml(config).encode())
+    assert config_from_table(read_config_table(path)) == config
+
+
+def test_every_key_is_written_once_a_line():
+    lines = to_toml(RunConfig(out="a\nb")).splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == list(known_keys())
+
+
+@pytest.mark.parametrize("spelling", ["local-steps", "local_steps", "LOCAL_STEPS", "Local-Steps", "max_steps"])
+def test_a_key_may_be_spelled_either_way(spelling):
+    assert config_from_table({spelling: 9}).local_steps == 9
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "value"),
+    [
+        # FlowerTune
+        ("num-server-rounds", "rounds", 3),
+        ("num-supernodes", "clients", 3),
+        ("model-name", "base", "gpt2"),
+        ("dataset-name", "data", "x.jsonl"),
+        # TRL and transformers
+        ("model_name_or_path", "base", "gpt2"),
+        ("per_device_train_batch_size", "batch_size", 3),
+        ("gradient_accumulation_steps", "gradient_accumulation_steps", 3),
+        ("max_steps", "local_steps", 3),
+        ("max_length", "seq_len", 64),
+        ("max_seq_length", "seq_len", 64),
+        ("lr_scheduler_type", "lr_schedule", "cosine"),
+        ("learning_rate", "learning_rate", 0.5),
+        ("output_dir", "out", "x"),
+        # PEFT
+        ("r", "rank", 3),
+        ("lora_r", "rank", 3),
+        ("lora_alpha", "alpha", 3.0),
+        ("lora_dropout", "dropout", 0.5),
+        ("target_modules", "target_modules", "q_proj"),
+    ],
+)
+def test_the_names_of_other_systems_are_understood(theirs, ours, value):
+    assert getattr(config_from_table({theirs: value}), ours) == value
+
+
+def test_every_alias_leads_to_a_key_and_hides_none():
+    assert set(ALIASES.values()) <= set(known_keys())
+    assert not set(ALIASES) & set(known_keys())
+
+
+@pytest.mark.parametrize(
+    ("table", "clash"),
+    [
+        ({"rank": 8, "lora_r": 16}, "'rank' and 'lora_r' both give rank"),
+        ({"num-rounds": 8, "num-server-rounds": 8}, "'num-rounds' and 'num-server-rounds' both give rounds"),
+        ({"batch_size": 8, "batch-size": 8}, "'batch_size' and 'batch-size' both give batch-size"),
+    ],
+)
+def test_one_setting_given_twice_is_an_error_that_names_both(table, clash):
+    with pytest.raises(ConfigError, match=f"x.toml: {clash}, expected one of them"):
+        config_from_table(table, where="x.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("round", "rounds"),
+        ("local_step", "local-steps"),
+        ("learning-rte", "learning-rate"),
+        ("batchsize", "batch-size"),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_the_nearest(given, nearest):
+    with pytest.raises(ConfigError, match=f"x.toml: unknown key '{given}'; did you mean '{nearest}'"):
+        config_from_table({given: 1}, where="x.toml")
+
+
+def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
+    with pytest.raises(ConfigError, match=r"unknown key 'zzz', expected one of: data, base, .*, out"):
+        config_from_table({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rounds": 0}, "rounds is 0, expected greater than or equal to 1"),
+        ({"rounds": 2.5}, "rounds is 2.5, expected a valid integer"),
+        ({"rounds": "5"}, "rounds is '5', expected a valid integer"),
+        ({"rounds": True}, "rounds is True, expected a valid integer"),
+        ({"learning_rate": 0}, "learning-rate is 0, expected greater than 0"),
+        ({"learning_rate": float("nan")}, "learning-rate is nan, expected a finite number"),
+        ({"learning_rate": float("inf")}, "learning-rate is inf, expected a finite number"),
+        ({"held_out_fraction": 1.0}, "held-out-fraction is 1.0, expected less than 1"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected less than 1"),
+        ({"seed": -1}, "seed is -1, expected greater than or equal to 0"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, expected less than or equal to 9223372036854775807"),
+        ({"lr_schedule": "step"}, "lr-schedule is 'step', expected 'constant', 'linear' or 'cosine'"),
+        ({"data": ["a"]}, r"data is \['a'\], expected a valid string"),
+        ({"data": {"a": 1}}, "data is {'a': 1}, expected a valid string"),
+        ({"out": "caf\udce9"}, r"out is 'caf\\udce9', expected Unicode text"),
+    ],
+)
+def test_a_value_that_cannot_be_is_an_error_that_names_key_value_and_bound(table, message):
+    with pytest.raises(ConfigError, match=f"x.toml: {message}"):
+        config_from_table(table, where="x.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"clients": 3, "clients_per_round": 4}, "clients-per-round is 4, expected at most clients = 3"),
+        ({"reference": "central,globl"}, "reference is 'globl', expected central, local or central,local"),
+        ({"labels": "spam"}, "labels are 'spam', expected at least two different names"),
+        ({"labels": "spam,ham,spam"}, "labels are 'spam,ham,spam', expected at least two different names"),
+        ({"labels": " , "}, "labels are ' , ', expected at least two different names"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_an_error_that_names_both(table, message):
+    with pytest.raises(ConfigError, match=f"x.toml: {message}"):
+        config_from_table(table, where="x.toml")
+
+
+def test_what_may_be_set_can_be_sent():
+    for key in (
+        "local-steps",
+        "batch-size",
+        "gradient-accumulation-steps",
+        "seq-len",
+        "max-held-out-sequences",
+        "warmup-steps",
+    ):
+        config_from_table({key: MAX_STEPS})
+        with pytest.raises(ConfigError, match=f"{key} is {MAX_STEPS + 1}, expected less than or equal to {MAX_STEPS}"):
+            config_from_table({key: MAX_STEPS + 1})
+    assert 1_000_000 * MAX_STEPS <= MAX_COUNT
+
+
+def test_lists_in_one_string_are_taken_apart():
+    config = config_from_table({"reference": "central, local,central", "labels": " tech,sport , "})
+    assert config.references == ("central", "local")
+    assert config.label_names == ("tech", "sport")
+    assert (RunConfig().references, RunConfig().label_names) == ((), ())
+
+
+def test_all_clients_are_the_cohort_unless_fewer_are_asked_for():
+    assert config_from_table({"clients": 9}).cohort_size == 9
+    assert config_from_table({"clients": 9, "clients-per-round": 2}).cohort_size == 2
+
+
+def test_a_configuration_does_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().rounds = 3
+
+
+def test_every_setting_says_what_it_is():
+    assert all(field.description for field in RunConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read '.*': No such file"), (b"rounds = ", "is not TOML"), (b"\xff", "is not TOML")],
+)
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_config_table(path)
+
+
+def test_the_nearest_word_is_named_only_where_one_is_near():
+    assert did_you_mean("fedvag", ["fedavg", "krum"]) == "; did you mean 'fedavg'?"
+    assert did_you_mean("x", ["fedavg", "krum"]) == ""

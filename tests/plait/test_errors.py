@@ -1,0 +1,35 @@
+import pytest
+
+from plait import errors
+from plait.errors import PlaitError
+
+# What scripts may rely on: 2 is the user's, 3 a peer's or the data's, 1 anything else.
+EXIT_CODES = {
+    "PlaitError": 1,
+    "ConfigError": 2,
+    "DataError": 3,
+    "PeerError": 3,
+    "BaseMismatchError": 3,
+    "MachineError": 1,
+    "Interrupted": 1,
+}
+CLASSES = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+
+
+def test_every_error_has_its_exit_code():
+    assert {name: kind.exit_code for name, kind in CLASSES.items()} == EXIT_CODES
+
+
+@pytest.mark.parametrize("name", EXIT_CODES)
+def test_every_error_is_in_the_tree_and_in_its_picture(name):
+    assert issubclass(CLASSES[name], PlaitError)
+    assert name in errors.__doc__
+
+
+def test_an_adapter_of_another_base_is_a_peers_fault():
+    assert issubclass(errors.BaseMismatchError, errors.PeerError)
+
+
+def test_errors_of_different_parties_are_not_caught_for_each_other():
+    parties = [errors.ConfigError, errors.DataError, errors.PeerError, errors.MachineError, errors.Interrupted]
+    assert not [(a, b) for a in parties for b in parties if a is not b and issubclass(a, b)]

@@ -1,0 +1,133 @@
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from plait.errors import MachineError
+from plait.files import directory_written_aside, write_atomically
+
+
+def no_space(*_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def names(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_a_file_is_written_and_written_over(tmp_path):
+    for data in (b"one", b"", b"three"):
+        write_atomically(tmp_path / "file", data)
+        assert (tmp_path / "file").read_bytes() == data
+    assert names(tmp_path) == ["file"]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path):
+    name = "ü" * 127
+    write_atomically(tmp_path / name, b"data")
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, failing):
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), no_space)
+    with pytest.raises(MachineError, match=r"cannot write '.*file': No space left on device"):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_bytes_are_durable_before_the_name_is_and_the_name_before_it_returns(tmp_path, monkeypatch):
+    steps = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: steps.append("dir" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (steps.append("rename"), replace(self, target)))
+    write_atomically(tmp_path / "file", b"data")
+    assert steps == ["file", "rename", "dir"]
+    steps.clear()
+    with directory_written_aside(tmp_path / "folder") as aside:
+        (aside / "a").write_bytes(b"a")
+    assert steps == ["file", "dir", "rename", "dir"]
+
+
+def test_a_missing_directory_is_the_machines_fault(tmp_path):
+    with pytest.raises(MachineError, match="cannot write"):
+        write_atomically(tmp_path / "missing" / "file", b"")
+    with pytest.raises(MachineError, match="cannot write"), directory_written_aside(tmp_path / "missing" / "folder"):
+        pass
+
+
+def write_folder(path, content):
+    with directory_written_aside(path) as aside:
+        assert aside.parent == path.parent
+        (aside / content).write_text(content)
+
+
+def test_a_directory_takes_the_place_of_the_one_before(tmp_path):
+    for content in ("one", "two"):
+        write_folder(tmp_path / "folder", content)
+        assert names(tmp_path / "folder") == [content]
+        assert names(tmp_path) == ["folder"]
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+
+
+def test_until_the_block_ends_the_old_directory_is_there(tmp_path):
+    write_folder(tmp_path / "folder", "old")
+    with directory_written_aside(tmp_path / "folder") as aside:
+        (aside / "new").touch()
+        assert names(tmp_path / "folder") == ["old"]
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+def test_a_block_that_fails_leaves_the_old_directory_and_nothing_else(tmp_path, error):
+    write_folder(tmp_path / "folder", "old")
+    with pytest.raises(type(error)), directory_written_aside(tmp_path / "folder") as aside:  # noqa: PT012
+        (aside / "new").touch()
+        raise error
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]
+
+
+@pytest.mark.parametrize("failing_call", [1, 2])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_swap_that_fails_half_way_puts_the_old_directory_back(tmp_path, monkeypatch, failing_call, error):
+    write_folder(tmp_path / "folder", "old")
+    calls = []
+    replace = Path.replace
+
+    def fail_once(self, target):
+        calls.append(target)
+        if len(calls) == failing_call:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_once)
+    with pytest.raises((MachineError, KeyboardInterrupt)):
+        write_folder(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]
+
+
+def test_a_full_disk_leaves_the_old_directory_and_nothing_else(tmp_path, monkeypatch):
+    write_folder(tmp_path / "folder", "old")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(MachineError, match=r"cannot write '.*folder': No space left on device"):
+        write_folder(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old"]

@@ -1,0 +1,143 @@
+import random
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from plait.adapters import AdapterState, Layout
+from plait.errors import PeerError
+from plait.wire.codecs import Rate
+
+INDEPENDENT = runpy.run_path(str(Path(__file__).parents[3] / "vectors" / "independent_rate.py"))
+SMALL = Layout.of({"a": (3, 5), "b": (), "c": (4, 0), "d": (7,)})
+
+
+def gaussian(size: int, seed: int = 0) -> AdapterState:
+    values = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    return AdapterState(Layout.of({"a": (size,)}), values)
+
+
+def round_trip(codec: Rate, delta: AdapterState) -> tuple[float, np.ndarray]:
+    packed = codec.encode(delta)
+    return 8 * packed.size_bytes / delta.layout.size, codec.decode(packed.parameters, packed.payload, delta.layout)
+
+
+@pytest.mark.parametrize("bits", [0.25, 1, 4])
+def test_a_gaussian_comes_within_an_eighth_of_a_bit_of_the_bound(bits):
+    delta = gaussian(1 << 15)
+    rate, decoded = round_trip(Rate(bits), delta)
+    distortion = np.mean((delta.flat - decoded) ** 2, dtype=np.float64) / np.mean(delta.flat**2, dtype=np.float64)
+    bound = 0.5 * np.log2(1 / distortion)  # bits that this distortion takes at least
+    assert 0 < rate - bound < 0.125
+
+
+@pytest.mark.parametrize("bits", [0.5, 8])
+def test_the_rate_is_the_one_asked_for(bits):
+    rate, _ = round_trip(Rate(bits, state_bits=3), gaussian(1 << 16))
+    assert rate == pytest.approx(bits, rel=0.08)
+
+
+def test_bits_go_where_they_lower_the_error_most():
+    quiet, loud = 1 << 14, 1 << 14
+    layout = Layout.of({"loud": (loud,), "quiet": (quiet,)})
+    values = np.random.default_rng(0).standard_normal(loud + quiet)
+    values[loud:] /= 8
+    rate, decoded = round_trip(Rate(1.0), AdapterState(layout, values.astype(np.float32)))
+    # Reverse water-filling at 1 bit on average: 2 bits for the loud (D = 1/16), none for the quiet (D = 1/64).
+    assert rate == pytest.approx(1.0, rel=0.08)
+    assert np.mean((values - decoded)[:loud] ** 2) < 1.3 / 16
+    assert np.mean((values - decoded)[loud:] ** 2) < 1.01 / 64
+
+
+def test_more_states_lose_less():
+    delta = gaussian(1 << 14)
+    lost = [np.mean((round_trip(Rate(2.0, bits), delta)[1] - delta.flat) ** 2) for bits in (2, 6)]
+    assert lost[1] < 0.95 * lost[0]
+
+
+def test_tensors_of_zeros_do_not_travel():
+    layout = Layout.of({"a": (4096,), "b": (1 << 16,)})
+    flat = np.concatenate([gaussian(4096).flat, np.zeros(1 << 16, np.float32)])
+    packed = Rate(1.0).encode(AdapterState(layout, flat))
+    assert packed.size_bytes < 1.1 * 4096 / 8 + 50
+    assert not Rate().decode(packed.parameters, packed.payload, layout)[4096:].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    flat=hnp.arrays(np.float32, SMALL.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
+    bits=st.sampled_from([0.1, 1, 8]),
+    state_bits=st.sampled_from([2, 3, 5]),
+)
+def test_whatever_is_encoded_is_decoded_alike_by_the_independent_decoder(flat, bits, state_bits):
+    packed = Rate(bits, state_bits).encode(AdapterState(SMALL, flat))
+    decoded = Rate().decode(packed.parameters, packed.payload, SMALL)
+    assert np.isfinite(decoded).all()
+    independent = INDEPENDENT["rate"](packed.parameters, packed.payload, [slot.size for slot in SMALL.slots])
+    assert [f"{word:08x}" for word in decoded.view(np.uint32)] == independent
+    assert packed.size_bytes <= Rate().max_payload_bytes(SMALL)
+
+
+@pytest.mark.parametrize("bits", [0.5, 6])
+def test_many_lanes_and_groups_are_decoded_alike_by_the_independent_decoder(bits):
+    layout = Layout.of({f"t{i}": (700 + i,) for i in range(5)})
+    values = np.random.default_rng(0).standard_normal(layout.size).astype(np.float32)
+    for power, slot in enumerate(layout.slots):
+        values[slot.offset : slot.offset + slot.size] *= 0.5 ** (power % 3)
+    packed = Rate(bits, 4).encode(AdapterState(layout, values))
+    decoded = Rate().decode(packed.parameters, packed.payload, layout)
+    independent = INDEPENDENT["rate"](packed.parameters, packed.payload, [slot.size for slot in layout.slots])
+    assert [f"{word:08x}" for word in decoded.view(np.uint32)] == independent
+
+
+DELTA = gaussian(600)
+PACKED = Rate(2.0, 3).encode(DELTA)
+HEAD = PACKED.parameters[:7]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "payload", "complaint"),
+    [
+        (b"", b"", "codec parameters have 0 bytes, expected at least 7"),
+        (PACKED.parameters[:9], PACKED.payload, "largest index is|codec parameters have"),
+        (PACKED.parameters + b"\0", PACKED.payload, "codec parameters have"),
+        (b"\x01" + PACKED.parameters[1:], PACKED.payload, r"trellis has 2\*\*1 states"),
+        (b"\x09" + PACKED.parameters[1:], PACKED.payload, r"trellis has 2\*\*9 states"),
+        (b"\x03\0\0\xc0\x7f" + PACKED.parameters[5:], PACKED.payload, "step is nan"),
+        (b"\x03\0\0\x80\x7f" + PACKED.parameters[5:], PACKED.payload, "step is inf"),
+        (b"\x03\0\0\0\0" + PACKED.parameters[5:], PACKED.payload, "step is 0.0"),
+        (b"\x03\0\0\x80\xbf" + PACKED.parameters[5:], PACKED.payload, "step is -1.0"),
+        (PACKED.parameters[:5] + b"\x02\x01" + PACKED.parameters[7:], PACKED.payload, r"groups \[1\], expected 1 to 2"),
+        (PACKED.parameters[:6] + b"\x11" + PACKED.parameters[7:], PACKED.payload, "tensors belong to groups"),
+        (HEAD + b"\0\0" + PACKED.parameters[9:], PACKED.payload, "largest index is 0, expected 1 to 4096"),
+        (HEAD + b"\xff\xff" + PACKED.parameters[9:], PACKED.payload, "largest index is 65535, expected 1 to 4096"),
+        (PACKED.parameters, PACKED.payload[:-1], "expected a multiple of 4"),
+        (PACKED.parameters, PACKED.payload + bytes(400), "goes on after its last symbol"),
+        (PACKED.parameters, b"\xff" * len(PACKED.payload), "cannot be decoded|goes on"),
+    ],
+)
+def test_hostile_payload_is_refused(parameters, payload, complaint):
+    with pytest.raises(PeerError, match=complaint):
+        Rate().decode(parameters, payload, DELTA.layout)
+
+
+def test_mutated_payloads_are_read_or_refused():
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        parts = [bytearray(PACKED.parameters), bytearray(PACKED.payload)]
+        part = parts[chance.randrange(2)]
+        for _ in range(chance.choice((1, 2, 5))):
+            part[chance.randrange(len(part))] = chance.randrange(256)
+        if chance.randrange(4) == 0:
+            del part[chance.randrange(len(part)) :]
+        try:
+            decoded = Rate().decode(bytes(parts[0]), bytes(parts[1]), DELTA.layout)
+            assert np.isfinite(decoded).all()
+        except PeerError:
+            refused += 1
+    assert refused > 25

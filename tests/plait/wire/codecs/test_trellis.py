@@ -1,0 +1,43 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from plait.wire.codecs.trellis import STATE_BITS, Trellis
+
+
+@pytest.mark.parametrize("state_bits", sorted(STATE_BITS))
+def test_two_moves_lead_to_every_state_and_two_from_it(state_bits):
+    following = Trellis(state_bits).following.reshape(-1, 2)
+    assert sorted(following.ravel()) == sorted([*range(2**state_bits)] * 2)
+    assert (following[:, 0] != following[:, 1]).all()
+
+
+@pytest.mark.parametrize("state_bits", [2, 3, 4])
+@pytest.mark.parametrize(("size", "lanes"), [(6, 1), (11, 2), (13, 5)])
+def test_no_path_is_cheaper(state_bits, size, lanes):
+    trellis = Trellis(state_bits)
+    costs = np.random.default_rng(0).random((4, 9), np.float32)
+    cell = np.random.default_rng(1).integers(0, 9, size, np.int32)
+    found = trellis.cheapest(cell, costs, lanes)
+    for lane in range(lanes):
+        mine = cell[lane::lanes]
+
+        def follow(parities, lane=lane, mine=mine):
+            state, branches, cost = trellis.first(lanes)[lane], [], 0.0
+            for parity, here in zip(parities, mine, strict=True):
+                branches.append(2 * (state & 1) + parity)
+                cost += costs[branches[-1], here]
+                state = trellis.following[2 * state + parity]
+            return cost, branches
+
+        _, best = min(follow(parities) for parities in itertools.product((0, 1), repeat=mine.size))
+        assert found[lane::lanes].tolist() == [int(branch) for branch in best]
+
+
+def test_lanes_beyond_a_block_are_searched_alike(monkeypatch):
+    costs = np.random.default_rng(0).random((4, 9), np.float32)
+    cell = np.random.default_rng(1).integers(0, 9, 1000, np.int32)
+    at_once = Trellis(3).cheapest(cell, costs, 37)
+    monkeypatch.setattr("plait.wire.codecs.trellis._AT_ONCE", 8)  # a multiple of the number of states or not
+    np.testing.assert_array_equal(Trellis(3).cheapest(cell, costs, 37), at_once)

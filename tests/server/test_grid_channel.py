@@ -1,0 +1,134 @@
+from dataclasses import dataclass, field
+
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from plait.rounds.channel import Purpose
+from plait.simulation.blob import from_message, to_content
+from server import grid_channel
+from server.grid_channel import GridChannel
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    # flwr reads the identity of the process when a message is made.
+    for name, number in (("_run_id", 1), ("_node_id", 1), ("_task_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, number)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    slept = []
+    monkeypatch.setattr(grid_channel.time, "sleep", slept.append)
+    return slept
+
+
+@dataclass
+class FakeGrid:
+    """Answers what `answer` says, a message after as many pulls as `patience` says."""
+
+    answer: object
+    patience: dict[int, int] = field(default_factory=dict)
+    connected: list[list[int]] = field(default_factory=lambda: [[12, 10, 11]])
+    lost: dict[int, list[str | None]] = field(default_factory=dict)
+    pushed: list[Message] = field(default_factory=list)
+    pulled: list[list[str]] = field(default_factory=list)
+
+    def get_node_ids(self):
+        return self.connected.pop(0) if len(self.connected) > 1 else self.connected[0]
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
+        return Message(content, dst_node_id, message_type, group_id=group_id)
+
+    def push_messages(self, messages):
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.pushed.append(message)
+            message.metadata.__dict__["_message_id"] = f"message-{node}"
+            ids += self.lost.get(node, [f"message-{node}"])
+        return ids
+
+    def pull_messages(self, message_ids):
+        self.pulled.append(list(message_ids))
+        for message_id in self.pulled[-1]:
+            node = int(message_id.removeprefix("message-"))
+            self.patience[node] = self.patience.get(node, 0) - 1
+            if self.patience[node] < 0:
+                message = next(m for m in self.pushed if m.metadata.dst_node_id == node)
+                yield from self.answer(message)
+
+
+def echo(message):
+    yield Message(to_content(from_message(message) + b"!"), reply_to=message)
+
+
+def exchange(grid, nodes=(10, 11, 12), purpose=Purpose.TRAIN):
+    channel = GridChannel(grid, minimum_nodes=1)
+    return list(channel.exchange({node: b"task %d" % node for node in nodes}, purpose, "7"))
+
+
+def test_every_node_gets_its_task_and_is_heard(pauses):
+    grid = FakeGrid(echo)
+    assert dict(exchange(grid)) == {node: b"task %d!" % node for node in (10, 11, 12)}
+    assert [(m.metadata.dst_node_id, m.metadata.group_id) for m in grid.pushed] == [(10, "7"), (11, "7"), (12, "7")]
+    assert not pauses
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_every_purpose_has_a_message_type_of_flowers(purpose, pauses):
+    grid = FakeGrid(echo)
+    exchange(grid, purpose=purpose)
+    expected = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
+    assert {message.metadata.message_type for message in grid.pushed} == {expected[purpose]}
+
+
+def test_replies_come_as_they_come_and_one_at_a_time(pauses):
+    grid = FakeGrid(echo, patience={10: 2, 11: 1})
+    assert [node for node, _ in exchange(grid)] == [12, 11, 10]
+    assert all(len(message_ids) == 1 for message_ids in grid.pulled)
+
+
+def test_nobody_is_pulled_for_before_the_last_reply_was_dealt_with(pauses):
+    grid = FakeGrid(echo)
+    replies = GridChannel(grid, minimum_nodes=1).exchange({10: b"", 11: b""}, Purpose.TRAIN, "1")
+    next(replies)
+    assert grid.pulled == [["message-10"]]
+
+
+def test_waiting_grows_longer_and_starts_anew_after_an_answer(pauses):
+    exchange(FakeGrid(echo, patience={10: 3, 11: 12, 12: 3}))
+    assert pauses[:3] == [0.02, 0.04, 0.08]
+    assert pauses[3] == 0.02
+    assert max(pauses) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (lambda message: [Message(Error(3, "out of memory"), reply_to=message)], "failed: out of memory"),
+        (lambda message: [Message(RecordDict(), reply_to=message)], "without plait's bytes"),
+    ],
+)
+def test_a_node_that_failed_is_told_in_words(pauses, answer, complaint):
+    ((node, reply),) = exchange(FakeGrid(answer), nodes=(10,))
+    assert node == 10
+    assert complaint in reply
+
+
+@pytest.mark.parametrize("answered", [[], [None], [""]], ids=["left out", "None", "empty"])
+def test_a_task_that_could_not_be_sent_is_told_in_words_and_the_others_go_on(pauses, answered):
+    replies = dict(exchange(FakeGrid(echo, lost={11: answered})))
+    assert replies == {10: b"task 10!", 11: "node 11 could not be sent its task", 12: b"task 12!"}
+
+
+def test_a_message_that_is_answered_twice_counts_once(pauses):
+    grid = FakeGrid(lambda message: [*echo(message), *echo(message)])
+    assert [node for node, _ in exchange(grid)] == [10, 11, 12]
+
+
+def test_nodes_are_waited_for_and_come_in_order(pauses):
+    grid = FakeGrid(echo, connected=[[], [11], [12, 10, 11]])
+    assert GridChannel(grid, minimum_nodes=3).nodes() == [10, 11, 12]
+    assert pauses == [0.02, 0.04]
