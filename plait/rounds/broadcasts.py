@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plait.adapters import AdapterSpec, AdapterState, add, subtract
+from plait.rounds.error_feedback import encode_with_gain
 from plait.rounds.run_state import RunState
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -21,7 +22,7 @@ def follow(state: RunState, spec: AdapterSpec, base_fingerprint: bytes, codec: C
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
     """
     previous = state.shadow.digest()
-    encoded = encode_delta(subtract(state.adapter, state.shadow), codec)
+    encoded = encode_with_gain(subtract(state.adapter, state.shadow), codec)
     shadow = take_step(state.shadow, encoded.delta, encoded.codec.name)
     state = replace(state, shadow=shadow, previous=previous)
     sealed = seal(replace(_header(state, spec, base_fingerprint), relative_to=previous), encoded)

@@ -15,10 +15,10 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, Layout, add, check_finite, subtract
 from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
 from plait.rounds.broadcasts import take_step
+from plait.rounds.error_feedback import encode_with_gain, residual_from_bytes
 from plait.rounds.evaluation import ClientLoss
-from plait.rounds.residual import residual_from_bytes
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, EncodedDelta, Header, Opened, encode_delta, open_envelope, read_header, seal
+from plait.wire.envelope import Direction, EncodedDelta, Header, Opened, open_envelope, read_header, seal
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -199,7 +199,7 @@ class Participant:
         """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""
         residual = residual_from_bytes(self._memory.load("residual"), run_id, delta.layout)
         wanted = add(delta, residual.owed_in(settings.round))
-        encoded = encode_delta(wanted, codec_for(settings.wire))
+        encoded = encode_with_gain(wanted, codec_for(settings.wire))
         left = subtract(wanted, encoded.delta)
         self._memory.save("residual", residual.settled(settings.round, left).to_bytes())
         return encoded

@@ -37,10 +37,16 @@ class Codec(Protocol):
     Attributes:
         name: as in the ledger.
         number: its value in plait.v1.Codec.
+        distortion: what it is expected to lose of a typical delta, ||x - x̂||² / ||x||²; 0 where next to nothing.
     """
 
     name: str
     number: int
+
+    @property
+    def distortion(self) -> float:
+        """See above."""
+        ...
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Pack a delta of finite values; the same values give the same bytes on every machine."""

@@ -18,6 +18,7 @@ class Bf16:
 
     name = "bf16"
     number = 3
+    distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """2 bytes a number; magnitudes beyond the largest bfloat16 become that."""

@@ -57,6 +57,11 @@ class Quantisers:
         points = np.concatenate([self.points(0), self.points(1)])
         return points.take(quantiser * np.int32(2 * self.largest + 1) + index + self.largest)
 
+    @property
+    def size_bytes(self) -> int:
+        """Length of the bytes that travel."""
+        return 2 + 2 * _SHIFTED + sum(costs.size for costs in self.costs)
+
     def pack(self) -> bytes:
         """The bytes that travel."""
         return (
@@ -83,15 +88,18 @@ class Quantisers:
         return cls(largest, shifts, (first, second)), end
 
     @staticmethod
-    def reach(value: Float32, step: np.float32) -> int:
-        """The greatest magnitude of an index that these numbers call for."""
+    def reach(value: Float32) -> int:
+        """The greatest magnitude of an index that these numbers (in steps) call for."""
         furthest = max(float(value.max(initial=0)), -float(value.min(initial=0)))
-        return int(min(LARGEST, max(1, np.ceil(furthest / float(step) / 2))))
+        return int(min(LARGEST, max(1, np.ceil(furthest / 2))))
 
     @classmethod
     def gaussian(cls, value: Float32) -> Quantisers:
         """A first guess for numbers in steps: points and probabilities of a Gaussian with their variance."""
-        largest, variance = cls.reach(value, np.float32(1)), max(float(np.mean(np.square(value, dtype=np.float64))), 0.2)
+        largest, variance = (
+            cls.reach(value),
+            max(float(np.mean(np.square(value, dtype=np.float64))), 0.2),
+        )
         costs: list[NDArray[np.uint8]] = []
         for quantiser in (0, 1):
             k = np.arange(largest + 1)
@@ -104,14 +112,14 @@ class Quantisers:
     @classmethod
     def fitted(cls, value: Float32, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> Quantisers:
         """The quantisers that suit numbers (in steps) each of which was quantised so `count` times."""
-        there = count.nonzero()
-        value, index, quantiser, count = value[there], index[there], quantiser[there], count[there]
         magnitude = np.abs(index)
         largest = max(1, int(magnitude.max(initial=0)))
         counts = np.bincount(2 * magnitude + quantiser, count, 2 * largest + 2).reshape(-1, 2)
         near = 2 * np.minimum(magnitude, _SHIFTED) + quantiser
         excess = (2 * magnitude - quantiser - value * np.sign(index)) * count
-        total, among = (np.bincount(near, weight, 2 * _SHIFTED + 2).reshape(-1, 2).T[:, 1:] for weight in (excess, count))
+        total, among = (
+            np.bincount(near, weight, 2 * _SHIFTED + 2).reshape(-1, 2).T[:, 1:] for weight in (excess, count)
+        )
         shifts = np.clip(np.rint(total / np.maximum(among, 1) * _SHIFT_UNIT), -127, 127).astype(np.int8)
         return cls(largest, shifts, (fit(counts[:, 0]), fit(counts[:, 1])))
 
@@ -129,7 +137,6 @@ class Quantisers:
 
     def length_bits(self, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> float:
         """How many bits the indices take if each occurs `count` times, ideally."""
-        there = count.nonzero()
         bits = np.concatenate([self.bits(0), self.bits(1)])
-        place = quantiser[there] * np.int32(2 * self.largest + 1) + index[there] + self.largest
-        return float(bits.take(place) @ count[there].astype(np.float64))
+        place = quantiser * np.int32(2 * self.largest + 1) + index + self.largest
+        return float(np.sum(bits.take(place) * count, dtype=np.float64))

@@ -43,6 +43,11 @@ class Rate:
     bits: float = 1.0
     state_bits: int = 5
 
+    @property
+    def distortion(self) -> float:
+        """About what is measured on Gaussian numbers and on real deltas; a perfect coder would lose 4 ** -bits."""
+        return 4 ** (-0.88 * self.bits)
+
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Search, then pack."""
         membership = _group_by_scale(delta)
@@ -52,7 +57,7 @@ class Rate:
         ]
         if not values:
             return EncodedPayload(_HEAD.pack(self.state_bits, 1.0, 0) + _pack_nibbles(membership), b"")
-        done = search(values, self.bits, trellis)
+        done = search(values, self.bits, trellis, overhead_bytes=_HEAD.size + (membership.size + 1) // 2)
         models = [_models(each) for each in done.quantisers]
         largest = np.repeat([each.largest for each in done.quantisers], [value.size for value in values])
         symbol = done.index + largest.astype(np.int32)

@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
+from plait.wire.codecs.cells import Cells
 from plait.wire.codecs.quantiser import Index, Quantiser, Quantisers
-from plait.wire.codecs.trellis import GREATEST_COST, Trellis
+from plait.wire.codecs.trellis import Trellis
 
 LEAST_STEP = 2.0**-126
 GREATEST_STEP = 2.0**114  # the furthest point, 2 · 4,096 + 2 steps away, is then still a float32
 
 _LANE_STEPS = 512
-_SAMPLE = 1 << 16
-_STEP_PASSES = 12
-_PRICE_PASSES = 8
-PER = 16
-_COST_UNIT = 128  # of the trellis, in a squared step
+_SAMPLE_STEPS = 64  # lanes of a sample are shorter, which hardly matters and leaves numpy longer rows
+_SMALL, _LARGE = 1 << 14, 1 << 16
+_STEP_PASSES, _PRICE_PASSES, _WHOLE_PASSES = 14, 6, 3
+_CLOSE = 0.008  # how far from its target a rate may end, as a part of it
 _STEEPEST = 40.0
 
 # Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
 _LOG_RATES = np.log([0.1, 0.25, 0.5, 1, 2, 4, 8])
-_LOG_STEPS = np.log([1.7, 1.65, 1.5, 0.93, 0.45, 0.125, 0.0078])
+_LOG_STEPS = np.log([1.8, 1.7, 1.55, 0.88, 0.38, 0.125, 0.008])
 _PRICES = np.array([0.3, 0.3, 0.3, 0.5, 0.65, 0.5, 0.4])
 
 
@@ -43,14 +43,12 @@ class Quantised:
         quantisers: of each group, fitted to it.
         index: (n,) of each number.
         quantiser: (n,) 0 or 1, which the trellis gave it.
-        bits: how many a number takes.
     """
 
     step: np.float32
     quantisers: Sequence[Quantisers]
     index: Index
     quantiser: Quantiser
-    bits: float
 
 
 def lanes_of(size: int) -> int:
@@ -58,30 +56,50 @@ def lanes_of(size: int) -> int:
     return max(1, size // _LANE_STEPS)
 
 
-def search(groups: Sequence[Float32], bits: float, trellis: Trellis) -> Quantised:
-    """Quantise groups of numbers, none of them all zeros, to about `bits` a number over all of them."""
-    log_bits = np.log(bits)
-    price = np.float32(np.interp(log_bits, _LOG_RATES, _PRICES))
+def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead_bytes: int) -> Quantised:
+    """Quantise groups of numbers, none of them all zeros, to about `bits` a number over all of them.
+
+    The bits of all parameters count: `overhead_bytes` are those besides the quantisers.
+    """
     size = sum(group.size for group in groups)
+    log_bits = np.log(bits)
+    price = float(np.interp(log_bits, _LOG_RATES, _PRICES))
     energy = sum(float(np.square(group, dtype=np.float64).sum()) for group in groups)
     log_step = 0.5 * np.log(energy / size) + float(np.interp(log_bits, _LOG_RATES, _LOG_STEPS))
 
-    sample = [group[:: max(1, size // _SAMPLE)] for group in groups]
-    lanes = lanes_of(sum(group.size for group in sample))
-    guess = [Quantisers.gaussian(group / _step(log_step)) for group in sample]
+    def quantise(sample: Sequence[Float32], guess: Sequence[Quantisers], price: float, lane_steps: int) -> _Path:
+        lanes = max(1, sum(group.size for group in sample) // lane_steps)
+        return _quantise(sample, aim.step, guess, price, trellis, lanes)
+
+    def rate(path: _Path) -> float:
+        parameter_bytes = overhead_bytes + sum(each.size_bytes for each in path.quantisers)
+        return path.bits + 8 * parameter_bytes / size
+
+    # Step and quantisers pull each other along; a few numbers show them the way.
     aim = _Aim(bits, log_step)
+    sample = [group[:: max(1, size // _SMALL)] for group in groups]
+    guess = [Quantisers.gaussian(group / aim.step) for group in sample]
     for attempt in range(_STEP_PASSES):
-        done = _quantise(sample, aim.log_step, guess, price, trellis, lanes)
-        guess = done.quantisers
+        if attempt == _STEP_PASSES - 3:
+            sample = [group[:: max(1, size // _LARGE)] for group in groups]
+        path = quantise(sample, guess, price, _SAMPLE_STEPS)
+        guess = path.quantisers
         if attempt:  # the first only replaces the guess
-            aim = aim.corrected(done.bits)
-    # Step and quantisers pull each other along, λ alone does not: it brings the rate to the point.
-    low, high = price / 4, price * 4
+            aim = aim.corrected(rate(path))
+    # λ alone does not: it brings the rate to the point.
+    dial = _Dial(bits, price)
     for _ in range(_PRICE_PASSES):
-        price = np.sqrt(low * high)
-        done = _quantise(sample, aim.log_step, guess, price, trellis, lanes)
-        low, high = (price, high) if done.bits > bits else (low, price)
-    return _quantise(groups, aim.log_step, guess, price, trellis, lanes_of(size)).quantised()
+        got = rate(quantise(sample, guess, dial.price, _SAMPLE_STEPS))
+        if abs(got / bits - 1) < _CLOSE / 2:
+            break
+        dial = dial.turned(got)
+    whole = dial.afresh()
+    for _ in range(_WHOLE_PASSES):
+        path = quantise(groups, guess, whole.price, _LANE_STEPS)
+        if abs(rate(path) / bits - 1) < _CLOSE:
+            break
+        whole = whole.turned(rate(path))
+    return path.quantised()
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,10 @@ class _Aim:
     bits: float
     log_step: float
     before: tuple[float, float] | None = None
+
+    @property
+    def step(self) -> np.float32:
+        return np.float32(np.clip(np.exp(self.log_step), LEAST_STEP, GREATEST_STEP))
 
     def corrected(self, got: float) -> _Aim:
         """The next step to try: by the slope that a Gaussian has, or the one just seen if that is steeper."""
@@ -102,37 +124,32 @@ class _Aim:
         return _Aim(self.bits, self.log_step + move, (self.log_step, got))
 
 
-def _step(log_step: float) -> np.float32:
-    return np.float32(np.clip(np.exp(log_step), LEAST_STEP, GREATEST_STEP))
+@dataclass(frozen=True)
+class _Dial:
+    """Where the search for λ stands: the rate falls with it, by how much shows only on the way."""
 
+    bits: float
+    price: float
+    slope: float = 0.0  # of log rate by log price, as last seen
+    before: tuple[float, float] | None = None
+    low: float = 0.0
+    high: float = np.inf
 
-def _quantise(
-    groups: Sequence[Float32],
-    log_step: float,
-    guess: Sequence[Quantisers],
-    price: float,
-    trellis: Trellis,
-    lanes: int,
-) -> _Path:
-    """The cheapest paths under the guessed quantisers, and the quantisers that fit them."""
-    step = _step(log_step)
-    cells = [
-        _Cells.of(each.widened(Quantisers.reach(group, step)), price) for group, each in zip(groups, guess, strict=True)
-    ]
-    cell = np.empty(sum(group.size for group in groups), np.int32)
-    start = offset = 0
-    for group, each in zip(groups, cells, strict=True):
-        each.sort(group, step, offset, out=cell[start : start + group.size])
-        start, offset = start + group.size, offset + each.value.size
-    branch = trellis.cheapest(cell, np.concatenate([each.costs for each in cells], axis=1), lanes)
-    count = np.bincount(branch * np.intp(offset) + cell, minlength=4 * offset).reshape(4, offset)
-    fitted: list[Quantisers] = []
-    length_bits, start = 0.0, 0
-    for each in cells:
-        here = count[:, start : (start := start + each.value.size)].ravel()
-        fitted.append(Quantisers.fitted(np.tile(each.value, 4), each.index.ravel(), each.quantiser, here))
-        length_bits += fitted[-1].length_bits(each.index.ravel(), each.quantiser, here)
-    return _Path(step, fitted, length_bits / cell.size, cells, cell, branch)
+    def turned(self, got: float) -> _Dial:
+        """The next price to try, within those known to be too low and too high."""
+        low, high = (self.price, self.high) if got > self.bits else (self.low, self.price)
+        slope = self.slope or -0.3 / self.bits
+        if self.before is not None and self.before[1] != got:
+            slope = float(np.log(got / self.before[1]) / np.log(self.price / self.before[0]))
+        slope = min(max(slope, -50.0), -0.02)
+        price = self.price * float(np.exp(np.clip(np.log(self.bits / got) / slope, -0.7, 0.7)))
+        if not low < price < high:
+            price = np.sqrt(low * high)
+        return _Dial(self.bits, price, slope, (self.price, got), low, high)
+
+    def afresh(self) -> _Dial:
+        """The same price, for other numbers."""
+        return _Dial(self.bits, self.price, self.slope)
 
 
 @dataclass(frozen=True)
@@ -140,63 +157,44 @@ class _Path:
     step: np.float32
     quantisers: Sequence[Quantisers]
     bits: float
-    cells: Sequence[_Cells]
+    cells: Sequence[Cells]
     cell: NDArray[np.int32]
     branch: NDArray[np.uint8]
 
     def quantised(self) -> Quantised:
         index = np.concatenate([each.index for each in self.cells], axis=1)
-        return Quantised(
-            self.step,
-            self.quantisers,
-            index.ravel().take(self.branch * np.int32(index.shape[1]) + self.cell),
-            self.branch >> 1,
-            self.bits,
-        )
+        place = self.branch * np.int32(index.shape[1])
+        place += self.cell
+        return Quantised(self.step, self.quantisers, index.ravel().take(place), self.branch >> 1)
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Narrow cells of numbers, and what the numbers in each cost and become in branch 2 * quantiser + parity."""
-
-    per_step: int
-    value: Float32
-    costs: NDArray[np.int16]
-    index: Index
-
-    @classmethod
-    def of(cls, quantisers: Quantisers, price: float) -> _Cells:
-        largest = quantisers.largest
-        per_step = PER
-        reach = (2 * largest + 2) * per_step
-        value = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(per_step)
-        costs = np.empty((4, value.size), np.float32)
-        index = np.empty((4, value.size), np.int32)
-        for quantiser in (0, 1):
-            points, bits = quantisers.points(quantiser), quantisers.bits(quantiser) * np.float32(price)
-            for parity in (0, 1):
-                branch = 2 * quantiser + parity
-                nearest = 2 * np.rint((value / 2 - parity) / 2).astype(np.int32) + parity
-                best = np.full(value.size, np.inf, np.float32)
-                for neighbour in (0, -2, 2):
-                    candidate = nearest + neighbour
-                    at = np.clip(candidate, -largest, largest) + largest
-                    cost = np.square(value - points[at]) + bits[at]
-                    better = (cost < best) & (np.abs(candidate) <= largest)
-                    np.copyto(best, cost, where=better)
-                    np.copyto(index[branch], candidate, where=better)
-                costs[branch] = best
-        costs -= costs.min(axis=0)
-        fine = np.minimum(np.rint(costs * np.float32(_COST_UNIT)), GREATEST_COST).astype(np.int16)
-        return cls(per_step, value, fine, index)
-
-    @property
-    def quantiser(self) -> Quantiser:
-        return np.repeat(np.array([0, 1], np.uint8), 2 * self.value.size)
-
-    def sort(self, group: Float32, step: np.float32, offset: int, *, out: NDArray[np.int32]) -> None:
-        middle = self.value.size // 2
-        cell = group * np.float32(self.per_step / step)
-        np.rint(cell, out=cell)
-        np.clip(cell, -middle, middle, out=cell)
-        np.add(cell, middle + offset, out=out, casting="unsafe")
+def _quantise(
+    groups: Sequence[Float32],
+    step: np.float32,
+    guess: Sequence[Quantisers],
+    price: float,
+    trellis: Trellis,
+    lanes: int,
+) -> _Path:
+    """The cheapest paths under the guessed quantisers, and the quantisers that fit them."""
+    cell = np.empty(sum(group.size for group in groups), np.int32)
+    cells: list[Cells] = []
+    start = first = 0
+    for group, each in zip(groups, guess, strict=True):
+        value = group / step
+        cells.append(Cells.of(each.widened(Quantisers.reach(value)), price))
+        cells[-1].sort(value, first, out=cell[start : start + group.size])
+        start, first = start + group.size, first + cells[-1].middle.size
+    branch = trellis.cheapest(cell, np.concatenate([each.costs for each in cells], axis=1), lanes)
+    place = branch * np.int32(first)
+    place += cell
+    count = np.bincount(place, minlength=4 * first).reshape(4, first)
+    fitted: list[Quantisers] = []
+    length_bits, start = 0.0, 0
+    for each in cells:
+        there = count[:, start : (start := start + each.middle.size)]
+        used = there.nonzero()
+        middle, index, quantiser, many = each.middle[used[1]], each.index[used], each.quantiser[used], there[used]
+        fitted.append(Quantisers.fitted(middle, index, quantiser, many))
+        length_bits += fitted[-1].length_bits(index, quantiser, many)
+    return _Path(step, fitted, length_bits / cell.size, cells, cell, branch)

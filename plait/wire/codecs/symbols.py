@@ -7,7 +7,7 @@ frequencies. Specified in proto/README.md; knows no trellis and no payload.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from math import isqrt
 
 import numpy as np
@@ -74,9 +74,15 @@ def fit(counts: Float64) -> NDArray[np.uint8]:
     share = smooth / smooth.sum()
     share[1:] /= 2  # two signs
     cost = -np.log2(share)
-    at = np.array(knots(counts.size - 1))
-    if at.size > 1:
-        hats = np.stack([np.interp(np.arange(counts.size), at, row) for row in np.eye(at.size)], axis=1)
-        weight = np.sqrt(smooth)
-        cost = np.linalg.lstsq(hats * weight[:, None], cost * weight, rcond=None)[0]
+    if counts.size > 1:
+        hats = _hats(counts.size - 1)
+        weighted = hats * smooth
+        cost = np.linalg.solve(weighted @ hats.T, weighted @ cost)
     return np.clip(np.rint(cost * _COST_UNIT), 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _hats(largest: int) -> Float64:
+    """(knots, largest + 1) how much of each knot's cost a magnitude has."""
+    at = np.array(knots(largest))
+    return np.stack([np.interp(np.arange(largest + 1), at, row) for row in np.eye(at.size)])

@@ -101,28 +101,26 @@ class Trellis:
         sums = np.full((self._states, lanes), _UNREACHABLE, np.int16)
         sums[first, np.arange(lanes)] = 0
         arriving = np.empty((4, half, lanes), np.int16)
-        even0, even1, odd0, odd1 = (
-            _turned(here, turn) for here, turn in zip(arriving, self._turns, strict=True)
-        )
-        parity = np.empty((steps, self._states, lanes), np.bool_)  # of the branch that leads to a state most cheaply
+        even0, even1, odd0, odd1 = (_turned(here, turn) for here, turn in zip(arriving, self._turns, strict=True))
         lower, upper = _turned(sums[:half], 0), _turned(sums[half:], 0)
+        parity = np.empty((steps, 2, *lower.shape), np.bool_)  # of the branch that leads to a state most cheaply
         for step in range(steps):
             for branch in range(4):
                 np.add(sums[branch >> 1 :: 2], costs[branch, step], out=arriving[branch])
-            np.less(even1, even0, out=_turned(parity[step, :half], 0))
-            np.less(odd1, odd0, out=_turned(parity[step, half:], 0))
+            np.less(even1, even0, out=parity[step, 0])
+            np.less(odd1, odd0, out=parity[step, 1])
             np.minimum(even0, even1, out=lower)
             np.minimum(odd0, odd1, out=upper)
             if step % _STEPS_BETWEEN_REBASES == _STEPS_BETWEEN_REBASES - 1:
                 sums -= sums.min(axis=0)
-        self._trace_back(sums.argmin(axis=0), parity.view(np.uint8), branches)
+        self._trace_back(sums.argmin(axis=0), parity.view(np.uint8).reshape(steps, -1), branches)
 
     def _trace_back(self, state: NDArray[np.intp], parity: NDArray[np.uint8], branches: NDArray[np.uint8]) -> None:
-        steps, states, lanes = parity.shape
+        (steps, lanes), states = branches.shape, self._states
         branch = (2 * (np.arange(states) // (states // 2))[:, None] + np.arange(2)).astype(np.uint8).ravel()
         lane = np.arange(lanes)
         for step in range(steps - 1, -1, -1):
-            arrival = 2 * state + parity[step].ravel().take(state * lanes + lane)
+            arrival = 2 * state + parity[step].take(state * lanes + lane)
             branches[step] = branch.take(arrival)
             state = self._before.take(arrival)
 

@@ -15,6 +15,7 @@ class Unchanged:
 
     name = "unchanged"
     number = 1
+    distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Pack zeros; anything else is a mistake of the caller's."""

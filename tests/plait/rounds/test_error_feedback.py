@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.rounds.residual import Residual, residual_from_bytes
+from plait.rounds.error_feedback import Residual, encode_with_gain, feedback_gain, residual_from_bytes
+from plait.wire.codecs import codec_for
 
 LAYOUT = Layout.of({"A": (2, 3), "B": (4,)})
 RUN = b"r" * 16
@@ -46,3 +47,37 @@ def test_another_run_or_another_adapter_owes_nothing() -> None:
     data = Residual.none(RUN, LAYOUT).settled(1, state(1)).to_bytes()
     assert not residual_from_bytes(data, b"s" * 16, LAYOUT).owed_in(2).flat.any()
     assert not residual_from_bytes(data, RUN, Layout.of({"A": (2, 2)})).owed_in(2).flat.any()
+
+
+@pytest.mark.parametrize("distortion", [0.01, 0.25, 0.5, 0.76, 0.9])
+def test_the_gain_shortens_the_lag_and_the_feedback_stays_stable(distortion: float) -> None:
+    gain = feedback_gain(distortion)
+    kept = 1 - gain * (1 - distortion)
+    noise_factor = kept**2 + gain**2 * distortion * (1 - distortion)
+    assert 1 <= gain <= 1 / (1 - distortion)
+    assert noise_factor < 1
+    lag, lag_without = kept / (1 - kept), distortion / (1 - distortion)
+    assert lag < 0.7 * lag_without or gain == 1
+    if distortion <= 0.4:
+        assert lag == pytest.approx(0, abs=1e-9)
+
+
+def test_an_exact_codec_has_no_gain() -> None:
+    assert feedback_gain(0.0) == 1
+
+
+@pytest.mark.parametrize("wire", ["2", "1", "0.5"])
+def test_a_steady_drift_arrives_without_lag_and_nothing_is_lost(wire: str) -> None:
+    layout = Layout.of({"w": (4096,)})
+    generator = np.random.default_rng(0)
+    drift = generator.normal(size=layout.size).astype(np.float32)
+    owed, arrived = np.zeros(layout.size), np.zeros(layout.size)
+    for _ in range(12):
+        wanted = AdapterState(layout, (drift + owed).astype(np.float32))
+        sent = encode_with_gain(wanted, codec_for(wire)).delta
+        owed = wanted.flat - sent.flat
+        arrived += sent.flat
+    # All that has not arrived is owed, and of the drift less than a third of a round is late.
+    np.testing.assert_allclose(arrived + owed, 12 * drift, atol=1e-3)
+    assert owed @ drift / (drift @ drift) < 1 / 3
+    assert np.linalg.norm(owed) < 3 * np.linalg.norm(drift)
