@@ -26,7 +26,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance, client_seed, note_held, sample_cohort
 from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, max_update_bytes, open_update
 from plait.wire.codec import Codec
-from plait.wire.envelope import Opened
+from plait.wire.envelope import Opened, measure
 from plait.wire.messages import (
     EvaluateTask,
     Evaluation,
@@ -235,13 +235,17 @@ class Coordinator:
             for name, digest in held.items():
                 broadcast = broadcasts.leading_from(digest)
                 tasks[roster.nodes[name]] = self._task(purpose, broadcast, name, number)
+                cost = measure(broadcast, layout=self._spec.layout)
                 self._ledger.append(
                     "broadcast",
                     round=number,
                     client=name,
                     purpose=purpose.value,
                     downlink_bytes=len(tasks[roster.nodes[name]]),
-                    envelope_bytes=len(broadcast),
+                    payload_bytes=cost.payload_bytes,
+                    envelope_bytes=cost.envelope_bytes,
+                    codec=cost.codec,
+                    bits_per_parameter=cost.bits_per_parameter,
                 )
             held = {}
             for node, raw in self._channel.exchange(tasks, purpose, str(number)):

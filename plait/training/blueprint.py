@@ -58,7 +58,8 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
-    if type(config) not in AUTO_CLASSES[task]._model_mapping:  # pyright: ignore[reportPrivateUsage]
+    known = type(config) in AUTO_CLASSES[task]._model_mapping  # pyright: ignore[reportPrivateUsage]
+    if not known or (task is Task.CAUSAL_LM and not _predicts_the_next_token(config)):
         doing = "write text" if task is Task.CAUSAL_LM else "classify text"
         raise ConfigError(f"base '{directory.name}' ({config.model_type}) cannot {doing}, which this data asks for")
     if labels:
@@ -77,6 +78,14 @@ def design(
         ConfigError: the method is unknown or the targets match no module.
     """
     return _build(config, request.method, peft_config_for(request, task), task, labels, seed)
+
+
+def _predicts_the_next_token(config: PretrainedConfig) -> bool:
+    """Whether the base was trained to; transformers would load an encoder as a language model that sees the answer."""
+    architectures = config.architectures or []
+    return not architectures or any(
+        name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures
+    )
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,25 @@ def open_envelope(data: bytes, *, layout: Layout) -> Opened:
     return Opened(header, delta, encoding)
 
 
+def measure(data: bytes, *, layout: Layout) -> Encoding:
+    """What an envelope costs, without unpacking it.
+
+    Raises:
+        PeerError: frame or header is not as specified.
+    """
+    frame = split_frame(data)
+    _, message = _read_header(frame)
+    payload_bytes = len(message.codec_parameters) + len(frame.payload)
+    return Encoding(
+        codec=codec_numbered(message.codec).name,
+        payload_bytes=payload_bytes,
+        envelope_bytes=len(data),
+        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
+        distortion=None,
+        codec_s=0.0,
+    )
+
+
 def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memoryview) -> bytes:
     """SHA-256 (32 bytes) over codec, parameters and payload, as proto/README.md defines it."""
     hasher = hashlib.sha256(codec_number.to_bytes(4, "little") + len(parameters).to_bytes(4, "little") + parameters)

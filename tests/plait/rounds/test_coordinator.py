@@ -156,6 +156,12 @@ def test_every_byte_is_in_the_ledger(federate):
     assert sum(event["downlink_bytes"] for event in federation.of_kind("broadcast")) == sum(
         len(asked.task) for asked in federation.channel.asked
     )
+    for event in federation.of_kind("broadcast"):
+        if event["purpose"] != "describe":
+            news = event["codec"] == "fp32"
+            assert event["payload_bytes"] == (4 * federation.spec.layout.size if news else 0)
+            assert event["bits_per_parameter"] == (32 if news else 0)
+            assert event["payload_bytes"] < event["envelope_bytes"] < event["downlink_bytes"]
     uplink = federation.of_kind("update_received", "reply_received", "update_refused")
     assert sum(event["uplink_bytes"] for event in uplink) == sum(sent)
 

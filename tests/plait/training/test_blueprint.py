@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from plait.adapters import Task
 from plait.errors import ConfigError, PeerError
@@ -75,6 +75,13 @@ def test_targets_that_match_nothing_are_refused(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     with pytest.raises(ConfigError, match="does not fit this base: Target modules"):
         design(config, AdapterRequest(target_modules="query_key_value"), task=Task.CAUSAL_LM, seed=0)
+
+
+def test_an_encoder_is_no_language_model(tmp_path) -> None:
+    BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ConfigError, match=r"base 'encoder' \(bert\) cannot write text"):
+        read_base_config(tmp_path / "encoder", Task.CAUSAL_LM)
+    assert read_base_config(tmp_path / "encoder", Task.CLASSIFICATION, ("a", "b")).num_labels == 2
 
 
 def test_an_unknown_method_names_the_nearest(tiny: LocatedBase) -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from plait.wire.envelope import (
     Direction,
     Header,
     encode_delta,
+    measure,
     open_envelope,
     payload_digest,
     read_header,
@@ -179,3 +181,10 @@ LONG = 129 * "x"
 def test_nobody_seals_what_nobody_would_open(header, changes, complaint):
     with pytest.raises(PeerError, match=complaint):
         seal(dataclasses.replace(header, **changes), encode_delta(DELTA, codec_for("fp32")))
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "1"])
+def test_measuring_says_what_opening_would_without_unpacking(wire):
+    data = seal(UPDATE, encode_delta(DELTA, codec_for(wire))).data
+    opened = open_envelope(data, layout=LAYOUT)
+    assert measure(data, layout=LAYOUT) == replace(opened.encoding, codec_s=0.0)
