@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -28,18 +28,15 @@ def console() -> Console:
 
 
 @contextlib.contextmanager
-def status(message: str, *, quiet: bool) -> Generator[None]:
-    """Say what is being done while the block runs."""
-    if quiet:
-        yield
-        return
+def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
+    """Say what is being done while the block runs; the block gets a function that says it anew."""
     screen = console()
-    if screen.is_terminal:
-        with screen.status(escape(message)):
-            yield
-    else:
-        screen.print(escape(message))
-        yield
+    if quiet or not screen.is_terminal:
+        say(message, quiet=quiet)
+        yield lambda _text: None
+        return
+    with screen.status(escape(message)) as shown:
+        yield lambda text: shown.update(escape(text))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def resume(
 
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    trained = {event["kind"] for event in read_events(directory.ledger) if event["event"] == "reference"}
+    trained = {str(event["kind"]) for event in read_events(directory.ledger) if event["event"] == "reference"}
     if is_finished(directory) and trained >= set(settings.references):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     say(f"resuming {run}", quiet=json_output)

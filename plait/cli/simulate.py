@@ -90,9 +90,9 @@ def execute(settings: RunConfig, *, quiet: bool) -> None:
     directory = RunDirectory(Path(settings.out))
     if not is_finished(directory):
         _run_rounds(directory, settings, quiet=quiet)
-    for kind in settings.references:
-        say(f"training the {kind} baseline", quiet=quiet)
-    add_references(directory, settings, progress=lambda _: None)
+    if settings.references:
+        with status(f"training the baselines: {', '.join(settings.references)}", quiet=quiet) as update:
+            add_references(directory, settings, progress=update)
 
 
 def is_finished(directory: RunDirectory) -> bool:

@@ -15,7 +15,7 @@ from plait.training.reference import train_reference
 
 def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
     """Train every baseline that `config` asks for and the run's ledger lacks, and append its result there."""
-    there = {event["kind"] for event in read_events(directory.ledger) if event["event"] == "reference"}
+    there = {str(event["kind"]) for event in read_events(directory.ledger) if event["event"] == "reference"}
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
