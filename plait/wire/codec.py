@@ -49,7 +49,7 @@ class Codec(Protocol):
         ...
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
-        """Pack a delta of finite values; the same values give the same bytes on every machine."""
+        """Pack a delta of finite values; on one machine the same values give the same bytes."""
         ...
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:

@@ -4,45 +4,45 @@
 """
 
 import struct
+from bisect import bisect_right
 from hashlib import sha256
+from itertools import accumulate
 
-DEFAULTS = {"i": 0, "d": 0.0, "t": "", "b": "", "o": None}  # integer, double, text, bytes, optional integer
-
-
-def table(fields, first=1):
-    """Field numbers to (name, kind); a kind is a letter, a table, (key, value) for a map, or [kind] if it repeats."""
-    return {number: (name, kind) for number, (name, kind) in enumerate(fields, first)}
+# Integer, optional integer, text, bytes, double: what each is where it is absent, and how to read it.
+KINDS = {"i": (0, int), "o": (None, int), "t": ("", bytes.decode), "b": ("", bytes.hex)}
+KINDS["d"] = 0.0, lambda raw: struct.unpack("<d", raw)[0]
 
 
-def plain(text):
-    return [tuple(field.split(":")) for field in text.split()]
+def table(first, *parts):
+    """Field numbers, from `first` on, to (name, kind): a letter, a table, (key, value) of a map, [kind] if repeated."""
+    each = [f for p in parts for f in ([p] if isinstance(p, tuple) else [word.split(":") for word in p.split()])]
+    return dict(enumerate(each, first))
 
 
 SETTINGS = table(
-    plain("local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d")
-    + plain("max_grad_norm:d held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i")
-    + plain("total_steps:i done_steps:i wire:t")
+    1,
+    "local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d max_grad_norm:d",
+    "held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i total_steps:i",
+    "done_steps:i wire:t",
 )
-DESCRIBE = table([("settings", SETTINGS), ("spec_json", "t")])
-WORK = table([("settings", SETTINGS), ("broadcast", "b")])
-TASK = table([("describe", DESCRIBE), ("train", WORK), ("evaluate", WORK)], 2)
-SIZES = "train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
-CARD = table([*plain("client:t base_fingerprint:b spec_digest:b " + SIZES), ("histogram", ("t", "i")), ("wire", ["t"])])
-EVALUATION = table(plain("client:t round:i loss:d tokens:i examples:i correct:o"))
-REFUSAL = table(plain("client:t reason:i detail:t"))
-REPLY = table([("card", CARD), ("update", "b"), ("evaluation", EVALUATION), ("refusal", REFUSAL)], 2)
-DIGESTS = "base_fingerprint:b spec_digest:b relative_to:b result_digest:b"
-PACKING = "codec:i codec_parameters:b payload_digest:b spec_json:t examples:i"
-HEADER = table([*plain(f"direction:i run_id:b round:i client:t {DIGESTS} {PACKING}"), ("metrics", ("t", "d"))])
+DESCRIBE = table(1, ("settings", SETTINGS), "spec_json:t")
+WORK = table(1, ("settings", SETTINGS), "broadcast:b")
+TASK = table(2, ("describe", DESCRIBE), ("train", WORK), ("evaluate", WORK))
+CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
+CARD = table(1, CARD, ("histogram", ("t", "i")), ("wire", ["t"]))
+EVALUATION = table(1, "client:t round:i loss:d tokens:i examples:i correct:o")
+REFUSAL = table(1, "client:t reason:i detail:t")
+REPLY = table(2, ("card", CARD), "update:b", ("evaluation", EVALUATION), ("refusal", REFUSAL))
+WHO = "direction:i run_id:b round:i client:t base_fingerprint:b spec_digest:b relative_to:b result_digest:b"
+WHAT = "codec:i codec_parameters:b payload_digest:b spec_json:t examples:i"
+HEADER = table(1, WHO, WHAT, ("metrics", ("t", "d")))
 
 
 def varint(data, at):
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
-        if byte < 128:
-            return value, at
+    if data[at] < 128:
+        return data[at], at + 1
+    more, end = varint(data, at + 1)
+    return more << 7 | data[at] & 127, end
 
 
 def fields(data):
@@ -50,50 +50,91 @@ def fields(data):
     at = 0
     while at < len(data):
         tag, at = varint(data, at)
-        if tag & 7 == 0:
-            value, at = varint(data, at)
-        else:
-            size, at = (8, at) if tag & 7 == 1 else varint(data, at)
-            value, at = data[at : at + size], at + size
+        value, at = (8, at) if tag & 7 == 1 else varint(data, at)
+        if tag & 7:
+            value, at = data[at : at + value], at + value
         if at > len(data):
             raise ValueError("truncated")
         yield tag >> 3, value
 
 
 def value_of(kind, raw):
-    if kind == "d":
-        return struct.unpack("<d", raw)[0]
-    return raw if kind in "io" else raw.decode() if kind == "t" else raw.hex() if kind == "b" else None
+    return message(kind, raw) if isinstance(kind, dict) else KINDS[kind][1](raw)
 
 
 def message(fields_of, data):
     said = {}
     for name, kind in fields_of.values():
-        said[name] = DEFAULTS[kind] if isinstance(kind, str) else [] if isinstance(kind, list) else {}
+        said[name] = KINDS[kind][0] if isinstance(kind, str) else [] if isinstance(kind, list) else {}
     for number, raw in fields(data):
         name, kind = fields_of[number]
         if isinstance(kind, tuple):
-            key, entry = (value_of(k, r) for k, (_, r) in zip(kind, fields(raw), strict=True))
-            said[name][key] = entry
+            said[name].update([[value_of(k, r) for k, (_, r) in zip(kind, fields(raw), strict=True)]])
         elif isinstance(kind, list):
             said[name].append(value_of(kind[0], raw))
         else:
-            said[name] = message(kind, raw) if isinstance(kind, dict) else value_of(kind, raw)
+            said[name] = value_of(kind, raw)
     return said
+
+
+def frequencies(costs, knots, largest):
+    """Of the indices -largest ... largest of one quantiser."""
+    weights = []
+    for k in range(largest + 1):
+        left = min(bisect_right(knots, k), len(knots) - 1) - 1
+        low, rise, run = 32 * costs[left], 32 * (costs[left + 1] - costs[left]), knots[left + 1] - knots[left]
+        cost = low + rise * (k - knots[left]) // run
+        weights.append(int(2 ** (30 - cost % 256 / 256)) >> min(cost // 256, 30))
+    weights = weights[:0:-1] + weights  # k and -k weigh the same
+    found = [weight * (2**24 - len(weights)) // (sum(weights) or 1) + 1 for weight in weights]
+    found[largest] += 2**24 - sum(found)
+    return found
+
+
+def rate(parameters, payload, sizes):
+    """The numbers of a payload of codec 4, each as four bytes, the last one first."""
+    bits, step, groups = struct.unpack_from("<BfB", parameters)
+    h0, h1 = {2: (5, 2), 3: (11, 4), 4: (19, 4), 5: (37, 8), 6: (67, 20), 7: (157, 86), 8: (333, 242)}[bits]
+    member = [parameters[6 + i // 2] >> 4 * (i % 2) & 15 for i in range(len(sizes))]
+    at, books = 6 + (len(sizes) + 1) // 2, [None]
+    for _ in range(groups):
+        largest, knots = parameters[at] | parameters[at + 1] << 8, [0]
+        while knots[-1] < largest:
+            knots.append(min(largest, max(knots[-1] + 1, knots[-1] * 5 // 4)))
+        shifts, costs, at = struct.unpack_from("<6b", parameters, at + 2), at + 8, at + 8 + 2 * len(knots)
+        tables = [frequencies(parameters[costs + q * len(knots) :], knots, largest) for q in (0, 1)]
+        books.append((largest, (shifts[:3], shifts[3:]), [[0, *accumulate(table)] for table in tables]))
+    places = sorted((group, sum(sizes[:i]) + j) for i, group in enumerate(member) if group for j in range(sizes[i]))
+    lanes, numbers = max(1, len(places) // 512), [bytes(4)] * sum(sizes)
+    words = iter(struct.unpack(f"<{len(payload) // 4}I", payload))
+    states, lower, span = [lane % 2**bits for lane in range(lanes)], 0, 2**64 - 1
+    point = next(words, 0) << 32 | next(words, 0)
+    for row in (places[start : start + lanes] for start in range(0, len(places), lanes)):
+        for lane in sorted(range(len(row)), key=lambda lane: (row[lane][0], states[lane] & 1)):
+            (largest, shifts, sums), q, scale = books[row[lane][0]], states[lane] & 1, span >> 24
+            symbol = bisect_right(sums[q], (point - lower) % 2**64 // scale) - 1
+            lower, span = lower + scale * sums[q][symbol], scale * (sums[q][symbol + 1] - sums[q][symbol])
+            if span < 2**32:
+                lower, span, point = lower << 32, span << 32, point << 32 | next(words, 0)
+            k = symbol - largest
+            states[lane] = states[lane] >> 1 ^ (h0 >> 1) * q ^ (h1 >> 1) * (k & 1)
+            size = 2 * abs(k) - q - shifts[q][min(abs(k), 3) - 1] / 64 if k else 0.0
+            numbers[row[lane][1]] = struct.pack("<f", step * (size if k >= 0 else -size))
+    return numbers
 
 
 def envelope(parts, sizes):
     """An envelope of an adapter whose tensors have these sizes."""
     header, payload = message(HEADER, parts[2]), parts.get(3, b"")
-    parameters = bytes.fromhex(header["codec_parameters"])
-    hashed = struct.pack("<II", header["codec"], len(parameters)) + parameters + payload
+    codec, parameters = header["codec"], bytes.fromhex(header["codec_parameters"])
+    hashed = struct.pack("<II", codec, len(parameters)) + parameters + payload
     if sha256(hashed).hexdigest() != header["payload_digest"]:
         raise ValueError("the payload has another digest")
-    width = {1: 0, 2: 4, 3: 2}[header["codec"]]
-    if len(payload) != width * sum(sizes):
-        raise ValueError("the payload has another length")
-    words = [payload[width * i : width * (i + 1)].rjust(4, b"\0") for i in range(sum(sizes))]
-    return {"envelope": header | {"values": [word[::-1].hex() for word in words]}}
+    width = (None, 0, 4, 2, 0)[codec]
+    numbers = [payload[width * i : width * (i + 1)].rjust(4, b"\0") for i in range(sum(sizes))]
+    if codec == 4:
+        numbers = rate(parameters, payload, sizes)
+    return {"envelope": header | {"values": [number[::-1].hex() for number in numbers]}}
 
 
 def decode(data, kind, sizes=()):
@@ -105,4 +146,4 @@ def decode(data, kind, sizes=()):
         return envelope(parts, sizes)
     ((number, raw),) = parts.items()
     name, inner = (TASK if kind == "task" else REPLY)[number]
-    return {name: message(inner, raw) if isinstance(inner, dict) else value_of(inner, raw)}
+    return {name: value_of(inner, raw)}

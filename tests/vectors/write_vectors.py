@@ -7,6 +7,8 @@ Run it when a message is added here. Bytes of a message that is here already nev
 
 import dataclasses
 import json
+import math
+import runpy
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterState, Layout
+from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
 from plait.wire.messages import (
@@ -31,6 +34,7 @@ from plait.wire.messages import (
 )
 
 HERE = Path(__file__).parent
+INDEPENDENT = runpy.run_path(str(HERE / "independent_decoder.py"))
 
 LAYOUT = Layout.of({"q_proj.lora_A": (2, 3), "q_proj.lora_B": (3, 2)})
 # Both signs, zeros of both signs, ties of bfloat16 in both directions, a subnormal, the largest float32.
@@ -77,6 +81,14 @@ SETTINGS = Settings(
     done_steps=8,
     wire="bf16",
 )
+# Two groups on two lanes, the second beginning amid a row; a tensor of zeros; an odd number of tensors.
+RATE_LAYOUT = Layout.of({"a": (23, 27), "b": (40, 2), "c": (4, 120)})
+RATE_DELTA = AdapterState(
+    RATE_LAYOUT,
+    np.array(
+        [math.sin(i * i) ** 3 / (100 if i < 621 else 10) if not 621 <= i < 701 else 0 for i in range(1181)], np.float32
+    ),
+)
 CARD = ClientCard(
     client="bob",
     base_fingerprint=sha256(b"base").digest(),
@@ -96,6 +108,9 @@ ENVELOPES = {
     "update_unchanged": (UPDATE, ZERO, "bf16", 1),
     "broadcast_step_bf16": (BROADCAST, DELTA, "bf16", 3),
     "broadcast_unchanged": (BROADCAST, ZERO, "fp32", 1),
+    "update_rate": (UPDATE, RATE_DELTA, "8", 4),
+    "update_rate_of_extremes": (UPDATE, DELTA, "2", 4),
+    "broadcast_step_rate": (BROADCAST, RATE_DELTA, "0.5", 4),
     "broadcast_whole_fp32": (
         dataclasses.replace(BROADCAST, client="bob", relative_to=b"", spec_json='{"method":"lora"}'),
         DELTA,
@@ -140,21 +155,28 @@ def as_json(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def numbers(delta: AdapterState, codec: int) -> dict[str, object]:
-    """Digest of the payload and the decoded numbers, worked out one by one and without the codecs."""
+def numbers(delta: AdapterState, codec: int, packed: EncodedPayload) -> dict[str, object]:
+    """Digest of the payload and the decoded numbers, worked out one by one and without the codecs.
+
+    For a rate the encoder is free to choose; there the independent decoder says what its bytes mean.
+    """
     words = [int(number.view(np.uint32)) for number in delta.flat]
-    payload = b""
+    parameters = payload = b""
     if codec == 2:
         payload = b"".join(word.to_bytes(4, "little") for word in words)
     if codec == 3:
         halves = [_rounded_upper_half(word) for word in words]
         payload = b"".join(half.to_bytes(2, "little") for half in halves)
         words = [half << 16 for half in halves]
-    digest = sha256(codec.to_bytes(4, "little") + bytes(4) + payload).hexdigest()
+    if codec == 4:
+        parameters, payload = packed.parameters, packed.payload
+        decoded = INDEPENDENT["rate"](parameters, payload, [slot.size for slot in delta.layout.slots])
+        words = [int.from_bytes(number, "little") for number in decoded]
+    head = codec.to_bytes(4, "little") + len(parameters).to_bytes(4, "little")
     return {
         "codec": codec,
-        "codec_parameters": "",
-        "payload_digest": digest,
+        "codec_parameters": parameters.hex(),
+        "payload_digest": sha256(head + parameters + payload).hexdigest(),
         "values": [f"{word:08x}" for word in words],
     }
 
@@ -169,8 +191,9 @@ def vectors() -> dict[str, tuple[bytes, object]]:
     """Every golden message: its bytes as the writer makes them, and what they say."""
     found: dict[str, tuple[bytes, object]] = {}
     for name, (header, delta, wire, codec) in ENVELOPES.items():
-        data = seal(header, encode_delta(delta, codec_for(wire))).data
-        found[name] = data, {"envelope": as_json(header) | numbers(delta, codec)}
+        encoded = encode_delta(delta, codec_for(wire))
+        said = {"envelope": as_json(header) | numbers(delta, codec, encoded.packed)}
+        found[name] = seal(header, encoded).data, said
     for name, task in TASKS.items():
         found[name] = encode_task(task), {_FIELD[type(task)]: as_json(task)}
     for name, reply in REPLIES.items():

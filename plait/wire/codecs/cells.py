@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
-from plait.wire.codecs.quantiser import Index, Quantiser, Quantisers
+from plait.wire.codecs.quantiser import LARGEST, Index, Quantisers
 from plait.wire.codecs.trellis import GREATEST_COST, Cost
 
 _COST_UNIT = 256  # an integer cost counts this part of a squared step
-_FEW = 64  # indices up to here have cells of a 16th of a step, greater ones of an 8th
+_CELLS_PER_STEP = ((64, 16), (512, 8), (LARGEST, 4))  # as long as no index is greater
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Cells:
         per_step: how many there are in a step.
         middle: (cells,) where each lies, in steps.
         costs: (4, cells) of each branch.
-        index: (4, cells) that has it.
+        choice: (4, cells) the index that costs so.
     """
 
     per_step: int
     middle: Float32
     costs: Cost
-    index: Index
+    choice: Index
 
     @classmethod
     def of(cls, quantisers: Quantisers, price: float) -> Cells:
         """The cells that these quantisers reach, with `price` squared steps for a bit."""
         largest = quantisers.largest
-        per_step = 16 if largest <= _FEW else 8
+        per_step = next(cells for most, cells in _CELLS_PER_STEP if largest <= most)
         reach = (2 * largest + 2) * per_step
         middle = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(per_step)
         costs = np.empty((4, middle.size), np.float32)
-        index = np.empty((4, middle.size), np.int32)
+        choice = np.empty((4, middle.size), np.int32)
         for quantiser in (0, 1):
             points, bits = quantisers.points(quantiser), quantisers.bits(quantiser) * np.float32(price)
             for parity in (0, 1):
@@ -56,15 +56,10 @@ class Cells:
                     cost = np.square(middle - points[at]) + bits[at]
                     better = (cost < costs[branch]) & (np.abs(candidate) <= largest)
                     np.copyto(costs[branch], cost, where=better)
-                    np.copyto(index[branch], candidate, where=better)
+                    np.copyto(choice[branch], candidate, where=better)
         costs -= costs.min(axis=0)
         whole = np.rint(np.minimum(costs * np.float32(_COST_UNIT), GREATEST_COST)).astype(np.int16)
-        return cls(per_step, middle, whole, index)
-
-    @property
-    def quantiser(self) -> Quantiser:
-        """(4, cells) to which quantiser each index belongs."""
-        return np.repeat(np.array([0, 0, 1, 1], np.uint8), self.middle.size).reshape(4, -1)
+        return cls(per_step, middle, whole, choice)
 
     def sort(self, value: Float32, first: int, *, out: NDArray[np.int32]) -> None:
         """Write into `out` the cell of each of the numbers (in steps), counting from `first`."""

@@ -17,6 +17,8 @@ from plait.errors import PeerError
 from plait.wire.codecs.symbols import PRECISION, fit, frequencies, knots
 
 LARGEST = 4096  # magnitudes beyond are clipped
+LEAST_STEP = 2.0**-126
+GREATEST_STEP = 2.0**114  # the furthest point, 2 · 4,096 + 2 steps away, is then still a float32
 _SHIFTED = 3  # magnitudes with a shift of their own; greater ones have the last
 _SHIFT_UNIT = 64  # a shift's byte counts this part of a step
 
@@ -51,11 +53,6 @@ class Quantisers:
         k = np.arange(-self.largest, self.largest + 1)
         shift = np.concatenate([[0], self.shifts[quantiser]])[np.minimum(np.abs(k), _SHIFTED)] / _SHIFT_UNIT
         return (2 * k - np.sign(k) * (quantiser + shift)).astype(np.float32)
-
-    def restore(self, index: Index, quantiser: Quantiser) -> Float32:
-        """Points of many indices, in steps."""
-        points = np.concatenate([self.points(0), self.points(1)])
-        return points.take(quantiser * np.int32(2 * self.largest + 1) + index + self.largest)
 
     @property
     def size_bytes(self) -> int:
@@ -114,7 +111,7 @@ class Quantisers:
         """The quantisers that suit numbers (in steps) each of which was quantised so `count` times."""
         magnitude = np.abs(index)
         largest = max(1, int(magnitude.max(initial=0)))
-        counts = np.bincount(2 * magnitude + quantiser, count, 2 * largest + 2).reshape(-1, 2)
+        counts = np.bincount(2 * magnitude + quantiser, count, 2 * largest + 2).reshape(-1, 2).astype(np.float64)
         near = 2 * np.minimum(magnitude, _SHIFTED) + quantiser
         excess = (2 * magnitude - quantiser - value * np.sign(index)) * count
         total, among = (

@@ -18,12 +18,13 @@ from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
-from plait.wire.codecs.quantiser import Index, Quantiser, Quantisers
+from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
 from plait.wire.codecs.range_coder import Model, RangeReader, RangeWriter, model_of
-from plait.wire.codecs.rate_search import GREATEST_STEP, LEAST_STEP, lanes_of, search
-from plait.wire.codecs.trellis import STATE_BITS, Trellis
+from plait.wire.codecs.rate_search import search
+from plait.wire.codecs.trellis import STATE_BITS, Trellis, lanes_of
 
 LEAST_BITS, GREATEST_BITS = 0.1, 8
+_BYTES_BEHIND_A_GROUP = 512  # fewer would not be worth the bytes that describe a group
 MAX_GROUPS = 15  # a tensor's group is four bits; 0 is for tensors of zeros, which do not travel
 _HEAD = struct.Struct("<BfB")
 
@@ -32,16 +33,20 @@ _HEAD = struct.Struct("<BfB")
 class Rate:
     """Packs to `bits` a parameter (of those tensors that are not all zeros).
 
+    What is decoded is the same on every machine. What is encoded may differ between kinds of processors: numpy's
+    logarithms may differ in their last digit, and then another path may win.
+
     Attributes:
         bits: the target, 0.1 to 8.
-        state_bits: 2 to 8; each bit more takes twice the encoder's time for a little less distortion.
+        state_bits: 2 to 8; each bit more takes twice the encoder's time for a little less distortion. None for what
+            suits the target.
     """
 
     name = "rate"
     number = 4
 
     bits: float = 1.0
-    state_bits: int = 5
+    state_bits: int | None = None
 
     @property
     def distortion(self) -> float:
@@ -50,40 +55,51 @@ class Rate:
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Search, then pack."""
-        membership = _group_by_scale(delta)
-        trellis = Trellis(self.state_bits)
-        values = [
-            _gather(delta.flat, delta.layout, membership, group) for group in range(1, membership.max(initial=0) + 1)
-        ]
+        state_bits = self.state_bits or (6 if self.bits >= 1 else 5)
+        affordable = int(self.bits * delta.layout.size / 8) // _BYTES_BEHIND_A_GROUP
+        membership = _group_by_scale(delta, most=min(MAX_GROUPS, max(1, affordable)))
+        values = [_gather(delta, membership, group) for group in range(1, membership.max(initial=0) + 1)]
+        nibbles = _pack_nibbles(membership)
         if not values:
-            return EncodedPayload(_HEAD.pack(self.state_bits, 1.0, 0) + _pack_nibbles(membership), b"")
-        done = search(values, self.bits, trellis, overhead_bytes=_HEAD.size + (membership.size + 1) // 2)
-        models = [_models(each) for each in done.quantisers]
-        largest = np.repeat([each.largest for each in done.quantisers], [value.size for value in values])
-        symbol = done.index + largest.astype(np.int32)
-        second = done.quantiser.astype(bool)
+            return EncodedPayload(_HEAD.pack(state_bits, 1.0, 0) + nibbles, b"")
+        done = search(values, self.bits, Trellis(state_bits), overhead_bytes=_HEAD.size + len(nibbles))
         writer = RangeWriter()
+        books = [_Book.of(each) for each in done.quantisers]
+        index, second = done.index(), done.quantiser().astype(bool)
         for group, part in _rows([value.size for value in values]):
-            row, odd = symbol[part], second[part]
-            writer.write(row[~odd], models[group][0])
-            writer.write(row[odd], models[group][1])
-        parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + _pack_nibbles(membership)
+            book, odd = books[group], second[part]
+            symbol = index[part] + np.int32(book.largest)
+            writer.write(symbol[~odd], book.models[0])
+            writer.write(symbol[odd], book.models[1])
+        parameters = _HEAD.pack(state_bits, done.step, len(values)) + nibbles
         return EncodedPayload(parameters + b"".join(each.pack() for each in done.quantisers), writer.finish())
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
-        """Follow the trellis that the parameters name."""
+        """Follow the trellis that the parameters name.
+
+        Takes memory for the result, for twice the payload, and little more; takes time for layout.size numbers whatever
+        the bytes are.
+        """
         state_bits, step, membership, quantisers = _unpack(parameters, layout)
-        slots = list(zip(layout.slots, membership.tolist(), strict=True))
-        sizes = [sum(slot.size for slot, member in slots if member == group + 1) for group in range(len(quantisers))]
-        index, quantiser = _read(payload, quantisers, sizes, Trellis(state_bits))
+        reader, trellis = RangeReader(payload), Trellis(state_bits)
+        sizes = _sizes(layout, membership, len(quantisers))
+        lanes = lanes_of(sum(sizes))
+        state = trellis.first(lanes)
         flat = np.zeros(layout.size, np.float32)
-        start = 0
-        for group, each in enumerate(quantisers):
-            part = slice(start, start := start + sizes[group])
-            numbers = each.restore(index[part], quantiser[part]) * step
-            for slot, member in slots:
-                if member == group + 1:
-                    flat[slot.offset : slot.offset + slot.size], numbers = numbers[: slot.size], numbers[slot.size :]
+        numbers = _Scatter(flat, layout, membership)
+        books = [_Book.of(each) for each in quantisers]
+        for group, part in _rows(sizes):
+            book, first_lane = books[group], part.start % lanes
+            now = state[first_lane : first_lane + part.stop - part.start]
+            odd = (now & 1).astype(bool)
+            ones = int(odd.sum())
+            symbol = np.empty(now.size, np.int32)
+            symbol[~odd] = reader.read(now.size - ones, book.models[0])
+            symbol[odd] = reader.read(ones, book.models[1])
+            now[:] = trellis.following.take(2 * now + (symbol + book.largest & 1))
+            symbol[odd] += 2 * book.largest + 1
+            numbers.write(book.points.take(symbol) * step)
+        reader.finish()
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:
@@ -104,34 +120,48 @@ def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
             start = stop
 
 
-def _read(
-    payload: bytes | memoryview, quantisers: Sequence[Quantisers], sizes: Sequence[int], trellis: Trellis
-) -> tuple[Index, Quantiser]:
-    reader = RangeReader(payload)
-    models = [_models(each) for each in quantisers]
-    lanes = lanes_of(sum(sizes))
-    index, quantiser = np.empty(sum(sizes), np.int32), np.empty(sum(sizes), np.uint8)
-    state = trellis.first(lanes)
-    for group, part in _rows(sizes):
-        row, first_lane = index[part], part.start % lanes
-        now = state[first_lane : first_lane + row.size]
-        odd = (now & 1).astype(bool)
-        ones = int(odd.sum())
-        row[~odd] = reader.read(row.size - ones, models[group][0])
-        row[odd] = reader.read(ones, models[group][1])
-        row -= quantisers[group].largest
-        quantiser[part] = odd
-        now[:] = trellis.following.take(2 * now + (row & 1))
-    reader.finish()
-    return index, quantiser
+@dataclass(frozen=True)
+class _Book:
+    """What coding needs of a group: models of both quantisers, and (2 * (2 largest + 1),) points of both, in steps."""
+
+    largest: int
+    models: tuple[Model, Model]
+    points: Float32
+
+    @classmethod
+    def of(cls, quantisers: Quantisers) -> _Book:
+        models = model_of(quantisers.frequencies(0)), model_of(quantisers.frequencies(1))
+        return cls(quantisers.largest, models, np.concatenate([quantisers.points(0), quantisers.points(1)]))
 
 
-def _models(quantisers: Quantisers) -> tuple[Model, Model]:
-    return model_of(quantisers.frequencies(0)), model_of(quantisers.frequencies(1))
+class _Scatter:
+    """Puts numbers that come group by group where the layout has them."""
+
+    def __init__(self, flat: Float32, layout: Layout, membership: NDArray[np.uint8]) -> None:
+        members = membership.tolist()
+        order = sorted((member, slot.offset, slot.size) for slot, member in zip(layout.slots, members, strict=True))
+        self._flat = flat
+        self._places = iter([(offset, offset + size) for member, offset, size in order if member and size])
+        self._start = self._stop = 0
+
+    def write(self, numbers: Float32) -> None:
+        while numbers.size:
+            if self._start == self._stop:
+                self._start, self._stop = next(self._places)
+            end = min(self._stop, self._start + numbers.size)
+            self._flat[self._start : end] = numbers[: end - self._start]
+            numbers, self._start = numbers[end - self._start :], end
 
 
-def _group_by_scale(delta: AdapterState) -> NDArray[np.uint8]:
-    """(tensors,) 0 for a tensor of zeros, else 1 … 15 by its root mean square, loudest first.
+def _sizes(layout: Layout, membership: NDArray[np.uint8], groups: int) -> list[int]:
+    sizes = [0] * (groups + 1)
+    for slot, member in zip(layout.slots, membership.tolist(), strict=True):
+        sizes[member] += slot.size
+    return sizes[1:]
+
+
+def _group_by_scale(delta: AdapterState, *, most: int) -> NDArray[np.uint8]:
+    """(tensors,) 0 for a tensor of zeros, else 1 … `most` by its root mean square, loudest first.
 
     A group spans at least a quarter of an octave; what is 40 dB below the loudest is all one.
     """
@@ -141,15 +171,15 @@ def _group_by_scale(delta: AdapterState) -> NDArray[np.uint8]:
     membership = np.zeros(energy.size, np.uint8)
     if heard.any():
         below = np.minimum(np.log2(energy.max() / energy[heard]) / 2, 7.0)  # octaves
-        width = max(0.25, float(below.max()) / (MAX_GROUPS - 0.5))
+        width = max(0.25, float(below.max()) / (most - 0.5))
         _, membership[heard] = np.unique((below / width).astype(np.uint8), return_inverse=True)
         membership[heard] += 1
     return membership
 
 
-def _gather(flat: Float32, layout: Layout, membership: NDArray[np.uint8], group: int) -> Float32:
-    members = zip(layout.slots, membership, strict=True)
-    return np.concatenate([flat[s.offset : s.offset + s.size] for s, g in members if g == group])
+def _gather(delta: AdapterState, membership: NDArray[np.uint8], group: int) -> Float32:
+    members = zip(delta.layout.slots, membership.tolist(), strict=True)
+    return np.concatenate([delta.flat[s.offset : s.offset + s.size] for s, member in members if member == group])
 
 
 def _pack_nibbles(membership: NDArray[np.uint8]) -> bytes:

@@ -11,95 +11,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
-from plait.wire.codecs.cells import Cells
-from plait.wire.codecs.quantiser import Index, Quantiser, Quantisers
-from plait.wire.codecs.trellis import Trellis
+from plait.wire.codecs.paths import Mix, Numbers, Path, quantise
+from plait.wire.codecs.prices import PricePair
+from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
+from plait.wire.codecs.trellis import LANE_STEPS, Trellis, lanes_of
 
-LEAST_STEP = 2.0**-126
-GREATEST_STEP = 2.0**114  # the furthest point, 2 · 4,096 + 2 steps away, is then still a float32
-
-_LANE_STEPS = 512
-_SAMPLE_STEPS = 64  # lanes of a sample are shorter, which hardly matters and leaves numpy longer rows
-_SMALL, _LARGE = 1 << 14, 1 << 16
-_STEP_PASSES, _PRICE_PASSES, _WHOLE_PASSES = 14, 6, 3
-_CLOSE = 0.008  # how far from its target a rate may end, as a part of it
+# Samples: how many numbers, and steps of a lane. Below one bit lanes have long silent stretches, and what one does
+# depends on its length.
+_COARSE, _FINE, _LONG = (1 << 14, 64), (1 << 16, 128), (1 << 16, LANE_STEPS)
+_STEP_PASSES, _FINE_PASSES, _WHOLE_PASSES = 14, 3, 3
 _STEEPEST = 40.0
+_CLOSE = 0.008  # how far a rate may end from its target, as a part of it
 
 # Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
 _LOG_RATES = np.log([0.1, 0.25, 0.5, 1, 2, 4, 8])
-_LOG_STEPS = np.log([1.8, 1.7, 1.55, 0.88, 0.38, 0.125, 0.008])
+_LOG_STEPS = np.log([1.75, 1.7, 1.55, 0.88, 0.38, 0.125, 0.008])
 _PRICES = np.array([0.3, 0.3, 0.3, 0.5, 0.65, 0.5, 0.4])
 
 
-@dataclass(frozen=True)
-class Quantised:
-    """Numbers of several groups, one group after the other, quantised.
-
-    Attributes:
-        step: distance of the points, 2 steps within a quantiser.
-        quantisers: of each group, fitted to it.
-        index: (n,) of each number.
-        quantiser: (n,) 0 or 1, which the trellis gave it.
-    """
-
-    step: np.float32
-    quantisers: Sequence[Quantisers]
-    index: Index
-    quantiser: Quantiser
-
-
-def lanes_of(size: int) -> int:
-    """How many lanes carry `size` numbers (part of the format)."""
-    return max(1, size // _LANE_STEPS)
-
-
-def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead_bytes: int) -> Quantised:
+def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead_bytes: int) -> Path:
     """Quantise groups of numbers, none of them all zeros, to about `bits` a number over all of them.
 
-    The bits of all parameters count: `overhead_bytes` are those besides the quantisers.
+    All parameters count (`overhead_bytes` are those besides the quantisers), but only up to half of the target.
     """
     size = sum(group.size for group in groups)
-    log_bits = np.log(bits)
-    price = float(np.interp(log_bits, _LOG_RATES, _PRICES))
+    numbers = Numbers(groups, lanes_of(size))
+    price = float(np.interp(np.log(bits), _LOG_RATES, _PRICES))
     energy = sum(float(np.square(group, dtype=np.float64).sum()) for group in groups)
-    log_step = 0.5 * np.log(energy / size) + float(np.interp(log_bits, _LOG_RATES, _LOG_STEPS))
+    deviations = float(np.interp(np.log(bits), _LOG_RATES, _LOG_STEPS))
+    aim = _Aim(bits, 0.5 * float(np.log(energy / size)) + deviations)
 
-    def quantise(sample: Sequence[Float32], guess: Sequence[Quantisers], price: float, lane_steps: int) -> _Path:
-        lanes = max(1, sum(group.size for group in sample) // lane_steps)
-        return _quantise(sample, aim.step, guess, price, trellis, lanes)
-
-    def rate(path: _Path) -> float:
+    def rate(path: Path) -> float:
         parameter_bytes = overhead_bytes + sum(each.size_bytes for each in path.quantisers)
-        return path.bits + 8 * parameter_bytes / size
+        return path.bits + min(8 * parameter_bytes / size, bits / 2)
 
-    # Step and quantisers pull each other along; a few numbers show them the way.
-    aim = _Aim(bits, log_step)
-    sample = [group[:: max(1, size // _SMALL)] for group in groups]
-    guess = [Quantisers.gaussian(group / aim.step) for group in sample]
+    # Step and quantisers pull each other along; a part of the numbers shows them the way.
+    coarse, fine = (numbers.sample(*kind) for kind in ((_COARSE, _FINE) if bits >= 1 else (_LONG, _LONG)))
+    guess: Sequence[Quantisers] = [Quantisers.gaussian(group / aim.step) for group in coarse.groups]
     for attempt in range(_STEP_PASSES):
-        if attempt == _STEP_PASSES - 3:
-            sample = [group[:: max(1, size // _LARGE)] for group in groups]
-        path = quantise(sample, guess, price, _SAMPLE_STEPS)
+        sample = coarse if attempt < _STEP_PASSES - _FINE_PASSES else fine
+        path = quantise(sample, aim.step, guess, Mix(price, price, 1), trellis)
         guess = path.quantisers
         if attempt:  # the first only replaces the guess
             aim = aim.corrected(rate(path))
-    # λ alone does not: it brings the rate to the point.
-    dial = _Dial(bits, price)
-    for _ in range(_PRICE_PASSES):
-        got = rate(quantise(sample, guess, dial.price, _SAMPLE_STEPS))
-        if abs(got / bits - 1) < _CLOSE / 2:
-            break
-        dial = dial.turned(got)
-    whole = dial.afresh()
-    for _ in range(_WHOLE_PASSES):
-        path = quantise(groups, guess, whole.price, _LANE_STEPS)
-        if abs(rate(path) / bits - 1) < _CLOSE:
-            break
-        whole = whole.turned(rate(path))
-    return path.quantised()
+    # λ alone does not: it brings the rate to the point, on the sample and then on all numbers.
+    step = aim.step
+    pair = PricePair.around(price, bits, lambda it: rate(quantise(fine, step, guess, Mix(it, it, 1), trellis)))
+    share = pair.share(bits)
+    for _ in range(_WHOLE_PASSES - 1):
+        path = quantise(numbers, step, guess, pair.mix(share), trellis)
+        if abs(rate(path) - bits) < _CLOSE * bits:
+            return path
+        share += pair.share(bits) - pair.share(rate(path))
+    return quantise(numbers, step, guess, pair.mix(share), trellis)
 
 
 @dataclass(frozen=True)
@@ -122,79 +88,3 @@ class _Aim:
             slope = max(slope, min(seen, _STEEPEST))
         move = float(np.clip((got - self.bits) / slope, -0.5, 0.5)) if got else -0.2
         return _Aim(self.bits, self.log_step + move, (self.log_step, got))
-
-
-@dataclass(frozen=True)
-class _Dial:
-    """Where the search for λ stands: the rate falls with it, by how much shows only on the way."""
-
-    bits: float
-    price: float
-    slope: float = 0.0  # of log rate by log price, as last seen
-    before: tuple[float, float] | None = None
-    low: float = 0.0
-    high: float = np.inf
-
-    def turned(self, got: float) -> _Dial:
-        """The next price to try, within those known to be too low and too high."""
-        low, high = (self.price, self.high) if got > self.bits else (self.low, self.price)
-        slope = self.slope or -0.3 / self.bits
-        if self.before is not None and self.before[1] != got:
-            slope = float(np.log(got / self.before[1]) / np.log(self.price / self.before[0]))
-        slope = min(max(slope, -50.0), -0.02)
-        price = self.price * float(np.exp(np.clip(np.log(self.bits / got) / slope, -0.7, 0.7)))
-        if not low < price < high:
-            price = np.sqrt(low * high)
-        return _Dial(self.bits, price, slope, (self.price, got), low, high)
-
-    def afresh(self) -> _Dial:
-        """The same price, for other numbers."""
-        return _Dial(self.bits, self.price, self.slope)
-
-
-@dataclass(frozen=True)
-class _Path:
-    step: np.float32
-    quantisers: Sequence[Quantisers]
-    bits: float
-    cells: Sequence[Cells]
-    cell: NDArray[np.int32]
-    branch: NDArray[np.uint8]
-
-    def quantised(self) -> Quantised:
-        index = np.concatenate([each.index for each in self.cells], axis=1)
-        place = self.branch * np.int32(index.shape[1])
-        place += self.cell
-        return Quantised(self.step, self.quantisers, index.ravel().take(place), self.branch >> 1)
-
-
-def _quantise(
-    groups: Sequence[Float32],
-    step: np.float32,
-    guess: Sequence[Quantisers],
-    price: float,
-    trellis: Trellis,
-    lanes: int,
-) -> _Path:
-    """The cheapest paths under the guessed quantisers, and the quantisers that fit them."""
-    cell = np.empty(sum(group.size for group in groups), np.int32)
-    cells: list[Cells] = []
-    start = first = 0
-    for group, each in zip(groups, guess, strict=True):
-        value = group / step
-        cells.append(Cells.of(each.widened(Quantisers.reach(value)), price))
-        cells[-1].sort(value, first, out=cell[start : start + group.size])
-        start, first = start + group.size, first + cells[-1].middle.size
-    branch = trellis.cheapest(cell, np.concatenate([each.costs for each in cells], axis=1), lanes)
-    place = branch * np.int32(first)
-    place += cell
-    count = np.bincount(place, minlength=4 * first).reshape(4, first)
-    fitted: list[Quantisers] = []
-    length_bits, start = 0.0, 0
-    for each in cells:
-        there = count[:, start : (start := start + each.middle.size)]
-        used = there.nonzero()
-        middle, index, quantiser, many = each.middle[used[1]], each.index[used], each.quantiser[used], there[used]
-        fitted.append(Quantisers.fitted(middle, index, quantiser, many))
-        length_bits += fitted[-1].length_bits(index, quantiser, many)
-    return _Path(step, fitted, length_bits / cell.size, cells, cell, branch)

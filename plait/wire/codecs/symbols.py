@@ -52,8 +52,7 @@ def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
     at = np.array(knots(largest), np.int64)
     fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)
     if largest:
-        magnitude = np.arange(largest + 1)
-        left = np.minimum(np.searchsorted(at, magnitude, side="right") - 1, at.size - 2)
+        magnitude, left = np.arange(largest + 1), _between(largest)[0]
         rise, run = fine[left + 1] - fine[left], at[left + 1] - at[left]
         fine = fine[left] + rise * (magnitude - at[left]) // run
     weight = _powers()[fine % _FRACTIONS] >> np.minimum(fine // _FRACTIONS, 30)
@@ -75,14 +74,23 @@ def fit(counts: Float64) -> NDArray[np.uint8]:
     share[1:] /= 2  # two signs
     cost = -np.log2(share)
     if counts.size > 1:
-        hats = _hats(counts.size - 1)
-        weighted = hats * smooth
-        cost = np.linalg.solve(weighted @ hats.T, weighted @ cost)
+        at = np.array(knots(counts.size - 1))
+        left, part = _between(counts.size - 1)
+        near = np.stack([1 - part, part])
+        # Normal equations; only neighbours share magnitudes.
+        squares = [np.bincount(left, smooth * near[i] * near[j], at.size) for i, j in ((0, 0), (1, 1), (0, 1))]
+        normal = (
+            np.diag(squares[0] + np.roll(squares[1], 1)) + np.diag(squares[2][:-1], 1) + np.diag(squares[2][:-1], -1)
+        )
+        right = [np.bincount(left, smooth * cost * weight, at.size) for weight in near]
+        cost = np.linalg.solve(normal, right[0] + np.roll(right[1], 1))
     return np.clip(np.rint(cost * _COST_UNIT), 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=256)
-def _hats(largest: int) -> Float64:
-    """(knots, largest + 1) how much of each knot's cost a magnitude has."""
+def _between(largest: int) -> tuple[Int64, Float64]:
+    """For each magnitude up to `largest`: the knot at or before it, and which part of the way it is to the next one."""
     at = np.array(knots(largest))
-    return np.stack([np.interp(np.arange(largest + 1), at, row) for row in np.eye(at.size)])
+    magnitude = np.arange(largest + 1)
+    left = np.minimum(np.searchsorted(at, magnitude, side="right") - 1, at.size - 2)
+    return left, (magnitude - at[left]) / (at[left + 1] - at[left])

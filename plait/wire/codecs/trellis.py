@@ -29,6 +29,8 @@ _POLYNOMIALS: Mapping[int, tuple[int, int]] = {
 }
 STATE_BITS = frozenset(_POLYNOMIALS)
 
+LANE_STEPS = 512
+
 # Every state is at most state_bits (8) steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
 # They stay below 2**15 for 8 steps more, even if they begin beyond that, where no path that is allowed can end.
 GREATEST_COST = 2047
@@ -38,6 +40,11 @@ _STATES_AT_ONCE = 1 << 16  # of all lanes together; more would not fit a cache
 
 Cost = NDArray[np.int16]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def lanes_of(size: int) -> int:
+    """How many lanes carry `size` numbers (part of the format)."""
+    return max(1, size // LANE_STEPS)
 
 
 class Trellis:

@@ -62,6 +62,18 @@ def metric(value: float) -> bytes:
     return join_frame(header.SerializeToString(deterministic=True), PAYLOAD)
 
 
+RATE = encode_delta(DELTA, codec_for("4")).packed
+
+
+def rate(payload: bytes = RATE.payload, **changes: bytes) -> bytes:
+    """An update of the codec `rate`, with some bytes of its parameters replaced: at0=b"..." from the first on."""
+    changed = bytearray(RATE.parameters)
+    for place, value in changes.items():
+        at = int(place.removeprefix("at"))
+        changed[at : at + len(value)] = value
+    return envelope(payload, codec=4, codec_parameters=bytes(changed))
+
+
 HEADER = bytes(pb.Envelope.FromString(GOOD).header)
 MIDDLE = len(GOOD) - len(PAYLOAD)  # where the payload begins
 ENVELOPES = {
@@ -130,6 +142,33 @@ ENVELOPES = {
     "fp32 infinity": (envelope(floats(1, float("-inf"), 3)), "fp32 payload holds NaN or infinity"),
     "bf16 NaN": (envelope(b"\x80\x3f\xc0\x7f\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
     "bf16 infinity": (envelope(b"\x80\x3f\x80\xff\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
+    "rate without parameters": (envelope(RATE.payload, codec=4), "codec parameters have 0 bytes, expected at least 7"),
+    "rate, parameters cut": (
+        envelope(RATE.payload, codec=4, codec_parameters=RATE.parameters[:-1]),
+        f"codec parameters have {len(RATE.parameters) - 1} bytes, expected at least {len(RATE.parameters)}",
+    ),
+    "rate, parameters too long": (
+        envelope(RATE.payload, codec=4, codec_parameters=RATE.parameters + b"0"),
+        f"codec parameters have {len(RATE.parameters) + 1} bytes, expected {len(RATE.parameters)}",
+    ),
+    "rate, a trellis of 2 states": (rate(at0=b"\x01"), r"trellis has 2\*\*1 states, expected 2\*\*2 to 2\*\*8"),
+    "rate, a trellis of 2**255 states": (rate(at0=b"\xff"), r"trellis has 2\*\*255 states"),
+    "rate, a step of nothing": (rate(at1=bytes(4)), "step is 0.0"),
+    "rate, a step that is no number": (rate(at1=floats(float("nan"))), "step is nan"),
+    "rate, a step beyond float32": (rate(at1=floats(3e38)), "step is 3"),
+    "rate, a negative step": (rate(at1=floats(-1.0)), "step is -1.0"),
+    "rate, 255 groups": (rate(at5=b"\xff"), r"tensors belong to groups \[1\], expected 1 to 255"),
+    "rate, no group": (rate(at5=b"\x00"), r"tensors belong to groups \[1\], expected 1 to 0"),
+    "rate, a tensor of no group": (rate(at6=b"\x00"), r"tensors belong to groups \[0\], expected 1 to 1"),
+    "rate, a tensor of another group": (rate(at6=b"\x02"), r"tensors belong to groups \[2\], expected 1 to 1"),
+    "rate, a tensor too many": (rate(at6=b"\x11"), "tensors belong to groups"),
+    "rate, no index": (rate(at7=b"\x00\x00"), "largest index is 0, expected 1 to 4096"),
+    "rate, 65535 indices": (rate(at7=b"\xff\xff"), "largest index is 65535, expected 1 to 4096"),
+    "rate, indices without costs": (rate(at7=b"\x00\x10"), "codec parameters have .* expected at least 91"),
+    "rate, half a word": (rate(RATE.payload[:-1]), "range-coded stream has .* expected a multiple of 4"),
+    "rate, words after the end": (rate(RATE.payload + b"\xff" * 8), "goes on after its last symbol|expected at most"),
+    "rate, a stream of ones": (rate(b"\xff" * 4), "cannot be decoded|goes on after"),
+    "rate, a payload beyond its bound": (rate(bytes(2**17 + 4)), "rate payload has .* expected at most 131078"),
     "a flipped bit in the payload": (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "digest of the payload is"),
     "a digest that lies": (envelope(payload_digest=b"d" * 32), "digest of the payload is"),
     "a digest that is cut": (envelope(payload_digest=b"d" * 31), "digest of the payload has 31 bytes"),
@@ -167,6 +206,29 @@ def test_every_flipped_bit_of_a_payload_is_noticed():
 def test_an_envelope_of_another_layout_is_refused(other):
     with pytest.raises(PeerError, match="fp32 payload has 12 bytes"):
         open_envelope(GOOD, layout=other)
+
+
+def test_every_flipped_bit_of_a_rate_envelope_is_noticed_or_harmless():
+    good = rate()
+    refused = 0
+    for part, size in (("codec_parameters", len(RATE.parameters)), ("payload", len(RATE.payload))):
+        for bit in range(8 * size):
+            changed = {"codec_parameters": bytearray(RATE.parameters), "payload": bytearray(RATE.payload)}
+            changed[part][bit // 8] ^= 1 << bit % 8
+            data = envelope(bytes(changed["payload"]), codec=4, codec_parameters=bytes(changed["codec_parameters"]))
+            assert data != good
+            try:
+                assert np.isfinite(open_envelope(data, layout=LAYOUT).delta.flat).all()
+            except PeerError:
+                refused += 1
+    assert refused > 50
+
+
+def test_every_truncation_of_a_rate_envelope_is_refused():
+    good = rate()
+    for end in range(len(good)):
+        with pytest.raises(PeerError):
+            open_envelope(good[:end], layout=LAYOUT)
 
 
 SETTINGS = Settings(4, 2, 1, 128, 1e-3, 0.0, 1.0, 0.1, 16, 0)
@@ -255,7 +317,7 @@ def test_hostile_reply_is_refused(name):
 
 PARSERS = {
     "header": (lambda data: read_header(data, max_bytes=10_000), [GOOD]),
-    "envelope": (lambda data: open_envelope(data, layout=LAYOUT), [GOOD, envelope(b"\x80\x3f" * 3, codec=3)]),
+    "envelope": (lambda data: open_envelope(data, layout=LAYOUT), [GOOD, envelope(b"\x80\x3f" * 3, codec=3), rate()]),
     "task": (lambda data: decode_task(data, max_bytes=10_000), [TRAIN, encode_task(DescribeTask(SETTINGS, "{}"))]),
     "reply": (
         lambda data: decode_reply(data, max_bytes=10_000),

@@ -1,0 +1,44 @@
+"""Numbers to measure codecs on: samples of known distributions, and deltas made by training for the purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from plait.adapters import AdapterState, Layout, subtract
+
+_LOCAL_STEPS = 10
+
+
+def samples(size: int, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
+    """Independent Gaussian and Laplacian numbers, each as an adapter of one tensor."""
+    chance = np.random.default_rng(seed)
+    layout = Layout.of({"sample": (size,)})
+    yield "Gaussian", AdapterState(layout, chance.standard_normal(size, np.float32))
+    yield "Laplacian", AdapterState(layout, chance.laplace(size=size).astype(np.float32))
+
+
+def trained(base: str, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
+    """What a client sends in the first round of a run with default settings, and another one in the second.
+
+    Raises:
+        ConfigError: there is no such base.
+    """
+    from plait.config import config_from_table
+    from plait.plan import blueprint_of, settings_of
+    from plait.simulation.clients import resident_base, simulated_client
+
+    # On a busy machine a second thread costs the tiny base more than it gives.
+    threads = 1 if base == "tiny" else 0
+    config = config_from_table({"base": base, "local-steps": _LOCAL_STEPS, "seed": seed, "threads": threads})
+    blueprint = blueprint_of(config, resident_base(config).directory)
+    before = blueprint.initial
+    for round_number in (1, 2):
+        settings = dataclasses.replace(
+            settings_of(config), round=round_number, done_steps=(round_number - 1) * _LOCAL_STEPS
+        )
+        after = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings).state
+        yield f"delta of {base}, round {round_number}", subtract(after, before)
+        before = after

@@ -1,0 +1,72 @@
+"""Two prices of a bit, λ, between which a rate lies: the last turn of the encoder's search, without surprises.
+
+The rate falls as λ rises, at high rates gently; at low rates all lanes of the trellis fall silent together when λ
+passes a critical value. Any rate between is that of some lanes at a price below, the others at a price above, and is
+linear in their share. Knows no numbers; it is told rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from plait.wire.codecs.paths import Mix
+
+_LEAST, _GREATEST = 0.01, 10.0
+_ATTEMPTS = 8
+_ROOM = 1.06  # how far a sample's rate may err; nearer to the target no price is worth telling from another
+_WIDE, _NARROW = 1.5, 1.01  # the ratio of two rates that is too large to mix, of two prices that is as good as one
+
+
+@dataclass(frozen=True)
+class PricePair:
+    """Two prices and the rates, in bits a number, that they lead to.
+
+    Attributes:
+        low: the lower price.
+        high: the higher price.
+        most: the rate at `low`.
+        least: the rate at `high`.
+    """
+
+    low: float
+    high: float
+    most: float
+    least: float
+
+    @classmethod
+    def around(cls, price: float, bits: float, rate_at: Callable[[float], float]) -> PricePair:
+        """Prices near `price` whose rates enclose `bits`, or come as near as a few attempts can."""
+        low, high = price / 1.1, price * 1.1
+        most, least = rate_at(low), rate_at(high)
+        for _ in range(_ATTEMPTS):
+            ratio = (high / low) ** 2
+            if least > bits and high < _GREATEST:
+                low, most, high = high, least, min(high * ratio, _GREATEST)
+                least = rate_at(high)
+            elif most < bits and low > _LEAST:
+                low, high, least = max(low / ratio, _LEAST), low, most
+                most = rate_at(low)
+            elif most > bits > least and most > _WIDE * least and high > _NARROW * low:
+                middle = (low * high) ** 0.5
+                got = rate_at(middle)
+                if got > _ROOM * bits:
+                    low, most = middle, got
+                elif got < bits / _ROOM:
+                    high, least = middle, got
+                else:
+                    break
+            else:
+                break
+        return cls(low, high, most, least)
+
+    def share(self, bits: float) -> float:
+        """Which share of the lanes the low price needs for this rate; beyond 0 and 1 if neither price will do."""
+        return (bits - self.least) / max(self.most - self.least, 1e-4 * self.most, 1e-9)
+
+    def mix(self, share: float) -> Mix:
+        """Both prices; beyond a share of 0 or 1 a single one, as far beyond theirs."""
+        if 0 <= share <= 1:
+            return Mix(self.low, self.high, share)
+        beyond = self.high * (self.low / self.high) ** min(max(share, -4.0), 5.0)
+        return Mix(beyond, beyond, share)

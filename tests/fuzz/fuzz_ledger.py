@@ -1,0 +1,59 @@
+"""A ledger's lines: as they come, and once more with sequence numbers and hashes that fit."""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from harness import instrumented, main
+
+with instrumented():
+    from plait.errors import PeerError
+    from plait.rounds.ledger import Ledger, read_events
+
+FOLDER = Path(tempfile.mkdtemp())
+FILE = FOLDER / "ledger.jsonl"
+
+
+def parse(data: bytes) -> None:
+    try:
+        read(data)
+    except PeerError:
+        read(chained(data))
+
+
+def read(data: bytes) -> None:
+    FILE.write_bytes(data)
+    read_events(FILE)
+
+
+def chained(data: bytes) -> bytes:
+    lines, before = [], ""
+    for raw in data.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(raw)
+            if isinstance(event, dict):
+                event |= {"seq": len(lines), "prev": before}
+                event.pop("hash", None)
+                event["hash"] = before = hashlib.sha256(canonical(event)).hexdigest()
+                lines.append(canonical(event) + b"\n")
+    return b"".join(lines)
+
+
+def canonical(event: dict) -> bytes:
+    return json.dumps(event, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
+
+
+def seeds() -> list[bytes]:
+    path = FOLDER / "seed.jsonl"
+    ledger = Ledger(path)
+    ledger.append("run_started", run="ab" * 16, config={"wire": "1", "seed": 0})
+    ledger.append("round_started", round=1, cohort=["alice", "bob"])
+    ledger.append("evaluated", round=0, loss=1.5, by_client={"alice": {"loss": 2.5e-3, "tokens": 12}})
+    ledger.close()
+    return [path.read_bytes(), path.read_bytes()[:100], b""]
+
+
+if __name__ == "__main__":
+    main(parse, seeds())

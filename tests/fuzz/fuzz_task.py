@@ -1,0 +1,15 @@
+"""A task, with bounds as a receiver sets them."""
+
+from harness import golden, instrumented, main
+
+with instrumented():
+    from plait.wire.messages import decode_task, encode_task
+
+
+def parse(data: bytes) -> None:
+    if encode_task(decode_task(data, max_bytes=4096)) != data:
+        raise ValueError("what was read is written otherwise")
+
+
+if __name__ == "__main__":
+    main(parse, golden("task"))

@@ -1,0 +1,94 @@
+"""Feeds a parser bytes until it breaks: by atheris (guided by coverage) where that is installed, else by mutation.
+
+A target parses bytes and lets PeerError out; anything else that comes out is a bug, and the bytes are kept.
+
+    python tests/fuzz/fuzz_envelope.py -atheris_runs=10000
+"""
+
+import contextlib
+import importlib.util
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from plait.errors import PeerError
+
+HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+def instrumented():
+    """A block whose imports atheris watches."""
+    if not HAS_ATHERIS:
+        return contextlib.nullcontext()
+    import atheris
+
+    return atheris.instrument_imports(include=["plait"])
+
+
+def golden(prefix: str) -> list[bytes]:
+    """The golden messages whose names begin so."""
+    return [bytes.fromhex(path.read_text()) for path in sorted(VECTORS.glob(f"{prefix}*.hex"))]
+
+
+def main(parse, seeds) -> None:
+    """Run a target as often as the command line says."""
+
+    def once(data: bytes) -> None:
+        with contextlib.suppress(PeerError):
+            parse(data)
+
+    for seed in seeds:
+        once(seed)
+    if not HAS_ATHERIS:
+        _mutate(once, seeds)
+        return
+    import atheris
+
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(seeds):
+            (Path(corpus) / str(number)).write_bytes(seed)
+        atheris.Setup([*sys.argv, "-max_len=4096", "-print_final_stats=1", corpus], once)
+        atheris.Fuzz()
+
+
+def _mutate(once, seeds) -> None:
+    options = dict(argument.lstrip("-").split("=") for argument in sys.argv[1:] if "=" in argument)
+    runs, chance = int(options.get("atheris_runs", 10_000)), random.Random(int(options.get("seed", 0)))
+    pool, started = list(seeds), time.perf_counter()
+    for _ in range(runs):
+        data = mutant(chance.choice(pool), chance.choice(pool), chance)
+        try:
+            once(data)
+        except BaseException:
+            print(f"crash on {data.hex()}", file=sys.stderr)
+            raise
+        if len(pool) < 10 * len(seeds) and len(data) < 4096:
+            pool.append(data)  # mutants of mutants
+        elif chance.randrange(10) == 0:
+            pool[chance.randrange(len(seeds), len(pool))] = data[:4096]
+    print(f"{runs} mutants in {time.perf_counter() - started:.2f} s")
+
+
+def mutant(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """Flip, overwrite, drop, repeat or insert a few bytes, or splice two inputs."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(changed) + 1)
+        end = min(len(changed), at + chance.choice((1, 1, 2, 8, 40)))
+        match chance.randrange(6):
+            case 0:
+                changed[at:end] = bytes(byte ^ (1 << chance.randrange(8)) for byte in changed[at:end])
+            case 1:
+                changed[at:end] = chance.randbytes(end - at)
+            case 2:
+                del changed[at:end]
+            case 3:
+                changed[at:at] = changed[at:end]
+            case 4:
+                changed[at:at] = chance.choice((b"\0", b"\xff", b"\x80", b"\x7f", b"\xff\xff\xff\xff\x0f", b"[{", b'"'))
+            case _:
+                changed[at:] = other[at:]
+    return bytes(changed)

@@ -1,0 +1,67 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Layout
+from plait.bench.baselines import BASELINES
+from plait.bench.deltas import samples
+from plait.bench.wire import DIAL, Measured, Timing, compare
+from plait.report import to_rich
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    ((name, delta), _) = samples(1 << 12, seed=0)
+    return compare(name, delta, repetitions=1)
+
+
+def test_every_way_is_measured(comparison):
+    assert [each.name for each in comparison.ours] == list(DIAL)
+    assert [each.name for each in comparison.theirs] == list(BASELINES)
+    by_name = {each.name: each for each in comparison.ours}
+    assert (by_name["fp32"].bits, by_name["fp32"].distortion) == (32, 0)
+    assert by_name["bf16"].bits == 16
+    assert by_name["1"].bits == pytest.approx(1, rel=0.05)
+
+
+def test_plait_takes_fewer_bits_for_as_little_distortion(comparison):
+    for peer, ours in zip(comparison.theirs, comparison.matched, strict=True):
+        assert ours.distortion <= peer.distortion
+        assert ours.bits < peer.bits
+
+
+def test_rows_are_json_of_one_shape(comparison):
+    rows = [json.loads(json.dumps(row.to_json(), allow_nan=False)) for row in comparison.rows()]
+    shape = {"row", "value", "unit", "peers", "limit", "ratio_to_best_peer", "ratio_to_limit"}
+    assert all(row.keys() == shape for row in rows)
+    assert len({row["row"] for row in rows}) == len(rows)
+    (at_nf4,) = (row for row in rows if "distortion of nf4" in row["row"])
+    assert at_nf4["ratio_to_best_peer"] == at_nf4["peers"]["nf4"] / at_nf4["value"]
+
+
+def test_the_bound_is_that_of_a_gaussian():
+    still = Timing((1.0,))
+    assert Measured("x", 3.0, 1 / 16, still, still).bound == 2
+    assert Measured("x", 3.0, 1 / 16, still, still).excess == 1
+    assert Measured("x", 3.0, 1.5, still, still).bound == 0
+    assert Measured("x", 32.0, 0.0, still, still).bound is None
+
+
+def test_a_timing_says_its_median_and_largest_deviation():
+    assert str(Timing((90.0, 100.0, 150.0))) == "100 ±50%"
+
+
+def test_the_table_has_a_line_for_each_way(comparison):
+    table = comparison.table()
+    assert len(table.rows) == len(DIAL) + len(BASELINES)
+    assert to_rich(table).row_count == len(table.rows)
+
+
+def test_distortion_counts_what_is_lost():
+    layout = Layout.of({"a": (64,)})
+    delta = AdapterState(layout, np.linspace(1, 2, 64, dtype=np.float32))
+    lost = compare("line", delta, repetitions=1).theirs[0].distortion  # top-k keeps one of 64
+    energy = float(np.sum(delta.flat.astype(np.float64) ** 2))
+    assert math.isclose(lost, 1 - 4 / energy)
