@@ -10,7 +10,6 @@ import typer
 
 from plait.cli.options import run_config, with_run_options
 from plait.cli.simulate import print_json
-from plait.errors import ConfigError
 
 _BITS = {"fp32": 32.0, "bf16": 16.0}
 
@@ -73,7 +72,8 @@ def estimate(
 
 
 def _bits_of(wire: str) -> float:
-    try:
-        return _BITS[wire] if wire in _BITS else float(wire)
-    except ValueError as error:
-        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter") from error
+    """Bits per parameter of what `--wire` takes."""
+    from plait.wire.codecs import codec_for
+
+    codec_for(wire)
+    return _BITS[wire] if wire in _BITS else float(wire)

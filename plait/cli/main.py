@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from plait import __version__
+from plait.cli.bench import bench
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ app.command()(estimate)
 app.command(name="eval")(evaluate)
 app.command()(verify)
 app.command()(doctor)
+app.add_typer(bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -114,14 +114,15 @@ def parse_spec(text: str) -> SpecRequest:
             labels=tuple(str(label) for label in cast("list[Json]", spec["labels"])),
             seed=int(cast("int", spec["init_seed"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PeerError(f"adapter spec is not understood: {error}") from error
     for key in REACHING_KEYS:
         if request.peft_config.get(key):
             raise PeerError(f"adapter spec sets {key}, which makes PEFT load code or files, expected none")
-    if not isinstance(request.peft_config.get("target_modules", []), list):
+    targets = request.peft_config.get("target_modules", [])
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         # As a string PEFT takes it for a regular expression, and some of those never come to an end.
-        raise PeerError("target_modules of the adapter spec is no list, expected module names")
+        raise PeerError("target_modules of the adapter spec is no list of names, expected module names")
     if request.method not in METHODS:
         raise PeerError(f"method of the adapter spec is {request.method!r}, expected one of {', '.join(METHODS)}")
     return request

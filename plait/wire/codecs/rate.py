@@ -55,7 +55,7 @@ class Rate:
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Search, then pack."""
-        state_bits = self.state_bits or (6 if self.bits >= 1 else 5)
+        state_bits = self.state_bits or (6 if 1 <= self.bits < 4 else 5)  # elsewhere more would gain next to nothing
         affordable = int(self.bits * delta.layout.size / 8) // _BYTES_BEHIND_A_GROUP
         membership = _group_by_scale(delta, most=min(MAX_GROUPS, max(1, affordable)))
         values = [_gather(delta, membership, group) for group in range(1, membership.max(initial=0) + 1)]

@@ -101,6 +101,8 @@ def test_an_unknown_method_names_the_nearest(tiny: LocatedBase) -> None:
         '{"method": "lora", "peft_config": 7, "task": "causal-lm", "labels": [], "init_seed": 0}',
         '{"method": "lora", "peft_config": {}, "task": "juggle", "labels": [], "init_seed": 0}',
         '{"method": "lora", "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": "x"}',
+        '{"method": "lora", "peft_config": {}, "task": "causal-lm", "labels": [], "init_seed": 1e999}',
+        "[" * 4000,
     ],
 )
 def test_what_is_no_spec_is_the_peers_fault(text: str) -> None:
@@ -108,7 +110,9 @@ def test_what_is_no_spec_is_the_peers_fault(text: str) -> None:
         parse_spec(text)
 
 
-@pytest.mark.parametrize("settings", [{"target_modules": "(a+)+$"}, {"megatron_config": {"a": 1}}])
+@pytest.mark.parametrize(
+    "settings", [{"target_modules": "(a+)+$"}, {"target_modules": [[1]]}, {"megatron_config": {"a": 1}}]
+)
 def test_a_spec_that_would_make_peft_load_code_or_run_a_regular_expression_is_refused(
     settings: dict[str, object], blueprint: Blueprint
 ) -> None:
