@@ -94,7 +94,7 @@ class RunConfig(BaseModel, frozen=True):
         "all-linear"
     )
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
-    wire: Annotated[str, Field(description="what crosses: fp32, bf16, or 8 down to 0.1 bits per parameter")] = "fp32"
+    wire: Annotated[str, Field(description="what crosses: fp32, bf16, or 8 down to 0.1 bits per parameter")] = "1"
     held_out_fraction: Annotated[
         float, Field(gt=0, lt=1, description="part of each client's data that never trains")
     ] = 0.1

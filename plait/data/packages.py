@@ -148,7 +148,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
         return "the certificate of the package index is not trusted here; set pip's 'cert' to your authority's file"
     if any("connection broken by" in line or "Max retries exceeded" in line for line in lines):
-        return "the package index does not answer; connect this machine once (or set pip's index-url), then try again"
+        return "the package index does not answer; connect this machine once, or point pip at an index that it reaches"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     last = next(iter((errors or [line for line in lines if line])[::-1]), f"exit status {done.returncode}")
     return f"pip says '{last[:300]}'; check that 'pip download --no-deps' works for it here, then try again"

@@ -49,7 +49,7 @@ def test_doctor_says_what_the_machine_has(plait) -> None:
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
     ran = plait(
         "estimate", "--base", "mistral-7b", "--rank", 32, "--target-modules", "q_proj,v_proj", "--clients", 20,
-        "--clients-per-round", 2, "--rounds", 200, "--no-evaluate", "--json",
+        "--clients-per-round", 2, "--rounds", 200, "--wire", "fp32", "--no-evaluate", "--json",
     )  # fmt: skip
     estimate = json.loads(ran.out)
     assert estimate["trainable_parameters"] == 32 * (32 * (4096 + 4096) + 32 * (4096 + 1024))
@@ -59,7 +59,22 @@ def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
 
 
 def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
-    options = ("--base", "tiny", "--rank", 2, "--rounds", 2, "--clients", 2, "--batch-size", 2, "--seq-len", 32)
+    options = (
+        "--base",
+        "tiny",
+        "--wire",
+        "fp32",
+        "--rank",
+        2,
+        "--rounds",
+        2,
+        "--clients",
+        2,
+        "--batch-size",
+        2,
+        "--seq-len",
+        32,
+    )
     estimate = json.loads(plait("estimate", *options, "--json").out)
     run = plait(
         "simulate",

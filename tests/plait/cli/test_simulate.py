@@ -27,8 +27,14 @@ def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Pat
     assert len(list(finished.glob("*.png"))) >= 3
 
 
-def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
+def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
+    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    ran = plait(
+        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--wire", "fp32",
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    summary = json.loads(ran.out)
     parameters = summary["trainable_parameters"]
     # Up: an exact float32 update of each client in each round. Down: nothing before round 1 (the initial adapter is a
     # seed), then the new adapter once a round to each.
@@ -36,10 +42,19 @@ def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(finished: Path) 
     assert 0 < summary["downlink_bytes"] - 2 * 3 * 4 * parameters < 6 * 3 * 600
     down_before_round_1 = [
         event["downlink_bytes"]
-        for event in read_events(finished / "ledger.jsonl")
+        for event in read_events(tmp_path / "run" / "ledger.jsonl")
         if event["event"] == "broadcast" and event["round"] == 1 and event["purpose"] == "train"
     ]
     assert max(down_before_round_1) < 600
+
+
+def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
+    updates = [event for event in read_events(finished / "ledger.jsonl") if event["event"] == "update_received"]
+    assert len(updates) == 6
+    for update in updates:
+        assert update["codec"] == "rate"
+        assert update["bits_per_parameter"] == pytest.approx(1, rel=0.1)
+        assert 0.05 < update["distortion"] < 0.5
 
 
 def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(
@@ -126,7 +141,7 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
     data.write_text("\n".join(lines))
     ran = plait(
         "simulate", "--data", data, "--partition", "iid", "--clients", 2, *small, "--local-steps", 8, "--learning-rate",
-        2e-2, "--out", tmp_path / "run", "--json",
+        5e-3, "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     evaluated = [event for event in read_events(tmp_path / "run" / "ledger.jsonl") if event["event"] == "evaluated"]
