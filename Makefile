@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup simulate test check proto clean
+.PHONY: help setup simulate test unit check proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, wit
 
 test: $(STAMP)  ## All tests that need no GPU
 	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+
+unit: $(STAMP)  ## The fast ones, in under a minute
+	$(BIN)/python -m pytest -m 'not gpu and not slow' $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -11,6 +11,8 @@ import pytest
 
 from plait.rounds.ledger import read_events
 
+pytestmark = pytest.mark.slow  # several runs in processes of their own
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 

@@ -13,6 +13,7 @@ from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 
 
+@pytest.mark.slow
 def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
@@ -27,6 +28,7 @@ def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Pat
     assert len(list(finished.glob("*.png"))) >= 3
 
 
+@pytest.mark.slow
 def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
     plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
@@ -48,6 +50,7 @@ def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
     assert max(down_before_round_1) < 600
 
 
+@pytest.mark.slow
 def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
     updates = [event for event in read_events(finished / "ledger.jsonl") if event["event"] == "update_received"]
     assert len(updates) == 6
@@ -57,6 +60,7 @@ def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
         assert 0.05 < update["distortion"] < 0.5
 
 
+@pytest.mark.slow
 def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(
     finished: Path, jsonl: Path, plait
 ) -> None:
@@ -76,6 +80,7 @@ def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measure
     assert ours["adapter"]["loss"] < ours["base"]["loss"]
 
 
+@pytest.mark.slow
 def test_one_seed_writes_one_adapter_bit_for_bit(
     finished: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
@@ -90,6 +95,7 @@ def test_one_seed_writes_one_adapter_bit_for_bit(
     assert (other / weights).read_bytes() != (finished / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_written_config_repeats_the_run(finished: Path, plait, tmp_path: Path) -> None:
     ran = plait("simulate", "--config", finished / "config.toml", "--reference", "", "--out", tmp_path / "b", "--json")
     assert ran.code == 0, ran.err
@@ -97,6 +103,7 @@ def test_the_written_config_repeats_the_run(finished: Path, plait, tmp_path: Pat
     assert (tmp_path / "b" / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, plait) -> None:
     assert plait("verify", finished).code == 0
     ledger = finished / "ledger.jsonl"
@@ -106,6 +113,7 @@ def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, pla
     assert "breaks the hash chain" in ran.err
 
 
+@pytest.mark.slow
 def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
     before = (finished / "summary.json").read_text()
     for name in ("summary.json", "report.html"):
@@ -117,6 +125,7 @@ def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
     assert (finished / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_resumed_and_never_overwritten(
     finished: Path, plait, jsonl: Path, small: tuple[str, ...]
 ) -> None:
@@ -128,6 +137,7 @@ def test_a_finished_run_is_not_resumed_and_never_overwritten(
     assert (finished / "ledger.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str, ...]) -> None:
     data = tmp_path / "labels.jsonl"
     lines = [
