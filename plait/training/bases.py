@@ -6,6 +6,8 @@ start needs neither time nor network. Only safetensors are read; nothing is unpi
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -161,12 +163,14 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    # transformers draws its own bars here whatever it is told; what is being done has been said.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
     # Not a setting of the model but a trace of where it came from: it would change the fingerprint for nothing.
     model.config.__dict__.pop("_model_name_or_path", None)
     model.save_pretrained(folder)
