@@ -25,7 +25,7 @@ from peft import PeftModel
 from plait.errors import ConfigError
 from plait.training.examples import Example, Tokenizer
 from plait.training.local_model import OwnTrainer
-from plait.training.trainer import StepReport
+from plait.training.trainer import StepReport, schedule_factor
 from plait.wire.messages import Settings
 
 
@@ -92,7 +92,8 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
         "max_steps": settings.local_steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        "learning_rate": settings.learning_rate,
+        # The run's schedule, by the round: a trainer that begins anew each round cannot follow it by the step.
+        "learning_rate": settings.learning_rate * schedule_factor(settings, settings.done_steps),
         "lr_scheduler_type": "constant",
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,

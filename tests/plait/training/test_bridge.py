@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
 from plait.training.blueprint import Blueprint
-from plait.training.bridge import load_own_trainer, own_trainer
+from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.wire.messages import Settings
@@ -71,6 +71,14 @@ def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: B
     local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
     assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
     assert seen["columns"] == ["input_ids", "labels"]
+
+
+def test_the_runs_schedule_reaches_the_trainer_round_by_round() -> None:
+    settings = replace(SETTINGS, learning_rate=0.4, lr_schedule="linear", total_steps=20)
+    rates = [
+        training_arguments(replace(settings, done_steps=done), "out", "cpu")["learning_rate"] for done in (0, 5, 15)
+    ]
+    assert rates == pytest.approx([0.4, 0.3, 0.1])
 
 
 def test_a_trainer_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
