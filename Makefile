@@ -34,6 +34,7 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. plait/v1/federation.proto
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

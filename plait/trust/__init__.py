@@ -1,0 +1,1 @@
+"""Who may take part: keys, certificates, start-up kits and revocation."""
