@@ -70,6 +70,18 @@ class RunConfig(BaseModel, frozen=True):
     ] = ""
     clients: Annotated[int, Field(ge=1, le=1_000_000, description="clients in the federation")] = 8
     clients_per_round: Annotated[int, Field(ge=0, description="clients sampled each round; 0 takes all")] = 0
+    quorum: Annotated[
+        float, Field(gt=0, le=1, description="part of the wanted updates without which a round is tried again")
+    ] = 0.5
+    deadline_s: Annotated[
+        float, Field(ge=0, description="seconds that a round waits for updates; 0 waits for as long as it takes")
+    ] = 0.0
+    over_selection: Annotated[
+        float, Field(ge=0, le=10, description="how many more clients than wanted are asked, as a fraction")
+    ] = 0.0
+    round_attempts: Annotated[
+        int, Field(ge=1, le=_MOST, description="times that a round below its quorum is tried in all")
+    ] = 3
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps of one client in one round")] = 4
     batch_size: Annotated[int, Field(ge=1, le=_MOST, description="sequences in one forward pass")] = 4
@@ -104,6 +116,9 @@ class RunConfig(BaseModel, frozen=True):
     eval_every: Annotated[
         int, Field(ge=1, le=_MOST, description="evaluate after every so many rounds (and after the last)")
     ] = 1
+    eval_clients: Annotated[
+        int, Field(ge=0, description="clients that evaluate, the same ones every time; 0 takes all")
+    ] = 0
     reference: Annotated[str, Field(description="baselines to train beside: central, local, or central,local")] = ""
     labels: Annotated[
         str, Field(description="class names separated by commas; found in the data where the data is at hand")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from plait.adapters import Task
@@ -9,7 +10,7 @@ from plait.config import RunConfig
 from plait.rounds.coordinator import RunPlan
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.methods import AdapterRequest
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 
 def settings_of(config: RunConfig) -> Settings:
@@ -41,6 +42,11 @@ def plan_of(config: RunConfig) -> RunPlan:
         clients=config.clients,
         cohort_size=config.cohort_size,
         eval_every=config.eval_every,
+        eval_clients=config.eval_clients,
+        quorum=math.ceil(config.quorum * config.cohort_size),
+        deadline_s=config.deadline_s or None,
+        over_selection=config.over_selection,
+        attempts=config.round_attempts,
         seed=config.seed,
         settings=settings_of(config),
     )

@@ -6,6 +6,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from plait.config import config_from_table
+from plait.simulation.local_grid import LocalGrid
 from server.grid_channel import GridChannel
 from server.run import run_federation
 
@@ -16,4 +17,5 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run, or go on with, the federation that the run configuration describes."""
     config = config_from_table(context.run_config, where="run configuration")
-    run_federation(GridChannel(grid, minimum_nodes=config.clients), config)
+    # In one process all nodes are there from the start, or never.
+    run_federation(GridChannel(grid, open_ended=not isinstance(grid, LocalGrid)), config)

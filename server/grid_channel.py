@@ -1,14 +1,17 @@
-"""plait's `Channel` over any Flower `Grid`: in process, over a SuperLink, or Flower's own simulation."""
+"""plait's `Channel` over any Flower `Grid`: in process, plait's own over gRPC, a SuperLink, or Flower's simulation."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
 
 from flwr.serverapp import Grid
 
 from plait.errors import PeerError
-from plait.rounds.channel import Purpose
+from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
 from plait.simulation.blob import from_message, to_content
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
@@ -16,51 +19,124 @@ _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 
 
+@runtime_checkable
+class AttendedGrid(Protocol):
+    """What plait's own grid over gRPC can do beyond Flower's `Grid`: it knows its nodes, and nobody need poll."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until an answer, or a node, has come or gone."""
+        ...
+
+    def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
+        """Give up tasks: their nodes are told, and answers to them are refused as late."""
+        ...
+
+    def node_name(self, node_id: int) -> str:
+        """The name that the node proved to have."""
+        ...
+
+    def public_key(self, node_id: int) -> bytes:
+        """The key that it proved with; empty on an insecure connection."""
+        ...
+
+
 class GridChannel:
     """Sends tasks as Flower messages and pulls replies one at a time, so that one reply at most is in memory.
 
     Args:
         grid: Flower's grid.
-        minimum_nodes: `nodes` waits until so many are connected.
+        open_ended: whether nodes come and go.
     """
 
-    def __init__(self, grid: Grid, *, minimum_nodes: int) -> None:
+    def __init__(self, grid: Grid, *, open_ended: bool) -> None:
         self._grid = grid
-        self._minimum_nodes = minimum_nodes
+        self._open_ended = open_ended
 
-    def nodes(self) -> Sequence[int]:
+    @property
+    def open_ended(self) -> bool:
+        """Whether nodes come and go."""
+        return self._open_ended
+
+    def nodes(self, at_least: int) -> Sequence[int]:
         """All connected nodes, once there are enough."""
         pause_s = _SHORTEST_PAUSE_S
-        while len(nodes := sorted(self._grid.get_node_ids())) < self._minimum_nodes:
-            time.sleep(pause_s)
+        while len(nodes := sorted(self._grid.get_node_ids())) < at_least:
+            self.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return nodes
 
-    def exchange(self, tasks: Mapping[int, bytes], purpose: Purpose, group: str) -> Iterator[tuple[int, bytes | str]]:
-        """Send the tasks and yield the replies as they come."""
-        waiting: dict[str, int] = {}
-        for node, task in tasks.items():
-            # One at a time: a grid may leave out of its answer, or leave empty, the number of what it could not send.
-            message = self._grid.create_message(to_content(task), _MESSAGE_TYPES[purpose], node, group)
-            message_id = next(iter(self._grid.push_messages([message])), None)
-            if message_id:
-                waiting[message_id] = node
-            else:
-                yield node, f"node {node} could not be sent its task"
+    def wait(self, timeout_s: float) -> None:
+        """Wait until something may have changed."""
+        if isinstance(self._grid, AttendedGrid):
+            self._grid.wait(timeout_s)
+        else:
+            time.sleep(timeout_s)
+
+    def identity(self, node: int) -> Identity | None:
+        """Who a node proved to be, where the grid knows."""
+        if isinstance(self._grid, AttendedGrid):
+            return Identity(self._grid.node_name(node), self._grid.public_key(node))
+        return None
+
+    def exchange(self, purpose: Purpose, group: str) -> GridExchange:
+        """Begin to send tasks."""
+        return GridExchange(self, self._grid, purpose, group)
+
+
+class GridExchange:
+    """A `plait.rounds.channel.Exchange` over a grid."""
+
+    def __init__(self, channel: GridChannel, grid: Grid, purpose: Purpose, group: str) -> None:
+        self._channel = channel
+        self._grid = grid
+        self._purpose = purpose
+        self._group = group
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._unsent: deque[int] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._waiting and isinstance(self._grid, AttendedGrid):
+            self._grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
+        self._waiting.clear()
+
+    def send(self, node: int, task: TaskParts) -> None:
+        """Send a task to a node."""
+        # One at a time: a grid may leave out of its answer, or leave empty, the number of what it could not send.
+        message = self._grid.create_message(to_content(*task), _MESSAGE_TYPES[self._purpose], node, self._group)
+        message_id = next(iter(self._grid.push_messages([message])), None)
+        if message_id:
+            self._waiting.append((message_id, node))
+        else:
+            self._unsent.append(node)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
+        """Wait for the next answer."""
+        if self._unsent:
+            node = self._unsent.popleft()
+            return node, NoAnswer(f"node {node} could not be sent its task")
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = _SHORTEST_PAUSE_S
-        while waiting:
-            answered = 0
-            for message_id, node in list(waiting.items()):
-                for reply in self._grid.pull_messages([message_id]):
-                    if waiting.pop(message_id, None) is None:
-                        continue
-                    answered += 1
-                    try:
-                        yield node, from_message(reply)
-                    except PeerError as error:
-                        yield node, str(error)
-            if answered:
-                pause_s = _SHORTEST_PAUSE_S
-            elif waiting:
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        while self._waiting:
+            for _ in range(len(self._waiting)):
+                message_id, node = self._waiting[0]
+                reply = next(iter(self._grid.pull_messages([message_id])), None)
+                if reply is None:
+                    self._waiting.rotate(-1)
+                    continue
+                self._waiting.popleft()
+                try:
+                    return node, from_message(reply)
+                except PeerError as error:
+                    return node, NoAnswer(str(error))
+            if deadline is not None:
+                pause_s = min(pause_s, deadline - time.monotonic())
+                if pause_s <= 0:
+                    return None
+            self._channel.wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        return None

@@ -1,13 +1,15 @@
 """The seam between the round loop and whatever carries its messages (in process, gRPC, Flower's engine).
 
-The loop sees node numbers and blobs; a driver never looks into the blobs.
+The loop sees node numbers and bytes; a driver never looks into the bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
 
 
 class Purpose(StrEnum):
@@ -18,22 +20,83 @@ class Purpose(StrEnum):
     EVALUATE = "evaluate"
 
 
-class Channel(Protocol):
-    """Carries tasks to nodes and their replies back."""
+TaskParts: TypeAlias = tuple[bytes, bytes]
+"""A task's own bytes and those that many tasks share (see `plait.wire.messages.encode_task`)."""
 
-    def nodes(self) -> Sequence[int]:
-        """The nodes that can be reached now."""
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """Why there will be no answer from a node, in one line."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a node proved to be.
+
+    Attributes:
+        name: the name that its key was provisioned for.
+        public_key: its Ed25519 key, 32 bytes.
+    """
+
+    name: str
+    public_key: bytes
+
+
+class Exchange(Protocol):
+    """Tasks of one purpose and round on their way, and the answers to them.
+
+    Leaving it (``with``) withdraws what is still unanswered: such answers no longer count.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def send(self, node: int, task: TaskParts) -> None:
+        """Send a task; a node that was sent one before is sent the next one after it answered."""
         ...
 
-    def exchange(self, tasks: Mapping[int, bytes], purpose: Purpose, group: str) -> Iterator[tuple[int, bytes | str]]:
-        """Send one task to each node and yield replies as they come.
+    def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
+        """Wait for the next answer.
 
         Args:
-            tasks: node number to encoded task.
+            timeout_s: None waits for as long as it takes.
+
+        Returns:
+            (node, its answer), or None if none came in time or nobody is to answer any more.
+        """
+        ...
+
+
+class Channel(Protocol):
+    """Carries tasks to nodes and their answers back."""
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether nodes come and go, so that one that is missing or unfit may yet be replaced by another."""
+        ...
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """The nodes that can be reached now; waits until there are `at_least` so many."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until nodes may have come or gone, `timeout_s` at most."""
+        ...
+
+    def identity(self, node: int) -> Identity | None:
+        """Who the node proved to be; None where the driver leaves proof to others."""
+        ...
+
+    def exchange(self, purpose: Purpose, group: str) -> Exchange:
+        """Begin to send tasks.
+
+        Args:
             purpose: what the tasks ask for.
             group: the round, for drivers that group messages.
-
-        Yields:
-            (node, reply bytes), or (node, what went wrong) for a node that failed to answer.
         """
         ...

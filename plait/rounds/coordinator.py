@@ -3,48 +3,55 @@
 Works the same over every driver: it sees a `Channel`, a run directory, a rule and a codec. Spool, then fold: an update
 is on disk before anything else happens to it, and the updates of a round are folded in client order once the round's
 answers are in, so the result does not depend on who answered first. A run that was stopped anywhere goes on to the same
-result, and what the ledger lacks of what is on disk is added first. Knows no torch, no Flower and no model.
+result, and what the ledger lacks of what is on disk is added first.
+
+A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
+fewer updates than the quorum the round is tried again, with what it has. Knows no torch, no Flower and no model.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from plait.adapters import AdapterSpec, AdapterState, Json, norm
 from plait.aggregation import Rule
-from plait.errors import Interrupted, PeerError
+from plait.errors import Interrupted, MachineError, PeerError
+from plait.rounds.asking import Answer, Asking
 from plait.rounds.broadcasts import Broadcasts, follow
-from plait.rounds.channel import Channel, Purpose
+from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
 from plait.rounds.ledger import Event, Ledger, read_events
-from plait.rounds.roster import REPLY_BYTES, Roster, describe_clients
+from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import RunState, advance, client_seed, note_held, sample_cohort
-from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, max_update_bytes, open_update
+from plait.rounds.run_state import RunState, advance, choose_cohort, client_seed, note_held, sample_cohort
+from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, open_update
 from plait.wire.codec import Codec
-from plait.wire.envelope import Opened, measure
-from plait.wire.messages import (
-    EvaluateTask,
-    Evaluation,
-    Refusal,
-    RefusalReason,
-    Reply,
-    Settings,
-    TrainTask,
-    UpdateReply,
-    decode_reply,
-    encode_reply,
-    encode_task,
-)
+from plait.wire.envelope import Opened
+from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
+from plait.wire.settings import Settings
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The settings that the round loop itself needs; what clients need is in `settings`."""
+    """The settings that the round loop itself needs; what clients need is in `settings`.
+
+    Attributes:
+        rounds: rounds of the run.
+        clients: the run begins when so many can take part.
+        cohort_size: updates that a round wants.
+        eval_every: rounds from one evaluation to the next.
+        seed: decides cohorts and what clients draw.
+        settings: see `Settings`.
+        eval_clients: clients that evaluate; 0 for all.
+        quorum: updates that a round needs.
+        deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for as long as it takes.
+        over_selection: how many more clients than wanted are asked, as a fraction; the last to answer are let go.
+        attempts: times that a round below its quorum is tried in all.
+    """
 
     rounds: int
     clients: int
@@ -52,15 +59,11 @@ class RunPlan:
     eval_every: int
     seed: int
     settings: Settings
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One client's last word on a task: a decoded reply, or in words why there is none."""
-
-    client: str
-    reply: Reply | str
-    uplink_bytes: int
+    eval_clients: int = 0
+    quorum: int = 1
+    deadline_s: float | None = None
+    over_selection: float = 0.0
+    attempts: int = 1
 
 
 class Coordinator:
@@ -108,9 +111,8 @@ class Coordinator:
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
-            roster = describe_clients(
-                self._channel, self._ledger, plan.settings, self._spec, self._base, expected=plan.clients
-            )
+            roster = Roster(self._channel, self._ledger, plan.settings, self._spec, self._base)
+            roster.gather(plan.clients)
             if state.round == 0:
                 # Every described client derived the initial adapter from the spec's seed: nothing need be sent.
                 state = replace(state, held=dict.fromkeys(roster.nodes, state.shadow.digest()))
@@ -131,25 +133,30 @@ class Coordinator:
     def _round(self, state: RunState, roster: Roster, recorded: _Recorded) -> RunState:
         started = time.perf_counter()
         number = state.round + 1
-        cohort = sample_cohort(list(roster.nodes), self._plan.cohort_size, seed=self._plan.seed, round_number=number)
-        self._ledger.append("round_started", round=number, cohort=list(cohort))
-        expected = {name: self._expected(state, number, name, roster) for name in cohort}
-        waiting = [name for name in cohort if not self._is_spooled(expected[name], recorded)]
-        for answer in self._ask(state, roster, waiting, Purpose.TRAIN, number):
-            if isinstance(answer.reply, UpdateReply):
-                self._receive(expected[answer.client], answer.reply.update, answer)
-                state = note_held(state, answer.client, state.shadow.digest())
-            else:
-                self._log_failure(number, answer)
+        known = {*recorded.clients, *roster.nodes}
+        usable = {client for client in sorted(known) if self._recover(state, number, client, recorded)}
+        for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
+            if attempt > 1 or self._channel.open_ended:
+                roster.gather(self._plan.clients)
+            state = self._collect(state, roster, number, usable)
+            if len(usable) >= self._plan.quorum:
+                break
+            self._ledger.append("round_missed", round=number, attempt=attempt, received=len(usable))
+        else:
+            raise PeerError(
+                f"round {number} got {len(usable)} usable updates from its {self._plan.cohort_size} clients, "
+                f"expected at least {self._plan.quorum}"
+            )
 
-        step, received = self._fold(state, number, expected.values())
+        step = self._fold(state, number, sorted(usable))
+        received = len(usable)
         state, encoding = follow(advance(state, step), self._spec, self._base, self._codec)
         finished: dict[str, Json] = {
             "round": number,
             "adapter": state.shadow.digest().hex(),
             "rule": self._rule.name,
             "received": received,
-            "refused": len(cohort) - received,
+            "refused": max(0, self._plan.cohort_size - received),
             "update_norm": norm(step),
             "broadcast_distortion": encoding.distortion,
             "broadcast_codec_s": round(encoding.codec_s, 4),
@@ -160,133 +167,147 @@ class Coordinator:
         self._conclude(state)
         return state
 
+    def _collect(self, state: RunState, roster: Roster, number: int, usable: set[str]) -> RunState:
+        """Ask the cohort, and others for those who fail; `usable` takes in the names whose update is stored."""
+        plan = self._plan
+        deadline = None if plan.deadline_s is None else time.monotonic() + plan.deadline_s
+        chosen, reserve = choose_cohort(
+            [*roster.nodes, *(usable - set(roster.nodes))],
+            plan.cohort_size,
+            over_selection=plan.over_selection,
+            seed=plan.seed,
+            round_number=number,
+        )
+        self._ledger.append("round_started", round=number, cohort=list(chosen))
+        replacements = (name for name in reserve if name in roster.nodes and name not in usable)
+        with self._asking(state, roster, Purpose.TRAIN, number) as asking:
+            for name in chosen:
+                if name not in usable:
+                    asking.ask(name)
+            while len(usable) < plan.cohort_size and (answer := asking.next_answer(deadline)):
+                client = answer.client
+                if isinstance(answer.reply, UpdateReply):
+                    if self._receive(self._expected(state, number, client, roster), answer.reply.update, answer):
+                        usable.add(client)
+                    state = note_held(state, client, state.shadow.digest())
+                else:
+                    self._log_failure(number, answer)
+                if client in usable:
+                    continue
+                roster.doubt(client)
+                if len(usable) + len(asking.waiting) < plan.cohort_size and (name := next(replacements, None)):
+                    self._ledger.append("client_replaced", round=number, client=client, by=name)
+                    asking.ask(name)
+            late = sorted(asking.waiting) if len(usable) < plan.cohort_size else []
+        for client in late:
+            self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason="late")
+        return state
+
     def _conclude(self, state: RunState) -> None:
         """What is left of a round once its checkpoint is whole."""
         self._publish(state)
         self._directory.clear_updates()
         self._ledger.append("round_finished", **state.finished)
 
-    def _is_spooled(self, expected: Expected, recorded: _Recorded) -> bool:
+    def _recover(self, state: RunState, number: int, client: str, recorded: _Recorded) -> bool:
         """Whether an earlier stretch of the run stored a usable update; the ledger gets what it lacks of it."""
-        update = self._directory.load_update(expected.round, expected.client)
+        update = self._directory.load_update(number, client)
         if update is None:
             return False
         try:
-            opened = open_update(update, expected)
+            opened = open_update(update, self._stored(state, number, client))
         except UpdateRefused:
             return False
-        if (expected.round, expected.client) not in recorded.received:
+        if (number, client) not in recorded.received:
             self._log_update(opened, uplink_bytes=len(encode_reply(UpdateReply(update))))
         return True
 
-    def _fold(self, state: RunState, number: int, cohort: Collection[Expected]) -> tuple[AdapterState, int]:
+    def _fold(self, state: RunState, number: int, clients: Sequence[str]) -> AdapterState:
+        """What the rule makes of the stored updates, taken in client order."""
         accumulator = self._rule.begin(state.shadow)
-        received = 0
-        for expected in cohort:
-            update = self._directory.load_update(number, expected.client)
+        for client in clients:
+            update = self._directory.load_update(number, client)
             if update is None:
-                continue
-            try:
-                opened = open_update(update, expected)
-            except UpdateRefused:
-                # What was stored before and could not be used, from a client that was asked again in vain.
-                continue
+                raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
+            opened = open_update(update, self._stored(state, number, client))
             accumulator.add(opened.delta, float(opened.header.examples))
-            received += 1
-        if not received:
-            raise PeerError(f"round {number} got no usable update from its {len(cohort)} clients, expected at least 1")
-        return accumulator.finish(), received
+        return accumulator.finish()
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
+        if self._channel.open_ended:
+            roster.gather(self._plan.clients)
         losses: dict[str, ClientLoss] = {}
-        for answer in self._ask(state, roster, list(roster.nodes), Purpose.EVALUATE, state.round):
-            reply = answer.reply
-            if not isinstance(reply, Evaluation):
-                self._log_failure(state.round, answer)
-                continue
-            try:
-                check_evaluation(reply, roster.cards[answer.client], state.round)
-            except UpdateRefused as refused:
-                self._log_refusal(state.round, answer, refused.reason, str(refused))
-                continue
-            self._ledger.append(
-                "reply_received",
-                round=state.round,
-                client=answer.client,
-                purpose=Purpose.EVALUATE.value,
-                uplink_bytes=answer.uplink_bytes,
-            )
-            state = note_held(state, answer.client, state.shadow.digest())
-            losses[answer.client] = ClientLoss(reply.loss, reply.tokens, reply.examples, reply.correct)
-        if not losses:
+        deadline = None if self._plan.deadline_s is None else time.monotonic() + self._plan.deadline_s
+        count = self._plan.eval_clients or len(roster.nodes)
+        with self._asking(state, roster, Purpose.EVALUATE, state.round) as asking:
+            for client in sample_cohort(list(roster.nodes), count, seed=self._plan.seed, round_number=0):
+                asking.ask(client)
+            while answer := asking.next_answer(deadline):
+                reply = answer.reply
+                if not isinstance(reply, Evaluation):
+                    self._log_failure(state.round, answer)
+                    continue
+                try:
+                    check_evaluation(reply, roster.cards[answer.client], state.round)
+                except UpdateRefused as refused:
+                    self._log_refusal(state.round, answer, refused.reason, str(refused))
+                    continue
+                self._ledger.note(
+                    "reply_received",
+                    round=state.round,
+                    client=answer.client,
+                    purpose=Purpose.EVALUATE.value,
+                    uplink_bytes=answer.uplink_bytes,
+                )
+                state = note_held(state, answer.client, state.shadow.digest())
+                losses[answer.client] = ClientLoss(reply.loss, reply.tokens, reply.examples, reply.correct)
+        if losses:
+            self._ledger.append("evaluated", round=state.round, **mean_loss(losses))
+        elif not self._channel.open_ended:
             raise PeerError(f"no client could evaluate round {state.round}, expected at least 1")
-        self._ledger.append("evaluated", round=state.round, **mean_loss(losses))
         return state
 
-    def _ask(
-        self, state: RunState, roster: Roster, clients: Sequence[str], purpose: Purpose, number: int
-    ) -> Iterator[Answer]:
-        """Send each client its task and yield its answer; one that lost its adapter is sent the whole one, once."""
-        broadcasts = Broadcasts(state, self._spec, self._base)
-        held = {name: state.held.get(name, b"") for name in clients}
-        for last_try in (False, True):
-            tasks: dict[int, bytes] = {}
-            names = {roster.nodes[name]: name for name in held}
-            for name, digest in held.items():
-                broadcast = broadcasts.leading_from(digest)
-                tasks[roster.nodes[name]] = self._task(purpose, broadcast, name, number)
-                cost = measure(broadcast, layout=self._spec.layout)
-                self._ledger.append(
-                    "broadcast",
-                    round=number,
-                    client=name,
-                    purpose=purpose.value,
-                    downlink_bytes=len(tasks[roster.nodes[name]]),
-                    payload_bytes=cost.payload_bytes,
-                    envelope_bytes=cost.envelope_bytes,
-                    codec=cost.codec,
-                    bits_per_parameter=cost.bits_per_parameter,
-                )
-            held = {}
-            for node, raw in self._channel.exchange(tasks, purpose, str(number)):
-                if node not in names:
-                    continue  # was not asked, or has answered
-                answer = _decode_answer(
-                    names.pop(node), raw, max_bytes=REPLY_BYTES + max_update_bytes(self._spec.layout)
-                )
-                lost = isinstance(answer.reply, Refusal) and answer.reply.reason == RefusalReason.NEED_FULL
-                if lost and not last_try:
-                    self._log_failure(number, answer)
-                    held[answer.client] = b""
-                else:
-                    yield answer
-            if not held:
-                return
+    def _asking(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Asking:
+        def task(client: str, broadcast: bytes) -> Task:
+            return self._task(purpose, broadcast, client, number)
 
-    def _task(self, purpose: Purpose, broadcast: bytes, client: str, number: int) -> bytes:
+        return Asking(
+            channel=self._channel,
+            roster=roster,
+            state=state,
+            broadcasts=Broadcasts(state, self._spec, self._base),
+            ledger=self._ledger,
+            purpose=purpose,
+            number=number,
+            task=task,
+        )
+
+    def _task(self, purpose: Purpose, broadcast: bytes, client: str, number: int) -> Task:
         base = self._plan.settings
         if purpose is Purpose.EVALUATE:
-            return encode_task(EvaluateTask(replace(base, round=number), broadcast))
+            return EvaluateTask(replace(base, round=number), broadcast)
         settings = replace(
             base,
             round=number,
             seed=client_seed(self._plan.seed, number, client),
             done_steps=(number - 1) * base.local_steps,
         )
-        return encode_task(TrainTask(settings, broadcast))
+        return TrainTask(settings, broadcast)
 
-    def _receive(self, expected: Expected, update: bytes, answer: Answer) -> None:
+    def _receive(self, expected: Expected, update: bytes, answer: Answer) -> bool:
+        """Store an update if it is usable."""
         try:
             opened = open_update(update, expected)
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
-            return
+            return False
         self._directory.store_update(expected.round, expected.client, update)
         self._log_update(opened, uplink_bytes=answer.uplink_bytes)
+        return True
 
     def _log_update(self, opened: Opened, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
-        self._ledger.append(
+        self._ledger.note(
             "update_received",
             round=opened.header.round,
             client=opened.header.client,
@@ -305,6 +326,14 @@ class Coordinator:
         )
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
+        return replace(
+            self._stored(state, number, client),
+            examples=roster.cards[client].train_examples,
+            public_key=roster.keys[client],
+        )
+
+    def _stored(self, state: RunState, number: int, client: str) -> Expected:
+        """What an update must be that was checked against its client's card and key before it was stored."""
         return Expected(
             run_id=state.run_id,
             round=number,
@@ -312,15 +341,14 @@ class Coordinator:
             base_fingerprint=self._base,
             spec_digest=self._spec.digest,
             received=state.shadow,
-            examples=roster.cards[client].train_examples,
         )
 
-    def _log_failure(self, number: int, answer: Answer) -> None:
+    def _log_failure(self, number: int, answer: Answer, *, reason: str = "no-answer") -> None:
         reply = answer.reply
         if isinstance(reply, Refusal):
             self._log_refusal(number, answer, reply.reason.name.lower().replace("_", "-"), reply.detail)
-        elif isinstance(reply, str):
-            self._log_refusal(number, answer, "no-answer", reply)
+        elif isinstance(reply, NoAnswer):
+            self._log_refusal(number, answer, reason, reply.detail)
         else:
             self._log_refusal(number, answer, "malformed", f"{type(reply).__name__} is not an answer to this task")
 
@@ -335,15 +363,6 @@ class Coordinator:
         )
 
 
-def _decode_answer(client: str, raw: bytes | str, *, max_bytes: int) -> Answer:
-    if isinstance(raw, str):
-        return Answer(client, raw, 0)
-    try:
-        return Answer(client, decode_reply(raw, max_bytes=max_bytes), len(raw))
-    except PeerError as error:
-        return Answer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))
-
-
 @dataclass(frozen=True)
 class _Recorded:
     """What the ledger of a run that is gone on with holds already.
@@ -352,11 +371,13 @@ class _Recorded:
         finished: the last round that it calls finished.
         evaluated: the last round that it has losses of; -1 for none.
         received: rounds and clients of the updates that it has.
+        clients: the clients that it knows.
     """
 
     finished: int
     evaluated: int
     received: frozenset[tuple[int, str]]
+    clients: frozenset[str]
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> _Recorded:
@@ -370,5 +391,11 @@ class _Recorded:
                 (cast("int", event["round"]), cast("str", event["client"]))
                 for event in events
                 if event["event"] == "update_received"
+            ),
+            clients=frozenset(
+                cast("str", client["client"])
+                for event in events
+                if event["event"] == "clients_described"
+                for client in cast("list[dict[str, Json]]", event["clients"])
             ),
         )

@@ -35,7 +35,7 @@ class _End:
 
 
 class Ledger:
-    """Appends events to the file at `path`, each on disk before `append` returns.
+    """Appends events to the file at `path`.
 
     Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left half-written).
     While it is open nobody else can open it (where the file system knows locks).
@@ -63,7 +63,7 @@ class Ledger:
             raise MachineError(f"cannot open '{path}': {error.strerror or error}") from error
 
     def append(self, event: str, **fields: object) -> Event:
-        """Write one event and fsync it.
+        """Write one event and fsync it, and with it whatever was noted before.
 
         Args:
             event: its kind.
@@ -72,6 +72,13 @@ class Ledger:
         Raises:
             MachineError: the disk is full or gone; the ledger is as it was.
         """
+        return self._write(event, fields, durable=True)
+
+    def note(self, event: str, **fields: object) -> Event:
+        """As `append`, but the event outlives only the process until the next `append`, not the machine's power."""
+        return self._write(event, fields, durable=False)
+
+    def _write(self, event: str, fields: Mapping[str, object], *, durable: bool) -> Event:
         end = self._end
         line = cast(
             "Event",
@@ -85,7 +92,8 @@ class Ledger:
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            if durable:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
         self._end = _End(end.events + 1, line["hash"], end.size_bytes + len(data))

@@ -6,7 +6,7 @@ Answers carry counts, losses and codes; never text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,12 +27,13 @@ from plait.wire.messages import (
     Refusal,
     RefusalReason,
     Reply,
-    Settings,
     TrainTask,
     UpdateReply,
     decode_task,
     encode_reply,
 )
+from plait.wire.settings import Settings
+from plait.wire.signature import with_signature
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,23 @@ class Participant:
         name: what the client is called.
         model: base and data.
         memory: what survives between tasks.
+        sign: makes a signature of 64 bytes; without it updates are not signed.
         max_task_bytes: larger tasks are refused unread.
     """
 
-    def __init__(self, name: str, model: LocalModel, memory: Memory, *, max_task_bytes: int = 1 << 31) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: LocalModel,
+        memory: Memory,
+        *,
+        sign: Callable[[bytes], bytes] | None = None,
+        max_task_bytes: int = 1 << 31,
+    ) -> None:
         self._name = name
         self._model = model
         self._memory = memory
+        self._sign = sign
         self._max_task_bytes = max_task_bytes
 
     def answer(self, task_bytes: bytes) -> bytes:
@@ -193,7 +204,7 @@ class Participant:
             ),
             encoded,
         )
-        return UpdateReply(sealed.data)
+        return UpdateReply(with_signature(sealed.data, self._sign) if self._sign else sealed.data)
 
     def _encode(self, run_id: bytes, settings: Settings, delta: AdapterState) -> EncodedDelta:
         """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""

@@ -8,6 +8,7 @@ travels with the next one, so nothing is ever lost to the codec.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -65,6 +66,28 @@ def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number:
     generator = np.random.default_rng([seed, round_number])
     chosen = generator.choice(len(ordered), size=size, replace=False)
     return tuple(ordered[index] for index in sorted(chosen))
+
+
+def choose_cohort(
+    clients: Sequence[str], size: int, *, over_selection: float, seed: int, round_number: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who is asked in a round, and who is next where somebody fails.
+
+    Args:
+        clients: all that could be asked.
+        size: updates that are wanted.
+        over_selection: how many more are asked, as a fraction of `size`.
+        seed: of the run.
+        round_number: the round.
+
+    Returns:
+        (the cohort in name order, all others in the order in which they replace).
+    """
+    asked = math.ceil(size * (1 + over_selection))
+    cohort = sample_cohort(clients, asked, seed=seed, round_number=round_number)
+    others = sorted(set(clients) - set(cohort))
+    np.random.default_rng([seed, round_number, 1]).shuffle(others)
+    return cohort, tuple(others)
 
 
 def client_seed(seed: int, round_number: int, client: str) -> int:

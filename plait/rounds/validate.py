@@ -12,8 +12,10 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
+from plait.trust.keys import verify
 from plait.wire.envelope import Direction, Opened, open_envelope, read_header
 from plait.wire.messages import ClientCard, Evaluation
+from plait.wire.signature import signature_of, signed_bytes
 
 # Far beyond any honest figure, and far below where sums of such figures stop being exact or finite.
 _LARGEST_FIGURE = 2.0**53
@@ -35,7 +37,18 @@ class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger na
 
 @dataclass(frozen=True)
 class Expected:
-    """What the update of one client in one round has to say of itself."""
+    """What the update of one client in one round has to say of itself.
+
+    Attributes:
+        run_id: 16 bytes.
+        round: the round.
+        client: the client's name.
+        base_fingerprint: 32 bytes.
+        spec_digest: 32 bytes.
+        received: the adapter that the client started from.
+        examples: what it said that it has; None where that was checked before.
+        public_key: its Ed25519 key, 32 bytes, where it proved to hold one: the update must then be signed with it.
+    """
 
     run_id: bytes
     round: int
@@ -43,7 +56,8 @@ class Expected:
     base_fingerprint: bytes
     spec_digest: bytes
     received: AdapterState
-    examples: int
+    examples: int | None = None
+    public_key: bytes = b""
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
@@ -70,7 +84,9 @@ def open_update(data: bytes, expected: Expected) -> Opened:
     ):
         if got != wanted:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
-    if header.examples != expected.examples:
+    if expected.public_key:
+        _check_signature(data, expected)
+    if expected.examples is not None and header.examples != expected.examples:
         raise UpdateRefused("weight", f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
     try:
@@ -98,6 +114,14 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
         )
     _check_figures({"loss": evaluation.loss})
+
+
+def _check_signature(data: bytes, expected: Expected) -> None:
+    signature = signature_of(data)
+    if not signature:
+        raise UpdateRefused("signature", f"update of {expected.client!r} is not signed, expected its key's signature")
+    if not verify(expected.public_key, signature, signed_bytes(data)):
+        raise UpdateRefused("signature", f"signature on the update of {expected.client!r} is not its key's")
 
 
 def _check_figures(figures: Mapping[str, float]) -> None:

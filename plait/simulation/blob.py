@@ -1,7 +1,7 @@
-"""How plait's own bytes lie in a Flower message: one uint8 array, so that Flower frames them once.
+"""How plait's own bytes lie in a Flower message: one uint8 array or two, so that Flower frames them once.
 
-Flower cuts every array into objects of its own; hundreds of small tensors cost it tens of seconds a round, one blob
-does not.
+Flower cuts every array into objects of its own; hundreds of small tensors cost it tens of seconds a round, a blob does
+not. A task is a head of its own and a body that all tasks of a round share: the body's bytes are never copied here.
 """
 
 from __future__ import annotations
@@ -11,25 +11,37 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from plait.errors import PeerError
 
 _RECORD = "plait"
-_ARRAY = "blob"
+_HEAD, _BODY = "head", "body"
 _STYPE = "plait.v1"
 
 
-def to_content(blob: bytes) -> RecordDict:
+def to_content(head: bytes, body: bytes = b"") -> RecordDict:
     """Wrap bytes as the content of a Flower message."""
-    array = Array(dtype="uint8", shape=(len(blob),), stype=_STYPE, data=blob)
-    return RecordDict({_RECORD: ArrayRecord({_ARRAY: array})})
+    parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
+    arrays = {name: Array(dtype="uint8", shape=(len(part),), stype=_STYPE, data=part) for name, part in parts.items()}
+    return RecordDict({_RECORD: ArrayRecord(arrays)})
+
+
+def parts_of(content: RecordDict) -> tuple[bytes, bytes] | None:
+    """Head and body of a message's content; None if it does not hold plait's bytes."""
+    record = content.get(_RECORD)
+    if len(content) != 1 or not isinstance(record, ArrayRecord) or list(record) not in ([_HEAD], [_HEAD, _BODY]):
+        return None
+    if any(array.stype != _STYPE for array in record.values()):
+        return None
+    return record[_HEAD].data, record[_BODY].data if _BODY in record else b""
 
 
 def from_message(message: Message) -> bytes:
-    """The bytes in a Flower message.
+    """The bytes in a Flower message, head and body together.
 
     Raises:
         PeerError: the message carries an error, or something else than plait's bytes.
     """
     if message.has_error():
         raise PeerError(f"node {message.metadata.src_node_id} failed: {message.error.reason}")
-    record = message.content.get(_RECORD)
-    if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY] or record[_ARRAY].stype != _STYPE:
+    parts = parts_of(message.content)
+    if parts is None:
         raise PeerError(f"node {message.metadata.src_node_id} sent a message without plait's bytes in it")
-    return record[_ARRAY].data
+    head, body = parts
+    return head + body if body else head

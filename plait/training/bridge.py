@@ -26,7 +26,7 @@ from plait.errors import ConfigError
 from plait.training.examples import Example, Tokenizer
 from plait.training.local_model import OwnTrainer
 from plait.training.trainer import StepReport, schedule_factor
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 
 class TrainerLike(Protocol):

@@ -13,7 +13,7 @@ from plait.rounds.participant import DataSize, Trained
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import StepReport, judge, train_steps
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepReport]

@@ -21,7 +21,7 @@ from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import judge, train_steps
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 
 @dataclass(frozen=True)

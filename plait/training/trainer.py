@@ -16,7 +16,7 @@ from torch import nn
 
 from plait.adapters import Float32, Task
 from plait.training.examples import IGNORED, Example
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 # Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
 _MOSTLY = 0.75

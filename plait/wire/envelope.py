@@ -256,15 +256,6 @@ def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memory
     return hasher.digest()
 
 
-def signed_bytes(data: bytes) -> bytes:
-    """What a signature over this envelope covers; by its digest the header vouches for the payload.
-
-    Raises:
-        PeerError: it is no envelope.
-    """
-    return b"plait.v1.envelope\0" + split_frame(data).header
-
-
 def _read_header(frame: Frame) -> tuple[Header, pb.Header]:
     bounds.exact_length("signature", bytes(frame.signature), bounds.SIGNATURE_BYTES, or_empty=True)
     what, data = "header of the envelope", bytes(frame.header)

@@ -36,7 +36,7 @@ def join_frame(header: bytes, payload: bytes | memoryview, signature: bytes = b"
     pieces: list[bytes | memoryview] = [bytes((_SCHEMA_TAG, SCHEMA))]
     for tag, part in zip(_PART_TAGS, (header, payload, signature), strict=True):
         if len(part):
-            pieces += [bytes((tag,)), _varint(len(part)), part]
+            pieces += [bytes((tag,)), varint(len(part)), part]
     size_bytes = sum(len(piece) for piece in pieces)
     if size_bytes > MAX_FRAME_BYTES:
         raise PeerError(f"envelope would have {size_bytes} bytes, expected at most {MAX_FRAME_BYTES}")
@@ -69,7 +69,8 @@ def split_frame(data: bytes) -> Frame:
     return Frame(*parts)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A non-negative integer as protobuf writes it, seven bits a byte, lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -15,47 +15,13 @@ from plait.errors import PeerError
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
+from plait.wire.frame import varint
+from plait.wire.settings import Settings, decode_settings, encode_settings
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How a client is to train and measure.
-
-    Attributes:
-        local_steps: optimizer steps in this round.
-        batch_size: sequences in one forward pass.
-        gradient_accumulation_steps: forward passes in one optimizer step.
-        seq_len: tokens in one sequence.
-        learning_rate: at its peak.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are clipped to this Euclidean norm.
-        held_out_fraction: part of the client's data that never trains.
-        max_held_out_sequences: held-out sequences that are measured at most.
-        seed: all randomness of this task comes from it.
-        warmup_steps: steps over which the learning rate rises from 0.
-        lr_schedule: ``constant``, ``cosine`` or ``linear``, over the whole run.
-        round: the round that the task belongs to.
-        total_steps: steps of the whole run; 0 if nobody knows.
-        done_steps: steps of the run that lie behind this task.
-        wire: how the client is to pack its update, as `--wire` says it.
-    """
-
-    local_steps: int
-    batch_size: int
-    gradient_accumulation_steps: int
-    seq_len: int
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    held_out_fraction: float
-    max_held_out_sequences: int
-    seed: int
-    warmup_steps: int = 0
-    lr_schedule: str = "constant"
-    round: int = 0
-    total_steps: int = 0
-    done_steps: int = 0
-    wire: str = "fp32"
+# Tag bytes of messages.proto: field number << 3 | wire type (0 varint, 2 length-delimited).
+_SCHEMA = bytes((1 << 3, canonical.SCHEMA))
+_TRAIN_TAG, _EVALUATE_TAG = bytes((3 << 3 | 2,)), bytes((4 << 3 | 2,))
+_SETTINGS_TAG, _BROADCAST_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,))
 
 
 @dataclass(frozen=True)
@@ -170,23 +136,28 @@ class Refusal:
 Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal
 
 
-def encode_task(task: Task) -> bytes:
-    """The bytes of a task.
+def encode_task(task: Task) -> tuple[bytes, bytes]:
+    """The bytes of a task in two parts, to be put one after the other.
+
+    Returns:
+        (head, body): the head is this task's own; the body is its broadcast, the same object that went in, so that many
+        tasks can share it. A task without a broadcast has an empty body.
 
     Raises:
         PeerError: it says something that no receiver would accept.
     """
-    settings = _encode_settings(task.settings)
-    match task:
-        case DescribeTask(spec_json=spec_json):
-            bounds.spec_text(spec_json)
-            work = pb.Task(describe=pb.Describe(settings=settings, spec_json=spec_json))
-        case TrainTask(broadcast=broadcast):
-            work = pb.Task(train=pb.Train(settings=settings, broadcast=broadcast))
-        case EvaluateTask(broadcast=broadcast):
-            work = pb.Task(evaluate=pb.Evaluate(settings=settings, broadcast=broadcast))
-    work.schema = canonical.SCHEMA
-    return canonical.to_bytes(work)
+    if isinstance(task, DescribeTask):
+        bounds.spec_text(task.spec_json)
+        work = pb.Describe(settings=encode_settings(task.settings), spec_json=task.spec_json)
+        return canonical.to_bytes(pb.Task(schema=canonical.SCHEMA, describe=work)), b""
+    # Canonical protobuf ends with the field of the highest number, and a broadcast is that field: so it can follow
+    # everything else uncopied.
+    settings = canonical.to_bytes(encode_settings(task.settings))
+    inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
+    if task.broadcast:
+        inner += _BROADCAST_TAG + varint(len(task.broadcast))
+    tag = _TRAIN_TAG if isinstance(task, TrainTask) else _EVALUATE_TAG
+    return b"".join((_SCHEMA, tag, varint(len(inner) + len(task.broadcast)), inner)), task.broadcast
 
 
 def decode_task(data: bytes, *, max_bytes: int) -> Task:
@@ -201,11 +172,11 @@ def decode_task(data: bytes, *, max_bytes: int) -> Task:
     match message.WhichOneof("work"):
         case "describe":
             spec_json = bounds.spec_text(message.describe.spec_json)
-            return DescribeTask(_decode_settings(message.describe.settings), spec_json)
+            return DescribeTask(decode_settings(message.describe.settings), spec_json)
         case "train":
-            return TrainTask(_decode_settings(message.train.settings), message.train.broadcast)
+            return TrainTask(decode_settings(message.train.settings), message.train.broadcast)
         case "evaluate":
-            return EvaluateTask(_decode_settings(message.evaluate.settings), message.evaluate.broadcast)
+            return EvaluateTask(decode_settings(message.evaluate.settings), message.evaluate.broadcast)
         case _:
             raise PeerError("task asks for nothing, expected describe, train or evaluate")
 
@@ -279,85 +250,6 @@ def decode_reply(data: bytes, *, max_bytes: int) -> Reply:
             return _decode_refusal(message.refusal)
         case _:
             raise PeerError("reply holds no answer, expected a card, an update, an evaluation or a refusal")
-
-
-def _encode_settings(settings: Settings) -> pb.Settings:
-    _check_settings(settings)
-    return pb.Settings(
-        local_steps=settings.local_steps,
-        batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        seq_len=settings.seq_len,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        held_out_fraction=settings.held_out_fraction,
-        max_held_out_sequences=settings.max_held_out_sequences,
-        seed=settings.seed,
-        warmup_steps=settings.warmup_steps,
-        lr_schedule=f"{_SCHEDULE_PREFIX}{settings.lr_schedule.upper()}",
-        round=settings.round,
-        total_steps=settings.total_steps,
-        done_steps=settings.done_steps,
-        wire=settings.wire,
-    )
-
-
-def _decode_settings(message: pb.Settings) -> Settings:
-    settings = Settings(
-        local_steps=message.local_steps,
-        batch_size=message.batch_size,
-        gradient_accumulation_steps=message.gradient_accumulation_steps,
-        seq_len=message.seq_len,
-        learning_rate=message.learning_rate,
-        weight_decay=message.weight_decay,
-        max_grad_norm=message.max_grad_norm,
-        held_out_fraction=message.held_out_fraction,
-        max_held_out_sequences=message.max_held_out_sequences,
-        seed=message.seed,
-        warmup_steps=message.warmup_steps,
-        lr_schedule=_schedule_name(message.lr_schedule),
-        round=message.round,
-        total_steps=message.total_steps,
-        done_steps=message.done_steps,
-        wire=message.wire,
-    )
-    _check_settings(settings)
-    return settings
-
-
-_SCHEDULE_PREFIX = "LEARNING_RATE_SCHEDULE_"
-_SCHEDULES = ("constant", "cosine", "linear")
-
-
-def _schedule_name(number: int) -> str:
-    if not 1 <= number <= len(_SCHEDULES):
-        raise PeerError(f"learning rate schedule is {number}, expected 1 to {len(_SCHEDULES)}")
-    return _SCHEDULES[number - 1]
-
-
-def _check_settings(settings: Settings) -> None:
-    for what, value, minimum in (
-        ("local steps", settings.local_steps, 1),
-        ("batch size", settings.batch_size, 1),
-        ("gradient accumulation steps", settings.gradient_accumulation_steps, 1),
-        ("sequence length", settings.seq_len, 1),
-        ("held-out sequences", settings.max_held_out_sequences, 1),
-        ("warm-up steps", settings.warmup_steps, 0),
-        ("round", settings.round, 0),
-    ):
-        bounds.integer(what, value, minimum=minimum, maximum=bounds.MAX_STEPS)
-    bounds.integer("total steps", settings.total_steps)
-    bounds.integer("done steps", settings.done_steps)
-    bounds.integer("seed", settings.seed, maximum=2**64 - 1)
-    bounds.positive("learning rate", settings.learning_rate)
-    bounds.non_negative("weight decay", settings.weight_decay)
-    bounds.positive("largest gradient norm", settings.max_grad_norm)
-    if bounds.positive("held-out fraction", settings.held_out_fraction) >= 1:
-        raise PeerError(f"held-out fraction is {settings.held_out_fraction}, expected less than 1")
-    if settings.lr_schedule not in _SCHEDULES:
-        raise PeerError(f"learning rate schedule is {settings.lr_schedule!r}, expected {', '.join(_SCHEDULES)}")
-    bounds.name("wire", settings.wire)
 
 
 def _decode_card(message: pb.ClientCard) -> ClientCard:

@@ -7,7 +7,7 @@ with instrumented():
 
 
 def parse(data: bytes) -> None:
-    if encode_task(decode_task(data, max_bytes=4096)) != data:
+    if b"".join(encode_task(decode_task(data, max_bytes=4096))) != data:
         raise ValueError("what was read is written otherwise")
 
 

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from plait.rounds.channel import Purpose
+from plait.rounds.channel import Identity, NoAnswer, Purpose
 from plait.simulation.blob import from_message, to_content
 from server import grid_channel
 from server.grid_channel import GridChannel
@@ -65,8 +65,10 @@ def echo(message):
 
 
 def exchange(grid, nodes=(10, 11, 12), purpose=Purpose.TRAIN):
-    channel = GridChannel(grid, minimum_nodes=1)
-    return list(channel.exchange({node: b"task %d" % node for node in nodes}, purpose, "7"))
+    with GridChannel(grid, open_ended=True).exchange(purpose, "7") as exchange:
+        for node in nodes:
+            exchange.send(node, (b"task ", b"%d" % node))
+        return list(iter(lambda: exchange.receive(None), None))
 
 
 def test_every_node_gets_its_task_and_is_heard(pauses):
@@ -92,8 +94,10 @@ def test_replies_come_as_they_come_and_one_at_a_time(pauses):
 
 def test_nobody_is_pulled_for_before_the_last_reply_was_dealt_with(pauses):
     grid = FakeGrid(echo)
-    replies = GridChannel(grid, minimum_nodes=1).exchange({10: b"", 11: b""}, Purpose.TRAIN, "1")
-    next(replies)
+    exchange = GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1")
+    for node in (10, 11):
+        exchange.send(node, (b"", b""))
+    exchange.receive(None)
     assert grid.pulled == [["message-10"]]
 
 
@@ -114,13 +118,13 @@ def test_waiting_grows_longer_and_starts_anew_after_an_answer(pauses):
 def test_a_node_that_failed_is_told_in_words(pauses, answer, complaint):
     ((node, reply),) = exchange(FakeGrid(answer), nodes=(10,))
     assert node == 10
-    assert complaint in reply
+    assert complaint in reply.detail
 
 
 @pytest.mark.parametrize("answered", [[], [None], [""]], ids=["left out", "None", "empty"])
 def test_a_task_that_could_not_be_sent_is_told_in_words_and_the_others_go_on(pauses, answered):
     replies = dict(exchange(FakeGrid(echo, lost={11: answered})))
-    assert replies == {10: b"task 10!", 11: "node 11 could not be sent its task", 12: b"task 12!"}
+    assert replies == {10: b"task 10!", 11: NoAnswer("node 11 could not be sent its task"), 12: b"task 12!"}
 
 
 def test_a_message_that_is_answered_twice_counts_once(pauses):
@@ -130,5 +134,47 @@ def test_a_message_that_is_answered_twice_counts_once(pauses):
 
 def test_nodes_are_waited_for_and_come_in_order(pauses):
     grid = FakeGrid(echo, connected=[[], [11], [12, 10, 11]])
-    assert GridChannel(grid, minimum_nodes=3).nodes() == [10, 11, 12]
+    assert GridChannel(grid, open_ended=True).nodes(3) == [10, 11, 12]
     assert pauses == [0.02, 0.04]
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_waited_for():
+    grid = FakeGrid(echo, patience={10: 10**6})
+    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+        exchange.send(10, (b"", b""))
+        assert exchange.receive(0.05) is None
+
+
+class FakeAttendedGrid(FakeGrid):
+    """As plait's own grid: it says who its nodes are, wakes who waits, and takes tasks back."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.waited, self.withdrawn = [], []
+
+    def wait(self, timeout_s):
+        self.waited.append(timeout_s)
+
+    def withdraw(self, message_ids, reason):
+        self.withdrawn.append((list(message_ids), reason))
+
+    def node_name(self, node_id):
+        return f"node-{node_id}"
+
+    def public_key(self, node_id):
+        return bytes([node_id]) * 32
+
+
+def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
+    grid = FakeAttendedGrid(echo, patience={11: 10**6})
+    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+        for node in (10, 11):
+            exchange.send(node, (b"", b""))
+        assert exchange.receive(None)[0] == 10
+    assert grid.withdrawn == [(["message-11"], "enough")]
+    assert not pauses
+
+
+def test_a_grid_that_knows_its_nodes_says_who_they_are():
+    assert GridChannel(FakeAttendedGrid(echo), open_ended=True).identity(7) == Identity("node-7", bytes([7]) * 32)
+    assert GridChannel(FakeGrid(echo), open_ended=True).identity(7) is None

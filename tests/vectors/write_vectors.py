@@ -26,12 +26,12 @@ from plait.wire.messages import (
     Evaluation,
     Refusal,
     RefusalReason,
-    Settings,
     TrainTask,
     UpdateReply,
     encode_reply,
     encode_task,
 )
+from plait.wire.settings import Settings
 
 HERE = Path(__file__).parent
 INDEPENDENT = runpy.run_path(str(HERE / "independent_decoder.py"))
@@ -195,7 +195,7 @@ def vectors() -> dict[str, tuple[bytes, object]]:
         said = {"envelope": as_json(header) | numbers(delta, codec, encoded.packed)}
         found[name] = seal(header, encoded).data, said
     for name, task in TASKS.items():
-        found[name] = encode_task(task), {_FIELD[type(task)]: as_json(task)}
+        found[name] = b"".join(encode_task(task)), {_FIELD[type(task)]: as_json(task)}
     for name, reply in REPLIES.items():
         said = reply.update.hex() if isinstance(reply, UpdateReply) else as_json(reply)
         found[name] = encode_reply(reply), {_FIELD[type(reply)]: said}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES
-from plait.rounds.channel import Purpose
+from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import ClientLoss
@@ -20,7 +20,7 @@ from plait.rounds.participant import DataSize, Participant, Trained
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.wire.codecs import codec_for
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"layer.lora_A.weight": [2, 5], "layer.lora_B.weight": [3, 2]})
 FINGERPRINT = b"f" * 32
@@ -100,16 +100,54 @@ class InProcessChannel:
     order: Callable[[list[int]], list[int]] = list
     before: Callable[[Asked], None] = lambda asked: None
     tamper: Callable[[Asked, bytes], bytes | str] = lambda asked, reply: reply
+    silent: Callable[[Asked], bool] = lambda asked: False
 
-    def nodes(self) -> Sequence[int]:
-        return list(self.participants)
+    open_ended: bool = False
+    identities: Mapping[int, Identity] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
 
-    def exchange(self, tasks: Mapping[int, bytes], purpose: Purpose, group: str) -> Iterator[tuple[int, bytes | str]]:
-        for node in self.order(list(tasks)):
-            asked = Asked(self.names[node], purpose, int(group), tasks[node])
-            self.asked.append(asked)
-            self.before(asked)
-            yield node, self.tamper(asked, self.participants[node].answer(asked.task))
+    def nodes(self, at_least: int) -> Sequence[int]:
+        return [node for node in self.participants if node not in self.gone]
+
+    def wait(self, timeout_s: float) -> None:
+        """Nobody comes or goes by themselves."""
+
+    def identity(self, node: int) -> Identity | None:
+        return self.identities.get(node)
+
+    def exchange(self, purpose: Purpose, group: str) -> "InProcessExchange":
+        return InProcessExchange(self, purpose, int(group))
+
+
+@dataclass
+class InProcessExchange:
+    """Clients work when they are heard; one that never answers is heard last, and only by those who wait for ever."""
+
+    channel: InProcessChannel
+    purpose: Purpose
+    round: int
+    waiting: dict[int, bytes] = field(default_factory=dict)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.waiting.clear()
+
+    def send(self, node: int, task: TaskParts) -> None:
+        self.waiting[node] = b"".join(task)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
+        for node in self.channel.order(list(self.waiting)):
+            asked = Asked(self.channel.names[node], self.purpose, self.round, self.waiting[node])
+            if self.channel.silent(asked):
+                continue
+            del self.waiting[node]
+            self.channel.asked.append(asked)
+            self.channel.before(asked)
+            answer = self.channel.tamper(asked, self.channel.participants[node].answer(asked.task))
+            return node, NoAnswer(answer) if isinstance(answer, str) else answer
+        return None
 
 
 class Federation:
@@ -167,7 +205,12 @@ class Federation:
             save_checkpoint(directory.checkpoints, state)
             ledger = Ledger(directory.ledger)
             ledger.append("run_started", run=state.run_id.hex())
-        for target, name in ((ledger, "append"), (directory, "store_update"), (directory, "clear_updates")):
+        for target, name in (
+            (ledger, "append"),
+            (ledger, "note"),
+            (directory, "store_update"),
+            (directory, "clear_updates"),
+        ):
             setattr(target, name, _between(getattr(target, name), watch))
         coordinator = Coordinator(
             channel=self.channel,

@@ -8,8 +8,10 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.errors import Interrupted, PeerError
 from plait.rounds import coordinator
-from plait.rounds.channel import Purpose
+from plait.rounds.channel import Identity, Purpose
+from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
+from plait.trust.keys import NodeKey
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal
@@ -352,12 +354,20 @@ def test_a_client_that_is_always_refused_might_as_well_not_be_there(federate):
     assert federation.run().adapter.digest() == federate(honest).run().adapter.digest()
 
 
-def test_a_client_that_answers_twice_is_heard_once(federate):
+def test_a_client_that_answers_twice_is_heard_once(federate, monkeypatch):
     federation = federate()
-    exchange = federation.channel.exchange
-    federation.channel.exchange = lambda tasks, purpose, group: (
-        answer for answer in exchange(tasks, purpose, group) for _ in range(1 + (purpose is not Purpose.DESCRIBE))
-    )
+    exchange = type(federation.channel.exchange(Purpose.TRAIN, "1"))
+    receive = exchange.receive
+
+    def twice(exchange, timeout_s):
+        if again := exchange.__dict__.pop("again", None):
+            return again
+        answer = receive(exchange, timeout_s)
+        if exchange.purpose is not Purpose.DESCRIBE:
+            exchange.again = answer
+        return answer
+
+    monkeypatch.setattr(exchange, "receive", twice)
     federation.run()
     received = [(event["round"], event["client"]) for event in federation.of_kind("update_received")]
     assert len(received) == len(set(received)) == 6
@@ -366,8 +376,150 @@ def test_a_client_that_answers_twice_is_heard_once(federate):
 def test_a_round_without_a_usable_update_is_an_error(federate):
     federation = federate()
     federation.channel.tamper = lambda asked, reply: b"" if asked.purpose is Purpose.TRAIN else reply
-    with pytest.raises(PeerError, match="round 1 got no usable update from its 3 clients, expected at least 1"):
+    with pytest.raises(PeerError, match="round 1 got 0 usable updates from its 3 clients, expected at least 1"):
         federation.run()
+
+
+# Rounds in the real world
+
+
+def crowd(fake_model, count=6):
+    return {f"client-{i}": fake_model(i - 2.0, 1 + i) for i in range(count)}
+
+
+def trained(federation, number):
+    return {ask.client for ask in federation.channel.asked if (ask.purpose, ask.round) == (Purpose.TRAIN, number)}
+
+
+def test_a_client_that_fails_is_replaced_while_there_is_time(federate, fake_model):
+    federation = federate(crowd(fake_model), cohort_size=3, rounds=1)
+    federation.channel.tamper = lambda asked, reply: (
+        "gone" if asked.purpose is Purpose.TRAIN and len(trained(federation, 1)) <= 2 else reply
+    )
+    federation.run()
+    (finished,) = federation.of_kind("round_finished")
+    assert finished["received"] == 3
+    assert len(trained(federation, 1)) == 5
+    replaced = federation.of_kind("client_replaced")
+    assert {event["client"] for event in replaced} | {event["by"] for event in replaced} <= trained(federation, 1)
+    assert len(replaced) == 2
+
+
+def test_over_selection_takes_the_first_to_answer_and_lets_the_others_go(federate, fake_model):
+    federation = federate(crowd(fake_model), cohort_size=4, over_selection=0.5, rounds=1)
+    federation.channel.order = lambda nodes: sorted(nodes, reverse=True)
+    federation.run()
+    (started,) = federation.of_kind("round_started")
+    assert len(started["cohort"]) == 6
+    assert trained(federation, 1) == set(started["cohort"][2:])
+    assert not federation.of_kind("update_refused")
+
+
+def test_a_straggler_is_late_and_the_round_goes_on_at_its_quorum(federate, fake_model):
+    federation = federate(crowd(fake_model, 4), rounds=2, quorum=3, deadline_s=0.05)
+    federation.channel.silent = lambda asked: (asked.client, asked.purpose) == ("client-2", Purpose.TRAIN)
+    federation.run()
+    assert [(event["client"], event["reason"]) for event in federation.of_kind("update_refused")] == [
+        ("client-2", "late"),
+        ("client-2", "late"),
+    ]
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [3, 3]
+
+
+def test_a_round_below_its_quorum_is_tried_again_with_what_it_has(federate, fake_model):
+    federation = federate(crowd(fake_model, 4), rounds=1, quorum=4, deadline_s=0.05, attempts=3)
+    federation.channel.open_ended = True
+    federation.channel.silent = lambda asked: (
+        (asked.client, asked.purpose) == ("client-2", Purpose.TRAIN) and len(federation.of_kind("round_missed")) < 2
+    )
+    state = federation.run()
+    assert [event["received"] for event in federation.of_kind("round_missed")] == [3, 3]
+    assert state.adapter.digest() == federate(crowd(fake_model, 4), rounds=1).run().adapter.digest()
+    asked = [ask.client for ask in federation.channel.asked if ask.purpose is Purpose.TRAIN]
+    assert sorted(asked) == sorted(set(asked))
+
+
+def test_a_round_that_never_reaches_its_quorum_ends_the_run_in_words(federate, fake_model):
+    federation = federate(crowd(fake_model, 4), quorum=4, deadline_s=0.01, attempts=2)
+    federation.channel.open_ended = True
+    federation.channel.silent = lambda asked: (asked.client, asked.purpose) == ("client-2", Purpose.TRAIN)
+    with pytest.raises(PeerError, match="round 1 got 3 usable updates from its 4 clients, expected at least 4"):
+        federation.run()
+
+
+def test_clients_come_and_go_between_rounds(federate, fake_model):
+    federation = federate(crowd(fake_model, 4), rounds=3, clients=3, cohort_size=4)
+    federation.channel.open_ended = True
+    nodes = {name: node for node, name in federation.channel.names.items()}
+    federation.channel.gone.add(nodes["client-3"])
+
+    def move(asked):
+        if (asked.purpose, asked.round) == (Purpose.EVALUATE, 1):
+            federation.channel.gone.clear()
+        if (asked.purpose, asked.round) == (Purpose.EVALUATE, 2):
+            federation.channel.gone.add(nodes["client-0"])
+
+    federation.channel.before = move
+    federation.run()
+    assert [trained(federation, number) for number in (1, 2, 3)] == [
+        {"client-0", "client-1", "client-2"},
+        {"client-0", "client-1", "client-2", "client-3"},
+        {"client-1", "client-2", "client-3"},
+    ]
+
+
+def test_an_unfit_client_does_not_stop_a_run_that_others_can_join(federate, fake_model):
+    models = crowd(fake_model, 3)
+    models["client-1"] = replace(models["client-1"], base_fingerprint=b"g" * 32)
+    federation = federate(models, rounds=1, clients=2, cohort_size=2)
+    federation.channel.open_ended = True
+    federation.run()
+    (event,) = federation.of_kind("client_turned_away")
+    assert "base of client 'client-1' is 6767676767676767" in event["detail"]
+    assert trained(federation, 1) == {"client-0", "client-2"}
+
+
+def test_a_client_that_came_back_with_other_data_is_described_anew(federate, fake_model):
+    federation = federate(crowd(fake_model, 3), rounds=3, quorum=2)
+    federation.channel.open_ended = True
+
+    def swap(asked):
+        if (asked.purpose, asked.round) == (Purpose.EVALUATE, 1) and asked.client == "client-1":
+            other = replace(federation.models["client-1"], train_examples=50)
+            node = next(node for node, name in federation.channel.names.items() if name == "client-1")
+            memory = federation.memories["client-1"]
+            federation.channel.participants[node] = Participant("client-1", other, memory)
+
+    federation.channel.before = swap
+    federation.run()
+    assert [(event["round"], event["reason"]) for event in federation.of_kind("update_refused")] == [(2, "weight")]
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [3, 2, 3]
+
+
+def test_a_node_with_a_key_must_sign_its_updates(federate):
+    keys = {name: NodeKey.generate() for name in ("alice", "bob", "mallory")}
+    federation = federate()
+    federation.channel.identities = {
+        node: Identity(name, keys[name].public_bytes) for node, name in federation.channel.names.items()
+    }
+    signers = {"alice": keys["alice"].sign, "bob": keys["mallory"].sign, "mallory": None}
+    for node, name in federation.channel.names.items():
+        federation.channel.participants[node] = Participant(
+            name, federation.models[name], federation.memories[name], sign=signers[name]
+        )
+    federation.run()
+    assert {event["client"] for event in federation.of_kind("update_received")} == {"alice"}
+    refused = {(event["client"], event["reason"]): event["detail"] for event in federation.of_kind("update_refused")}
+    assert refused[("bob", "signature")] == "signature on the update of 'bob' is not its key's"
+    assert refused[("mallory", "signature")] == "update of 'mallory' is not signed, expected its key's signature"
+
+
+def test_only_as_many_clients_evaluate_as_are_asked_for_and_always_the_same(federate, fake_model):
+    federation = federate(crowd(fake_model, 5), rounds=3, eval_clients=2)
+    federation.run()
+    cohorts = {tuple(event["by_client"]) for event in federation.of_kind("evaluated")}
+    assert len(cohorts) == 1
+    assert len(cohorts.pop()) == 2
 
 
 # Stopped and gone on with

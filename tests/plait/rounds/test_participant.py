@@ -69,7 +69,7 @@ def bob(model, memory):
 
 
 def ask(participant, task):
-    reply = participant.answer(task if isinstance(task, bytes) else encode_task(task))
+    reply = participant.answer(task if isinstance(task, bytes) else b"".join(encode_task(task)))
     return decode_reply(reply, max_bytes=1 << 20)
 
 

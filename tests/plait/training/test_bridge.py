@@ -12,7 +12,7 @@ from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 SETTINGS = Settings(
     local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,

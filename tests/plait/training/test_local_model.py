@@ -10,7 +10,7 @@ from plait.training.blueprint import Blueprint
 from plait.training.local_model import PeftLocalModel
 from plait.training.reference import train_reference
 from plait.training.resident import ResidentBase
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 SETTINGS = Settings(
     local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,

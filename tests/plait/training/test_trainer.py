@@ -13,7 +13,7 @@ from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import judge, pad, schedule_factor, summed_loss, train_steps
-from plait.wire.messages import Settings
+from plait.wire.settings import Settings
 
 SETTINGS = Settings(
     local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,

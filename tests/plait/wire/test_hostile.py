@@ -19,7 +19,6 @@ from plait.wire.messages import (
     Evaluation,
     Refusal,
     RefusalReason,
-    Settings,
     TrainTask,
     UpdateReply,
     decode_reply,
@@ -27,6 +26,7 @@ from plait.wire.messages import (
     encode_reply,
     encode_task,
 )
+from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (3,)})
 DELTA = AdapterState(LAYOUT, np.array([1.0, -2.0, 0.5], np.float32))
@@ -232,7 +232,7 @@ def test_every_truncation_of_a_rate_envelope_is_refused():
 
 
 SETTINGS = Settings(4, 2, 1, 128, 1e-3, 0.0, 1.0, 0.1, 16, 0)
-TRAIN = encode_task(TrainTask(SETTINGS, GOOD))
+TRAIN = b"".join(encode_task(TrainTask(SETTINGS, GOOD)))
 CARD = ClientCard("bob", b"b" * 32, b"s" * 32, 1, 2, 3, 4, {"email": 1})
 CARD_BYTES = encode_reply(CARD)
 
@@ -318,7 +318,10 @@ def test_hostile_reply_is_refused(name):
 PARSERS = {
     "header": (lambda data: read_header(data, max_bytes=10_000), [GOOD]),
     "envelope": (lambda data: open_envelope(data, layout=LAYOUT), [GOOD, envelope(b"\x80\x3f" * 3, codec=3), rate()]),
-    "task": (lambda data: decode_task(data, max_bytes=10_000), [TRAIN, encode_task(DescribeTask(SETTINGS, "{}"))]),
+    "task": (
+        lambda data: decode_task(data, max_bytes=10_000),
+        [TRAIN, b"".join(encode_task(DescribeTask(SETTINGS, "{}")))],
+    ),
     "reply": (
         lambda data: decode_reply(data, max_bytes=10_000),
         [

@@ -13,7 +13,6 @@ from plait.wire.messages import (
     Evaluation,
     Refusal,
     RefusalReason,
-    Settings,
     TrainTask,
     UpdateReply,
     decode_reply,
@@ -21,6 +20,7 @@ from plait.wire.messages import (
     encode_reply,
     encode_task,
 )
+from plait.wire.settings import Settings
 
 SETTINGS = Settings(
     local_steps=4,
@@ -94,7 +94,7 @@ REPLIES = CARDS | st.builds(UpdateReply, st.binary()) | EVALUATIONS | REFUSALS
 
 @given(task=TASKS)
 def test_a_task_survives_the_wire(task):
-    data = encode_task(task)
+    data = b"".join(encode_task(task))
     assert decode_task(data, max_bytes=len(data)) == task
 
 
@@ -179,3 +179,10 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
 def test_replies_out_of_bounds_are_not_sent(reply, complaint):
     with pytest.raises(PeerError, match=complaint):
         encode_reply(reply)
+
+
+def test_the_body_of_a_task_is_the_broadcast_itself():
+    broadcast = bytes(1000)
+    head, body = encode_task(TrainTask(SETTINGS, broadcast))
+    assert body is broadcast
+    assert len(head) < 200

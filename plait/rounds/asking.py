@@ -1,0 +1,154 @@
+"""Ask clients one thing in one round: each is sent its task with the broadcast that it needs, and heard once.
+
+A client that lost its adapter says so and is sent the whole one at once. Every byte goes into the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from plait.errors import PeerError
+from plait.rounds.broadcasts import Broadcasts
+from plait.rounds.channel import Channel, NoAnswer, Purpose
+from plait.rounds.ledger import Ledger
+from plait.rounds.roster import REPLY_BYTES, Roster
+from plait.rounds.run_state import RunState
+from plait.rounds.validate import max_update_bytes
+from plait.wire.envelope import measure
+from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One client's last word on a task: a decoded reply, or why there is none."""
+
+    client: str
+    reply: Reply | NoAnswer
+    uplink_bytes: int
+
+    @property
+    def needs_full(self) -> bool:
+        """Whether the client does not hold what the broadcast builds on."""
+        return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
+
+
+class Asking:
+    """Tasks of one purpose in one round. Leaving it withdraws what is unanswered.
+
+    Args:
+        channel: carries them.
+        roster: who is where.
+        state: what the clients are brought up to.
+        broadcasts: the envelopes that do so.
+        ledger: told of every task, and of every client that lost its adapter.
+        purpose: what is asked.
+        number: the round.
+        task: makes a client's task around a broadcast.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        roster: Roster,
+        state: RunState,
+        broadcasts: Broadcasts,
+        ledger: Ledger,
+        purpose: Purpose,
+        number: int,
+        task: Callable[[str, bytes], Task],
+    ) -> None:
+        self._exchange = channel.exchange(purpose, str(number))
+        self._roster = roster
+        self._state = state
+        self._broadcasts = broadcasts
+        self._ledger = ledger
+        self._purpose = purpose
+        self._number = number
+        self._task = task
+        self._waiting: dict[int, str] = {}
+        self._sent_whole: set[str] = set()
+        self._max_bytes = REPLY_BYTES + max_update_bytes(state.shadow.layout)
+
+    def __enter__(self) -> Self:
+        self._exchange.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange.__exit__(kind, error, trace)
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The clients that have not answered."""
+        return frozenset(self._waiting.values())
+
+    def ask(self, client: str) -> None:
+        """Send a client its task."""
+        self._send(client, self._state.held.get(client, b""))
+
+    def next_answer(self, deadline: float | None) -> Answer | None:
+        """The next client's answer.
+
+        Args:
+            deadline: on `time.monotonic`'s clock; None for none.
+
+        Returns:
+            The answer, or None once everybody answered or the deadline passed.
+        """
+        while self._waiting:
+            timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            received = self._exchange.receive(timeout_s)
+            if received is None:
+                return None
+            node, raw = received
+            client = self._waiting.pop(node, None)
+            if client is None:
+                continue  # was not asked, or has answered
+            answer = self._decode(client, raw)
+            if not answer.needs_full or client in self._sent_whole:
+                return answer
+            self._ledger.note(
+                "update_refused",
+                round=self._number,
+                client=client,
+                reason="need-full",
+                detail="sent the whole adapter",
+                uplink_bytes=answer.uplink_bytes,
+            )
+            self._send(client, b"")
+        return None
+
+    def _send(self, client: str, held: bytes) -> None:
+        if not held:
+            self._sent_whole.add(client)
+        broadcast = self._broadcasts.leading_from(held)
+        parts = encode_task(self._task(client, broadcast))
+        cost = measure(broadcast, layout=self._state.shadow.layout)
+        self._ledger.note(
+            "broadcast",
+            round=self._number,
+            client=client,
+            purpose=self._purpose.value,
+            downlink_bytes=sum(map(len, parts)),
+            payload_bytes=cost.payload_bytes,
+            envelope_bytes=cost.envelope_bytes,
+            codec=cost.codec,
+            bits_per_parameter=cost.bits_per_parameter,
+        )
+        node = self._roster.nodes[client]
+        self._waiting[node] = client
+        self._exchange.send(node, parts)
+
+    def _decode(self, client: str, raw: bytes | NoAnswer) -> Answer:
+        if isinstance(raw, NoAnswer):
+            return Answer(client, raw, 0)
+        try:
+            return Answer(client, decode_reply(raw, max_bytes=self._max_bytes), len(raw))
+        except PeerError as error:
+            return Answer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))
