@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.options import run_config, with_run_options
-from plait.cli.simulate import print_json
+from plait.cli.output import print_json
 
 _BITS = {"fp32": 32.0, "bf16": 16.0}
 

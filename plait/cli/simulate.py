@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Generator, Mapping
@@ -162,8 +161,3 @@ def _told_how_to_go_on(run: str) -> Generator[None]:
         yield
     except Interrupted as stopped:
         raise Interrupted(f"{stopped}; go on with: plait resume {run}") from stopped
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.simulate import print_json
+from plait.cli.output import print_json
 from plait.errors import PeerError
 
 
