@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.progress import say, status
-from plait.cli.simulate import print_json
+from plait.cli.output import print_json
 from plait.errors import ConfigError
 
 

@@ -16,6 +16,7 @@ from plait.cli.bench import bench
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
+from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
 from plait.cli.simulate import simulate
@@ -46,6 +47,7 @@ app.command()(estimate)
 app.command(name="eval")(evaluate)
 app.command()(verify)
 app.command()(doctor)
+app.command()(provision)
 app.add_typer(bench)
 
 

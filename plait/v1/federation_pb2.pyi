@@ -196,14 +196,16 @@ class HeldRequest(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., task_id: _Optional[str] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class HeldReply(_message.Message):
-    __slots__ = ("offset", "complete", "late")
+    __slots__ = ("offset", "complete", "late", "unknown")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     offset: int
     complete: bool
     late: bool
-    def __init__(self, offset: _Optional[int] = ..., complete: _Optional[bool] = ..., late: _Optional[bool] = ...) -> None: ...
+    unknown: bool
+    def __init__(self, offset: _Optional[int] = ..., complete: _Optional[bool] = ..., late: _Optional[bool] = ..., unknown: _Optional[bool] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("start", "data")

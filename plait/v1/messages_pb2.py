@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17plait/v1/messages.proto\x12\x08plait.v1\"\x90\x01\n\x04Task\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12&\n\x08\x64\x65scribe\x18\x02 \x01(\x0b\x32\x12.plait.v1.DescribeH\x00\x12 \n\x05train\x18\x03 \x01(\x0b\x32\x0f.plait.v1.TrainH\x00\x12&\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x12.plait.v1.EvaluateH\x00\x42\x06\n\x04work\"C\n\x08\x44\x65scribe\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tspec_json\x18\x02 \x01(\t\"@\n\x05Train\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tbroadcast\x18\x02 \x01(\x0c\"C\n\x08\x45valuate\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tbroadcast\x18\x02 \x01(\x0c\"\x87\x03\n\x08Settings\x12\x13\n\x0blocal_steps\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12#\n\x1bgradient_accumulation_steps\x18\x03 \x01(\r\x12\x0f\n\x07seq_len\x18\x04 \x01(\r\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x06 \x01(\x01\x12\x15\n\rmax_grad_norm\x18\x07 \x01(\x01\x12\x19\n\x11held_out_fraction\x18\x08 \x01(\x01\x12\x1e\n\x16max_held_out_sequences\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x14\n\x0cwarmup_steps\x18\x0b \x01(\r\x12\x33\n\x0blr_schedule\x18\x0c \x01(\x0e\x32\x1e.plait.v1.LearningRateSchedule\x12\r\n\x05round\x18\r \x01(\r\x12\x13\n\x0btotal_steps\x18\x0e \x01(\x04\x12\x12\n\ndone_steps\x18\x0f \x01(\x04\x12\x0c\n\x04wire\x18\x10 \x01(\t\"\xab\x01\n\x05Reply\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12$\n\x04\x63\x61rd\x18\x02 \x01(\x0b\x32\x14.plait.v1.ClientCardH\x00\x12\x10\n\x06update\x18\x03 \x01(\x0cH\x00\x12*\n\nevaluation\x18\x04 \x01(\x0b\x32\x14.plait.v1.EvaluationH\x00\x12$\n\x07refusal\x18\x05 \x01(\x0b\x32\x11.plait.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"\xa5\x02\n\nClientCard\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x18\n\x10\x62\x61se_fingerprint\x18\x02 \x01(\x0c\x12\x13\n\x0bspec_digest\x18\x03 \x01(\x0c\x12\x16\n\x0etrain_examples\x18\x04 \x01(\x04\x12\x14\n\x0ctrain_tokens\x18\x05 \x01(\x04\x12\x19\n\x11held_out_examples\x18\x06 \x01(\x04\x12\x17\n\x0fheld_out_tokens\x18\x07 \x01(\x04\x12\x36\n\thistogram\x18\x08 \x03(\x0b\x32#.plait.v1.ClientCard.HistogramEntry\x12\x0c\n\x04wire\x18\t \x03(\t\x1a\x30\n\x0eHistogramEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"}\n\nEvaluation\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x05 \x01(\x04\x12\x14\n\x07\x63orrect\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_correct\"R\n\x07Refusal\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.plait.v1.RefusalReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*\xa9\x01\n\x14LearningRateSchedule\x12&\n\"LEARNING_RATE_SCHEDULE_UNSPECIFIED\x10\x00\x12#\n\x1fLEARNING_RATE_SCHEDULE_CONSTANT\x10\x01\x12!\n\x1dLEARNING_RATE_SCHEDULE_COSINE\x10\x02\x12!\n\x1dLEARNING_RATE_SCHEDULE_LINEAR\x10\x03*\x87\x02\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REFUSAL_REASON_NEED_FULL\x10\x01\x12 \n\x1cREFUSAL_REASON_BASE_MISMATCH\x10\x02\x12 \n\x1cREFUSAL_REASON_SPEC_MISMATCH\x10\x03\x12\x1c\n\x18REFUSAL_REASON_MALFORMED\x10\x04\x12\"\n\x1eREFUSAL_REASON_TOO_LITTLE_DATA\x10\x05\x12\x19\n\x15REFUSAL_REASON_FAILED\x10\x06\x12\x17\n\x13REFUSAL_REASON_BUSY\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17plait/v1/messages.proto\x12\x08plait.v1\"\x90\x01\n\x04Task\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12&\n\x08\x64\x65scribe\x18\x02 \x01(\x0b\x32\x12.plait.v1.DescribeH\x00\x12 \n\x05train\x18\x03 \x01(\x0b\x32\x0f.plait.v1.TrainH\x00\x12&\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x12.plait.v1.EvaluateH\x00\x42\x06\n\x04work\"C\n\x08\x44\x65scribe\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tspec_json\x18\x02 \x01(\t\"N\n\x05Train\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tbroadcast\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\"Q\n\x08\x45valuate\x12$\n\x08settings\x18\x01 \x01(\x0b\x32\x12.plait.v1.Settings\x12\x11\n\tbroadcast\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\"\x85\x04\n\x08Settings\x12\x13\n\x0blocal_steps\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12#\n\x1bgradient_accumulation_steps\x18\x03 \x01(\r\x12\x0f\n\x07seq_len\x18\x04 \x01(\r\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\x14\n\x0cweight_decay\x18\x06 \x01(\x01\x12\x15\n\rmax_grad_norm\x18\x07 \x01(\x01\x12\x19\n\x11held_out_fraction\x18\x08 \x01(\x01\x12\x1e\n\x16max_held_out_sequences\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x14\n\x0cwarmup_steps\x18\x0b \x01(\r\x12\x33\n\x0blr_schedule\x18\x0c \x01(\x0e\x32\x1e.plait.v1.LearningRateSchedule\x12\r\n\x05round\x18\r \x01(\r\x12\x13\n\x0btotal_steps\x18\x0e \x01(\x04\x12\x12\n\ndone_steps\x18\x0f \x01(\x04\x12\x0c\n\x04wire\x18\x10 \x01(\t\x12\x1f\n\x07trained\x18\x11 \x01(\x0e\x32\x0e.plait.v1.Side\x12 \n\x08personal\x18\x12 \x01(\x0e\x32\x0e.plait.v1.Side\x12\x10\n\x08proximal\x18\x13 \x01(\x01\x12\x15\n\rcarry_moments\x18\x14 \x01(\x08\x12\x10\n\x08scaffold\x18\x15 \x01(\x08\"\xab\x01\n\x05Reply\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12$\n\x04\x63\x61rd\x18\x02 \x01(\x0b\x32\x14.plait.v1.ClientCardH\x00\x12\x10\n\x06update\x18\x03 \x01(\x0cH\x00\x12*\n\nevaluation\x18\x04 \x01(\x0b\x32\x14.plait.v1.EvaluationH\x00\x12$\n\x07refusal\x18\x05 \x01(\x0b\x32\x11.plait.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"\xa5\x02\n\nClientCard\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x18\n\x10\x62\x61se_fingerprint\x18\x02 \x01(\x0c\x12\x13\n\x0bspec_digest\x18\x03 \x01(\x0c\x12\x16\n\x0etrain_examples\x18\x04 \x01(\x04\x12\x14\n\x0ctrain_tokens\x18\x05 \x01(\x04\x12\x19\n\x11held_out_examples\x18\x06 \x01(\x04\x12\x17\n\x0fheld_out_tokens\x18\x07 \x01(\x04\x12\x36\n\thistogram\x18\x08 \x03(\x0b\x32#.plait.v1.ClientCard.HistogramEntry\x12\x0c\n\x04wire\x18\t \x03(\t\x1a\x30\n\x0eHistogramEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"}\n\nEvaluation\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x10\n\x08\x65xamples\x18\x05 \x01(\x04\x12\x14\n\x07\x63orrect\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_correct\"R\n\x07Refusal\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.plait.v1.RefusalReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*4\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\n\n\x06SIDE_A\x10\x01\x12\n\n\x06SIDE_B\x10\x02*\xa9\x01\n\x14LearningRateSchedule\x12&\n\"LEARNING_RATE_SCHEDULE_UNSPECIFIED\x10\x00\x12#\n\x1fLEARNING_RATE_SCHEDULE_CONSTANT\x10\x01\x12!\n\x1dLEARNING_RATE_SCHEDULE_COSINE\x10\x02\x12!\n\x1dLEARNING_RATE_SCHEDULE_LINEAR\x10\x03*\x87\x02\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REFUSAL_REASON_NEED_FULL\x10\x01\x12 \n\x1cREFUSAL_REASON_BASE_MISMATCH\x10\x02\x12 \n\x1cREFUSAL_REASON_SPEC_MISMATCH\x10\x03\x12\x1c\n\x18REFUSAL_REASON_MALFORMED\x10\x04\x12\"\n\x1eREFUSAL_REASON_TOO_LITTLE_DATA\x10\x05\x12\x19\n\x15REFUSAL_REASON_FAILED\x10\x06\x12\x17\n\x13REFUSAL_REASON_BUSY\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLIENTCARD_HISTOGRAMENTRY']._loaded_options = None
   _globals['_CLIENTCARD_HISTOGRAMENTRY']._serialized_options = b'8\001'
-  _globals['_LEARNINGRATESCHEDULE']._serialized_start=1464
-  _globals['_LEARNINGRATESCHEDULE']._serialized_end=1633
-  _globals['_REFUSALREASON']._serialized_start=1636
-  _globals['_REFUSALREASON']._serialized_end=1899
+  _globals['_SIDE']._serialized_start=1617
+  _globals['_SIDE']._serialized_end=1669
+  _globals['_LEARNINGRATESCHEDULE']._serialized_start=1672
+  _globals['_LEARNINGRATESCHEDULE']._serialized_end=1841
+  _globals['_REFUSALREASON']._serialized_start=1844
+  _globals['_REFUSALREASON']._serialized_end=2107
   _globals['_TASK']._serialized_start=38
   _globals['_TASK']._serialized_end=182
   _globals['_DESCRIBE']._serialized_start=184
   _globals['_DESCRIBE']._serialized_end=251
   _globals['_TRAIN']._serialized_start=253
-  _globals['_TRAIN']._serialized_end=317
-  _globals['_EVALUATE']._serialized_start=319
-  _globals['_EVALUATE']._serialized_end=386
-  _globals['_SETTINGS']._serialized_start=389
-  _globals['_SETTINGS']._serialized_end=780
-  _globals['_REPLY']._serialized_start=783
-  _globals['_REPLY']._serialized_end=954
-  _globals['_CLIENTCARD']._serialized_start=957
-  _globals['_CLIENTCARD']._serialized_end=1250
-  _globals['_CLIENTCARD_HISTOGRAMENTRY']._serialized_start=1202
-  _globals['_CLIENTCARD_HISTOGRAMENTRY']._serialized_end=1250
-  _globals['_EVALUATION']._serialized_start=1252
-  _globals['_EVALUATION']._serialized_end=1377
-  _globals['_REFUSAL']._serialized_start=1379
-  _globals['_REFUSAL']._serialized_end=1461
+  _globals['_TRAIN']._serialized_end=331
+  _globals['_EVALUATE']._serialized_start=333
+  _globals['_EVALUATE']._serialized_end=414
+  _globals['_SETTINGS']._serialized_start=417
+  _globals['_SETTINGS']._serialized_end=934
+  _globals['_REPLY']._serialized_start=937
+  _globals['_REPLY']._serialized_end=1108
+  _globals['_CLIENTCARD']._serialized_start=1111
+  _globals['_CLIENTCARD']._serialized_end=1404
+  _globals['_CLIENTCARD_HISTOGRAMENTRY']._serialized_start=1356
+  _globals['_CLIENTCARD_HISTOGRAMENTRY']._serialized_end=1404
+  _globals['_EVALUATION']._serialized_start=1406
+  _globals['_EVALUATION']._serialized_end=1531
+  _globals['_REFUSAL']._serialized_start=1533
+  _globals['_REFUSAL']._serialized_end=1615
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIDE_UNSPECIFIED: _ClassVar[Side]
+    SIDE_A: _ClassVar[Side]
+    SIDE_B: _ClassVar[Side]
+
 class LearningRateSchedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEARNING_RATE_SCHEDULE_UNSPECIFIED: _ClassVar[LearningRateSchedule]
@@ -24,6 +30,9 @@ class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_REASON_TOO_LITTLE_DATA: _ClassVar[RefusalReason]
     REFUSAL_REASON_FAILED: _ClassVar[RefusalReason]
     REFUSAL_REASON_BUSY: _ClassVar[RefusalReason]
+SIDE_UNSPECIFIED: Side
+SIDE_A: Side
+SIDE_B: Side
 LEARNING_RATE_SCHEDULE_UNSPECIFIED: LearningRateSchedule
 LEARNING_RATE_SCHEDULE_CONSTANT: LearningRateSchedule
 LEARNING_RATE_SCHEDULE_COSINE: LearningRateSchedule
@@ -58,23 +67,27 @@ class Describe(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., spec_json: _Optional[str] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "broadcast")
+    __slots__ = ("settings", "broadcast", "base")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     settings: Settings
     broadcast: bytes
-    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
+    base: bytes
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Evaluate(_message.Message):
-    __slots__ = ("settings", "broadcast")
+    __slots__ = ("settings", "broadcast", "base")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     settings: Settings
     broadcast: bytes
-    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
+    base: bytes
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire")
+    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire", "trained", "personal", "proximal", "carry_moments", "scaffold")
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +104,11 @@ class Settings(_message.Message):
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     DONE_STEPS_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_FIELD_NUMBER: _ClassVar[int]
+    PERSONAL_FIELD_NUMBER: _ClassVar[int]
+    PROXIMAL_FIELD_NUMBER: _ClassVar[int]
+    CARRY_MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    SCAFFOLD_FIELD_NUMBER: _ClassVar[int]
     local_steps: int
     batch_size: int
     gradient_accumulation_steps: int
@@ -107,7 +125,12 @@ class Settings(_message.Message):
     total_steps: int
     done_steps: int
     wire: str
-    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ...) -> None: ...
+    trained: Side
+    personal: Side
+    proximal: float
+    carry_moments: bool
+    scaffold: bool
+    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ..., trained: _Optional[_Union[Side, str]] = ..., personal: _Optional[_Union[Side, str]] = ..., proximal: _Optional[float] = ..., carry_moments: _Optional[bool] = ..., scaffold: _Optional[bool] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("schema", "card", "update", "evaluation", "refusal")

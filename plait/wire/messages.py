@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import TypeAlias
 
 from plait.errors import PeerError
@@ -21,7 +22,7 @@ from plait.wire.settings import Settings, decode_settings, encode_settings
 # Tag bytes of messages.proto: field number << 3 | wire type (0 varint, 2 length-delimited).
 _SCHEMA = bytes((1 << 3, canonical.SCHEMA))
 _TRAIN_TAG, _EVALUATE_TAG = bytes((3 << 3 | 2,)), bytes((4 << 3 | 2,))
-_SETTINGS_TAG, _BROADCAST_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,))
+_SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,)), bytes((3 << 3 | 2,))
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class DescribeTask:
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back what changed."""
+    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back what changed.
+
+    `base` is an envelope with what the frozen base has moved by, empty while it has not.
+    """
 
     settings: Settings
     broadcast: bytes
+    base: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class EvaluateTask:
 
     settings: Settings
     broadcast: bytes
+    base: bytes = b""
 
 
 Task: TypeAlias = DescribeTask | TrainTask | EvaluateTask
@@ -140,8 +146,8 @@ def encode_task(task: Task) -> tuple[bytes, bytes]:
     """The bytes of a task in two parts, to be put one after the other.
 
     Returns:
-        (head, body): the head is this task's own; the body is its broadcast, the same object that went in, so that many
-        tasks can share it. A task without a broadcast has an empty body.
+        (head, body): the head is this task's own; the body is its envelopes, one and the same object for all tasks that
+        carry the same. A task without envelopes has an empty body.
 
     Raises:
         PeerError: it says something that no receiver would accept.
@@ -150,14 +156,23 @@ def encode_task(task: Task) -> tuple[bytes, bytes]:
         bounds.spec_text(task.spec_json)
         work = pb.Describe(settings=encode_settings(task.settings), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=canonical.SCHEMA, describe=work)), b""
-    # Canonical protobuf ends with the field of the highest number, and a broadcast is that field: so it can follow
+    # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can follow
     # everything else uncopied.
     settings = canonical.to_bytes(encode_settings(task.settings))
     inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
-    if task.broadcast:
-        inner += _BROADCAST_TAG + varint(len(task.broadcast))
+    body = task.broadcast
+    if body:
+        inner += _BROADCAST_TAG + varint(len(body))
+    if task.base:
+        body = _body(body, task.base)
     tag = _TRAIN_TAG if isinstance(task, TrainTask) else _EVALUATE_TAG
-    return b"".join((_SCHEMA, tag, varint(len(inner) + len(task.broadcast)), inner)), task.broadcast
+    return b"".join((_SCHEMA, tag, varint(len(inner) + len(body)), inner)), body
+
+
+@lru_cache(maxsize=2)
+def _body(broadcast: bytes, base: bytes) -> bytes:
+    """One object for all tasks with the same two; kept for as long as a round asks for it."""
+    return b"".join((broadcast, _BASE_TAG, varint(len(base)), base))
 
 
 def decode_task(data: bytes, *, max_bytes: int) -> Task:
@@ -174,9 +189,11 @@ def decode_task(data: bytes, *, max_bytes: int) -> Task:
             spec_json = bounds.spec_text(message.describe.spec_json)
             return DescribeTask(decode_settings(message.describe.settings), spec_json)
         case "train":
-            return TrainTask(decode_settings(message.train.settings), message.train.broadcast)
+            work = message.train
+            return TrainTask(decode_settings(work.settings), work.broadcast, work.base)
         case "evaluate":
-            return EvaluateTask(decode_settings(message.evaluate.settings), message.evaluate.broadcast)
+            work = message.evaluate
+            return EvaluateTask(decode_settings(work.settings), work.broadcast, work.base)
         case _:
             raise PeerError("task asks for nothing, expected describe, train or evaluate")
 

@@ -13,6 +13,10 @@ from plait.wire import bounds
 
 _SCHEDULE_PREFIX = "LEARNING_RATE_SCHEDULE_"
 _SCHEDULES = ("constant", "cosine", "linear")
+# In the order of messages.proto's Side; what is unspecified means another thing to each.
+_TRAINED = ("AB", "A", "B")
+_PERSONAL = ("", "A", "B")
+_SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Settings:
         total_steps: steps of the whole run; 0 if nobody knows.
         done_steps: steps of the run that lie behind this task.
         wire: how the client is to pack its update, as `--wire` says it.
+        trained: the sides of every low-rank pair that train: ``AB``, ``A`` or ``B``; the other one stays as it is.
+        personal: the side that stays at the client and is its own: ``A``, ``B`` or empty.
+        proximal: FedProx's mu: half of it times the squared distance to the adapter before is added to the loss.
+        carry_moments: whether AdamW's moments are carried over from the client's round before.
+        scaffold: whether each step corrects for how the client drifted from the others in the round before.
     """
 
     local_steps: int
@@ -54,6 +63,11 @@ class Settings:
     total_steps: int = 0
     done_steps: int = 0
     wire: str = "fp32"
+    trained: str = "AB"
+    personal: str = ""
+    proximal: float = 0.0
+    carry_moments: bool = False
+    scaffold: bool = False
 
 
 def encode_settings(settings: Settings) -> pb.Settings:
@@ -80,6 +94,11 @@ def encode_settings(settings: Settings) -> pb.Settings:
         total_steps=settings.total_steps,
         done_steps=settings.done_steps,
         wire=settings.wire,
+        trained=_SIDES[_TRAINED.index(settings.trained)],
+        personal=_SIDES[_PERSONAL.index(settings.personal)],
+        proximal=settings.proximal,
+        carry_moments=settings.carry_moments,
+        scaffold=settings.scaffold,
     )
 
 
@@ -106,6 +125,11 @@ def decode_settings(message: pb.Settings) -> Settings:
         total_steps=message.total_steps,
         done_steps=message.done_steps,
         wire=message.wire,
+        trained=_TRAINED[_side("trained side", message.trained)],
+        personal=_PERSONAL[_side("personal side", message.personal)],
+        proximal=message.proximal,
+        carry_moments=message.carry_moments,
+        scaffold=message.scaffold,
     )
     _check(settings)
     return settings
@@ -115,6 +139,10 @@ def _schedule_name(number: int) -> str:
     if not 1 <= number <= len(_SCHEDULES):
         raise PeerError(f"learning rate schedule is {number}, expected 1 to {len(_SCHEDULES)}")
     return _SCHEDULES[number - 1]
+
+
+def _side(what: str, number: int) -> int:
+    return bounds.integer(what, number, maximum=len(_SIDES) - 1)
 
 
 def _check(settings: Settings) -> None:
@@ -139,3 +167,8 @@ def _check(settings: Settings) -> None:
     if settings.lr_schedule not in _SCHEDULES:
         raise PeerError(f"learning rate schedule is {settings.lr_schedule!r}, expected {', '.join(_SCHEDULES)}")
     bounds.name("wire", settings.wire)
+    if settings.trained not in _TRAINED:
+        raise PeerError(f"trained side is {settings.trained!r}, expected {', '.join(_TRAINED)}")
+    if settings.personal not in _PERSONAL:
+        raise PeerError(f"personal side is {settings.personal!r}, expected none, A or B")
+    bounds.non_negative("proximal term", settings.proximal)

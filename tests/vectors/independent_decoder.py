@@ -23,10 +23,10 @@ SETTINGS = table(
     1,
     "local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d max_grad_norm:d",
     "held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i total_steps:i",
-    "done_steps:i wire:t",
+    "done_steps:i wire:t trained:i personal:i proximal:d carry_moments:i scaffold:i",
 )
 DESCRIBE = table(1, ("settings", SETTINGS), "spec_json:t")
-WORK = table(1, ("settings", SETTINGS), "broadcast:b")
+WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", DESCRIBE), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i")), ("wire", ["t"]))

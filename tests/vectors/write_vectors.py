@@ -121,6 +121,13 @@ ENVELOPES = {
 TASKS = {
     "task_describe": DescribeTask(SETTINGS, '{"method":"lora"}'),
     "task_train": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
+    "task_train_on_a_moved_base": TrainTask(
+        dataclasses.replace(
+            SETTINGS, trained="B", personal="A", proximal=0.01, carry_moments=True, scaffold=True, wire="1"
+        ),
+        b"\x08\x01 an envelope",
+        b"\x08\x01 another",
+    ),
     "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
 }
 REPLIES = {
@@ -141,12 +148,20 @@ _FIELD = {
 }
 
 
+_ENUMS: dict[str, list[object]] = {
+    "lr_schedule": ["", "constant", "cosine", "linear"],
+    "trained": ["AB", "A", "B"],
+    "personal": ["", "A", "B"],
+}
+
+
 def as_json(value: object) -> object:
     """What a message says, in the terms of the specification."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         said = {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if "lr_schedule" in said:
-            said["lr_schedule"] = ["", "constant", "cosine", "linear"].index(str(said["lr_schedule"]))
+            for key, words in _ENUMS.items():
+                said[key] = words.index(said[key])
         return said
     if isinstance(value, bytes):
         return value.hex()

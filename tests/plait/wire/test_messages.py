@@ -61,11 +61,16 @@ ALL_SETTINGS = st.builds(
     total_steps=COUNTS,
     done_steps=COUNTS,
     wire=NAMES,
+    trained=st.sampled_from(["AB", "A", "B"]),
+    personal=st.sampled_from(["", "A", "B"]),
+    proximal=POSITIVE | st.just(0.0),
+    carry_moments=st.booleans(),
+    scaffold=st.booleans(),
 )
 TASKS = (
     st.builds(DescribeTask, ALL_SETTINGS, st.text())
-    | st.builds(TrainTask, ALL_SETTINGS, st.binary())
-    | st.builds(EvaluateTask, ALL_SETTINGS, st.binary())
+    | st.builds(TrainTask, ALL_SETTINGS, st.binary(), st.binary())
+    | st.builds(EvaluateTask, ALL_SETTINGS, st.binary(), st.binary())
 )
 EVALUATIONS = st.builds(
     Evaluation,
@@ -146,6 +151,9 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
         ({"total_steps": 2**63}, "total steps is"),
         ({"done_steps": -1}, "done steps is -1"),
         ({"wire": ""}, "wire has 0 characters"),
+        ({"trained": "C"}, "trained side is 'C', expected AB, A, B"),
+        ({"personal": "AB"}, "personal side is 'AB', expected none, A or B"),
+        ({"proximal": -1.0}, "proximal term is -1.0, expected 0 or more"),
     ],
 )
 def test_settings_out_of_bounds_are_not_sent(changes, complaint):
@@ -186,3 +194,9 @@ def test_the_body_of_a_task_is_the_broadcast_itself():
     head, body = encode_task(TrainTask(SETTINGS, broadcast))
     assert body is broadcast
     assert len(head) < 200
+
+
+def test_tasks_with_the_same_envelopes_share_one_body():
+    broadcast, base = bytes(1000), bytes(500)
+    bodies = [encode_task(TrainTask(SETTINGS, broadcast, base))[1] for _ in range(2)]
+    assert bodies[0] is bodies[1]

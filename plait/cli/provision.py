@@ -1,0 +1,141 @@
+"""``plait provision``: make the start-up kits of a federation, add clients to it, revoke them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.errors import ConfigError
+
+if TYPE_CHECKING:
+    from plait.trust import Federation, Provisioned, RegisteredClient
+
+_PORT = 9440
+
+
+def provision(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the kits lie, or are to lie.")],
+    clients: Annotated[str, typer.Option("--clients", help="Names of clients, separated by commas.")] = "",
+    server_name: Annotated[
+        str,
+        typer.Option("--server-name", help="DNS names and IP addresses that clients connect to, separated by commas."),
+    ] = "",
+    days: Annotated[
+        int | None, typer.Option("--days", min=1, help="How long new certificates hold.  [dim]\\[default: 730][/dim]")
+    ] = None,
+    revoke: Annotated[str, typer.Option("--revoke", metavar="NAME", help="Revoke this client's key.")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Make a server's kit and one for each client, ready to copy; later add clients, renew certificates, revoke keys.
+
+    What is there is never written over. To renew a certificate remove it from its kit and run this again.
+
+    Example: plait provision kits --clients alice,bob,carol --server-name fed.example.org
+    """
+    from plait import trust
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    if revoke:
+        if clients or server_name or days is not None:
+            raise ConfigError("--revoke is given with other options, expected it alone")
+        _tell_revoked(directory, trust.revoke(directory, revoke, now=now), json_output=json_output)
+        return
+    names = _split(clients)
+    if not names and not (directory / "authority").exists():
+        raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
+    made = trust.provision(directory, names, _split(server_name), now=now, days=days)
+    if json_output:
+        print_json(_as_json(directory, made))
+    else:
+        _tell(directory, made)
+
+
+def _tell(directory: Path, made: Federation) -> None:
+    if made.authority_made:
+        typer.echo(f"made       {directory / 'authority'}  the authority: whoever has ca.key can admit clients")
+    for kit in (made.server, *made.clients):
+        what = f"the server, for {', '.join(made.server_names)}" if kit is made.server else f"client {kit.name}"
+        typer.echo(f"{kit.outcome.value:<10} {kit.directory}  {what}, certificate until {kit.expires:%Y-%m-%d}")
+    for number, step in enumerate(_next_steps(directory, made), start=1):
+        typer.echo(f"\n{number}. {step}")
+
+
+def _next_steps(directory: Path, made: Federation) -> list[str]:
+    """What the operator does now, one step an entry; steps for kits that were there before are left out."""
+    new = [kit for kit in made.clients if kit.outcome.value != "kept"]
+    steps: list[str] = []
+    if made.server.outcome.value == "made":
+        listen = f"0.0.0.0:{_PORT}"
+        steps.append(
+            f"Copy {made.server.directory} to the server's machine as plait-server, and run there:\n"
+            f"   plait server --kit plait-server --listen {listen} --min-clients {max(len(new), 1)} --out runs/first"
+        )
+    elif made.server.outcome.value == "renewed":
+        steps.append(f"Copy {made.server.directory / 'server.crt'} into the server's kit and restart the server.")
+    elif any(kit.outcome.value != "renewed" for kit in new):
+        steps.append(_copy_register(made.server.directory))
+    if new:
+        steps.append("Copy each client's folder to that client's machine and to no other, and run there:")
+        steps[-1] += "".join(f"\n   {_client_command(kit, made.server_names)}" for kit in new)
+    if made.authority_made or new:
+        steps.append(
+            f"Keep {directory / 'authority'} offline, on an encrypted stick for example: only adding clients and "
+            "renewing certificates needs it."
+        )
+    return steps
+
+
+def _client_command(kit: Provisioned, server_names: Sequence[str]) -> str:
+    server = f"[{server_names[0]}]" if ":" in server_names[0] else server_names[0]
+    return f"plait client --kit {shlex.quote(kit.name)} --server {shlex.quote(f'{server}:{_PORT}')} --data my.jsonl"
+
+
+def _copy_register(server: Path) -> str:
+    return (
+        f"Copy {server / 'clients.json'} over the one in the server's kit, unless the server runs from this folder; a "
+        "running server reads it by itself."
+    )
+
+
+def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: bool) -> None:
+    register = directory / "server" / "clients.json"
+    if json_output:
+        print_json(
+            {
+                "name": client.name,
+                "public_key": client.public_key.hex(),
+                "revoked": client.revoked and client.revoked.isoformat(),
+                "register": str(register),
+            }
+        )
+        return
+    typer.echo(f"revoked client {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
+    typer.echo(f"\n1. {_copy_register(directory / 'server')}")
+    typer.echo(
+        f"\n2. To let {client.name} in again with a new key, remove its folder in {directory / 'clients'} and run:"
+    )
+    typer.echo(f"   plait provision {shlex.quote(str(directory))} --clients {shlex.quote(client.name)}")
+
+
+def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
+    return {
+        "authority": {"path": str(directory / "authority"), "outcome": "made" if made.authority_made else "kept"},
+        "server": {**_kit_as_json(made.server), "names": list(made.server_names)},
+        "clients": [
+            {"name": kit.name, "public_key": kit.public_key.hex(), **_kit_as_json(kit)} for kit in made.clients
+        ],
+    }
+
+
+def _kit_as_json(kit: Provisioned) -> Mapping[str, str]:
+    return {"path": str(kit.directory), "outcome": kit.outcome.value, "expires": kit.expires.isoformat()}
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")] if names.strip() else []
