@@ -15,8 +15,13 @@ from pathlib import Path
 from plait.errors import MachineError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write `data` aside, fsync it and rename it over `path`.
+
+    Args:
+        path: where it goes.
+        data: all of it.
+        mode: who may read it, from the first byte on.
 
     Raises:
         MachineError: the directory is missing or read-only, or the disk is full; `path` is as it was.
@@ -26,7 +31,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -8,7 +8,7 @@ import pytest
 
 from plait import __version__
 
-VERBS = ("simulate", "resume", "report", "estimate", "eval", "verify", "doctor", "bench wire")
+VERBS = ("simulate", "resume", "report", "estimate", "eval", "verify", "doctor", "provision", "bench wire")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,82 @@
+"""``plait client``: take part in a federation with this machine's own data, for as long as it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.apps import load_apps
+from plait.cli.progress import status
+from plait.errors import ConfigError
+
+# gRPC's core writes of every failed handshake to stderr; the node says once, in words, what is wrong.
+_QUIET_GRPC = {"GRPC_VERBOSITY": "NONE"}
+
+
+def client(
+    server: Annotated[str, typer.Option("--server", help="Where the server is, HOST:PORT.")],
+    data: Annotated[str, typer.Option("--data", help="Your data, a JSONL file; it never leaves this machine.")],
+    kit: Annotated[
+        Path | None, typer.Option("--kit", help="This node's start-up kit, made by `plait provision`.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="What this node is called, where no kit says so; by default the data's name.")
+    ] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No TLS and no keys; only for a server on this machine.")
+    ] = False,
+    base: Annotated[
+        str, typer.Option("--base", help="The run's base, where it has another name or place on this machine.")
+    ] = "",
+    trainer: Annotated[
+        str, typer.Option("--trainer", help="MODULE:FUNCTION of the local trainer, if the run uses one: you allow it.")
+    ] = "",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves the choice to torch.")] = 0,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where to keep what must outlive the process; by default your own.")
+    ] = None,
+    max_memory_gb: Annotated[
+        float, typer.Option("--max-memory-gb", help="Tell the server that this node may use no more; 0 for all.")
+    ] = 0.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Take part in a federation with your own data; only adapter deltas leave this machine.
+
+    Connects again for as long as it takes. Ctrl-C stops it after the training step under way.
+
+    Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
+    """
+    if json_output and quiet:
+        raise ConfigError("json and quiet are both given, expected one of them")
+    for key, value in _QUIET_GRPC.items():
+        os.environ.setdefault(key, value)
+    with status("loading libraries", quiet=json_output or quiet):
+        load_apps()
+        settings_module = importlib.import_module("client.settings")
+        journal_module = importlib.import_module("client.journal")
+        node_module = importlib.import_module("client.node")
+    settings = settings_module.check_settings(
+        server=server,
+        data=data,
+        kit=kit,
+        name=name,
+        insecure=insecure,
+        base=base,
+        trainer=trainer,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        state=state,
+        max_memory_gb=max_memory_gb,
+    )
+    style = journal_module.Style
+    chosen = style.JSON if json_output else style.QUIET if quiet else style.LINES
+    node_module.run_node(settings, journal_module.Journal(chosen, sys.stdout if json_output else sys.stderr))

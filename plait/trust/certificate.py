@@ -1,0 +1,138 @@
+"""X.509 certificates and their ECDSA P-256 keys: reading them, and whether they hold now.
+
+gRPC's TLS takes no Ed25519 certificates, hence ECDSA. Knows nothing of who issues them, nor of kits.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from plait.errors import ConfigError
+from plait.trust.secret_file import read_secret, read_small
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A new P-256 key from the operating system's randomness."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The key in PEM (PKCS #8, without password)."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """The certificate in PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a key that `key_pem` gave.
+
+    Raises:
+        ConfigError: missing, readable by others, or no ECDSA private key.
+        MachineError: cannot be read.
+    """
+    try:
+        key = serialization.load_pem_private_key(read_secret(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"'{path}' is no private key, expected an ECDSA key in PEM without password") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"'{path}' is a key of another kind, expected an ECDSA key")
+    return key
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """Read a certificate in PEM.
+
+    Raises:
+        ConfigError: missing, or no certificate.
+        MachineError: cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificate(read_small(path))
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is no certificate, expected one in PEM") from error
+
+
+def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, remedy: str) -> None:
+    """Check that a certificate holds at `now`.
+
+    Args:
+        certificate: the certificate.
+        what: what it is called in the error.
+        now: the time, with its zone.
+        remedy: what to do once it has expired.
+
+    Raises:
+        ConfigError: expired, or not valid yet; the message has the date and the clock's.
+    """
+    if now > certificate.not_valid_after_utc:
+        raise ConfigError(
+            f"{what} expired on {moment(certificate.not_valid_after_utc)}, the clock here says {moment(now)}: {remedy}"
+        )
+    if now < certificate.not_valid_before_utc:
+        raise ConfigError(
+            f"{what} is valid from {moment(certificate.not_valid_before_utc)} on, the clock here says {moment(now)}: "
+            "set this machine's clock"
+        )
+
+
+def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, *, what: str) -> None:
+    """Check that the key of `authority` signed `certificate`.
+
+    Raises:
+        ConfigError: it did not.
+    """
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise ConfigError(
+            f"{what} is not signed by the authority beside it (ca.crt), expected one kit's files"
+        ) from error
+
+
+def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, *, what: str) -> None:
+    """Check that `key` is the private half of the key in `certificate`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        own = certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        own = False
+    if not own:
+        raise ConfigError(f"{what} is not for the key beside it, expected one kit's files")
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's common name; empty where there is not exactly one."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def server_names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The DNS names and IP addresses that the certificate is for."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return (
+        *names.get_values_for_type(x509.DNSName),
+        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
+    )
+
+
+def moment(when: datetime) -> str:
+    """`when` for people, to the minute, in UTC."""
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,201 @@
+"""Why a node cannot reach its server: one line with the cause and what to do, found by trying by hand.
+
+gRPC reports a refused certificate, a wrong clock and a server that is not there in the same few words. This goes the
+way of a connection again step by step: name, address, TLS, the server's certificate, this node's certificate. Knows
+nothing of gRPC but that it speaks HTTP/2, and nothing of enrolment: keys and revocation come after all this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from plait.errors import PlaitError
+from plait.trust.certificate import moment, read_certificate, server_names_of
+from plait.trust.kit import AUTHORITY_FILE, ClientKit, ServerKit, load_tls_pair
+
+_STEP_S = 5.0
+
+# OpenSSL's X509_V_ERR_*, which the ssl module gives as numbers only.
+_NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 26, 62, 64
+_NOT_TRUSTED = frozenset({2, 7, 18, 19, 20, 21, 24, 30, 31})
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Where the certificate lies that is shown to the server."""
+
+    directory: Path
+    role: str
+
+    @property
+    def certificate(self) -> Path:
+        return self.directory / f"{self.role}.crt"
+
+
+def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
+    """What is wrong between here and a server, in one line with what to do.
+
+    Takes up to five seconds a step where the network swallows packets; a name server may take longer.
+
+    Args:
+        host: DNS name or IP address, as it was given to gRPC.
+        port: TCP port.
+        kit: whose certificate is shown, a node's or for an operator the server's; None where TLS is not used.
+    """
+    host = host.removeprefix("[").removesuffix("]")
+    where = f"{host}:{port}"
+    unreachable = _unreachable(host, port, where)
+    if unreachable or kit is None:
+        return unreachable or (
+            f"{where} is there but does not answer without TLS: is it a plait server started with --insecure?"
+        )
+    own = _Own(kit.directory, "client" if isinstance(kit, ClientKit) else "server")
+    try:
+        load_tls_pair(own.directory, own.role)
+        return _tls_failure(host, port, own)
+    except PlaitError as error:
+        return f"this node's own kit is of no use: {error}"
+
+
+def _unreachable(host: str, port: int, where: str) -> str:
+    """Why no TCP connection comes about; empty where one does."""
+    if not 0 < port < 65536:
+        return f"port is {port}, expected 1 to 65535"
+    try:
+        _connect(host, port).close()
+    except (socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else "not a DNS name"
+        return f"server's name '{host}' is not found ({reason}): check --server, and this machine's name server"
+    except ConnectionRefusedError:
+        return f"nothing listens at {where} (connection refused): is the server running, and is this its --listen port?"
+    except TimeoutError:
+        return f"no answer from {where} in {_STEP_S:.0f} s: check the address, and firewalls on the way (one TCP port)"
+    except OSError as error:
+        return f"no way to {where} ({error.strerror or error}): check this machine's network and the address"
+    return ""
+
+
+def _tls_failure(host: str, port: int, own: _Own) -> str:
+    where = f"{host}:{port}"
+    try:
+        return _greet(host, port, own, where)
+    except ssl.SSLCertVerificationError as error:
+        return _server_certificate(error, host, port, own)
+    except ssl.SSLError as error:
+        return _alert(error, own, where)
+    except TimeoutError:
+        return f"{where} accepts connections but starts no TLS in {_STEP_S:.0f} s: is it the plait server's port?"
+    except OSError as error:
+        return (
+            f"{where} broke the connection off during TLS ({error.strerror or error}): is it the plait server's port?"
+        )
+
+
+def _greet(host: str, port: int, own: _Own, where: str) -> str:
+    context = _context(own)
+    context.load_verify_locations(cafile=own.directory / AUTHORITY_FILE)
+    with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
+        # With TLS 1.3 the server judges this node's certificate after the handshake: its verdict, or HTTP/2's first
+        # frame, is the first thing to be read. Nothing is sent, since a reset would swallow the verdict.
+        try:
+            greeted = tls.recv(1) != b""
+        except TimeoutError:
+            greeted = True
+        if not greeted:
+            return _refused("closed the connection once it had seen this node's certificate", own, where)
+        if tls.selected_alpn_protocol() != "h2":
+            return (
+                f"{where} speaks TLS but not gRPC (no HTTP/2): a proxy on the way, or another server of this authority?"
+            )
+    return (
+        f"TLS with {where} works now: the server was starting or busy, or refuses more connections; trying again helps"
+    )
+
+
+def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: int, own: _Own) -> str:
+    where, code = f"{host}:{port}", error.verify_code
+    now = datetime.now(UTC)
+    shown = _shown_certificate(host, port, own)
+    if code in _NOT_TRUSTED:
+        return (
+            f"certificate of the server at {where} is not from this kit's authority (ca.crt): is it another server, or "
+            "was one of the two kits made in another folder?"
+        )
+    if code == _EXPIRED and shown is not None:
+        return (
+            f"certificate of the server at {where} expired on {moment(shown.not_valid_after_utc)}, the clock here says "
+            f"{moment(now)}: if this clock is right, renew the server's certificate (remove server.crt, run "
+            "`plait provision` with --server-name)"
+        )
+    if code == _NOT_YET_VALID and shown is not None:
+        return (
+            f"certificate of the server at {where} is valid from {moment(shown.not_valid_before_utc)} on, the clock "
+            f"here says {moment(now)}: set this machine's clock, or the clock of the machine that made the kits"
+        )
+    if code in (_HOST_MISMATCH, _ADDRESS_MISMATCH):
+        names = server_names_of(shown)[:8] if shown is not None else ()
+        return (
+            f"certificate of the server at {where} is for {', '.join(names) or 'another name'}, expected {host}: "
+            "connect by a name it has, or issue it anew (remove server.crt, run `plait provision` with --server-name)"
+        )
+    if code == _WRONG_PURPOSE:
+        return (
+            f"certificate shown at {where} is a client's, expected a server's: do not use this server before you know "
+            "who runs it"
+        )
+    return f"certificate of the server at {where} does not hold ({error.verify_message}): make the server's kit anew"
+
+
+def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
+    """What the other side's TLS, or what is no TLS, tells."""
+    reason = error.reason or ""
+    if "EXPIRED" in reason:
+        return _refused("calls this node's certificate expired", own, where)
+    if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")):
+        said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        return _refused(f"refuses this node's certificate ({said})", own, where)
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _refused("closed the connection once it had seen this node's certificate", own, where)
+    if "ALERT" in reason:
+        said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        return f"server at {where} breaks TLS off ({said}): is it a plait server of the same version?"
+    return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
+
+
+def _refused(what: str, own: _Own, where: str) -> str:
+    certificate = read_certificate(own.certificate)
+    return (
+        f"server at {where} {what}, which holds from {moment(certificate.not_valid_before_utc)} to "
+        f"{moment(certificate.not_valid_after_utc)}, the clock here says {moment(datetime.now(UTC))}: check the "
+        "server's clock, and that both kits were made in one folder"
+    )
+
+
+def _shown_certificate(host: str, port: int, own: _Own) -> x509.Certificate | None:
+    """The certificate that a server shows, whatever it is worth; None where it shows none."""
+    context = _context(own)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(OSError, ValueError):
+        with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
+            shown = tls.getpeercert(binary_form=True)
+        return x509.load_der_x509_certificate(shown) if shown else None
+    return None
+
+
+def _context(own: _Own) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(own.certificate, own.directory / f"{own.role}.key")
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    return socket.create_connection((host, port), timeout=_STEP_S)

@@ -1,0 +1,214 @@
+"""Start-up kits: what a server and each client need to know each other, one directory that is copied to the machine.
+
+A kit is checked when it is loaded: modes of keys, dates, and that its files belong together. Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from plait.errors import ConfigError
+from plait.trust.certificate import (
+    check_dates,
+    check_issued_by,
+    check_key_of,
+    common_name,
+    read_certificate,
+    read_key,
+    server_names_of,
+)
+from plait.trust.keys import NodeKey
+from plait.trust.names import check_client_name
+from plait.trust.secret_file import read_secret, read_small
+
+AUTHORITY_FILE = "ca.crt"
+OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
+CLIENT_SETTINGS_FILE = "kit.toml"
+NODE_KEY_FILE = "node.key"
+
+_ASKED = {"server": "--server-name", "client": "--clients"}
+_TOKEN = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TlsPair:
+    """A certificate and its key as TLS libraries take them, both PEM.
+
+    Attributes:
+        key: the private key.
+        certificate: the certificate.
+        authority: the certificate of the authority that signed it, and whose signature the other end must show.
+        expires: until when both certificates hold.
+    """
+
+    key: bytes = field(repr=False)
+    certificate: bytes = field(repr=False)
+    authority: bytes = field(repr=False)
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class ServerKit:
+    """What a server starts from; its register is read by `Register.load`.
+
+    Attributes:
+        directory: where the kit lies.
+        tls: how it shows who it is.
+        names: the DNS names and IP addresses that its certificate is for.
+        operator_token: what an operator shows to ask for the server's status, 32 bytes in hexadecimal.
+    """
+
+    directory: Path
+    tls: TlsPair
+    names: tuple[str, ...]
+    operator_token: str = field(repr=False)
+
+    @classmethod
+    def load(cls, directory: Path, *, now: datetime | None = None) -> ServerKit:
+        """Read and check a server's kit.
+
+        Args:
+            directory: ``DIR/server`` of `plait provision`, or a copy of it.
+            now: the time to check dates against; by default the clock's.
+
+        Raises:
+            ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
+                certificate does not hold now. One line with what to do.
+            MachineError: cannot be read.
+        """
+        _check_kind(directory, "server")
+        tls = load_tls_pair(directory, "server", now=now)
+        token = read_secret(directory / OPERATOR_TOKEN_FILE).decode(errors="replace").strip()
+        if not _TOKEN.fullmatch(token):
+            raise ConfigError(f"'{directory / OPERATOR_TOKEN_FILE}' is no token, expected 64 hexadecimal digits")
+        names = server_names_of(read_certificate(directory / "server.crt"))
+        return cls(directory, tls, names, token)
+
+
+@dataclass(frozen=True)
+class ClientKit:
+    """What a client's node starts from.
+
+    Attributes:
+        directory: where the kit lies.
+        name: what the client is called.
+        server_names: the names that the server's certificate is for, as they were when the kit was made.
+        node_key: signs the node's enrolment and its updates.
+        tls: how it shows who it is.
+    """
+
+    directory: Path
+    name: str
+    server_names: tuple[str, ...]
+    node_key: NodeKey
+    tls: TlsPair
+
+    @classmethod
+    def load(cls, directory: Path, *, now: datetime | None = None) -> ClientKit:
+        """Read and check a client's kit.
+
+        Args:
+            directory: ``DIR/clients/NAME`` of `plait provision`, or a copy of it.
+            now: the time to check dates against; by default the clock's.
+
+        Raises:
+            ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
+                certificate does not hold now. One line with what to do.
+            MachineError: cannot be read.
+        """
+        _check_kind(directory, "client")
+        name, server_names = read_client_settings(directory)
+        tls = load_tls_pair(directory, "client", now=now)
+        named = common_name(read_certificate(directory / "client.crt"))
+        if named != name:
+            raise ConfigError(
+                f"'{directory / 'client.crt'}' is for {named!a}, expected '{name}' as {CLIENT_SETTINGS_FILE} says"
+            )
+        return cls(directory, name, server_names, NodeKey.load(directory / NODE_KEY_FILE), tls)
+
+
+def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) -> TlsPair:
+    """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and hold.
+
+    Args:
+        directory: the kit.
+        role: ``server`` or ``client``.
+        now: the time to check dates against; by default the clock's.
+
+    Raises:
+        ConfigError: as `ServerKit.load`.
+        MachineError: cannot be read.
+    """
+    now = now or datetime.now(UTC)
+    key_file, certificate_file, authority_file = (directory / f for f in (f"{role}.key", f"{role}.crt", AUTHORITY_FILE))
+    authority, certificate = read_certificate(authority_file), read_certificate(certificate_file)
+    check_key_of(certificate, read_key(key_file), what=f"'{certificate_file}'")
+    check_issued_by(certificate, authority, what=f"'{certificate_file}'")
+    check_dates(
+        certificate,
+        what=f"'{certificate_file}'",
+        now=now,
+        remedy=f"where kits are made remove {role}.crt, run `plait provision` with {_ASKED[role]}, copy the new one",
+    )
+    check_dates(authority, what=f"'{authority_file}'", now=now, remedy="make new kits with `plait provision`")
+    return TlsPair(
+        key=read_secret(key_file),
+        certificate=read_small(certificate_file),
+        authority=read_small(authority_file),
+        expires=min(certificate.not_valid_after_utc, authority.not_valid_after_utc),
+    )
+
+
+def client_settings(name: str, server_names: Sequence[str]) -> bytes:
+    """What ``kit.toml`` holds, as `read_client_settings` takes it."""
+    lines = (
+        "# Start-up kit of one plait client. Copy the folder to that client's machine and to no other.",
+        f"name = {json.dumps(name)}",
+        f"server-names = {json.dumps(list(server_names))}",
+    )
+    return ("\n".join(lines) + "\n").encode()
+
+
+def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
+    """The client's name, and the names of its server, from ``kit.toml``.
+
+    Raises:
+        ConfigError: missing, malformed, or an unknown key.
+        MachineError: cannot be read.
+    """
+    path = directory / CLIENT_SETTINGS_FILE
+    try:
+        table = tomllib.loads(read_small(path).decode())
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not TOML, expected the file that `plait provision` made") from error
+    name, names = table.get("name"), table.get("server-names")
+    texts = isinstance(names, list) and all(isinstance(entry, str) for entry in cast("list[object]", names))
+    if set(table) != {"name", "server-names"} or not isinstance(name, str) or not texts:
+        raise ConfigError(
+            f"'{path}' has keys {ascii(sorted(table))[:120]}, expected name (text) and server-names (texts)"
+        )
+    return check_client_name(name), tuple(cast("list[str]", names))
+
+
+def _check_kind(directory: Path, role: str) -> None:
+    """Say so where a kit is no directory, is another party's, or holds all of them."""
+    where = "DIR/server" if role == "server" else "DIR/clients/NAME"
+    if not directory.is_dir():
+        raise ConfigError(f"kit '{directory}' is not there, expected a directory: {where} of `plait provision DIR`")
+    if not os.access(directory, os.X_OK):
+        raise ConfigError(f"kit '{directory}' is closed to this user, expected one that it may enter")
+    if (directory / f"{role}.crt").exists() or (directory / f"{role}.key").exists():
+        return
+    other = "client" if role == "server" else "server"
+    if (directory / f"{other}.crt").exists():
+        raise ConfigError(f"kit '{directory}' is a {other}'s, expected a {role}'s: {where} of `plait provision DIR`")
+    if (directory / "server" / "server.crt").exists():
+        raise ConfigError(f"kit '{directory}' holds all kits, expected the {role}'s own: {where} in it")

@@ -1,0 +1,281 @@
+"""Make the kits of a federation, add clients to it later, and revoke them.
+
+::
+
+    DIR/authority/     ca.key ca.crt                                            offline; only this command needs it
+    DIR/server/        server.key server.crt ca.crt clients.json operator.token
+    DIR/clients/NAME/  node.key client.key client.crt ca.crt kit.toml
+
+Nothing that is there is written over; a certificate that is missing from a kit is issued anew for the kit's key, which
+is how one is renewed. Knows nothing of how kits reach their machines.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+
+from plait.errors import ConfigError, MachineError
+from plait.files import directory_written_aside, write_atomically
+from plait.trust.authority import LEAF_DAYS, Authority
+from plait.trust.certificate import (
+    certificate_pem,
+    check_issued_by,
+    common_name,
+    key_pem,
+    new_key,
+    read_certificate,
+    read_key,
+    server_names_of,
+)
+from plait.trust.keys import NodeKey
+from plait.trust.kit import (
+    AUTHORITY_FILE,
+    CLIENT_SETTINGS_FILE,
+    NODE_KEY_FILE,
+    OPERATOR_TOKEN_FILE,
+    client_settings,
+    read_client_settings,
+)
+from plait.trust.names import check_client_name, check_client_names, check_server_names
+from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
+from plait.trust.secret_file import write_secret
+
+
+class Outcome(Enum):
+    """What became of a kit: REGISTERED is one that a call which was cut short had left out of the register."""
+
+    MADE = "made"
+    RENEWED = "renewed"
+    REGISTERED = "registered"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """One kit after provisioning.
+
+    Attributes:
+        name: the client's name, or ``server``.
+        directory: the kit.
+        outcome: whether it is new.
+        expires: until when its certificate holds.
+        public_key: a client's node key, 32 bytes; empty for the server.
+    """
+
+    name: str
+    directory: Path
+    outcome: Outcome
+    expires: datetime
+    public_key: bytes = b""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The kits that one call was about.
+
+    Attributes:
+        server: the server's.
+        server_names: what its certificate is for.
+        clients: those of the clients named, in their order.
+        authority_made: whether the authority is new.
+    """
+
+    server: Provisioned
+    server_names: tuple[str, ...]
+    clients: tuple[Provisioned, ...]
+    authority_made: bool
+
+
+def provision(
+    directory: Path,
+    clients: Sequence[str],
+    server_names: Sequence[str],
+    *,
+    now: datetime,
+    days: int | None = None,
+) -> Federation:
+    """Make whatever of a federation is not there yet: the authority, the server's kit, a kit for each client.
+
+    Args:
+        directory: where the kits lie, or are to lie.
+        clients: names of the clients wanted.
+        server_names: DNS names and IP addresses that clients connect to; may be empty where the server has a kit.
+        now: the time.
+        days: how long new certificates hold; by default two years, or as long as the authority does.
+
+    Raises:
+        ConfigError: a bad name, a client whose key is registered but whose kit is elsewhere, other server names than
+            those of the existing certificate, or an authority or register that is missing.
+        MachineError: cannot be written.
+    """
+    server = directory / "server"
+    registered = read_clients(server / REGISTER_FILE) if server.exists() else ()
+    check_client_names(clients, taken=[client.name for client in registered])
+    for name in clients:
+        _check_key(directory / "clients" / name, name, registered)
+    server_names = _server_names(server / "server.crt", server_names)
+    authority, authority_made = _authority(directory, now=now)
+    if days is None:
+        days = min(LEAF_DAYS, authority.days_left(now=now))
+    server_kit = _server_kit(server, server_names, authority, now=now, days=days)
+    _make_private(directory / "clients")
+    kits = tuple(
+        _client_kit(directory / "clients" / name, name, server_names, authority, now=now, days=days) for name in clients
+    )
+    known = {client.public_key for client in registered}
+    kits = tuple(
+        replace(kit, outcome=Outcome.REGISTERED) if kit.outcome is Outcome.KEPT and kit.public_key not in known else kit
+        for kit in kits
+    )
+    fresh = [RegisteredClient(kit.name, kit.public_key, now) for kit in kits if kit.public_key not in known]
+    if fresh:
+        # Last, so that a key is registered only when its kit is whole; a second call registers what a crash left out.
+        write_clients(server / REGISTER_FILE, [*registered, *fresh])
+    return Federation(server_kit, tuple(server_names), kits, authority_made)
+
+
+def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
+    """Revoke a client's key in ``DIR/server/clients.json``; needs neither the authority nor the client's kit.
+
+    Returns:
+        The client, revoked; as it was if it had been revoked before.
+
+    Raises:
+        ConfigError: no such client.
+        MachineError: cannot be written; nothing is revoked.
+    """
+    path = directory / "server" / REGISTER_FILE
+    clients = read_clients(path)
+    check_client_name(name)
+    found = [client for client in clients if client.name == name]
+    if not found:
+        raise ConfigError(f"client '{name}' is not in '{path}', expected one of {_some([c.name for c in clients])}")
+    holding = [client for client in found if client.revoked is None]
+    if not holding:
+        return found[-1]
+    revoked = replace(holding[0], revoked=now)
+    write_clients(path, [revoked if client is holding[0] else client for client in clients])
+    return revoked
+
+
+def _check_key(kit: Path, name: str, registered: Sequence[RegisteredClient]) -> None:
+    """Refuse to go on where a client's kit and the register do not fit together."""
+    holding = next((client for client in registered if client.name == name and client.revoked is None), None)
+    if not kit.exists():
+        if holding is not None:
+            raise ConfigError(
+                f"client '{name}' has a key already but no kit in '{kit}', expected it there: put it back, or revoke "
+                "the client first to give it a new key"
+            )
+        return
+    key = NodeKey.load(kit / NODE_KEY_FILE).public_bytes
+    if any(client.public_key == key and client.revoked is not None for client in registered):
+        raise ConfigError(f"key in '{kit}' is revoked, expected one that holds: remove that folder to make a new kit")
+    if holding is not None and holding.public_key != key:
+        raise ConfigError(f"key in '{kit}' is not the registered one of '{name}', expected it: put the right kit back")
+
+
+def _server_names(certificate: Path, given: Sequence[str]) -> tuple[str, ...]:
+    existing = server_names_of(read_certificate(certificate)) if certificate.exists() else ()
+    if not existing or (given and set(check_server_names(given)) != set(existing)):
+        names = check_server_names(given)
+        if existing:
+            raise ConfigError(
+                f"server names are {', '.join(names)}, expected those of '{certificate}': {', '.join(existing)} "
+                "(remove that file first to have it issued for other names)"
+            )
+        return names
+    return existing
+
+
+def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
+    home = directory / "authority"
+    if home.exists():
+        return Authority.load(home), False
+    if (directory / "server").exists():
+        raise ConfigError(f"'{home}' is missing, expected the authority: put its folder back while you make kits")
+    _make_private(directory)
+    authority = Authority.found(now=now)
+    with directory_written_aside(home) as aside:
+        aside.chmod(0o700)
+        authority.save(aside)
+    return authority, True
+
+
+def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: datetime, days: int) -> Provisioned:
+    if not kit.exists():
+        if (kit.parent / "clients").exists():
+            raise ConfigError(f"'{kit}' is missing, expected the server's kit: copy it back, it has the register")
+        with directory_written_aside(kit) as aside:
+            aside.chmod(0o700)
+            write_secret(aside / "server.key", key_pem(new_key()))
+            write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
+            write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
+            write_clients(aside / REGISTER_FILE, ())
+            _issue_server(aside, names, authority, now=now, days=days)
+        outcome = Outcome.MADE
+    else:
+        outcome = _issue_server(kit, names, authority, now=now, days=days)
+    certificate = read_certificate(kit / "server.crt")
+    check_issued_by(certificate, authority.certificate, what=f"'{kit / 'server.crt'}'")
+    return Provisioned("server", kit, outcome, certificate.not_valid_after_utc)
+
+
+def _issue_server(kit: Path, names: Sequence[str], authority: Authority, *, now: datetime, days: int) -> Outcome:
+    path = kit / "server.crt"
+    if path.exists():
+        return Outcome.KEPT
+    certificate = authority.issue_server(read_key(kit / "server.key").public_key(), names, now=now, days=days)
+    write_atomically(path, certificate_pem(certificate))
+    return Outcome.RENEWED
+
+
+def _client_kit(
+    kit: Path, name: str, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
+) -> Provisioned:
+    if not kit.exists():
+        with directory_written_aside(kit) as aside:
+            aside.chmod(0o700)
+            NodeKey.generate().save(aside / NODE_KEY_FILE)
+            write_secret(aside / "client.key", key_pem(new_key()))
+            write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
+            write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names))
+            _issue_client(aside, name, authority, now=now, days=days)
+        outcome = Outcome.MADE
+    else:
+        own_name, _ = read_client_settings(kit)
+        if own_name != name:
+            raise ConfigError(f"kit '{kit}' is for client '{own_name}', expected '{name}'")
+        outcome = _issue_client(kit, name, authority, now=now, days=days)
+    certificate = read_certificate(kit / "client.crt")
+    check_issued_by(certificate, authority.certificate, what=f"'{kit / 'client.crt'}'")
+    if common_name(certificate) != name:
+        raise ConfigError(f"'{kit / 'client.crt'}' is for {common_name(certificate)!a}, expected '{name}'")
+    key = NodeKey.load(kit / NODE_KEY_FILE).public_bytes
+    return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, key)
+
+
+def _issue_client(kit: Path, name: str, authority: Authority, *, now: datetime, days: int) -> Outcome:
+    path = kit / "client.crt"
+    if path.exists():
+        return Outcome.KEPT
+    certificate = authority.issue_client(read_key(kit / "client.key").public_key(), name, now=now, days=days)
+    write_atomically(path, certificate_pem(certificate))
+    return Outcome.RENEWED
+
+
+def _make_private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make '{directory}': {error.strerror or error}") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    known = list(dict.fromkeys(names))
+    return ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none"

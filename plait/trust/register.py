@@ -1,0 +1,209 @@
+"""The server's list of provisioned clients, ``clients.json``: who may enrol, with which key, and who no longer may.
+
+A running server sees a change at once: the file is read again when it is another than last time. A name can stand there
+several times, with revoked keys and at most one that is not. Knows nothing of certificates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import cast
+
+from plait.errors import ConfigError, MachineError
+from plait.files import write_atomically
+from plait.trust.keys import PUBLIC_KEY_BYTES
+from plait.trust.names import check_client_name
+
+REGISTER_FILE = "clients.json"
+
+_KEYS = ("name", "public_key", "provisioned", "revoked")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class Verdict(Enum):
+    """What the register says of a name and a key."""
+
+    KNOWN = "known"
+    UNKNOWN_KEY = "unknown key"
+    REVOKED_KEY = "revoked key"
+    WRONG_NAME = "wrong name"
+
+
+@dataclass(frozen=True)
+class RegisteredClient:
+    """One line of the register.
+
+    Attributes:
+        name: the client.
+        public_key: its node key's public half, 32 bytes.
+        provisioned: when it was provisioned.
+        revoked: when its key was revoked; None while it holds.
+    """
+
+    name: str
+    public_key: bytes
+    provisioned: datetime
+    revoked: datetime | None = None
+
+
+class Register:
+    """The register of a server's kit as it stands on disk at every question."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = _stamp_of(path)
+        self._clients = _by_key(read_clients(path))
+
+    @classmethod
+    def load(cls, kit: Path) -> Register:
+        """The register in the directory of a server's kit.
+
+        Raises:
+            ConfigError: missing or malformed.
+            MachineError: cannot be read.
+        """
+        return cls(kit / REGISTER_FILE)
+
+    @property
+    def clients(self) -> tuple[RegisteredClient, ...]:
+        """All clients, revoked ones included, in the file's order.
+
+        Raises:
+            ConfigError: the file has become malformed, or is gone.
+            MachineError: cannot be read.
+        """
+        return tuple(self._current().values())
+
+    def check(self, name: str, public_key: bytes) -> Verdict:
+        """Whether a client of this name and key (32 bytes) may take part.
+
+        Raises:
+            ConfigError: the file has become malformed, or is gone: nobody is let in on an old list.
+            MachineError: cannot be read.
+        """
+        client = self._current().get(public_key)
+        if client is None:
+            return Verdict.UNKNOWN_KEY
+        if client.revoked is not None:
+            return Verdict.REVOKED_KEY
+        return Verdict.KNOWN if client.name == name else Verdict.WRONG_NAME
+
+    def _current(self) -> Mapping[bytes, RegisteredClient]:
+        stamp = _stamp_of(self._path)
+        if stamp != self._stamp:
+            self._clients = _by_key(read_clients(self._path))
+            self._stamp = stamp
+        return self._clients
+
+
+def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
+    """The clients that a register lists, in its order.
+
+    Raises:
+        ConfigError: missing, malformed, a key listed twice, or a name with two keys that both hold.
+        MachineError: cannot be read.
+    """
+    try:
+        document: object = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+    except FileNotFoundError as error:
+        raise ConfigError(f"'{path}' is missing, expected the register that `plait provision` made") from error
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"'{path}' is not JSON with every key once, expected the register that `plait provision` made"
+        ) from error
+    lines = cast("dict[str, object]", document).get("clients") if isinstance(document, dict) else None
+    if not isinstance(lines, list):
+        raise ConfigError(f"'{path}' has no list 'clients', expected the register that `plait provision` made")
+    clients = tuple(
+        _client(line, where=f"client {i} in '{path}'") for i, line in enumerate(cast("list[object]", lines))
+    )
+    _check_unique(clients, path)
+    return clients
+
+
+def write_clients(path: Path, clients: Iterable[RegisteredClient]) -> None:
+    """Write a register, atomically, one client a line.
+
+    Raises:
+        MachineError: cannot be written; the old one is as it was.
+    """
+    lines = ",\n    ".join(json.dumps(_line(client)) for client in clients)
+    text = f'{{\n  "clients": [\n    {lines}\n  ]\n}}\n' if lines else '{\n  "clients": []\n}\n'
+    write_atomically(path, text.encode())
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    built = dict(pairs)
+    if len(built) != len(pairs):
+        raise ValueError("a key is given twice")
+    return built
+
+
+def _line(client: RegisteredClient) -> dict[str, str | None]:
+    return {
+        "name": client.name,
+        "public_key": client.public_key.hex(),
+        "provisioned": client.provisioned.astimezone(UTC).strftime(_TIME),
+        "revoked": client.revoked and client.revoked.astimezone(UTC).strftime(_TIME),
+    }
+
+
+def _client(line: object, *, where: str) -> RegisteredClient:
+    if not isinstance(line, dict) or set(cast("dict[str, object]", line)) != set(_KEYS):
+        raise ConfigError(f"{where} is not an object of {', '.join(_KEYS)}, expected exactly these")
+    name, public_key, provisioned, revoked = (cast("dict[str, object]", line)[key] for key in _KEYS)
+    if not isinstance(name, str):
+        raise ConfigError(f"name of {where} is not text, expected a client's name")
+    try:
+        key = bytes.fromhex(public_key) if isinstance(public_key, str) else b""
+    except ValueError:
+        key = b""
+    if len(key) != PUBLIC_KEY_BYTES:
+        raise ConfigError(f"public_key of {where} is no key, expected {2 * PUBLIC_KEY_BYTES} hexadecimal digits")
+    return RegisteredClient(
+        check_client_name(name),
+        key,
+        _time(provisioned, where=f"provisioned of {where}"),
+        # Anything but null revokes, so that a slip of the hand never lets a client in.
+        None if revoked is None else _time(revoked, where=f"revoked of {where}"),
+    )
+
+
+def _time(value: object, *, where: str) -> datetime:
+    try:
+        return datetime.strptime(value if isinstance(value, str) else "", _TIME).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not a time, expected one such as 2026-01-31T12:00:00Z") from error
+
+
+def _check_unique(clients: Iterable[RegisteredClient], path: Path) -> None:
+    keys: set[bytes] = set()
+    holding: set[str] = set()
+    for client in clients:
+        if client.public_key in keys:
+            raise ConfigError(f"key of '{client.name}' stands twice in '{path}', expected every key once")
+        keys.add(client.public_key)
+        if client.revoked is None:
+            if client.name.casefold() in holding:
+                raise ConfigError(f"'{client.name}' has two keys that hold in '{path}', expected one (case aside)")
+            holding.add(client.name.casefold())
+
+
+def _by_key(clients: Iterable[RegisteredClient]) -> Mapping[bytes, RegisteredClient]:
+    return {client.public_key: client for client in clients}
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    """What differs between two versions of a file; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from plait.trust import ClientKit, Register, ServerKit, Verdict, provision
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("provision") / "kits"
+    provision(directory, ["alice", "bob"], ["localhost", "10.0.0.5"], now=datetime.now(UTC))
+    return directory
+
+
+@pytest.fixture
+def kits(made, tmp_path) -> Path:
+    """A copy of two clients' kits that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "my kits"))
+
+
+def test_it_makes_kits_and_says_what_to_copy_where_and_what_to_run(plait, tmp_path):
+    directory = tmp_path / "kits"
+    ran = plait("provision", directory, "--clients", "alice, bob", "--server-name", "fed.example.org")
+    assert ran.code == 0
+    assert ServerKit.load(directory / "server").names == ("fed.example.org",)
+    assert f"Copy {directory / 'server'} to the server's machine" in ran.out
+    assert "plait server --kit plait-server --listen 0.0.0.0:9440 --min-clients 2" in ran.out
+    for name in ("alice", "bob"):
+        assert ClientKit.load(directory / "clients" / name).name == name
+        assert f"plait client --kit {name} --server fed.example.org:9440 --data my.jsonl" in ran.out
+    assert f"Keep {directory / 'authority'} offline" in ran.out
+
+
+def test_a_server_with_an_ipv6_address_gets_it_in_brackets(plait, tmp_path):
+    ran = plait("provision", tmp_path / "kits", "--clients", "a", "--server-name", "::1")
+    assert f"--server {shlex.quote('[::1]:9440')}" in ran.out
+
+
+def test_the_json_names_every_kit(plait, tmp_path):
+    directory = tmp_path / "kits"
+    ran = plait("provision", directory, "--clients", "alice", "--server-name", "localhost", "--days", 30, "--json")
+    made = json.loads(ran.out)
+    kit = ClientKit.load(directory / "clients" / "alice")
+    assert made["authority"] == {"path": str(directory / "authority"), "outcome": "made"}
+    assert made["server"]["names"] == ["localhost"]
+    assert made["clients"] == [
+        {
+            "name": "alice",
+            "public_key": kit.node_key.public_bytes.hex(),
+            "path": str(directory / "clients" / "alice"),
+            "outcome": "made",
+            "expires": kit.tls.expires.isoformat(),
+        }
+    ]
+
+
+def test_clients_added_later_need_no_server_name_and_old_ones_get_no_steps(plait, kits):
+    ran = plait("provision", kits, "--clients", "alice,carol")
+    assert ran.code == 0
+    assert "kept       " in ran.out
+    assert f"Copy {kits / 'server' / 'clients.json'} over the one in the server's kit" in ran.out
+    assert "--kit carol --server localhost:9440" in ran.out
+    assert "--kit alice" not in ran.out
+    assert "plait server" not in ran.out
+
+
+def test_a_revoked_client_is_revoked_and_the_steps_say_how_it_takes_effect(plait, kits):
+    key = ClientKit.load(kits / "clients" / "bob").node_key.public_bytes
+    ran = plait("provision", kits, "--revoke", "bob")
+    assert ran.code == 0
+    assert ran.out.startswith("revoked client bob on ")
+    assert f"Copy {kits / 'server' / 'clients.json'}" in ran.out
+    assert f"plait provision {shlex.quote(str(kits))} --clients bob" in ran.out
+    assert Register.load(kits / "server").check("bob", key) is Verdict.REVOKED_KEY
+    again = json.loads(plait("provision", kits, "--revoke", "bob", "--json").out)
+    assert again["public_key"] == key.hex()
+    assert again["revoked"].endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--clients", "../etc"), "client name is '../etc', expected at most 64 letters"),
+        (("--clients", "a,,b"), "client name is '', expected"),
+        (("--clients", "a,A"), "client name 'A' differs from 'a' only in case"),
+        (("--clients", "Alice"), "client name 'Alice' differs from 'alice' only in case"),
+        (("--clients", "c", "--server-name", "x"), "server names are x, expected those of"),
+        (("--clients", "c", "--days", 99999), "days is 99999, expected 1 to"),
+        (("--revoke", "eve"), "client 'eve' is not in"),
+        (("--revoke", "bob", "--clients", "c"), "--revoke is given with other options, expected it alone"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(plait, kits, options, message):
+    ran = plait("provision", kits, *options)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith(f"error: {message}")
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "clients are missing, expected names such as --clients alice,bob,carol"),
+        (("--clients", "a"), "server name is missing"),
+        (("--revoke", "a"), "clients.json' is missing"),
+    ],
+)
+def test_a_first_call_without_what_it_needs_makes_nothing(plait, tmp_path, options, message):
+    ran = plait("provision", tmp_path / "kits", *options)
+    assert ran.code == 2
+    assert message in ran.err
+    assert not (tmp_path / "kits").exists()

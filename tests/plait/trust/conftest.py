@@ -1,0 +1,36 @@
+"""A federation's kits, made once, and copies of them that a test may spoil."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from plait.trust import provision
+
+
+@pytest.fixture(scope="session")
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory, now: datetime) -> Path:
+    directory = tmp_path_factory.mktemp("federation") / "kits"
+    provision(directory, ["alice", "bob"], ["localhost", "127.0.0.1"], now=now)
+    return directory
+
+
+@pytest.fixture
+def kits(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "kits"))
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory, now: datetime) -> Path:
+    """The kits of another federation with the same names; only read."""
+    directory = tmp_path_factory.mktemp("foreign") / "kits"
+    provision(directory, ["alice", "bob"], ["localhost", "127.0.0.1"], now=now)
+    return directory

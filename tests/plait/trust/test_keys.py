@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import stat
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.errors import ConfigError
+from plait.trust import NodeKey, verify
+from plait.trust.certificate import key_pem, new_key
+from plait.trust.secret_file import write_secret
+
+
+def test_a_saved_key_loads_as_itself_with_mode_0600(tmp_path):
+    key = NodeKey.generate()
+    key.save(tmp_path / "node.key")
+    assert stat.S_IMODE((tmp_path / "node.key").stat().st_mode) == 0o600
+    loaded = NodeKey.load(tmp_path / "node.key")
+    assert loaded == key
+    assert loaded.sign(b"x") == key.sign(b"x")
+
+
+def test_a_signature_holds_for_its_key_and_its_bytes_only():
+    key, other = NodeKey.generate(), NodeKey.generate()
+    signature = key.sign(b"update")
+    assert len(key.public_bytes) == 32
+    assert len(signature) == 64
+    assert verify(key.public_bytes, signature, b"update")
+    assert not verify(key.public_bytes, signature, b"updatf")
+    assert not verify(other.public_bytes, signature, b"update")
+    assert not verify(key.public_bytes, signature[:-1] + bytes([signature[-1] ^ 1]), b"update")
+
+
+def test_signatures_are_those_of_rfc_8032():
+    # Section 7.1, test 2.
+    private = Ed25519PrivateKey.from_private_bytes(
+        bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+    )
+    key = NodeKey(private.public_key().public_bytes_raw(), private)
+    assert key.public_bytes.hex() == "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
+    assert key.sign(b"\x72").hex() == (
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+        "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+    )
+
+
+@given(st.binary(max_size=70), st.binary(max_size=70), st.binary(max_size=40))
+def test_verify_says_no_to_any_other_bytes(public_key, signature, signed):
+    assert verify(public_key, signature, signed) is False
+
+
+def test_a_key_never_shows_its_private_half():
+    key = NodeKey.generate()
+    assert "_private" not in repr(key)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_what_is_no_key_is_refused(tmp_path, content):
+    write_secret(tmp_path / "node.key", content)
+    with pytest.raises(ConfigError, match="is no private key, expected an Ed25519 key"):
+        NodeKey.load(tmp_path / "node.key")
+
+
+def test_a_key_of_another_kind_or_open_to_others_is_refused(tmp_path):
+    write_secret(tmp_path / "tls.key", key_pem(new_key()))
+    with pytest.raises(ConfigError, match="another kind, expected an Ed25519 key"):
+        NodeKey.load(tmp_path / "tls.key")
+    NodeKey.generate().save(tmp_path / "node.key")
+    (tmp_path / "node.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        NodeKey.load(tmp_path / "node.key")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+
+import pytest
+
+from plait.errors import ConfigError
+from plait.trust import ClientKit, NodeKey, ServerKit
+from plait.trust.kit import client_settings, read_client_settings
+
+
+def test_a_servers_kit_has_what_a_server_needs(kits):
+    kit = ServerKit.load(kits / "server")
+    assert kit.names == ("localhost", "127.0.0.1")
+    assert kit.operator_token == (kits / "server" / "operator.token").read_text().strip()
+    assert len(bytes.fromhex(kit.operator_token)) == 32
+    assert kit.tls.key == (kits / "server" / "server.key").read_bytes()
+    assert kit.tls.certificate == (kits / "server" / "server.crt").read_bytes()
+    assert kit.tls.authority == (kits / "authority" / "ca.crt").read_bytes()
+
+
+def test_a_clients_kit_has_what_a_node_needs(kits):
+    kit = ClientKit.load(kits / "clients" / "alice")
+    assert kit.name == "alice"
+    assert kit.server_names == ("localhost", "127.0.0.1")
+    assert kit.node_key == NodeKey.load(kits / "clients" / "alice" / "node.key")
+
+
+def test_no_secret_is_shown(kits):
+    server, client = ServerKit.load(kits / "server"), ClientKit.load(kits / "clients" / "alice")
+    shown = repr(server) + repr(client)
+    assert server.operator_token not in shown
+    assert "PRIVATE" not in shown
+
+
+@pytest.mark.parametrize("name", ["server.key", "operator.token"])
+def test_a_servers_secret_that_others_can_read_is_refused_with_the_command(kits, name):
+    (kits / "server" / name).chmod(0o640)
+    with pytest.raises(ConfigError, match=rf"chmod 600 .*{name}$"):
+        ServerKit.load(kits / "server")
+
+
+@pytest.mark.parametrize("name", ["node.key", "client.key"])
+def test_a_clients_secret_that_others_can_read_is_refused_with_the_command(kits, name):
+    (kits / "clients" / "alice" / name).chmod(0o604)
+    with pytest.raises(ConfigError, match=rf"chmod 600 .*{name}$"):
+        ClientKit.load(kits / "clients" / "alice")
+
+
+@pytest.mark.parametrize("name", ["node.key", "client.key", "client.crt", "ca.crt", "kit.toml"])
+def test_a_missing_file_of_a_clients_kit_is_named(kits, name):
+    (kits / "clients" / "alice" / name).unlink()
+    with pytest.raises(ConfigError, match=f"{name}' is missing"):
+        ClientKit.load(kits / "clients" / "alice")
+
+
+def test_the_wrong_folder_is_told_from_a_broken_one(kits, tmp_path):
+    with pytest.raises(ConfigError, match="is a client's, expected a server's: DIR/server"):
+        ServerKit.load(kits / "clients" / "alice")
+    with pytest.raises(ConfigError, match="is a server's, expected a client's: DIR/clients/NAME"):
+        ClientKit.load(kits / "server")
+    with pytest.raises(ConfigError, match="holds all kits, expected the server's own"):
+        ServerKit.load(kits)
+    with pytest.raises(ConfigError, match="is not there, expected a directory"):
+        ServerKit.load(tmp_path / "none")
+
+
+def test_a_kit_that_has_expired_or_does_not_hold_yet_says_both_dates(kits, now):
+    with pytest.raises(ConfigError, match=r"client.crt' expired on \d{4}-.* says \d{4}-.*remove client.crt"):
+        ClientKit.load(kits / "clients" / "alice", now=now + timedelta(days=731))
+    with pytest.raises(ConfigError, match=r"server.crt' is valid from \d{4}-.* says \d{4}-.*set this machine's clock"):
+        ServerKit.load(kits / "server", now=now - timedelta(days=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("client.key", "client.crt' is not for the key beside it"),
+        ("client.crt", "client.crt' is not for the key beside it"),
+        ("ca.crt", "not signed by the authority beside it"),
+    ],
+)
+def test_files_of_another_federation_are_refused(kits, foreign, name, message):
+    shutil.copy2(foreign / "clients" / "alice" / name, kits / "clients" / "alice" / name)
+    with pytest.raises(ConfigError, match=message):
+        ClientKit.load(kits / "clients" / "alice")
+
+
+def test_a_kit_cannot_take_another_clients_name(kits):
+    (kits / "clients" / "alice" / "kit.toml").write_bytes(client_settings("bob", ["localhost"]))
+    with pytest.raises(ConfigError, match=r"client.crt' is for 'alice', expected 'bob'"):
+        ClientKit.load(kits / "clients" / "alice")
+
+
+def test_settings_are_read_back_as_written(tmp_path):
+    (tmp_path / "kit.toml").write_bytes(client_settings("a.b", ["x", "::1"]))
+    assert read_client_settings(tmp_path) == ("a.b", ("x", "::1"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "name = 1\nserver-names = []", 'name = "a"', 'name = "a"\nserver-names = [1]', "\x00", "\xff",
+     'name = "a"\nserver-names = []\nnmae = 1', 'name = "../a"\nserver-names = []'],
+)  # fmt: skip
+def test_settings_that_are_not_settings_are_refused(tmp_path, text):
+    (tmp_path / "kit.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError):
+        read_client_settings(tmp_path)
+
+
+@pytest.mark.parametrize("token", [b"", b"short", b"\xff" * 64, b"z" * 64])
+def test_a_token_that_is_none_is_refused(kits, token):
+    (kits / "server" / "operator.token").write_bytes(token)
+    with pytest.raises(ConfigError, match="is no token, expected 64 hexadecimal digits"):
+        ServerKit.load(kits / "server")

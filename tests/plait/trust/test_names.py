@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.errors import ConfigError
+from plait.trust.names import check_client_name, check_client_names, check_server_names
+
+
+@pytest.mark.parametrize("name", ["a", "alice", "Site-7", "_x", "-x", "eu.west.3", "a" * 64, "a..b"])
+def test_a_plain_name_passes(name):
+    assert check_client_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".hidden", "a/b", "../etc", "/etc", "a\\b", "a b", "a\n", "a\x00", "a\x1b[2J", "ü", "\uff11",
+     "a" * 65, "a:b", "a*"],
+)  # fmt: skip
+def test_a_name_that_could_leave_its_folder_or_fool_a_reader_is_refused_in_one_printable_line(name):
+    with pytest.raises(ConfigError, match=r"expected at most 64 letters .* no dot in front") as caught:
+        check_client_name(name)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).isascii()
+
+
+def test_a_huge_name_makes_no_huge_message():
+    with pytest.raises(ConfigError) as caught:
+        check_client_name("x" * 1_000_000)
+    assert len(str(caught.value)) < 300
+
+
+def test_names_that_differ_only_in_case_or_are_given_twice_are_refused():
+    with pytest.raises(ConfigError, match="'Bob' differs from 'bob' only in case"):
+        check_client_names(["bob", "Bob"])
+    with pytest.raises(ConfigError, match="'Bob' differs from 'bob' only in case"):
+        check_client_names(["Bob"], taken=["bob"])
+    with pytest.raises(ConfigError, match="'bob' is given twice"):
+        check_client_names(["bob", "eve", "bob"])
+
+
+def test_a_name_that_is_taken_letter_by_letter_is_the_same_client():
+    assert check_client_names(["bob", "eve"], taken=["bob"]) == ("bob", "eve")
+
+
+def test_server_names_are_dns_names_and_addresses_in_canonical_form():
+    given = ["Fed.Example.org", "10.0.0.5", "2001:DB8:0::1", "fed.example.org", "my_host"]
+    assert check_server_names(given) == ("fed.example.org", "10.0.0.5", "2001:db8::1", "my_host")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "host:9440", "*.example.org", "10.0.0.300", "-x", "x.", "ü.org", "https://x", "a" * 64, "a." * 127],
+)
+def test_what_no_certificate_could_be_checked_against_is_refused(name):
+    with pytest.raises(ConfigError, match="expected a DNS name"):
+        check_server_names(["localhost", name])
+
+
+def test_a_server_has_a_name():
+    with pytest.raises(ConfigError, match="server name is missing"):
+        check_server_names([])

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import shutil
+import stat
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from plait.errors import ConfigError, MachineError
+from plait.trust import ClientKit, Outcome, Register, ServerKit, Verdict, provision, revoke
+from plait.trust.register import read_clients
+
+# The room re-exports a function of the module's name.
+ROOM = sys.modules["plait.trust.provision"]
+SECRETS = {"ca.key", "server.key", "operator.token", "node.key", "client.key"}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def test_the_layout_is_the_documented_one_and_secrets_are_closed(kits):
+    assert set(contents(kits)) == {
+        *(f"authority/{name}" for name in ("ca.key", "ca.crt")),
+        *(f"server/{name}" for name in ("server.key", "server.crt", "ca.crt", "clients.json", "operator.token")),
+        *(
+            f"clients/{client}/{name}"
+            for client in ("alice", "bob")
+            for name in ("node.key", "client.key", "client.crt", "ca.crt", "kit.toml")
+        ),
+    }
+    for path in kits.rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600 if path.name in SECRETS else 0o644), path
+
+
+def test_every_kit_loads_and_every_client_is_registered(kits):
+    ServerKit.load(kits / "server")
+    register = Register.load(kits / "server")
+    for name in ("alice", "bob"):
+        kit = ClientKit.load(kits / "clients" / name)
+        assert register.check(name, kit.node_key.public_bytes) is Verdict.KNOWN
+
+
+def test_clients_are_added_later_and_nothing_that_was_there_changes(kits, now):
+    before = contents(kits)
+    made = provision(kits, ["alice", "carol"], [], now=now)
+    assert [kit.outcome for kit in made.clients] == [Outcome.KEPT, Outcome.MADE]
+    assert made.server.outcome is Outcome.KEPT
+    after = contents(kits)
+    assert {name for name in before if after[name] != before[name]} == {"server/clients.json"}
+    assert [client.name for client in read_clients(kits / "server" / "clients.json")] == ["alice", "bob", "carol"]
+
+
+def test_the_same_call_again_changes_nothing(kits, now):
+    before = contents(kits)
+    provision(kits, ["alice", "bob"], ["127.0.0.1", "localhost"], now=now)
+    assert contents(kits) == before
+
+
+@pytest.mark.parametrize("names", [["Alice"], ["carol", "../x"], ["carol", "carol"]])
+def test_a_bad_name_changes_nothing(kits, now, names):
+    before = contents(kits)
+    with pytest.raises(ConfigError):
+        provision(kits, names, [], now=now)
+    assert contents(kits) == before
+
+
+def test_a_bad_first_call_leaves_no_folder(tmp_path, now):
+    for clients, server_names in ((["a", "A"], ["x"]), (["a"], []), (["a"], ["*"])):
+        with pytest.raises(ConfigError):
+            provision(tmp_path / "kits", clients, server_names, now=now)
+    assert not (tmp_path / "kits").exists()
+
+
+def test_a_revoked_client_gets_in_again_only_with_a_new_key(kits, now):
+    old = ClientKit.load(kits / "clients" / "bob").node_key.public_bytes
+    assert revoke(kits, "bob", now=now).revoked == now
+    with pytest.raises(ConfigError, match="is revoked, expected one that holds: remove that folder"):
+        provision(kits, ["bob"], [], now=now)
+    shutil.rmtree(kits / "clients" / "bob")
+    new = provision(kits, ["bob"], [], now=now).clients[0].public_key
+    register = Register.load(kits / "server")
+    assert register.check("bob", old) is Verdict.REVOKED_KEY
+    assert register.check("bob", new) is Verdict.KNOWN
+
+
+def test_revoking_needs_only_the_servers_kit_and_twice_is_once(kits, now):
+    shutil.rmtree(kits / "authority")
+    shutil.rmtree(kits / "clients")
+    first = revoke(kits, "alice", now=now)
+    assert revoke(kits, "alice", now=now + timedelta(days=1)) == first
+    with pytest.raises(ConfigError, match=r"client 'eve' is not in .*expected one of alice, bob"):
+        revoke(kits, "eve", now=now)
+
+
+def test_a_revocation_that_cannot_be_written_leaves_the_register_whole(kits, now, monkeypatch):
+    before = contents(kits)
+
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(MachineError, match="No space left on device"):
+        revoke(kits, "alice", now=now)
+    assert contents(kits) == before
+
+
+def test_a_client_whose_kit_is_elsewhere_gets_no_second_key(kits, now):
+    shutil.rmtree(kits / "clients" / "alice")
+    with pytest.raises(ConfigError, match="has a key already but no kit"):
+        provision(kits, ["alice"], [], now=now)
+
+
+def test_a_kit_of_another_federation_is_not_taken_in(kits, foreign, now):
+    shutil.rmtree(kits / "clients" / "alice")
+    shutil.copytree(foreign / "clients" / "alice", kits / "clients" / "alice")
+    with pytest.raises(ConfigError, match="is not the registered one of 'alice'"):
+        provision(kits, ["alice"], [], now=now)
+    shutil.copytree(foreign / "clients" / "bob", kits / "clients" / "eve")
+    with pytest.raises(ConfigError, match="is for client 'bob', expected 'eve'"):
+        provision(kits, ["eve"], [], now=now)
+
+
+def test_a_removed_certificate_is_issued_anew_for_the_same_key(kits, now):
+    old = ClientKit.load(kits / "clients" / "alice")
+    later = now + timedelta(days=800)
+    (kits / "clients" / "alice" / "client.crt").unlink()
+    (kits / "server" / "server.crt").unlink()
+    made = provision(kits, ["alice"], ["other.name"], now=later, days=10)
+    assert made.server.outcome is made.clients[0].outcome is Outcome.RENEWED
+    new = ClientKit.load(kits / "clients" / "alice", now=later)
+    assert new.node_key == old.node_key
+    assert new.tls.key == old.tls.key
+    assert new.tls.expires == later + timedelta(days=10)
+    assert ServerKit.load(kits / "server", now=later).names == ("other.name",)
+
+
+def test_other_server_names_than_the_certificates_are_refused(kits, now):
+    with pytest.raises(ConfigError, match=r"server names are x, expected .*localhost, 127\.0\.0\.1 \(remove that file"):
+        provision(kits, ["carol"], ["x"], now=now)
+
+
+def test_a_missing_authority_or_register_is_asked_for_never_made_anew(kits, now):
+    away = kits.parent / "away"
+    (kits / "authority").rename(away)
+    with pytest.raises(ConfigError, match="authority' is missing, expected the authority: put its folder back"):
+        provision(kits, ["carol"], [], now=now)
+    away.rename(kits / "authority")
+    (kits / "server").rename(away)
+    with pytest.raises(ConfigError, match="server' is missing, expected the server's kit: copy it back"):
+        provision(kits, ["carol"], ["localhost"], now=now)
+    away.rename(kits / "server")
+    (kits / "server" / "clients.json").unlink()
+    with pytest.raises(ConfigError, match=r"clients.json' is missing"):
+        provision(kits, ["carol"], [], now=now)
+
+
+@pytest.mark.parametrize("moment", ["authority", "server", "client", "register"])
+def test_a_call_that_was_cut_short_is_finished_by_the_same_call(tmp_path, now, monkeypatch, moment):
+    names = {
+        "authority": "_server_kit",
+        "server": "_make_private",
+        "client": "_client_kit",
+        "register": "write_clients",
+    }
+    original = getattr(ROOM, names[moment])
+    calls = 0
+
+    def cut(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        # The second call of each: after the first folder, the first kit, the empty register.
+        if calls == (1 if moment == "authority" else 2):
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ROOM, names[moment], cut)
+        with pytest.raises(KeyboardInterrupt):
+            provision(tmp_path / "kits", ["alice", "bob"], ["localhost"], now=now)
+    finished = provision(tmp_path / "kits", ["alice", "bob"], ["localhost"], now=now)
+    # Kits that the first call made whole were not in the register yet; what it had not begun is made now.
+    whole = {"authority": 0, "server": 0, "client": 1, "register": 2}[moment]
+    expected = [Outcome.REGISTERED] * whole + [Outcome.MADE] * (2 - whole)
+    assert [kit.outcome for kit in finished.clients] == expected
+    test_every_kit_loads_and_every_client_is_registered(tmp_path / "kits")
+    assert list((tmp_path / "kits").rglob(".*")) == []
+
+
+def test_days_beyond_the_authoritys_are_refused_and_the_default_stops_at_its_end(tmp_path, kits, now):
+    with pytest.raises(ConfigError, match="days is 3654, expected 1 to 3653"):
+        provision(tmp_path / "new", ["a"], ["x"], now=now, days=3654)
+    made = provision(kits, ["carol"], [], now=now + timedelta(days=3653 - 100))
+    assert made.clients[0].expires == now + timedelta(days=3653)

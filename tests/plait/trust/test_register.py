@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from plait.errors import ConfigError, MachineError
+from plait.trust import NodeKey, Register, RegisteredClient, Verdict, revoke
+from plait.trust.register import read_clients, write_clients
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "clients.json"
+
+
+@pytest.fixture
+def alice(now):
+    return RegisteredClient("alice", NodeKey.generate().public_bytes, now)
+
+
+@pytest.fixture
+def bob(now):
+    return RegisteredClient("bob", NodeKey.generate().public_bytes, now, revoked=now)
+
+
+def test_what_is_written_is_read_back(path, alice, bob):
+    for clients in ((), (alice,), (bob, alice)):
+        write_clients(path, clients)
+        assert read_clients(path) == clients
+
+
+def test_the_file_is_json_of_the_documented_form_one_client_a_line(path, alice, bob):
+    write_clients(path, [alice, bob])
+    text = path.read_text()
+    stamp = alice.provisioned.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert json.loads(text) == {
+        "clients": [
+            {"name": "alice", "public_key": alice.public_key.hex(), "provisioned": stamp, "revoked": None},
+            {"name": "bob", "public_key": bob.public_key.hex(), "provisioned": stamp, "revoked": stamp},
+        ]
+    }
+    assert len([line for line in text.splitlines() if "public_key" in line]) == 2
+
+
+def test_a_verdict_for_every_name_and_key(path, alice, bob, tmp_path):
+    write_clients(path, [alice, bob])
+    register = Register.load(tmp_path)
+    assert register.check("alice", alice.public_key) is Verdict.KNOWN
+    assert register.check("Alice", alice.public_key) is Verdict.WRONG_NAME
+    assert register.check("bob", alice.public_key) is Verdict.WRONG_NAME
+    assert register.check("bob", bob.public_key) is Verdict.REVOKED_KEY
+    assert register.check("alice", bob.public_key) is Verdict.REVOKED_KEY
+    assert register.check("alice", NodeKey.generate().public_bytes) is Verdict.UNKNOWN_KEY
+    assert register.check("", b"") is Verdict.UNKNOWN_KEY
+
+
+def test_a_client_with_a_new_key_is_known_by_the_new_one_only(path, bob, now, tmp_path):
+    again = RegisteredClient("bob", NodeKey.generate().public_bytes, now)
+    write_clients(path, [bob, again])
+    register = Register.load(tmp_path)
+    assert register.check("bob", bob.public_key) is Verdict.REVOKED_KEY
+    assert register.check("bob", again.public_key) is Verdict.KNOWN
+
+
+def test_a_running_server_sees_a_revocation_at_once(kits):
+    register = Register.load(kits / "server")
+    alice = register.clients[0]
+    assert register.check("alice", alice.public_key) is Verdict.KNOWN
+    revoke(kits, "alice", now=alice.provisioned)
+    assert register.check("alice", alice.public_key) is Verdict.REVOKED_KEY
+
+
+def test_nobody_is_let_in_on_a_list_that_has_become_unreadable(path, alice, tmp_path):
+    write_clients(path, [alice])
+    register = Register.load(tmp_path)
+    path.write_text("{")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="is not JSON"):
+            register.check("alice", alice.public_key)
+    path.unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        register.check("alice", alice.public_key)
+    write_clients(path, [alice])
+    assert register.check("alice", alice.public_key) is Verdict.KNOWN
+
+
+def test_a_key_twice_or_a_name_with_two_keys_that_hold_is_refused(path, alice, now):
+    for clients, message in (
+        ([alice, replace(alice, name="eve")], "key of 'eve' stands twice"),
+        ([alice, RegisteredClient("ALICE", bytes(32), now)], "'ALICE' has two keys that hold"),
+    ):
+        write_clients(path, clients)
+        with pytest.raises(ConfigError, match=message):
+            read_clients(path)
+
+
+_GOOD = {"name": "a", "public_key": "00" * 32, "provisioned": "2026-01-31T12:00:00Z", "revoked": None}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        1, {}, {**_GOOD, "more": 1}, {**_GOOD, "name": 1}, {**_GOOD, "name": "../a"},
+        {**_GOOD, "public_key": "00" * 31},
+        {**_GOOD, "public_key": None}, {**_GOOD, "public_key": "zz" * 32}, {**_GOOD, "provisioned": "yesterday"},
+        {**_GOOD, "revoked": False}, {**_GOOD, "revoked": True}, {**_GOOD, "revoked": "2026"},
+    ],
+)  # fmt: skip
+def test_a_line_that_is_not_of_the_form_is_refused(path, line):
+    path.write_text(json.dumps({"clients": [line]}))
+    with pytest.raises(ConfigError):
+        read_clients(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"clients": 1}', "[" * 100_000, "\xff", '{"clients": [], "clients": []}']
+)
+def test_a_file_that_is_no_register_is_refused(path, text):
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError):
+        read_clients(path)
+
+
+def test_a_register_that_cannot_be_read_is_the_machines_fault(tmp_path):
+    with pytest.raises(MachineError, match="cannot read"):
+        read_clients(tmp_path)
