@@ -147,7 +147,7 @@ class Reply(_message.Message):
     def __init__(self, schema: _Optional[int] = ..., card: _Optional[_Union[ClientCard, _Mapping]] = ..., update: _Optional[bytes] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank")
     class HistogramEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +164,7 @@ class ClientCard(_message.Message):
     HELD_OUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
+    MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
@@ -173,7 +174,8 @@ class ClientCard(_message.Message):
     held_out_tokens: int
     histogram: _containers.ScalarMap[str, int]
     wire: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ...) -> None: ...
+    max_rank: int
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct")

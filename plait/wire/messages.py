@@ -71,6 +71,7 @@ class ClientCard:
         held_out_tokens: tokens in them.
         histogram: source or label to number of examples.
         wire: names of the codecs that it can decode.
+        max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
     """
 
     client: str
@@ -82,6 +83,7 @@ class ClientCard:
     held_out_tokens: int
     histogram: Mapping[str, int]
     wire: tuple[str, ...] = tuple(CODECS)
+    max_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,8 @@ def encode_task(task: Task) -> tuple[bytes, bytes]:
         bounds.spec_text(task.spec_json)
         work = pb.Describe(settings=encode_settings(task.settings), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=canonical.SCHEMA, describe=work)), b""
-    # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can follow
-    # everything else uncopied.
+    # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
+    # follow everything else uncopied.
     settings = canonical.to_bytes(encode_settings(task.settings))
     inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
     body = task.broadcast
@@ -218,6 +220,7 @@ def encode_reply(reply: Reply) -> bytes:
                     held_out_tokens=reply.held_out_tokens,
                     histogram=reply.histogram,
                     wire=reply.wire,
+                    max_rank=reply.max_rank,
                 )
             )
         case UpdateReply():
@@ -280,6 +283,7 @@ def _decode_card(message: pb.ClientCard) -> ClientCard:
         held_out_tokens=message.held_out_tokens,
         histogram=dict(message.histogram),
         wire=tuple(message.wire),
+        max_rank=message.max_rank,
     )
     _check_card(card)
     return card
@@ -296,6 +300,7 @@ def _check_card(card: ClientCard) -> None:
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
     for key, value in card.histogram.items():
         bounds.integer(f"histogram of {key!r}", value)
+    bounds.integer("largest rank", card.max_rank, maximum=bounds.MAX_STEPS)
     bounds.integer("number of codecs", len(card.wire), maximum=bounds.MAX_CODECS)
     for codec in card.wire:
         bounds.name("name of a codec", codec)

@@ -44,5 +44,3 @@ def signature_of(data: bytes) -> bytes:
     if signature:
         bounds.exact_length("signature", signature, bounds.SIGNATURE_BYTES)
     return signature
-
-

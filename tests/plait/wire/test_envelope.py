@@ -140,7 +140,6 @@ def test_payload_digest_is_as_specified():
     assert payload_digest(2, b"abc", b"payload") == by_hand
 
 
-
 LONG = 129 * "x"
 
 

@@ -92,6 +92,7 @@ CARDS = st.builds(
     held_out_tokens=COUNTS,
     histogram=st.dictionaries(NAMES, COUNTS, max_size=4),
     wire=st.lists(NAMES, max_size=4).map(tuple),
+    max_rank=SMALL,
 )
 REFUSALS = st.builds(Refusal, NAMES, st.sampled_from(RefusalReason), st.text(max_size=50).filter(str.isprintable))
 REPLIES = CARDS | st.builds(UpdateReply, st.binary()) | EVALUATIONS | REFUSALS
