@@ -1,30 +1,97 @@
-"""What every aggregation rule is: a pass over the updates of one round that ends in the next adapter.
+"""What every aggregation rule is: a pass over the updates of one round that ends in a step of the adapter.
 
-A rule sees decoded float32 deltas and weights, never bytes, sockets or files. Updates come in client order, one at a
-time, so that memory does not grow with the cohort.
+A rule sees decoded float32 deltas and weights, never bytes, sockets or files. It is pure: what it must know of earlier
+rounds it gives out as plain arrays and gets back in the next. Updates come in client order, one at a time, so that
+memory does not grow with the cohort unless the rule says that it needs all updates at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plait.adapters import AdapterState
+from plait.aggregation.base_delta import BaseDelta
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import Geometry, Side
+from plait.aggregation.traffic import Traffic
+
+Memory = Mapping[str, NDArray[np.generic]]
+
+
+class Exactness(StrEnum):
+    """How the product after a round relates to the weighted mean of scale_k B_k A_k over the cohort."""
+
+    EXACT = "exact"
+    UP_TO_TRUNCATION = "up to truncation"
+    INEXACT = "inexact"
+
+
+class Handing(StrEnum):
+    """How a client of another rank gets its adapter from the master: the parameter of `projection.fitted`."""
+
+    SLICE = "slice"
+    BEST = "best"
+
+
+@dataclass(frozen=True, eq=False)
+class RoundContext:
+    """What is known when a round begins.
+
+    Attributes:
+        round: its number, from 1.
+        master: the server's adapter; clients received it, or what `projection.fitted` made of it for their rank.
+        geometry: of the master.
+        initial: the adapter that the run began with, in the master's layout.
+        seed: of the run.
+        cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
+        memory: what the rule kept from the round before; empty at first.
+    """
+
+    round: int
+    master: AdapterState
+    geometry: Geometry
+    initial: AdapterState
+    seed: int = 0
+    cohort: tuple[Geometry, ...] = ()
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a round comes to.
+
+    Attributes:
+        step: to be added to the master.
+        base: to be merged into the frozen base; None for rules that leave it alone.
+        memory: for the next round.
+        figures: numbers for the ledger, for example a certified bound of the error.
+    """
+
+    step: AdapterState
+    base: BaseDelta | None = None
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Accumulator(Protocol):
     """One round under way."""
 
-    def add(self, delta: AdapterState, weight: float) -> None:
+    def add(self, contribution: Contribution) -> None:
         """Take in one client's delta.
 
-        Args:
-            delta: the client's adapter after training minus the adapter that it received.
-            weight: positive; rules normalise by the sum of weights.
+        Raises:
+            PeerError: it makes no sense, or not to this rule; nothing was changed.
         """
         ...
 
-    def finish(self) -> AdapterState:
-        """The delta of the whole cohort, to be added to the adapter that the clients received.
+    def finish(self) -> Outcome:
+        """The outcome of the whole cohort.
 
         Raises:
             ValueError: nothing was added.
@@ -37,12 +104,27 @@ class Rule(Protocol):
 
     Attributes:
         name: what the user gives to ``--rule``.
+        title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
-        linear: whether the result is a weighted sum of the deltas (and so works under secure aggregation).
+        exactness: of the product.
+        linear: whether it needs no more of the cohort than the weighted sum of the deltas, and so works under secure
+            aggregation.
+        mixed_ranks: whether clients may have other ranks than the server.
+        moves_base: whether an outcome can have a `base`.
+        needs_all: whether memory grows with the cohort.
+        continuous: whether the step is a small change of the factors as they are; where it is not (the adapter starts
+            anew, or its factors are turned), a server optimizer on raw factors makes no sense.
+        personal: the side that stays at the client and is never sent, or None.
+        handing: how clients of another rank get their adapter.
     """
 
     @property
     def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def title(self) -> str:
         """See above."""
         ...
 
@@ -52,10 +134,57 @@ class Rule(Protocol):
         ...
 
     @property
+    def exactness(self) -> Exactness:
+        """See above."""
+        ...
+
+    @property
     def linear(self) -> bool:
         """See above."""
         ...
 
-    def begin(self, received: AdapterState) -> Accumulator:
-        """Start a round in which every client received `received`."""
+    @property
+    def mixed_ranks(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def moves_base(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def needs_all(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def continuous(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def personal(self) -> Side | None:
+        """See above."""
+        ...
+
+    @property
+    def handing(self) -> Handing:
+        """See above."""
+        ...
+
+    def trained(self, round_number: int) -> frozenset[Side]:
+        """The sides that clients train in a round; they send these but for the personal one."""
+        ...
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round.
+
+        Raises:
+            ConfigError: the adapter is none that this rule can work on.
+        """
+        ...
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:
+        """What a client of `client`'s ranks sends and receives in a round of `clients` such clients."""
         ...

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from plait.adapters import AdapterSpec, AdapterState, Json, norm
-from plait.aggregation import Rule
+from plait.aggregation import Contribution, RoundContext, Rule, geometry_of
 from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds.asking import Answer, Asking
 from plait.rounds.broadcasts import Broadcasts, follow
@@ -224,14 +224,17 @@ class Coordinator:
 
     def _fold(self, state: RunState, number: int, clients: Sequence[str]) -> AdapterState:
         """What the rule makes of the stored updates, taken in client order."""
-        accumulator = self._rule.begin(state.shadow)
+        geometry = geometry_of(self._spec)
+        context = RoundContext(round=number, master=state.shadow, geometry=geometry, initial=state.shadow)
+        accumulator = self._rule.begin(context)
         for client in clients:
             update = self._directory.load_update(number, client)
             if update is None:
                 raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
             opened = open_update(update, self._stored(state, number, client))
-            accumulator.add(opened.delta, float(opened.header.examples))
-        return accumulator.finish()
+            weight = float(opened.header.examples)
+            accumulator.add(Contribution(client, state.shadow, opened.delta, weight, geometry))
+        return accumulator.finish().step
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
         if self._channel.open_ended:

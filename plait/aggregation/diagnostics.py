@@ -1,0 +1,143 @@
+"""How far the result of a round is from the exact mean, and how far the clients are from each other.
+
+For any rule: feed it the same contributions in the same order, then the outcome. Everything is measured on the product
+scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; no d_out x d_in matrix
+is formed. Optional: it costs about what FlexLoRA costs. To cost less it can look at a few modules only. Tensors that
+are no factor count in the update norms only. Knows no rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from plait.adapters import Float32, norm
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.exact_mean import ExactMean
+from plait.aggregation.geometry import Geometry, Pair
+from plait.aggregation.low_rank import LowRank
+from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.slice_sum import SliceSum
+from plait.aggregation.step import landing
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Figures of one round; 0 where everything is 0.
+
+    Attributes:
+        exact_norm: Frobenius norm of the exact weighted mean of scale_k B_k A_k, of all modules looked at.
+        error: distance of the round's result (adapter and base together) from it, relative to `exact_norm`.
+        covariance: distance of the product of the mean factors (padded, where ranks are mixed) from it, relative to
+            `exact_norm`: the error that averaging B and A apart makes.
+        effective_rank: exponential of the entropy of the singular values of the exact mean (Roy and Vetterli, 2007),
+            the mean over modules; near 1 where one direction carries all.
+        drift: by client, Frobenius norm of the change of its product.
+        update_norms: by client, Euclidean norm of its delta over all tensors.
+        modules: how many modules were looked at.
+    """
+
+    exact_norm: float
+    error: float
+    covariance: float
+    effective_rank: float
+    drift: Mapping[str, float]
+    update_norms: Mapping[str, float]
+    modules: int
+
+
+class Observer:
+    """Gathers the figures of one round.
+
+    Args:
+        context: of the round.
+        modules: look at this many, spread evenly over the adapter; all where None.
+    """
+
+    def __init__(self, context: RoundContext, *, modules: int | None = None) -> None:
+        pairs = context.geometry.pairs
+        if modules is not None and modules < len(pairs):
+            pairs = tuple(pairs[i * len(pairs) // modules] for i in range(modules))
+        self._names = frozenset(pair.module for pair in pairs)
+        self._context = replace(context, geometry=self._of_interest(context.geometry))
+        self._exact = ExactMean(self._context)
+        # A rank above the server's has room here: the mean of padded factors is to leave out nothing.
+        self._slices = SliceSum(self._of_interest(_widest(context)))
+        self._drift: dict[str, float] = {}
+        self._norms: dict[str, float] = {}
+
+    def add(self, contribution: Contribution) -> None:
+        """Look at one client's delta, which the rule has taken."""
+        geometry = self._of_interest(contribution.geometry)
+        self._exact.add(replace(contribution, geometry=geometry))
+        received, delta = contribution.received.flat, contribution.delta.flat
+        trained = received + delta
+        square = 0.0
+        for pair in geometry.pairs:
+            self._slices.add(pair, trained, contribution.weight)
+            square += _change(pair, received, delta) ** 2
+        self._drift[contribution.client] = math.sqrt(square)
+        self._norms[contribution.client] = norm(contribution.delta)
+
+    def finish(self, outcome: Outcome) -> Diagnostics:
+        """The figures.
+
+        Args:
+            outcome: of the rule, before any server optimizer.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        landed = landing(outcome.step, self._context.master)
+        exact_square = error_square = covariance_square = rank_sum = 0.0
+        for pair in self._context.geometry.pairs:
+            exact = self._exact.product(pair)
+            result = _product(pair, landed)
+            if outcome.base is not None and pair.module in outcome.base.factors:
+                result = result.plus(outcome.base.factors[pair.module])
+            widest = self._slices.pair(pair.module)
+            b, a = self._slices.mean_of_all(widest)
+            svd = exact.svd()
+            exact_square += float(np.square(svd.s).sum())
+            rank_sum += _effective_rank(svd.s)
+            error_square += exact.plus(result, factor=-1.0).norm() ** 2
+            covariance_square += exact.plus(LowRank(b, a), factor=-widest.scale).norm() ** 2
+        modules = len(self._context.geometry.pairs)
+        size = math.sqrt(exact_square)
+        return Diagnostics(
+            exact_norm=size,
+            error=math.sqrt(error_square) / size if size else 0.0,
+            covariance=math.sqrt(covariance_square) / size if size else 0.0,
+            effective_rank=rank_sum / modules if modules else 0.0,
+            drift=dict(self._drift),
+            update_norms=dict(self._norms),
+            modules=modules,
+        )
+
+    def _of_interest(self, geometry: Geometry) -> Geometry:
+        return Geometry(geometry.layout, tuple(pair for pair in geometry.pairs if pair.module in self._names), ())
+
+
+def _widest(context: RoundContext) -> Geometry:
+    """The geometry with the largest ranks, of server and cohort."""
+    return max((context.geometry, *context.cohort), key=lambda geometry: sum(pair.rank for pair in geometry.pairs))
+
+
+def _product(pair: Pair, flat: Float32) -> LowRank:
+    return LowRank(pair.scale * pair.b_of(flat).astype(np.float64), pair.a_of(flat).astype(np.float64))
+
+
+def _change(pair: Pair, received: Float32, delta: Float32) -> float:
+    """Norm of scale * ((B + dB)(A + dA) - B A) = scale * ((B + dB) dA + dB A)."""
+    b, a = pair.b_of(received).astype(np.float64), pair.a_of(received).astype(np.float64)
+    db, da = pair.b_of(delta).astype(np.float64), pair.a_of(delta).astype(np.float64)
+    return pair.scale * LowRank(np.hstack([b + db, db]), np.vstack([da, a])).norm()
+
+
+def _effective_rank(s: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    total = float(s.sum())
+    shares = s[s > 0] / total if total else s[:0]
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0

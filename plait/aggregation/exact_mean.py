@@ -1,0 +1,65 @@
+"""The exact weighted mean of scale_k B_k A_k over a cohort of any ranks, held as factors; the rest averaged plainly.
+
+This is what rules in product space start from and what the diagnostics measure every rule against. Knows no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from plait.adapters import AdapterState
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import Pair
+from plait.aggregation.low_rank import Float64, LowRank
+from plait.aggregation.product_sum import ProductSums
+from plait.aggregation.rule import RoundContext
+from plait.aggregation.step import step_to
+from plait.aggregation.weighted_sum import WeightedSum
+
+
+class ExactMean:
+    """Accumulates products of trained factors, and the deltas of all that is no factor.
+
+    Args:
+        context: of the round.
+    """
+
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._products = ProductSums(context.geometry)
+        self._others = WeightedSum(context.geometry.others_size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Take in one client's trained adapter; the caller has checked it."""
+        trained = contribution.received.flat + contribution.delta.flat
+        self._products.add(contribution.geometry, trained, contribution.weight)
+        self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self._others.weight:
+            raise ValueError("no update was added")
+        return self._others.weight
+
+    def product(self, pair: Pair) -> LowRank:
+        """The exact mean of one module, (d_out, d_in)."""
+        return self._products.total(pair.module).scaled(1.0 / self.weight)
+
+    def step(self, factors: Mapping[str, tuple[Float64, Float64]]) -> AdapterState:
+        """The step that leads the master to the given (B, A) of each module, and the rest to its mean."""
+        context = self._context
+        wanted = np.empty(context.geometry.layout.size)
+        for pair in context.geometry.pairs:
+            b, a = factors[pair.module]
+            pair.b_of(wanted)[:] = b
+            pair.a_of(wanted)[:] = a
+        others = context.geometry.others_of(context.master.flat) + self._others.mean()
+        context.geometry.put_others(wanted, others)
+        return step_to(wanted, context.master)

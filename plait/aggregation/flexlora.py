@@ -1,0 +1,67 @@
+"""FlexLoRA: the best adapter of the server's rank for the exact mean of the products.
+
+Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", arXiv
+2402.11505: truncated singular value decomposition of sum p_k s_k B_k A_k. The paper forms that d_out x d_in matrix;
+here it stays the stack of factors, decomposed through QR of both stacks. Exact but for the truncation, whose size is
+reported; `product_mean` does nearly the same in a memory that does not grow with the stack.
+"""
+
+from __future__ import annotations
+
+import math
+
+from plait.aggregation.contribution import ANY_RANK, Contribution
+from plait.aggregation.exact_mean import ExactMean
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
+from plait.aggregation.low_rank import Float64
+from plait.aggregation.projection import balanced
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.traffic import Traffic, parameters
+
+
+class FlexLora:
+    """The truncated singular value decomposition of the exact mean."""
+
+    name = "flexlora"
+    title = "FlexLoRA (arXiv 2402.11505)"
+    computes = "best product of the server's rank for the exact mean of the products, by SVD of the stacked factors"
+    exactness = Exactness.UP_TO_TRUNCATION
+    linear = False
+    mixed_ranks = True
+    moves_base = False
+    needs_all = False
+    continuous = False
+    personal: Side | None = None
+    handing = Handing.BEST
+
+    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
+        """Both sides."""
+        return BOTH_SIDES
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round."""
+        return _Round(context)
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
+        """The client's adapter both ways."""
+        return Traffic(parameters(client), parameters(client))
+
+
+class _Round:
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._mean = ExactMean(context)
+
+    def add(self, contribution: Contribution) -> None:
+        contribution.check(self._context.geometry, ranks=ANY_RANK)
+        self._mean.add(contribution)
+
+    def finish(self) -> Outcome:
+        factors: dict[str, tuple[Float64, Float64]] = {}
+        dropped = 0.0
+        for pair in self._context.geometry.pairs:
+            spare = pair.a_of(self._context.master.flat).astype(float)
+            best = balanced(self._mean.product(pair), rank=pair.rank, scale=pair.scale, spare=spare)
+            factors[pair.module] = best.b, best.a
+            dropped += best.dropped**2
+        return Outcome(self._mean.step(factors), figures={"truncation": math.sqrt(dropped)})

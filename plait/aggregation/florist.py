@@ -1,0 +1,82 @@
+"""FLoRIST: singular value thresholding of the stacked adapters.
+
+Ramesh and Dass, "FLoRIST: Singular Value Thresholding for Efficient and Accurate Federated Fine-Tuning of Large
+Language Models", arXiv 2506.09199: decompose the two stacks apart, then the small matrix between them, and keep the
+fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global adapter
+follows from tau; here the layout is fixed, so it is also at most the server's rank, and a lower one leaves columns of B
+at zero, which an entropy coder sends for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from plait.aggregation.contribution import ANY_RANK, Contribution
+from plait.aggregation.exact_mean import ExactMean
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
+from plait.aggregation.low_rank import Float64
+from plait.aggregation.projection import balanced
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.traffic import Traffic, parameters
+
+
+@dataclass(frozen=True)
+class Florist:
+    """The leading singular values that hold a share of the energy.
+
+    Attributes:
+        energy: the share tau of the sum of squared singular values to keep, in each module.
+    """
+
+    energy: float = 0.9
+
+    name = "florist"
+    title = "FLoRIST (arXiv 2506.09199)"
+    computes = "SVD of the exact mean cut where 90 % of each module's energy is kept, and at the server's rank"
+    exactness = Exactness.UP_TO_TRUNCATION
+    linear = False
+    mixed_ranks = True
+    moves_base = False
+    needs_all = False
+    continuous = False
+    personal: Side | None = None
+    handing = Handing.BEST
+
+    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
+        """Both sides."""
+        return BOTH_SIDES
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round."""
+        return _Round(context, self.energy)
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
+        """The client's adapter both ways; less down where the threshold leaves columns at zero."""
+        return Traffic(parameters(client), parameters(client))
+
+
+class _Round:
+    def __init__(self, context: RoundContext, energy: float) -> None:
+        self._context = context
+        self._mean = ExactMean(context)
+        # The norm of what is dropped, relative to the whole.
+        self._tolerance = math.sqrt(1.0 - energy)
+
+    def add(self, contribution: Contribution) -> None:
+        contribution.check(self._context.geometry, ranks=ANY_RANK)
+        self._mean.add(contribution)
+
+    def finish(self) -> Outcome:
+        factors: dict[str, tuple[Float64, Float64]] = {}
+        dropped, columns = 0.0, 0
+        for pair in self._context.geometry.pairs:
+            exact = self._mean.product(pair)
+            cut = exact.compressed(self._tolerance)
+            spare = pair.a_of(self._context.master.flat).astype(float)
+            best = balanced(cut, rank=pair.rank, scale=pair.scale, spare=spare)
+            factors[pair.module] = best.b, best.a
+            columns += min(cut.columns, pair.rank)
+            dropped += max(0.0, exact.norm() ** 2 - cut.norm() ** 2) + best.dropped**2
+        figures = {"truncation": math.sqrt(dropped), "kept_columns": float(columns)}
+        return Outcome(self._mean.step(factors), figures=figures)

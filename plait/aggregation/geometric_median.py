@@ -1,0 +1,84 @@
+"""The geometric median of the deltas: the point whose weighted sum of distances to them is smallest.
+
+Pillutla et al., "Robust Aggregation for Federated Learning" (RFA), arXiv 1912.13445, algorithm 2, the smoothed
+Weiszfeld iteration: v <- sum beta_k d_k / sum beta_k with beta_k = p_k / max(nu, ||v - d_k||). Robust while less than
+half of the weight is bad, and blind to no direction, as a median by coordinates is. The iterate is always a mixture of
+the deltas, so only their inner products and the mixture's weights are needed until the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.stacked import Stacked
+from plait.aggregation.traffic import Traffic, parameters
+
+
+@dataclass(frozen=True)
+class GeometricMedian:
+    """The smoothed geometric median.
+
+    Attributes:
+        smoothing: nu as a share of the median norm of the deltas.
+        iterations: at most; it stops where the mixture has settled.
+    """
+
+    smoothing: float = 1e-6
+    iterations: int = 1000
+
+    name = "geometric_median"
+    title = "RFA, smoothed geometric median (arXiv 1912.13445)"
+    computes = "point of least weighted distance to all deltas, B and A as one vector; robust below half of bad weight"
+    exactness = Exactness.INEXACT
+    linear = False
+    mixed_ranks = False
+    moves_base = False
+    needs_all = True
+    continuous = True
+    personal: Side | None = None
+    handing = Handing.SLICE
+
+    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
+        """Both sides."""
+        return BOTH_SIDES
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round."""
+        return Stacked(context, self._combine)
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
+        """The adapter both ways."""
+        return Traffic(parameters(client), parameters(client))
+
+    def _combine(self, stacked: Stacked) -> Outcome:
+        mixture = self._mixture(_gram(stacked), np.array(stacked.weights))
+        flat = np.empty(stacked.context.geometry.layout.size)
+        for part, values in stacked.blocks():
+            flat[part] = mixture @ values
+        return stacked.outcome(flat, largest_share=float(mixture.max()))
+
+    def _mixture(self, gram: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        shares = weights / weights.sum()
+        nu = self.smoothing * float(np.median(np.sqrt(np.diag(gram)))) or np.finfo(np.float64).tiny
+        mixture = shares
+        for _ in range(self.iterations):
+            # || v - d_k ||^2 with v = sum_j m_j d_j, from inner products.
+            inner = gram @ mixture
+            squares = mixture @ inner - 2.0 * inner + np.diag(gram)
+            beta = shares / np.maximum(nu, np.sqrt(np.maximum(squares, 0.0)))
+            before, mixture = mixture, beta / beta.sum()
+            if np.abs(mixture - before).max() < 1e-12:
+                break
+        return mixture
+
+
+def _gram(stacked: Stacked) -> NDArray[np.float64]:
+    gram = np.zeros((len(stacked.deltas), len(stacked.deltas)))
+    for _, values in stacked.blocks():
+        gram += values @ values.T
+    return gram

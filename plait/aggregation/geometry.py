@@ -1,0 +1,183 @@
+"""Which tensors of an adapter belong together: the pairs A, B of LoRA, their rank and the scale of their product.
+
+LoRA (arXiv 2106.09685) changes a weight by W' = W + scale * B A. The scale is alpha / rank, with rank-stabilised LoRA
+(arXiv 2312.03732) alpha / sqrt(rank), and PEFT lets single modules have a rank and an alpha of their own. A rule that
+mixes ranks must count every product with its own scale, so the scale is part of a pair. Knows no values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterSpec, Json, Layout, TensorSlot
+from plait.errors import ConfigError
+
+Scalar = TypeVar("Scalar", bound=np.floating)
+
+# PEFT's names of the two factors, for linear and convolution layers and for embeddings.
+_FACTOR_NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?$")
+_PEFT_PREFIX = "base_model.model."
+
+
+class Side(StrEnum):
+    """One factor of a pair: A reads the input, B writes the output."""
+
+    A = "A"
+    B = "B"
+
+
+BOTH_SIDES = frozenset(Side)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two factors on one module.
+
+    Attributes:
+        module: name of the module, as in PEFT's tensor names without ``.lora_A.weight``.
+        a: where A lies; its first dimension is the rank, the others count together as d_in.
+        b: where B lies; its first dimension is d_out, its second the rank.
+        rank: of the product.
+        scale: the product counts this often.
+    """
+
+    module: str
+    a: TensorSlot
+    b: TensorSlot
+    rank: int
+    scale: float
+
+    @property
+    def d_in(self) -> int:
+        """Columns of A."""
+        return self.a.size // self.rank
+
+    @property
+    def d_out(self) -> int:
+        """Rows of B."""
+        return self.b.size // self.rank
+
+    @property
+    def size(self) -> int:
+        """Number of elements of both factors."""
+        return self.a.size + self.b.size
+
+    def slot(self, side: Side) -> TensorSlot:
+        """Where the factor of `side` lies."""
+        return self.a if side is Side.A else self.b
+
+    def a_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
+        """A, (rank, d_in), a view of a flat buffer in the pair's layout."""
+        return flat[self.a.offset : self.a.offset + self.a.size].reshape(self.rank, self.d_in)
+
+    def b_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
+        """B, (d_out, rank), a view of a flat buffer in the pair's layout."""
+        return flat[self.b.offset : self.b.offset + self.b.size].reshape(self.d_out, self.rank)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A layout with its pairs.
+
+    Attributes:
+        layout: of the whole adapter.
+        pairs: in the order of their module names.
+        others: slots that are no factor (a bias, a classifier head, a square matrix of LoRA-XS): averaged plainly by
+            every rule.
+    """
+
+    layout: Layout
+    pairs: tuple[Pair, ...]
+    others: tuple[TensorSlot, ...]
+
+    @cached_property
+    def by_module(self) -> Mapping[str, Pair]:
+        """The pairs under their module names."""
+        return {pair.module: pair for pair in self.pairs}
+
+    @cached_property
+    def others_size(self) -> int:
+        """Number of elements outside the pairs."""
+        return sum(slot.size for slot in self.others)
+
+    def side_size(self, side: Side) -> int:
+        """Number of elements of one side over all pairs."""
+        return sum(pair.slot(side).size for pair in self.pairs)
+
+    def others_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The elements outside the pairs, (others_size,), copied from a flat buffer."""
+        if not self.others:
+            return flat[:0]
+        return np.concatenate([flat[slot.offset : slot.offset + slot.size] for slot in self.others])
+
+    def put_others(self, flat: NDArray[Scalar], values: NDArray[np.floating]) -> None:
+        """Write what `others_of` gave back into a flat buffer."""
+        at = 0
+        for slot in self.others:
+            flat[slot.offset : slot.offset + slot.size] = values[at : at + slot.size]
+            at += slot.size
+
+
+def geometry_of(spec: AdapterSpec) -> Geometry:
+    """Find the pairs of an adapter.
+
+    Raises:
+        ConfigError: a factor has no partner, the two have different ranks, or the rank is not the one that PEFT's
+            configuration declares.
+    """
+    found: dict[str, dict[Side, TensorSlot]] = {}
+    others: list[TensorSlot] = []
+    for slot in spec.layout.slots:
+        match = _FACTOR_NAME.match(slot.name)
+        if match and len(slot.shape) >= 2:
+            found.setdefault(match["module"], {})[Side(match["side"])] = slot
+        else:
+            others.append(slot)
+    pairs = tuple(_pair(spec, module, found[module]) for module in sorted(found))
+    return Geometry(spec.layout, pairs, tuple(others))
+
+
+def _pair(spec: AdapterSpec, module: str, slots: Mapping[Side, TensorSlot]) -> Pair:
+    for side in Side:
+        if side not in slots:
+            raise ConfigError(f"factor {side} of '{module}' is missing, expected both A and B")
+    a, b = slots[Side.A], slots[Side.B]
+    rank = a.shape[0]
+    if b.shape[1] != rank:
+        raise ConfigError(f"rank of B on '{module}' is {b.shape[1]}, expected {rank} as of A")
+    if not a.size or not b.size:
+        raise ConfigError(f"a factor of '{module}' is empty, expected at least one element")
+    declared = _of_module(spec.peft_config, module, key="rank_pattern", default=spec.rank)
+    if declared is not None and declared != rank:
+        raise ConfigError(f"rank of '{module}' is {rank}, expected {declared:g}")
+    alpha = _of_module(spec.peft_config, module, key="alpha_pattern", default=spec.alpha)
+    # A method that declares no alpha has no scale.
+    scale = 1.0 if alpha is None else alpha / (math.sqrt(rank) if spec.peft_config.get("use_rslora") else rank)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ConfigError(f"scale of '{module}' is {scale:g}, expected a positive number")
+    return Pair(module, a, b, rank, scale)
+
+
+def _of_module(config: Mapping[str, Json], module: str, *, key: str, default: float | None) -> float | None:
+    pattern = config.get(key)
+    if not isinstance(pattern, dict):
+        return default
+    # PEFT matches the end of a name, at a dot; the names there do not have the prefix of its wrapper.
+    name = module.removeprefix(_PEFT_PREFIX)
+    for expression, value in pattern.items():
+        try:
+            match = re.match(rf"(.*\.)?({expression})$", name)
+        except re.error as error:
+            raise ConfigError(f"{key} has '{expression}', expected a regular expression: {error}") from error
+        if match and isinstance(value, (int, float)):
+            return float(value)
+    return default

@@ -1,0 +1,90 @@
+"""HetLoRA: average clients of different ranks, padded with zeros and weighted by the norms of their products.
+
+Cho et al., "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", arXiv 2401.06432 (HetLoRA),
+in three parts. *Distribution*: a client gets the leading slices of the master (`Handing.SLICE`). *Aggregation*: factors
+are padded with zeros and averaged with weights ||S_k|| / Z, where ||S_k|| is the Frobenius norm of the client's product
+in that module; this is done here, times the client's own weight (the paper has none). *Self-pruning*: a client adds
+lambda ||B_k[:, g r:]|| ||A_k[g r:]|| to its loss and gives up the slices from g r on if their norm has shrunk; that is
+the client's to do, and shows here as a client of a lower rank. Padding dilutes: slices that few clients have shrink
+towards zero each round (see `raflora` and `rbla`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plait.adapters import Float32
+from plait.aggregation.contribution import UP_TO_SERVER, Contribution
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.low_rank import LowRank
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.slice_sum import SliceSum
+from plait.aggregation.step import step_to
+from plait.aggregation.traffic import Traffic, parameters
+from plait.aggregation.weighted_sum import WeightedSum
+
+
+class HetLora:
+    """The mean of padded factors, weighted by the norms of the products."""
+
+    name = "hetlora"
+    title = "HetLoRA (arXiv 2401.06432)"
+    computes = "mean of zero-padded B and A, each client weighted by its weight times the norm of its product"
+    exactness = Exactness.INEXACT
+    linear = False
+    mixed_ranks = True
+    moves_base = False
+    needs_all = False
+    continuous = True
+    personal: Side | None = None
+    handing = Handing.SLICE
+
+    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
+        """Both sides."""
+        return BOTH_SIDES
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round."""
+        return PaddedRound(context, by_norm=True)
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
+        """The client's slices both ways."""
+        return Traffic(parameters(client), parameters(client))
+
+
+class PaddedRound:
+    """The mean of padded factors under way.
+
+    Args:
+        context: of the round.
+        by_norm: whether the norm of a client's product counts beside its weight.
+    """
+
+    def __init__(self, context: RoundContext, *, by_norm: bool) -> None:
+        self._context = context
+        self._by_norm = by_norm
+        self._slices = SliceSum(context.geometry)
+        self._others = WeightedSum(context.geometry.others_size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Take in one client's delta."""
+        contribution.check(self._context.geometry, ranks=UP_TO_SERVER)
+        trained = contribution.received.flat + contribution.delta.flat
+        for pair in contribution.geometry.pairs:
+            norm = _product_norm(pair, trained) if self._by_norm else 1.0
+            self._slices.add(pair, trained, contribution.weight * norm)
+        self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
+
+    def finish(self) -> Outcome:
+        """The step to the mean; a module in which no client has a product other than zero stays as it is."""
+        geometry = self._context.geometry
+        wanted = self._context.master.flat.astype(np.float64)
+        for pair in geometry.pairs:
+            if self._slices.weight(pair) > 0:
+                pair.b_of(wanted)[:], pair.a_of(wanted)[:] = self._slices.mean_of_all(pair)
+        geometry.put_others(wanted, geometry.others_of(wanted) + self._others.mean())
+        return Outcome(step_to(wanted, self._context.master))
+
+
+def _product_norm(pair: Pair, flat: Float32) -> float:
+    return pair.scale * LowRank(pair.b_of(flat).astype(float), pair.a_of(flat).astype(float)).norm()

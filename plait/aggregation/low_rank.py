@@ -1,0 +1,118 @@
+"""A matrix held as the product of two thin factors, and what can be computed of it without ever forming it.
+
+All of it rests on two QR decompositions: with B = Q_b R_b and A^T = Q_a R_a the product is Q_b (R_b R_a^T) Q_a^T, and
+the small core in the middle has its norm and its singular values. Knows no adapter and no client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Svd:
+    """Singular value decomposition of a product, with signs that do not depend on the linear algebra library.
+
+    Attributes:
+        u: (d_out, n), orthonormal columns.
+        s: (n,), not increasing.
+        vt: (n, d_in), orthonormal rows; the element of largest magnitude of each row is positive.
+    """
+
+    u: Float64
+    s: Float64
+    vt: Float64
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The matrix b @ a.
+
+    Attributes:
+        b: (d_out, n) float64.
+        a: (n, d_in) float64.
+    """
+
+    b: Float64
+    a: Float64
+
+    @classmethod
+    def zero(cls, d_out: int, d_in: int) -> LowRank:
+        """The matrix of zeros, with no columns at all."""
+        return cls(np.zeros((d_out, 0)), np.zeros((0, d_in)))
+
+    @property
+    def columns(self) -> int:
+        """How many rank-one terms it is held as, at least its rank."""
+        return self.b.shape[1]
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank that no matrix of this shape exceeds."""
+        return min(self.b.shape[0], self.a.shape[1])
+
+    def plus(self, other: LowRank, *, factor: float = 1.0) -> LowRank:
+        """This matrix plus `factor` times another."""
+        return LowRank(np.hstack([self.b, factor * other.b]), np.vstack([self.a, other.a]))
+
+    def scaled(self, factor: float) -> LowRank:
+        """This matrix `factor` times."""
+        return LowRank(factor * self.b, self.a)
+
+    def norm(self) -> float:
+        """Frobenius norm, with an error relative to the terms of about float64's rounding."""
+        return float(np.linalg.norm(self._core()[1]))
+
+    def svd(self) -> Svd:
+        """All singular values that can be other than zero, at most `columns`."""
+        (q_b, q_a), core = self._core()
+        u, s, vt = np.linalg.svd(core, full_matrices=False)
+        vt = vt @ q_a.T
+        signs = np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(axis=1)])
+        return Svd(q_b @ u * signs, s, vt * signs[:, None])
+
+    def fitted(self) -> LowRank:
+        """The same matrix in at most `largest_rank` columns: nothing is lost but rounding."""
+        if self.columns <= self.largest_rank:
+            return self
+        if self.b.shape[0] <= self.a.shape[1]:
+            q, r = np.linalg.qr(self.b)
+            return LowRank(q, r @ self.a)
+        q, r = np.linalg.qr(self.a.T)
+        return LowRank(self.b @ r.T, q.T)
+
+    def compressed(self, tolerance: float = 0.0) -> LowRank:
+        """The fewest columns whose matrix is within `tolerance` times this matrix's Frobenius norm.
+
+        With tolerance 0 only singular values that rounding alone can explain are dropped.
+        """
+        svd = self.svd()
+        rank = kept_rank(svd.s, tolerance=tolerance, dimension=max(self.b.shape[0], self.a.shape[1]))
+        root = np.sqrt(svd.s[:rank])
+        return LowRank(svd.u[:, :rank] * root, root[:, None] * svd.vt[:rank])
+
+    def _core(self) -> tuple[tuple[Float64, Float64], Float64]:
+        q_b, r_b = np.linalg.qr(self.b)
+        q_a, r_a = np.linalg.qr(self.a.T)
+        return (q_b, q_a), r_b @ r_a.T
+
+
+def kept_rank(s: Float64, *, tolerance: float, dimension: int) -> int:
+    """How many leading singular values to keep so that the rest has at most `tolerance` of the Frobenius norm.
+
+    Args:
+        s: singular values, not increasing.
+        tolerance: relative, 0 for what rounding alone can explain.
+        dimension: the larger side of the matrix, for the size of rounding errors.
+    """
+    if not len(s) or s[0] == 0:
+        return 0
+    # tails[i] is the norm of s[i:].
+    tails = np.sqrt(np.cumsum(np.square(s[::-1])))[::-1]
+    rounding = float(s[0]) * dimension * np.finfo(np.float64).eps
+    return int(np.count_nonzero((tails > tolerance * tails[0]) & (s > rounding)))

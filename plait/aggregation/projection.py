@@ -1,0 +1,129 @@
+"""From a product to the factors of a rank: the best adapter of any rank, and an adapter cut or padded to a rank.
+
+The best approximation of rank r is the truncated singular value decomposition (Eckart-Young), taken through QR of the
+factors. A product does not say which factors to take: any invertible G gives (B G^-1)(G A). Two choices are made here.
+*Balanced* factors share the singular values evenly. *Kept* factors are those nearest to the A that there was, so that a
+step of the adapter stays a small one and optimizers may go on. Directions that the product does not use get a row of A
+but a zero column of B, as in a fresh adapter: were both zero, no gradient would ever reach them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from plait.adapters import AdapterState
+from plait.aggregation.geometry import Geometry, Pair
+from plait.aggregation.low_rank import Float64, LowRank, kept_rank
+from plait.aggregation.rule import Handing
+
+# Kept factors of a worse condition would lose digits in float32; balanced ones are taken instead.
+_LARGEST_CONDITION = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """Factors of the best approximation of a product.
+
+    Attributes:
+        b: (d_out, rank) float64.
+        a: (rank, d_in) float64; scale * b @ a is the approximation.
+        dropped: Frobenius norm of what the rank could not hold.
+    """
+
+    b: Float64
+    a: Float64
+    dropped: float
+
+
+def balanced(product: LowRank, *, rank: int, scale: float, spare: Float64) -> Factored:
+    """The best factors of `rank` that share the singular values evenly, largest first.
+
+    Args:
+        product: what scale * b @ a shall be.
+        rank: of the factors.
+        scale: of the adapter.
+        spare: (rank, d_in), where unused rows of A come from.
+    """
+    svd = product.svd()
+    used = min(rank, _significant(svd.s, product))
+    root = np.sqrt(svd.s[:used] / scale)
+    b, a = np.zeros((product.b.shape[0], rank)), spare.astype(np.float64, copy=True)
+    b[:, :used] = svd.u[:, :used] * root
+    a[:used] = root[:, None] * svd.vt[:used]
+    return Factored(b, a, float(np.linalg.norm(svd.s[used:])))
+
+
+def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
+    """The best factors whose A is nearest to `near`, or balanced ones where that would be ill-conditioned.
+
+    With the leading right singular vectors V (d_in, e) and G = near V (rank, e), A = G V^T + (I - G G^+) near and
+    B = U S G^+ / scale give scale * B A = U S V^T, since G^+ (I - G G^+) = 0.
+
+    Args:
+        product: what scale * b @ a shall be.
+        scale: of the adapter.
+        near: (rank, d_in), the A to stay close to.
+    """
+    rank = len(near)
+    svd = product.svd()
+    used = min(rank, _significant(svd.s, product))
+    v = svd.vt[:used].T
+    g = near @ v
+    strengths = np.linalg.svd(g, compute_uv=False)
+    if used and not strengths[-1] * _LARGEST_CONDITION > strengths[0]:
+        return balanced(product, rank=rank, scale=scale, spare=near)
+    inverse = np.linalg.pinv(g) if used else np.zeros((0, rank))
+    a = g @ v.T + near - g @ (inverse @ near)
+    b = svd.u[:, :used] * svd.s[:used] @ inverse / scale
+    return Factored(b, a, float(np.linalg.norm(svd.s[used:])))
+
+
+def fitted(
+    state: AdapterState, *, source: Geometry, target: Geometry, handing: Handing, fresh: AdapterState
+) -> AdapterState:
+    """The adapter of another rank that a client gets, or that is exported.
+
+    Products keep their meaning where scales differ. Pairs of equal rank and scale are handed over unchanged.
+
+    Args:
+        state: in the layout of `source`.
+        source: of the adapter there is.
+        target: of the adapter wanted, on the same modules.
+        handing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
+        fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
+            get their rows of A.
+    """
+    if source.layout.digest == target.layout.digest and source.pairs == target.pairs:
+        return state
+    flat = np.empty(target.layout.size, np.float32)
+    target.put_others(flat, source.others_of(state.flat))
+    for theirs in target.pairs:
+        ours = source.by_module[theirs.module]
+        factors = _fit_pair(state, ours, theirs, handing, fresh)
+        theirs.b_of(flat)[:] = factors.b
+        theirs.a_of(flat)[:] = factors.a
+    return AdapterState(target.layout, flat)
+
+
+def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState) -> Factored:
+    # The root goes to each factor, so that theirs.scale * b @ a is what ours.scale * b @ a was.
+    root = (ours.scale / theirs.scale) ** 0.5
+    b = root * ours.b_of(state.flat).astype(np.float64)
+    a = root * ours.a_of(state.flat).astype(np.float64)
+    spare = theirs.a_of(fresh.flat).astype(np.float64)
+    shared = min(ours.rank, theirs.rank)
+    if theirs.rank < ours.rank and handing is Handing.BEST:
+        if not b.any():
+            # A fresh adapter stays one: its rows of A, not those of a singular value decomposition of zero.
+            return Factored(b[:, :shared], a[:shared], 0.0)
+        return balanced(LowRank(theirs.scale * b, a), rank=theirs.rank, scale=theirs.scale, spare=spare)
+    padded_b = np.zeros((theirs.d_out, theirs.rank))
+    padded_b[:, :shared] = b[:, :shared]
+    spare[:shared] = a[:shared]
+    return Factored(padded_b, spare, 0.0)
+
+
+def _significant(s: Float64, product: LowRank) -> int:
+    return kept_rank(s, tolerance=0.0, dimension=max(product.b.shape[0], product.a.shape[1]))

@@ -1,0 +1,121 @@
+"""raFLoRA: rank partitions of the products, each averaged over the clients that have it.
+
+Wu et al., "Preventing Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity", arXiv 2602.13486. The
+clients' ranks r_1 < r_2 < ... cut the slices into partitions (r_{h-1}, r_h]. FlexLoRA weighs every slice with p_k
+although few clients have the later ones, and round after round the energy collapses into the smallest rank. Here
+
+    M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :],
+
+W_h the weight of the owners of partition h, and then the best product of the server's rank. With all clients of one
+rank this is FlexLoRA. Slices mean the same to all only if factors come ordered by singular values, as `Handing.BEST`
+gives them.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from plait.adapters import Float32
+from plait.aggregation.contribution import ANY_RANK, Contribution
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.low_rank import LowRank
+from plait.aggregation.product_sum import ProductSum
+from plait.aggregation.projection import balanced
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.step import step_to
+from plait.aggregation.traffic import Traffic, parameters
+from plait.aggregation.weighted_sum import WeightedSum
+from plait.errors import PeerError
+
+
+class RaFlora:
+    """The best product for the mean of each partition over its owners."""
+
+    name = "raflora"
+    title = "raFLoRA (arXiv 2602.13486)"
+    computes = "products of each rank slice averaged over the clients that have it, then cut to the server's rank"
+    exactness = Exactness.INEXACT
+    linear = False
+    mixed_ranks = True
+    moves_base = False
+    needs_all = False
+    continuous = False
+    personal: Side | None = None
+    handing = Handing.BEST
+
+    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
+        """Both sides."""
+        return BOTH_SIDES
+
+    def begin(self, context: RoundContext) -> Accumulator:
+        """Start a round; ranks that are not in `context.cohort` will be refused."""
+        return _Round(context)
+
+    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
+        """The client's adapter both ways."""
+        return Traffic(parameters(client), parameters(client))
+
+
+class _Partitions:
+    """The partitions of one module."""
+
+    def __init__(self, pair: Pair, ranks: set[int]) -> None:
+        self._bounds = tuple(pairwise([0, *sorted(ranks)]))
+        self._sums = [ProductSum(pair.d_out, pair.d_in) for _ in self._bounds]
+        self._weights = [0.0 for _ in self._bounds]
+        self._zero = LowRank.zero(pair.d_out, pair.d_in)
+
+    def ranks(self) -> set[int]:
+        return {end for _, end in self._bounds}
+
+    def add(self, pair: Pair, flat: Float32, weight: float) -> None:
+        b, a = pair.b_of(flat), pair.a_of(flat)
+        for h, (start, end) in enumerate(self._bounds):
+            if end <= pair.rank:
+                self._sums[h].add(b[:, start:end], a[start:end], weight * pair.scale)
+                self._weights[h] += weight
+
+    def mean(self) -> LowRank:
+        mean = self._zero
+        for product_sum, weight in zip(self._sums, self._weights, strict=True):
+            if weight:
+                mean = mean.plus(product_sum.total(), factor=1.0 / weight)
+        return mean
+
+
+class _Round:
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        cohort = context.cohort or (context.geometry,)
+        self._partitions = {
+            pair.module: _Partitions(pair, {geometry.by_module[pair.module].rank for geometry in cohort})
+            for pair in context.geometry.pairs
+        }
+        self._others = WeightedSum(context.geometry.others_size)
+
+    def add(self, contribution: Contribution) -> None:
+        contribution.check(self._context.geometry, ranks=ANY_RANK)
+        for pair in contribution.geometry.pairs:
+            ranks = self._partitions[pair.module].ranks()
+            if pair.rank not in ranks:
+                raise PeerError(
+                    f"update of {contribution.client!r}: rank of '{pair.module}' is {pair.rank}, "
+                    f"expected one of {', '.join(map(str, sorted(ranks)))}"
+                )
+        trained = contribution.received.flat + contribution.delta.flat
+        for pair in contribution.geometry.pairs:
+            self._partitions[pair.module].add(pair, trained, contribution.weight)
+        self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
+
+    def finish(self) -> Outcome:
+        geometry, dropped = self._context.geometry, 0.0
+        wanted = self._context.master.flat.astype(float)
+        others = geometry.others_of(wanted) + self._others.mean()
+        for pair in geometry.pairs:
+            mean = self._partitions[pair.module].mean()
+            best = balanced(mean, rank=pair.rank, scale=pair.scale, spare=pair.a_of(wanted))
+            pair.b_of(wanted)[:], pair.a_of(wanted)[:] = best.b, best.a
+            dropped += best.dropped**2
+        geometry.put_others(wanted, others)
+        return Outcome(step_to(wanted, self._context.master), figures={"truncation": math.sqrt(dropped)})

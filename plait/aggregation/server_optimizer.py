@@ -1,0 +1,179 @@
+"""What the server does with the step of a round before it takes it: FedOpt on raw factors.
+
+Reddi et al., "Adaptive Federated Optimization", arXiv 2003.00295, algorithm 2: the step of a rule is a pseudo-gradient,
+and the server runs an optimizer of its own on it. With m the first and v the second moment of the step d:
+
+    sgd         m <- beta m + d                       step: lr m, with Nesterov lr (d + beta m)
+    fedadagrad  v <- v + d^2
+    fedyogi     v <- v - (1 - beta2) d^2 sign(v - d^2)
+    fedadam     v <- beta2 v + (1 - beta2) d^2        step: lr m / (sqrt(v) + tau), m <- beta1 m + (1 - beta1) d
+
+Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. Momentum with Nesterov's look-ahead on rare
+large steps is DiLoCo's outer optimizer (arXiv 2311.08105). These act on B and A as they are, so they depend on how a
+product is split into factors; `product_optimizer` does not. Pure: the memory goes in and comes out as plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32
+from plait.aggregation.rule import Outcome, RoundContext, Rule
+from plait.errors import ConfigError
+
+OptimizerMemory = Mapping[str, NDArray[np.generic]]
+
+
+class ServerOptimizer(Protocol):
+    """A map from the outcome of a rule to the step that is taken.
+
+    Attributes:
+        name: what the user gives to ``--server-optimizer``.
+        turns: whether it makes sense where a rule turns the factors from round to round (see `Rule.continuous`).
+    """
+
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def turns(self) -> bool:
+        """See above."""
+        ...
+
+    def adjust(
+        self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext
+    ) -> tuple[AdapterState, OptimizerMemory]:
+        """The step to take, and what to remember.
+
+        Args:
+            outcome: of the rule.
+            memory: as this method gave it after the round before; empty at first.
+            context: of the round.
+        """
+        ...
+
+
+def check_composition(rule: Rule, optimizer: ServerOptimizer) -> None:
+    """Refuse an optimizer that means nothing after a rule.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if optimizer.name == Plain.name or rule.continuous:
+        return
+    if rule.moves_base:
+        raise ConfigError(
+            f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}': "
+            "the round's progress goes into the base and the adapter starts anew"
+        )
+    if not optimizer.turns:
+        raise ConfigError(
+            f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}' or one in "
+            "product space: this rule turns the factors in every round"
+        )
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Take the rule's step as it is."""
+
+    name = "none"
+    turns = True
+
+    def adjust(
+        self,
+        outcome: Outcome,
+        memory: OptimizerMemory,
+        context: RoundContext,  # noqa: ARG002 (part of the protocol)
+    ) -> tuple[AdapterState, OptimizerMemory]:
+        """The step unchanged."""
+        return outcome.step, memory
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Server learning rate and momentum.
+
+    Attributes:
+        learning_rate: the step counts this often; above 1 it goes further than the clients did.
+        momentum: beta, from 0 to less than 1.
+        nesterov: look ahead along the momentum.
+    """
+
+    learning_rate: float = 1.0
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    name = "sgd"
+    turns = False
+
+    def adjust(
+        self,
+        outcome: Outcome,
+        memory: OptimizerMemory,
+        context: RoundContext,  # noqa: ARG002 (part of the protocol)
+    ) -> tuple[AdapterState, OptimizerMemory]:
+        """Add to the momentum and follow it."""
+        step = outcome.step
+        first = np.float32(self.momentum) * _array(memory, "first", like=step, start=0.0) + step.flat
+        way = step.flat + np.float32(self.momentum) * first if self.nesterov else first
+        return AdapterState(step.layout, np.float32(self.learning_rate) * way), {"first": first}
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """FedAdam, FedYogi or FedAdagrad.
+
+    Attributes:
+        name: one of the three.
+        learning_rate: about the largest change of an element per round.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment; FedAdagrad has none.
+        tau: adaptivity; elements whose steps are well below it get no more than learning_rate / tau times the step.
+    """
+
+    name: Literal["fedadagrad", "fedadam", "fedyogi"]
+    learning_rate: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    turns = False
+
+    def adjust(
+        self,
+        outcome: Outcome,
+        memory: OptimizerMemory,
+        context: RoundContext,  # noqa: ARG002 (part of the protocol)
+    ) -> tuple[AdapterState, OptimizerMemory]:
+        """Update both moments and take the adaptive step."""
+        step = outcome.step
+        first = _array(memory, "first", like=step, start=0.0)
+        first = np.float32(self.beta1) * first + np.float32(1.0 - self.beta1) * step.flat
+        second = self._second(_array(memory, "second", like=step, start=self.tau**2), np.square(step.flat))
+        way = np.float32(self.learning_rate) * first / (np.sqrt(second) + np.float32(self.tau))
+        return AdapterState(step.layout, way.astype(np.float32, copy=False)), {"first": first, "second": second}
+
+    def _second(self, second: Float32, square: Float32) -> Float32:
+        new = np.float32(1.0 - self.beta2)
+        if self.name == "fedadagrad":
+            result = second + square
+        elif self.name == "fedyogi":
+            result = second - new * square * np.sign(second - square)
+        else:
+            result = np.float32(self.beta2) * second + new * square
+        return result.astype(np.float32, copy=False)
+
+
+def _array(memory: OptimizerMemory, name: str, *, like: AdapterState, start: float) -> Float32:
+    array = memory.get(name)
+    if array is None:
+        return np.full(like.layout.size, start, np.float32)
+    return array.astype(np.float32, copy=False)

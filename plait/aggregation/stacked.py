@@ -1,0 +1,56 @@
+"""All deltas of a round side by side, for rules that must see them at once; memory grows with the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32
+from plait.aggregation.contribution import ONE_RANK, Contribution
+from plait.aggregation.rule import Outcome, RoundContext
+
+# Elements of the adapter whose values of all clients are looked at together.
+_BLOCK_ELEMENTS = 1 << 14
+
+
+class Stacked:
+    """Keeps every delta of a round; the rule combines them at its end.
+
+    Args:
+        context: of the round.
+        combine: from the kept deltas to the outcome.
+    """
+
+    def __init__(self, context: RoundContext, combine: Callable[[Stacked], Outcome]) -> None:
+        self.context = context
+        self.deltas: list[Float32] = []
+        self.weights: list[float] = []
+        self._combine = combine
+
+    def add(self, contribution: Contribution) -> None:
+        """Keep one client's delta."""
+        contribution.check(self.context.geometry, ranks=ONE_RANK)
+        self.deltas.append(contribution.delta.flat)
+        self.weights.append(contribution.weight)
+
+    def finish(self) -> Outcome:
+        """What the rule makes of them.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self.deltas:
+            raise ValueError("no update was added")
+        return self._combine(self)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Parts of the adapter and the values of all clients there, (clients, elements)."""
+        for start in range(0, self.context.geometry.layout.size, _BLOCK_ELEMENTS):
+            part = slice(start, start + _BLOCK_ELEMENTS)
+            yield part, np.array([delta[part] for delta in self.deltas], np.float64)
+
+    def outcome(self, flat: NDArray[np.float64], **figures: float) -> Outcome:
+        """`flat`, (layout.size,), as a step."""
+        return Outcome(AdapterState(self.context.geometry.layout, flat.astype(np.float32)), figures=figures)

@@ -1,0 +1,156 @@
+"""A cohort to aggregate, and dense float64 maths to hold every rule against."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, geometry_of
+from plait.aggregation.projection import fitted
+from plait.aggregation.rule import RoundContext
+
+MODULES = {"model.q_proj": (7, 5), "model.up_proj": (6, 9)}
+
+
+def spec(modules=MODULES, *, rank=2, alpha=4.0, others=True, **config):
+    shapes = {}
+    for module, (d_out, d_in) in modules.items():
+        own = config.get("rank_pattern", {}).get(module, rank)
+        shapes[f"base_model.model.{module}.lora_A.weight"] = [own, d_in]
+        shapes[f"base_model.model.{module}.lora_B.weight"] = [d_out, own]
+    if others:
+        shapes["base_model.model.score.weight"] = [2, 3]
+    return AdapterSpec(
+        method="lora",
+        peft_config={"r": rank, "lora_alpha": alpha, **config},
+        task=Task.CAUSAL_LM,
+        labels=(),
+        layout=Layout.of(shapes),
+        init_seed=0,
+    )
+
+
+def geometry(modules=MODULES, **settings) -> Geometry:
+    return geometry_of(spec(modules, **settings))
+
+
+def state(geometry, generator, size=1.0):
+    return AdapterState(geometry.layout, (size * generator.normal(size=geometry.layout.size)).astype(np.float32))
+
+
+def fresh(geometry, generator):
+    """A as PEFT would draw it, B zero."""
+    flat = generator.uniform(-0.5, 0.5, size=geometry.layout.size).astype(np.float32)
+    for pair in geometry.pairs:
+        pair.b_of(flat)[:] = 0
+    return AdapterState(geometry.layout, flat)
+
+
+def context(geometry, generator, *, round_number=1, cohort=(), master=None):
+    return RoundContext(
+        round=round_number,
+        master=state(geometry, generator) if master is None else master,
+        geometry=geometry,
+        initial=fresh(geometry, generator),
+        cohort=cohort,
+    )
+
+
+def contributions(rule, context, generator, *, weights, geometries=None, size=0.5):
+    """Clients that train as the rule wants it, from what the rule hands them."""
+    made = []
+    frozen = BOTH_SIDES - rule.trained(context.round)
+    for k, weight in enumerate(weights):
+        own = context.geometry if geometries is None else geometries[k]
+        initial = fresh(own, np.random.default_rng(17))
+        received = fitted(context.master, source=context.geometry, target=own, handing=rule.handing, fresh=initial)
+        delta = np.array(state(own, generator, size).flat)
+        for pair in own.pairs:
+            for side in frozen:
+                delta[pair.slot(side).offset :][: pair.slot(side).size] = 0
+        made.append(Contribution(f"client-{k}", received, AdapterState(own.layout, delta), float(weight), own))
+    return made
+
+
+def run(rule, context, contributions):
+    accumulator = rule.begin(context)
+    for contribution in contributions:
+        accumulator.add(contribution)
+    return accumulator.finish()
+
+
+def trained(contribution):
+    return contribution.received.flat.astype(np.float64) + contribution.delta.flat
+
+
+def dense(pair, flat):
+    return pair.scale * pair.b_of(flat).astype(np.float64) @ pair.a_of(flat).astype(np.float64)
+
+
+def shares(contributions):
+    weights = np.array([contribution.weight for contribution in contributions])
+    return weights / weights.sum()
+
+
+def exact_mean(contributions):
+    """By module: sum p_k s_k B_k A_k, dense."""
+    return {
+        pair.module: sum(
+            p * dense(c.geometry.by_module[pair.module], trained(c))
+            for p, c in zip(shares(contributions), contributions, strict=True)
+        )
+        for pair in contributions[0].geometry.pairs
+    }
+
+
+def landed(context, outcome):
+    return context.master.flat + outcome.step.flat
+
+
+def result(context, outcome):
+    """By module: the product of the adapter after the step, with the change of the base, dense."""
+    products = {pair.module: dense(pair, landed(context, outcome)) for pair in context.geometry.pairs}
+    for module, factors in (outcome.base.factors if outcome.base else {}).items():
+        products[module] = products[module] + factors.b @ factors.a
+    return products
+
+
+def distance(left, right):
+    return np.sqrt(sum(np.linalg.norm(left[module] - right[module]) ** 2 for module in right))
+
+
+def size(products):
+    return np.sqrt(sum(np.linalg.norm(product) ** 2 for product in products.values()))
+
+
+def mean_delta(contributions):
+    return sum(p * c.delta.flat.astype(np.float64) for p, c in zip(shares(contributions), contributions, strict=True))
+
+
+def best(matrix, rank):
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ vt[:rank]
+
+
+def scaled(contribution, factor):
+    """The same client with its delta so many times."""
+    flat = np.float32(factor) * contribution.delta.flat
+    return replace(contribution, delta=AdapterState(contribution.delta.layout, flat))
+
+
+@pytest.fixture
+def outlier():
+    """Turns a client into a liar of the largest sensible size."""
+    return lambda contribution: scaled(contribution, -1e6)
+
+
+@pytest.fixture(scope="session")
+def lab():
+    names = (
+        "spec geometry state fresh context contributions run trained dense shares exact_mean landed result distance "
+        "size mean_delta best scaled MODULES"
+    )
+    return SimpleNamespace(**{name: globals()[name] for name in names.split()})

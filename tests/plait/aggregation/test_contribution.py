@@ -1,0 +1,95 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState
+from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER
+from plait.aggregation.fedavg import FedAvg
+from plait.aggregation.geometry import Side
+from plait.errors import PeerError
+
+
+@pytest.fixture
+def server(lab):
+    return lab.geometry(rank=2)
+
+
+def contribution(lab, geometry, **changes):
+    generator = np.random.default_rng(0)
+    (made,) = lab.contributions(FedAvg(), lab.context(geometry, generator), generator, weights=[1.0])
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_sound_contribution_passes(lab, server):
+    contribution(lab, server).check(server, ranks=ONE_RANK)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), 1e18])
+def test_a_weight_that_is_no_weight_is_refused_by_name(lab, server, weight):
+    with pytest.raises(PeerError, match=r"update of 'client-0': weight is .*, expected more than 0"):
+        contribution(lab, server, weight=weight).check(server, ranks=ONE_RANK)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_refused(lab, server, value):
+    made = contribution(lab, server)
+    flat = np.array(made.delta.flat)
+    flat[3] = value
+    made = dataclasses.replace(made, delta=AdapterState(server.layout, flat))
+    with pytest.raises(PeerError, match=r"update of 'client-0': tensor .* holds NaN or infinity"):
+        made.check(server, ranks=ONE_RANK)
+
+
+def test_large_values_whose_square_overflows_are_still_finite(lab, server):
+    flat = np.full(server.layout.size, 3e38, np.float32)
+    contribution(lab, server, delta=AdapterState(server.layout, flat)).check(server, ranks=ONE_RANK)
+
+
+def test_tensors_that_are_not_the_declared_ones_are_refused(lab, server):
+    made = dataclasses.replace(contribution(lab, server), geometry=lab.geometry(rank=1))
+    with pytest.raises(PeerError, match="tensors or ranks are not the ones of the declared adapter"):
+        made.check(server, ranks=ANY_RANK)
+
+
+def test_other_modules_are_refused(lab, server):
+    other = contribution(lab, lab.geometry({"q_proj": (7, 5)}))
+    with pytest.raises(PeerError, match="is not adapted on both ends"):
+        other.check(server, ranks=ANY_RANK)
+
+
+def test_other_tensors_beside_the_factors_are_refused(lab, server):
+    other = contribution(lab, lab.geometry(others=False))
+    with pytest.raises(PeerError, match="tensors beside the LoRA factors differ"):
+        other.check(server, ranks=ANY_RANK)
+
+
+def test_another_base_is_refused(lab, server):
+    other = contribution(lab, lab.geometry({"model.q_proj": (7, 6), "model.up_proj": (6, 9)}))
+    with pytest.raises(PeerError, match="is 7 x 6, expected 7 x 5"):
+        other.check(server, ranks=ANY_RANK)
+
+
+@pytest.mark.parametrize(
+    ("rank", "refused", "taken"),
+    [(1, [ONE_RANK], [UP_TO_SERVER, ANY_RANK]), (3, [ONE_RANK, UP_TO_SERVER], [ANY_RANK])],
+)
+def test_a_rule_says_which_ranks_it_takes(lab, server, rank, refused, taken):
+    made = contribution(lab, lab.geometry(rank=rank))
+    for ranks in refused:
+        with pytest.raises(PeerError, match=f"is {rank}, expected (at most )?2"):
+            made.check(server, ranks=ranks)
+    for ranks in taken:
+        made.check(server, ranks=ranks)
+
+
+def test_another_scale_is_another_rank_to_a_rule_of_one_rank(lab, server):
+    made = contribution(lab, lab.geometry(rank=2, alpha=8.0))
+    with pytest.raises(PeerError, match=r"scale of .* is 4, expected 2"):
+        made.check(server, ranks=ONE_RANK)
+    made.check(server, ranks=UP_TO_SERVER)
+
+
+def test_a_side_that_is_frozen_may_not_change(lab, server):
+    with pytest.raises(PeerError, match=r"A of .* has changed, expected it frozen"):
+        contribution(lab, server).check(server, ranks=ONE_RANK, frozen={Side.A})

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.aggregation.fedavg import FedAvg
+from plait.aggregation.ffa import Ffa
+from plait.aggregation.geometry import Side
+from plait.errors import PeerError
+
+
+@settings(deadline=None, max_examples=30)
+@given(weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
+def test_the_mean_of_b_is_the_exact_mean_of_the_products(lab, weights, seed):
+    generator = np.random.default_rng(seed)
+    context = lab.context(lab.geometry(rank=3), generator)
+    cohort = lab.contributions(Ffa(), context, generator, weights=weights)
+    outcome = lab.run(Ffa(), context, cohort)
+    np.testing.assert_allclose(outcome.step.flat, lab.mean_delta(cohort), rtol=1e-6, atol=1e-7)
+    exact = lab.exact_mean(cohort)
+    assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
+
+
+def test_only_b_is_trained_and_sent(lab):
+    geometry = lab.geometry()
+    assert Ffa().trained(1) == Ffa().trained(2) == {Side.B}
+    sent = geometry.side_size(Side.B) + geometry.others_size
+    assert Ffa().traffic(geometry, geometry, 8).uplink == Ffa().traffic(geometry, geometry, 8).downlink == sent
+
+
+def test_an_update_that_trained_a_is_refused(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    with pytest.raises(PeerError, match=r"A of .* has changed"):
+        lab.run(Ffa(), context, lab.contributions(FedAvg(), context, generator, weights=[1]))

@@ -1,0 +1,91 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from plait.adapters import Layout
+from plait.aggregation.geometry import Side, geometry_of
+from plait.errors import ConfigError
+
+PREFIX = "base_model.model."
+
+
+def test_a_and_b_of_a_module_make_a_pair_and_the_rest_is_other(lab):
+    geometry = lab.geometry({"q": (7, 5)}, rank=2, alpha=6.0)
+    (pair,) = geometry.pairs
+    assert (pair.module, pair.rank, pair.d_in, pair.d_out, pair.scale) == (PREFIX + "q", 2, 5, 7, 3.0)
+    assert [slot.name for slot in geometry.others] == [PREFIX + "score.weight"]
+    assert geometry.side_size(Side.A) == 10
+    assert geometry.side_size(Side.B) == 14
+    assert geometry.others_size == 6
+
+
+def test_views_are_the_tensors_by_name(lab):
+    geometry = lab.geometry()
+    state = lab.state(geometry, np.random.default_rng(0))
+    for pair in geometry.pairs:
+        np.testing.assert_array_equal(pair.a_of(state.flat), state[pair.module + ".lora_A.weight"])
+        np.testing.assert_array_equal(pair.b_of(state.flat), state[pair.module + ".lora_B.weight"])
+
+
+def test_others_are_taken_out_and_put_back(lab):
+    geometry = lab.geometry()
+    flat = np.array(lab.state(geometry, np.random.default_rng(0)).flat)
+    copy = np.zeros_like(flat)
+    geometry.put_others(copy, geometry.others_of(flat))
+    np.testing.assert_array_equal(geometry.others_of(copy), geometry.others_of(flat))
+    assert np.count_nonzero(copy) == geometry.others_size
+
+
+def test_the_scale_is_alpha_over_rank_or_over_its_root(lab):
+    assert lab.geometry(rank=4, alpha=6.0).pairs[0].scale == 1.5
+    assert lab.geometry(rank=4, alpha=6.0, use_rslora=True).pairs[0].scale == 3.0
+
+
+def test_a_module_can_have_a_rank_and_alpha_of_its_own(lab):
+    modules = {"layers.0.q_proj": (7, 5), "layers.1.q_proj": (7, 5)}
+    geometry = lab.geometry(
+        modules, rank=2, alpha=4.0, rank_pattern={"layers.1.q_proj": 3}, alpha_pattern={"q_proj": 12}
+    )
+    assert [pair.rank for pair in geometry.pairs] == [2, 3]
+    assert [pair.scale for pair in geometry.pairs] == [6.0, 4.0]
+
+
+def test_a_pattern_that_starts_at_the_name_matches_without_the_prefix_of_peft(lab):
+    assert lab.geometry({"q": (7, 5)}, alpha_pattern={"^q": 8}).pairs[0].scale == 4.0
+
+
+def test_embeddings_and_convolutions_are_products_too(lab):
+    spec = lab.spec({"q": (7, 5)})
+    shapes = {
+        "wte.lora_embedding_A": [2, 11],
+        "wte.lora_embedding_B": [5, 2],
+        "conv.lora_A.weight": [2, 3, 3, 3],
+        "conv.lora_B.weight": [4, 2, 1, 1],
+    }
+    conv, wte = geometry_of(dataclasses.replace(spec, layout=Layout.of(shapes))).pairs
+    assert (conv.d_out, conv.d_in, wte.d_out, wte.d_in) == (4, 27, 5, 11)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "config", "message"),
+    [
+        ({"q.lora_A.weight": [2, 5]}, {}, "factor B of 'q' is missing"),
+        ({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 3]}, {}, "rank of B on 'q' is 3, expected 2 as of A"),
+        ({"q.lora_A.weight": [3, 5], "q.lora_B.weight": [7, 3]}, {}, "rank of 'q' is 3, expected 2"),
+        ({"q.lora_A.weight": [2, 0], "q.lora_B.weight": [7, 2]}, {}, "a factor of 'q' is empty"),
+        ({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]}, {"lora_alpha": math.inf}, "scale of 'q' is inf"),
+        (
+            {"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]},
+            {"rank_pattern": {"(": 2}},
+            r"rank_pattern has '\(', expected a regular expression",
+        ),
+    ],
+    ids=["no-partner", "two-ranks", "not-declared", "empty", "infinite", "no-pattern"],
+)
+def test_factors_that_are_no_pair_are_refused(lab, shapes, config, message):
+    spec = lab.spec({"q": (7, 5)}, rank=2)
+    spec = dataclasses.replace(spec, layout=Layout.of(shapes), peft_config={**spec.peft_config, **config})
+    with pytest.raises(ConfigError, match=message):
+        geometry_of(spec)
