@@ -1,1 +1,42 @@
 """What both ends of a gRPC federation share: constants, chunk streams, channel credentials and options."""
+
+from plait.transport.chunks import chunks_of_bytes, chunks_of_file
+from plait.transport.credentials import (
+    CHANNEL_OPTIONS,
+    SERVER_OPTIONS,
+    channel_credentials,
+    server_credentials,
+)
+from plait.transport.protocol import (
+    CHUNK_BYTES,
+    DIGEST_BYTES,
+    HEAD_BYTES,
+    MAX_MESSAGE_BYTES,
+    NONCE_BYTES,
+    PART_BYTES,
+    PROTOCOL_VERSION,
+    SESSION_BYTES,
+    enrolment_bytes,
+    node_number,
+)
+from plait.transport.status import fetch_status
+
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "CHUNK_BYTES",
+    "DIGEST_BYTES",
+    "HEAD_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "NONCE_BYTES",
+    "PART_BYTES",
+    "PROTOCOL_VERSION",
+    "SERVER_OPTIONS",
+    "SESSION_BYTES",
+    "channel_credentials",
+    "chunks_of_bytes",
+    "chunks_of_file",
+    "enrolment_bytes",
+    "fetch_status",
+    "node_number",
+    "server_credentials",
+]

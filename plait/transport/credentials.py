@@ -1,0 +1,72 @@
+"""gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on what a peer can make us hold.
+
+Knows nothing of addresses and of what is said over the connection.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from plait.transport.protocol import MAX_MESSAGE_BYTES
+from plait.trust.kit import ClientKit, ServerKit
+
+_KEEPALIVE_MS = 20_000
+_KEEPALIVE_TIMEOUT_MS = 10_000
+
+_BOTH_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A peer whose network is gone without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_metadata_size", 8192),
+    ("grpc.absolute_max_metadata_size", 16384),
+)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    *_BOTH_OPTIONS,
+    # Two servers on one port would each get some of the nodes.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # A node has its long call open, one download, one upload, and a question or two.
+    ("grpc.max_concurrent_streams", 8),
+    # Else a fast peer's window grows to megabytes a stream, filled before anybody reads; a message that is being read
+    # opens it as far as it needs.
+    ("grpc.http2.bdp_probe", 0),
+    # A connection without any call in progress is no node.
+    ("grpc.max_connection_idle_ms", 60_000),
+)
+"""Options of the server."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    *_BOTH_OPTIONS,
+    # Whoever opens the channel has a backoff of its own; gRPC's must not come on top of it.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),
+    # Two nodes in one process must not share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Options of a node's channel."""
+
+
+def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
+    """TLS for the server; whoever connects must have a certificate from the same authority."""
+    tls = kit.tls
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
+    )
+
+
+def channel_credentials(kit: ClientKit | ServerKit) -> grpc.ChannelCredentials:
+    """TLS for whoever connects: it shows its certificate and trusts no other authority than its kit's.
+
+    A server's kit connects too, for an operator who asks for the status.
+    """
+    tls = kit.tls
+    return grpc.ssl_channel_credentials(
+        root_certificates=tls.authority, private_key=tls.key, certificate_chain=tls.certificate
+    )

@@ -1,0 +1,67 @@
+"""The call that `plait status` makes: what a server is doing, as it says itself.
+
+Knows nothing of what the answer means.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+import grpc
+
+from plait.errors import MachineError, PeerError
+from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
+from plait.trust.kit import ServerKit
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+
+_DETAIL_CHARACTERS = 160
+
+
+def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0) -> dict[str, object]:
+    """Ask a server what it is doing.
+
+    Args:
+        address: host and port.
+        kit: the server's own kit, whose operator token is shown; None for an insecure server on this machine.
+        timeout_s: how long to wait for the answer, connecting included.
+
+    Raises:
+        MachineError: no server answers there, or TLS does not come about.
+        PeerError: the server does not accept the token, or answers with something else than a JSON object.
+    """
+    options = list(CHANNEL_OPTIONS)
+    channel = (
+        grpc.insecure_channel(address, options=options)
+        if kit is None
+        else grpc.secure_channel(address, channel_credentials(kit), options=options)
+    )
+    token = b"" if kit is None else kit.operator_token.encode()
+    with channel:
+        try:
+            reply = cast(
+                "pb.StatusReply", FederationStub(channel).Status(pb.StatusRequest(token=token), timeout=timeout_s)
+            )
+        except grpc.RpcError as error:
+            raise _plain(cast("grpc.Call", error), address) from error
+    try:
+        said: object = json.loads(reply.json)
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"status of {address} is not JSON, expected one object") from error
+    if not isinstance(said, dict):
+        raise PeerError(f"status of {address} is a JSON {type(said).__name__}, expected an object")
+    return cast("dict[str, object]", said)
+
+
+def _plain(error: grpc.Call, address: str) -> MachineError | PeerError:
+    code, details = error.code(), ascii(error.details() or "")[1:-1][:_DETAIL_CHARACTERS]
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return MachineError(
+            f"no plait server answers at {address} ({details}): is it running, is the port open, is the kit its own?"
+        )
+    return MachineError(f"asking {address} for its status failed: {code.name} {details}")
