@@ -3,6 +3,7 @@
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
 from plait.report.fold import fold_events
 from plait.report.run_view import RunView
+from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.table import Table, to_rich
 from plait.report.tables import report_tables
@@ -17,6 +18,7 @@ __all__ = [
     "fold_events",
     "lora_parameters",
     "report_tables",
+    "status_tables",
     "summarise",
     "to_rich",
     "write_report",

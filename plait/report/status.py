@@ -1,0 +1,82 @@
+"""What a server says of itself, as tables. It came over a network: nothing in it is trusted to be what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from plait.report.table import Table
+from plait.report.wording import bytes_text, clean, duration_text, plural
+
+
+def status_tables(said: Mapping[str, object]) -> list[Table]:
+    """The round and the clients, from the object that a server sent."""
+    return [_run(said), _clients(said)]
+
+
+def _run(said: Mapping[str, object]) -> Table:
+    late = _list(said, "late")
+    rows = (
+        ("run", _text(said.get("run"))),
+        ("state", _text(said.get("state"))),
+        ("round", f"{_count(said.get('round'))} of {_count(said.get('rounds'))}"),
+        ("clients attached", f"{len(_list(said, 'nodes'))}"),
+        ("late", ", ".join(map(_text, late)) if late else "nobody"),
+        ("deadline", _seconds(said.get("deadline_s")) or "none"),
+        ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
+        ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),
+        ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
+    )
+    return Table("Run", ("", ""), rows, text_columns=(0, 1))
+
+
+def _clients(said: Mapping[str, object]) -> Table:
+    cohort = {_text(entry.get("name")): entry for entry in _objects(said, "cohort")}
+    nodes = {_text(entry.get("name")): entry for entry in _objects(said, "nodes")}
+    away = {_text(entry.get("name")): entry for entry in _objects(said, "nodes_away")}
+    rows: list[tuple[str, ...]] = []
+    for name in sorted({*cohort, *nodes, *away}):
+        node, task = nodes.get(name, {}), cohort.get(name, {})
+        state = _text(task.get("state")) if task else "ready" if node.get("ready") else "away" if name in away else ""
+        waiting = _seconds(task.get("waiting_s")) or _seconds(away.get(name, {}).get("away_s"))
+        rows.append(
+            (
+                name,
+                state or "joining",
+                waiting,
+                _seconds(task.get("late_s")),
+                _text(node.get("doing")),
+                _text(node.get("device")),
+                bytes_text(_number(node.get("downlink_bytes")) or 0),
+                bytes_text(_number(node.get("uplink_bytes")) or 0),
+            )
+        )
+    headings = ("client", "state", "for", "late by", "doing", "device", "sent", "received")
+    return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4, 5))
+
+
+def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    return [cast("Mapping[str, object]", entry) for entry in _list(said, key) if isinstance(entry, dict)]
+
+
+def _list(said: Mapping[str, object], key: str) -> list[object]:
+    value = said.get(key)
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return clean(value, limit=60) if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _count(value: object) -> str:
+    number = _number(value)
+    return "?" if number is None else f"{number:.0f}"
+
+
+def _seconds(value: object) -> str:
+    number = _number(value)
+    return "" if number is None else duration_text(number)

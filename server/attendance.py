@@ -1,0 +1,230 @@
+"""A node's long call, from its first word to its last: it enrols, then is told what to do for as long as it stays.
+
+Knows nothing of gRPC's calls but that one reads and writes, and nothing of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from plait.config import Scalar
+from plait.transport.protocol import HEAD_BYTES
+from plait.v1 import federation_pb2 as pb
+from server.desk import Desk
+from server.enrolment import Admission, Enrolment, EnrolmentRefused
+from server.log import say
+from server.metrics import Metrics
+from server.sessions import Fitness, Session
+
+_MAX_METHODS = 64
+_MAX_TEXT = 120
+_PROGRESS_PAUSE_S = 0.05
+_FAREWELL_S = 2.0
+
+
+class Line(Protocol):
+    """The two directions of the call."""
+
+    async def read(self) -> pb.FromNode | None:
+        """What the node says next; None when it has nothing more to say."""
+        ...
+
+    async def write(self, event: pb.ToNode) -> None:
+        """Tell the node something."""
+        ...
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every node is told when it is let in.
+
+    Attributes:
+        run_id: Flower's number of the run.
+        run_config: what the ClientApp sees.
+        base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
+        max_answer_bytes: the largest answer.
+    """
+
+    run_id: int
+    run_config: Mapping[str, Scalar]
+    base_fingerprint: bytes
+    max_answer_bytes: int
+    run_config_json: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_config_json", json.dumps(dict(self.run_config), sort_keys=True))
+
+
+class Attendance:
+    """Serves the long calls of all nodes.
+
+    Args:
+        terms: what nodes are told.
+        admission: who may take part; None lets anybody in.
+        desk: where nodes and tasks meet.
+        metrics: counts refusals and bytes.
+        max_unproven: so many may be on their way in at a time; more wait, and within the same time.
+        handshake_s: a node must have proved its key within so many seconds.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        admission: Admission | None,
+        *,
+        desk: Desk,
+        metrics: Metrics,
+        max_unproven: int,
+        handshake_s: float,
+    ) -> None:
+        self._terms = terms
+        self._admission = admission
+        self._desk = desk
+        self._sessions = desk.sessions
+        self._metrics = metrics
+        self._door = asyncio.Semaphore(max_unproven)
+        self._handshake_s = handshake_s
+
+    async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
+        """Serve one node until it goes, or is sent away.
+
+        Args:
+            line: to the node.
+            peer: its address, for the log.
+            certified_name: the name in its certificate; None on an insecure connection.
+
+        Raises:
+            PlaitError: the register cannot be read.
+        """
+        enrolment = Enrolment(self._admission, certified_name=certified_name)
+        try:
+            session = await self._let_in(line, enrolment)
+        except EnrolmentRefused as refused:
+            reason = pb.RefusedReason.Name(refused.reason).removeprefix("REFUSED_REASON_").lower()
+            self._metrics.enrolments_refused.labels(reason).inc()
+            say("refused", reason=reason, detail=refused, node=enrolment.name, peer=peer)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await line.write(refused.to_message())
+            return
+        say("attached", node=session.node.name, peer=peer)
+        try:
+            await self._attend(line, session)
+        finally:
+            self._desk.leave(session)
+            say("left", node=session.node.name, peer=peer)
+
+    async def _let_in(self, line: Line, enrolment: Enrolment) -> Session:
+        at_door = False
+        try:
+            async with asyncio.timeout(self._handshake_s), self._door:
+                at_door = True
+                challenge = enrolment.challenge(await self._read(line))
+                await line.write(challenge)
+                enrolment.check(await self._read(line))
+        except TimeoutError as error:
+            if not at_door:
+                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes enrol at once, try again") from error
+            raise EnrolmentRefused(
+                pb.REFUSED_REASON_MALFORMED, f"no proof came within {self._handshake_s:g} s, expected one"
+            ) from error
+        session = self._sessions.attach(enrolment.name, enrolment.public_key)
+        if session is None:
+            raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server has all the nodes that it takes, try again later")
+        return session
+
+    @staticmethod
+    async def _read(line: Line) -> pb.FromNode:
+        event = await line.read()
+        if event is None:
+            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "node hung up before it proved its key")
+        if event.ByteSize() > HEAD_BYTES:
+            raise EnrolmentRefused(
+                pb.REFUSED_REASON_MALFORMED, f"message has {event.ByteSize()} bytes, expected at most {HEAD_BYTES}"
+            )
+        return event
+
+    async def _attend(self, line: Line, session: Session) -> None:
+        terms = self._terms
+        await line.write(
+            pb.ToNode(
+                welcome=pb.Welcome(
+                    session=session.token,
+                    node_id=session.node.number,
+                    run_id=terms.run_id,
+                    run_config_json=terms.run_config_json,
+                    base_fingerprint=terms.base_fingerprint,
+                    max_answer_bytes=terms.max_answer_bytes,
+                )
+            )
+        )
+        listening = asyncio.create_task(self._listen(line, session))
+        telling = asyncio.create_task(self._tell(line, session))
+        try:
+            await asyncio.wait((listening, telling), return_when=asyncio.FIRST_COMPLETED)
+            session.close()
+            if not telling.done():
+                # Its last words are for a node that may not be listening any more.
+                await asyncio.wait((telling,), timeout=_FAREWELL_S)
+        finally:
+            for task in (listening, telling):
+                task.cancel()
+            for task in await asyncio.gather(listening, telling, return_exceptions=True):
+                if isinstance(task, Exception):
+                    say("line-broken", node=session.node.name, detail=type(task).__name__)
+
+    async def _tell(self, line: Line, session: Session) -> None:
+        while (event := await session.next()) is not None:
+            await line.write(event)
+            if event.HasField("work"):
+                self._count(session, len(event.work.head))
+
+    def _count(self, session: Session, sent_bytes: int) -> None:
+        session.node.downlink_bytes += sent_bytes
+        self._metrics.downlink_bytes.inc(sent_bytes)
+
+    async def _listen(self, line: Line, session: Session) -> None:
+        while (event := await line.read()) is not None:
+            refused = self._hear(session, event)
+            if refused is not None:
+                say("refused", reason="after-proof", detail=refused, node=session.node.name)
+                self._metrics.enrolments_refused.labels(
+                    "base_mismatch" if event.HasField("ready") else "malformed"
+                ).inc()
+                session.close(refused.to_message())
+                return
+            # So that a node that talks without end costs little.
+            await asyncio.sleep(_PROGRESS_PAUSE_S)
+
+    def _hear(self, session: Session, event: pb.FromNode) -> EnrolmentRefused | None:
+        match event.WhichOneof("event"):
+            case "ready":
+                expected = self._terms.base_fingerprint
+                if expected and event.ready.base_fingerprint != expected:
+                    has = event.ready.base_fingerprint.hex()[:12] or "none"
+                    return EnrolmentRefused(
+                        pb.REFUSED_REASON_BASE_MISMATCH, f"base is {has}..., expected {expected.hex()[:12]}..."
+                    )
+                self._make_ready(session, event.ready)
+            case "progress":
+                session.doing, session.doing_since = event.progress.doing[:_MAX_TEXT], time.monotonic()
+            case _:
+                return EnrolmentRefused(
+                    pb.REFUSED_REASON_MALFORMED, "message is neither ready nor progress, expected one of them"
+                )
+        return None
+
+    def _make_ready(self, session: Session, ready: pb.Ready) -> None:
+        fitness = Fitness(
+            methods=tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS]),
+            memory_bytes=ready.memory_bytes,
+            device=ready.device[:_MAX_TEXT],
+        )
+        say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
+        self._desk.make_ready(session, fitness)

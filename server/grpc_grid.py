@@ -1,0 +1,358 @@
+"""Flower's Grid over plait's gRPC service: what the ServerApp calls, in its own thread.
+
+A message goes to its node at once, is sent again when the node comes back, and its reply is read from disk only when it
+is pulled. Knows nothing of what messages are about.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from plait.config import Scalar
+from plait.errors import ConfigError, PlaitError
+from plait.transport.credentials import server_credentials
+from plait.transport.protocol import DIGEST_BYTES
+from plait.trust.kit import ServerKit
+from plait.trust.register import Register, Verdict
+from plait.v1 import federation_pb2 as pb
+from server.address import Address
+from server.attendance import Attendance, Terms
+from server.desk import Desk
+from server.flower_message import emptied, identify, stamped, to_error, to_parts, to_reply
+from server.grpc_server import GrpcServer
+from server.inbox import Inbox
+from server.log import say
+from server.metrics import Metrics, MetricsServer
+from server.service import FederationService
+from server.status import RunSummary
+from server.uploads import Uploads
+
+_DISK_THREADS = 4
+_STALL_S = 30.0
+_REGISTER_EVERY_S = 5.0
+_QUOTA_ANSWERS = 4
+
+
+class GrpcGrid(Grid):
+    """A grid of nodes that are connected over gRPC; serves between `start` and `stop`, or as a context manager.
+
+    Args:
+        listen: host and port; port 0 takes a free one, see `address`.
+        inbox: directory for answers. What a server on the same directory received before counts as received.
+        kit: the server's keys and register. None serves without TLS, and lets in whoever connects.
+        run_id: Flower's number of the run; a restarted server must have the same.
+        run_config: what the ClientApps see.
+        base_fingerprint: SHA-256 of the base that nodes must hold, 32 bytes; empty for nodes with any or none.
+        max_answer_bytes: larger answers are refused before anything is received.
+        grace_s: the tasks of a node that is away for longer are given up.
+        max_nodes: so many may be attached.
+        max_unproven: so many may be enrolling at a time.
+        handshake_s: a node must prove its key within so many seconds.
+        transfers_at_once: so many uploads, and as many downloads, are under way at a time while others wait; each
+            upload takes about 2 MB of memory, each download half a megabyte.
+        metrics_listen: host and port of the Prometheus page; None for none.
+        summary: what the run says of itself, for the status; called from other threads.
+
+    Raises:
+        ConfigError: an address that is none, or without a kit one that other machines can reach.
+        MachineError: `inbox` cannot be written.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        inbox: Path,
+        kit: ServerKit | None,
+        run_id: int,
+        run_config: Mapping[str, Scalar],
+        base_fingerprint: bytes,
+        max_answer_bytes: int,
+        grace_s: float = 30.0,
+        max_nodes: int = 10_000,
+        max_unproven: int = 256,
+        handshake_s: float = 10.0,
+        transfers_at_once: int = 32,
+        metrics_listen: str | None = None,
+        summary: Callable[[], RunSummary] = RunSummary,
+    ) -> None:
+        self._address = Address.parse(listen)
+        if kit is None and not self._address.is_loopback:
+            raise ConfigError(
+                f"{self._address} can be reached from other machines, expected a loopback address (127.0.0.1) or --kit"
+            )
+        if len(base_fingerprint) not in (0, DIGEST_BYTES):
+            raise ConfigError(f"base fingerprint has {len(base_fingerprint)} bytes, expected {DIGEST_BYTES}")
+        self._kit = kit
+        self._register = Register.load(kit.directory) if kit is not None else None
+        self._terms = Terms(run_id, dict(run_config), base_fingerprint, max_answer_bytes)
+        self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (max_answer_bytes + 4096))
+        self._desk = Desk(self._inbox, max_nodes=max_nodes)
+        self._grace_s = grace_s
+        self._max_unproven = max_unproven
+        self._handshake_s = handshake_s
+        self._transfers_at_once = transfers_at_once
+        self._metrics = Metrics()
+        self._metrics.round.set_function(lambda: summary().round)
+        self._metrics.round_seconds.set_function(lambda: (0.0, *summary().round_s)[-1])
+        self._metrics_listen = metrics_listen
+        self._metrics_server: MetricsServer | None = None
+        self._summary = summary
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="plait-disk")
+        self._finished = False
+        self._sweeping: Future[None] | None = None
+        self._register_read = 0.0
+        self._sent: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id)
+        self._server = GrpcServer(
+            self._address,
+            None if kit is None else server_credentials(kit),
+            service=self._service,
+            tend=self._tend,
+            drain=self._drain,
+            # Room for those at the door and for operators.
+            options=[("grpc.max_allowed_incoming_connections", max_nodes + max_unproven + 64)],
+        )
+        identify(run_id)
+
+    def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            ConfigError: the address is not this machine's.
+            MachineError: the port is taken.
+        """
+        if self._metrics_listen is not None:
+            self._metrics_server = MetricsServer(self._metrics_listen, self._metrics)
+        try:
+            self._address = self._server.start()
+        except BaseException:
+            self._close()
+            raise
+        say("serving", address=self._address, tls=self._kit is not None, run=self._run.run_id)
+
+    def stop(self, *, finished: bool = False) -> None:
+        """Tell the nodes, and end.
+
+        Args:
+            finished: the run is over and nodes may go; else they are to come back.
+        """
+        self._finished = finished
+        self._server.stop()
+        self._close()
+        say("stopped", finished=finished)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(finished=kind is None)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that a 0 became."""
+        return str(self._address)
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where the Prometheus page is."""
+        return None if self._metrics_server is None else str(self._metrics_server.address)
+
+    def set_run(self, run: Run) -> None:
+        """Take over Flower's description of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes that are attached, have proved their key, and hold the base."""
+        self._server.check()
+        return [node.number for node in self._desk.sessions.ready()]
+
+    def node_name(self, node_id: int) -> str | None:
+        """What the node of a number is called; None if it never attached."""
+        node = self._desk.sessions.node(node_id)
+        return None if node is None else node.name
+
+    def public_key(self, node_id: int) -> bytes | None:
+        """The Ed25519 key that the node of a number proved, 32 bytes; None if it never attached, or showed none."""
+        node = self._desk.sessions.node(node_id)
+        return None if node is None else node.public_key or None
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages.
+
+        Returns:
+            An id for each, in their order; empty for one whose node has never attached.
+        """
+        self._server.check()
+        return [self._push(message) for message in messages]
+
+    def _push(self, message: Message) -> str:
+        node = self._desk.sessions.node(message.metadata.dst_node_id)
+        if node is None:
+            return ""
+        message_id = stamped(message)
+        content, head, body = to_parts(message.content)
+        self._sent[message_id] = emptied(message)
+        assignment = self._desk.assignments.give(
+            node.name,
+            message_id=message_id,
+            message_type=message.metadata.message_type,
+            group=message.metadata.group_id,
+            content=content,
+            head=head,
+            body=body,
+        )
+        self._metrics.tasks_given.inc()
+        self._desk.send(assignment)
+        return message_id
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """The replies that are there, each read from disk when the iterator comes to it."""
+        self._server.check()
+        for assignment in self._desk.assignments.settled(message_ids):
+            sent = self._sent.pop(assignment.message_id, None)
+            if sent is None:
+                continue
+            if assignment.failure is not None:
+                self._desk.assignments.pulled(assignment, keep=False)
+                yield to_error(assignment.failure, reply_to=sent)
+                continue
+            answer = self._inbox.read(assignment.node, assignment.task_id)
+            self._desk.assignments.pulled(assignment, keep=answer.content != pb.CONTENT_ERROR)
+            yield to_reply(answer, reply_to=sent)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages and collect the replies; those that have not come in time can still be pulled."""
+        waiting = {message_id for message_id in self.push_messages(messages) if message_id}
+        end = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while True:
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+            left_s = None if end is None else end - time.monotonic()
+            if not waiting or (left_s is not None and left_s <= 0):
+                return replies
+            self.wait(left_s)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Block until a reply, a loss or an arrival that came after the last call, or until the time is over.
+
+        Raises:
+            MachineError: the service has ended.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self._server.check()
+            # In slices, so that an ended service is noticed.
+            left_s = 1.0 if end is None else min(1.0, end - time.monotonic())
+            if self._desk.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
+                return
+
+    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+        """Wait for these replies no more, and tell the nodes to stop working on them.
+
+        Args:
+            message_ids: what `push_messages` gave.
+            reason: one word for the nodes' logs: deadline, enough, replaced.
+        """
+        ids = list(message_ids)
+        for message_id in ids:
+            self._sent.pop(message_id, None)
+        self._desk.withdraw(ids, reason)
+
+    def _service(self) -> FederationService:
+        attendance = Attendance(
+            self._terms,
+            self._register,
+            desk=self._desk,
+            metrics=self._metrics,
+            max_unproven=self._max_unproven,
+            handshake_s=self._handshake_s,
+        )
+        uploads = Uploads(
+            self._inbox,
+            self._desk.assignments,
+            disk=self._disk,
+            max_answer_bytes=self._terms.max_answer_bytes,
+            at_once=self._transfers_at_once,
+            stall_s=_STALL_S,
+        )
+        return FederationService(
+            attendance=attendance,
+            uploads=uploads,
+            desk=self._desk,
+            metrics=self._metrics,
+            disk=self._disk,
+            summary=self._summary,
+            operator_token=None if self._kit is None else self._kit.operator_token.encode(),
+            start_s=self._handshake_s,
+            downloads_at_once=self._transfers_at_once,
+            stall_s=_STALL_S,
+        )
+
+    def _tend(self) -> None:
+        for assignment in self._desk.give_up_absent(self._grace_s):
+            self._metrics.tasks_lost.inc()
+            say("lost", level=logging.WARNING, node=assignment.node, task=assignment.task_id)
+        if self._inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = self._disk.submit(self._inbox.sweep)
+        self._metrics.nodes_attached.set(self._desk.sessions.attached)
+        self._metrics.bodies_held_bytes.set(self._desk.assignments.held_bytes)
+        if time.monotonic() - self._register_read > _REGISTER_EVERY_S:
+            self._register_read = time.monotonic()
+            self._send_revoked_away()
+
+    def _send_revoked_away(self) -> None:
+        if self._register is None:
+            return
+        try:
+            for node in self._desk.sessions.all():
+                if node.session is not None and self._register.check(node.name, node.public_key) is not Verdict.KNOWN:
+                    say("revoked", level=logging.WARNING, node=node.name)
+                    node.session.close(_REVOKED)
+        except PlaitError as error:
+            # Whoever is in stays; nobody else gets in until the register can be read again.
+            say("register", level=logging.ERROR, detail=error)
+
+    def _drain(self) -> None:
+        self._desk.sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
+        self._desk.sessions.close_all()
+
+    def _close(self) -> None:
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+            self._metrics_server = None
+        self._disk.shutdown()
+        self._inbox.sweep()
+
+
+_REVOKED = pb.ToNode(
+    refused=pb.Refused(
+        reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked; ask the operator for a new kit"
+    )
+)

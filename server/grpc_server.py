@@ -1,0 +1,132 @@
+"""The gRPC server: a port, TLS, the federation's service and grpc-health, in an event loop and thread of its own.
+
+Starts, tends and drains; knows nothing of what the service does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from plait.errors import MachineError
+from plait.transport.credentials import SERVER_OPTIONS
+from server.address import Address
+from server.log import say
+from server.service import SERVICE_NAME, FederationService
+
+_START_S = 30.0
+_TEND_EVERY_S = 0.25
+_DRAIN_S = 5.0
+
+
+class GrpcServer:
+    """Serves one federation from `start` to `stop`.
+
+    Args:
+        address: where to listen.
+        credentials: TLS; None for none.
+        service: makes the service, inside the loop that it will run in.
+        tend: called several times a second in that loop.
+        drain: called in that loop when it is to stop; tells the nodes.
+        options: gRPC's, on top of the protocol's own.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        credentials: grpc.ServerCredentials | None,
+        *,
+        service: Callable[[], FederationService],
+        tend: Callable[[], None],
+        drain: Callable[[], None],
+        options: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        self._address = address
+        self._credentials = credentials
+        self._service = service
+        self._tend = tend
+        self._drain = drain
+        self._options = (*SERVER_OPTIONS, *options)
+        self._started: Future[Address] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="plait-grpc", daemon=True)
+
+    def start(self) -> Address:
+        """Listen; returns where, with the port that a 0 became.
+
+        Raises:
+            ConfigError: no address of this machine.
+            MachineError: the port is taken.
+        """
+        self._address.check_free()
+        self._thread.start()
+        return self._started.result(_START_S)
+
+    def check(self) -> None:
+        """See that it is still serving.
+
+        Raises:
+            MachineError: it is not, though nobody stopped it.
+        """
+        if self._failure is not None:
+            raise MachineError(f"the gRPC service ended: {type(self._failure).__name__}: {self._failure}")
+
+    def stop(self) -> None:
+        """Drain and end; does nothing the second time."""
+        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+            else:
+                self._failure = error
+                say("service-ended", level=logging.CRITICAL, error=type(error).__name__, detail=error)
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((self._service().handlers,))
+        healthy = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (set while importing)
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        port = self._listen(server)
+        await server.start()
+        for name in ("", SERVICE_NAME):
+            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._started.set_result(Address(self._address.host, port))
+        while not self._stopping.is_set():
+            self._tend()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _TEND_EVERY_S)
+        await healthy.enter_graceful_shutdown()
+        self._drain()
+        # Ends as soon as the calls in progress have.
+        await server.stop(_DRAIN_S)
+
+    def _listen(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._credentials is None:
+                port = server.add_insecure_port(str(self._address))
+            else:
+                port = server.add_secure_port(str(self._address), self._credentials)
+        except RuntimeError as error:
+            raise MachineError(f"cannot listen on {self._address}, is another server running there?") from error
+        if not port:
+            raise MachineError(f"cannot listen on {self._address}, is another server running there?")
+        return port

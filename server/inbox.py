@@ -1,0 +1,309 @@
+"""Answers on disk: ``INBOX/NODE/TASK.part`` while one is coming in, ``.answer`` once it is whole and durable.
+
+Both begin with one byte that says what the answer is and the SHA-256 that was announced for it, so that an upload can
+go on, and an answer can be read, after a restart. Nothing here is larger in memory than a chunk, but for `read`.
+Knows nothing of connections and of who may send what; names of nodes and tasks are checked before they get here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote, unquote
+
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.files import fsync_directory
+from plait.transport.framing import Data
+from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
+
+_HEADER_BYTES = 1 + DIGEST_BYTES
+_PART, _ANSWER = ".part", ".answer"
+_SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
+
+
+def task_id_of(group: str, message_type: str, number: int) -> str:
+    """What the `number`-th task of this group and type for a node is called; also the name of its files.
+
+    Raises:
+        ConfigError: the group's or the type's name is too long for a file's.
+    """
+    # Dots part the three, so none may be inside them.
+    name = ".".join((*(quote(part, safe="").replace(".", "%2E") for part in (group, message_type)), str(number)))
+    if len(name) > 200:
+        raise ConfigError(f"group and message type make {len(name)} characters, expected at most 200")
+    return name
+
+
+def group_and_type(task_id: str) -> tuple[str, str] | None:
+    """Group and message type that `task_id_of` was given; None for anything else."""
+    parts = task_id.split(".")
+    if len(parts) != 3 or not parts[2].isdecimal() or not _SAFE.fullmatch(task_id):
+        return None
+    return unquote(parts[0]), unquote(parts[1])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it was received.
+
+    Attributes:
+        content: what it is, the number of a `Content` in federation.proto.
+        data: its bytes.
+    """
+
+    content: int
+    data: bytes
+
+
+class Inbox:
+    """All answers of a run.
+
+    Args:
+        directory: where they lie; made if it is not there.
+        node_quota_bytes: the most that one node may have here at a time.
+
+    Raises:
+        MachineError: the directory cannot be made or written.
+    """
+
+    def __init__(self, directory: Path, *, node_quota_bytes: int) -> None:
+        self._directory = directory
+        self._node_quota_bytes = node_quota_bytes
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make '{directory}': {error.strerror or error}") from error
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise MachineError(f"cannot write into '{directory}': permission denied")
+        # What is here, what of it is whole, and what is to be deleted, so that nobody waits for the disk to ask or to
+        # forget: both happen a thousand times a round.
+        found = list(self._all())
+        self._here = {(node, task) for node, task, _ in found}
+        self._whole = {(node, task) for node, task, suffix in found if suffix == _ANSWER}
+        self._doomed: set[tuple[str, str]] = set()
+        self._deleting = threading.Lock()
+
+    def has(self, node: str, task_id: str) -> bool:
+        """Whether the answer to a task is here, whole."""
+        return (node, task_id) in self._whole
+
+    def read(self, node: str, task_id: str) -> Answer:
+        """The whole answer to a task.
+
+        Raises:
+            MachineError: it is not here, or cannot be read.
+        """
+        path = self._path(node, task_id, _ANSWER)
+        try:
+            with path.open("rb") as file:
+                header = file.read(_HEADER_BYTES)
+                data = file.read()
+        except OSError as error:
+            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        if len(header) < _HEADER_BYTES:
+            raise MachineError(f"'{path}' has {len(header)} bytes, expected at least {_HEADER_BYTES}")
+        return Answer(header[0], data)
+
+    def held_bytes(self, node: str, task_id: str, digest: bytes) -> int:
+        """How much of the answer with this SHA-256 has come in so far."""
+        if (node, task_id) not in self._here:
+            return 0
+        try:
+            with self._path(node, task_id, _PART).open("rb") as file:
+                if file.read(_HEADER_BYTES)[1:] != digest:
+                    return 0
+                return max(file.seek(0, os.SEEK_END) - _HEADER_BYTES, 0)
+        except OSError:
+            return 0
+
+    def receive(
+        self, node: str, task_id: str, *, content: int, digest: bytes, size: int, offset: int, durable: bool = True
+    ) -> Incoming:
+        """Begin, or go on, to write an answer.
+
+        Args:
+            node: whose it is.
+            task_id: what it answers.
+            content: what it is.
+            digest: SHA-256 of the whole, 32 bytes.
+            size: of the whole, in bytes.
+            offset: where the data that follow begin; what is held behind it is written over.
+            durable: whether the whole answer is to outlive a power cut, which takes the disk some time; it outlives the
+                server's process in any case.
+
+        Raises:
+            PeerError: `offset` lies behind what is held, or the node has too much here.
+            MachineError: cannot be written.
+        """
+        self._make_way(node, task_id)
+        held = self.held_bytes(node, task_id, digest)
+        if not 0 <= offset <= held:
+            raise PeerError(f"upload starts at byte {offset}, expected at most {held}, which is what the server holds")
+        path = self._path(node, task_id, _PART)
+        self._here.add((node, task_id))
+        try:
+            path.parent.mkdir(exist_ok=True)
+            # A part with another digest is another answer to the same task, and gives way.
+            others = sum(file.stat().st_size for file in path.parent.iterdir() if file != path)
+            if others + size + _HEADER_BYTES > self._node_quota_bytes:
+                raise PeerError(f"answer of {size} bytes on top of {others}, expected {self._node_quota_bytes} in all")
+            file = path.open("r+b" if held else "w+b")
+            try:
+                return Incoming(
+                    file,
+                    path,
+                    header=bytes((content,)) + digest,
+                    size=size,
+                    offset=offset,
+                    durable=durable,
+                    whole=lambda: self._whole.add((node, task_id)),
+                )
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+
+    def remove(self, node: str, task_id: str) -> None:
+        """Forget what there is of an answer; `sweep` deletes it."""
+        self._whole.discard((node, task_id))
+        if (node, task_id) in self._here:
+            self._here.discard((node, task_id))
+            self._doomed.add((node, task_id))
+
+    def remove_older(self, group: str, message_type: str, *, but: Callable[[str, str], bool]) -> None:
+        """Forget the answers of this message type that belong to other groups; `sweep` deletes them.
+
+        Args:
+            group: the group that stays.
+            message_type: the type.
+            but: told a node and a task id, says whether to keep that answer nevertheless.
+        """
+        for node, task_id in list(self._here):
+            found = group_and_type(task_id)
+            if found is not None and found[1] == message_type and found[0] != group and not but(node, task_id):
+                self.remove(node, task_id)
+
+    @property
+    def needs_sweep(self) -> bool:
+        """Whether anything is forgotten but not yet deleted."""
+        return bool(self._doomed)
+
+    def sweep(self) -> None:
+        """Delete what is forgotten; takes as long as the disk does."""
+        while self._doomed:
+            with self._deleting:
+                if self._doomed:
+                    self._delete(*self._doomed.pop())
+
+    def _make_way(self, node: str, task_id: str) -> None:
+        """Delete what is forgotten of a task that is given out again."""
+        with self._deleting:
+            if (node, task_id) in self._doomed:
+                self._doomed.discard((node, task_id))
+                self._delete(node, task_id)
+
+    def _delete(self, node: str, task_id: str) -> None:
+        for suffix in (_PART, _ANSWER):
+            with suppress(OSError):
+                self._path(node, task_id, suffix).unlink(missing_ok=True)
+
+    def _all(self) -> Iterator[tuple[str, str, str]]:
+        for directory in list(self._directory.iterdir()):
+            if directory.is_dir():
+                for file in list(directory.iterdir()):
+                    if file.suffix in (_PART, _ANSWER):
+                        yield directory.name, file.stem, file.suffix
+
+    def _path(self, node: str, task_id: str, suffix: str) -> Path:
+        return self._directory / node / f"{task_id}{suffix}"
+
+
+class Incoming:
+    """An answer that is being written; used by one thread at a time."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        path: Path,
+        *,
+        header: bytes,
+        size: int,
+        offset: int,
+        durable: bool,
+        whole: Callable[[], None],
+    ) -> None:
+        self._file = file
+        self._path = path
+        self._digest = header[1:]
+        self._size = size
+        self._durable = durable
+        self._whole = whole
+        self._hash = hashlib.sha256()
+        file.seek(0)
+        file.write(header)
+        left = offset
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            self._hash.update(chunk)
+            left -= len(chunk)
+        file.truncate()
+        self._written = offset - left
+
+    @property
+    def missing_bytes(self) -> int:
+        """What is still to come."""
+        return self._size - self._written
+
+    def write(self, data: Data) -> None:
+        """Append to the answer.
+
+        Raises:
+            PeerError: more than was announced.
+            MachineError: the disk is full.
+        """
+        if len(data) > self.missing_bytes:
+            raise PeerError(f"answer has more than the {self._size} bytes that were announced")
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+        self._hash.update(data)
+        self._written += len(data)
+
+    def finish(self) -> bool:
+        """Make the answer whole, and durable if it is to be; False, and it is gone, if its SHA-256 is another.
+
+        Raises:
+            PeerError: less than was announced; what there is stays.
+            MachineError: cannot be written.
+        """
+        if self.missing_bytes:
+            raise PeerError(f"answer ends after {self._written} bytes, expected {self._size}")
+        try:
+            if self._hash.digest() != self._digest:
+                self.close()
+                self._path.unlink(missing_ok=True)
+                return False
+            self._file.flush()
+            if self._durable:
+                os.fsync(self._file.fileno())
+            self.close()
+            self._path.replace(self._path.with_suffix(_ANSWER))
+            if self._durable:
+                fsync_directory(self._path.parent)
+            self._whole()
+        except OSError as error:
+            raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+        return True
+
+    def close(self) -> None:
+        """Stop writing; what has come in stays for the upload to go on."""
+        with suppress(OSError):
+            self._file.close()

@@ -1,0 +1,109 @@
+"""What the server counts, and Prometheus' page of it: ``http://ADDRESS/metrics``.
+
+In a registry of its own, so that it shows nothing but plait's. Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+
+from plait.errors import ConfigError, MachineError
+from server.address import Address
+
+_POLL_S = 0.05
+
+
+class Metrics:
+    """The server's counters and gauges; safe for threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.nodes_attached = self._gauge("nodes_attached", "Nodes that are connected and have proved their key.")
+        self.enrolments_refused = self._counter("enrolments_refused", "Nodes turned away.", "reason")
+        self.downlink_bytes = self._counter("downlink_bytes", "Bytes of tasks sent to nodes.")
+        self.uplink_bytes = self._counter("uplink_bytes", "Bytes of answers received from nodes.")
+        self.tasks_given = self._counter("tasks_given", "Tasks given out.")
+        self.tasks_lost = self._counter(
+            "tasks_lost", "Tasks given up because their node left or answered with rubbish."
+        )
+        self.answers_received = self._counter("answers_received", "Answers received whole and kept.")
+        self.answers_late = self._counter("answers_late", "Answers that nobody waited for any more.")
+        self.answers_refused = self._counter("answers_refused", "Answers refused.", "reason")
+        self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
+        self.round = self._gauge("round", "The round under way, or the last one.")
+        self.round_seconds = self._gauge("round_seconds", "How long the last finished round took.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"plait_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"plait_{name}", text, registry=self.registry)
+
+
+class MetricsServer:
+    """Serves the page, and nothing else, until it is closed.
+
+    Args:
+        listen: host and port.
+        metrics: what to show.
+
+    Raises:
+        ConfigError: that is no address of this machine.
+        MachineError: the port is taken.
+    """
+
+    def __init__(self, listen: str, metrics: Metrics) -> None:
+        address = Address.parse(listen)
+        address.check_free()
+        if ":" in address.host:
+            raise ConfigError(f"metrics address is {address}, expected a name or an IPv4 address")
+        try:
+            self._server = _Server((address.host, address.port), _page_of(metrics.registry))
+        except OSError as error:
+            raise MachineError(f"cannot listen on {address}: {error.strerror or error}") from error
+        self.address = Address(address.host, self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="plait-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Whoever hangs up early is no event for the log."""
+
+
+def _page_of(registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Page(BaseHTTPRequestHandler):
+        timeout = 5.0
+        server_version = "plait"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            page = generate_latest(registry)
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
+            """A scrape every few seconds is no event for the log."""
+
+    return Page

@@ -1,0 +1,219 @@
+"""The gRPC service of federation.proto: turns calls into what sessions, assignments and uploads do, and back.
+
+Knows nothing of Flower, and nothing of what tasks and answers say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from plait.errors import MachineError, PlaitError
+from plait.transport.framing import Data, pack_chunk, unpack_part
+from plait.v1 import federation_pb2 as pb
+from server.attendance import Attendance
+from server.desk import Desk
+from server.log import say
+from server.metrics import Metrics
+from server.sessions import Session
+from server.status import RunSummary, status_json
+from server.uploads import UploadRefused, Uploads, data_of
+
+_DOWNLOAD_CHUNK_BYTES = 1 << 18
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
+
+
+class FederationService:
+    """Serves all calls; made and used in one event loop.
+
+    Args:
+        attendance: serves the long calls.
+        uploads: takes the answers.
+        desk: sessions and assignments.
+        metrics: counts.
+        disk: where files are read.
+        summary: what the run says of itself.
+        operator_token: who shows it may see the status; None lets anybody, on an insecure connection.
+        start_s: an upload must say what it is within so many seconds.
+        downloads_at_once: so many are under way at a time, the others wait.
+        stall_s: a download of which nothing is read for so long is cut off.
+    """
+
+    def __init__(
+        self,
+        *,
+        attendance: Attendance,
+        uploads: Uploads,
+        desk: Desk,
+        metrics: Metrics,
+        disk: Executor,
+        summary: Callable[[], RunSummary],
+        operator_token: bytes | None,
+        start_s: float,
+        downloads_at_once: int,
+        stall_s: float,
+    ) -> None:
+        self._attendance = attendance
+        self._uploads = uploads
+        self._desk = desk
+        self._metrics = metrics
+        self._disk = disk
+        self._summary = summary
+        self._operator_token = operator_token
+        self._start_s = start_s
+        self._downloads = asyncio.Semaphore(downloads_at_once)
+        self._stall_s = stall_s
+
+    @property
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The calls as gRPC takes them; chunks go past protobuf, which would copy them twice."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "Attend": grpc.stream_stream_rpc_method_handler(
+                    self.attend, pb.FromNode.FromString, pb.ToNode.SerializeToString
+                ),
+                "Download": grpc.unary_stream_rpc_method_handler(self.download, pb.DownloadRequest.FromString),
+                "Held": grpc.unary_unary_rpc_method_handler(
+                    self.held, pb.HeldRequest.FromString, pb.HeldReply.SerializeToString
+                ),
+                "Upload": grpc.stream_unary_rpc_method_handler(self.upload, unpack_part, pb.Receipt.SerializeToString),
+                "Status": grpc.unary_unary_rpc_method_handler(
+                    self.status, pb.StatusRequest.FromString, pb.StatusReply.SerializeToString
+                ),
+            },
+        )
+
+    async def attend(self, request_iterator: AsyncIterator[pb.FromNode], context: _Context) -> None:
+        """Serve a node for as long as it stays."""
+        del request_iterator
+        try:
+            await self._attendance.serve(
+                _ContextLine(context), peer=context.peer(), certified_name=_certified_name(context)
+            )
+        except PlaitError as error:
+            say("cannot-admit", level=logging.ERROR, detail=error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
+
+    async def download(self, request: pb.DownloadRequest, context: _Context) -> None:
+        """Send the body of a task."""
+        session = await self._session(request.session, context)
+        body = self._desk.assignments.body_for(session.node.name, request.sha256)
+        if body is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
+        if request.offset > len(body):
+            await context.abort(
+                grpc.StatusCode.OUT_OF_RANGE, f"offset is {request.offset}, expected at most {len(body)}"
+            )
+        view = memoryview(body)
+        try:
+            async with self._downloads:
+                for start in range(request.offset, len(view), _DOWNLOAD_CHUNK_BYTES):
+                    if not session.is_open:
+                        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
+                    chunk = view[start : start + _DOWNLOAD_CHUNK_BYTES]
+                    async with asyncio.timeout(self._stall_s):
+                        await context.write(pack_chunk(chunk))
+                    session.node.downlink_bytes += len(chunk)
+                    self._metrics.downlink_bytes.inc(len(chunk))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.ABORTED, f"nothing was read for {self._stall_s:g} s, go on later")
+
+    async def held(self, request: pb.HeldRequest, context: _Context) -> pb.HeldReply:
+        """Say how much of an answer is here."""
+        session = await self._session(request.session, context)
+        return self._uploads.held(session.node.name, request)
+
+    async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: _Context) -> pb.Receipt:
+        """Take an answer."""
+        parts = aiter(request_iterator)
+        first = None
+        try:
+            async with asyncio.timeout(self._start_s):
+                first = await anext(parts, None)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no start came within {self._start_s:g} s")
+        if not isinstance(first, pb.UploadStart):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first part has no start, expected one")
+        session = await self._session(first.session, context)
+        before = session.node.uplink_bytes
+        try:
+            kept, new = await self._uploads.take(session, first, lambda: data_of(parts))
+        except UploadRefused as refused:
+            self._metrics.answers_refused.labels(refused.reason).inc()
+            say(
+                "answer-refused",
+                reason=refused.reason,
+                detail=refused,
+                node=session.node.name,
+                task=first.task_id,
+            )
+            await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
+        except MachineError as error:
+            self._metrics.answers_refused.labels("disk").inc()
+            say("disk", level=logging.ERROR, detail=error)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
+        finally:
+            self._metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
+        if not kept:
+            self._metrics.answers_late.inc()
+            say("answer-late", node=session.node.name, task=first.task_id)
+        elif new:
+            self._metrics.answers_received.inc()
+            say("answer", size=first.size, node=session.node.name, task=first.task_id)
+        return pb.Receipt(kept=kept)
+
+    async def status(self, request: pb.StatusRequest, context: _Context) -> pb.StatusReply:
+        """Tell an operator, or a node, what the run is doing."""
+        token = self._operator_token
+        may = token is None or hmac.compare_digest(request.token, token) or self._desk.sessions.find(request.token)
+        if not may:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
+        return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self._disk, self._status))
+
+    def _status(self) -> str:
+        return status_json(self._summary(), self._desk.sessions, self._desk.assignments)
+
+    async def _session(self, token: bytes, context: _Context) -> Session:
+        session = self._desk.sessions.find(token)
+        if session is None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
+        return session
+
+
+class _ContextLine:
+    """A long call as `Attendance` sees it."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+
+    async def read(self) -> pb.FromNode | None:
+        event = await self._context.read()
+        return event if isinstance(event, pb.FromNode) else None
+
+    async def write(self, event: pb.ToNode) -> None:
+        await self._context.write(event)
+
+
+def _certified_name(context: _Context) -> str | None:
+    names = list(context.auth_context().get("x509_common_name", ()))
+    return names[0].decode(errors="replace") if names else None
+
+
+def _code_of(refused: UploadRefused) -> grpc.StatusCode:
+    if refused.reason == "session-over":
+        return grpc.StatusCode.UNAUTHENTICATED
+    if refused.reason == "unknown-task":
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.ABORTED if refused.retry else grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,217 @@
+"""Nodes and their connections: who is attached, proven and ready, and what each is to be told next.
+
+A node that comes back takes the place of its own older connection. Knows nothing of gRPC's calls and of tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from plait.transport.protocol import SESSION_BYTES, node_number
+from plait.v1 import federation_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """What a node says of itself when it is ready."""
+
+    methods: tuple[str, ...]
+    memory_bytes: int
+    device: str
+
+
+@dataclass(eq=False)
+class Node:
+    """A node that has proved its key at least once.
+
+    Attributes:
+        name: what its key was provisioned for.
+        public_key: its Ed25519 key, 32 bytes; empty where it showed none on an insecure connection.
+        number: Flower's number of it.
+        session: its connection; None while it is away.
+        left: since when it is away, on the monotonic clock.
+        downlink_bytes: sent to it since the server started.
+        uplink_bytes: received from it.
+    """
+
+    name: str
+    public_key: bytes
+    number: int
+    session: Session | None = None
+    left: float = field(default_factory=time.monotonic)
+    downlink_bytes: int = 0
+    uplink_bytes: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is here and can work."""
+        return self.session is not None and self.session.fitness is not None
+
+
+@dataclass(eq=False)
+class Session:
+    """One connection of a node, from its proof to its end; made in the service's event loop.
+
+    Attributes:
+        node: whose it is.
+        token: authorises the node's other calls.
+        since: when it began, on the monotonic clock.
+        fitness: what the node said when it was ready; None until then.
+        doing: what it last said that it does.
+        doing_since: when it began to.
+        is_open: False once it is over; its calls end then.
+    """
+
+    node: Node
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES), repr=False)
+    since: float = field(default_factory=time.monotonic)
+    fitness: Fitness | None = None
+    doing: str = ""
+    doing_since: float = field(default_factory=time.monotonic)
+    is_open: bool = True
+    _outbox: deque[pb.ToNode] = field(default_factory=deque[pb.ToNode], repr=False)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop, repr=False)
+
+    def put(self, event: pb.ToNode) -> None:
+        """Have the node told something; from any thread."""
+        self._outbox.append(event)
+        # Waking the loop of a busy service costs far more than the rest.
+        if len(self._outbox) == 1:
+            self._nudge()
+
+    def close(self, last: pb.ToNode | None = None) -> None:
+        """End it once everything, and `last`, is told; from any thread."""
+        if last is not None:
+            self._outbox.append(last)
+        self.is_open = False
+        self._nudge()
+
+    async def next(self) -> pb.ToNode | None:
+        """What to tell the node next; None when that is all and the session is over."""
+        while not self._outbox:
+            if not self.is_open:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return self._outbox.popleft()
+
+    def _nudge(self) -> None:
+        # The loop is closed only when the server is down and nobody is to be told anything.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+
+class Sessions:
+    """All nodes.
+
+    Args:
+        max_nodes: so many may be attached at a time.
+        changed: the lock over everything.
+    """
+
+    def __init__(self, *, max_nodes: int, changed: threading.Condition) -> None:
+        self._max_nodes = max_nodes
+        self._changed = changed
+        self._by_name: dict[str, Node] = {}
+        self._by_number: dict[int, Node] = {}
+        self._by_token: dict[bytes, Session] = {}
+
+    @property
+    def attached(self) -> int:
+        """How many nodes are attached, ready or not."""
+        return len(self._by_token)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other node may attach."""
+        return self.attached >= self._max_nodes
+
+    def attach(self, name: str, public_key: bytes) -> Session | None:
+        """Begin a session; an older one of the same node is told that it is replaced.
+
+        Returns:
+            The session; None if there are too many nodes.
+        """
+        with self._changed:
+            node = self._by_name.get(name)
+            if node is None or node.session is None:
+                if self.is_full:
+                    return None
+            else:
+                self._end(node.session, last=_REPLACED)
+            if node is None:
+                self._make_room()
+                node = Node(name, public_key, node_number(name))
+                self._by_name[name] = self._by_number[node.number] = node
+            node.public_key = public_key
+            node.session = session = Session(node)
+            self._by_token[session.token] = session
+            return session
+
+    def leave(self, session: Session) -> None:
+        """A session is over, unless another has taken its place already."""
+        with self._changed:
+            self._end(session, last=None)
+
+    def find(self, token: bytes) -> Session | None:
+        """The open session that a token authorises."""
+        return self._by_token.get(token)
+
+    def node(self, number: int) -> Node | None:
+        """The node of a number; None if it never attached."""
+        return self._by_number.get(number)
+
+    def named(self, name: str) -> Node | None:
+        """The node of a name; None if it never attached."""
+        return self._by_name.get(name)
+
+    def ready(self) -> list[Node]:
+        """The nodes that can work, by name."""
+        with self._changed:
+            return sorted((each for each in self._by_name.values() if each.is_ready), key=lambda node: node.name)
+
+    def all(self) -> list[Node]:
+        """All nodes, by name, also those that are away."""
+        with self._changed:
+            return sorted(self._by_name.values(), key=lambda node: node.name)
+
+    def tell_all(self, event: pb.ToNode) -> None:
+        """Tell every attached node something."""
+        with self._changed:
+            for session in self._by_token.values():
+                session.put(event)
+
+    def close_all(self, names: Iterable[str] | None = None) -> None:
+        """End all sessions, or those of some nodes, once they are told what they have to be told."""
+        with self._changed:
+            for session in list(self._by_token.values()):
+                if names is None or session.node.name in names:
+                    self._end(session, last=None)
+
+    def _end(self, session: Session, last: pb.ToNode | None) -> None:
+        session.close(last if session.is_open else None)
+        self._by_token.pop(session.token, None)
+        if session.node.session is session:
+            session.node.session = None
+            session.node.left = time.monotonic()
+
+    def _make_room(self) -> None:
+        """Forget the node that has been away longest, where there are twice as many as may attach."""
+        if len(self._by_name) >= 2 * self._max_nodes:
+            longest = min((n for n in self._by_name.values() if n.session is None), key=lambda node: node.left)
+            del self._by_name[longest.name], self._by_number[longest.number]
+
+
+_REPLACED = pb.ToNode(
+    refused=pb.Refused(
+        reason=pb.REFUSED_REASON_REPLACED, detail="this node has connected again, and its newest connection is the one"
+    )
+)

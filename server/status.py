@@ -1,0 +1,132 @@
+"""What the server is doing, as one JSON object for operators: the run, the round, who is late, bytes and time to go.
+
+Reads the sessions, the tasks that are out and what the run says of itself; changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from plait.adapters import Json
+from server.assignments import Assignment, Assignments
+from server.sessions import Node, Sessions
+
+_LATE_FACTOR = 2.0
+"""A node is late once it takes so many times as long as the median of those that have answered the same."""
+_LATE_AT_LEAST_S = 5.0
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What the round loop says of itself.
+
+    Attributes:
+        run: name of the run.
+        state: what it does, in a word or two.
+        round: the round under way, or the last one.
+        rounds: how many there are to be.
+        cohort: the clients of this round.
+        deadline_s: seconds until the round closes without those who have not answered; None for no deadline.
+        round_s: how long each finished round took.
+    """
+
+    run: str = ""
+    state: str = "starting"
+    round: int = 0
+    rounds: int = 0
+    cohort: tuple[str, ...] = ()
+    deadline_s: float | None = None
+    round_s: tuple[float, ...] = ()
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the rounds to come will take if they are like those before; None before the first."""
+        if not self.round_s:
+            return None
+        return statistics.median(self.round_s) * max(self.rounds - len(self.round_s), 0)
+
+
+def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> dict[str, Json]:
+    """The object that `plait status --json` prints."""
+    now = time.monotonic()
+    nodes, tasks = sessions.all(), assignments.all()
+    late = _late(tasks, assignments, now)
+    of_node: dict[str, list[Assignment]] = {}
+    for task in tasks:
+        of_node.setdefault(task.node, []).append(task)
+    known = {node.name: node for node in nodes}
+    names = list(summary.cohort or of_node)
+    cohort: list[Json] = [_member(name, known.get(name), of_node.get(name, []), late, now) for name in names]
+    return {
+        "run": summary.run,
+        "state": summary.state,
+        "round": summary.round,
+        "rounds": summary.rounds,
+        "deadline_s": summary.deadline_s,
+        "eta_s": _rounded(summary.eta_s),
+        "cohort": cohort,
+        "late": [name for name in names if any(task.message_id in late for task in of_node.get(name, []))],
+        "nodes": [_attached(node, now) for node in nodes if node.session is not None],
+        "nodes_away": [{"name": node.name, "away_s": _rounded(now - node.left)} for node in nodes if not node.session],
+        "downlink_bytes": sum(node.downlink_bytes for node in nodes),
+        "uplink_bytes": sum(node.uplink_bytes for node in nodes),
+    }
+
+
+def status_json(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> str:
+    """The same on one line."""
+    return json.dumps(status_of(summary, sessions, assignments))
+
+
+def _late(tasks: Sequence[Assignment], assignments: Assignments, now: float) -> dict[str, float]:
+    """Since when, in seconds, each unanswered task is late, by message id."""
+    late: dict[str, float] = {}
+    for task in tasks:
+        others = assignments.took_s(task.work.group_id, task.work.message_type)
+        if task.is_open and others:
+            over = now - task.given - max(_LATE_FACTOR * statistics.median(others), _LATE_AT_LEAST_S)
+            if over > 0:
+                late[task.message_id] = over
+    return late
+
+
+def _member(
+    name: str, node: Node | None, tasks: Sequence[Assignment], late: Mapping[str, float], now: float
+) -> dict[str, Json]:
+    waiting = [task for task in tasks if task.is_open]
+    away = node is None or node.session is None
+    overdue = [late[task.message_id] for task in waiting if task.message_id in late]
+    return {
+        "name": name,
+        "state": "answered" if not waiting else "away" if away else "working",
+        "waiting_s": _rounded(max((now - task.given for task in waiting), default=None)),
+        "late_s": _rounded(max(overdue, default=None)),
+        "doing": node.session.doing if node is not None and node.session is not None else "",
+    }
+
+
+def _attached(node: Node, now: float) -> dict[str, Json]:
+    session = node.session
+    if session is None:
+        return {}
+    fitness = session.fitness
+    return {
+        "name": node.name,
+        "ready": fitness is not None,
+        "device": fitness.device if fitness else "",
+        "memory_bytes": fitness.memory_bytes if fitness else 0,
+        "methods": list(fitness.methods) if fitness else [],
+        "doing": session.doing,
+        "doing_s": _rounded(now - session.doing_since),
+        "attached_s": _rounded(now - session.since),
+        "downlink_bytes": node.downlink_bytes,
+        "uplink_bytes": node.uplink_bytes,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,68 @@
+"""What the run says of itself, for operators, read from its ledger as it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from plait.adapters import Json
+from server.status import RunSummary
+
+
+class LedgerSummary:
+    """Called, it gives the newest `RunSummary`; each call reads only what was appended since the last one.
+
+    Args:
+        ledger: of the run; need not be there yet.
+        name: of the run.
+        rounds: how many there are to be.
+        deadline_s: of each round; None for none.
+    """
+
+    def __init__(self, ledger: Path, *, name: str, rounds: int, deadline_s: float | None) -> None:
+        self._ledger = ledger
+        self._summary = RunSummary(run=name, rounds=rounds, deadline_s=deadline_s)
+        self._offset = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> RunSummary:
+        """The newest summary."""
+        with self._lock:
+            with contextlib.suppress(OSError), self._ledger.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+                whole = data[: data.rfind(b"\n") + 1]
+                self._offset += len(whole)
+                for line in whole.splitlines():
+                    self._take(json.loads(line))
+            return self._summary
+
+    def _take(self, event: Mapping[str, Json]) -> None:
+        now = self._summary
+        match event["event"]:
+            case "run_started" | "resumed":
+                now = replace(now, state="waiting for clients")
+            case "round_started":
+                cohort = tuple(cast("list[str]", event["cohort"]))
+                now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort)
+            case "client_replaced":
+                now = replace(now, cohort=(*now.cohort, cast("str", event["by"])))
+            case "round_missed":
+                now = replace(now, state="below the quorum, trying again")
+            case "round_finished":
+                seconds = (*now.round_s, cast("float", event["wall_s"]))
+                now = replace(now, state="evaluating", round_s=seconds, cohort=())
+            case "evaluated":
+                now = replace(now, state="between rounds")
+            case "run_finished":
+                now = replace(now, state="finished")
+            case "interrupted":
+                now = replace(now, state="interrupted")
+            case _:
+                pass
+        self._summary = now

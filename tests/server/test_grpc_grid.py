@@ -1,0 +1,283 @@
+import hashlib
+import socket
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
+
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.simulation.blob import from_message
+from plait.transport import channel_credentials, node_number
+from plait.trust import ClientKit, ServerKit
+from plait.v1 import federation_pb2 as pb
+
+
+def answers(directory) -> list[str]:
+    return sorted(file.name for file in (directory / "inbox").rglob("*.answer"))
+
+
+def test_a_task_reaches_its_node_and_the_answer_comes_back(grid, attending, send, replies):
+    with attending(grid, "alice") as (alice,):
+        message_id = send(grid, "alice", b"head", group="4")
+        work = alice.work()
+        assert (work.task_id, work.message_type, work.group_id) == ("4.train.0", "train", "4")
+        assert alice.task(work) == b"head"
+        assert alice.upload(work.task_id, b"answer").kept
+
+        (reply,) = replies(grid, [message_id])
+
+        assert from_message(reply) == b"answer"
+        assert reply.metadata.reply_to_message_id == message_id
+        assert reply.metadata.src_node_id == node_number("alice")
+        assert reply.metadata.group_id == "4"
+        assert reply.metadata.run_id == 7
+        assert not list(grid.pull_messages([message_id]))
+
+
+def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(grid, attending, send, replies):
+    body = bytes(range(256)) * 8192
+    with attending(grid, "alice", "bob") as nodes:
+        ids = [send(grid, node.name, node.name.encode(), body) for node in nodes]
+        assignments = grid._desk.assignments
+        digest = hashlib.sha256(body).digest()
+        assert assignments.held_bytes == len(body)
+        assert assignments.body_for("alice", digest) is body
+        assert assignments.body_for("bob", digest) is body
+        for node in nodes:
+            work = node.work()
+            assert node.task(work) == node.name.encode() + body
+            assert node.body(work, offset=1_000_000) == body[1_000_000:]
+            node.upload(work.task_id, b"done")
+
+        replies(grid, ids)
+
+        assert assignments.held_bytes == 0
+
+
+def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(grid, attending, send):
+    head = b"h" * 100_000
+    with attending(grid, "alice") as (alice,):
+        send(grid, "alice", head, b"body" * 10_000)
+
+        assert alice.task(alice.work()) == head + b"body" * 10_000
+
+
+def test_other_flower_records_travel_serialised(grid, attending, replies):
+    records = RecordDict({"c": ConfigRecord({"lr": 0.5}), "m": MetricRecord({"n": 3}), "a": ArrayRecord()})
+    with attending(grid, "alice") as (alice,):
+        message = grid.create_message(records, "train.mine", node_number("alice"), "g/1")
+        (message_id,) = grid.push_messages([message])
+        work = alice.work()
+        assert work.content == pb.CONTENT_RECORDS
+        assert recorddict_from_proto(RecordsProto.FromString(alice.task(work))) == records
+        answer = RecordDict({"m": MetricRecord({"loss": 1.5})})
+        data = recorddict_to_proto(answer).SerializeToString()
+        alice.upload(work.task_id, data, content=pb.CONTENT_RECORDS)
+
+        (reply,) = replies(grid, [message_id])
+
+        assert reply.content == answer
+
+
+def test_records_that_are_none_and_errors_of_the_app_come_back_as_errors(grid, attending, send, replies):
+    with attending(grid, "alice") as (alice,):
+        ids = [send(grid, "alice", b"1"), send(grid, "alice", b"2")]
+        alice.upload(alice.work().task_id, b"\xff\xff", content=pb.CONTENT_RECORDS)
+        alice.upload(alice.work().task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
+
+        rubbish, error = replies(grid, ids)
+
+        assert rubbish.error.reason.startswith("answer holds no records")
+        assert error.error.reason == "no memory"
+
+
+def test_only_proven_and_ready_nodes_are_in_the_grid(grid, bare_node, until):
+    node = bare_node(grid.address, "alice")
+    welcome = node.enrol().welcome
+    assert welcome.node_id == node_number("alice")
+    assert list(grid.get_node_ids()) == []
+    node.say(ready=pb.Ready(base_fingerprint=b"b" * 32))
+    until(lambda: list(grid.get_node_ids()) == [node_number("alice")])
+    node.leave()
+    until(lambda: list(grid.get_node_ids()) == [])
+    assert grid.node_name(node_number("alice")) == "alice"
+    assert grid.node_name(5) is None
+    assert grid.public_key(node_number("alice")) is None
+
+
+def test_a_message_to_a_node_that_was_never_here_gets_no_id(grid, attending):
+    message = grid.create_message(RecordDict(), "train", 12345, "1")
+
+    assert list(grid.push_messages([message])) == [""]
+
+
+def test_a_task_is_sent_again_when_its_node_comes_back(grid, attending, send, replies):
+    with attending(grid, "alice") as (alice,):
+        message_id = send(grid, "alice", b"task")
+        first = alice.work()
+    with attending(grid, "alice") as (alice,):
+        again = alice.work()
+        assert again == first
+        alice.upload(again.task_id, b"done")
+        assert from_message(replies(grid, [message_id])[0]) == b"done"
+
+
+def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_grid, attending, send, replies):
+    grid = make_grid(grace_s=0.2)
+    with attending(grid, "alice") as (alice,):
+        message_id = send(grid, "alice", b"task")
+        alice.work()
+
+    (reply,) = replies(grid, [message_id])
+
+    assert reply.error.reason == "node alice left"
+    with pytest.raises(PeerError, match="node alice left"):
+        from_message(reply)
+
+
+def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(grid, attending, send):
+    with attending(grid, "alice") as (alice,):
+        message_id = send(grid, "alice", b"task")
+        work = alice.work()
+        grid.withdraw([message_id], "deadline")
+
+        assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="deadline")
+        assert alice.held(work.task_id, b"x").late
+        assert not alice.upload(work.task_id, b"x").kept
+        assert not list(grid.pull_messages([message_id]))
+
+
+def test_a_restarted_server_finds_the_answer_to_the_same_task(make_grid, attending, send, replies):
+    grid = make_grid()
+    with attending(grid, "alice", "bob") as (alice, bob):
+        ids = [send(grid, node.name, b"task", group="5") for node in (alice, bob)]
+        for node in (alice, bob):
+            node.upload(node.work().task_id, b"trained by " + node.name.encode())
+        # One was pulled before the server went down, the other was not.
+        assert from_message(replies(grid, ids[:1])[0]) == b"trained by alice"
+    grid.stop()
+    grid = make_grid()
+    with attending(grid, "alice", "bob") as (alice, bob):
+        ids = [send(grid, node.name, b"task", group="5") for node in (alice, bob)]
+
+        found = replies(grid, ids)
+
+        assert [from_message(reply) for reply in found] == [b"trained by alice", b"trained by bob"]
+        assert alice.held("5.train.0", b"trained by alice").complete
+
+
+def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor_taken(make_grid, attending, send):
+    grid = make_grid()
+    with attending(grid, "alice") as (alice,):
+        assert alice.held("5.train.0", b"mine").unknown
+        with pytest.raises(Exception, match="has not been given out") as caught:
+            alice.upload("5.train.0", b"mine")
+        assert caught.value.code().name == "FAILED_PRECONDITION"
+        send(grid, "alice", b"task", group="5")
+        assert alice.upload(alice.work().task_id, b"mine").kept
+
+
+def test_answers_of_a_group_are_forgotten_when_the_next_group_starts(grid, attending, send, replies, tmp_path, until):
+    with attending(grid, "alice") as (alice,):
+        for group in ("1", "2"):
+            message_id = send(grid, "alice", b"task", group=group)
+            alice.upload(alice.work().task_id, b"answer")
+            replies(grid, [message_id])
+
+            until(lambda group=group: answers(tmp_path) == [f"{group}.train.0.answer"])
+        assert alice.held("1.train.0", b"answer").late
+
+
+@pytest.mark.parametrize("kind", ["query", "evaluate"])
+def test_answers_other_than_of_training_are_forgotten_once_pulled(
+    grid, attending, send, replies, tmp_path, until, kind
+):
+    with attending(grid, "alice") as (alice,):
+        message_id = send(grid, "alice", b"task", kind=kind)
+        alice.upload(alice.work().task_id, b"answer")
+        assert answers(tmp_path) == [f"1.{kind}.0.answer"]
+        replies(grid, [message_id])
+
+        until(lambda: not answers(tmp_path))
+
+
+def test_send_and_receive_returns_what_came_in_time(grid, attending):
+    with attending(grid, "alice", "bob") as (alice, bob):
+        messages = [grid.create_message(RecordDict(), "query", node_number(node.name), "1") for node in (alice, bob)]
+        records = recorddict_to_proto(RecordDict()).SerializeToString()
+        ids = list(grid.push_messages(messages[:1]))
+        alice.upload(alice.work().task_id, records, content=pb.CONTENT_RECORDS)
+
+        late = grid.send_and_receive(messages[1:], timeout=0.1)
+        in_time = list(grid.pull_messages(ids))
+
+        assert [reply.metadata.src_node_id for reply in in_time] == [node_number("alice")]
+        assert list(late) == []
+
+
+def test_wait_returns_at_once_for_what_happened_since_the_last_wait(grid, attending, send):
+    grid.wait(0.0)
+    with attending(grid, "alice") as (alice,):
+        grid.wait(None)
+        grid.wait(0.0)
+        send(grid, "alice", b"task")
+        alice.upload(alice.work().task_id, b"answer")
+        grid.wait(None)
+    grid.wait(None)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_server_that_stops_says_whether_nodes_may_go(make_grid, attending, finished):
+    grid = make_grid()
+    with attending(grid, "alice") as (alice,):
+        grid.stop(finished=finished)
+
+        assert alice.hear().drain == pb.Drain(finished=finished)
+        assert alice.heard_end()
+
+
+def test_without_a_kit_only_loopback_can_be_served(tmp_path, make_grid):
+    for listen in ("0.0.0.0:0", "192.0.2.1:9440", "example.org:9440", "[::]:0"):
+        with pytest.raises(ConfigError, match="expected a loopback address"):
+            make_grid(listen=listen)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(make_grid):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(MachineError, match=r"cannot listen on 127.0.0.1:\d+: the port is taken") as caught:
+            make_grid(listen=f"127.0.0.1:{other.getsockname()[1]}")
+    assert "\n" not in str(caught.value)
+
+
+def test_over_tls_a_provisioned_node_works_with_its_kit(make_grid, bare_node, federation, until, send, replies):
+    grid = make_grid(kit=ServerKit.load(federation / "server"))
+    kit = ClientKit.load(federation / "clients" / "alice")
+    alice = bare_node(grid.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
+    until(lambda: list(grid.get_node_ids()))
+    message_id = send(grid, "alice", b"head", b"b" * 3_000_000)
+    work = alice.work()
+
+    assert alice.task(work) == b"head" + b"b" * 3_000_000
+    assert alice.upload(work.task_id, b"a" * 3_000_000).kept
+    assert from_message(replies(grid, [message_id])[0]) == b"a" * 3_000_000
+    assert grid.public_key(node_number("alice")) == kit.node_key.public_bytes
+    alice.leave()
+
+
+def test_a_revoked_node_is_sent_away_while_it_is_attached(make_grid, bare_node, federation, until, monkeypatch):
+    from datetime import UTC, datetime
+
+    from plait.trust import revoke
+
+    monkeypatch.setattr("server.grpc_grid._REGISTER_EVERY_S", 0.1)
+    grid = make_grid(kit=ServerKit.load(federation / "server"))
+    kit = ClientKit.load(federation / "clients" / "alice")
+    alice = bare_node(grid.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
+    until(lambda: list(grid.get_node_ids()))
+    revoke(federation, "alice", now=datetime.now(UTC))
+
+    assert alice.hear().refused.reason == pb.REFUSED_REASON_REVOKED_KEY
+    until(lambda: not list(grid.get_node_ids()))

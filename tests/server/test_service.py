@@ -1,0 +1,436 @@
+import hashlib
+import json
+import threading
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from plait.errors import MachineError, PeerError
+from plait.simulation.blob import from_message
+from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
+from plait.trust import ClientKit, NodeKey, ServerKit, provision
+from plait.v1 import federation_pb2 as pb
+from server.status import RunSummary
+
+BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
+
+
+def refusal(event: pb.ToNode) -> str:
+    assert event.HasField("refused"), event
+    assert event.refused.detail
+    assert "\n" not in event.refused.detail
+    return pb.RefusedReason.Name(event.refused.reason).removeprefix("REFUSED_REASON_")
+
+
+def code(call, *args, **kwargs) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in caught.value.details()
+    return caught.value.code().name
+
+
+class TestBadNodes:
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"protocol": 2}, "PROTOCOL"),
+            ({"name": "../etc"}, "MALFORMED"),
+            ({"name": ""}, "MALFORMED"),
+            ({"name": "a" * 65}, "MALFORMED"),
+            ({"nonce": b"short"}, "MALFORMED"),
+            ({"public_key": b"short"}, "MALFORMED"),
+        ],
+    )
+    def test_a_hello_that_cannot_be_is_refused(self, grid, bare_node, changes, reason):
+        node = bare_node(grid.address, "alice")
+
+        assert refusal(node.enrol(**changes)) == reason
+        assert node.heard_end()
+
+    @pytest.mark.parametrize("event", [{"proof": pb.Proof()}, {"ready": pb.Ready()}, {}])
+    def test_whoever_does_not_say_hello_first_is_refused(self, grid, bare_node, event):
+        node = bare_node(grid.address, "alice")
+        node.say(**event)
+
+        assert refusal(node.hear()) == "MALFORMED"
+
+    def test_a_message_of_more_than_64_kb_before_the_proof_is_refused(self, grid, bare_node):
+        node = bare_node(grid.address, "alice")
+
+        assert refusal(node.enrol(name="a" * 70_000)) == "MALFORMED"
+
+    def test_who_does_not_prove_its_key_in_time_is_refused(self, make_grid, bare_node):
+        grid = make_grid(handshake_s=0.2)
+        silent, hesitant = bare_node(grid.address, "alice"), bare_node(grid.address, "bob")
+        hesitant.say(hello=hesitant.hello())
+        assert hesitant.hear().HasField("challenge")
+
+        assert refusal(silent.hear()) == "MALFORMED"
+        assert refusal(hesitant.hear()) == "MALFORMED"
+
+    def test_when_too_many_enrol_at_once_the_next_are_refused_and_later_ones_get_in(self, make_grid, bare_node):
+        grid = make_grid(handshake_s=0.5, max_unproven=2)
+        silent = [bare_node(grid.address, name) for name in ("alice", "bob")]
+        for node in silent:
+            node.say(hello=node.hello())
+            node.hear()
+
+        assert refusal(bare_node(grid.address, "carol").hear()) in ("FULL", "MALFORMED")
+        assert bare_node(grid.address, "dora").enrol().HasField("welcome")
+
+    def test_more_nodes_than_the_server_takes_are_refused_but_a_known_one_may_replace_itself(
+        self, make_grid, bare_node
+    ):
+        grid = make_grid(max_nodes=1)
+        alice, bob, again = (bare_node(grid.address, name) for name in ("alice", "bob", "alice"))
+        assert alice.enrol().HasField("welcome")
+
+        assert refusal(bob.enrol()) == "FULL"
+        assert again.enrol().HasField("welcome")
+
+    def test_a_node_with_another_base_is_refused(self, grid, bare_node):
+        node = bare_node(grid.address, "alice")
+        node.enrol()
+        node.say(ready=pb.Ready(base_fingerprint=b"x" * 32))
+
+        assert refusal(node.hear()) == "BASE_MISMATCH"
+        assert list(grid.get_node_ids()) == []
+
+    def test_whoever_says_hello_twice_is_refused(self, grid, bare_node):
+        node = bare_node(grid.address, "alice").attend()
+        node.say(hello=node.hello())
+
+        assert refusal(node.hear()) == "MALFORMED"
+
+    def test_the_newest_connection_of_a_node_replaces_the_older(self, grid, bare_node, attending, send):
+        old = bare_node(grid.address, "alice").attend()
+        with attending(grid, "alice") as (new,):
+            assert refusal(old.hear()) == "REPLACED"
+            assert old.heard_end()
+            assert code(old.held, "1.train.0", b"x") == "UNAUTHENTICATED"
+            send(grid, "alice", b"task")
+            assert new.work().head == b"task"
+
+
+class TestBadKeys:
+    @pytest.fixture
+    def secure(self, make_grid, federation):
+        return make_grid(kit=ServerKit.load(federation / "server"))
+
+    @pytest.fixture
+    def kits(self, federation):
+        return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
+
+    def node(self, bare_node, grid, kit, **changes):
+        credentials = channel_credentials(changes.pop("shown", kit))
+        return bare_node(grid.address, **{"name": kit.name, "key": kit.node_key, "credentials": credentials, **changes})
+
+    def test_an_unknown_key_is_refused(self, secure, kits, bare_node):
+        assert refusal(self.node(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
+
+    def test_no_key_is_refused(self, secure, kits, bare_node):
+        assert refusal(self.node(bare_node, secure, kits["alice"], key=None).enrol()) == "MALFORMED"
+
+    def test_a_revoked_key_is_refused(self, secure, kits, bare_node, federation):
+        from datetime import UTC, datetime
+
+        from plait.trust import revoke
+
+        revoke(federation, "alice", now=datetime.now(UTC))
+        assert refusal(self.node(bare_node, secure, kits["alice"]).enrol()) == "REVOKED_KEY"
+        assert self.node(bare_node, secure, kits["bob"]).enrol().HasField("welcome")
+
+    def test_a_key_under_another_name_is_refused(self, secure, kits, bare_node):
+        assert refusal(self.node(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
+
+    def test_a_key_over_another_nodes_certificate_is_refused(self, secure, kits, bare_node):
+        assert refusal(self.node(bare_node, secure, kits["alice"], shown=kits["bob"]).enrol()) == "WRONG_NAME"
+
+    def test_a_proof_over_other_bytes_is_refused(self, secure, kits, bare_node):
+        node = self.node(bare_node, secure, kits["alice"])
+        node.say(hello=node.hello())
+        node.hear()
+        node.say(proof=pb.Proof(signature=kits["alice"].node_key.sign(b"something else")))
+
+        assert refusal(node.hear()) == "BAD_PROOF"
+
+    def test_a_client_of_another_authority_gets_no_connection(self, secure, bare_node, tmp_path):
+        from datetime import UTC, datetime
+
+        provision(tmp_path / "other", ["alice"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
+        kit = ClientKit.load(tmp_path / "other" / "clients" / "alice")
+
+        assert code(self.node(bare_node, secure, kit).hear) == "UNAVAILABLE"
+
+    def test_a_register_that_cannot_be_read_lets_nobody_in(self, secure, kits, bare_node, federation):
+        (federation / "server" / "clients.json").write_text("{")
+
+        assert code(self.node(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
+
+
+class TestUploads:
+    def test_an_upload_goes_on_where_it_broke_off(self, grid, attending, send, replies, until):
+        with attending(grid, "alice") as (alice,):
+            message_id = send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+            hold = threading.Event()
+
+            def half():
+                yield alice.start(task_id, BIG)
+                for start in (0, CHUNK_BYTES):
+                    yield pb.UploadPart(data=BIG[start : start + CHUNK_BYTES])
+                hold.wait(20)
+
+            broken = alice.stub.Upload.future(half())
+            until(lambda: alice.held(task_id, BIG).offset == 2 * CHUNK_BYTES)
+            broken.cancel()
+            hold.set()
+
+            assert alice.held(task_id, BIG[::-1]).offset == 0
+            assert code(alice.upload, task_id, BIG, offset=3 * CHUNK_BYTES) == "ABORTED"
+            assert alice.upload(task_id, BIG, offset=2 * CHUNK_BYTES).kept
+            assert from_message(replies(grid, [message_id])[0]) == BIG
+            assert alice.held(task_id, BIG).complete
+
+    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_grid, attending, send, replies, until):
+        grid = make_grid()
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+            hold = threading.Event()
+
+            def half():
+                yield alice.start(task_id, BIG)
+                yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
+                hold.wait(20)
+
+            broken = alice.stub.Upload.future(half())
+            until(lambda: alice.held(task_id, BIG).offset == CHUNK_BYTES)
+            broken.cancel()
+            hold.set()
+        grid.stop()
+        grid = make_grid()
+        with attending(grid, "alice") as (alice,):
+            message_id = send(grid, "alice", b"task")
+            assert alice.held(alice.work().task_id, BIG).offset == CHUNK_BYTES
+            assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
+            assert from_message(replies(grid, [message_id])[0]) == BIG
+
+    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, grid, attending, send, until):
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+            hold = threading.Event()
+
+            def half():
+                yield alice.start(task_id, BIG)
+                yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
+                hold.wait(20)
+
+            older = alice.stub.Upload.future(half())
+            until(lambda: alice.held(task_id, BIG).offset == CHUNK_BYTES)
+
+            assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
+            hold.set()
+            assert older.code() is grpc.StatusCode.ABORTED
+
+    def test_an_upload_of_a_replaced_session_is_cut_off(self, grid, bare_node, attending, send, until):
+        old = bare_node(grid.address, "alice").attend()
+        until(lambda: list(grid.get_node_ids()))
+        send(grid, "alice", b"task")
+        task_id = old.work().task_id
+        replaced = threading.Event()
+
+        def parts():
+            yield old.start(task_id, BIG)
+            yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
+            replaced.wait(20)
+            yield pb.UploadPart(data=BIG[CHUNK_BYTES : 2 * CHUNK_BYTES])
+
+        upload = old.stub.Upload.future(parts())
+        until(lambda: old.held(task_id, BIG).offset == CHUNK_BYTES)
+        with attending(grid, "alice"):
+            assert refusal(old.hear()) == "REPLACED"
+            replaced.set()
+            assert upload.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
+    def test_an_answer_of_another_size_than_announced_is_refused_and_may_come_again(self, grid, attending, send, size):
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+
+            assert code(alice.upload, task_id, BIG, size=size) == "ABORTED"
+            assert alice.upload(task_id, BIG).kept
+
+    def test_an_answer_larger_than_allowed_is_refused_before_its_data_and_fails_the_task(
+        self, grid, attending, send, replies, tmp_path
+    ):
+        with attending(grid, "alice") as (alice,):
+            message_id = send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+
+            assert code(alice.upload, task_id, b"", size=(8 << 20) + 1) == "INVALID_ARGUMENT"
+            assert not list((tmp_path / "inbox").rglob("*.part"))
+            (reply,) = replies(grid, [message_id])
+            assert reply.error.reason == "node alice: answer has 8388609 bytes, expected at most 8388608"
+
+    def test_an_answer_with_another_digest_is_thrown_away_and_given_up_after_three_tries(
+        self, grid, attending, send, replies, tmp_path, until
+    ):
+        with attending(grid, "alice") as (alice,):
+            message_id = send(grid, "alice", b"task")
+            task_id = alice.work().task_id
+            wrong = hashlib.sha256(b"other").digest()
+
+            tries = [code(alice.upload, task_id, BIG, sha256=wrong) for _ in range(3)]
+
+            assert tries == ["ABORTED", "ABORTED", "INVALID_ARGUMENT"]
+            until(lambda: not [file for file in (tmp_path / "inbox").rglob("*") if file.is_file()])
+            assert "SHA-256 is not what was announced" in replies(grid, [message_id])[0].error.reason
+
+    @pytest.mark.parametrize(
+        "changes", [{"sha256": b"short"}, {"content": 0}, {"content": 9}, {"content": 3, "size": 4097}]
+    )
+    def test_a_start_that_cannot_be_is_refused(self, grid, attending, send, changes):
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+
+            assert code(alice.upload, alice.work().task_id, b"answer", **changes) == "INVALID_ARGUMENT"
+
+    def test_an_upload_without_a_start_and_one_with_two_are_refused(self, grid, attending, send):
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            start = alice.start(alice.work().task_id, b"answer")
+
+            for parts in ([pb.UploadPart(data=b"x")], [pb.UploadPart()], [], [start, start], [start, pb.UploadPart()]):
+                assert code(alice.stub.Upload, iter(parts), timeout=20) == "INVALID_ARGUMENT"
+
+    def test_a_session_authorises_nobody_elses_tasks_and_bodies(self, grid, attending, send):
+        with attending(grid, "alice", "bob") as (alice, bob):
+            send(grid, "alice", b"head", BIG)
+            work = alice.work()
+
+            assert bob.held(work.task_id, b"x").unknown
+            assert code(bob.upload, work.task_id, b"stolen") == "FAILED_PRECONDITION"
+            assert code(bob.body, work) == "NOT_FOUND"
+            for token in (b"", b"?" * 32, bob.session[:-1]):
+                alice.session, mine = token, alice.session
+                assert code(alice.held, work.task_id, b"x") == "UNAUTHENTICATED"
+                assert code(alice.upload, work.task_id, b"x") == "UNAUTHENTICATED"
+                assert code(alice.body, work) == "UNAUTHENTICATED"
+                alice.session = mine
+            assert code(alice.body, work, offset=len(BIG) + 1) == "OUT_OF_RANGE"
+            assert alice.body(work, offset=len(BIG)) == b""
+
+    @pytest.mark.parametrize("task_id", ["", "../../x", "1.train.0/..", "9" * 300, "1.train.-1", "1.train", "a\x00b"])
+    def test_task_ids_that_were_never_given_out_harm_nothing(self, grid, attending, tmp_path, task_id):
+        with attending(grid, "alice") as (alice,):
+            assert alice.held(task_id, b"x").late
+            assert not alice.upload(task_id, b"x").kept
+            assert not list((tmp_path / "inbox").rglob("*"))
+
+
+class TestOperators:
+    def test_the_status_says_what_the_run_is_doing(self, make_grid, attending, send, until):
+        summary = RunSummary(run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), round_s=(3.0,))
+        grid = make_grid(summary=lambda: summary)
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            alice.say(progress=pb.Progress(task_id="1.train.0", doing="training, step 3 of 4"))
+            until(lambda: fetch_status(grid.address, kit=None)["nodes"][0]["doing"] == "training, step 3 of 4")
+
+            status = fetch_status(grid.address, kit=None)
+
+        assert (status["run"], status["state"], status["round"], status["rounds"]) == ("first", "training", 2, 5)
+        assert status["eta_s"] == 12.0
+        assert [(member["name"], member["state"]) for member in status["cohort"]] == [
+            ("alice", "working"),
+            ("bob", "answered"),
+        ]
+        assert status["nodes"][0]["device"] == "cpu"
+        json.dumps(status)
+
+    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_grid, federation, bare_node):
+        grid = make_grid(kit=ServerKit.load(federation / "server"))
+        kit = ClientKit.load(federation / "clients" / "alice")
+        alice = bare_node(grid.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
+        alice.enrol()
+        token = (federation / "server" / "operator.token").read_text().strip().encode()
+
+        for good in (token, alice.session):
+            assert json.loads(alice.stub.Status(pb.StatusRequest(token=good), timeout=20).json)["nodes"]
+        for bad in (b"", b"x" * 64, token[:-1], "é".encode()):
+            assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=20) == "UNAUTHENTICATED"
+
+    def test_the_status_of_nobody_is_an_error_in_one_line(self, grid):
+        address = grid.address
+        grid.stop()
+
+        with pytest.raises(MachineError, match="no plait server answers"):
+            fetch_status(address, kit=None, timeout_s=2)
+
+    def test_another_grpc_server_is_told_apart(self):
+        from concurrent.futures import ThreadPoolExecutor
+
+        server = grpc.server(ThreadPoolExecutor(1))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with pytest.raises(PeerError, match="is a gRPC server but not plait's"):
+            fetch_status(f"127.0.0.1:{port}", kit=None)
+        server.stop(None)
+
+    def test_health_is_served_on_the_same_port(self, grid, attending):
+        with attending(grid, "alice") as (alice,):
+            health = health_pb2_grpc.HealthStub(alice.channel)
+            for name in ("", "plait.v1.Federation"):
+                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+                assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+    def test_the_metrics_count_what_happened(self, make_grid, attending, bare_node, send, replies, until):
+        grid = make_grid(metrics_listen="127.0.0.1:0", summary=lambda: RunSummary(round=4, round_s=(1.0, 2.5)))
+        with attending(grid, "alice") as (alice,):
+            bare_node(grid.address, "bob").enrol(protocol=9)
+            message_id = send(grid, "alice", b"head", BIG)
+            work = alice.work()
+            alice.task(work)
+            code(alice.upload, work.task_id, b"answer", sha256=b"")
+            alice.upload(work.task_id, b"answer")
+            replies(grid, [message_id])
+            until(lambda: "plait_nodes_attached 1.0" in page(grid))
+
+            lines = page(grid).splitlines()
+
+        downlink = dict(line.split() for line in lines if line.startswith("plait_downlink_bytes_total "))
+        assert float(downlink["plait_downlink_bytes_total"]) == len(BIG) + len(b"head")
+        for line in (
+            "plait_uplink_bytes_total 6.0",
+            "plait_answers_received_total 1.0",
+            'plait_answers_refused_total{reason="malformed"} 1.0',
+            'plait_enrolments_refused_total{reason="protocol"} 1.0',
+            "plait_tasks_given_total 1.0",
+            "plait_round 4.0",
+            "plait_round_seconds 2.5",
+        ):
+            assert line in lines
+
+
+def page(grid) -> str:
+    with urllib.request.urlopen(f"http://{grid.metrics_address}/metrics", timeout=20) as reply:
+        return reply.read().decode()
+
+
+def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_grid, bare_node, caplog):
+    caplog.set_level("INFO", logger="plait.server")
+    grid = make_grid()
+    node = bare_node(grid.address, "alice")
+    node.enrol(name="x\nevent=forged node=root")
+    other = bare_node(grid.address, "bob").attend()
+    other.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu\nevent=forged"))
+    grid.stop()
+
+    assert caplog.messages
+    assert all("\n" not in message and message.isascii() for message in caplog.messages)
+    assert not any(message.startswith("event=forged") for message in caplog.messages)
