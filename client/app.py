@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from client.identity import participant_of
+from plait.abandon import Abandoned
+from plait.errors import PlaitError
 from plait.simulation.blob import from_message, to_content
+
+_FAILED = 1
 
 app = ClientApp()
 
@@ -30,5 +34,11 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> Message:
-    answer = participant_of(context).answer(from_message(message))
+    try:
+        answer = participant_of(context).answer(from_message(message))
+    except Abandoned:
+        raise
+    except PlaitError as error:
+        # Flower would send the class's name with it, and print a traceback here.
+        return Message(Error(_FAILED, str(error)), reply_to=message)
     return Message(to_content(answer), reply_to=message)

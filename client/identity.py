@@ -1,25 +1,31 @@
 """Who a client is: its base, its data and its memory, from the configuration of its node and of the run.
 
-A node with ``data`` in its configuration has data of its own (and ``name`` is what it is called). A node with
+A node with ``data`` in its configuration has data of its own; ``name`` is what it is called, ``state`` a directory
+where it keeps what must outlive the process, ``key`` the file of the key that signs its updates. A node with
 ``partition-id`` is one client of a simulation: it takes its part of the run's data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context
 
+from client.disk_memory import DiskMemory
 from client.memory import ContextMemory, SimulatedMemory
+from client.own_data import own_dataset
+from client.state_directory import memory_folder
 from plait.config import RunConfig, config_from_table
-from plait.data import cache_directory, histogram, load_dataset
+from plait.data import histogram
 from plait.errors import ConfigError
-from plait.rounds.participant import Participant
+from plait.rounds.participant import Memory, Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.clients import client_name, resident_base, simulated_client
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
+from plait.trust.keys import NodeKey
 
 
 def participant_of(context: Context) -> Participant:
@@ -33,7 +39,8 @@ def participant_of(context: Context) -> Participant:
     own_data, index = context.node_config.get("data"), context.node_config.get("partition-id")
     if own_data is not None:
         name = str(context.node_config.get("name") or Path(str(own_data)).stem)
-        return Participant(name, _own_client(config, str(own_data), name), ContextMemory(context))
+        client = _own_client(config, str(own_data), name)
+        return Participant(name, client, _own_memory(context, name), sign=_signer(context))
     if isinstance(index, int):
         name = client_name(config, index)
         memory = SimulatedMemory(context, RunDirectory(Path(config.out)).client_memory(name))
@@ -43,7 +50,7 @@ def participant_of(context: Context) -> Participant:
 
 @lru_cache(maxsize=4)
 def _own_client(config: RunConfig, data: str, name: str) -> PeftLocalModel:
-    dataset = load_dataset(data, cache=cache_directory(), progress=lambda _: None)
+    dataset = own_dataset(data)
     return PeftLocalModel(
         resident_base(config),
         name,
@@ -52,3 +59,18 @@ def _own_client(config: RunConfig, data: str, name: str) -> PeftLocalModel:
         histogram=histogram(dataset.records, dataset),
         own_trainer=load_own_trainer(config.trainer) if config.trainer else None,
     )
+
+
+def _own_memory(context: Context, name: str) -> Memory:
+    state = context.node_config.get("state")
+    return DiskMemory(memory_folder(Path(str(state)), context.run_id, name)) if state else ContextMemory(context)
+
+
+def _signer(context: Context) -> Callable[[bytes], bytes] | None:
+    key = context.node_config.get("key")
+    return _load_key(str(key)).sign if key else None
+
+
+@lru_cache(maxsize=4)
+def _load_key(path: str) -> NodeKey:
+    return NodeKey.load(Path(path))

@@ -1,0 +1,202 @@
+"""Keep a node connected: enrol, hand on what the server sends, and come back for as long as it takes.
+
+Knows nothing of what tasks are about.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import grpc
+
+from client.backoff import Backoff
+from client.enrolment import Credential, Enrolment
+from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
+from client.refusals import final_refusal, passing_refusal
+from client.session import CurrentSession, Session
+from client.task import Task
+from client.watched_thread import watched_thread
+from client.wording import shown
+from client.workplace import Run
+from plait.config import Scalar
+from plait.errors import PeerError
+from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+
+_ENROL_S = 30.0
+_GOODBYE_S = 2.0
+
+
+class _Attendance(Protocol):
+    def __iter__(self) -> _Attendance: ...
+    def __next__(self) -> pb.ToNode: ...
+    def cancel(self) -> bool: ...
+
+
+class Connection:
+    """The node's long call to the server, and its successors.
+
+    Args:
+        open_channel: a new channel to the server.
+        credential: who the node is.
+        sessions: where the session of the moment is kept for other calls.
+        backoff: the waits between attempts.
+        explain: why no connection comes about, found out by trying; may take seconds.
+        tell: told what happens.
+    """
+
+    def __init__(
+        self,
+        open_channel: Callable[[], grpc.Channel],
+        credential: Credential,
+        *,
+        sessions: CurrentSession,
+        backoff: Backoff,
+        explain: Callable[[], str],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._open_channel = open_channel
+        self._credential = credential
+        self._sessions = sessions
+        self._backoff = backoff
+        self._explain = explain
+        self._tell = tell
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[pb.FromNode | None] | None = None
+        self._call: _Attendance | None = None
+        self._thread = watched_thread(self._stay, name="connection", tell=tell)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def send(self, message: pb.FromNode) -> None:
+        """Say something to the server, if it is there."""
+        with self._lock:
+            if self._outgoing is not None:
+                self._outgoing.put(message)
+
+    def close(self) -> None:
+        """Say goodbye and end."""
+        self._closing.set()
+        with self._lock:
+            outgoing, call = self._outgoing, self._call
+        if outgoing is not None:
+            outgoing.put(None)
+        if self._thread.ident is None:
+            return
+        self._thread.join(_GOODBYE_S)
+        if self._thread.is_alive() and call is not None:
+            call.cancel()
+        self._thread.join(_GOODBYE_S)
+
+    def _stay(self) -> None:
+        while not self._closing.is_set():
+            try:
+                cause = self._attend()
+            except PeerError as error:
+                cause = str(error)
+            if cause is None or self._closing.is_set():
+                return
+            wait_s = self._backoff.next_s()
+            self._tell(Lost(cause, wait_s))
+            self._closing.wait(wait_s)
+
+    def _attend(self) -> str | None:
+        """One connection from beginning to end: why it ended, None if there is to be no other."""
+        channel = self._open_channel()
+        outgoing: queue.SimpleQueue[pb.FromNode | None] = queue.SimpleQueue()
+        stub = FederationStub(channel)
+        enrolment = Enrolment(self._credential)
+        outgoing.put(enrolment.hello())
+        call = cast("_Attendance", stub.Attend(iter(outgoing.get, None)))
+        patience = threading.Timer(_ENROL_S, call.cancel)
+        patience.daemon = True
+        patience.start()
+        heard = welcomed = False
+        with self._lock:
+            self._call, self._outgoing = call, outgoing
+        try:
+            for message in call:
+                heard = True
+                if message.HasField("challenge"):
+                    outgoing.put(enrolment.proof(message.challenge))
+                elif message.HasField("refused"):
+                    return self._refused(message.refused)
+                elif message.HasField("welcome"):
+                    patience.cancel()
+                    welcomed = True
+                    self._welcome(message.welcome, stub)
+                elif welcomed:
+                    self._hand_on(message)
+                else:
+                    raise PeerError("server sent work before it took this node in, expected a challenge or a welcome")
+            return "server closed the connection"
+        except grpc.RpcError as error:
+            return self._cause(
+                cast("grpc.Call", error), heard=heard, timed_out=patience.finished.is_set() and not welcomed
+            )
+        finally:
+            patience.cancel()
+            self._sessions.replace(None)
+            with self._lock:
+                self._call = self._outgoing = None
+            outgoing.put(None)
+            channel.close()
+
+    def _welcome(self, welcome: pb.Welcome, stub: FederationStub) -> None:
+        if len(welcome.session) != SESSION_BYTES or len(welcome.base_fingerprint) not in (0, DIGEST_BYTES):
+            raise PeerError(
+                f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
+                f"{len(welcome.base_fingerprint)} bytes, expected {SESSION_BYTES} and {DIGEST_BYTES}"
+            )
+        config = _run_config(welcome.run_config_json)
+        self._backoff.reset()
+        self._tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
+        self._sessions.replace(Session(stub, welcome.session, welcome.max_answer_bytes))
+
+    def _hand_on(self, message: pb.ToNode) -> None:
+        if message.HasField("work"):
+            self._tell(Offered(Task.from_work(message.work)))
+        elif message.HasField("withdraw"):
+            self._tell(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
+        elif message.HasField("drain"):
+            self._tell(Draining(message.drain.finished))
+
+    def _refused(self, refused: pb.Refused) -> str | None:
+        final = final_refusal(refused)
+        if final is None:
+            return passing_refusal(refused)
+        self._tell(Failed(final))
+        return None
+
+    def _cause(self, error: grpc.Call, *, heard: bool, timed_out: bool) -> str:
+        if self._closing.is_set():
+            return ""
+        if timed_out:
+            return f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return "a gRPC server answers there, but not plait's; check --server"
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not heard:
+            return self._explain()
+        lost = "connection lost" if heard else "no connection"
+        return f"{lost} ({error.code().name.lower()}: {shown(error.details() or 'no details')})"
+
+
+def _run_config(text: str) -> dict[str, Scalar]:
+    try:
+        table: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PeerError("server's run configuration is not JSON, expected one object") from error
+    if not isinstance(table, dict):
+        raise PeerError(f"server's run configuration is a JSON {type(table).__name__}, expected an object")
+    for key, value in cast("dict[str, object]", table).items():
+        if not isinstance(value, bool | int | float | str):
+            raise PeerError(f"'{shown(key)}' of the server's run configuration is no boolean, number or string")
+    return cast("dict[str, Scalar]", table)

@@ -1,0 +1,51 @@
+"""What a client keeps between tasks, on disk: a file a key, whole or not there, whatever kills the process.
+
+Knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.errors import MachineError
+from plait.files import write_atomically
+
+
+class DiskMemory:
+    """A `plait.rounds.participant.Memory` in a folder.
+
+    Args:
+        folder: made when something is first kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, key: str) -> bytes | None:
+        """The bytes kept under `key`.
+
+        Raises:
+            MachineError: they are there and cannot be read.
+        """
+        path = self._folder / key
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+
+    def save(self, key: str, data: bytes) -> None:
+        """Keep `data` under `key`.
+
+        Raises:
+            MachineError: the disk is full or read-only; what was kept before is still there.
+        """
+        # An adapter is kept at every task and seldom changes between two: reading it back is cheaper than an fsync.
+        if self.load(key) == data:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
+        write_atomically(self._folder / key, data)

@@ -1,0 +1,99 @@
+"""Fetch the bodies of tasks: from where it broke off, never more than was declared, checked by digest.
+
+The last body is kept, since the tasks of a round share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import cast
+
+import grpc
+
+from client.backoff import Backoff
+from client.effort import Effort
+from client.session import CurrentSession, SessionOverError
+from client.wording import shown
+from plait.errors import PeerError
+
+_TRIES = 3  # of a body that comes damaged
+
+
+class _DamagedError(Exception):
+    """The bytes are not those that were declared."""
+
+
+class Downloads:
+    """Bodies by their digest.
+
+    Args:
+        sessions: whom to ask.
+        backoff: makes the waits of one download.
+        trouble: told of what will be tried again.
+    """
+
+    def __init__(
+        self, sessions: CurrentSession, *, backoff: Callable[[], Backoff], trouble: Callable[[str], None]
+    ) -> None:
+        self._sessions = sessions
+        self._backoff = backoff
+        self._trouble = trouble
+        self._kept: tuple[bytes, bytes] = (b"", b"")
+        self.received_bytes = 0
+
+    def fetch(self, effort: Effort) -> bytes:
+        """The body of a task, however often the connection breaks meanwhile.
+
+        Raises:
+            Abandoned: the task was withdrawn.
+            PeerError: what comes is not what was declared, again and again.
+        """
+        task = effort.task
+        if not task.body_bytes:
+            return b""
+        if self._kept[0] != task.body_sha256:
+            self._kept = (b"", b"")  # two bodies in memory would be one too many
+            self._kept = (task.body_sha256, self._fetch_anew(effort))
+        return self._kept[1]
+
+    def _fetch_anew(self, effort: Effort) -> bytes:
+        task, backoff, received, tries = effort.task, self._backoff(), bytearray(), 0
+        while True:
+            before = len(received)
+            try:
+                self._receive(effort, received)
+                if len(received) == task.body_bytes:
+                    if hashlib.sha256(received).digest() != task.body_sha256:
+                        raise _DamagedError("its digest is another")
+                    return bytes(received)
+                cause = f"body of task '{shown(task.task_id)}' broke off at {len(received)} of {task.body_bytes} bytes"
+            except _DamagedError as error:
+                received.clear()
+                tries += 1
+                cause = f"body of task '{shown(task.task_id)}' is not what the server declared: {error}"
+                if tries == _TRIES:
+                    raise PeerError(cause) from error
+            except SessionOverError:
+                continue
+            except grpc.RpcError as error:
+                call = cast("grpc.Call", error)
+                cause = (
+                    f"body of task '{shown(task.task_id)}': {call.code().name.lower()} {shown(call.details() or '')}"
+                )
+            effort.check()
+            self._trouble(cause)
+            if len(received) > before:
+                backoff.reset()
+            effort.pause(backoff.next_s())
+
+    def _receive(self, effort: Effort, received: bytearray) -> None:
+        session, task = self._sessions.wait(effort), effort.task
+        chunks = session.download(task.body_sha256, offset=len(received))
+        with effort.cancelling(chunks.cancel):
+            for chunk in chunks:
+                self.received_bytes += len(chunk.data)
+                if len(received) + len(chunk.data) > task.body_bytes:
+                    chunks.cancel()
+                    raise _DamagedError(f"it is longer than {task.body_bytes} bytes")
+                received += chunk.data

@@ -1,0 +1,67 @@
+"""How a node says and proves who it is (see federation.proto)."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from plait.errors import PeerError
+from plait.transport.protocol import NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
+from plait.trust.keys import NodeKey
+from plait.v1 import federation_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Credential:
+    """Who a node is.
+
+    Attributes:
+        name: what it is called.
+        key: proves it; None on an insecure loopback connection.
+    """
+
+    name: str
+    key: NodeKey | None
+
+
+class Enrolment:
+    """One attempt to enrol, with a nonce of its own.
+
+    Args:
+        credential: who enrols.
+    """
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+
+    def hello(self) -> pb.FromNode:
+        """The node's first word."""
+        key = self._credential.key
+        return pb.FromNode(
+            hello=pb.Hello(
+                protocol=PROTOCOL_VERSION,
+                name=self._credential.name,
+                public_key=key.public_bytes if key else b"",
+                nonce=self._nonce,
+            )
+        )
+
+    def proof(self, challenge: pb.Challenge) -> pb.FromNode:
+        """The answer to the server's challenge.
+
+        Raises:
+            PeerError: it is no challenge.
+        """
+        if len(challenge.nonce) != NONCE_BYTES:
+            raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")
+        key = self._credential.key
+        if key is None:
+            return pb.FromNode(proof=pb.Proof())
+        signed = enrolment_bytes(
+            challenge_nonce=challenge.nonce,
+            hello_nonce=self._nonce,
+            public_key=key.public_bytes,
+            name=self._credential.name,
+        )
+        return pb.FromNode(proof=pb.Proof(signature=key.sign(signed)))

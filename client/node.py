@@ -1,0 +1,358 @@
+"""The resident process on a client's machine: it connects, works through the tasks that come, and stays.
+
+Its main loop is one thread that takes one event after the other; connection, work and uploads have threads of their own
+and tell it what happens. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import grpc
+
+from client.backoff import Backoff
+from client.base import check_machine, open_workplace
+from client.connection import Connection
+from client.downloads import Downloads
+from client.events import (
+    Began,
+    Delivered,
+    Draining,
+    Dropped,
+    Event,
+    Failed,
+    Lost,
+    Offered,
+    Prepared,
+    Shelved,
+    Stopped,
+    Trouble,
+    Welcomed,
+    Withdrawn,
+)
+from client.journal import Journal
+from client.own_data import own_dataset
+from client.session import CurrentSession
+from client.settings import NodeSettings
+from client.state_directory import locked, memory_folder, prune
+from client.uploads import Uploads
+from client.wording import shown, size
+from client.worker import Worker
+from client.workplace import Capacity, Run, Workplace
+from plait.abandon import ABANDONMENT
+from plait.errors import Interrupted
+from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
+from plait.trust.diagnose import explain
+from plait.v1 import federation_pb2 as pb
+
+_PROGRESS_S = 10.0
+_LONG_WORK = 3  # progress is shown every so many times that it is sent
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How patient a node is, in seconds.
+
+    Attributes:
+        first_s: bound of the first wait before something is tried again.
+        most_s: bound of all such waits.
+        progress_s: between two reports of what it is doing.
+    """
+
+    first_s: float = 1.0
+    most_s: float = 60.0
+    progress_s: float = _PROGRESS_S
+
+    def backoff(self) -> Backoff:
+        """Waits of one thing that is tried again."""
+        return Backoff(first_s=self.first_s, most_s=self.most_s)
+
+
+class Node:
+    """One node, from the first attempt to connect to its end.
+
+    Args:
+        settings: what its operator asked for.
+        open_workplace: makes ready for a run.
+        journal: what its operator sees.
+        timing: how patient it is.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        open_workplace: Callable[[Run], Workplace],
+        journal: Journal,
+        *,
+        timing: Timing | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        self._settings = settings
+        self._journal = journal
+        self._timing = timing
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        sessions = CurrentSession()
+
+        def trouble(cause: str) -> None:
+            self._events.put(Trouble(cause))
+
+        self._downloads = Downloads(sessions, backoff=timing.backoff, trouble=trouble)
+        self._uploads = Uploads(sessions, backoff=timing.backoff, tell=self._events.put, trouble=trouble)
+        self._worker = Worker(open_workplace, downloads=self._downloads, uploads=self._uploads, tell=self._events.put)
+        self._connection = Connection(
+            self._open_channel,
+            settings.credential,
+            sessions=sessions,
+            backoff=timing.backoff(),
+            explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
+            tell=self._events.put,
+        )
+        self._run: Run | None = None
+        self._capacity: Capacity | None = None
+        self._connected = False
+        self._draining = False
+        self._attempts = 0
+        self._tasks = 0
+        self._sent_bytes = 0
+        self._heads_bytes = 0
+        self._reports = 0
+
+    def stop(self, *, by_system: bool = False) -> None:
+        """Have the node end soon; may be called from a signal handler.
+
+        Args:
+            by_system: an orderly request of the system, not somebody's Ctrl-C.
+        """
+        self._events.put(Stopped(by_system))
+
+    def run(self) -> None:
+        """Work until the run is over, or the system wants the process to end.
+
+        Raises:
+            Interrupted: the operator stopped it.
+            PeerError: the server turned it away for good.
+            PlaitError: the node cannot work for this run.
+        """
+        self._journal.tell("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
+        self._connection.start()
+        try:
+            while not self._handle(self._next()):
+                pass
+        finally:
+            self._worker.close()
+            self._uploads.close()
+            self._connection.close()
+
+    def _open_channel(self) -> grpc.Channel:
+        kit, options = self._settings.kit, list(CHANNEL_OPTIONS)
+        address = str(self._settings.server)
+        if kit is None:
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, channel_credentials(kit), options=options)
+
+    def _next(self) -> Event | None:
+        try:
+            return self._events.get(timeout=self._timing.progress_s)
+        except queue.Empty:
+            return None
+
+    def _handle(self, event: Event | None) -> bool:
+        """Act on an event; whether it is the last."""
+        match event:
+            case None:
+                self._report_progress()
+            case Welcomed():
+                self._welcomed(event.run)
+            case Offered():
+                if not self._uploads.offer(event.task):
+                    self._worker.take(event.task)
+            case Withdrawn():
+                self._worker.withdraw(event.task_id, shown(event.reason))
+                self._uploads.withdraw(event.task_id, shown(event.reason))
+            case Draining():
+                return self._drained(finished=event.finished)
+            case Lost():
+                self._lost(event)
+            case Prepared():
+                self._prepared(event.capacity)
+            case Failed():
+                raise event.error
+            case Stopped():
+                return self._stopped(by_system=event.by_system)
+            case _:
+                self._tell_of_work(event)
+        return False
+
+    def _welcomed(self, run: Run) -> None:
+        self._connected, self._draining, self._attempts = True, False, 0
+        again = "again " if self._run is not None else ""
+        self._journal.tell("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
+        if run != self._run:
+            # The answers of another run are of no use; its state stays on disk.
+            self._run, self._capacity = run, None
+            self._uploads.withdraw_all("the server began another run")
+            self._worker.move_to(run)
+            return
+        self._worker.reconnected()
+        if self._capacity is not None:
+            self._be_ready(self._capacity)
+
+    def _prepared(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._journal.tell(
+            "base",
+            f"base ready on {capacity.device} with {size(capacity.memory_bytes)} of memory",
+            device=capacity.device,
+            memory_bytes=capacity.memory_bytes,
+            base_fingerprint=capacity.base_fingerprint.hex(),
+        )
+        if self._connected:
+            self._be_ready(capacity)
+
+    def _be_ready(self, capacity: Capacity) -> None:
+        self._connection.send(
+            pb.FromNode(
+                ready=pb.Ready(
+                    base_fingerprint=capacity.base_fingerprint,
+                    methods=capacity.methods,
+                    memory_bytes=capacity.memory_bytes,
+                    device=capacity.device,
+                )
+            )
+        )
+        task = self._worker.current
+        self._journal.tell("ready", f"going on with {task.doing}" if task else "waiting for work")
+
+    def _lost(self, lost: Lost) -> None:
+        was_connected, self._connected = self._connected, False
+        self._attempts += 1
+        # Every doubling of the number of attempts is told: all of them at first, and no flood over a night.
+        if was_connected or not self._attempts & (self._attempts - 1):
+            tried = f" (attempt {self._attempts})" if self._attempts > 1 else ""
+            cause = "server is restarting" if self._draining else lost.cause
+            self._journal.tell(
+                "lost", f"{cause}; trying again{tried}", attempt=self._attempts, wait_s=round(lost.wait_s, 3)
+            )
+
+    def _drained(self, *, finished: bool) -> bool:
+        self._draining = not finished
+        if not finished:
+            self._journal.tell("draining", "server is going down; waiting for it to come back")
+            return False
+        received_bytes = self._heads_bytes + self._downloads.received_bytes
+        self._journal.tell(
+            "finished",
+            f"the run is over: did {self._tasks} tasks, sent {size(self._sent_bytes)}, received {size(received_bytes)}",
+            tasks=self._tasks,
+            sent_bytes=self._sent_bytes,
+            received_bytes=received_bytes,
+        )
+        return True
+
+    def _stopped(self, *, by_system: bool) -> bool:
+        task = self._worker.current
+        doing = f"abandoning {task.doing} at its next step" if task else "nothing is under way"
+        self._journal.tell("stopping", f"stopping: {doing}; what must be kept is on disk")
+        if not by_system:
+            raise Interrupted("stopped; start it again and it goes on")
+        return True
+
+    def _tell_of_work(self, event: Event) -> None:
+        match event:
+            case Began():
+                self._reports = 0
+                self._heads_bytes += len(event.task.head)
+                self._send_progress(event.task.task_id, event.task.doing)
+                self._journal.tell("task", event.task.doing, task=event.task.task_id)
+            case Delivered():
+                self._delivered(event)
+            case Shelved():
+                self._journal.tell(
+                    "shelved", f"{event.task.doing}: done, kept until the server asks again", task=event.task.task_id
+                )
+            case Dropped():
+                self._journal.tell(
+                    "dropped", f"{event.task.doing}: abandoned ({shown(event.reason)})", task=event.task.task_id
+                )
+            case Trouble():
+                self._journal.tell("trouble", f"{event.cause}; trying again")
+            case _:
+                pass
+
+    def _delivered(self, event: Delivered) -> None:
+        self._tasks += 1
+        self._sent_bytes += event.sent_bytes
+        task = event.task
+        if event.failure:
+            text, name = f"{task.doing}: not done, the server was told: {event.failure}", "refused"
+        elif not event.kept:
+            text, name = f"{task.doing}: the answer came too late", "late"
+        else:
+            text, name = f"{task.doing}: sent {size(event.sent_bytes)}", "sent"
+        self._journal.tell(name, text, task=task.task_id, sent_bytes=event.sent_bytes)
+
+    def _report_progress(self) -> None:
+        task = self._worker.current
+        if task is None:
+            return
+        steps = ABANDONMENT.checks
+        doing = f"{task.doing}, step {steps}" if steps else task.doing
+        self._send_progress(task.task_id, doing)
+        self._reports += 1
+        if self._reports % _LONG_WORK == 0:
+            self._journal.tell("progress", doing, task=task.task_id, step=steps)
+
+    def _send_progress(self, task_id: str, doing: str) -> None:
+        self._connection.send(pb.FromNode(progress=pb.Progress(task_id=task_id, doing=doing)))
+
+
+def run_node(settings: NodeSettings, journal: Journal) -> None:
+    """Run plait's own ClientApp as a node until its run is over.
+
+    Raises:
+        DataError: the node's own data is not what it must be; found before anything is connected to.
+        Interrupted: the operator stopped it.
+        PlaitError: as `Node.run`, and where another node has this name here.
+    """
+    with locked(settings.state, settings.name):
+        dataset = own_dataset(settings.data)
+        journal.tell("data", f"{len(dataset.records)} records of own data read", records=len(dataset.records))
+
+        def progress(text: str) -> None:
+            journal.tell("preparing", text)
+
+        progress("loading libraries")
+        check_machine(settings, progress=progress)
+
+        def open_for(run: Run) -> Workplace:
+            prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
+            return open_workplace(run, settings, progress=progress)
+
+        node = Node(settings, open_for, journal)
+        with _stopped_by_signals(node):
+            node.run()
+
+
+@contextmanager
+def _stopped_by_signals(node: Node) -> Generator[None]:
+    """A first Ctrl-C or SIGTERM stops the node in good order, a second at once."""
+    asked = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        node.stop(by_system=number == signal.SIGTERM)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

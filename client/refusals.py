@@ -1,0 +1,45 @@
+"""Why a server turns a node away, and what its operator can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from client.wording import shown
+from plait.errors import BaseMismatchError, PeerError
+from plait.v1 import federation_pb2 as pb
+
+_REMEDIES: Mapping[int, str] = {
+    pb.REFUSED_REASON_PROTOCOL: "install the plait version that the server runs",
+    pb.REFUSED_REASON_UNKNOWN_KEY: "have the server's operator run `plait provision` for this name, and use that kit",
+    pb.REFUSED_REASON_REVOKED_KEY: "this kit was revoked; ask the server's operator for a new one",
+    pb.REFUSED_REASON_WRONG_NAME: "run with the name that the kit was made for, or ask for a kit for this name",
+    pb.REFUSED_REASON_BAD_PROOF: "the kit's key is not its own; ask the server's operator for a new kit",
+    pb.REFUSED_REASON_BASE_MISMATCH: "give --base the model that the run adapts, weights, config and tokenizer alike",
+    pb.REFUSED_REASON_REPLACED: "another process runs with this name; stop one of the two, or give it a kit of its own",
+    pb.REFUSED_REASON_MALFORMED: "install the plait version that the server runs",
+}
+
+
+def final_refusal(refused: pb.Refused) -> PeerError | None:
+    """The error that ends the node; None where trying again later may help.
+
+    A reason that this version does not know counts as passing.
+    """
+    remedy = _REMEDIES.get(refused.reason)
+    if remedy is None:
+        return None
+    kind = BaseMismatchError if refused.reason == pb.REFUSED_REASON_BASE_MISMATCH else PeerError
+    return kind(f"server turned this node away: {shown(refused.detail) or _word(refused.reason)}; {remedy}")
+
+
+def passing_refusal(refused: pb.Refused) -> str:
+    """Why the node has to wait."""
+    if refused.reason == pb.REFUSED_REASON_FULL:
+        return f"server takes no more nodes now: {shown(refused.detail) or 'it is full'}"
+    return f"server turned this node away for now: {shown(refused.detail) or _word(refused.reason)}"
+
+
+def _word(reason: int) -> str:
+    known = pb.RefusedReason.DESCRIPTOR.values_by_number
+    name = known[reason].name if reason in known else f"reason {reason}"
+    return name.removeprefix("REFUSED_REASON_").replace("_", " ").lower()

@@ -1,0 +1,111 @@
+"""What an operator asks of a node, checked before anything is loaded or connected to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.address import ServerAddress
+from client.enrolment import Credential
+from client.state_directory import default_state_directory
+from plait.config import Scalar, config_from_table
+from plait.errors import ConfigError
+from plait.trust.kit import NODE_KEY_FILE, ClientKit
+from plait.trust.names import check_client_name
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Everything that decides how a node works.
+
+    Attributes:
+        server: where the server is.
+        kit: who the node is; None on an insecure loopback connection.
+        name: what it is called.
+        data: its own data, a JSONL file or a built-in set.
+        base: replaces the base that the run names, where it is called otherwise here; empty for the run's.
+        trainer: the local trainer that a run may name; a run that names another is refused.
+        device: as in the run configuration.
+        dtype: as in the run configuration.
+        threads: as in the run configuration.
+        state: where it keeps what must outlive it.
+        max_memory_bytes: the most memory that it says it may use; 0 for all there is.
+    """
+
+    server: ServerAddress
+    kit: ClientKit | None
+    name: str
+    data: str
+    base: str
+    trainer: str
+    device: str
+    dtype: str
+    threads: int
+    state: Path
+    max_memory_bytes: int
+
+    @property
+    def credential(self) -> Credential:
+        """Who the node is, for the server."""
+        return Credential(self.name, self.kit.node_key if self.kit else None)
+
+    @property
+    def node_config(self) -> dict[str, Scalar]:
+        """What the ClientApp is told of its node."""
+        config: dict[str, Scalar] = {"data": self.data, "name": self.name, "state": str(self.state)}
+        return config | ({"key": str(self.kit.directory / NODE_KEY_FILE)} if self.kit else {})
+
+
+def check_settings(
+    *,
+    server: str,
+    data: str,
+    kit: Path | None = None,
+    name: str = "",
+    insecure: bool = False,
+    base: str = "",
+    trainer: str = "",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    state: Path | None = None,
+    max_memory_gb: float = 0.0,
+) -> NodeSettings:
+    """Check what an operator typed, as far as that goes without reading the data.
+
+    Raises:
+        ConfigError: it cannot be; one line with what to do.
+        MachineError: the kit cannot be read.
+    """
+    address = ServerAddress.parse(server)
+    if insecure and kit is not None:
+        raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
+    if insecure and not address.is_loopback:
+        raise ConfigError(
+            f"server is {address} and the connection insecure, expected a server on this machine (localhost) or --kit"
+        )
+    if not insecure and kit is None:
+        raise ConfigError(
+            "kit is missing, expected --kit DIR with the start-up kit that `plait provision` made for this node "
+            "(or --insecure for a server on this machine)"
+        )
+    if max_memory_gb < 0:
+        raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
+    machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
+    config_from_table(machine, where="command line")
+    loaded = ClientKit.load(kit) if kit else None
+    if loaded and name and name != loaded.name:
+        raise ConfigError(f"name is {name!a}, but kit '{kit}' was made for '{loaded.name}'; leave --name out")
+    return NodeSettings(
+        server=address,
+        kit=loaded,
+        name=loaded.name if loaded else check_client_name(name or Path(data).stem),
+        data=data,
+        base=base,
+        trainer=trainer,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        state=(state or default_state_directory()).expanduser().absolute(),
+        max_memory_bytes=int(max_memory_gb * 1e9),
+    )

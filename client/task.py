@@ -1,0 +1,104 @@
+"""A task that a server sent, and the answer to it, as bytes; knows neither Flower nor the network."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from client.wording import shown
+from plait.errors import PeerError
+from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
+from plait.v1 import federation_pb2 as pb
+
+MAX_BODY_BYTES = 1 << 31
+_MAX_NAME_CHARACTERS = 200
+
+
+class Kind(IntEnum):
+    """What lies in the bytes of a task or an answer."""
+
+    PLAIT = pb.CONTENT_PLAIT
+    RECORDS = pb.CONTENT_RECORDS
+    ERROR = pb.CONTENT_ERROR
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task; two are the same if they have the same name and the same bytes.
+
+    Attributes:
+        task_id: names it within the run.
+        message_type: Flower's: query, train or evaluate, perhaps with an action.
+        group_id: Flower's: the round.
+        kind: what its bytes are.
+        head: where its bytes begin.
+        body_bytes: size of the rest.
+        body_sha256: SHA-256 of the rest, 32 bytes; empty where there is none.
+    """
+
+    task_id: str
+    message_type: str
+    group_id: str
+    kind: Kind
+    head: bytes
+    body_bytes: int
+    body_sha256: bytes
+
+    @classmethod
+    def from_work(cls, work: pb.Work) -> Task:
+        """Take over what came from outside.
+
+        Raises:
+            PeerError: it is no task.
+        """
+        names = (work.task_id, work.message_type, work.group_id)
+        if not work.task_id or not work.message_type or max(map(len, names)) > _MAX_NAME_CHARACTERS:
+            raise PeerError(
+                f"task '{shown(work.task_id)}' of type '{shown(work.message_type)}', expected names for both"
+            )
+        if work.content not in (Kind.PLAIT, Kind.RECORDS):
+            raise PeerError(f"content of task '{shown(work.task_id)}' is {work.content}, expected 1 or 2")
+        if len(work.head) > HEAD_BYTES or work.body_bytes > MAX_BODY_BYTES:
+            raise PeerError(
+                f"task '{shown(work.task_id)}' has a head of {len(work.head)} and a body of {work.body_bytes} bytes, "
+                f"expected at most {HEAD_BYTES} and {MAX_BODY_BYTES}"
+            )
+        if len(work.body_sha256) != (DIGEST_BYTES if work.body_bytes else 0):
+            raise PeerError(f"digest of the body of task '{shown(work.task_id)}' has {len(work.body_sha256)} bytes")
+        return cls(*names, Kind(work.content), work.head, work.body_bytes, work.body_sha256)
+
+    @property
+    def doing(self) -> str:
+        """What working on it is called."""
+        verbs = {"query": "describing this node's data", "train": "training", "evaluate": "evaluating"}
+        category = self.message_type.partition(".")[0]
+        verb = verbs.get(category, shown(self.message_type))
+        return verb if category == "query" else f"round {shown(self.group_id)}: {verb}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The bytes of an answer.
+
+    Attributes:
+        kind: what they are.
+        data: the bytes.
+        sha256: their digest, 32 bytes.
+        failure: why it is not what was asked for, for the operator; empty if it is.
+    """
+
+    kind: Kind
+    data: bytes
+    sha256: bytes
+    failure: str = ""
+
+    @classmethod
+    def of(cls, kind: Kind, data: bytes, *, failure: str = "") -> Answer:
+        """An answer and its digest."""
+        return cls(kind, data, hashlib.sha256(data).digest(), failure)
+
+    @classmethod
+    def failed(cls, cause: str) -> Answer:
+        """One line that says why there is no answer."""
+        return cls.of(Kind.ERROR, shown(cause).encode(), failure=shown(cause))

@@ -1,0 +1,31 @@
+"""Words for an operator: what comes from outside made safe to show, and failures told without what they carry."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+_MOST_CHARACTERS = 200
+
+
+def shown(text: str) -> str:
+    """Text from outside as one short printable line."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[: _MOST_CHARACTERS - 3]}..."
+
+
+def failure(error: BaseException) -> str:
+    """What failed and where; never the error's own words, since those may quote training text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    if count < 1000:
+        return f"{count} B"
+    for unit, divisor in (("kB", 1e3), ("MB", 1e6)):
+        if count < 1000 * divisor:
+            return f"{count / divisor:.1f} {unit}"
+    return f"{count / 1e9:.1f} GB"

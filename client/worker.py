@@ -1,0 +1,181 @@
+"""Do tasks one at a time in a thread of its own: fetch the body, run the app, hand the answer on.
+
+It goes on with its task while the connection is away. Knows nothing of enrolment and of how answers travel.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from client.downloads import Downloads
+from client.effort import Effort
+from client.events import Began, Dropped, Event, Failed, Prepared
+from client.task import Answer, Task
+from client.uploads import Uploads
+from client.watched_thread import watched_thread
+from client.wording import failure
+from client.workplace import Run, Workplace
+from plait.abandon import ABANDONMENT, Abandoned
+from plait.errors import MachineError, PlaitError
+
+
+class Worker:
+    """Works for one run at a time.
+
+    Args:
+        open_workplace: makes ready for a run; may take minutes.
+        downloads: where bodies come from.
+        uploads: where answers go.
+        tell: told what happens.
+    """
+
+    def __init__(
+        self,
+        open_workplace: Callable[[Run], Workplace],
+        *,
+        downloads: Downloads,
+        uploads: Uploads,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._open_workplace = open_workplace
+        self._downloads = downloads
+        self._uploads = uploads
+        self._tell = tell
+        self._changed = threading.Condition()
+        self._run: Run | None = None  # to be made ready for
+        self._workplace: Workplace | None = None
+        self._waiting: deque[Effort] = deque()
+        self._current: Effort | None = None
+        self._confirmed = False
+        self._busy = False
+        self._closed = False
+        self._thread = watched_thread(self._work, name="worker", tell=tell)
+        self._thread.start()
+
+    @property
+    def current(self) -> Task | None:
+        """The task under way."""
+        current = self._current
+        return current.task if current else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        with self._changed:
+            return not self._busy and not self._waiting and self._run is None
+
+    def move_to(self, run: Run) -> None:
+        """Drop everything and make ready for a run; `Prepared` or `Failed` tells how that ended."""
+        self.withdraw_all("the server began another run")
+        with self._changed:
+            self._run = run
+            self._changed.notify_all()
+
+    def reconnected(self) -> None:
+        """The server will send anew whatever it waits for; until then nobody knows about the task under way."""
+        with self._changed:
+            self._waiting.clear()
+            self._confirmed = False
+
+    def take(self, task: Task) -> None:
+        """Do a task, unless it is under way already."""
+        with self._changed:
+            current = self._current
+            if current is not None and not current.called_off:
+                if current.task == task:
+                    self._confirmed = True
+                    return
+                same_name = current.task.task_id == task.task_id
+                if same_name or (not self._confirmed and current.task.message_type == task.message_type):
+                    self._call_off(current, "the server sent another task instead")
+            if all(effort.task != task for effort in self._waiting):
+                self._waiting.append(Effort(task))
+                self._changed.notify_all()
+
+    def withdraw(self, task_id: str, reason: str) -> None:
+        """Nobody waits for a task any more."""
+        with self._changed:
+            self._waiting = deque(effort for effort in self._waiting if effort.task.task_id != task_id)
+            if self._current is not None and self._current.task.task_id == task_id:
+                self._call_off(self._current, reason)
+
+    def withdraw_all(self, reason: str) -> None:
+        """Nobody waits for anything any more."""
+        with self._changed:
+            self._waiting.clear()
+            if self._current is not None:
+                self._call_off(self._current, reason)
+
+    def close(self) -> None:
+        """Drop everything and end; a task under way ends at its next step."""
+        self.withdraw_all("the node stops")
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            # What makes ready cannot be interrupted; it holds nothing that must be put away.
+            preparing = self._busy and self._current is None
+        if not preparing:
+            self._thread.join()
+
+    def _call_off(self, effort: Effort, reason: str) -> None:
+        effort.call_off(reason)
+        ABANDONMENT.ask()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            if isinstance(job, Run):
+                self._make_ready(job)
+            else:
+                self._do(job)
+            with self._changed:
+                self._busy, self._current = False, None
+                ABANDONMENT.begin()
+
+    def _next(self) -> Run | Effort | None:
+        with self._changed:
+            while not self._closed:
+                if self._run is not None:
+                    run, self._run = self._run, None
+                    self._busy = True
+                    return run
+                if self._waiting:
+                    self._busy, self._confirmed = True, True
+                    self._current = self._waiting.popleft()
+                    ABANDONMENT.begin()
+                    return self._current
+                self._changed.wait()
+            return None
+
+    def _make_ready(self, run: Run) -> None:
+        self._workplace = None  # its memory is needed for the next
+        try:
+            self._workplace = self._open_workplace(run)
+        except PlaitError as error:
+            self._tell(Failed(error))
+        except Exception as error:
+            # Libraries raise anything; the operator is to have one line.
+            self._tell(Failed(MachineError(f"cannot make ready for the run: {failure(error)}")))
+        else:
+            self._tell(Prepared(self._workplace.capacity))
+
+    def _do(self, effort: Effort) -> None:
+        workplace = self._workplace
+        if workplace is None:
+            return
+        self._tell(Began(effort.task))
+        try:
+            try:
+                body = self._downloads.fetch(effort)
+            except Abandoned:
+                raise
+            except PlaitError as error:
+                answer = Answer.failed(str(error))
+            else:
+                answer = workplace.answer(effort.task, body)
+            effort.check()
+        except Abandoned:
+            self._tell(Dropped(effort.task, effort.reason))
+        else:
+            self._uploads.put(effort.task, answer)

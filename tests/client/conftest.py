@@ -1,0 +1,308 @@
+"""A bare-bones federation server on loopback, and nodes in threads that meet it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.address import ServerAddress
+from client.journal import Journal, Style
+from client.node import Node, Timing
+from client.settings import NodeSettings
+from client.workplace import AppWorkplace, Capacity, Run
+from plait.abandon import check_abandoned
+from plait.simulation.blob import from_message, to_content
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
+
+FINGERPRINT = bytes(range(32))
+CHUNK = 1000
+
+
+def until(true: Callable[[], object], what: str = "it to happen", timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.01)
+
+
+@dataclass
+class FederationDouble(FederationServicer):
+    """Remembers over restarts what a server has on its disk: answers, and parts of them."""
+
+    run_id: int = 77
+    run_config: str = "{}"
+    refusal: pb.Refused | None = None
+    tasks: dict[str, pb.Work] = field(default_factory=dict)
+    bodies: dict[bytes, bytes] = field(default_factory=dict)
+    parts: dict[str, bytearray] = field(default_factory=dict)
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
+    cut_download_at: list[int] = field(default_factory=list)
+    cut_upload_at: list[int] = field(default_factory=list)
+    on_held: Callable[[], None] = lambda: None
+    stalled: threading.Event | None = None
+    max_answer_bytes: int = 1 << 30
+    hellos: list[pb.Hello] = field(default_factory=list)
+    proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
+    readies: list[pb.Ready] = field(default_factory=list)
+    progress: list[pb.Progress] = field(default_factory=list)
+    offsets: list[tuple[str, int]] = field(default_factory=list)
+    port: int = 0
+
+    def start(self) -> None:
+        self.lines: list[queue.SimpleQueue[pb.ToNode | None]] = []
+        self.sessions: set[bytes] = set()
+        self.server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        add_FederationServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def stop(self) -> None:
+        for line in self.lines:
+            line.put(None)
+        self.server.stop(0).wait()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def say(self, message: pb.ToNode) -> None:
+        self.lines[-1].put(message)
+
+    def give(
+        self, task_id: str, head: bytes, body: bytes = b"", *, message_type: str = "train", group: str = "1"
+    ) -> None:
+        digest = hashlib.sha256(body).digest() if body else b""
+        self.bodies[digest] = body
+        work = pb.Work(
+            task_id=task_id,
+            message_type=message_type,
+            group_id=group,
+            content=pb.CONTENT_PLAIT,
+            head=head,
+            body_bytes=len(body),
+            body_sha256=digest,
+        )
+        self.tasks[task_id] = work
+        if self.readies and self.lines:
+            self.say(pb.ToNode(work=work))
+
+    def Attend(self, request_iterator: Iterator[pb.FromNode], context: grpc.ServicerContext) -> Iterator[pb.ToNode]:
+        hello = next(request_iterator).hello
+        self.hellos.append(hello)
+        nonce = secrets.token_bytes(32)
+        yield pb.ToNode(challenge=pb.Challenge(nonce=nonce))
+        self.proofs.append((nonce, next(request_iterator).proof.signature))
+        if self.refusal is not None:
+            yield pb.ToNode(refused=self.refusal)
+            return
+        session = secrets.token_bytes(32)
+        self.sessions.add(session)
+        line: queue.SimpleQueue[pb.ToNode | None] = queue.SimpleQueue()
+        yield pb.ToNode(
+            welcome=pb.Welcome(
+                session=session,
+                node_id=5,
+                run_id=self.run_id,
+                run_config_json=self.run_config,
+                base_fingerprint=FINGERPRINT,
+                max_answer_bytes=self.max_answer_bytes,
+            )
+        )
+
+        def listen() -> None:
+            try:
+                for message in request_iterator:
+                    if message.HasField("progress"):
+                        self.progress.append(message.progress)
+                    elif message.HasField("ready"):
+                        self.lines.append(line)
+                        self.readies.append(message.ready)
+                        for work in list(self.tasks.values()):
+                            line.put(pb.ToNode(work=work))
+            except grpc.RpcError:
+                pass
+            except Exception:
+                # grpc raises a bare one where the call is gone; whatever else it may be, the call is over.
+                pass
+            line.put(None)
+
+        threading.Thread(target=listen, daemon=True).start()
+        while (message := line.get()) is not None:
+            yield message
+
+    def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
+        self._check(request.session, context)
+        self.offsets.append(("download", request.offset))
+        body = self.bodies[request.sha256]
+        cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
+        for start in range(request.offset, len(body), CHUNK):
+            if self.stalled is not None:
+                self.stalled.wait(20)
+            if start >= cut:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            yield pb.Chunk(data=body[start : start + CHUNK])
+
+    def Held(self, request: pb.HeldRequest, context: grpc.ServicerContext) -> pb.HeldReply:
+        self._check(request.session, context)
+        if request.task_id in self.unknown:
+            self.on_held()
+            return pb.HeldReply(unknown=True)
+        return pb.HeldReply(
+            offset=len(self.parts.get(request.task_id, b"")),
+            complete=request.task_id in self.answers,
+            late=request.task_id in self.late,
+        )
+
+    def Upload(self, request_iterator: Iterator[pb.UploadPart], context: grpc.ServicerContext) -> pb.Receipt:
+        start = next(request_iterator).start
+        self._check(start.session, context)
+        if start.task_id in self.unknown:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not asked for yet")
+        self.offsets.append(("upload", start.offset))
+        part = self.parts.setdefault(start.task_id, bytearray())
+        del part[start.offset :]
+        cut = self.cut_upload_at.pop(0) if self.cut_upload_at else start.size + 1
+        for message in request_iterator:
+            part += message.data
+            if len(part) >= cut:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+        assert len(part) == start.size
+        assert hashlib.sha256(part).digest() == start.sha256
+        self.answers[start.task_id] = (start.content, bytes(part))
+        self.tasks.pop(start.task_id, None)
+        return pb.Receipt(kept=start.task_id not in self.late)
+
+    def _check(self, session: bytes, context: grpc.ServicerContext) -> None:
+        if session not in self.sessions:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no such session")
+
+
+@pytest.fixture
+def federation() -> Iterator[FederationDouble]:
+    double = FederationDouble()
+    double.start()
+    yield double
+    double.stop()
+
+
+@dataclass
+class Desk:
+    """A ClientApp whose work a test can hold up, and what it was asked."""
+
+    asked: list[bytes] = field(default_factory=list)
+    steps: int = 0
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def app(self) -> ClientApp:
+        app = ClientApp()
+
+        def work(message: Message, context: Context) -> Message:
+            task = from_message(message)
+            self.asked.append(task)
+            if task.startswith(b"slow"):
+                while not self.go_on.wait(0.01):
+                    self.steps += 1
+                    check_abandoned()
+            if task.startswith(b"secret"):
+                raise ValueError(f"cannot tokenise {task!r}")
+            if task.startswith(b"big"):
+                return Message(to_content(bytes(3 << 20)), reply_to=message)
+            return Message(to_content(b"did " + task), reply_to=message)
+
+        app.train()(work)
+        app.query()(work)
+        app.evaluate()(work)
+        return app
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@dataclass
+class RunningNode:
+    node: Node
+    screen: io.StringIO
+    thread: threading.Thread
+    error: BaseException | None = None
+
+    def events(self, *names: str) -> list[dict[str, object]]:
+        told = [json.loads(line) for line in self.screen.getvalue().splitlines()]
+        return [event for event in told if not names or event["event"] in names]
+
+    def end(self, timeout_s: float = 20.0) -> None:
+        self.thread.join(timeout_s)
+        assert not self.thread.is_alive()
+
+
+StartNode = Callable[..., RunningNode]
+
+
+@pytest.fixture
+def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iterator[StartNode]:
+    started: list[RunningNode] = []
+
+    def start(**changes: object) -> RunningNode:
+        settings = NodeSettings(
+            **{
+                "server": ServerAddress("127.0.0.1", federation.port), "kit": None, "name": "ada", "data": "my.jsonl",
+                "base": "", "trainer": "", "device": "auto", "dtype": "auto", "threads": 0, "state": tmp_path / "state",
+                "max_memory_bytes": 0, **changes,
+            }
+        )  # fmt: skip
+        capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
+        app = desk.app()
+
+        def open_workplace(run: Run) -> AppWorkplace:
+            return AppWorkplace(
+                app, run, run_config=dict(run.config), node_config=settings.node_config, capacity=capacity
+            )
+
+        screen = io.StringIO()
+        node = Node(
+            settings,
+            open_workplace,
+            Journal(Style.JSON, screen),
+            timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.05),
+        )
+        running = RunningNode(node, screen, threading.Thread())
+
+        def run() -> None:
+            try:
+                node.run()
+            except BaseException as error:  # the test looks at it
+                running.error = error
+
+        running.thread = threading.Thread(target=run)
+        running.thread.start()
+        started.append(running)
+        return running
+
+    yield start
+    desk.go_on.set()
+    for running in started:
+        running.node.stop()
+        running.end()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    return until

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from client.enrolment import Credential, Enrolment
+from plait.errors import PeerError
+from plait.transport.protocol import enrolment_bytes
+from plait.trust import NodeKey, verify
+from plait.v1 import federation_pb2 as pb
+
+
+def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
+    key = NodeKey.generate()
+    enrolment = Enrolment(Credential("ada", key))
+    hello = enrolment.hello().hello
+    proof = enrolment.proof(pb.Challenge(nonce=bytes(range(32)))).proof
+    signed = enrolment_bytes(
+        challenge_nonce=bytes(range(32)), hello_nonce=hello.nonce, public_key=hello.public_key, name="ada"
+    )
+    assert (hello.protocol, hello.name, hello.public_key, len(hello.nonce)) == (1, "ada", key.public_bytes, 32)
+    assert verify(key.public_bytes, proof.signature, signed)
+
+
+def test_every_attempt_has_a_nonce_of_its_own() -> None:
+    nonces = {Enrolment(Credential("ada", None)).hello().hello.nonce for _ in range(5)}
+    assert len(nonces) == 5
+
+
+def test_without_a_key_nothing_is_shown_or_signed() -> None:
+    enrolment = Enrolment(Credential("ada", None))
+    assert enrolment.hello().hello.public_key == b""
+    assert enrolment.proof(pb.Challenge(nonce=bytes(32))).proof.signature == b""
+
+
+def test_a_node_signs_no_challenge_of_another_length() -> None:
+    enrolment = Enrolment(Credential("ada", NodeKey.generate()))
+    with pytest.raises(PeerError, match="has 5 bytes, expected 32"):
+        enrolment.proof(pb.Challenge(nonce=b"short"))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from client.identity import participant_of
+from client.state_directory import memory_folder
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.plan import blueprint_of, plan_of
+from plait.training.bases import locate_base
+from plait.trust import NodeKey, verify
+from plait.wire.messages import ClientCard, DescribeTask, decode_reply, encode_task
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "my.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"number {number} of some lines\n" * 4}) + "\n" for number in range(40))
+    )
+    return path
+
+
+def context_of(node_config: dict[str, str], run: int = 7) -> Context:
+    config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32").to_table()
+    return Context(run_id=run, node_id=5, node_config=node_config, state=RecordDict(), run_config=config)  # type: ignore[arg-type]
+
+
+def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    context = context_of({"data": str(data), "name": "ada", "state": str(state)})
+    config = RunConfig(base="tiny", seq_len=32, rank=2)
+    spec = blueprint_of(config, locate_base("tiny").directory).spec
+    task = b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text)))
+    card = decode_reply(participant_of(context).answer(task), max_bytes=1 << 20)
+    assert isinstance(card, ClientCard)
+    assert card.client == "ada"
+    assert (memory_folder(state, 7, "ada") / "spec").read_text() == spec.text
+    assert len(context.state) == 0
+
+
+def test_a_node_without_data_is_nobody() -> None:
+    with pytest.raises(ConfigError, match="expected one of them"):
+        participant_of(context_of({"name": "ada"}))
+
+
+def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> None:
+    key = NodeKey.generate()
+    key.save(tmp_path / "node.key")
+    participant = participant_of(context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")}))
+    assert participant._sign is not None
+    assert verify(key.public_bytes, participant._sign(b"update"), b"update")
+    assert participant_of(context_of({"data": str(data)}))._sign is None

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from plait.errors import Interrupted, PeerError
+from plait.v1 import federation_pb2 as pb
+
+BODY = bytes(range(256)) * 40
+
+
+def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, desk, start_node, wait_until) -> None:
+    node = start_node()
+    wait_until(lambda: federation.readies, "the node to be ready")
+    assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 1)
+    ready = federation.readies[0]
+    assert (ready.methods, ready.memory_bytes, ready.device) == (["lora"], 8_000_000_000, "cpu, float32")
+    federation.give("1.train.0", b"head ", BODY)
+    wait_until(lambda: federation.answers, "an answer")
+    assert federation.answers["1.train.0"] == (pb.CONTENT_PLAIT, b"did head " + BODY)
+    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
+    node.end()
+    assert node.error is None
+    assert node.events("finished")[0]["tasks"] == 1
+
+
+def test_a_download_that_breaks_goes_on_where_it_broke(federation, start_node, wait_until) -> None:
+    federation.cut_download_at = [3000, 7000]
+    federation.give("1.train.0", b"", BODY)
+    start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    assert federation.answers["1.train.0"][1] == b"did " + BODY
+    assert federation.offsets[:3] == [("download", 0), ("download", 3000), ("download", 7000)]
+
+
+def test_tasks_that_share_a_body_fetch_it_once(federation, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"a", BODY)
+    federation.give("1.evaluate.0", b"b", BODY, message_type="evaluate")
+    start_node()
+    wait_until(lambda: len(federation.answers) == 2, "two answers")
+    assert [what for what, _ in federation.offsets].count("download") == 1
+    assert federation.answers["1.evaluate.0"][1] == b"did b" + BODY
+
+
+def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"", BODY)
+    federation.bodies[federation.tasks["1.train.0"].body_sha256] = BODY + b"more than declared"
+    start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    content, text = federation.answers["1.train.0"]
+    assert content == pb.CONTENT_ERROR
+    assert b"longer than 10240 bytes" in text
+    federation.give("1.train.1", b"next")
+    wait_until(lambda: "1.train.1" in federation.answers, "the next answer")
+    assert desk.asked == [b"next"]
+
+
+def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node, wait_until) -> None:
+    federation.cut_upload_at = [1 << 20]
+    federation.give("1.train.0", b"big")
+    start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    assert federation.answers["1.train.0"][1] == bytes(3 << 20)
+    first, second = (offset for what, offset in federation.offsets if what == "upload")
+    assert (first, second) == (0, 1 << 20)
+
+
+def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"slow")
+    node = start_node()
+    wait_until(lambda: desk.steps > 3, "work")
+    federation.stop()
+    wait_until(lambda: "connection refused" in str(node.events("lost")), "the node to notice and say why")
+    before = desk.steps
+    wait_until(lambda: desk.steps > before + 3, "work to go on meanwhile")
+    federation.start()
+    wait_until(lambda: len(federation.readies) == 2, "the node to come back")
+    desk.go_on.set()
+    wait_until(lambda: federation.answers, "an answer")
+    assert desk.asked == [b"slow"]
+
+
+def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("0.query.0", b"who", message_type="query", group="0")
+    node = start_node()
+    wait_until(lambda: federation.answers, "a description")
+    federation.give("1.train.0", b"slow")
+    wait_until(lambda: desk.steps > 3, "work")
+    federation.stop()
+    # The server comes back without its memory: it asks who is there before it comes to the round again.
+    (work,) = federation.tasks.values()
+    federation.tasks.clear()
+    federation.answers.clear()
+    federation.unknown.add("1.train.0")
+    federation.give("0.query.0", b"who", message_type="query", group="0")
+    federation.start()
+    # The description that the node gave before is good enough, so the work under way holds nobody up.
+    wait_until(lambda: "0.query.0" in federation.answers, "the description to be sent again")
+    assert desk.asked == [b"who", b"slow"]
+    desk.go_on.set()
+    wait_until(lambda: node.events("shelved"), "the upload to be turned down")
+    federation.unknown.clear()
+    federation.tasks["1.train.0"] = work
+    federation.say(pb.ToNode(work=work))
+    wait_until(lambda: "1.train.0" in federation.answers, "the answer")
+    assert desk.asked == [b"who", b"slow"]
+
+
+def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, desk, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"slow")
+    node = start_node()
+    wait_until(lambda: desk.steps > 3, "work")
+    federation.stop()
+    federation.tasks.clear()
+    federation.give("2.train.0", b"next", group="2")
+    federation.start()
+    wait_until(lambda: federation.answers, "an answer")
+    assert set(federation.answers) == {"2.train.0"}
+    assert "another task instead" in str(node.events("dropped"))
+
+
+def test_a_withdrawn_task_stops_at_its_next_step(federation, desk, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"slow")
+    node = start_node()
+    wait_until(lambda: desk.steps > 3, "work")
+    federation.tasks.clear()
+    federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")))
+    wait_until(lambda: node.events("dropped"), "the task to be dropped")
+    assert "deadline" in str(node.events("dropped"))
+    federation.give("2.train.0", b"next", group="2")
+    wait_until(lambda: federation.answers, "the next answer")
+    assert set(federation.answers) == {"2.train.0"}
+
+
+def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node, wait_until) -> None:
+    federation.late.add("1.train.0")
+    federation.give("1.train.0", b"x")
+    node = start_node()
+    wait_until(lambda: node.events("late"), "the receipt")
+
+
+def test_what_an_app_raises_reaches_nobody_in_its_own_words(federation, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"secret text of a client")
+    node = start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    content, text = federation.answers["1.train.0"]
+    assert content == pb.CONTENT_ERROR
+    assert text.startswith(b"ValueError at conftest.py:")
+    assert "secret" not in node.screen.getvalue()
+
+
+def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federation, start_node, wait_until) -> None:
+    federation.max_answer_bytes = 1 << 20
+    federation.give("1.train.0", b"big")
+    start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    assert federation.answers["1.train.0"] == (
+        pb.CONTENT_ERROR, b"answer has 3.1 MB, expected at most the 1.0 MB that the server takes",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        (pb.REFUSED_REASON_PROTOCOL, "install the plait version"),
+        (pb.REFUSED_REASON_UNKNOWN_KEY, "plait provision"),
+        (pb.REFUSED_REASON_REVOKED_KEY, "revoked"),
+        (pb.REFUSED_REASON_WRONG_NAME, "name that the kit was made for"),
+        (pb.REFUSED_REASON_BAD_PROOF, "new kit"),
+        (pb.REFUSED_REASON_BASE_MISMATCH, "--base"),
+        (pb.REFUSED_REASON_REPLACED, "another process runs with this name"),
+        (pb.REFUSED_REASON_MALFORMED, "plait version"),
+    ],
+)
+def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node, reason, remedy) -> None:
+    federation.refusal = pb.Refused(reason=reason, detail="so it is\nreally")
+    node = start_node()
+    node.end()
+    assert isinstance(node.error, PeerError)
+    assert node.error.exit_code == 3
+    assert "so it is really" in str(node.error)
+    assert remedy in str(node.error)
+    assert len(federation.hellos) == 1
+
+
+@pytest.mark.parametrize("reason", [pb.REFUSED_REASON_FULL, 99])
+def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, wait_until, reason) -> None:
+    federation.refusal = pb.Refused(reason=reason)
+    start_node()
+    wait_until(lambda: len(federation.hellos) > 2, "more attempts")
+    federation.refusal = None
+    wait_until(lambda: federation.readies, "the node to be taken in")
+
+
+def test_attempts_are_told_ever_more_seldom(federation, start_node, wait_until) -> None:
+    federation.stop()
+    node = start_node()
+    wait_until(lambda: any(event["attempt"] >= 16 for event in node.events("lost")), "sixteen attempts")
+    assert [event["attempt"] for event in node.events("lost")][:5] == [1, 2, 4, 8, 16]
+    federation.start()
+    wait_until(lambda: federation.readies, "the node to come in")
+
+
+def test_a_server_that_goes_for_a_while_is_waited_for(federation, start_node, wait_until) -> None:
+    node = start_node()
+    wait_until(lambda: federation.readies, "the node to be ready")
+    federation.say(pb.ToNode(drain=pb.Drain(finished=False)))
+    wait_until(lambda: node.events("draining"), "the node to hear of it")
+    federation.restart()
+    wait_until(lambda: len(federation.readies) == 2, "the node to come back")
+    assert "restarting" in str(node.events("lost")[0]["text"])
+
+
+def test_another_run_on_the_same_server_begins_afresh(federation, desk, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"same")
+    start_node()
+    wait_until(lambda: federation.answers, "an answer")
+    federation.answers.clear()
+    federation.run_id = 78
+    federation.give("1.train.0", b"same")
+    federation.tasks = dict(federation.tasks)
+    federation.restart()
+    wait_until(lambda: len(desk.asked) == 2, "the task of the other run to be done as well")
+
+
+def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, desk, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"slow")
+    node = start_node()
+    wait_until(lambda: desk.steps > 3, "work")
+    node.node.stop()
+    node.end()
+    assert isinstance(node.error, Interrupted)
+    assert not desk.go_on.is_set()
+    assert federation.answers == {}
+
+
+def test_the_system_may_end_a_node_without_an_error(federation, start_node, wait_until) -> None:
+    node = start_node()
+    wait_until(lambda: federation.readies, "the node to be ready")
+    node.node.stop(by_system=True)
+    node.end()
+    assert node.error is None
+
+
+def test_the_server_hears_what_a_node_is_doing(federation, desk, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"slow")
+    start_node()
+    wait_until(lambda: any("step" in report.doing for report in federation.progress), "a report")
+    assert federation.progress[0] == pb.Progress(task_id="1.train.0", doing="round 1: training")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pb.Work(message_type="train", content=pb.CONTENT_PLAIT),
+        pb.Work(task_id="t", message_type="train", content=pb.CONTENT_ERROR),
+        pb.Work(task_id="t", message_type="train", content=pb.CONTENT_PLAIT, body_bytes=5),
+        pb.Work(task_id="t", message_type="train", content=pb.CONTENT_PLAIT, body_bytes=1 << 40, body_sha256=bytes(32)),
+    ],
+)
+def test_what_is_no_task_costs_the_server_its_connection(federation, desk, start_node, wait_until, work) -> None:
+    node = start_node()
+    wait_until(lambda: federation.readies, "the node to be ready")
+    federation.say(pb.ToNode(work=work))
+    wait_until(lambda: len(federation.readies) == 2, "the node to come back")
+    assert "expected" in str(node.events("lost")) or "digest" in str(node.events("lost"))
+    assert desk.asked == []
+
+
+def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, desk, start_node, wait_until) -> None:
+    federation.stalled = threading.Event()
+    federation.give("1.train.0", b"", BODY)
+    node = start_node()
+    wait_until(lambda: federation.offsets, "the download to begin")
+    federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="enough")))
+    wait_until(lambda: node.events("dropped"), "the task to be dropped")
+    federation.stalled.set()
+    assert desk.asked == []
+
+
+def test_an_answer_that_is_asked_for_while_the_server_says_it_is_not_is_sent(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.unknown.add("1.train.0")
+    federation.give("1.train.0", b"big")
+    (work,) = federation.tasks.values()
+    node = start_node()
+
+    def ask_meanwhile() -> None:
+        asked = len(node.events("task"))
+        federation.unknown.clear()
+        federation.say(pb.ToNode(work=work))
+        # The node takes events in order: once it has begun the next task it has seen the task.
+        federation.give("1.query.0", b"who", message_type="query")
+        wait_until(lambda: len(node.events("task")) > asked, "the node to have seen the task")
+
+    federation.on_held = ask_meanwhile
+    wait_until(lambda: "1.train.0" in federation.answers, "the answer")
+    assert desk.asked.count(b"big") == 1

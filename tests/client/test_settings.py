@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from client.settings import check_settings
+from plait.errors import ConfigError
+from plait.trust import NodeKey, provision
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    provision(tmp_path / "kits", ("ada",), ("localhost",), now=datetime.now(UTC))
+    return tmp_path / "kits" / "clients" / "ada"
+
+
+def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path) -> None:
+    settings = check_settings(server="localhost:9440", data="some/my.jsonl", kit=kit, state=tmp_path / "state")
+    key = NodeKey.load(kit / "node.key")
+    assert settings.credential.name == "ada"
+    assert settings.credential.key is not None
+    assert settings.credential.key.public_bytes == key.public_bytes
+    assert settings.node_config == {
+        "data": "some/my.jsonl", "name": "ada", "state": str(tmp_path / "state"), "key": str(kit / "node.key"),
+    }  # fmt: skip
+
+
+def test_without_a_kit_the_data_gives_the_name() -> None:
+    settings = check_settings(server="localhost:9440", data="some/my.jsonl", insecure=True)
+    assert (settings.name, settings.credential.key) == ("my", None)
+    assert "key" not in settings.node_config
+    assert check_settings(server="[::1]:1", data="x", insecure=True, name="bob").name == "bob"
+
+
+def test_memory_is_counted_in_bytes() -> None:
+    assert check_settings(server="localhost:1", data="x", insecure=True, max_memory_gb=1.5).max_memory_bytes == 1.5e9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"server": "plait.example.org:9440", "insecure": True}, "expected a server on this machine"),
+        ({"insecure": False}, "expected --kit DIR"),
+        ({"server": "localhost"}, "expected HOST:PORT"),
+        ({"name": "../ada"}, "client name is"),
+        ({"threads": -1}, "threads is -1"),
+        ({"dtype": "int3"}, "dtype is 'int3'"),
+        ({"max_memory_gb": -1.0}, "expected 0 or more"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_settings(**{"server": "localhost:1", "data": "my.jsonl", "insecure": True, **changes})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kit_goes_with_no_other_name_and_no_insecure_connection(kit: Path) -> None:
+    with pytest.raises(ConfigError, match="was made for 'ada'"):
+        check_settings(server="localhost:1", data="x", kit=kit, name="bob")
+    with pytest.raises(ConfigError, match="expected one of them"):
+        check_settings(server="localhost:1", data="x", kit=kit, insecure=True)
