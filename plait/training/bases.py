@@ -20,10 +20,10 @@ from plait.data.cache import cache_directory
 from plait.data.packages import fetch_package_files
 from plait.errors import ConfigError, MachineError
 from plait.files import directory_written_aside
+from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
 
-_TINY = Path(__file__).parent / "tiny_base"
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
 
@@ -73,7 +73,7 @@ def _minilm(progress: Progress) -> Path:
 BUILT_IN: Mapping[str, Callable[[Progress], Path]] = {
     "smollm2-135m": _smollm2,
     "minilm-l6": _minilm,
-    "tiny": lambda _: _TINY,
+    "tiny": lambda _: unpack_tiny(),
 }
 
 

@@ -11,8 +11,11 @@ came from Python 3.11 (see README.md beside them).
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -91,9 +94,22 @@ def main() -> None:
         optimizer.zero_grad()
         if step % 100 == 0 or step == STEPS - 1:
             print(f"step {step:5}  loss {loss.item():.3f}  {time.time() - started:.0f} s", flush=True)
-    model.to(torch.bfloat16).save_pretrained(TARGET)
-    tokenizer.save_pretrained(TARGET)
+    with tempfile.TemporaryDirectory() as folder:
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        keep(Path(folder))
     print(f"wrote {TARGET}", file=sys.stderr)
+
+
+def keep(made: Path) -> None:
+    """JSON files as they are, all others packed into one, which a Flower App Bundle takes (plait/training/tiny.py)."""
+    packed: dict[str, str] = {}
+    for path in sorted(made.iterdir()):
+        if path.suffix == ".json":
+            (TARGET / path.name).write_bytes(path.read_bytes())
+        else:
+            packed[path.name] = base64.b64encode(path.read_bytes()).decode()
+    (TARGET / "packed.json").write_text(json.dumps(packed, indent=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""The built-in base `tiny`: kept in the package as JSON, unpacked into the cache at first use.
+
+A Flower App Bundle takes no binary files, so what is not JSON of itself lies in `packed.json`: file name → base64.
+Written by `simulations/tiny_base/make.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import cast
+
+from plait.data.cache import cache_directory
+from plait.errors import MachineError
+from plait.files import write_atomically
+
+_SOURCE = Path(__file__).parent / "tiny_base"
+_PACKED = "packed.json"
+
+
+def unpack_tiny() -> Path:
+    """The base as a Hugging Face model directory in the cache.
+
+    Raises:
+        MachineError: the cache cannot be written.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(_SOURCE.glob("*.json"))}
+    # The cache is shared with other versions of plait, which may have another one.
+    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
+    target = cache_directory() / "bases" / f"tiny-{digest[:12]}"
+    if target.is_dir():
+        return target
+    packed = cast("dict[str, str]", json.loads(files.pop(_PACKED)))
+    files.update({name: base64.b64decode(text) for name, text in packed.items()})
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny.") as aside:
+            folder = Path(aside) / target.name
+            folder.mkdir()
+            for name, data in files.items():
+                write_atomically(folder / name, data)
+            folder.rename(target)
+    except OSError as error:
+        # Many workers may start at once; whoever came first has put the same files there.
+        if not target.is_dir():
+            raise MachineError(f"cannot write '{target}': {error.strerror or error}") from error
+    return target

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from plait.adapters import fingerprint_base
+from plait.errors import MachineError
+from plait.training.tiny import unpack_tiny
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(cache: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        (directory,) = set(pool.map(lambda _: unpack_tiny(), range(8)))
+    assert list((cache / "bases").iterdir()) == [directory]
+    # Runs and adapters of the past name it.
+    assert fingerprint_base(directory) == "b1528fbe5e2b7e500c0a7ccf9f8a134c8bd37e45eb96acb9e4a12e8c9d39f158"
+
+
+def test_a_cache_that_cannot_be_written_is_the_machines_fault(cache: Path) -> None:
+    (cache / "bases").write_text("in the way")
+    with pytest.raises(MachineError, match="cannot write"):
+        unpack_tiny()
