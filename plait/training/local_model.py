@@ -76,7 +76,7 @@ class PeftLocalModel:
         model = self._base.carrying(spec, state)
         split = self.split(spec, settings)
         if self._own_trainer is None:
-            flat, report = train_steps(
+            done = train_steps(
                 model,
                 adapter_parameters(model, spec.layout),
                 split.train,
@@ -85,7 +85,7 @@ class PeftLocalModel:
                 task=spec.task,
                 pad_token=self._base.pad_token,
             )
-            after = AdapterState(spec.layout, flat)
+            after, report = AdapterState(spec.layout, done.flat), done.report
         else:
             report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
             after = read_adapter(model, state)

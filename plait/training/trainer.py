@@ -6,20 +6,28 @@ Knows nothing of rounds, peers or bytes: settings, examples and a model in, the 
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
+from plait.errors import ConfigError
+from plait.rounds.moments import Moments
 from plait.training.examples import IGNORED, Example
+from plait.training.optimizer import FlatAdamW
 from plait.wire.settings import Settings
 
 # Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
 _MOSTLY = 0.75
+# PEFT's names of a low-rank pair's two sides; all else that an adapter has (a head, a magnitude) trains with either.
+_SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,25 @@ class StepReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a training run leaves behind.
+
+    Attributes:
+        flat: (size,) the adapter after.
+        report: what was done.
+        moments: what AdamW would go on with.
+        mean_gradient: (size,) mean over the steps of the clipped gradients, without drift correction; None but under
+            SCAFFOLD. It is the client's next control variate: with plain SGD the same as option II's
+            c_i - c + (x - y) / (K lr), and unlike that still a gradient where AdamW takes the steps.
+    """
+
+    flat: Float32
+    report: StepReport
+    moments: Moments
+    mean_gradient: Float32 | None = None
+
+
 def train_steps(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -46,8 +73,10 @@ def train_steps(
     start: Float32,
     task: Task,
     pad_token: int,
+    moments: Moments | None = None,
+    drift: Float32 | None = None,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-) -> tuple[Float32, StepReport]:
+) -> LocalTraining:
     """Train an adapter for `settings.local_steps` optimizer steps.
 
     The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
@@ -55,33 +84,50 @@ def train_steps(
     follow from `settings.seed`. A step's loss is the mean over all its label tokens, however they fall on its
     micro-batches.
 
+    FedProx (arXiv 1812.06127) adds mu/2 ||x - start||^2 to what is minimised, though not to the losses that are
+    reported. SCAFFOLD (arXiv 1910.06378) adds `drift` to every gradient, after clipping, since its control variates are
+    means of clipped gradients.
+
     Args:
         model: the base with the adapter on.
         parameters: the adapter's parameters in layout order; overwritten.
         examples: what to train on.
-        settings: steps, batch, learning rate, schedule, seed.
+        settings: steps, batch, learning rate, schedule, seed, which sides train, FedProx's mu.
         start: (size,) the adapter before; not changed.
         task: what the labels are.
         pad_token: fills up short rows.
+        moments: AdamW's, from a run before; None to begin anew.
+        drift: (size,) SCAFFOLD's c - c_i: the cohort's control variate minus the client's.
         on_step: told number and loss of every step.
 
-    Returns:
-        (size,) the adapter after, and what was done.
+    Raises:
+        ConfigError: nothing of this adapter is to train, or the moments are of another one.
+        Abandoned: nobody waits for this any more.
     """
     started = time.perf_counter()
     device = parameters[0].device
-    master = nn.Parameter(torch.from_numpy(start.copy()).to(device))
-    sizes = [parameter.numel() for parameter in parameters]
-    optimizer = torch.optim.AdamW([master], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    trained = _trained(model, parameters, settings.trained)
+    optimizer = FlatAdamW(
+        start,
+        [parameter.numel() for parameter in parameters],
+        trained,
+        weight_decay=settings.weight_decay,
+        moments=moments,
+        device=device,
+    )
+    gradient = optimizer.gradient
+    origin = optimizer.master.clone() if settings.proximal else None
+    correction = None if drift is None else torch.from_numpy(drift.copy()).to(device)
+    gradient_sum = torch.zeros_like(gradient) if settings.scaffold else None
     model.train()
     losses: list[float] = []
     tokens = 0
     per_step = settings.batch_size * settings.gradient_accumulation_steps
     order = _endless(len(examples), np.random.default_rng(settings.seed))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _only(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
-            _follow(parameters, master, sizes)
+            _follow(parameters, optimizer.values)
             chosen = [examples[next(order)] for _ in range(per_step)]
             counted = sum(count_labels(example, task) for example in chosen)
             step_loss = 0.0
@@ -91,29 +137,66 @@ def train_steps(
                 loss.backward()
                 step_loss += loss.item()
                 tokens += sum(len(example.tokens) for example in batch)
-            master.grad = torch.cat([_gradient(parameter).reshape(-1).float() for parameter in parameters])
-            nn.utils.clip_grad_norm_([master], settings.max_grad_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * schedule_factor(settings, settings.done_steps + step)
-            optimizer.step()
+            optimizer.take([parameter.grad for parameter in parameters])
             for parameter in parameters:
                 parameter.grad = None
+            if origin is not None:
+                gradient.add_(optimizer.master - origin, alpha=settings.proximal)
+            _clip_(gradient, settings.max_grad_norm)
+            if gradient_sum is not None:
+                gradient_sum.add_(gradient)
+            if correction is not None:
+                gradient.add_(correction)
+            optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + step))
             losses.append(step_loss)
             on_step(step, step_loss)
-    _follow(parameters, master, sizes)
-    report = StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started)
-    return master.detach().cpu().numpy(), report
+            check_abandoned()
+    _follow(parameters, optimizer.values)
+    return LocalTraining(
+        flat=_array(optimizer.master),
+        report=StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started),
+        moments=optimizer.moments(settings.local_steps),
+        mean_gradient=None if gradient_sum is None else _array(gradient_sum / settings.local_steps),
+    )
+
+
+def _trained(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
+    """Which of the parameters train where these sides do."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matches = [_SIDE.search(names[id(parameter)]) for parameter in parameters]
+    trained = [match is None or match[1] in sides for match in matches]
+    if not any(trained):
+        raise ConfigError(f"trained is '{sides}', but the adapter has no tensor of that side")
+    return trained
+
+
+@contextmanager
+def _only(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) -> Generator[None]:
+    """For a while only some parameters ask for gradients; the others cost none."""
+    try:
+        for parameter, trains in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(trains)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+            parameter.grad = None
 
 
 @torch.no_grad()
-def _follow(parameters: Sequence[nn.Parameter], master: torch.Tensor, sizes: Sequence[int]) -> None:
-    for parameter, values in zip(parameters, master.split(list(sizes)), strict=True):
-        parameter.copy_(values.view_as(parameter))
+def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for parameter, flat in zip(parameters, values, strict=True):
+        parameter.copy_(flat.view_as(parameter))
 
 
-def _gradient(parameter: nn.Parameter) -> torch.Tensor:
-    # A parameter that took no part in the forward pass has none.
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+@torch.no_grad()
+def _clip_(gradient: torch.Tensor, longest: float) -> None:
+    """As torch's clip_grad_norm_ does."""
+    gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp(max=1.0))
+
+
+def _array(tensor: torch.Tensor) -> Float32:
+    return tensor.cpu().numpy().copy()
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from plait.abandon import ABANDONMENT, Abandoned
 from plait.adapters import AdapterState, Task, norm, subtract
+from plait.errors import ConfigError
+from plait.rounds.moments import Moments
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import judge, pad, schedule_factor, summed_loss, train_steps
+from plait.training.trainer import LocalTraining, judge, pad, schedule_factor, summed_loss, train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -31,8 +35,20 @@ def trained(resident: ResidentBase, blueprint: Blueprint, rows: list[Example], s
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = blueprint.initial.flat
-    flat, _ = train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
-    return AdapterState(blueprint.spec.layout, flat)
+    done = train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
+    return AdapterState(blueprint.spec.layout, done.flat)
+
+
+def run(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], settings: Settings, **options: Any
+) -> LocalTraining:
+    """Steps on all rows at once, so that their order does not matter, from an adapter with no zeros in it."""
+    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    state = options.pop("state", AdapterState(blueprint.spec.layout, values))
+    model = resident.carrying(blueprint.spec, state)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    settings = replace(settings, batch_size=len(rows), max_grad_norm=100.0)
+    return train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0, **options)
 
 
 def test_training_lowers_the_loss_on_what_it_trains_on(
@@ -90,6 +106,102 @@ def test_accumulating_gradients_equals_one_large_batch(
     whole = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=4))
     parts = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2))
     assert norm(subtract(whole, parts)) < 1e-3 * norm(subtract(whole, blueprint.initial))
+
+
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_only_the_trained_side_moves(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], side: str
+) -> None:
+    settings = replace(SETTINGS, trained=side, weight_decay=0.1, proximal=0.1)
+    values = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    before = AdapterState(blueprint.spec.layout, values)
+    done = run(resident, blueprint, rows, settings, state=before)
+    after = AdapterState(blueprint.spec.layout, done.flat)
+    for number, slot in enumerate(blueprint.spec.layout.slots):
+        same = before[slot.name] == after[slot.name]
+        trains = f"lora_{side}" in slot.name
+        assert same.mean() < 0.01 if trains else same.all()
+        assert done.moments.steps[number] == (3 if trains else 0)
+    carried = resident.carrying(blueprint.spec, before)
+    assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
+
+
+def test_fedprox_pulls_towards_the_adapter_received(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    plain, pulled = (
+        run(resident, blueprint, rows, replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5)
+    )
+    once = run(resident, blueprint, rows, replace(SETTINGS, local_steps=1)).flat
+    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    # The running mean takes a tenth of each gradient, and only the second step stands away from where it began.
+    expected = 0.1 * 0.5 * (once - values)
+    assert np.abs(expected).max() > 1e-4
+    np.testing.assert_allclose(pulled - plain, expected, atol=1e-7)
+
+
+def test_scaffold_adds_the_drift_and_reports_the_mean_gradient_without_it(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    drift = np.random.default_rng(3).normal(0, 0.01, blueprint.spec.layout.size).astype(np.float32)
+    settings = replace(SETTINGS, local_steps=1, scaffold=True)
+    plain = run(resident, blueprint, rows, settings)
+    corrected = run(resident, blueprint, rows, settings, drift=drift)
+    np.testing.assert_allclose(corrected.moments.mean - plain.moments.mean, 0.1 * drift, atol=1e-7)
+    for done in (plain, corrected):
+        assert done.mean_gradient is not None
+        np.testing.assert_allclose(done.mean_gradient, 10 * plain.moments.mean, atol=1e-6)
+    assert run(resident, blueprint, rows, replace(settings, scaffold=False)).mean_gradient is None
+
+
+def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
+    whole = run(resident, blueprint, rows, replace(SETTINGS, local_steps=4))
+    settings = replace(SETTINGS, local_steps=2)
+    half = run(resident, blueprint, rows, settings)
+    state = AdapterState(blueprint.spec.layout, half.flat)
+    rest, forgetful = (run(resident, blueprint, rows, settings, state=state, moments=m) for m in (half.moments, None))
+    assert rest.moments.steps == whole.moments.steps == (4,) * len(blueprint.spec.layout.slots)
+    step = np.linalg.norm(whole.flat - half.flat)
+    assert np.linalg.norm(rest.flat - whole.flat) < 1e-2 * step
+    assert np.linalg.norm(forgetful.flat - whole.flat) > 0.1 * step
+
+
+def test_sides_that_train_in_turn_are_each_corrected_for_their_own_steps(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    first = run(resident, blueprint, rows, replace(SETTINGS, trained="B"))
+    state = AdapterState(blueprint.spec.layout, first.flat)
+    turn = replace(SETTINGS, trained="A", local_steps=1)
+    carried, fresh = (run(resident, blueprint, rows, turn, state=state, moments=m) for m in (first.moments, None))
+    # A has seen no gradient yet, so what B has seen must not matter to its first step.
+    assert np.array_equal(carried.flat, fresh.flat)
+    assert set(carried.moments.steps) == {1, 3}
+
+
+def test_moments_of_another_adapter_are_refused(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    with pytest.raises(ConfigError, match="moments are of 3 values in 1 tensors"):
+        run(resident, blueprint, rows, SETTINGS, moments=Moments.none(3, 1))
+
+
+def test_training_stops_at_the_step_at_which_nobody_waits_any_more(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    steps: list[int] = []
+
+    def heard(step: int, _loss: float) -> None:
+        steps.append(step)
+        if step == 1:
+            ABANDONMENT.ask()
+
+    ABANDONMENT.begin()
+    try:
+        with pytest.raises(Abandoned):
+            run(resident, blueprint, rows, replace(SETTINGS, local_steps=9), on_step=heard)
+    finally:
+        ABANDONMENT.begin()
+    assert steps == [0, 1]
 
 
 def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprint: Blueprint) -> None:

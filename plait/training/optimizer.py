@@ -1,0 +1,119 @@
+"""AdamW (arXiv 1711.05101) on the trained tensors of an adapter, which lie in one flat float32 buffer: the master.
+
+Its moments can be taken out and carried into the next run. Tensors that do not train are neither stepped nor decayed.
+Knows nothing of models, losses and schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import nn
+
+from plait.adapters import Float32
+from plait.errors import ConfigError
+from plait.rounds.moments import Moments
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring tensors that train and have seen equally many steps."""
+
+    first: int
+    last: int
+    steps: int
+
+
+class FlatAdamW:
+    """AdamW over one flat buffer.
+
+    Attributes:
+        master: (size,) float32, the adapter.
+        gradient: (size,) float32, what the next step goes along; the caller's to fill.
+
+    Args:
+        start: (size,) the adapter before; not changed.
+        sizes: elements of each tensor, in the buffer's order.
+        trained: whether each tensor trains; at least one does.
+        weight_decay: as in AdamW.
+        moments: what a run before left; None to begin anew.
+        device: where to compute.
+
+    Raises:
+        ConfigError: the moments are of another adapter.
+    """
+
+    def __init__(
+        self,
+        start: Float32,
+        sizes: Sequence[int],
+        trained: Sequence[bool],
+        *,
+        weight_decay: float,
+        moments: Moments | None,
+        device: torch.device,
+    ) -> None:
+        before = moments or Moments.none(len(start), len(sizes))
+        if not (len(before.mean) == len(before.square) == len(start) and len(before.steps) == len(sizes)):
+            raise ConfigError(
+                f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
+                f"expected {len(start)} in {len(sizes)}"
+            )
+        self.master = torch.from_numpy(start.copy()).to(device)
+        self.gradient = torch.zeros_like(self.master)
+        self._sizes = list(sizes)
+        self._trained = list(trained)
+        self._steps_before = before.steps
+        self._mean, self._square = (torch.from_numpy(x.copy()).to(device) for x in (before.mean, before.square))
+        runs = _runs(sizes, trained, before.steps)
+        # Views: a step on them is a step on the buffers.
+        parameters = [nn.Parameter(self.master[run.first : run.last]) for run in runs]
+        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, fused=True)
+        for run, parameter in zip(runs, parameters, strict=True):
+            parameter.grad = self.gradient[run.first : run.last]
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(run.steps), device=device),
+                "exp_avg": self._mean[run.first : run.last],
+                "exp_avg_sq": self._square[run.first : run.last],
+            }
+
+    @property
+    def values(self) -> tuple[torch.Tensor, ...]:
+        """The master, tensor by tensor, each flat; views."""
+        return self.master.split(self._sizes)
+
+    @torch.no_grad()
+    def take(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Fill the gradient from those of the tensors, of any type; None, and what does not train, is zero."""
+        into = self.gradient.split(self._sizes)
+        for slot, gradient, trains in zip(into, gradients, self._trained, strict=True):
+            if gradient is None or not trains:
+                slot.zero_()
+            else:
+                slot.view_as(gradient).copy_(gradient)
+
+    def step(self, learning_rate: float) -> None:
+        """Step along the gradient."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+
+    def moments(self, steps: int) -> Moments:
+        """What is to be remembered after so many steps."""
+        counts = (n + steps if trains else n for n, trains in zip(self._steps_before, self._trained, strict=True))
+        return Moments(self._mean.cpu().numpy().copy(), self._square.cpu().numpy().copy(), tuple(counts))
+
+
+def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[_Run]:
+    found: list[_Run] = []
+    first = 0
+    tensors = zip(sizes, trained, steps, strict=True)
+    for (trains, seen), neighbours in groupby(tensors, key=lambda tensor: tensor[1:]):
+        last = first + sum(size for size, _, _ in neighbours)
+        if trains:
+            found.append(_Run(first, last, seen))
+        first = last
+    return found
