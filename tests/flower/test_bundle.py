@@ -1,0 +1,86 @@
+import io
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from plait.config import RunConfig, to_toml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+APP = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["flwr"]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> zipfile.ZipFile:
+    # A process of its own: importing flwr's command line warns of what it does itself.
+    program = """
+import sys
+from pathlib import Path
+from flwr.cli.build import build_fab_from_disk
+sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))
+"""
+    built = subprocess.run([sys.executable, "-c", program, CHECKOUT], capture_output=True, check=True)
+    return zipfile.ZipFile(io.BytesIO(built.stdout))
+
+
+def test_a_run_can_override_every_setting_and_the_defaults_are_plaits_own():
+    # flwr takes no key in --run-config that this table lacks, and reads nothing but pyproject.toml.
+    ours = dict(line.split(" = ", 1) for line in to_toml(RunConfig()).splitlines())
+    theirs = APP["app"]["config"]
+    wrong = [f"add `{key} = {value}`" for key, value in ours.items() if key not in theirs]
+    wrong += [f"remove `{key}`" for key in theirs if key not in ours]
+    wrong += [
+        f"`{key}` is {theirs[key]!r}, expected {ours[key]}"
+        for key, value in RunConfig().to_table().items()
+        if key in theirs and theirs[key] != value
+    ]
+    assert not wrong, "in [tool.flwr.app.config] of pyproject.toml: " + "; ".join(wrong)
+
+
+def test_nothing_in_pyproject_makes_flwr_rewrite_it():
+    assert set(APP) == {"app"}
+
+
+def test_the_bundle_holds_every_module_of_the_checkout(bundle):
+    modules = {
+        path.relative_to(CHECKOUT).as_posix()
+        for folder in ("plait", "server", "client")
+        for path in (CHECKOUT / folder).rglob("*.py")
+    }
+    assert modules == {name for name in bundle.namelist() if name.endswith(".py")}
+
+
+def test_the_bundle_is_well_below_flowers_limit(bundle):
+    assert sum(entry.file_size for entry in bundle.infolist()) < 6 << 20
+
+
+@pytest.mark.flower
+@pytest.mark.slow
+def test_the_bundle_alone_has_all_that_the_apps_and_the_built_in_base_need(bundle, tmp_path):
+    app = tmp_path / "app"
+    bundle.extractall(app)
+    # Flower puts the bundle's folder first on the path; what was imported from elsewhere under our names was missing.
+    program = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+import client.app, server.app
+from plait.training.bases import locate_base, locate_config
+assert locate_config("llama-3.1-8b").is_relative_to(folder)
+print(locate_base("tiny").reference.fingerprint)
+ours = {name: Path(module.__file__) for name, module in sys.modules.items()
+        if name.partition(".")[0] in ("plait", "server", "client") and getattr(module, "__file__", None)}
+assert len(ours) > 50
+assert all(path.is_relative_to(folder) for path in ours.values()), ours
+"""
+    checkout = "from plait.training.bases import locate_base; print(locate_base('tiny').reference.fingerprint)"
+    alone, here = (
+        subprocess.run([sys.executable, "-c", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        for folder, arguments in ((tmp_path, [program, app]), (CHECKOUT, [checkout]))
+    )
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert alone.stdout == here.stdout
