@@ -56,6 +56,13 @@ class Desk:
             self.sessions.leave(session)
             self.assignments.note()
 
+    def turn_out(self, session: Session, last: pb.ToNode, reason: str) -> int:
+        """End a session with its last word, and fail the node's tasks; returns how many."""
+        with self._changed:
+            session.close(last)
+            open_tasks = self.assignments.open_of(session.node.name)
+            return sum(self.assignments.fail(assignment, reason) for assignment in open_tasks)
+
     def withdraw(self, message_ids: Iterable[str], reason: str) -> int:
         """Wait for these no more and tell their nodes so; returns how many were unanswered."""
         with self._changed:

@@ -107,7 +107,8 @@ class Enrolment:
             verdict = self._admission.check(hello.name, hello.public_key)
             if verdict is not Verdict.KNOWN:
                 raise EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
-        if self._certified_name not in (None, hello.name):
+        # Where keys count, TLS has checked a certificate, and what that says counts too.
+        if self._certified_name != hello.name and (self._admission is not None or self._certified_name is not None):
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_WRONG_NAME, "name is not the certificate's, expected both from one client's kit"
             )

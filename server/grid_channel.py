@@ -31,12 +31,12 @@ class AttendedGrid(Protocol):
         """Give up tasks: their nodes are told, and answers to them are refused as late."""
         ...
 
-    def node_name(self, node_id: int) -> str:
-        """The name that the node proved to have."""
+    def node_name(self, node_id: int) -> str | None:
+        """The name that the node proved to have; None if it is not known any more."""
         ...
 
-    def public_key(self, node_id: int) -> bytes:
-        """The key that it proved with; empty on an insecure connection."""
+    def public_key(self, node_id: int) -> bytes | None:
+        """The key that it proved with; None on an insecure connection."""
         ...
 
 
@@ -73,10 +73,17 @@ class GridChannel:
             time.sleep(timeout_s)
 
     def identity(self, node: int) -> Identity | None:
-        """Who a node proved to be, where the grid knows."""
-        if isinstance(self._grid, AttendedGrid):
-            return Identity(self._grid.node_name(node), self._grid.public_key(node))
-        return None
+        """Who a node proved to be; None where the grid leaves that to others.
+
+        Raises:
+            PeerError: the grid would know, but the node is gone: nothing that it says of itself is taken for granted.
+        """
+        if not isinstance(self._grid, AttendedGrid):
+            return None
+        name = self._grid.node_name(node)
+        if name is None:
+            raise PeerError(f"node {node} has left, expected one that is attached")
+        return Identity(name, self._grid.public_key(node) or b"")
 
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""

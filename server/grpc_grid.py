@@ -23,7 +23,7 @@ from plait.errors import ConfigError, PlaitError
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
-from plait.trust.register import Register, Verdict
+from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.address import Address
 from server.attendance import Attendance, Terms
@@ -33,6 +33,7 @@ from server.grpc_server import GrpcServer
 from server.inbox import Inbox
 from server.log import say
 from server.metrics import Metrics, MetricsServer
+from server.revocation import Revocation
 from server.service import FederationService
 from server.status import RunSummary
 from server.uploads import Uploads
@@ -103,6 +104,7 @@ class GrpcGrid(Grid):
         self._handshake_s = handshake_s
         self._transfers_at_once = transfers_at_once
         self._metrics = Metrics()
+        self._revocation = Revocation(self._register, desk=self._desk, metrics=self._metrics)
         self._metrics.round.set_function(lambda: summary().round)
         self._metrics.round_seconds.set_function(lambda: (0.0, *summary().round_s)[-1])
         self._metrics_listen = metrics_listen
@@ -306,6 +308,7 @@ class GrpcGrid(Grid):
             attendance=attendance,
             uploads=uploads,
             desk=self._desk,
+            revocation=self._revocation,
             metrics=self._metrics,
             disk=self._disk,
             summary=self._summary,
@@ -325,19 +328,11 @@ class GrpcGrid(Grid):
         self._metrics.bodies_held_bytes.set(self._desk.assignments.held_bytes)
         if time.monotonic() - self._register_read > _REGISTER_EVERY_S:
             self._register_read = time.monotonic()
-            self._send_revoked_away()
-
-    def _send_revoked_away(self) -> None:
-        if self._register is None:
-            return
-        try:
-            for node in self._desk.sessions.all():
-                if node.session is not None and self._register.check(node.name, node.public_key) is not Verdict.KNOWN:
-                    say("revoked", level=logging.WARNING, node=node.name)
-                    node.session.close(_REVOKED)
-        except PlaitError as error:
-            # Whoever is in stays; nobody else gets in until the register can be read again.
-            say("register", level=logging.ERROR, detail=error)
+            try:
+                self._revocation.check_all()
+            except PlaitError as error:
+                # Whoever is in stays; nobody else gets in, and no answer, until the register can be read again.
+                say("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
         self._desk.sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
@@ -349,10 +344,3 @@ class GrpcGrid(Grid):
             self._metrics_server = None
         self._disk.shutdown()
         self._inbox.sweep()
-
-
-_REVOKED = pb.ToNode(
-    refused=pb.Refused(
-        reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked; ask the operator for a new kit"
-    )
-)

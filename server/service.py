@@ -22,6 +22,7 @@ from server.attendance import Attendance
 from server.desk import Desk
 from server.log import say
 from server.metrics import Metrics
+from server.revocation import Revocation
 from server.sessions import Session
 from server.status import RunSummary, status_json
 from server.uploads import UploadRefused, Uploads, data_of
@@ -41,6 +42,7 @@ class FederationService:
         attendance: serves the long calls.
         uploads: takes the answers.
         desk: sessions and assignments.
+        revocation: asked at every call whether the node's key still holds.
         metrics: counts.
         disk: where files are read.
         summary: what the run says of itself.
@@ -56,6 +58,7 @@ class FederationService:
         attendance: Attendance,
         uploads: Uploads,
         desk: Desk,
+        revocation: Revocation,
         metrics: Metrics,
         disk: Executor,
         summary: Callable[[], RunSummary],
@@ -67,6 +70,7 @@ class FederationService:
         self._attendance = attendance
         self._uploads = uploads
         self._desk = desk
+        self._revocation = revocation
         self._metrics = metrics
         self._disk = disk
         self._summary = summary
@@ -187,8 +191,12 @@ class FederationService:
 
     async def _session(self, token: bytes, context: _Context) -> Session:
         session = self._desk.sessions.find(token)
-        if session is None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
+        try:
+            if session is None or not self._revocation.may_stay(session):
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
+        except PlaitError as error:
+            say("register", level=logging.ERROR, detail=error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
         return session
 
 

@@ -4,6 +4,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from plait.errors import PeerError
 from plait.rounds.channel import Identity, NoAnswer, Purpose
 from plait.simulation.blob import from_message, to_content
 from server import grid_channel
@@ -178,3 +179,13 @@ def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
 def test_a_grid_that_knows_its_nodes_says_who_they_are():
     assert GridChannel(FakeAttendedGrid(echo), open_ended=True).identity(7) == Identity("node-7", bytes([7]) * 32)
     assert GridChannel(FakeGrid(echo), open_ended=True).identity(7) is None
+
+
+def test_a_node_without_a_key_is_known_by_name_and_one_that_is_gone_is_nobody(monkeypatch):
+    channel = GridChannel(FakeAttendedGrid(echo), open_ended=True)
+    monkeypatch.setattr(FakeAttendedGrid, "public_key", lambda self, node_id: None)
+    assert channel.identity(7) == Identity("node-7", b"")
+
+    monkeypatch.setattr(FakeAttendedGrid, "node_name", lambda self, node_id: None)
+    with pytest.raises(PeerError, match="node 7 has left"):
+        channel.identity(7)

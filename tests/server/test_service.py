@@ -2,6 +2,7 @@ import hashlib
 import json
 import threading
 import urllib.request
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -10,8 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from plait.errors import MachineError, PeerError
 from plait.simulation.blob import from_message
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
-from plait.trust import ClientKit, NodeKey, ServerKit, provision
+from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
+from server import grpc_grid
 from server.status import RunSummary
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
@@ -134,13 +136,53 @@ class TestBadKeys:
         assert refusal(self.node(bare_node, secure, kits["alice"], key=None).enrol()) == "MALFORMED"
 
     def test_a_revoked_key_is_refused(self, secure, kits, bare_node, federation):
-        from datetime import UTC, datetime
-
-        from plait.trust import revoke
-
         revoke(federation, "alice", now=datetime.now(UTC))
         assert refusal(self.node(bare_node, secure, kits["alice"]).enrol()) == "REVOKED_KEY"
         assert self.node(bare_node, secure, kits["bob"]).enrol().HasField("welcome")
+
+    def test_a_key_that_is_revoked_meanwhile_ends_the_session_at_the_next_call_and_fails_the_task(
+        self, secure, kits, bare_node, federation, send, replies, until
+    ):
+        alice = self.node(bare_node, secure, kits["alice"]).attend()
+        bob = self.node(bare_node, secure, kits["bob"]).attend()
+        until(lambda: len(list(secure.get_node_ids())) == 2)
+        ids = [send(secure, name, b"task") for name in ("alice", "bob")]
+        task_ids = [node.work().task_id for node in (alice, bob)]
+
+        revoke(federation, "alice", now=datetime.now(UTC))
+
+        assert code(alice.upload, task_ids[0], b"answer") == "UNAUTHENTICATED"
+        assert refusal(alice.hear()) == "REVOKED_KEY"
+        assert bob.upload(task_ids[1], b"answer").kept
+        lost, kept = replies(secure, ids)
+        assert lost.error.reason == "key of alice has been revoked"
+        assert from_message(kept) == b"answer"
+
+    def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
+        self, secure, kits, bare_node, federation, monkeypatch, until
+    ):
+        monkeypatch.setattr(grpc_grid, "_REGISTER_EVERY_S", 0.0)
+        alice = self.node(bare_node, secure, kits["alice"]).attend()
+        until(lambda: list(secure.get_node_ids()))
+        revoke(federation, "alice", now=datetime.now(UTC))
+
+        assert refusal(alice.hear()) == "REVOKED_KEY"
+        until(lambda: not list(secure.get_node_ids()))
+
+    def test_a_register_that_cannot_be_read_takes_no_answers_until_it_can(
+        self, secure, kits, bare_node, federation, send, until
+    ):
+        alice = self.node(bare_node, secure, kits["alice"]).attend()
+        until(lambda: list(secure.get_node_ids()))
+        send(secure, "alice", b"task")
+        task_id = alice.work().task_id
+        register = federation / "server" / "clients.json"
+        before = register.read_text()
+        register.write_text("{")
+
+        assert code(alice.upload, task_id, b"answer") == "UNAVAILABLE"
+        register.write_text(before)
+        assert alice.upload(task_id, b"answer").kept
 
     def test_a_key_under_another_name_is_refused(self, secure, kits, bare_node):
         assert refusal(self.node(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
@@ -157,8 +199,6 @@ class TestBadKeys:
         assert refusal(node.hear()) == "BAD_PROOF"
 
     def test_a_client_of_another_authority_gets_no_connection(self, secure, bare_node, tmp_path):
-        from datetime import UTC, datetime
-
         provision(tmp_path / "other", ["alice"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
         kit = ClientKit.load(tmp_path / "other" / "clients" / "alice")
 

@@ -1,0 +1,60 @@
+"""Whether a node that was let in may still be here: its key can be revoked at any time, and no longer counts then.
+
+Knows nothing of how nodes get in.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from plait.trust.register import Verdict
+from plait.v1 import federation_pb2 as pb
+from server.desk import Desk
+from server.enrolment import Admission
+from server.log import say
+from server.metrics import Metrics
+from server.sessions import Session
+
+_REVOKED = pb.ToNode(
+    refused=pb.Refused(
+        reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked; ask the operator for a new kit"
+    )
+)
+
+
+class Revocation:
+    """Asks the register anew about nodes that are attached, and sends away those that it no longer knows.
+
+    Args:
+        admission: who may take part; None lets everybody stay.
+        desk: sessions and tasks.
+        metrics: counts the tasks that are lost.
+    """
+
+    def __init__(self, admission: Admission | None, *, desk: Desk, metrics: Metrics) -> None:
+        self._admission = admission
+        self._desk = desk
+        self._metrics = metrics
+
+    def may_stay(self, session: Session) -> bool:
+        """Whether the node's key still holds; if not, its session is over and nobody waits for its answers.
+
+        Raises:
+            PlaitError: the register cannot be read.
+        """
+        node = session.node
+        if self._admission is None or self._admission.check(node.name, node.public_key) is Verdict.KNOWN:
+            return True
+        say("revoked", level=logging.WARNING, node=node.name)
+        self._metrics.tasks_lost.inc(self._desk.turn_out(session, _REVOKED, f"key of {node.name} has been revoked"))
+        return False
+
+    def check_all(self) -> None:
+        """Ask about everybody who is here.
+
+        Raises:
+            PlaitError: the register cannot be read; whoever is in stays.
+        """
+        for node in self._desk.sessions.all():
+            if node.session is not None and node.session.is_open:
+                self.may_stay(node.session)

@@ -1,0 +1,31 @@
+import pytest
+
+from plait.transport import PROTOCOL_VERSION
+from plait.trust import NodeKey, Verdict
+from plait.v1 import federation_pb2 as pb
+from server.enrolment import Enrolment, EnrolmentRefused
+
+
+class EverybodysKey:
+    def check(self, name, public_key):
+        return Verdict.KNOWN
+
+
+def hello(name="alice"):
+    key = NodeKey.generate().public_bytes
+    return pb.FromNode(hello=pb.Hello(protocol=PROTOCOL_VERSION, name=name, public_key=key, nonce=b"n" * 32))
+
+
+@pytest.mark.parametrize("certified_name", ["bob", "", None])
+def test_where_keys_count_the_certificate_must_say_the_same_name(certified_name):
+    with pytest.raises(EnrolmentRefused, match="name is not the certificate's") as refused:
+        Enrolment(EverybodysKey(), certified_name=certified_name).challenge(hello())
+    assert refused.value.reason == pb.REFUSED_REASON_WRONG_NAME
+
+
+def test_the_name_of_the_certificate_gets_a_challenge():
+    assert Enrolment(EverybodysKey(), certified_name="alice").challenge(hello()).HasField("challenge")
+
+
+def test_without_tls_there_is_no_certificate_to_ask_for():
+    assert Enrolment(None, certified_name=None).challenge(hello()).HasField("challenge")
