@@ -7,7 +7,7 @@ where it keeps what must outlive the process, ``key`` the file of the key that s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from client.memory import ContextMemory, SimulatedMemory
 from client.own_data import own_dataset
 from client.state_directory import memory_folder
 from plait.config import RunConfig, config_from_table
-from plait.data import histogram
+from plait.data import Dataset, RecordKind, histogram
 from plait.errors import ConfigError
 from plait.rounds.participant import Memory, Participant
 from plait.rounds.run_directory import RunDirectory
@@ -56,9 +56,16 @@ def _own_client(config: RunConfig, data: str, name: str) -> PeftLocalModel:
         name,
         dataset.records,
         kind=dataset.kind,
-        histogram=histogram(dataset.records, dataset),
+        histogram=_histogram(dataset, config.label_names),
         own_trainer=load_own_trainer(config.trainer) if config.trainer else None,
     )
+
+
+def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
+    """How many records have each label that the run names; nothing else of a node's own data may leave it."""
+    if dataset.kind is not RecordKind.LABEL:
+        return {}
+    return {name: count for name, count in histogram(dataset.records, dataset).items() if name in labels}
 
 
 def _own_memory(context: Context, name: str) -> Memory:

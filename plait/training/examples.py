@@ -133,9 +133,12 @@ def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list
 
 def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
     index = {label: number for number, label in enumerate(labels)}
-    unknown = {record.label for record in records} - index.keys()
+    unknown = sum(record.label not in index for record in records)
     if unknown:
-        raise DataError(f"label {min(unknown)!r} is none of the run's labels: {', '.join(labels)}")
+        # Without the label itself: this goes to the server.
+        raise DataError(
+            f"label of {unknown} of {len(records)} records is not among the run's labels: {', '.join(labels)}"
+        )
     encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
     return [
         Example(np.asarray(ids, np.int32), np.asarray([index[record.label]], np.int32))

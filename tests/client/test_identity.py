@@ -13,7 +13,7 @@ from plait.errors import ConfigError
 from plait.plan import blueprint_of, plan_of
 from plait.training.bases import locate_base
 from plait.trust import NodeKey, verify
-from plait.wire.messages import ClientCard, DescribeTask, decode_reply, encode_task
+from plait.wire.messages import ClientCard, DescribeTask, Refusal, decode_reply, encode_task
 
 
 @pytest.fixture
@@ -25,9 +25,12 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def context_of(node_config: dict[str, str], run: int = 7) -> Context:
-    config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32").to_table()
-    return Context(run_id=run, node_id=5, node_config=node_config, state=RecordDict(), run_config=config)  # type: ignore[arg-type]
+CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
+
+
+def context_of(node_config: dict[str, str], run: int = 7, config: RunConfig = CONFIG) -> Context:
+    table = config.to_table()
+    return Context(run_id=run, node_id=5, node_config=node_config, state=RecordDict(), run_config=table)  # type: ignore[arg-type]
 
 
 def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path: Path) -> None:
@@ -41,6 +44,41 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
     assert card.client == "ada"
     assert (memory_folder(state, 7, "ada") / "spec").read_text() == spec.text
     assert len(context.state) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "labels", "told"),
+    [
+        ({"text": "a few words of text " * 9, "author": "CANARY"}, "", {}),
+        ({"text": "a few words of text", "label": "sport", "author": "CANARY"}, "sport,tech", {"sport": 40}),
+    ],
+)
+def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
+    tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int]
+) -> None:
+    path = tmp_path / "my.jsonl"
+    path.write_text((json.dumps(record) + "\n") * 40)
+    config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32", labels=labels)
+    context = context_of({"data": str(path), "name": "ada"}, config=config)
+    spec = blueprint_of(config, locate_base("tiny").directory).spec
+    answer = participant_of(context).answer(b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text))))
+    card = decode_reply(answer, max_bytes=1 << 20)
+    assert isinstance(card, ClientCard)
+    assert card.histogram == told
+    assert b"CANARY" not in answer
+
+
+def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "my.jsonl"
+    path.write_text((json.dumps({"text": "some words", "label": "CANARY"}) + "\n") * 40)
+    config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32", labels="sport,tech")
+    context = context_of({"data": str(path), "name": "ada"}, config=config)
+    spec = blueprint_of(config, locate_base("tiny").directory).spec
+    answer = participant_of(context).answer(b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text))))
+    reply = decode_reply(answer, max_bytes=1 << 20)
+    assert isinstance(reply, Refusal)
+    assert "none of the run's labels: sport, tech" in reply.detail
+    assert b"CANARY" not in answer
 
 
 def test_a_node_without_data_is_nobody() -> None:

@@ -79,9 +79,10 @@ def test_labels_become_their_index(resident: ResidentBase) -> None:
     assert [example.labels.tolist() for example in examples] == [[1], [0]]
 
 
-def test_a_label_that_the_run_does_not_know_is_named(resident: ResidentBase) -> None:
-    with pytest.raises(DataError, match="label 'tech' is none of the run's labels: business, sport"):
-        examples_of(resident, [Record(text="x", label="tech")], RecordKind.LABEL, labels=("business", "sport"))
+def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: ResidentBase) -> None:
+    records = [Record(text="x", label="tech"), Record(text="y", label="sport")]
+    with pytest.raises(DataError, match=r"^label of 1 of 2 records is none of the run's labels: business, sport$"):
+        examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
 
 
 def test_labelled_data_is_refused_for_a_language_model(resident: ResidentBase) -> None:
