@@ -137,7 +137,7 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
     if unknown:
         # Without the label itself: this goes to the server.
         raise DataError(
-            f"label of {unknown} of {len(records)} records is not among the run's labels: {', '.join(labels)}"
+            f"label of {unknown} of {len(records)} records is none of the run's labels: {', '.join(labels)}"
         )
     encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
     return [
