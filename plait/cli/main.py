@@ -16,6 +16,7 @@ from plait.cli.bench import bench
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
+from plait.cli.export import export
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
@@ -45,6 +46,7 @@ app.command()(resume)
 app.command()(report)
 app.command()(estimate)
 app.command(name="eval")(evaluate)
+app.command()(export)
 app.command()(verify)
 app.command()(doctor)
 app.command()(provision)

@@ -1,0 +1,81 @@
+"""``plait export``: an adapter as PEFT, merged weights or GGUF, or ready for vLLM, SGLang or Ollama."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.cli.progress import say, status
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Run directory or PEFT directory.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(help="New or empty directory to write to.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="peft, merged, gguf, vllm or ollama.", show_default=False)],
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", min=1, help="Give every module this rank: cut to the best of it, or padded."),
+    ] = None,
+    base: Annotated[str, typer.Option("--base", help="Base, where the adapter does not name one at hand.")] = "",
+    served_base: Annotated[
+        str, typer.Option("--served-base", help="What vLLM or Ollama calls the base, where that is another name.")
+    ] = "",
+    gguf_type: Annotated[str, typer.Option("--gguf-type", help="Numbers in a GGUF file: f32 or f16.")] = "f32",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write an adapter for the program that will serve it, and print the command that does.
+
+    Example: plait export runs/first --to vllm served/first
+    """
+    from plait.config import did_you_mean
+    from plait.errors import ConfigError
+    from plait.export import ExportRequest, Float, check_target, open_source
+    from plait.export import export as write_export
+
+    if gguf_type not in list(Float):
+        raise ConfigError(
+            f"--gguf-type is '{gguf_type}', expected {' or '.join(Float)}{did_you_mean(gguf_type, list(Float))}"
+        )
+    check_target(to, directory)
+
+    def progress(text: str) -> None:
+        say(text, quiet=json_output)
+
+    adapter = open_source(source, base=base, progress=progress)
+    request = ExportRequest(
+        source=adapter,
+        directory=directory.resolve(),
+        rank=rank,
+        served_base=served_base,
+        gguf_float=Float(gguf_type),
+    )
+    with status(f"exporting {adapter.name} to {to}", quiet=json_output) as shown:
+        exported = write_export(to, request, progress=shown)
+    written = exported.written
+    if json_output:
+        print_json(
+            {
+                "target": to,
+                "directory": str(exported.directory),
+                "files": dict(exported.files),
+                "rank": written.rank,
+                "lost": written.lost,
+                "base": {"name": adapter.base.name, "fingerprint": adapter.base.fingerprint},
+                "commands": {command.purpose: command.text for command in written.commands},
+            }
+        )
+        return
+    size = sum(exported.files.values())
+    sys.stdout.write(f"wrote {directory}: {len(exported.files)} files, {size / 1e6:.1f} MB\n")
+    if written.lost:
+        sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the change was lost\n")
+    for command in written.commands:
+        sys.stdout.write(f"\n{command.purpose}:\n\n{_indented(command.text)}\n")
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip("\n")

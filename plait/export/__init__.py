@@ -1,0 +1,21 @@
+"""The way out to serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
+
+from plait.export.publish import load_into_vllm, publish
+from plait.export.request import Command, ExportRequest, Float, Written
+from plait.export.source import Source, open_source
+from plait.export.targets import TARGETS, Exported, check_target, export
+
+__all__ = [
+    "TARGETS",
+    "Command",
+    "ExportRequest",
+    "Exported",
+    "Float",
+    "Source",
+    "Written",
+    "check_target",
+    "export",
+    "load_into_vllm",
+    "open_source",
+    "publish",
+]

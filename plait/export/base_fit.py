@@ -1,0 +1,49 @@
+"""Whether an adapter's factors fit the layers of a base, told from the base's config alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plait.aggregation.geometry import Geometry, Pair
+from plait.errors import BaseMismatchError, ConfigError
+
+if TYPE_CHECKING:
+    # At run time it would bring torch along, which most refusals need not wait for.
+    from plait.training.export_weights import BaseShape
+
+_PEFT_PREFIX = "base_model.model."
+
+
+def module_name(pair: Pair) -> str:
+    """The module's name in the base, without the prefix of PEFT's wrapper."""
+    return pair.module.removeprefix(_PEFT_PREFIX)
+
+
+def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
+    """Refuse an adapter that has a factor for a layer which the base lacks, or has in another shape.
+
+    Args:
+        geometry: of the adapter.
+        shape: of the base.
+        base: its name, for the message.
+
+    Raises:
+        BaseMismatchError: a layer is missing or of another shape.
+        ConfigError: the adapter changes an embedding, or the output layer where that is the embedding.
+    """
+    for pair in geometry.pairs:
+        name = module_name(pair)
+        if ".lora_embedding_" in pair.a.name or (shape.tied and name == shape.output):
+            tied = ", which is also the output layer," if shape.tied else ""
+            raise ConfigError(
+                f"the adapter changes the embedding of base '{base}'{tied} and only PEFT applies that rightly: "
+                "export --to peft, or train with --target-modules all-linear"
+            )
+        expected = shape.linear.get(name)
+        if expected is None:
+            raise BaseMismatchError(f"base '{base}' has no linear layer '{name}', which the adapter changes")
+        if (pair.d_out, pair.d_in) != expected:
+            raise BaseMismatchError(
+                f"the adapter changes '{name}' as {pair.d_out} x {pair.d_in}, base '{base}' has it as "
+                f"{expected[0]} x {expected[1]}"
+            )

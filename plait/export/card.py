@@ -1,0 +1,91 @@
+"""The README.md of an export: YAML that the hub reads, where the weights come from, and how to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plait.adapters.model_card import escaped
+from plait.export.source import Source
+
+# A directory's name stays off the card: it means nothing elsewhere.
+BASE_ELSEWHERE = "path/to/the/base"
+HERE = "path/to/this/directory"
+
+_PIPELINE = {"causal-lm": "text-generation", "classification": "text-classification"}
+
+
+@dataclass(frozen=True)
+class CardStyle:
+    """What the cards of one target have in common.
+
+    Attributes:
+        library: the hub's name of the library that loads the files.
+        relation: the hub's word for what they are to the base: adapter or finetune.
+        what: one sentence that says what the files are.
+    """
+
+    library: str
+    relation: str
+    what: str
+
+
+def export_card(source: Source, style: CardStyle, *, language: str, usage: str, notes: Sequence[str] = ()) -> str:
+    """The card of exported weights.
+
+    Args:
+        source: the adapter as it was exported.
+        style: of the target.
+        language: of `usage`, for the fence: ``python`` or ``sh``.
+        usage: lines to paste.
+        notes: what else the reader should know, a sentence each.
+    """
+    spec, base, facts = source.spec, source.base, source.facts
+    rows = [
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, known by its fingerprint"),
+        ("Revision of the base", escaped(base.revision) if base.revision else None),
+        ("Base fingerprint", f"`{base.fingerprint}`"),
+        ("Method", escaped(spec.method)),
+        ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
+        ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
+        ("Rounds", _shown(facts.get("rounds"), "g")),
+        ("Clients", _shown(facts.get("clients"), "g")),
+        ("Held-out loss of the base", _shown(facts.get("base_held_out_loss"), ".4f")),
+        ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
+        ("Made from the adapter with SHA-256", f"`{source.digest}`"),
+    ]
+    table = "\n".join(f"| {fact} | {value} |" for fact, value in rows if value is not None)
+    below = "".join(f"\n{note}\n" for note in notes)
+    return f"""{_front_matter(source, style)}
+# {escaped(source.name)}
+
+{style.what} Trained by federated fine-tuning with plait: every client kept its data and sent only changes.
+
+| | |
+|---|---|
+{table}
+{below}
+## Use it
+
+```{language}
+{usage}
+```
+"""
+
+
+def _front_matter(source: Source, style: CardStyle) -> str:
+    lines = ["---", f"library_name: {style.library}"]
+    # The hub refuses a card whose base_model is not one of its own names.
+    if source.base.hub_id:
+        lines.append(f"base_model: {json.dumps(source.base.hub_id)}")
+        lines.append(f"base_model_relation: {style.relation}")
+    lines.append(f"pipeline_tag: {_PIPELINE[source.spec.task.value]}")
+    lines.append("tags:")
+    lines.extend(f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", source.spec.method))
+    lines.append("---")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None, style: str) -> str | None:
+    return None if value is None else format(value, style)

@@ -1,0 +1,207 @@
+"""A LoRA adapter as one GGUF file, which llama.cpp and what is built on it put on a base in GGUF.
+
+llama.cpp names tensors its own way and scales a product by alpha / rank, with the rank of each pair and one alpha for
+all; what else scales a module is multiplied into B. For some architectures its bases have the rows of queries and keys
+in another order (pairs of a rotation side by side), and so has B.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gguf
+import numpy as np
+from gguf import GGUFWriter, LlamaFileType, get_tensor_name_map
+from numpy.typing import NDArray
+
+from plait.adapters import Float32
+from plait.aggregation.geometry import Geometry, Pair
+from plait.errors import ConfigError, MachineError
+from plait.export.base_fit import check_fit, module_name
+from plait.export.card import CardStyle, export_card
+from plait.export.peft import at_rank, rank_notes
+from plait.export.plain_lora import plain_lora
+from plait.export.request import Command, ExportRequest, Float, Writer, Written
+from plait.export.source import Source
+from plait.export.uniform import Uniform
+from plait.files import write_atomically
+from plait.training.bases import Progress, locate_config
+
+if TYPE_CHECKING:
+    # At run time it would bring torch along, which most refusals need not wait for.
+    from plait.training.export_weights import BaseShape
+
+ADAPTER_FILE = "adapter.gguf"
+
+_STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF, for llama.cpp.")
+_MAX_NAME_CHARACTERS = 64
+_FILE_TYPES = {Float.F32: LlamaFileType.ALL_F32, Float.F16: LlamaFileType.MOSTLY_F16}
+_NUMPY_TYPES = {Float.F32: np.float32, Float.F16: np.float16}
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """How llama.cpp holds the bases of one model type.
+
+    Attributes:
+        arch: its own name.
+        reordered: whether rows of queries and keys are reordered.
+    """
+
+    arch: gguf.MODEL_ARCH
+    reordered: bool = False
+
+
+ARCHITECTURES: Mapping[str, _Architecture] = {
+    "gemma": _Architecture(gguf.MODEL_ARCH.GEMMA),
+    "gemma2": _Architecture(gguf.MODEL_ARCH.GEMMA2),
+    "gemma3_text": _Architecture(gguf.MODEL_ARCH.GEMMA3),
+    "granite": _Architecture(gguf.MODEL_ARCH.GRANITE, reordered=True),
+    "llama": _Architecture(gguf.MODEL_ARCH.LLAMA, reordered=True),
+    "mistral": _Architecture(gguf.MODEL_ARCH.LLAMA, reordered=True),
+    "phi3": _Architecture(gguf.MODEL_ARCH.PHI3),
+    "qwen2": _Architecture(gguf.MODEL_ARCH.QWEN2),
+    "qwen3": _Architecture(gguf.MODEL_ARCH.QWEN3),
+    "smollm3": _Architecture(gguf.MODEL_ARCH.SMOLLM3, reordered=True),
+}
+
+
+@dataclass(frozen=True)
+class GgufAdapter:
+    """An adapter that has been found fit for GGUF.
+
+    Attributes:
+        fitted: the adapter, at the rank asked for.
+        geometry: its pairs.
+        shape: its base's.
+        names: llama.cpp's tensor names by module.
+    """
+
+    fitted: Uniform
+    geometry: Geometry
+    shape: BaseShape
+    names: Mapping[str, str]
+
+
+def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that llama.cpp can hold the adapter.
+
+    Raises:
+        ConfigError: it is no plain LoRA, or llama.cpp has no place for it or its base.
+        BaseMismatchError: it does not fit the base.
+    """
+    adapter = fit_gguf(request, progress)
+
+    def write(folder: Path) -> Written:
+        write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_float)
+        source = adapter.fitted.source
+        card = export_card(source, _STYLE, language="sh", usage=_usage(ADAPTER_FILE), notes=rank_notes(adapter.fitted))
+        write_atomically(folder / "README.md", card.encode())
+        command = Command("run it with llama.cpp", _usage(str(request.directory / ADAPTER_FILE)))
+        return Written((command,), rank=source.spec.rank, lost=adapter.fitted.lost)
+
+    return write
+
+
+def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
+    """Everything about a GGUF adapter that can be refused.
+
+    Raises:
+        ConfigError, BaseMismatchError: as for `prepare_gguf`.
+    """
+    instead = "export --to merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
+    plain_lora(request.source, use="llama.cpp", instead=instead)
+    fitted = at_rank(request)
+    source = fitted.source
+    geometry = plain_lora(source, use="llama.cpp", instead=instead)
+    progress("looking at the base's layers")
+    from plait.training.export_weights import describe_base
+
+    base = source.base
+    shape = describe_base(locate_config(base.name, revision=base.revision or ""), source.spec.task)
+    if shape.model_type not in ARCHITECTURES:
+        raise ConfigError(
+            f"base '{base.name}' is of type '{shape.model_type}', expected one of {', '.join(ARCHITECTURES)} "
+            f"for a GGUF adapter: {instead}"
+        )
+    check_fit(geometry, shape, base=base.name)
+    return GgufAdapter(fitted, geometry, shape, _names(source, geometry, shape, instead))
+
+
+def write_gguf(path: Path, adapter: GgufAdapter, kind: Float) -> None:
+    """Write the adapter as a GGUF file.
+
+    Raises:
+        ConfigError: a value is too large for the type asked for.
+        MachineError: the file cannot be written.
+    """
+    source, architecture = adapter.fitted.source, ARCHITECTURES[adapter.shape.model_type]
+    alpha = source.spec.alpha or 1.0
+    try:
+        writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(source.name)
+        writer.add_file_type(_FILE_TYPES[kind])
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+        for pair in adapter.geometry.pairs:
+            name = adapter.names[pair.module]
+            factors = {"lora_a": pair.a_of(source.state.flat), "lora_b": _b_of(pair, adapter, alpha)}
+            for side, factor in factors.items():
+                writer.add_tensor(f"{name}.{side}", _as_type(factor, kind, pair))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    except OSError as error:
+        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def _b_of(pair: Pair, adapter: GgufAdapter, alpha: float) -> Float32:
+    b = pair.b_of(adapter.fitted.source.state.flat)
+    factor = pair.scale * pair.rank / alpha
+    if factor != 1.0:
+        b = (b.astype(np.float64) * factor).astype(np.float32)
+    if not ARCHITECTURES[adapter.shape.model_type].reordered:
+        return b
+    module = pair.module.rpartition(".")[2]
+    heads = {"q_proj": adapter.shape.heads, "k_proj": adapter.shape.kv_heads}.get(module)
+    return b if heads is None else _halves_to_pairs(b, heads)
+
+
+def _halves_to_pairs(b: Float32, heads: int) -> Float32:
+    """Rows of each head from (first halves, second halves) to pairs of one of each."""
+    rows, rank = b.shape
+    return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
+
+
+def _as_type(factor: Float32, kind: Float, pair: Pair) -> NDArray[np.floating]:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(factor, _NUMPY_TYPES[kind])
+    if not np.isfinite(values).all():
+        raise ConfigError(f"a factor of '{module_name(pair)}' is too large for {kind}, expected --gguf-type f32")
+    return values
+
+
+def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -> dict[str, str]:
+    names = get_tensor_name_map(ARCHITECTURES[shape.model_type].arch, shape.layers)
+    found: dict[str, str] = {}
+    for pair in geometry.pairs:
+        stem = names.get_name(module_name(pair))
+        if stem is None:
+            raise ConfigError(
+                f"adapter '{source.name}' changes '{module_name(pair)}', for which llama.cpp has no tensor: {instead}"
+            )
+        found[pair.module] = f"{stem}.weight"
+        if len(found[pair.module]) + len(".lora_a") >= _MAX_NAME_CHARACTERS:
+            raise ConfigError(f"llama.cpp's name '{found[pair.module]}' is too long for it: {instead}")
+    return found
+
+
+def _usage(path: str) -> str:
+    return f"llama-cli --model BASE.gguf --lora {shlex.quote(path)}"

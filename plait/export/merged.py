@@ -1,0 +1,193 @@
+"""A whole model with the adapter in its weights: any program that loads the base loads it, and nothing else is needed.
+
+Plain LoRA is merged on disk: the base's files are copied and only the changed tensors written over, a few rows at a
+time, W + scale * B A in float32 and rounded once to the type that the base is stored in. So memory does not grow with
+the base, and files, shards and names stay the base's own. What is more than plain LoRA goes through PEFT, with the
+whole base in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32, Task
+from plait.adapters.safetensors_header import TensorEntry, read_header
+from plait.aggregation.geometry import Geometry, Pair, geometry_of
+from plait.errors import ConfigError, MachineError
+from plait.export.base_fit import check_fit, module_name
+from plait.export.card import HERE, CardStyle, export_card
+from plait.export.plain_lora import lora_fault
+from plait.export.request import Command, ExportRequest, Writer, Written
+from plait.export.source import Source, locate_weights
+from plait.files import write_atomically
+from plait.training.bases import Progress
+
+_STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
+_AUTO_CLASS = {
+    Task.CAUSAL_LM: "AutoModelForCausalLM",
+    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
+_NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Rows of a weight at a time: 64 MB of float32 for the widest layers there are.
+_BLOCK_ELEMENTS = 1 << 24
+_INPUT_METHODS = frozenset(
+    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT"}
+)
+
+
+def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that the adapter can become a part of its base's weights.
+
+    Raises:
+        ConfigError: the method adds to the input instead, a rank is asked for, or the base's weights are quantised.
+        BaseMismatchError: the adapter belongs to another base.
+        MachineError: the base is not at hand.
+    """
+    source = request.source
+    if request.rank is not None:
+        raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")
+    if source.peft_type in _INPUT_METHODS:
+        raise ConfigError(
+            f"adapter '{source.name}' is made by {source.spec.method}, which adds to the input and not to weights: "
+            "export --to peft"
+        )
+    located = locate_weights(source, progress=progress)
+    progress("looking at the base's layers")
+    from plait.training.export_weights import describe_base, merge_with_peft
+
+    shape = describe_base(located.directory, source.spec.task, source.spec.labels)
+    if shape.quantised:
+        raise ConfigError(
+            f"weights of base '{source.base.name}' are quantised, so a merge would round them again: "
+            "give the base it was made from as --base, or export --to peft"
+        )
+    geometry = geometry_of(source.spec)
+    in_place = lora_fault(source) is None and source.spec.task is Task.CAUSAL_LM
+    if in_place:
+        check_fit(geometry, shape, base=source.base.name)
+        in_place = _is_stored(geometry, located.directory)
+
+    def write(folder: Path) -> Written:
+        progress("merging in float32")
+        if in_place:
+            _copy_base(located.directory, folder)
+            merge_in_place(folder, geometry, source.state)
+        else:
+            merge_with_peft(located.directory, source.spec, source.state, folder)
+        card = export_card(source, _STYLE, language="python", usage=_usage(source, HERE))
+        write_atomically(folder / "README.md", card.encode())
+        return Written((Command("load it with transformers", _usage(source, str(request.directory))),))
+
+    return write
+
+
+def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> None:
+    """Add every product of `state` to the weight of its module, in the model directory `folder`.
+
+    Raises:
+        ConfigError: a merged weight is too large for the type that it is stored in.
+        MachineError: a file cannot be read or written.
+    """
+    places = _places(folder)
+    for pair in geometry.pairs:
+        path, entry = places[f"{module_name(pair)}.weight"]
+        try:
+            _add_product(path, entry, pair, state)
+        except OSError as error:
+            raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def _add_product(path: Path, entry: TensorEntry, pair: Pair, state: AdapterState) -> None:
+    b, a = pair.b_of(state.flat), pair.a_of(state.flat)
+    scale = np.float32(pair.scale)
+    row_bytes = (entry.end - entry.begin) // pair.d_out
+    rows = max(1, _BLOCK_ELEMENTS // pair.d_in)
+    with path.open("r+b") as file:
+        for first in range(0, pair.d_out, rows):
+            block = b[first : first + rows]
+            file.seek(entry.begin + first * row_bytes)
+            stored = np.frombuffer(file.read(len(block) * row_bytes), _NUMPY_TYPES[entry.dtype])
+            weight = _to_float32(stored, entry.dtype).reshape(len(block), pair.d_in)
+            weight += scale * (block @ a)
+            rounded = _from_float32(weight, entry.dtype)
+            if not np.isfinite(_to_float32(rounded, entry.dtype)).all():
+                raise ConfigError(
+                    f"merged weight of '{module_name(pair)}' is too large for {entry.dtype}, the type of the base: "
+                    "export --to peft"
+                )
+            file.seek(entry.begin + first * row_bytes)
+            file.write(rounded.tobytes())
+
+
+def _to_float32(stored: NDArray[np.generic], dtype: str) -> Float32:
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def _from_float32(values: Float32, dtype: str) -> NDArray[np.generic]:
+    if dtype == "BF16":
+        # To the nearest, ties to the one whose last bit is 0.
+        bits = values.view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")
+    with np.errstate(over="ignore"):
+        return values.astype(_NUMPY_TYPES[dtype])
+
+
+def _is_stored(geometry: Geometry, directory: Path) -> bool:
+    """Whether every changed weight lies in the base's files under its module's name, as a plain matrix of floats."""
+    places = _places(directory)
+    found = [(places.get(f"{module_name(pair)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
+    return all(place and place[1].dtype in _NUMPY_TYPES and place[1].shape == shape for place, shape in found)
+
+
+def _places(directory: Path) -> Mapping[str, tuple[Path, TensorEntry]]:
+    places: dict[str, tuple[Path, TensorEntry]] = {}
+    for name in _weight_files(directory):
+        path = directory / name
+        with path.open("rb") as file:
+            header = read_header(file, size=os.fstat(file.fileno()).st_size)
+        places.update({tensor: (path, entry) for tensor, entry in header.tensors.items()})
+    return places
+
+
+def _weight_files(directory: Path) -> list[str]:
+    # The base has just been fingerprinted: its index is sound and names files beside it.
+    if (directory / _WEIGHTS).is_file():
+        return [_WEIGHTS]
+    index = cast("dict[str, dict[str, str]]", json.loads((directory / _INDEX).read_bytes()))
+    return sorted(set(index["weight_map"].values()))
+
+
+def _copy_base(directory: Path, folder: Path) -> None:
+    others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
+    try:
+        for name in {*_weight_files(directory), *others}:
+            shutil.copyfile(directory / name, folder / name)
+            (folder / name).chmod(0o644)
+    except OSError as error:
+        raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
+
+
+def _usage(source: Source, directory: str) -> str:
+    auto_class = _AUTO_CLASS[source.spec.task]
+    return "\n".join(
+        (
+            f"from transformers import AutoTokenizer, {auto_class}",
+            f"model = {auto_class}.from_pretrained({json.dumps(directory)})",
+            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(directory)})",
+        )
+    )

@@ -1,0 +1,65 @@
+"""A Modelfile for Ollama beside the adapter in GGUF.
+
+Ollama makes the base from a directory of safetensors, a GGUF file or a model of its own (``FROM``) and puts the adapter
+on it (``ADAPTER``). It cannot fetch a base from the hub by its plain name.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from plait.errors import ConfigError
+from plait.export.card import CardStyle, export_card
+from plait.export.gguf_adapter import ADAPTER_FILE, fit_gguf, write_gguf
+from plait.export.peft import rank_notes
+from plait.export.request import Command, ExportRequest, Writer, Written
+from plait.export.source import Source
+from plait.files import write_atomically
+from plait.training.bases import Progress
+
+_STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF with a Modelfile, for Ollama.")
+
+
+def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that Ollama can hold the adapter and find its base.
+
+    Raises:
+        ConfigError: as for GGUF; or the base is none that Ollama finds by itself.
+        BaseMismatchError: the adapter does not fit the base.
+    """
+    base = _base(request)
+    adapter = fit_gguf(request, progress)
+
+    def write(folder: Path) -> Written:
+        source = adapter.fitted.source
+        write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_float)
+        write_atomically(folder / "Modelfile", f"FROM {_quoted(base)}\nADAPTER ./{ADAPTER_FILE}\n".encode())
+        usage = _usage(source, "Modelfile")
+        card = export_card(source, _STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
+        write_atomically(folder / "README.md", card.encode())
+        command = Command("run it with Ollama", _usage(source, str(request.directory / "Modelfile")))
+        return Written((command,), rank=source.spec.rank, lost=adapter.fitted.lost)
+
+    return write
+
+
+def _base(request: ExportRequest) -> str:
+    name = request.served_base or request.source.base.name
+    if not request.served_base and not Path(name).is_dir():
+        raise ConfigError(
+            f"base '{name}' is no directory on this machine, and Ollama does not fetch it by that name: "
+            "give --served-base with its name in Ollama (llama3.2:1b) or a GGUF file"
+        )
+    if "\n" in name or '"' in name:
+        raise ConfigError(f"base {name!r} has a quote or a line break in its name, which a Modelfile cannot hold")
+    return name
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _usage(source: Source, modelfile: str) -> str:
+    name = source.name.lower()
+    return f"ollama create {name} --file {shlex.quote(modelfile)} && ollama run {name}"

@@ -1,0 +1,78 @@
+"""A PEFT directory: what PEFT, the hub and most servers read, with the base's name and revision and a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from plait.adapters import Task, save_peft_directory
+from plait.errors import ConfigError
+from plait.export.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
+from plait.export.plain_lora import plain_lora
+from plait.export.request import Command, ExportRequest, Writer, Written
+from plait.export.source import Source
+from plait.export.uniform import Uniform, uniform
+from plait.training.bases import Progress
+
+STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
+_AUTO_CLASS = {
+    Task.CAUSAL_LM: "AutoModelForCausalLM",
+    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+
+
+def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target is told)
+    """Check that the adapter can be given as a PEFT directory of the rank asked for.
+
+    Raises:
+        ConfigError: a rank is asked for and the adapter is no plain LoRA.
+    """
+    fitted = at_rank(request)
+
+    def write(folder: Path) -> Written:
+        source = fitted.source
+        usage = peft_usage(source, base=source.base.name, directory=str(request.directory))
+        elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
+        # An adapter that is handed on as it is keeps the card that says how it came about.
+        kept = source.card if source is request.source else None
+        card = kept or export_card(source, STYLE, language="python", usage=elsewhere, notes=rank_notes(fitted))
+        save_peft_directory(folder, spec=source.spec, state=source.state, base=source.base, card=card)
+        return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=fitted.lost)
+
+    return write
+
+
+def at_rank(request: ExportRequest) -> Uniform:
+    """The adapter at the rank that the request names, or as it is.
+
+    Raises:
+        ConfigError: a rank is asked for and the adapter is no plain LoRA.
+    """
+    if request.rank is None:
+        return Uniform(request.source, 0.0)
+    geometry = plain_lora(request.source, use="--rank", instead="leave --rank out")
+    if not geometry.pairs:
+        raise ConfigError(f"adapter '{request.source.name}' has no factors, so it has no rank: leave --rank out")
+    return uniform(request.source, geometry, rank=request.rank)
+
+
+def rank_notes(fitted: Uniform) -> tuple[str, ...]:
+    """What the card says where a rank was cut."""
+    if not fitted.lost:
+        return ()
+    return (f"Cut to rank {fitted.source.spec.rank}: {fitted.lost:.2%} of the norm of the change was lost.",)
+
+
+def peft_usage(source: Source, *, base: str, directory: str) -> str:
+    """Python that loads a PEFT directory onto a base."""
+    auto_class = _AUTO_CLASS[source.spec.task]
+    revision = f", revision={json.dumps(source.base.revision)}" if source.base.hub_id and source.base.revision else ""
+    labels = f", num_labels={len(source.spec.labels)}" if source.spec.labels else ""
+    return "\n".join(
+        (
+            "from peft import PeftModel",
+            f"from transformers import {auto_class}",
+            f"base = {auto_class}.from_pretrained({json.dumps(base)}{revision}{labels})",
+            f"model = PeftModel.from_pretrained(base, {json.dumps(directory)})",
+        )
+    )

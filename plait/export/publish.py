@@ -1,0 +1,166 @@
+"""Hand out the adapter of each round: into a directory that servers read, and into a running vLLM.
+
+    PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is just reading one can finish
+    PLACE/latest          a symbolic link to the newest
+
+Both appear whole or not at all. vLLM is told by its load endpoint, which it has only when it is started with
+``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters.peft_directory import CONFIG_FILE, WEIGHTS_FILE
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.files import directory_written_aside, fsync_directory
+
+LATEST = "latest"
+
+_ROUND_NAME = re.compile(r"round-\d{6,}")
+_MAX_ANSWER_BYTES = 1 << 16
+_MAX_SHOWN_CHARACTERS = 300
+
+
+def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> Path:
+    """Copy the PEFT directory of a round to `place` and point ``latest`` at it.
+
+    Args:
+        adapter: a PEFT directory.
+        place: where servers look; made if it is not there.
+        round_number: names the copy; a round that is published again replaces its copy.
+        keep: copies that stay, this one included.
+
+    Returns:
+        The copy, ``place/round-NNNNNN``.
+
+    Raises:
+        ConfigError: `adapter` is no PEFT directory, or ``latest`` is there and no link.
+        MachineError: `place` is read-only or full; ``latest`` is as it was.
+    """
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter / name).is_file()]
+    if missing:
+        raise ConfigError(f"'{adapter}' has no {missing[0]}, expected a PEFT directory")
+    link = place / LATEST
+    if link.exists() and not link.is_symlink():
+        raise ConfigError(f"'{link}' is no symbolic link, expected a directory that only plait publishes to")
+    copy = place / f"round-{round_number:06d}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with directory_written_aside(copy) as aside:
+            for file in sorted(adapter.iterdir()):
+                if file.is_file():
+                    shutil.copyfile(file, aside / file.name)
+        _point(link, copy.name)
+        _prune(place, keep=keep, spare=copy.name)
+    except OSError as error:
+        raise MachineError(f"cannot publish to '{place}': {error.strerror or error}") from error
+    return copy
+
+
+def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 60.0, api_key: str = "") -> None:
+    """Make a running vLLM serve the adapter in `adapter` as `name`, in place of what it served under that name.
+
+    Newer versions exchange an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
+    requests in between are answered with an error.
+
+    Args:
+        server: address, ``http://localhost:8000``.
+        name: what requests call the adapter (their ``model``).
+        adapter: a PEFT directory under a path that the server sees too.
+        timeout_s: of each request; loading waits for what the server is computing.
+        api_key: what the server was given as ``--api-key``, or empty.
+
+    Raises:
+        ConfigError: the address is no HTTP address.
+        PeerError: vLLM refuses the adapter, or has no load endpoint.
+        MachineError: nobody answers there in time.
+    """
+    vllm = _Vllm(_address(server), timeout_s, api_key)
+    load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}
+    answer = vllm.post("/v1/load_lora_adapter", load)
+    if answer.status == http.HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
+        vllm.post("/v1/unload_lora_adapter", {"lora_name": name})
+        answer = vllm.post("/v1/load_lora_adapter", load)
+    if answer.status == http.HTTPStatus.OK:
+        return
+    if answer.status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.METHOD_NOT_ALLOWED) and name not in answer.text:
+        raise PeerError(
+            f"'{server}' has no load endpoint (status {answer.status}), expected a vLLM started with --enable-lora and "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+        )
+    raise PeerError(f"vLLM at '{server}' refuses adapter '{name}' (status {answer.status}): {answer.shown}")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """The message of the server on one line."""
+        message: object = self.text
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            body = json.loads(self.text)
+            message = body["error"]["message"] if "error" in body else body["message"]
+        line = " ".join(str(message).split())
+        plain = "".join(character if character.isprintable() else "?" for character in line)
+        return plain[:_MAX_SHOWN_CHARACTERS] or "it gives no reason"
+
+
+@dataclass(frozen=True)
+class _Vllm:
+    address: str
+    timeout_s: float
+    api_key: str
+
+    def post(self, path: str, body: dict[str, str | bool]) -> _Answer:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        request = urllib.request.Request(  # noqa: S310 (the address has been checked)
+            self.address + path, data=json.dumps(body).encode(), headers=headers, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310
+                return _Answer(answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return _Answer(refusal.code, refusal.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise MachineError(
+                f"no answer from vLLM at '{self.address}' within {self.timeout_s:g} s: {str(reason) or 'cut off'}"
+            ) from error
+
+
+def _address(server: str) -> str:
+    address = server.rstrip("/").removesuffix("/v1")
+    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/-]*)?", address):
+        raise ConfigError(f"address of vLLM is '{server}', expected one such as http://localhost:8000")
+    return address
+
+
+def _point(link: Path, target: str) -> None:
+    aside = link.with_name(f".{LATEST}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target, target_is_directory=True)
+    aside.replace(link)
+    fsync_directory(link.parent)
+
+
+def _prune(place: Path, *, keep: int, spare: str) -> None:
+    rounds = sorted(entry.name for entry in place.iterdir() if _ROUND_NAME.fullmatch(entry.name))
+    for name in rounds[: max(0, len(rounds) - max(keep, 1))]:
+        if name != spare:
+            shutil.rmtree(place / name, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""What is exported: the adapter of a run directory or of any PEFT directory, and the base that it belongs to.
+
+Reads files only. The base need not be on this disk: what plait wrote says which base it is, by name and by fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, PeftAdapter, load_peft_directory
+from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
+from plait.adapters.strict_json import parse_object
+from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
+from plait.training.bases import LocatedBase, Progress, locate_base
+
+_MAX_TEXT_BYTES = 1 << 20
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter that is to be exported.
+
+    Attributes:
+        name: letters, digits, dots and dashes, for titles and for what a server calls the adapter.
+        spec: method, configuration, layout.
+        state: the values.
+        base: the base that it was trained on.
+        card: text of the README.md beside it, where there is one.
+        facts: rounds, clients and losses of the run that made it, by the key names of ``summary.json``.
+        digest: SHA-256 of the adapter's safetensors file, hexadecimal.
+    """
+
+    name: str
+    spec: AdapterSpec
+    state: AdapterState
+    base: BaseReference
+    card: str | None
+    facts: Mapping[str, float]
+    digest: str
+
+    @property
+    def peft_type(self) -> str:
+        """PEFT's name of the method, ``LORA``."""
+        return str(self.spec.peft_config.get("peft_type"))
+
+
+def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: None) -> Source:
+    """Read an adapter and learn which base it belongs to.
+
+    Args:
+        path: a run directory (its ``adapter/`` is taken) or a PEFT directory.
+        base: name or directory of the base, where the one that the adapter names is elsewhere or unknown.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: there is no adapter at `path`, or nothing names its base.
+        BaseMismatchError: `base` is another base than the one that it was trained on.
+        PeerError: the directory is not sound.
+    """
+    run = path if (path / "adapter").is_dir() else None
+    folder = path / "adapter" if run else path
+    if not folder.is_dir():
+        raise ConfigError(f"'{path}' is no directory, expected a run directory or a PEFT directory")
+    loaded = load_peft_directory(folder)
+    spec = loaded.spec()
+    return Source(
+        name=_plain_name(path),
+        spec=spec,
+        state=AdapterState.from_tensors(spec.layout, loaded.tensors),
+        base=_base_of(loaded, folder, base, progress),
+        card=_read_text(folder / CARD_FILE),
+        facts=_facts(run),
+        digest=_sha256(folder / WEIGHTS_FILE),
+    )
+
+
+def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
+    """The base with its weights on this disk, certain to be the one that the adapter was trained on.
+
+    Raises:
+        BaseMismatchError: what goes by its name is another base.
+        ConfigError, MachineError: it is not at hand.
+    """
+    located = locate_base(source.base.name, revision=source.base.revision or "", progress=progress)
+    _check_fingerprint(located, source.base.fingerprint)
+    return located
+
+
+def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) -> BaseReference:
+    stated = loaded.base_fingerprint
+    if stated and loaded.base_name and not given:
+        return BaseReference(loaded.base_name, loaded.revision, stated)
+    name = given or loaded.base_name
+    if not name:
+        raise ConfigError(f"adapter '{folder}' names no base, expected --base NAME or DIRECTORY")
+    revision = "" if given else loaded.revision or ""
+    located = locate_base(name, revision=revision, progress=progress)
+    if stated:
+        _check_fingerprint(located, stated)
+    return located.reference
+
+
+def _check_fingerprint(located: LocatedBase, expected: str) -> None:
+    got = located.reference.fingerprint
+    if got != expected:
+        raise BaseMismatchError(
+            f"base '{located.reference.name}' is {got[:16]}, expected {expected[:16]}, which the adapter was trained on"
+        )
+
+
+def _plain_name(path: Path) -> str:
+    resolved = path.resolve()
+    name = resolved.parent.name if resolved.name == "adapter" and resolved.parent.name else resolved.name
+    return _UNSAFE.sub("-", name).strip("-.")[:64] or "adapter"
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+
+
+def _facts(run: Path | None) -> dict[str, float]:
+    path = run / "summary.json" if run else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        summary: Mapping[str, Json] = parse_object(path.read_bytes(), what=f"'{path}'", max_bytes=_MAX_TEXT_BYTES)
+    except (OSError, PeerError):
+        # They only decorate the card: an unreadable summary is none.
+        return {}
+    wanted = ("rounds", "clients", "base_held_out_loss", "final_held_out_loss")
+    return {key: float(value) for key in wanted if isinstance(value := summary.get(key), (int, float))}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error

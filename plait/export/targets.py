@@ -1,0 +1,88 @@
+"""Export an adapter to one target: refuse what the target would refuse, then write everything aside and rename it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.config import did_you_mean
+from plait.errors import ConfigError, MachineError
+from plait.export.gguf_adapter import prepare_gguf
+from plait.export.merged import prepare_merged
+from plait.export.ollama import prepare_ollama
+from plait.export.peft import prepare_peft
+from plait.export.request import ExportRequest, Prepare, Written
+from plait.export.vllm import prepare_vllm
+from plait.files import directory_written_aside
+from plait.training.bases import Progress
+
+TARGETS: Mapping[str, Prepare] = {
+    "peft": prepare_peft,
+    "merged": prepare_merged,
+    "gguf": prepare_gguf,
+    "vllm": prepare_vllm,
+    "ollama": prepare_ollama,
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that is on disk.
+
+    Attributes:
+        directory: where it lies.
+        files: bytes by name, relative to the directory.
+        written: what the target says of it.
+    """
+
+    directory: Path
+    files: Mapping[str, int]
+    written: Written
+
+
+def check_target(name: str, directory: Path) -> Prepare:
+    """The target called `name`, if `directory` is free for it.
+
+    Raises:
+        ConfigError: there is no such target, or something is in the directory.
+    """
+    if name not in TARGETS:
+        raise ConfigError(f"--to is '{name}', expected one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+    try:
+        if directory.is_dir() and next(directory.iterdir(), None) is not None:
+            raise ConfigError(f"'{directory}' is not empty, expected a new or an empty directory")
+        if directory.exists() and not directory.is_dir():
+            raise ConfigError(f"'{directory}' is a file, expected a new or an empty directory")
+    except OSError as error:
+        raise MachineError(f"cannot look into '{directory}': {error.strerror or error}") from error
+    return TARGETS[name]
+
+
+def export(name: str, request: ExportRequest, *, progress: Progress = lambda _: None) -> Exported:
+    """Write the adapter of `request` for the target called `name`.
+
+    Args:
+        name: a key of `TARGETS`.
+        request: what and where.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: the target would reject it, or something is in the directory already.
+        BaseMismatchError: the adapter does not fit its base.
+        MachineError: the base is not at hand, or the disk is full; nothing is left behind.
+    """
+    prepare = check_target(name, request.directory)
+    write = prepare(request, progress)
+    try:
+        request.directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make '{request.directory.parent}': {error.strerror or error}") from error
+    with directory_written_aside(request.directory) as folder:
+        written = write(folder)
+    files = {
+        path.relative_to(request.directory).as_posix(): path.stat().st_size
+        for path in sorted(request.directory.rglob("*"))
+        if path.is_file()
+    }
+    return Exported(request.directory, files, written)

@@ -1,0 +1,100 @@
+"""A PEFT directory that vLLM and SGLang load: plain LoRA of one rank that vLLM allows, on linear layers of the base.
+
+What vLLM checks when it loads an adapter, and how this export meets it (vllm/lora/peft_helper.py, lora_model.py and
+config/lora.py, version 0.11 and later):
+
+    r, lora_alpha and target_modules are given                 always written
+    r <= --max-lora-rank, one of 8 … 512                       padded to the next one, which the command names
+    no DoRA, no bias, no modules_to_save, no lora_bias, no aLoRA, QALoRA, BD-LoRA, layer_replication, and no
+        initialisation that moves the base                     refused
+    rank_pattern and alpha_pattern (older versions overlook them and answer wrongly)     folded into the factors
+    every tensor is lora_A.weight or lora_B.weight of a layer that the model has         refused otherwise
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from plait.adapters import save_peft_directory
+from plait.errors import ConfigError
+from plait.export.base_fit import check_fit, module_name
+from plait.export.card import BASE_ELSEWHERE, HERE, export_card
+from plait.export.peft import STYLE, rank_notes
+from plait.export.plain_lora import plain_lora
+from plait.export.request import Command, ExportRequest, Writer, Written
+from plait.export.uniform import largest_rank, uniform
+from plait.training.bases import Progress, locate_config
+
+# vLLM's --max-lora-rank takes these; its kernels have no others.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+_INSTEAD = "export --to merged, and serve that"
+
+
+def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that vLLM would load the adapter, and bring it to one rank that vLLM allows.
+
+    Raises:
+        ConfigError: it is no plain LoRA, or no allowed rank holds it.
+        BaseMismatchError: it does not fit the base.
+    """
+    source = request.source
+    geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
+    rank = _allowed_rank(largest_rank(geometry), request.rank)
+    progress("looking at the base's layers")
+    from plait.training.export_weights import describe_base
+
+    base = source.base
+    shape = describe_base(locate_config(base.name, revision=base.revision or ""), source.spec.task)
+    check_fit(geometry, shape, base=base.name)
+    heads = [pair for pair in geometry.pairs if module_name(pair) == shape.output]
+    if heads:
+        raise ConfigError(
+            f"adapter '{source.name}' changes the output layer '{shape.output}', which vLLM takes on few models only: "
+            f"{_INSTEAD}"
+        )
+    fitted = uniform(source, geometry, rank=rank)
+
+    def write(folder: Path) -> Written:
+        elsewhere = _vllm(request.served_base or base.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
+        card = export_card(fitted.source, STYLE, language="sh", usage=elsewhere, notes=rank_notes(fitted))
+        save_peft_directory(folder, spec=fitted.source.spec, state=fitted.source.state, base=base, card=card)
+        served, place = request.served_base or base.name, str(request.directory)
+        commands = (
+            Command("serve it with vLLM", _vllm(served, source.name, place, rank)),
+            Command("serve it with SGLang", _sglang(served, source.name, place, rank)),
+        )
+        return Written(commands, rank=rank, lost=fitted.lost)
+
+    return write
+
+
+def _allowed_rank(largest: int, asked: int | None) -> int:
+    if asked is not None:
+        if asked not in RANKS:
+            nearest = next((rank for rank in RANKS if rank >= asked), RANKS[-1])
+            raise ConfigError(
+                f"--rank is {asked}, expected one that vLLM allows ({', '.join(map(str, RANKS))}): --rank {nearest}"
+            )
+        return asked
+    allowed = next((rank for rank in RANKS if rank >= largest), None)
+    if allowed is None:
+        raise ConfigError(
+            f"rank of the adapter is {largest}, expected at most {RANKS[-1]} for vLLM: "
+            f"--rank {RANKS[-1]} cuts it to the best of that rank"
+        )
+    return allowed
+
+
+def _vllm(base: str, name: str, directory: str, rank: int) -> str:
+    module = shlex.quote(f"{name}={directory}")
+    return f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
+
+
+def _sglang(base: str, name: str, directory: str, rank: int) -> str:
+    path = shlex.quote(f"{name}={directory}")
+    return (
+        f"python -m sglang.launch_server --model-path {shlex.quote(base)} --enable-lora --max-lora-rank {rank} "
+        f"--lora-paths {path}"
+    )

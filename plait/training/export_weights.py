@@ -1,0 +1,141 @@
+"""What an export needs torch for: which layers a base has, and merging an adapter that is more than plain LoRA.
+
+Plain LoRA is merged without torch and without loading the base (`plait.export.merged`); here PEFT does it, on the whole
+base in float32. Knows no directory layout of an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import PeftConfig
+from torch import nn
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, read_base_config
+from plait.training.resident import load_adapter
+
+_SHARD_SIZE = "5GB"
+_STORED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """A base as its config tells it, without its weights.
+
+    Attributes:
+        model_type: transformers' name of the architecture, ``llama``.
+        layers: number of blocks.
+        heads: attention heads.
+        kv_heads: heads of keys and values.
+        tied: whether the output layer is the embedding.
+        quantised: whether its weights are stored in fewer bits than they are computed in.
+        linear: (d_out, d_in) of every linear layer under its name; the output layer is among them.
+        output: name of the output layer, where there is one.
+    """
+
+    model_type: str
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool
+    quantised: bool
+    linear: Mapping[str, tuple[int, int]]
+    output: str | None
+
+
+def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> BaseShape:
+    """Read a base's config and build its layers without their weights.
+
+    Raises:
+        ConfigError: no config there, or an architecture that transformers does not know or that cannot do the task.
+    """
+    config = read_base_config(directory, task, labels)
+    model = _empty_model(config, task)
+    heads = _count(config, "num_attention_heads")
+    head = model.get_output_embeddings()
+    return BaseShape(
+        model_type=str(config.model_type),
+        layers=_count(config, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_count(config, "num_key_value_heads") or heads,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        quantised=getattr(config, "quantization_config", None) is not None,
+        linear={name: shape for name, module in model.named_modules() if (shape := _linear_shape(module))},
+        output=next((name for name, module in model.named_modules() if module is head), None),
+    )
+
+
+def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, folder: Path) -> None:
+    """Merge an adapter into the whole base in float32, round once to the base's own type, and save model and tokenizer.
+
+    Args:
+        directory: the base.
+        spec: of the adapter.
+        state: its values.
+        folder: an empty directory.
+
+    Raises:
+        ConfigError: the method cannot be merged, or does not fit the base.
+        BaseMismatchError: the adapter's tensors are not those that its configuration makes on this base.
+        MachineError: the base does not fit into memory in float32.
+    """
+    config = read_base_config(directory, spec.task, spec.labels)
+    stored = config.dtype if config.dtype in _STORED_TYPES else torch.float32
+    try:
+        loaded = AUTO_CLASSES[spec.task].from_pretrained(
+            directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        model = attach(cast("nn.Module", loaded), PeftConfig.from_peft_type(**dict(spec.peft_config)))
+        shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
+        if shapes != {slot.name: slot.shape for slot in spec.layout.slots}:
+            raise BaseMismatchError(
+                f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
+                f"that its configuration makes on base '{directory.name}'"
+            )
+        load_adapter(model, state)
+        merge = getattr(model.base_model, "merge_and_unload", None)
+        if merge is None:
+            raise ConfigError(f"{spec.method} adds to the input, not to weights, so it cannot be merged: --to peft")
+        merged = cast("PreTrainedModel", merge(safe_merge=True))
+        _round_to(merged, stored)
+        merged.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError(
+            f"base '{directory.name}' does not fit into memory in float32, as merging needs it"
+        ) from error
+    except (NotImplementedError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{spec.method} cannot be merged into base '{directory.name}': {reason}") from error
+    AutoTokenizer.from_pretrained(directory, local_files_only=True).save_pretrained(folder)
+
+
+def _round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    cast("nn.Module", model).to(dtype)
+    model.config.dtype = dtype
+
+
+def _empty_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    with torch.device("meta"):
+        return cast("PreTrainedModel", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
+
+
+def _linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if isinstance(module, Conv1D):
+        rows, columns = module.weight.shape
+        return columns, rows
+    return None
+
+
+def _count(config: PretrainedConfig, key: str) -> int:
+    value = getattr(config.get_text_config(), key, None)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.training.bases import locate_base
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import AdapterRequest
+
+Plait = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run of two rounds leaves behind, as far as an export reads it."""
+    base = locate_base("tiny")
+    config = read_base_config(base.directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=0).spec
+    values = np.random.default_rng(0).normal(0, 0.1, spec.layout.size).astype(np.float32)
+    (tmp_path / "run").mkdir()
+    save_peft_directory(
+        tmp_path / "run" / "adapter",
+        spec=spec,
+        state=AdapterState(spec.layout, values),
+        base=base.reference,
+        card="the run's own card",
+    )
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"rounds": 2, "clients": 3}))
+    return tmp_path / "run"
+
+
+TARGET_FILES = {
+    "peft": {"README.md", "adapter_config.json", "adapter_model.safetensors"},
+    "gguf": {"README.md", "adapter.gguf"},
+    "vllm": {"README.md", "adapter_config.json", "adapter_model.safetensors"},
+    "ollama": {"Modelfile", "README.md", "adapter.gguf"},
+}
+
+
+@pytest.mark.parametrize("target", sorted(TARGET_FILES))
+def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Path, tmp_path: Path, target: str) -> None:
+    done = plait("export", run, tmp_path / "out", "--to", target, "--json")
+    assert (done.code, done.err) == (0, "")
+    printed = json.loads(done.out)
+    assert printed["target"] == target
+    assert set(printed["files"]) == TARGET_FILES[target] == {path.name for path in (tmp_path / "out").iterdir()}
+    assert all(str(tmp_path / "out") in command for command in printed["commands"].values())
+
+
+def test_merged_weights_need_nothing_but_transformers(plait: Plait, run: Path, tmp_path: Path) -> None:
+    done = plait("export", run, tmp_path / "out", "--to", "merged")
+    assert done.code == 0, done.err
+    assert "AutoModelForCausalLM.from_pretrained" in done.out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "| Rounds | 2 |" in card
+    assert "| Clients | 3 |" in card
+
+
+def test_a_cut_rank_says_what_was_lost(plait: Plait, run: Path, tmp_path: Path) -> None:
+    done = plait("export", run, tmp_path / "out", "--to", "peft", "--rank", 1)
+    assert "cut to rank 1: " in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--to", "onnx"), "--to is 'onnx', expected one of peft, merged, gguf, vllm, ollama"),
+        (("--to", "gguf", "--gguf-type", "f61"), "--gguf-type is 'f61', expected f32 or f16"),
+        (("--to", "vllm", "--rank", 5), "--rank is 5, expected one that vLLM allows"),
+        (("--to", "merged", "--rank", 5), "a merged model has no rank"),
+    ],
+)
+def test_what_the_target_would_reject_is_refused_and_nothing_is_written(
+    plait: Plait, run: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    done = plait("export", run, tmp_path / "out", *options)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_base_is_refused_as_a_peers_fault(plait: Plait, run: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(locate_base("tiny").directory, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    done = plait("export", run, tmp_path / "out", "--to", "merged", "--base", base)
+    assert done.code == 3
+    assert "which the adapter was trained on" in done.err

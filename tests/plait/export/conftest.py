@@ -1,0 +1,75 @@
+"""Adapters on the tiny base: one that PEFT wrote, one that plait wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.training.bases import LocatedBase, locate_base
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import AdapterRequest
+
+TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
+
+# Settings of LoRA by PEFT's own names, and the directory they are written to.
+PeftAdapterMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LocatedBase:
+    return locate_base("tiny")
+
+
+@pytest.fixture(scope="session")
+def logits_of() -> Callable[..., torch.Tensor]:
+    def logits(base: Path, adapter: Path | None = None) -> torch.Tensor:
+        """What plain transformers and plain PEFT say, in float32."""
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter)
+        with torch.no_grad():
+            return model.eval()(input_ids=TOKENS).logits
+
+    return logits
+
+
+@pytest.fixture
+def by_peft(tiny: LocatedBase, tmp_path: Path) -> PeftAdapterMaker:
+    """Write an adapter with PEFT alone, every tensor of it random."""
+
+    def make(name: str = "by-peft", *, seed: int = 0, base: Path | None = None, **settings: object) -> Path:
+        settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
+        model = AutoModelForCausalLM.from_pretrained(base or tiny.directory, dtype=torch.float32)
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **settings))
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(0, 0.1)
+        wrapped.save_pretrained(tmp_path / name, save_embedding_layers=False)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def by_plait(tiny: LocatedBase, tmp_path: Path) -> Callable[..., Path]:
+    """Write an adapter as a run does."""
+
+    def make(name: str = "by-plait", *, seed: int = 0, rank: int = 4, card: str = "the run's own card") -> Path:
+        request = AdapterRequest(rank=rank, alpha=2.0 * rank)
+        spec = design(read_base_config(tiny.directory, Task.CAUSAL_LM), request, task=Task.CAUSAL_LM, seed=seed).spec
+        values = np.random.default_rng(seed).normal(0, 0.1, spec.layout.size).astype(np.float32)
+        folder = tmp_path / name
+        state = AdapterState(spec.layout, values)
+        save_peft_directory(folder, spec=spec, state=state, base=tiny.reference, card=card)
+        return folder
+
+    return make

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+from numpy.typing import NDArray
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from plait.errors import ConfigError
+from plait.export import ExportRequest, Float, export, open_source
+from plait.training.bases import LocatedBase, locate_base
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def side_by_side(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of one head from halves to pairs, row by row: row i of the first half, row i of the second, and so on."""
+    size = len(weight) // heads
+    order = [
+        head * size + half * size // 2 + row for head in range(heads) for row in range(size // 2) for half in range(2)
+    ]
+    return weight[order]
+
+
+def read(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, object]]:
+    reader = GGUFReader(path)
+    tensors = {tensor.name: np.asarray(tensor.data, np.float32) for tensor in reader.tensors}
+    return tensors, {name: field.contents() for name, field in reader.fields.items()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 6}, "alpha_pattern": {"down_proj": 3}}],
+)
+def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
+    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    adapter = by_peft(**settings)
+    export("gguf", ExportRequest(open_source(adapter), tmp_path / "out"))
+    tensors, facts = read(tmp_path / "out" / "adapter.gguf")
+    assert facts["general.type"] == "adapter"
+    assert facts["adapter.type"] == "lora"
+    assert facts["general.architecture"] == "llama"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.directory), adapter)
+    for layer in range(4):
+        for module, name in list(NAMES.items())[:7]:
+            a, b = (tensors[f"blk.{layer}.{name}.weight.lora_{side}"] for side in "ab")
+            # llama.cpp: one alpha for all, the rank of each pair.
+            ours = facts["adapter.lora.alpha"] / len(a) * (b @ a)
+            theirs = model.get_submodule(f"base_model.model.model.layers.{layer}.{module}").get_delta_weight("default")
+            theirs = theirs.detach().numpy()
+            if name in ("attn_q", "attn_k"):
+                theirs = side_by_side(theirs, {"attn_q": 4, "attn_k": 2}[name])
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+    assert len(tensors) == 4 * 7 * 2
+
+
+def test_float16_halves_the_file_and_says_so(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    source = open_source(by_plait())
+    single = export("gguf", ExportRequest(source, tmp_path / "f32"))
+    half = export("gguf", ExportRequest(source, tmp_path / "f16", gguf_float=Float.F16))
+    assert half.files["adapter.gguf"] < 0.6 * single.files["adapter.gguf"]
+    _, facts = read(tmp_path / "f16" / "adapter.gguf")
+    assert facts["general.file_type"] == gguf.LlamaFileType.MOSTLY_F16
+
+
+def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
+    # rsLoRA's scale and the one alpha differ, so a factor of B takes it up.
+    source = open_source(by_peft(alpha_pattern={"q_proj": 1e9}))
+    with pytest.raises(ConfigError, match="is too large for f16, expected --gguf-type f32"):
+        export("gguf", ExportRequest(source, tmp_path / "out", gguf_float=Float.F16))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_of_another_architecture_is_refused_with_the_way_round(
+    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
+) -> None:
+    base = tmp_path / "gpt2"
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=2048)).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.directory / name, base)
+    adapter = by_peft(base=base, target_modules=["c_proj"], fan_in_fan_out=True)
+    with pytest.raises(ConfigError, match=r"is of type 'gpt2', expected one of .*convert_hf_to_gguf\.py"):
+        export("gguf", ExportRequest(open_source(adapter), tmp_path / "out"))
+
+
+def write_base_gguf(base: Path, path: Path) -> None:
+    """A Llama with a byte-level tokenizer as llama.cpp reads it, in float32."""
+    config = json.loads((base / "config.json").read_text())
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("base")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_vocab_size(config["vocab_size"])
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    by_id = {number: token for token, number in tokenizer.get_vocab().items()}
+    special = set(tokenizer.all_special_ids)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([by_id.get(number, f"[UNUSED{number}]") for number in range(config["vocab_size"])])
+    writer.add_token_types([3 if number in special else 1 for number in range(config["vocab_size"])])
+    merges = model["merges"]
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    writer.add_bos_token_id(config["bos_token_id"])
+    # None of its own, so that both sides write on.
+    writer.add_add_bos_token(False)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    weights = {name: tensor.numpy() for name, tensor in loaded.state_dict().items()}
+    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
+    writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
+    for layer in range(config["num_hidden_layers"]):
+        for module, name in NAMES.items():
+            weight = weights[f"model.layers.{layer}.{module}.weight"]
+            if name in ("attn_q", "attn_k"):
+                weight = side_by_side(weight, {"attn_q": heads, "attn_k": kv_heads}[name])
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def greedy_by_transformers(base: Path, adapter: Path | None, prompt: list[int], count: int) -> list[int]:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    tokens = torch.tensor([prompt])
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model(input_ids=tokens).logits[0, -1]
+            tokens = torch.cat([tokens, logits.argmax().reshape(1, 1)], dim=1)
+    return tokens[0, len(prompt) :].tolist()
+
+
+def greedy_by_llama_cpp(base: Path, adapter: Path | None, prompt: list[int], count: int) -> list[int]:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed", exc_type=ImportError)
+    model = llama_cpp.Llama(
+        str(base), lora_path=str(adapter) if adapter else None, n_ctx=256, n_threads=1, verbose=False, seed=0
+    )
+    try:
+        made: list[int] = []
+        for token in model.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0):
+            made.append(int(token))
+            if len(made) == count:
+                return made
+        return made
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank_pattern": {"q_proj": 6}, "alpha_pattern": {"down_proj": 3}}])
+def test_llama_cpp_writes_the_text_that_transformers_writes(
+    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed", exc_type=ImportError)
+    write_base_gguf(tiny.directory, tmp_path / "base.gguf")
+    prompt = AutoTokenizer.from_pretrained(tiny.directory)("def add(left, right):\n    return")["input_ids"]
+    plain = greedy_by_transformers(tiny.directory, None, prompt, 40)
+    assert greedy_by_llama_cpp(tmp_path / "base.gguf", None, prompt, 40) == plain
+    adapter = by_peft(**settings)
+    export("gguf", ExportRequest(open_source(adapter), tmp_path / "out"))
+    theirs = greedy_by_transformers(tiny.directory, adapter, prompt, 40)
+    assert theirs != plain
+    assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 40) == theirs
+
+
+@pytest.mark.slow
+def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed", exc_type=ImportError)
+    from peft import LoraConfig, get_peft_model
+
+    base = locate_base("smollm2-135m")
+    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.02)
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    write_base_gguf(base.directory, tmp_path / "base.gguf")
+    export("gguf", ExportRequest(open_source(tmp_path / "adapter"), tmp_path / "out"))
+    prompt = AutoTokenizer.from_pretrained(base.directory)("The library at the end of the street")["input_ids"]
+    theirs = greedy_by_transformers(base.directory, tmp_path / "adapter", prompt, 24)
+    assert theirs != greedy_by_transformers(base.directory, None, prompt, 24)
+    assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 24) == theirs

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from plait.errors import BaseMismatchError, ConfigError
+from plait.export import ExportRequest, export, open_source
+from plait.export.merged import _from_float32, _to_float32
+from plait.training.bases import LocatedBase
+
+Logits = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def float32_base(tiny: LocatedBase, tmp_path: Path) -> Path:
+    """The tiny base in float32 and in several files, as large models come."""
+    folder = tmp_path / "float32"
+    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32).save_pretrained(
+        folder, max_shard_size="1MB"
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.directory / name, folder)
+    assert (folder / "model.safetensors.index.json").is_file()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 7}, "alpha_pattern": {"down_proj": 3}},
+        {"target_modules": ["v_proj"]},
+    ],
+)
+def test_merged_weights_give_the_logits_of_peft(
+    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    adapter = by_peft(base=float32_base, **settings)
+    export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
+    theirs = logits_of(float32_base, adapter)
+    torch.testing.assert_close(logits_of(tmp_path / "out"), theirs, rtol=0, atol=2e-4)
+    assert (theirs - logits_of(float32_base)).abs().max() > 0.05
+
+
+def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
+    by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
+) -> None:
+    adapter = by_plait()
+    export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32), adapter
+    ).merge_and_unload()
+    theirs = model.to(torch.bfloat16).state_dict()
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(ours) == set(load_file(tiny.directory / "model.safetensors"))
+    differing = total = 0
+    for name, tensor in ours.items():
+        assert tensor.dtype == torch.bfloat16
+        # Sums in another order may round to the neighbour.
+        torch.testing.assert_close(tensor.float(), theirs[name].float(), rtol=2**-7, atol=1e-6)
+        differing, total = differing + int((tensor != theirs[name]).sum()), total + tensor.numel()
+    assert differing < total / 1000
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
+    values[:4] = (0.0, -0.0, 1.00390625, 1.01171875)  # two ties, one down and one up
+    ours = _from_float32(values, "BF16")
+    theirs = torch.from_numpy(values).to(torch.bfloat16)
+    assert torch.equal(torch.from_numpy(ours.view("<i2").copy()).view(torch.bfloat16), theirs)
+    assert np.array_equal(_to_float32(ours, "BF16"), theirs.float().numpy())
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"bias": "lora_only"}])
+def test_what_is_more_than_plain_lora_is_merged_by_peft(
+    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    if "bias" in settings:  # the tiny base has no biases: give it some
+        config = json.loads((float32_base / "config.json").read_text())
+        with_bias = AutoModelForCausalLM.from_config(
+            AutoModelForCausalLM.from_pretrained(float32_base).config.__class__(**{**config, "attention_bias": True})
+        ).float()
+        shutil.rmtree(float32_base)
+        with_bias.save_pretrained(float32_base)
+        tiny = Path(open_source(by_peft("other")).base.name)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny / name, float32_base)
+    adapter = by_peft(base=float32_base, **settings)
+    export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
+    torch.testing.assert_close(logits_of(tmp_path / "out"), logits_of(float32_base, adapter), rtol=0, atol=1e-3)
+
+
+def test_a_changed_output_layer_is_merged(
+    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path
+) -> None:
+    config = json.loads((float32_base / "config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(float32_base)
+    untied = model.__class__(model.config.__class__(**{**config, "tie_word_embeddings": False})).float()
+    for file in float32_base.glob("*.safetensors*"):
+        file.unlink()
+    untied.save_pretrained(float32_base)
+    adapter = by_peft(base=float32_base, target_modules=["lm_head"])
+    export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
+    torch.testing.assert_close(logits_of(tmp_path / "out"), logits_of(float32_base, adapter), rtol=0, atol=2e-4)
+
+
+def test_a_method_that_adds_to_the_input_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
+    get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ConfigError, match="adds to the input and not to weights: export --to peft"):
+        export("merged", ExportRequest(open_source(tmp_path / "prompt"), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a merged model has no rank"):
+        export("merged", ExportRequest(open_source(by_plait()), tmp_path / "out", rank=2))
+
+
+def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
+    tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float16).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.directory / name, base)
+    adapter = by_peft(base=base, target_modules=["q_proj"], lora_alpha=4e7)
+    with pytest.raises(ConfigError, match=r"'model\.layers\.0\.self_attn\.q_proj' is too large for F16"):
+        export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_adapter_of_another_shape_is_refused(
+    float32_base: Path, by_peft: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter = by_peft()
+    config = json.loads((float32_base / "config.json").read_text())
+    smaller = AutoModelForCausalLM.from_pretrained(float32_base).config.__class__(**{**config, "num_hidden_layers": 2})
+    shutil.rmtree(float32_base)
+    AutoModelForCausalLM.from_config(smaller).save_pretrained(float32_base)
+    with pytest.raises(BaseMismatchError, match=r"has no linear layer 'model\.layers\.2"):
+        export("merged", ExportRequest(open_source(adapter, base=str(float32_base)), tmp_path / "out"))

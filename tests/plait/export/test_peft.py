@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from plait.errors import ConfigError
+from plait.export import ExportRequest, export, open_source
+from plait.training.bases import LocatedBase
+
+Logits = Callable[..., torch.Tensor]
+
+
+def test_the_export_gives_the_same_logits_in_plain_peft(
+    by_plait: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
+) -> None:
+    adapter = by_plait()
+    export("peft", ExportRequest(open_source(adapter), tmp_path / "out"))
+    ours = logits_of(tiny.directory, tmp_path / "out")
+    assert torch.equal(ours, logits_of(tiny.directory, adapter))
+    assert (ours - logits_of(tiny.directory)).abs().max() > 0.1
+
+
+def test_an_adapter_that_is_handed_on_as_it_is_keeps_its_card(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    export("peft", ExportRequest(open_source(by_plait()), tmp_path / "out"))
+    assert (tmp_path / "out" / "README.md").read_text() == "the run's own card"
+
+
+def test_a_larger_rank_changes_nothing_but_the_shapes(
+    by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
+) -> None:
+    adapter = by_peft()
+    exported = export("peft", ExportRequest(open_source(adapter), tmp_path / "out", rank=9))
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], exported.written.lost) == (9, 18, 0.0)
+    torch.testing.assert_close(
+        logits_of(tiny.directory, tmp_path / "out"), logits_of(tiny.directory, adapter), rtol=0, atol=1e-4
+    )
+
+
+def test_a_smaller_rank_says_what_it_lost(by_peft: Callable[..., Path], tmp_path: Path) -> None:
+    exported = export("peft", ExportRequest(open_source(by_peft()), tmp_path / "out", rank=1))
+    assert 0 < exported.written.lost < 1
+    assert f"Cut to rank 1: {exported.written.lost:.2%}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_rank_for_what_is_no_plain_lora_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
+    source = open_source(by_peft(use_dora=True))
+    with pytest.raises(ConfigError, match=r"is DoRA.*leave --rank out"):
+        export("peft", ExportRequest(source, tmp_path / "out", rank=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_dora_goes_out_as_it_is(
+    by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
+) -> None:
+    adapter = by_peft(use_dora=True)
+    export("peft", ExportRequest(open_source(adapter), tmp_path / "out"))
+    assert torch.equal(logits_of(tiny.directory, tmp_path / "out"), logits_of(tiny.directory, adapter))

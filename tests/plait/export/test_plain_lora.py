@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft import IA3Config, TaskType, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from plait.errors import ConfigError
+from plait.export import open_source
+from plait.export.plain_lora import lora_fault, plain_lora
+from plait.training.bases import LocatedBase
+
+
+def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callable[..., Path]) -> None:
+    for folder in (by_peft(use_rslora=True, rank_pattern={"q_proj": 2}, init_lora_weights="gaussian"), by_plait()):
+        assert lora_fault(open_source(folder)) is None
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"use_dora": True}, "is DoRA"),
+        ({"modules_to_save": ["norm"]}, "holds whole modules"),
+        ({"bias": "all"}, "trains biases"),
+        ({"lora_bias": True}, "trains biases of the factors"),
+        ({"layer_replication": [[0, 3], [2, 4]]}, "repeats layers"),
+        ({"init_lora_weights": "pissa"}, "began as 'pissa', which moves weights of the base"),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, "is no factor of LoRA"),
+    ],
+)
+def test_every_feature_that_servers_overlook_is_named(
+    by_peft: Callable[..., Path], settings: dict[str, object], fault: str
+) -> None:
+    found = lora_fault(open_source(by_peft(**settings)))
+    assert found is not None
+    assert fault in found
+
+
+def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    config = IA3Config(
+        task_type=TaskType.CAUSAL_LM, target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
+    )
+    get_peft_model(model, config).save_pretrained(tmp_path / "ia3")
+    with pytest.raises(ConfigError, match=r"is made by ia3 \(IA3\), X takes plain LoRA of a language model: do Y"):
+        plain_lora(open_source(tmp_path / "ia3"), use="X", instead="do Y")
+
+
+def test_a_classifier_is_named(by_peft: Callable[..., Path]) -> None:
+    folder = by_peft()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "SEQ_CLS"}))
+    with pytest.raises(ConfigError, match="has a classification head"):
+        plain_lora(open_source(folder), use="X", instead="do Y")
