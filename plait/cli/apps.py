@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
 
-def load_apps() -> tuple[ServerApp, ClientApp]:
-    """The ServerApp and the ClientApp that belong to this plait.
+def add_apps_to_path() -> None:
+    """Make ``server`` and ``client`` importable without importing anything.
 
     Raises:
         MachineError: the installation lacks them.
@@ -29,7 +29,17 @@ def load_apps() -> tuple[ServerApp, ClientApp]:
         if (folder / "server" / "app.py").is_file() and (folder / "client" / "app.py").is_file():
             if str(folder) not in sys.path:
                 sys.path.insert(0, str(folder))
-            server = importlib.import_module("server.app").app
-            client = importlib.import_module("client.app").app
-            return cast("ServerApp", server), cast("ClientApp", client)
+            return
     raise MachineError(f"plait in '{package}' lacks its server and client apps; install it again")
+
+
+def load_apps() -> tuple[ServerApp, ClientApp]:
+    """The ServerApp and the ClientApp that belong to this plait.
+
+    Raises:
+        MachineError: the installation lacks them.
+    """
+    add_apps_to_path()
+    server = importlib.import_module("server.app").app
+    client = importlib.import_module("client.app").app
+    return cast("ServerApp", server), cast("ClientApp", client)

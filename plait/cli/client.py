@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from plait.cli.apps import load_apps
-from plait.cli.progress import status
+from plait.cli.apps import add_apps_to_path
 from plait.errors import ConfigError
-
-# gRPC's core writes of every failed handshake to stderr; the node says once, in words, what is wrong.
-_QUIET_GRPC = {"GRPC_VERBOSITY": "NONE"}
 
 
 def client(
@@ -56,13 +51,8 @@ def client(
     """
     if json_output and quiet:
         raise ConfigError("json and quiet are both given, expected one of them")
-    for key, value in _QUIET_GRPC.items():
-        os.environ.setdefault(key, value)
-    with status("loading libraries", quiet=json_output or quiet):
-        load_apps()
-        settings_module = importlib.import_module("client.settings")
-        journal_module = importlib.import_module("client.journal")
-        node_module = importlib.import_module("client.node")
+    add_apps_to_path()
+    settings_module = importlib.import_module("client.settings")
     settings = settings_module.check_settings(
         server=server,
         data=data,
@@ -77,6 +67,7 @@ def client(
         state=state,
         max_memory_gb=max_memory_gb,
     )
+    node_module, journal_module = (importlib.import_module(f"client.{name}") for name in ("node", "journal"))
     style = journal_module.Style
     chosen = style.JSON if json_output else style.QUIET if quiet else style.LINES
     node_module.run_node(settings, journal_module.Journal(chosen, sys.stdout if json_output else sys.stderr))

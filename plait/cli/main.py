@@ -13,6 +13,7 @@ import typer
 
 from plait import __version__
 from plait.cli.bench import bench
+from plait.cli.client import client
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
@@ -20,7 +21,9 @@ from plait.cli.export import export
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
+from plait.cli.server import server
 from plait.cli.simulate import simulate
+from plait.cli.status import status
 from plait.cli.verify import verify
 from plait.errors import PlaitError
 
@@ -30,6 +33,8 @@ _QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
+    "GRPC_VERBOSITY": "NONE",
 }
 
 app = typer.Typer(
@@ -50,6 +55,9 @@ app.command()(export)
 app.command()(verify)
 app.command()(doctor)
 app.command()(provision)
+app.command()(server)
+app.command()(client)
+app.command()(status)
 app.add_typer(bench)
 
 

@@ -1,4 +1,4 @@
-"""``plait resume``: go on with a simulated run that was stopped, killed or unplugged."""
+"""``plait resume``: go on with a run, simulated or served, that was stopped, killed or unplugged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from plait.cli.progress import say
+from plait.cli.server import serve
+from plait.cli.serving import load_serving
 from plait.cli.simulate import execute, finish, is_finished
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
@@ -30,5 +32,9 @@ def resume(
     if is_finished(directory) and trained >= set(settings.references):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     say(f"resuming {run}", quiet=json_output)
-    execute(settings.model_copy(update={"out": str(run)}), quiet=json_output)
+    settings = settings.model_copy(update={"out": str(run)})
+    if serving := load_serving(directory.server):
+        serve(directory, settings, serving, quiet=json_output)
+    else:
+        execute(settings, quiet=json_output)
     finish(run, json_output=json_output)

@@ -2,6 +2,7 @@
 
 RUN/config.toml   what was really used
     ledger.jsonl  the record (see ledger.py)
+    server.toml, server.log   how it is served and what happened, where `plait server` runs it
     checkpoints/  what resume needs (see checkpoint.py)
     spool/        updates received in the round under way, one file a client
     adapter/      the newest adapter as a PEFT directory
@@ -28,6 +29,8 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.ledger = path / "ledger.jsonl"
+        self.server = path / "server.toml"
+        self.server_log = path / "server.log"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
 
@@ -45,7 +48,7 @@ class RunDirectory:
                 f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
             )
         # What a run that was killed before its first event may have left behind.
-        own = {run.config.name, run.ledger.name, run.checkpoints.name}
+        own = {run.config.name, run.ledger.name, run.server.name, run.server_log.name, run.checkpoints.name}
         try:
             if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
                 raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")

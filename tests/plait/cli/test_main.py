@@ -8,7 +8,10 @@ import pytest
 
 from plait import __version__
 
-VERBS = ("simulate", "resume", "report", "estimate", "eval", "verify", "doctor", "provision", "bench wire")
+VERBS = (
+    "simulate", "resume", "report", "estimate", "eval", "verify", "doctor", "provision", "server", "client", "status",
+    "bench wire",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,177 @@
+"""``plait server``: a federation over gRPC, from waiting for clients to the report."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.options import run_config, with_run_options
+from plait.cli.progress import say, status, watch
+from plait.cli.serving import Serving, load_serving, new_run_number
+from plait.cli.simulate import finish, is_finished
+from plait.config import RunConfig
+from plait.errors import ConfigError, Interrupted, MachineError
+from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from plait.trust.kit import ServerKit
+
+_ANSWER_BYTES_BESIDE = 1 << 21
+_LOG_BYTES = 16 << 20
+
+
+@with_run_options
+def server(
+    given: Mapping[str, object],
+    listen: Annotated[str, typer.Option(help="Address and port to serve on.")] = "127.0.0.1:9440",
+    kit: Annotated[Path | None, typer.Option(help="The server's kit, from `plait provision`.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve without TLS and keys, on this machine only.")
+    ] = False,
+    min_clients: Annotated[int, typer.Option(help="Begin once so many clients are there.", min=1)] = 0,
+    metrics: Annotated[str, typer.Option(help="Address of the Prometheus page, such as 127.0.0.1:9441.")] = "",
+    grace_s: Annotated[
+        float, typer.Option(help="Seconds that a client may be away before its task is given up.")
+    ] = 30.0,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+) -> None:
+    """Serve a federation: wait for clients, run the rounds, write the report.
+
+    A server that was stopped or killed goes on with the same command, or with `plait resume RUN`.
+
+    Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
+    """
+    if (kit is None) != insecure:
+        raise ConfigError(
+            "--kit and --insecure are both given, expected one of them"
+            if insecure
+            else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
+            "or try it out on this machine alone with --insecure"
+        )
+    for key in ("data", "partition", "reference"):
+        if key in given:
+            raise ConfigError(f"--{key} is given, expected it left out: clients bring their own data")
+    settings = run_config({**given, **({"clients": min_clients} if min_clients else {})}, config)
+    out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+    directory = RunDirectory(Path(out))
+    before = load_serving(directory.server)
+    serving = Serving(
+        listen=listen,
+        kit=str(kit.absolute()) if kit else "",
+        metrics=metrics,
+        grace_s=grace_s,
+        run_number=before.run_number if before else new_run_number(),
+    )
+    serve(directory, settings.model_copy(update={"out": out}), serving, quiet=json_output)
+    finish(Path(out), json_output=json_output)
+
+
+def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, quiet: bool) -> None:
+    """Serve until the run is over.
+
+    Raises:
+        PlaitError: whatever stops the run; what was received until then is on disk.
+    """
+    if is_finished(directory):
+        raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
+    if directory.has_started and not directory.server.exists():
+        raise ConfigError(
+            f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
+        )
+    kit = _load_kit(serving)
+    with status("loading libraries", quiet=quiet):
+        from flwr.app import Context, RecordDict
+
+        from plait.cli.apps import load_apps
+        from plait.plan import blueprint_of
+        from plait.training.bases import locate_base, quiet_libraries
+
+        quiet_libraries()
+        server_app, _ = load_apps()
+        grpc_grid = importlib.import_module("server.grpc_grid")
+        summary = importlib.import_module("server.summary")
+    with status(f"looking for base {settings.base}", quiet=quiet):
+        base = locate_base(settings.base, revision=settings.revision, progress=lambda text: say(text, quiet=quiet))
+        adapter = blueprint_of(settings, base.directory).spec.layout
+    grid = grpc_grid.GrpcGrid(
+        serving.listen,
+        inbox=directory.path / ".inbox",
+        kit=kit,
+        run_id=serving.run_number,
+        run_config=settings.to_table(),
+        base_fingerprint=bytes.fromhex(base.reference.fingerprint),
+        max_answer_bytes=4 * adapter.size + _ANSWER_BYTES_BESIDE,
+        grace_s=serving.grace_s,
+        metrics_listen=serving.metrics or None,
+        summary=summary.LedgerSummary(
+            directory.ledger,
+            name=directory.path.name,
+            rounds=settings.rounds,
+            deadline_s=settings.deadline_s or None,
+        ),
+    )
+    serving.save(directory.server)
+    _log_to(directory.server_log)
+    context = Context(
+        run_id=serving.run_number, node_id=1, node_config={}, state=RecordDict(), run_config=dict(settings.to_table())
+    )
+    _stop_on_signals(settings.out)
+    with grid:
+        say(f"serving on {grid.address}; waiting for {settings.clients} clients", quiet=quiet)
+        with watch(
+            directory.ledger,
+            rounds=settings.rounds,
+            cohort=settings.cohort_size,
+            clients=settings.clients,
+            quiet=quiet,
+        ):
+            server_app(grid, context)
+    # Whatever it holds is folded into the adapter.
+    shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
+
+
+def _load_kit(serving: Serving) -> ServerKit | None:
+    if serving.kit_directory is None:
+        return None
+    from plait.trust.kit import ServerKit
+
+    return ServerKit.load(serving.kit_directory)
+
+
+def _log_to(path: Path) -> None:
+    """Every event of the server goes into a file that cannot grow without end, warnings on stderr too."""
+    from logging.handlers import RotatingFileHandler
+
+    logger = logging.getLogger("plait.server")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="ascii", delay=False)
+    except OSError as error:
+        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    for handler in (file, screen):
+        handler.setFormatter(
+            logging.Formatter("time=%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+        )
+        logger.addHandler(handler)
+
+
+def _stop_on_signals(out: str) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(f"stopped; everything received so far is saved, go on with: plait resume {out}")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)

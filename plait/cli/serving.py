@@ -1,0 +1,82 @@
+"""How a run is served: what ``plait server`` was told beside the run's settings, kept as ``RUN/server.toml``.
+
+So that a restarted server gives the run the same number, and `plait resume` knows where to listen.
+Knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import cast
+
+from plait.errors import ConfigError, MachineError
+from plait.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where and how a run is served.
+
+    Attributes:
+        listen: address and port.
+        kit: directory of the server's kit, absolute; empty without TLS.
+        metrics: address of the Prometheus page; empty for none.
+        grace_s: seconds that a client may be away before its task is given up.
+        run_number: Flower's number of the run, the same after every restart.
+    """
+
+    listen: str
+    kit: str
+    metrics: str
+    grace_s: float
+    run_number: int
+
+    @property
+    def kit_directory(self) -> Path | None:
+        """The kit; None without TLS."""
+        return Path(self.kit) if self.kit else None
+
+    def save(self, path: Path) -> None:
+        """Write it as TOML.
+
+        Raises:
+            MachineError: cannot be written.
+        """
+        lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def load_serving(path: Path) -> Serving | None:
+    """Read what `Serving.save` wrote; None if there is nothing.
+
+    Raises:
+        ConfigError: it is something else.
+        MachineError: cannot be read.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not TOML, expected the file that `plait server` wrote") from error
+    kinds = {"listen": str, "kit": str, "metrics": str, "grace-s": float, "run-number": int}
+    if {key: type(value) for key, value in table.items()} != kinds:
+        raise ConfigError(f"'{path}' has other keys or kinds of value, expected {', '.join(kinds)} as plait wrote them")
+    return Serving(
+        listen=cast("str", table["listen"]),
+        kit=cast("str", table["kit"]),
+        metrics=cast("str", table["metrics"]),
+        grace_s=cast("float", table["grace-s"]),
+        run_number=cast("int", table["run-number"]),
+    )
+
+
+def new_run_number() -> int:
+    """A number for a new run, positive and below 2^63."""
+    return secrets.randbits(62) + 1

@@ -1,0 +1,37 @@
+"""``plait status``: what a server is doing, as it says itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.output import print_json
+
+
+def status(
+    server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
+    kit: Annotated[
+        Path | None, typer.Option(help="The server's kit; without one only an --insecure server answers.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Ask a server for its round, its clients, who is late, and its bytes.
+
+    Example: plait status --server localhost:9440 --kit fed/server
+    """
+    from plait.transport.status import fetch_status
+    from plait.trust import ServerKit
+
+    said = fetch_status(server, kit=None if kit is None else ServerKit.load(kit))
+    if json_output:
+        print_json(said)
+        return
+    from rich.console import Console
+
+    from plait.report import status_tables, to_rich
+
+    screen = Console()
+    for table in status_tables(said):
+        screen.print(to_rich(table))
