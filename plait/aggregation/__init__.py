@@ -26,8 +26,9 @@ from plait.aggregation.product_mean import ProductMean
 from plait.aggregation.projection import fitted
 from plait.aggregation.raflora import RaFlora
 from plait.aggregation.rbla import Rbla
+from plait.aggregation.requirements import check_rule
 from plait.aggregation.rolora import RoLora
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Memory, Outcome, RoundContext, Rule
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Memory, Outcome, RoundContext, Rule, Subject
 from plait.aggregation.server_optimizer import OptimizerMemory, ServerOptimizer, check_composition
 from plait.aggregation.traffic import Traffic
 from plait.aggregation.trimmed_mean import TrimmedMean
@@ -79,8 +80,10 @@ __all__ = [
     "Rule",
     "ServerOptimizer",
     "Side",
+    "Subject",
     "Traffic",
     "check_composition",
+    "check_rule",
     "fitted",
     "geometry_of",
     "optimizer_for",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -23,11 +23,14 @@ class FedAvg:
     name = "fedavg"
     title = "FedIT: FedAvg on LoRA factors (arXiv 1602.05629, 2305.05644)"
     computes = "weighted mean of every tensor; of B and A apart, so off by their covariance over the cohort"
+    subject = Subject.TENSORS
     exactness = Exactness.INEXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

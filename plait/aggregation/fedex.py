@@ -16,7 +16,7 @@ from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import landing
 from plait.aggregation.traffic import Traffic, parameters, stacked_parameters
 
@@ -27,11 +27,14 @@ class FedEx:
     name = "fedex"
     title = "FedEx-LoRA (arXiv 2410.09432)"
     computes = "weighted means of B and A, and the covariance that they miss merged into the base as factors: exact"
+    subject = Subject.FACTORS
     exactness = Exactness.EXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = True
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -17,7 +17,7 @@ import numpy as np
 from plait.aggregation.contribution import ONE_RANK, Contribution
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -35,11 +35,14 @@ class FedRot:
     name = "fedrot"
     title = "FedRot-LoRA (arXiv 2602.23638)"
     computes = "mean of B and A after turning each client's factors to the received A (odd rounds) or B (even rounds)"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

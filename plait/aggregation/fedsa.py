@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -19,11 +19,14 @@ class FedSa:
     name = "fedsa"
     title = "FedSA-LoRA (arXiv 2410.01463)"
     computes = "weighted mean of A; B stays at each client, so models are personal and have no common product"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = Side.B
     handing = Handing.SLICE

@@ -7,11 +7,12 @@ and fixed, sum p_k B R_k A = B (sum p_k R_k) A. The layout then holds only the m
 
 from __future__ import annotations
 
+from plait.adapters import Layout
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.requirements import check_rule
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
-from plait.errors import ConfigError
 
 
 class FedSb:
@@ -20,11 +21,14 @@ class FedSb:
     name = "fedsb"
     title = "Fed-SB on LoRA-XS (arXiv 2502.15436, 2405.17604)"
     computes = "weighted mean of the square matrices R between fixed B and A, which is the exact mean of B R A"
+    subject = Subject.SQUARES
     exactness = Exactness.EXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE
@@ -39,14 +43,17 @@ class FedSb:
         Raises:
             ConfigError: the adapter has LoRA's own factors among what is trained.
         """
-        if context.geometry.pairs:
-            raise ConfigError(
-                f"rule is '{self.name}' but '{context.geometry.pairs[0].module}' trains A and B, "
-                "expected an adapter of the method LoRA-XS"
-            )
+        check_rule(self, context.geometry)
         return Mean(context)
 
     def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
         """The matrices R both ways."""
         sent = parameters(client, ())
         return Traffic(sent, sent)
+
+
+def square_geometry(factors: Geometry) -> Geometry:
+    """What LoRA-XS trains on the modules of a LoRA adapter: a square matrix of each pair's rank, and the same rest."""
+    shapes = {f"{pair.module}.lora_R": (pair.rank, pair.rank) for pair in factors.pairs}
+    layout = Layout.of({**shapes, **{slot.name: slot.shape for slot in factors.others}})
+    return Geometry(layout, (), layout.slots)

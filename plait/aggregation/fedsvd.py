@@ -13,7 +13,7 @@ from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Geometry, Pair, Side
 from plait.aggregation.low_rank import Float64, LowRank, kept_rank
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -24,11 +24,14 @@ class FedSvd:
     name = "fedsvd"
     title = "FedSVD (arXiv 2505.12805)"
     computes = "weighted mean of B over one A, then B A = U S V^T with A := V^T and B := U S; the product is exact"
+    subject = Subject.FACTORS
     exactness = Exactness.EXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = False
     personal: Side | None = None
     handing = Handing.SLICE

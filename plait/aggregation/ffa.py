@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -18,11 +18,14 @@ class Ffa:
     name = "ffa"
     title = "FFA-LoRA (arXiv 2403.12313)"
     computes = "weighted mean of B over one frozen A, which is the exact mean of the products"
+    subject = Subject.FACTORS
     exactness = Exactness.EXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -15,7 +15,7 @@ from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.projection import balanced
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -25,11 +25,14 @@ class FlexLora:
     name = "flexlora"
     title = "FlexLoRA (arXiv 2402.11505)"
     computes = "best product of the server's rank for the exact mean of the products, by SVD of the stacked factors"
+    subject = Subject.FACTORS
     exactness = Exactness.UP_TO_TRUNCATION
     linear = False
     mixed_ranks = True
+    higher_ranks = True
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = False
     personal: Side | None = None
     handing = Handing.BEST

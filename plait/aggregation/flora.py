@@ -13,7 +13,7 @@ from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64, LowRank
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import landing
 from plait.aggregation.traffic import Traffic, parameters, stacked_parameters
 
@@ -24,11 +24,14 @@ class Flora:
     name = "flora"
     title = "FLoRA (arXiv 2409.05976)"
     computes = "exact mean of the products, stacked and merged into the base; the adapter starts anew each round"
+    subject = Subject.FACTORS
     exactness = Exactness.EXACT
     linear = False
     mixed_ranks = True
+    higher_ranks = True
     moves_base = True
     needs_all = False
+    least_clients = 1
     continuous = False
     personal: Side | None = None
     handing = Handing.SLICE

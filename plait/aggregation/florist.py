@@ -17,7 +17,7 @@ from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.projection import balanced
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -34,11 +34,14 @@ class Florist:
     name = "florist"
     title = "FLoRIST (arXiv 2506.09199)"
     computes = "SVD of the exact mean cut where 90 % of each module's energy is kept, and at the server's rank"
+    subject = Subject.FACTORS
     exactness = Exactness.UP_TO_TRUNCATION
     linear = False
     mixed_ranks = True
+    higher_ranks = True
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = False
     personal: Side | None = None
     handing = Handing.BEST

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.stacked import Stacked
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -34,11 +34,14 @@ class GeometricMedian:
     name = "geometric_median"
     title = "RFA, smoothed geometric median (arXiv 1912.13445)"
     computes = "point of least weighted distance to all deltas, B and A as one vector; robust below half of bad weight"
+    subject = Subject.TENSORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = True
+    least_clients = 3
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -17,7 +17,7 @@ from plait.adapters import Float32
 from plait.aggregation.contribution import UP_TO_SERVER, Contribution
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.aggregation.low_rank import LowRank
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.slice_sum import SliceSum
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
@@ -30,11 +30,14 @@ class HetLora:
     name = "hetlora"
     title = "HetLoRA (arXiv 2401.06432)"
     computes = "mean of zero-padded B and A, each client weighted by its weight times the norm of its product"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = True
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -21,7 +21,7 @@ from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -39,11 +39,14 @@ class LoraFair:
     name = "lora_fair"
     title = "LoRA-FAIR (arXiv 2411.14961)"
     computes = "means of B and A, then B moved to the ridge regression of the exact mean on A (closed form, no cosine)"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

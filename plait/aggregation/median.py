@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.stacked import Stacked
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -21,11 +21,14 @@ class Median:
     name = "median"
     title = "coordinate-wise median (arXiv 1803.01498)"
     computes = "median of every element of B and A apart; weights are ignored; robust below half of bad clients"
+    subject = Subject.TENSORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = True
+    least_clients = 3
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

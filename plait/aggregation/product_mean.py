@@ -34,7 +34,7 @@ from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.product_probe import ProductProbe
 from plait.aggregation.product_sketch import ProductSketch
 from plait.aggregation.projection import kept
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import landing, step_to
 from plait.aggregation.traffic import Traffic, parameters
 from plait.aggregation.weighted_sum import WeightedSum
@@ -59,11 +59,14 @@ class ProductMean:
     computes = (
         "best product of the server's rank for the exact mean of the products, in one pass, error bound certified"
     )
+    subject = Subject.FACTORS
     exactness = Exactness.UP_TO_TRUNCATION
     linear = False
     mixed_ranks = True
+    higher_ranks = True
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.BEST

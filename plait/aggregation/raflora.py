@@ -22,7 +22,7 @@ from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.product_sum import ProductSum
 from plait.aggregation.projection import balanced
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
 from plait.aggregation.weighted_sum import WeightedSum
@@ -35,11 +35,14 @@ class RaFlora:
     name = "raflora"
     title = "raFLoRA (arXiv 2602.13486)"
     computes = "products of each rank slice averaged over the clients that have it, then cut to the server's rank"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = True
+    higher_ranks = True
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = False
     personal: Side | None = None
     handing = Handing.BEST

@@ -11,7 +11,7 @@ import numpy as np
 
 from plait.aggregation.contribution import UP_TO_SERVER, Contribution
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.slice_sum import SliceSum
 from plait.aggregation.step import step_to
 from plait.aggregation.traffic import Traffic, parameters
@@ -24,11 +24,14 @@ class Rbla:
     name = "rbla"
     title = "RBLA (arXiv 2408.08699)"
     computes = "weighted mean of each rank slice of B and A over the clients that have it, without dilution"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = True
     mixed_ranks = True
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -21,11 +21,14 @@ class RoLora:
     computes = (
         "weighted mean of B in odd and of A in even rounds, the other side frozen: the exact mean of the products"
     )
+    subject = Subject.FACTORS
     exactness = Exactness.EXACT
     linear = True
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -32,6 +32,14 @@ class Exactness(StrEnum):
     INEXACT = "inexact"
 
 
+class Subject(StrEnum):
+    """What kind of adapter a rule works on."""
+
+    TENSORS = "any tensors"
+    FACTORS = "factors A and B"
+    SQUARES = "square matrices between fixed factors"
+
+
 class Handing(StrEnum):
     """How a client of another rank gets its adapter from the master: the parameter of `projection.fitted`."""
 
@@ -106,12 +114,15 @@ class Rule(Protocol):
         name: what the user gives to ``--rule``.
         title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
+        subject: the kind of adapter that it works on.
         exactness: of the product.
         linear: whether it needs no more of the cohort than the weighted sum of the deltas, and so works under secure
             aggregation.
         mixed_ranks: whether clients may have other ranks than the server.
+        higher_ranks: whether these may be higher than the server's, too.
         moves_base: whether an outcome can have a `base`.
         needs_all: whether memory grows with the cohort.
+        least_clients: the smallest cohort in which the rule is what it says; robust rules stand no bad client in less.
         continuous: whether the step is a small change of the factors as they are; where it is not (the adapter starts
             anew, or its factors are turned), a server optimizer on raw factors makes no sense.
         personal: the side that stays at the client and is never sent, or None.
@@ -134,6 +145,11 @@ class Rule(Protocol):
         ...
 
     @property
+    def subject(self) -> Subject:
+        """See above."""
+        ...
+
+    @property
     def exactness(self) -> Exactness:
         """See above."""
         ...
@@ -149,12 +165,22 @@ class Rule(Protocol):
         ...
 
     @property
+    def higher_ranks(self) -> bool:
+        """See above."""
+        ...
+
+    @property
     def moves_base(self) -> bool:
         """See above."""
         ...
 
     @property
     def needs_all(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def least_clients(self) -> int:
         """See above."""
         ...
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.stacked import Stacked
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -30,11 +30,14 @@ class TrimmedMean:
     name = "trimmed_mean"
     title = "coordinate-wise trimmed mean (arXiv 1803.01498)"
     computes = "mean of every element of B and A apart without the fifth of values at either end; weights are ignored"
+    subject = Subject.TENSORS
     exactness = Exactness.INEXACT
     linear = False
     mixed_ranks = False
+    higher_ranks = False
     moves_base = False
     needs_all = True
+    least_clients = 3
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.hetlora import PaddedRound
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext
+from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
 
@@ -18,11 +18,14 @@ class ZeroPad:
     name = "zeropad"
     title = "zero padding, the baseline of HetLoRA (arXiv 2401.06432)"
     computes = "weighted mean of zero-padded B and A; slices that few clients have are diluted"
+    subject = Subject.FACTORS
     exactness = Exactness.INEXACT
     linear = True
     mixed_ranks = True
+    higher_ranks = False
     moves_base = False
     needs_all = False
+    least_clients = 1
     continuous = True
     personal: Side | None = None
     handing = Handing.SLICE
