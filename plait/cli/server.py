@@ -37,7 +37,7 @@ def server(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve without TLS and keys, on this machine only.")
     ] = False,
-    min_clients: Annotated[int, typer.Option(help="Begin once so many clients are there.", min=1)] = 0,
+    min_clients: Annotated[int | None, typer.Option(help="Begin once so many clients are there.", min=1)] = None,
     metrics: Annotated[str, typer.Option(help="Address of the Prometheus page, such as 127.0.0.1:9441.")] = "",
     grace_s: Annotated[
         float, typer.Option(help="Seconds that a client may be away before its task is given up.")

@@ -1,0 +1,265 @@
+"""Real processes over TLS on loopback: one `plait server`, three `plait client`, kits and data of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.ledger import Event, read_events
+from plait.trust import provision
+
+CLIENTS = ("alice", "bob", "carol")
+CANARY = "zxcanary"
+"""Stands in every record of every client's data, and may stand nowhere else."""
+
+# One thread and float32, so that a process computes the same as any other.
+TRAINING = (
+    "--base", "tiny", "--local-steps", "8", "--batch-size", "2", "--seq-len", "32", "--learning-rate", "1e-2",
+    "--dtype", "float32", "--threads", "1", "--seed", "5",
+)  # fmt: skip
+_WORDS = [
+    "the",
+    "server",
+    "keeps",
+    "an",
+    "adapter",
+    "that",
+    "every",
+    "client",
+    "trains",
+    "on",
+    "what",
+    "it",
+    "has",
+    "and",
+    "sends",
+    "back",
+    "a",
+    "small",
+    "delta",
+]
+
+
+def plait(*arguments: object, folder: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Start `plait` in a folder; all that it prints goes into one file."""
+    command = [sys.executable, "-m", "plait.cli.main", *map(str, arguments)]
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+
+
+def until(condition: Callable[[], object], *, patience_s: float = 90.0, what: Callable[[], str] = lambda: "") -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, f"it did not happen in time: {what()}"
+        time.sleep(0.005)
+
+
+@dataclass
+class Deployment:
+    """A server and its clients, each in a folder that stands for a machine."""
+
+    folder: Path
+    federation: Path
+    port: int
+    run: Path = field(init=False)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _server: tuple[object, ...] = ()
+    _clients: dict[str, tuple[object, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run = self.folder / "server" / "run"
+
+    def serve(self, *options: object) -> None:
+        (self.folder / "server").mkdir()
+        self._server = (
+            "server", "--kit", self.federation / "server", "--listen", f"127.0.0.1:{self.port}",
+            "--min-clients", len(CLIENTS), "--out", "run", *TRAINING, *options,
+        )  # fmt: skip
+        self.start("server")
+
+    def join(self, name: str, *, port: int | None = None) -> None:
+        (self.folder / name).mkdir()
+        self._clients[name] = (
+            "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
+            "--data", self.federation / f"{name}.jsonl", "--state", "state", "--threads", "1", "--dtype", "float32",
+        )  # fmt: skip
+        self.start(name)
+
+    def start(self, name: str) -> None:
+        """Start a process anew, with the same command."""
+        command = self._server if name == "server" else self._clients[name]
+        self.processes[name] = plait(*command, folder=self.folder / name, output=self.output(name))
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.processes[name].send_signal(number)
+        if number is signal.SIGKILL:
+            self.processes[name].wait()
+
+    def output(self, name: str) -> Path:
+        return self.folder / name / "output"
+
+    def printed(self, name: str) -> str:
+        return self.output(name).read_text()
+
+    def events(self, kind: str, **fields: object) -> list[Event]:
+        if not (self.run / "ledger.jsonl").exists():
+            return []
+        return [
+            event
+            for event in read_events(self.run / "ledger.jsonl")
+            if event["event"] == kind and all(event.get(key) == value for key, value in fields.items())
+        ]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        until(condition, what=self.everything_printed)
+
+    def stop_in_training(self, name: str, round_number: int) -> None:
+        """Stop a client's process while it trains."""
+        begun = f"round {round_number}: training\n"
+        self.until(lambda: begun in self.printed(name))
+        self.signal(name, signal.SIGSTOP)
+        assert f"round {round_number}: training: sent" not in self.printed(name), "it was too fast to be stopped"
+
+    def finish(self, names: Sequence[str] = ("server", *CLIENTS)) -> None:
+        """Wait until everybody has ended in good order."""
+        self.until(lambda: all(self.processes[name].poll() is not None for name in names))
+        codes = {name: self.processes[name].returncode for name in names}
+        assert set(codes.values()) == {0}, f"{codes}: {self.everything_printed()}"
+
+    def everything_printed(self) -> str:
+        return "\n".join(f"--- {name}\n{self.printed(name)}" for name in self.processes)
+
+    @property
+    def adapter(self) -> bytes:
+        return (self.run / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+class CountingProxy:
+    """A TCP proxy on loopback: carries every connection to one port, and counts, until it is closed.
+
+    Attributes:
+        port: where it listens.
+        up_bytes: carried to the server.
+        down_bytes: carried from it.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.up_bytes = self.down_bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no further connection."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self._carry, args=(near, far, "up_bytes"), daemon=True).start()
+            threading.Thread(target=self._carry, args=(far, near, "down_bytes"), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, counter: str) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                # Each counter belongs to one direction of one node's one connection at a time.
+                setattr(self, counter, getattr(self, counter) + len(data))
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kits of three clients, the data of each, and all of it in one file for the simulation."""
+    folder = tmp_path_factory.mktemp("federation")
+    provision(folder, CLIENTS, ("localhost", "127.0.0.1"), now=datetime.now(UTC))
+    generator = random.Random(0)
+    everything: list[str] = []
+    for name, count in zip(CLIENTS, (40, 30, 24), strict=True):
+        texts = [" ".join(generator.choices([*_WORDS, name, CANARY], k=40)) + f" {CANARY}" for _ in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        everything += [json.dumps({"text": text, "client": name}) for text in texts]
+    (folder / "all.jsonl").write_text("\n".join(everything) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def simulated(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Runs the simulation of the same clients and data, once for each set of options; gives its run directory."""
+
+    @cache
+    def run(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("simulated")
+        process = plait(
+            "simulate", "--data", federation / "all.jsonl", "--partition", "natural:client", "--clients", len(CLIENTS),
+            "--out", "run", *TRAINING, *options, folder=folder, output=folder / "output",
+        )  # fmt: skip
+        assert process.wait() == 0, (folder / "output").read_text()
+        return folder / "run"
+
+    return run
+
+
+@pytest.fixture
+def deployment(federation: Path, tmp_path: Path) -> Iterator[Deployment]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    deployment = Deployment(tmp_path, federation, port)
+    yield deployment
+    for process in deployment.processes.values():
+        process.kill()
+        process.wait()
+
+
+def _sees_canary(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+@pytest.fixture
+def sees_canary() -> Callable[[Path], list[Path]]:
+    """The files below a folder in which training text stands."""
+    return _sees_canary
+
+
+@pytest.fixture
+def counting_proxy() -> Iterator[Callable[[int], CountingProxy]]:
+    """Makes proxies to a port."""
+    proxies: list[CountingProxy] = []
+
+    def make(target: int) -> CountingProxy:
+        proxies.append(CountingProxy(target))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()

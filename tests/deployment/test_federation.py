@@ -1,0 +1,98 @@
+import json
+import subprocess
+import sys
+from signal import SIGCONT, SIGKILL
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+THREE_ROUNDS = ("--rounds", "3", "--eval-every", "3")
+UPLINK = ("update_received", "update_refused", "reply_received")
+# 1.2 MB a message: large enough for TLS, HTTP/2 and protobuf around it to stay below a hundredth.
+EXACT = ("--wire", "fp32", "--rank", "32")
+
+
+def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_counts_what_crosses_the_network(
+    deployment, simulated, federation, counting_proxy, sees_canary
+):
+    proxy = counting_proxy(deployment.port)
+    deployment.serve("--rounds", "2", *EXACT)
+    deployment.join("alice", port=proxy.port)
+    deployment.join("bob")
+    deployment.join("carol")
+    deployment.finish()
+
+    reference = simulated("--rounds", "2", *EXACT)
+    assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert _losses(deployment.run) == _losses(reference)
+
+    up = sum(event["uplink_bytes"] for kind in UPLINK for event in deployment.events(kind, client="alice"))
+    down = sum(event["downlink_bytes"] for event in deployment.events("broadcast", client="alice"))
+    assert up < proxy.up_bytes < 1.01 * up
+    assert down < proxy.down_bytes < 1.01 * down
+    assert sees_canary(federation)
+    assert not sees_canary(deployment.folder)
+
+
+def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(
+    deployment, simulated, federation, sees_canary
+):
+    deployment.serve(*THREE_ROUNDS)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name)
+    deployment.stop_in_training("bob", 2)
+    deployment.stop_in_training("carol", 2)
+    deployment.until(lambda: deployment.events("update_received", round=2, client="alice"))
+
+    said = _status(deployment, federation)
+    assert (said["state"], said["round"], said["rounds"]) == ("training", 2, 3)
+    assert {member["name"]: member["state"] for member in said["cohort"]} == {
+        "alice": "answered", "bob": "working", "carol": "working",
+    }  # fmt: skip
+
+    deployment.signal("server", SIGKILL)
+    deployment.signal("bob", SIGKILL)
+    assert not deployment.events("round_finished", round=2)
+    deployment.start("server")
+    deployment.start("bob")
+    deployment.signal("carol", SIGCONT)
+    deployment.finish()
+
+    reference = simulated(*THREE_ROUNDS)
+    assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
+    received = [event["client"] for event in deployment.events("update_received", round=2)]
+    assert sorted(received) == ["alice", "bob", "carol"]
+    assert received[0] == "alice"
+    assert not list(deployment.run.rglob("*.answer"))
+    assert not sees_canary(deployment.folder)
+
+
+def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_come_back(deployment):
+    deadline_s = 6
+    deployment.serve(*THREE_ROUNDS, "--deadline-s", deadline_s)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name)
+    deployment.stop_in_training("carol", 2)
+    deployment.until(lambda: deployment.events("round_finished", round=2))
+    deployment.signal("carol", SIGCONT)
+    deployment.finish()
+
+    (started,), (finished,) = (deployment.events(f"round_{kind}", round=2) for kind in ("started", "finished"))
+    assert deadline_s <= finished["time"] - started["time"] < deadline_s + 2
+    assert finished["received"] == 2
+    assert [event["reason"] for event in deployment.events("update_refused", round=2, client="carol")] == ["late"]
+    assert deployment.events("update_received", round=3, client="carol")
+    assert "round 2: training: abandoned" in deployment.printed("carol")
+
+
+def _status(deployment, federation) -> dict[str, object]:
+    command = (
+        sys.executable, "-m", "plait.cli.main", "status", "--server", f"localhost:{deployment.port}",
+        "--kit", str(federation / "server"), "--json",
+    )  # fmt: skip
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def _losses(run) -> list[float]:
+    return json.loads((run / "summary.json").read_text())["held_out_loss_by_round"]
