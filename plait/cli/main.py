@@ -21,6 +21,7 @@ from plait.cli.export import export
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
+from plait.cli.rules import rules
 from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
@@ -50,6 +51,7 @@ app.command()(simulate)
 app.command()(resume)
 app.command()(report)
 app.command()(estimate)
+app.command()(rules)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(verify)

@@ -9,8 +9,8 @@ import pytest
 from plait import __version__
 
 VERBS = (
-    "simulate", "resume", "report", "estimate", "eval", "verify", "doctor", "provision", "server", "client", "status",
-    "bench wire",
+    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
+    "status", "bench wire",
 )  # fmt: skip
 
 

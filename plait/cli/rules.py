@@ -1,0 +1,134 @@
+"""``plait rules``: every way to combine updates, what it computes, what it asks for, and what it sends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.output import print_json
+
+if TYPE_CHECKING:
+    from plait.aggregation import Geometry, Rule
+    from plait.report import Table
+
+_FP32_BYTES = 4
+
+
+def rules(
+    base: Annotated[
+        str, typer.Option("--base", help="Base to count bytes for; only its config is read.")
+    ] = "smollm2-135m",
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Clients in a round.")] = 8,
+    target_modules: Annotated[
+        str, typer.Option("--target-modules", help="all-linear, or names separated by commas.")
+    ] = "all-linear",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the aggregation rules: what each computes, what it can do, and what a client sends and receives in a round.
+
+    Example: plait rules --base mistral-7b --rank 32 --clients 20
+    """
+    from plait.aggregation import RULES, geometry_of
+    from plait.config import config_from_table
+    from plait.plan import blueprint_of
+    from plait.simulation.flower_rules import FLOWER_RULES, flower_rule
+    from plait.training.bases import locate_config, quiet_libraries
+
+    quiet_libraries()
+    config = config_from_table({"base": base, "rank": rank, "target-modules": target_modules}, where="command line")
+    geometry = geometry_of(blueprint_of(config, locate_config(base, revision="")).spec)
+    known = [*RULES.values(), *(rule for name in FLOWER_RULES if (rule := flower_rule(name)) is not None)]
+    entries = [_entry(rule, geometry, clients) for rule in sorted(known, key=lambda rule: rule.name)]
+    if json_output:
+        print_json(
+            {
+                "base": base,
+                "rank": rank,
+                "clients": clients,
+                "adapter_parameters": geometry.layout.size,
+                "rules": entries,
+            }
+        )
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    console = Console()
+    console.print(to_rich(_meanings(entries)))
+    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {clients} clients a round")))
+
+
+def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
+    """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
+    from plait.aggregation import Subject
+    from plait.aggregation.fedsb import square_geometry
+
+    geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
+    traffic = rule.traffic(geometry, geometry, clients)
+    return {
+        "rule": rule.name,
+        "paper": rule.title,
+        "computes": rule.computes,
+        "works_on": rule.subject.value,
+        "exactness": rule.exactness.value,
+        "linear": rule.linear,
+        "mixed_ranks": rule.mixed_ranks,
+        "higher_ranks": rule.higher_ranks,
+        "moves_base": rule.moves_base,
+        "needs_all": rule.needs_all,
+        "least_clients": rule.least_clients,
+        "personal_side": rule.personal and rule.personal.value,
+        "uplink_parameters": traffic.uplink,
+        "downlink_parameters": traffic.downlink,
+        "uplink_bytes_fp32": _FP32_BYTES * traffic.uplink,
+        "downlink_bytes_fp32": _FP32_BYTES * traffic.downlink,
+    }
+
+
+def _meanings(entries: list[dict[str, object]]) -> Table:
+    from plait.report import Table
+
+    return Table(
+        "What each rule computes",
+        ("rule", "computes", "paper"),
+        tuple((str(entry["rule"]), str(entry["computes"]), str(entry["paper"])) for entry in entries),
+        text_columns=(0, 1, 2),
+    )
+
+
+def _costs(entries: list[dict[str, object]], what: str) -> Table:
+    from plait.report import Table
+
+    rows = tuple(
+        (
+            str(entry["rule"]),
+            _traits(entry),
+            *(f"{_number(entry[f'{way}_parameters']):,.0f}" for way in ("uplink", "downlink")),
+            *(f"{_number(entry[f'{way}_bytes_fp32']) / 1e6:,.2f}" for way in ("uplink", "downlink")),
+        )
+        for entry in entries
+    )
+    return Table(
+        f"One client's round: {what}",
+        ("rule", "is", "up", "down", "MB up", "MB down"),
+        rows,
+        note="Up and down: parameters, and megabytes as float32, before any codec (see --wire); the mean where rounds "
+        "differ. Exact: the product B A is the weighted mean over clients. Linear: works under secure aggregation. "
+        "Needs all: memory grows with the cohort.",
+        text_columns=(0, 1),
+    )
+
+
+def _traits(entry: dict[str, object]) -> str:
+    traits = [str(entry["exactness"])]
+    traits += [name.replace("_", " ") for name in ("linear", "mixed_ranks", "moves_base", "needs_all") if entry[name]]
+    if entry["personal_side"]:
+        traits.append(f"{entry['personal_side']} personal")
+    return ", ".join(traits)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0

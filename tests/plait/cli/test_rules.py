@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from plait.aggregation import RULES
+from plait.simulation.flower_rules import FLOWER_RULES
+
+
+def listed(plait, *options):
+    ran = plait("rules", "--base", "tiny", *options, "--json")
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def by_name(report):
+    return {entry["rule"]: entry for entry in report["rules"]}
+
+
+def test_every_rule_is_listed_once_with_all_that_it_says_of_itself(plait) -> None:
+    report = listed(plait, "--rank", 4)
+    assert [entry["rule"] for entry in report["rules"]] == sorted([*RULES, *FLOWER_RULES])
+    for entry in report["rules"]:
+        if entry["rule"] in RULES:
+            rule = RULES[entry["rule"]]
+            assert (entry["computes"], entry["paper"], entry["exactness"]) == (
+                rule.computes,
+                rule.title,
+                rule.exactness,
+            )
+            for trait in ("linear", "mixed_ranks", "higher_ranks", "moves_base", "needs_all", "least_clients"):
+                assert entry[trait] == getattr(rule, trait)
+
+
+def test_bytes_follow_from_the_base_the_rank_and_the_clients(plait) -> None:
+    report = listed(plait, "--rank", 4, "--clients", 3, "--target-modules", "q_proj")
+    # tiny: 128 wide, with as many q_proj as layers.
+    size, rules = report["adapter_parameters"], by_name(report)
+    assert size % (4 * 2 * 128) == 0
+    layers = size // (4 * 2 * 128)
+    expected = {
+        "fedavg": (size, size),
+        "ffa": (size / 2, size / 2),
+        "rolora": (size / 2, size / 2),
+        "fedsa": (size / 2, size / 2),
+        "fedsvd": (size / 2, size),
+        "fedsb": (16 * layers, 16 * layers),
+        "flora": (size, 3 * size),
+        "fedex": (size, 3 * size),
+    }
+    for name, traffic in expected.items():
+        assert (rules[name]["uplink_parameters"], rules[name]["downlink_parameters"]) == traffic
+        assert (rules[name]["uplink_bytes_fp32"], rules[name]["downlink_bytes_fp32"]) == tuple(4 * n for n in traffic)
+
+
+def test_the_adapter_is_the_one_that_an_estimate_counts(plait) -> None:
+    estimate = json.loads(plait("estimate", "--base", "tiny", "--rank", 4, "--json").out)
+    assert listed(plait, "--rank", 4)["adapter_parameters"] == estimate["trainable_parameters"]
+
+
+def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = plait("rules", "--base", "tiny")
+    assert max(len(line.rstrip()) for line in ran.out.splitlines()) <= 80
+    lines = [line.split() for line in ran.out.splitlines()]
+    for name in (*RULES, *FLOWER_RULES):
+        assert sum(words[:1] == [name] for words in lines) == 2
+    # The last cell of a row of numbers is there in whole.
+    (*_, costs) = (words for words in lines if words[:1] == ["fedavg"])
+    size = by_name(listed(plait))["fedavg"]["uplink_bytes_fp32"]
+    assert costs[-1] == f"{size / 1e6:.2f}"
+
+
+@pytest.mark.parametrize("options", [("--base", "no-such-base"), ("--target-modules", "no_such_module")])
+def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, options) -> None:
+    ran = plait("rules", "--base", "tiny", *options)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
