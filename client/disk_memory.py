@@ -12,7 +12,7 @@ from plait.files import write_atomically
 
 
 class DiskMemory:
-    """A `plait.rounds.participant.Memory` in a folder.
+    """A `plait.rounds.memory.Memory` in a folder.
 
     Args:
         folder: made when something is first kept.
@@ -48,4 +48,7 @@ class DiskMemory:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
-        write_atomically(self._folder / key, data)
+        try:
+            write_atomically(self._folder / key, data)
+        except MachineError as error:
+            raise MachineError(f"{error}; free some, or give another --state") from error

@@ -11,7 +11,7 @@ from plait.v1 import federation_pb2 as pb
 _REMEDIES: Mapping[int, str] = {
     pb.REFUSED_REASON_PROTOCOL: "install the plait version that the server runs",
     pb.REFUSED_REASON_UNKNOWN_KEY: "have the server's operator run `plait provision` for this name, and use that kit",
-    pb.REFUSED_REASON_REVOKED_KEY: "this kit was revoked; ask the server's operator for a new one",
+    pb.REFUSED_REASON_REVOKED_KEY: "ask the server's operator for a new kit",
     pb.REFUSED_REASON_WRONG_NAME: "run with the name that the kit was made for, or ask for a kit for this name",
     pb.REFUSED_REASON_BAD_PROOF: "the kit's key is not its own; ask the server's operator for a new kit",
     pb.REFUSED_REASON_BASE_MISMATCH: "give --base the model that the run adapts, weights, config and tokenizer alike",

@@ -21,9 +21,9 @@ _REASONS = {
     Verdict.WRONG_NAME: pb.REFUSED_REASON_WRONG_NAME,
 }
 _DETAILS = {
-    Verdict.UNKNOWN_KEY: "key is not registered here, expected a kit that this server's `plait provision` made",
-    Verdict.REVOKED_KEY: "key has been revoked, expected another; ask the operator for a new kit",
-    Verdict.WRONG_NAME: "key is registered for another name, expected that name",
+    Verdict.UNKNOWN_KEY: "key is not registered at this server",
+    Verdict.REVOKED_KEY: "key has been revoked",
+    Verdict.WRONG_NAME: "key is registered for another name",
 }
 
 
@@ -87,7 +87,7 @@ class Enrolment:
         if hello.protocol != PROTOCOL_VERSION:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_PROTOCOL,
-                f"protocol version is {hello.protocol}, expected {PROTOCOL_VERSION}; use the same plait on both ends",
+                f"protocol version is {hello.protocol}, expected {PROTOCOL_VERSION}",
             )
         try:
             check_client_name(hello.name)
@@ -109,9 +109,7 @@ class Enrolment:
                 raise EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
         # Where keys count, TLS has checked a certificate, and what that says counts too.
         if self._certified_name != hello.name and (self._admission is not None or self._certified_name is not None):
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_WRONG_NAME, "name is not the certificate's, expected both from one client's kit"
-            )
+            raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name is not the certificate's")
         self._hello = hello
         return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
 

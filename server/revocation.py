@@ -15,11 +15,7 @@ from server.log import say
 from server.metrics import Metrics
 from server.sessions import Session
 
-_REVOKED = pb.ToNode(
-    refused=pb.Refused(
-        reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked; ask the operator for a new kit"
-    )
-)
+_REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
 
 
 class Revocation:

@@ -171,7 +171,7 @@ def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federa
     [
         (pb.REFUSED_REASON_PROTOCOL, "install the plait version"),
         (pb.REFUSED_REASON_UNKNOWN_KEY, "plait provision"),
-        (pb.REFUSED_REASON_REVOKED_KEY, "revoked"),
+        (pb.REFUSED_REASON_REVOKED_KEY, "new kit"),
         (pb.REFUSED_REASON_WRONG_NAME, "name that the kit was made for"),
         (pb.REFUSED_REASON_BAD_PROOF, "new kit"),
         (pb.REFUSED_REASON_BASE_MISMATCH, "--base"),

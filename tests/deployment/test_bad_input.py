@@ -1,0 +1,280 @@
+"""What goes wrong between an operator and a federation is said in one line that names the cause and what to do."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from client import disk_memory
+from plait.cli.main import main
+from plait.config import RunConfig
+from plait.errors import MachineError
+from plait.plan import blueprint_of, plan_of
+from plait.simulation.blob import from_message, to_content
+from plait.training.bases import locate_base
+from plait.trust import ServerKit, provision, revoke
+from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
+from server import enrolment
+from server.grpc_grid import GrpcGrid
+
+NOW = datetime.now(UTC)
+CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def kits(tmp_path):
+    provision(tmp_path / "kits", ["alice", "bob"], ["localhost"], now=NOW)
+    return tmp_path / "kits"
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "alice.jsonl"
+    path.write_text((json.dumps({"text": "some words of training text " * 8}) + "\n") * 20)
+    return path
+
+
+@pytest.fixture
+def serve(kits, tmp_path):
+    grids = []
+
+    def start(**changes):
+        base = bytes.fromhex(locate_base("tiny").reference.fingerprint)
+        settings = {"kit": ServerKit.load(kits / "server"), "base_fingerprint": base, "max_answer_bytes": 1 << 20}
+        grid = GrpcGrid(
+            "127.0.0.1:0", inbox=tmp_path / "inbox", run_id=7, run_config=CONFIG.to_table(), **{**settings, **changes}
+        )
+        grid.start()
+        grids.append(grid)
+        return grid
+
+    yield start
+    for grid in grids:
+        grid.stop()
+
+
+@pytest.fixture
+def plait(capfd, monkeypatch):
+    """Runs a verb in this process; gives its exit code and what it printed. Once it tries again it is told to stop."""
+    printed = []
+
+    def watch(over):
+        while not over.wait(0.05):
+            out, err = capfd.readouterr()
+            printed.append(out + err)
+            if "trying again" in "".join(printed) or "was told" in "".join(printed):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def run(*arguments):
+        printed.clear()
+        monkeypatch.setattr(sys, "argv", ["plait", *map(str, arguments)])
+        over = threading.Event()
+        watcher = threading.Thread(target=watch, args=(over,))
+        watcher.start()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            over.set()
+            watcher.join()
+        out, err = capfd.readouterr()
+        return code, "".join(printed) + out + err
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def client(plait, kits, data, tmp_path):
+    """Runs `plait client`; gives its exit code and the line that says what is wrong."""
+
+    def run(server, *, kit=kits / "clients" / "alice", data=data):
+        code, printed = plait(
+            "client", "--server", server, "--kit", kit, "--data", data, "--state", tmp_path / "state",
+            "--device", "cpu", "--threads", "1",
+        )  # fmt: skip
+        assert "Traceback" not in printed
+        wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|was told", line)]
+        assert len(wrong) == 1, printed
+        return code, wrong[0]
+
+    return run
+
+
+def address(grid):
+    return grid.address.replace("127.0.0.1", "localhost")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def other_federation(kits, tmp_path):
+    provision(tmp_path / "other", ["alice"], ["localhost"], now=NOW)
+    return tmp_path / "other" / "clients" / "alice"
+
+
+def never_registered(kits, tmp_path):
+    (kits / "server" / "clients.json").write_text('{"clients": []}\n')
+
+
+def revoked(kits, tmp_path):
+    revoke(kits, "alice", now=NOW)
+
+
+def expired(kits, tmp_path):
+    provision(tmp_path / "old", ["alice"], ["localhost"], now=NOW - timedelta(days=1000))
+    return tmp_path / "old" / "clients" / "alice"
+
+
+def from_the_future(kits, tmp_path):
+    provision(tmp_path / "new", ["alice"], ["localhost"], now=NOW + timedelta(days=3))
+    return tmp_path / "new" / "clients" / "alice"
+
+
+def the_servers(kits, tmp_path):
+    return kits / "server"
+
+
+def of_two_clients(kits, tmp_path):
+    shutil.copy(kits / "clients" / "bob" / "node.key", kits / "clients" / "alice" / "node.key")
+
+
+def without_its_key(kits, tmp_path):
+    (kits / "clients" / "alice" / "node.key").unlink()
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "cause", "remedy"),
+    [
+        (other_federation, 0, "is not from this kit's authority", "is it another server"),
+        (never_registered, 3, "key is not registered", "plait provision"),
+        (revoked, 3, "key has been revoked", "ask the server's operator for a new kit"),
+        (expired, 2, "expired on", "plait provision"),
+        (from_the_future, 2, "is valid from", "set this machine's clock"),
+        (the_servers, 2, "is a server's", "expected a client's"),
+        (of_two_clients, 3, "key is registered for another name", "ask for a kit"),
+        (without_its_key, 2, "node.key", "expected"),
+    ],
+)
+def test_a_kit_that_lets_nobody_in(serve, client, kits, tmp_path, make, code, cause, remedy):
+    grid = serve()
+    kit = make(kits, tmp_path) or kits / "clients" / "alice"
+
+    got, line = client(address(grid), kit=kit)
+
+    print(line)
+    assert (got, cause in line, remedy in line) == (code, True, True), line
+
+
+def test_a_server_that_is_not_there(client):
+    port = free_port()
+    code, line = client(f"localhost:{port}")
+    print(line)
+    assert code == 0
+    assert f"nothing listens at localhost:{port}" in line
+    assert "is the server running" in line
+
+
+def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client):
+    code, line = client(serve().address)
+    print(line)
+    assert code == 0
+    assert "127.0.0.1" in line
+
+
+def test_another_version_of_the_protocol(serve, client, monkeypatch):
+    monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 2)
+    code, line = client(address(serve()))
+    print(line)
+    assert code == 3
+    assert "protocol version is 1, expected 2" in line
+    assert "install the plait version that the server runs" in line
+
+
+def test_another_base(serve, client):
+    code, line = client(address(serve(base_fingerprint=b"x" * 32)))
+    print(line)
+    assert code == 3
+    assert "expected 7878787878787878 as at the server" in line
+    assert "give --base the model that the run adapts" in line
+
+
+def test_data_that_are_not_there(client, tmp_path):
+    code, line = client("localhost:1", data=tmp_path / "nothing.jsonl")
+    print(line)
+    assert code == 3
+    assert "cannot read" in line
+    assert "expected a JSONL file" in line
+
+
+def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
+    def full(path, data):
+        raise MachineError(f"cannot write '{path}': {os.strerror(errno.ENOSPC)}")
+
+    monkeypatch.setattr(disk_memory, "write_atomically", full)
+    grid = serve()
+    heard = []
+
+    def ask():
+        while not (nodes := list(grid.get_node_ids())):
+            time.sleep(0.02)
+        spec = blueprint_of(CONFIG, locate_base("tiny").directory).spec
+        parts = encode_task(DescribeTask(plan_of(CONFIG).settings, spec.text))
+        message = grid.create_message(to_content(*parts), "query", nodes[0], "0")
+        heard.extend(grid.send_and_receive([message], timeout=60))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    code, line = client(address(grid))
+    asking.join()
+    print(line)
+    assert code == 0
+    assert "No space left on device; free some, or give another --state" in line
+    reply = decode_reply(from_message(heard[0]), max_bytes=1 << 20)
+    assert isinstance(reply, Refusal)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "cause", "remedy"),
+    [
+        (lambda kits: "", 1, "the port is taken", "choose another --listen"),
+        (
+            lambda kits: provision(kits / "old", ["a"], ["localhost"], now=NOW - timedelta(days=1000)),
+            2,
+            "expired on",
+            "plait provision",
+        ),
+        (lambda kits: (kits / "server" / "server.key").chmod(0o644), 2, "server.key", "chmod"),
+        (lambda kits: (kits / "server" / "clients.json").write_text("{"), 2, "clients.json", "plait provision"),
+    ],
+    ids=["port", "expired", "open key", "register"],
+)
+def test_a_server_that_cannot_start(plait, kits, tmp_path, make, code, cause, remedy):
+    make(kits)
+    kit = kits / "old" / "server" if (kits / "old").exists() else kits / "server"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        got, printed = plait(
+            "server", "--kit", kit, "--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--base", "tiny",
+            "--out", tmp_path / "run",
+        )  # fmt: skip
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    print(line)
+    assert "Traceback" not in printed
+    assert (got, cause in line, remedy in line) == (code, True, True), line
