@@ -9,11 +9,12 @@ import json
 import queue
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import grpc
 
 from client.backoff import Backoff
+from client.calls import Attending, Calls
 from client.enrolment import Credential, Enrolment
 from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
 from client.refusals import final_refusal, passing_refusal
@@ -26,16 +27,9 @@ from plait.config import Scalar
 from plait.errors import PeerError
 from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
 from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
 
 _ENROL_S = 30.0
 _GOODBYE_S = 2.0
-
-
-class _Attendance(Protocol):
-    def __iter__(self) -> _Attendance: ...
-    def __next__(self) -> pb.ToNode: ...
-    def cancel(self) -> bool: ...
 
 
 class Connection:
@@ -69,7 +63,7 @@ class Connection:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._outgoing: queue.SimpleQueue[pb.FromNode | None] | None = None
-        self._call: _Attendance | None = None
+        self._call: Attending | None = None
         self._thread = watched_thread(self._stay, name="connection", tell=tell)
 
     def start(self) -> None:
@@ -112,10 +106,10 @@ class Connection:
         """One connection from beginning to end: why it ended, None if there is to be no other."""
         channel = self._open_channel()
         outgoing: queue.SimpleQueue[pb.FromNode | None] = queue.SimpleQueue()
-        stub = FederationStub(channel)
+        calls = Calls(channel)
         enrolment = Enrolment(self._credential)
         outgoing.put(enrolment.hello())
-        call = cast("_Attendance", stub.Attend(iter(outgoing.get, None)))
+        call = calls.attend(iter(outgoing.get, None))
         patience = threading.Timer(_ENROL_S, call.cancel)
         patience.daemon = True
         patience.start()
@@ -132,7 +126,7 @@ class Connection:
                 elif message.HasField("welcome"):
                     patience.cancel()
                     welcomed = True
-                    self._welcome(message.welcome, stub)
+                    self._welcome(message.welcome, calls)
                 elif welcomed:
                     self._hand_on(message)
                 else:
@@ -150,7 +144,7 @@ class Connection:
             outgoing.put(None)
             channel.close()
 
-    def _welcome(self, welcome: pb.Welcome, stub: FederationStub) -> None:
+    def _welcome(self, welcome: pb.Welcome, calls: Calls) -> None:
         if len(welcome.session) != SESSION_BYTES or len(welcome.base_fingerprint) not in (0, DIGEST_BYTES):
             raise PeerError(
                 f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
@@ -159,7 +153,7 @@ class Connection:
         config = _run_config(welcome.run_config_json)
         self._backoff.reset()
         self._tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
-        self._sessions.replace(Session(stub, welcome.session, welcome.max_answer_bytes))
+        self._sessions.replace(Session(calls, welcome.session, welcome.max_answer_bytes))
 
     def _hand_on(self, message: pb.ToNode) -> None:
         if message.HasField("work"):

@@ -6,6 +6,7 @@ The last body is kept, since the tasks of a round share one.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable
 from typing import cast
 
@@ -16,6 +17,7 @@ from client.effort import Effort
 from client.session import CurrentSession, SessionOverError
 from client.wording import shown
 from plait.errors import PeerError
+from plait.transport.framing import Data
 
 _TRIES = 3  # of a body that comes damaged
 
@@ -58,18 +60,18 @@ class Downloads:
         return self._kept[1]
 
     def _fetch_anew(self, effort: Effort) -> bytes:
-        task, backoff, received, tries = effort.task, self._backoff(), bytearray(), 0
+        task, backoff, received, tries = effort.task, self._backoff(), _Received(), 0
         while True:
-            before = len(received)
+            before = received.size
             try:
                 self._receive(effort, received)
-                if len(received) == task.body_bytes:
-                    if hashlib.sha256(received).digest() != task.body_sha256:
+                if received.size == task.body_bytes:
+                    if received.sha256 != task.body_sha256:
                         raise _DamagedError("its digest is another")
-                    return bytes(received)
-                cause = f"body of task '{shown(task.task_id)}' broke off at {len(received)} of {task.body_bytes} bytes"
+                    return received.together()
+                cause = f"body of task '{shown(task.task_id)}' broke off at {received.size} of {task.body_bytes} bytes"
             except _DamagedError as error:
-                received.clear()
+                received = _Received()
                 tries += 1
                 cause = f"body of task '{shown(task.task_id)}' is not what the server declared: {error}"
                 if tries == _TRIES:
@@ -83,17 +85,40 @@ class Downloads:
                 )
             effort.check()
             self._trouble(cause)
-            if len(received) > before:
+            if received.size > before:
                 backoff.reset()
             effort.pause(backoff.next_s())
 
-    def _receive(self, effort: Effort, received: bytearray) -> None:
+    def _receive(self, effort: Effort, received: _Received) -> None:
         session, task = self._sessions.wait(effort), effort.task
-        chunks = session.download(task.body_sha256, offset=len(received))
+        chunks = session.download(task.body_sha256, offset=received.size)
         with effort.cancelling(chunks.cancel):
             for chunk in chunks:
-                self.received_bytes += len(chunk.data)
-                if len(received) + len(chunk.data) > task.body_bytes:
+                self.received_bytes += len(chunk)
+                if received.size + len(chunk) > task.body_bytes:
                     chunks.cancel()
                     raise _DamagedError(f"it is longer than {task.body_bytes} bytes")
-                received += chunk.data
+                received.add(chunk)
+
+
+class _Received:
+    """The beginning of a body; put together and hashed as it comes, so that this goes on beside the transfer."""
+
+    def __init__(self) -> None:
+        self._bytes = io.BytesIO()
+        self._hash = hashlib.sha256()
+
+    def add(self, chunk: Data) -> None:
+        self._bytes.write(chunk)
+        self._hash.update(chunk)
+
+    @property
+    def size(self) -> int:
+        return self._bytes.tell()
+
+    @property
+    def sha256(self) -> bytes:
+        return self._hash.digest()
+
+    def together(self) -> bytes:
+        return self._bytes.getvalue()  # the buffer itself, not a copy

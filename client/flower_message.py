@@ -41,7 +41,8 @@ def to_answer(reply: Message) -> Answer:
         return Answer.failed(reply.error.reason or "the app gave no reason")
     parts = parts_of(reply.content)
     if parts is not None:
-        data = b"".join(parts)
+        head, body = parts
+        data = head + body if body else head  # an answer has no body, and a join would copy it
         return Answer.of(Kind.PLAIT, data, failure=_refusal_in(data))
     return Answer.of(Kind.RECORDS, recorddict_to_proto(reply.content).SerializeToString())
 

@@ -5,38 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
+from client.calls import Calls, Chunks, Receiving
 from client.effort import Effort
 from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
 
 _LOOK_S = 0.2
 _HELD_S = 30.0
 
 Began = TypeVar("Began")
-
-
-class Chunks(Protocol):
-    """A body that is coming in."""
-
-    def __iter__(self) -> Chunks: ...
-    def __next__(self) -> pb.Chunk: ...
-    def cancel(self) -> bool:
-        """Want no more."""
-        ...
-
-
-class Receiving(Protocol):
-    """An answer that the server is taking."""
-
-    def result(self) -> pb.Receipt:
-        """Wait for the receipt."""
-        ...
-
-    def cancel(self) -> bool:
-        """Send no more."""
-        ...
 
 
 class SessionOverError(Exception):
@@ -48,12 +26,12 @@ class Session:
     """The calls of an enrolled node.
 
     Attributes:
-        stub: the server, over the connection that the session belongs to.
+        calls: the server's, over the connection that the session belongs to.
         token: authorises the calls, 32 bytes.
         max_answer_bytes: the largest answer that the server takes.
     """
 
-    stub: FederationStub
+    calls: Calls
     token: bytes
     max_answer_bytes: int
 
@@ -64,7 +42,7 @@ class Session:
             SessionOverError: the connection is gone.
         """
         request = pb.DownloadRequest(session=self.token, sha256=sha256, offset=offset)
-        return self._begin(lambda: cast("Chunks", self.stub.Download(request)))
+        return self._begin(lambda: self.calls.download(request))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
         """Ask how much of an answer is there.
@@ -74,18 +52,15 @@ class Session:
             grpc.RpcError: the call failed.
         """
         request = pb.HeldRequest(session=self.token, task_id=task_id, sha256=sha256)
-        return self._begin(lambda: cast("pb.HeldReply", self.stub.Held(request, timeout=_HELD_S)))
+        return self._begin(lambda: self.calls.held(request, timeout_s=_HELD_S))
 
-    def upload(self, parts: Iterator[pb.UploadPart]) -> Receiving:
-        """Begin to send an answer.
+    def upload(self, parts: Iterator[bytes]) -> Receiving:
+        """Begin to send an answer, in serialised parts.
 
         Raises:
             SessionOverError: the connection is gone.
         """
-        upload = self.stub.Upload
-        return self._begin(
-            lambda: cast("Receiving", upload.future(parts))  # pyright: ignore[reportFunctionMemberAccess]
-        )
+        return self._begin(lambda: self.calls.upload(parts))
 
     @staticmethod
     def _begin(call: Callable[[], Began]) -> Began:

@@ -22,7 +22,7 @@ from client.task import Answer, Task
 from client.watched_thread import watched_thread
 from client.wording import shown, size
 from plait.abandon import Abandoned
-from plait.transport.chunks import chunks_of_bytes
+from plait.transport.framing import pack_part
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 
@@ -234,16 +234,16 @@ class Uploads:
         )
 
 
-def _parts(session: Session, task: Task, answer: Answer, offset: int) -> Iterator[pb.UploadPart]:
-    yield pb.UploadPart(
-        start=pb.UploadStart(
-            session=session.token,
-            task_id=task.task_id,
-            content=pb.Content.Name(answer.kind),
-            size=len(answer.data),
-            sha256=answer.sha256,
-            offset=offset,
-        )
+def _parts(session: Session, task: Task, answer: Answer, offset: int) -> Iterator[bytes]:
+    start = pb.UploadStart(
+        session=session.token,
+        task_id=task.task_id,
+        content=pb.Content.Name(answer.kind),
+        size=len(answer.data),
+        sha256=answer.sha256,
+        offset=offset,
     )
-    for chunk in chunks_of_bytes(answer.data, offset):
-        yield pb.UploadPart(data=chunk)
+    yield pb.UploadPart(start=start).SerializeToString()
+    view = memoryview(answer.data)
+    for begin in range(offset, len(view), CHUNK_BYTES):
+        yield pack_part(view[begin : begin + CHUNK_BYTES])

@@ -102,9 +102,10 @@ class Inbox:
         """
         path = self._path(node, task_id, _ANSWER)
         try:
-            with path.open("rb") as file:
+            # Not buffered: a buffer's read to the end would copy all of it once more.
+            with path.open("rb", buffering=0) as file:
                 header = file.read(_HEADER_BYTES)
-                data = file.read()
+                data = file.readall()
         except OSError as error:
             raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
         if len(header) < _HEADER_BYTES:
