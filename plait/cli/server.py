@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _ANSWER_BYTES_BESIDE = 1 << 21
 _LOG_BYTES = 16 << 20
+_NEWCOMERS = 16
+_AT_THE_DOOR = 64
 
 
 @with_run_options
@@ -112,6 +114,8 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         base_fingerprint=bytes.fromhex(base.reference.fingerprint),
         max_answer_bytes=4 * adapter.size + _ANSWER_BYTES_BESIDE,
         grace_s=serving.grace_s,
+        max_nodes=_most_nodes(kit, settings.clients),
+        max_unproven=_AT_THE_DOOR,
         metrics_listen=serving.metrics or None,
         summary=summary.LedgerSummary(
             directory.ledger,
@@ -138,6 +142,14 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             server_app(grid, context)
     # Whatever it holds is folded into the adapter.
     shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
+
+
+def _most_nodes(kit: ServerKit | None, clients: int) -> int:
+    """Room for everybody who is provisioned, for newcomers meanwhile, and for no more: each costs memory."""
+    from plait.trust import Register
+
+    registered = len(Register.load(kit.directory).clients) if kit is not None else clients
+    return 2 * max(registered, clients) + _NEWCOMERS
 
 
 def _load_kit(serving: Serving) -> ServerKit | None:
