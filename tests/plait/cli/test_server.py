@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plait.cli.serving import Serving
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "neither --kit nor --insecure is given"),
+        (("--insecure", "--kit", "kit"), "expected one of them"),
+        (("--insecure", "--data", "my.jsonl"), "--data is given, expected it left out"),
+        (("--insecure", "--partition", "iid"), "--partition is given"),
+        (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
+        (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
+        (("--insecure", "--listen", "9440", "--base", "tiny"), "expected HOST:PORT"),
+        (("--insecure", "--min-clients", 2, "--clients-per-round", 3), "expected at most clients = 2"),
+    ],
+)
+def test_what_an_operator_mistypes_is_said_in_one_line_and_leaves_nothing(
+    plait, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    ran = plait("server", "--out", tmp_path / "run", *options)
+    assert ran.code == 2
+    assert message in ran.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_over_is_not_served_again(plait, finished: Path) -> None:
+    ran = plait("server", "--insecure", "--out", finished)
+    assert (ran.code, "holds a finished run" in ran.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_simulated_run_is_not_served(plait, finished: Path) -> None:
+    ledger = finished / "ledger.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
+    ran = plait("server", "--insecure", "--out", finished)
+    assert (ran.code, "holds a simulated run; `plait resume" in ran.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_resume_serves_a_served_run_where_it_was_served(plait, finished: Path, tmp_path: Path) -> None:
+    ledger = finished / "ledger.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
+    kit = tmp_path / "moved-kit"
+    Serving(listen="127.0.0.1:1", kit=str(kit), metrics="", grace_s=1.0, run_number=7).save(finished / "server.toml")
+    ran = plait("resume", finished)
+    assert (ran.code, f"kit '{kit}' is not there" in ran.err) == (2, True)
