@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
 from plait.config import Scalar
 from plait.errors import ConfigError, PlaitError
+from plait.simulation.local_grid import SERVER_NODE
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
@@ -172,6 +173,18 @@ class GrpcGrid(Grid):
     def metrics_address(self) -> str | None:
         """Where the Prometheus page is."""
         return None if self._metrics_server is None else str(self._metrics_server.address)
+
+    def drive(self, app: ServerApp) -> None:
+        """Run a ServerApp over this grid, to its end; it sees the same run configuration as the nodes."""
+        terms = self._terms
+        context = Context(
+            run_id=terms.run_id,
+            node_id=SERVER_NODE,
+            node_config={},
+            state=RecordDict(),
+            run_config=dict(terms.run_config),
+        )
+        app(self, context)
 
     def set_run(self, run: Run) -> None:
         """Take over Flower's description of the run."""

@@ -47,6 +47,8 @@ class LedgerSummary:
         match event["event"]:
             case "run_started" | "resumed":
                 now = replace(now, state="waiting for clients")
+            case "clients_described" if now.state == "waiting for clients":
+                now = replace(now, state="evaluating the base")
             case "round_started":
                 cohort = tuple(cast("list[str]", event["cohort"]))
                 now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort)

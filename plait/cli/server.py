@@ -92,8 +92,6 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         )
     kit = _load_kit(serving)
     with status("loading libraries", quiet=quiet):
-        from flwr.app import Context, RecordDict
-
         from plait.cli.apps import load_apps
         from plait.plan import blueprint_of
         from plait.training.bases import locate_base, quiet_libraries
@@ -126,9 +124,6 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     )
     serving.save(directory.server)
     _log_to(directory.server_log)
-    context = Context(
-        run_id=serving.run_number, node_id=1, node_config={}, state=RecordDict(), run_config=dict(settings.to_table())
-    )
     _stop_on_signals(settings.out)
     with grid:
         say(f"serving on {grid.address}; waiting for {settings.clients} clients", quiet=quiet)
@@ -139,7 +134,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             clients=settings.clients,
             quiet=quiet,
         ):
-            server_app(grid, context)
+            grid.drive(server_app)
     # Whatever it holds is folded into the adapter.
     shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
 

@@ -46,13 +46,12 @@ def _clients(said: Mapping[str, object]) -> Table:
                 waiting,
                 _seconds(task.get("late_s")),
                 _text(node.get("doing")),
-                _text(node.get("device")),
                 bytes_text(_number(node.get("downlink_bytes")) or 0),
                 bytes_text(_number(node.get("uplink_bytes")) or 0),
             )
         )
-    headings = ("client", "state", "for", "late by", "doing", "device", "sent", "received")
-    return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4, 5))
+    headings = ("client", "state", "for", "late by", "doing", "sent", "received")
+    return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4))
 
 
 def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
