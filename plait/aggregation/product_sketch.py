@@ -1,7 +1,8 @@
 """A sketch of fixed rank of a sum of products, with a certified bound of what it lost.
 
-Incremental singular value decomposition: new factors wait until they are as many columns as the sketch, then sketch and
-newcomers are decomposed together through QR and cut to the sketch's rank again. Let T_t be what was cut at time t. The
+Incremental singular value decomposition: new factors wait until they are twice as many columns as the sketch, then sketch and
+newcomers are decomposed together through QR and cut to the sketch's rank again (waiting for fewer takes as long a client
+and cuts more often, so the bound below is larger). Let T_t be what was cut at time t. The
 sum is exactly the sketch plus the sum of all T_t, so by the triangle inequality
 
     || sum - sketch ||_F  <=  sum over t of || T_t ||_F,
@@ -16,6 +17,10 @@ import numpy as np
 
 from plait.adapters import Float32
 from plait.aggregation.low_rank import Float64, LowRank
+
+
+# Columns that wait for a cut, as a multiple of the sketch's.
+_WAITING_RANKS = 2
 
 
 class ProductSketch:
@@ -38,7 +43,7 @@ class ProductSketch:
         """Add coefficient * b @ a; b: (d_out, n) and a: (n, d_in) are copied."""
         self._waiting.append((b.copy(), a.copy(), coefficient))
         self._columns += b.shape[1]
-        if self._columns >= self._rank:
+        if self._columns >= _WAITING_RANKS * self._rank:
             self._fold()
 
     def result(self) -> tuple[LowRank, float]:

@@ -41,6 +41,13 @@ class Row:
             "ratio_to_limit": self._ratio_to(self.limit),
         }
 
+    def __str__(self) -> str:
+        """For people: one line."""
+        beside = [f"{name} {value:,.4g}" for name, value in self.peers.items()]
+        if self.limit is not None:
+            beside.append(f"limit {self.limit:,.4g}")
+        return f"{self.row}: {self.value:,.4g} {self.unit}" + (f" ({', '.join(beside)})" if beside else "")
+
     def _ratio_to(self, other: float | None) -> float | None:
         if other is None or self.value <= 0 or other <= 0:
             return None

@@ -51,3 +51,49 @@ def wire(
         from plait.report import to_rich
 
         Console().print(to_rich(comparison.table()))
+
+
+@bench.command()
+def aggregate(
+    base: Annotated[
+        str, typer.Option("--base", help="Base whose adapter the updates are of; only its config is read.")
+    ] = "smollm2-135m",
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Updates in a round whose rate is measured.")] = 32,
+    memory_updates: Annotated[
+        int, typer.Option("--memory-updates", min=0, help="Updates in a round whose memory is measured; 0 for none.")
+    ] = 0,
+    memory_seconds: Annotated[
+        float, typer.Option("--memory-seconds", min=0, help="Stop measuring a rule's memory after about so long.")
+    ] = 60.0,
+    only: Annotated[str, typer.Option("--only", help="Rules to measure, separated by commas; all by default.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the updates' values.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure aggregation: FedAvg beside copying memory, every rule's rate, the server's path, memory of large rounds.
+
+    Example: plait bench aggregate --memory-updates 10000 --memory-seconds 600
+    """
+    from plait.bench.aggregate import rows
+    from plait.cli.progress import status
+    from plait.config import config_from_table
+    from plait.plan import blueprint_of
+    from plait.training.bases import locate_config, quiet_libraries
+
+    quiet_libraries()
+    config = config_from_table({"base": base, "rank": rank}, where="command line")
+    spec = blueprint_of(config, locate_config(base, revision="")).spec
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    measured = rows(
+        spec,
+        names=names,
+        clients=clients,
+        repetitions=1 if quick else 5,
+        memory_updates=memory_updates,
+        memory_seconds=memory_seconds,
+        seed=seed,
+    )
+    with status("aggregating", quiet=json_output):
+        for row in measured:
+            typer.echo(json.dumps(row.to_json()) if json_output else str(row))

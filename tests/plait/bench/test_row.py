@@ -19,3 +19,9 @@ def test_there_is_no_ratio_to_nothing():
         "ratio_to_best_peer": None,
         "ratio_to_limit": None,
     }
+
+
+def test_a_row_is_a_line_for_people():
+    assert str(Row("copies", 1234.5, "MB/s")) == "copies: 1,234 MB/s"
+    beside = Row("copies", 2.0, "MB/s", {"numpy": 1.0}, limit=4.0)
+    assert str(beside) == "copies: 2 MB/s (numpy 1, limit 4)"

@@ -10,7 +10,7 @@ from plait import __version__
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
-    "status", "bench wire",
+    "status", "bench wire", "bench aggregate",
 )  # fmt: skip
 
 

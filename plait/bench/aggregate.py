@@ -1,0 +1,220 @@
+"""``plait bench aggregate``: how fast the server combines updates, beside copying them and beside plain numpy.
+
+Rates are of float32 bytes that came in, or of updates, per second of processor time: what others do on a shared machine
+counts less then, and a second core helps nobody. Give BLAS one thread (``OMP_NUM_THREADS=1``) to compare cores.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from plait.adapters import AdapterSpec, AdapterState, Float32
+from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundContext, Rule, geometry_of
+from plait.bench.footprint import measure
+from plait.bench.row import Row
+from plait.bench.updates import Drift, Updates
+from plait.config import did_you_mean
+from plait.errors import ConfigError
+from plait.rounds.validate import Expected, open_update
+from plait.simulation.flower_rules import FLOWER_RULES, flower_rule
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, seal
+
+# Distinct buffers, so that what is measured comes from memory and not from the processor's caches.
+_BUFFERS = 32
+# Float32 bytes of the updates that rules which keep all of them are given; Flower's copies are several times as large.
+_MOST_KEPT_BYTES = 1 << 28
+_WIRES = ("fp32", "bf16", "1")
+
+
+def all_rules() -> dict[str, Rule]:
+    """Plait's rules and Flower's, by name."""
+    flower = {name: rule for name in FLOWER_RULES if (rule := flower_rule(name)) is not None}
+    return dict(sorted({**RULES, **flower}.items()))
+
+
+def rows(
+    spec: AdapterSpec,
+    *,
+    names: Collection[str] = (),
+    clients: int,
+    repetitions: int,
+    memory_updates: int,
+    memory_seconds: float,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """All measurements.
+
+    Args:
+        spec: of the adapter; its factors are what is measured.
+        names: rules to measure; all where empty, and then also FedAvg beside memory, and the server's path.
+        clients: updates in a round whose rate is measured.
+        repetitions: of each measurement of a rate.
+        memory_updates: updates in a round whose memory is measured; 0 for none.
+        memory_seconds: about the most that one such round may take.
+        seed: of the updates' values.
+
+    Raises:
+        ConfigError: there is no such rule.
+    """
+    rules = all_rules()
+    for name in names:
+        if name not in rules:
+            raise ConfigError(f"rule is '{name}', expected one of {', '.join(rules)}{did_you_mean(name, rules)}")
+    factors = geometry_of(spec)
+    if not names:
+        yield against_memory(factors, repetitions=repetitions, seed=seed)
+        yield from of_server(spec, clients=clients, repetitions=repetitions, seed=seed)
+    chosen = names or tuple(rules)
+    yield from of_rules(chosen, factors, clients=clients, repetitions=repetitions, seed=seed)
+    if memory_updates:
+        for name in chosen:
+            yield from of_memory(name, factors, updates=memory_updates, seconds=memory_seconds, seed=seed)
+
+
+def of_memory(name: str, factors: Geometry, *, updates: int, seconds: float, seed: int = 0) -> Iterator[Row]:
+    """Memory after a tenth of the updates, after as many as there was time for, and with the step.
+
+    A rule that needs all updates at once gets fewer: a machine's memory would not hold them.
+    """
+    if all_rules()[name].needs_all:
+        updates = min(updates, max(1, _MOST_KEPT_BYTES // (4 * factors.layout.size)))
+    found = measure(name, factors, early=max(1, updates // 10), updates=updates, seconds=seconds, seed=seed)
+    for count, size_bytes in ((found.early_updates, found.early_bytes), (found.updates, found.added_bytes)):
+        yield Row(f"{name}: memory, {count:,} updates", size_bytes / 1e6, "MB")
+    yield Row(f"{name}: memory with the step, {found.updates:,} updates", found.peak_bytes / 1e6, "MB")
+
+
+def against_memory(factors: Geometry, *, repetitions: int, seed: int = 0) -> Row:
+    """FedAvg, checks included, beside numpy's ways to average; the limit is the rate at which numpy copies updates."""
+    rule = RULES["fedavg"]
+    updates = Updates(rule, factors, seed=seed, drift=Drift())
+    given = [updates.contribution(client, updates.delta(client)) for client in range(_BUFFERS)]
+    flats, weights = [c.delta.flat for c in given], np.array([c.weight for c in given])
+    copies = [np.empty_like(flat) for flat in flats]
+    rates = _rates(
+        {
+            "memory copy": lambda: _copy(flats, copies),
+            "plait": lambda: fold(rule, updates.context, given),
+            "numpy.average of a stack": lambda: np.average(np.stack(flats), axis=0, weights=weights),
+            "numpy, one by one in float64": lambda: _one_by_one(flats, weights),
+        },
+        amount=sum(flat.nbytes for flat in flats) / 1e6,
+        repetitions=repetitions,
+    )
+    limit, value = rates.pop("memory copy"), rates.pop("plait")
+    what = f"fedavg, {_BUFFERS} updates of {factors.layout.size:,} parameters"
+    return Row(what, value, "MB/s", rates, limit=limit, more_is_better=True)
+
+
+def of_rules(
+    names: Collection[str], factors: Geometry, *, clients: int, repetitions: int, seed: int = 0
+) -> Iterator[Row]:
+    """Updates a second of every rule, and the seconds that it takes once all are in."""
+    rules = all_rules()
+    for name in names:
+        rule = rules[name]
+        updates = Updates(rule, factors, seed=seed, drift=Drift())
+        given = [updates.contribution(client, updates.delta(client)) for client in range(clients)]
+        rate, finish_s = _timed(rule, updates.context, given, repetitions)
+        megabytes = 4 * updates.context.geometry.layout.size / 1e6
+        what = f"{name}, {clients} updates"
+        yield Row(f"{what}: rate", rate, "updates/s", more_is_better=True)
+        yield Row(f"{what}: float32 in", rate * megabytes, "MB/s", more_is_better=True)
+        yield Row(f"{what}: the step, once all are in", finish_s, "s")
+
+
+def of_server(spec: AdapterSpec, *, clients: int, repetitions: int, seed: int = 0) -> Iterator[Row]:
+    """The server's hot path: decode an update, check all that it claims, fold it into FedAvg."""
+    rule, geometry = RULES["fedavg"], geometry_of(spec)
+    updates = Updates(rule, geometry, seed=seed, drift=Drift())
+    expected = Expected(
+        run_id=bytes(16),
+        round=1,
+        client="client",
+        base_fingerprint=bytes(32),
+        spec_digest=spec.digest,
+        received=updates.context.master,
+        examples=1,
+    )
+    for wire in _WIRES:
+        sealed = [_seal(AdapterState(spec.layout, updates.delta(k)), expected, wire) for k in range(clients)]
+
+        def serve(sealed: Sequence[bytes] = sealed) -> Outcome:
+            accumulator = rule.begin(updates.context)
+            for data in sealed:
+                delta = open_update(data, expected).delta
+                accumulator.add(Contribution("client", expected.received, delta, 1.0, geometry))
+            return accumulator.finish()
+
+        rate = _rates({"serve": serve}, amount=clients, repetitions=repetitions)["serve"]
+        what = f"server, wire {wire}: decode, validate and fold"
+        yield Row(what, rate, "updates/s", more_is_better=True)
+        yield Row(f"{what}, bytes on the wire", rate * len(sealed[0]) / 1e6, "MB/s", more_is_better=True)
+
+
+def fold(rule: Rule, context: RoundContext, contributions: Sequence[Contribution]) -> Outcome:
+    """A whole round of a rule."""
+    accumulator = rule.begin(context)
+    for contribution in contributions:
+        accumulator.add(contribution)
+    return accumulator.finish()
+
+
+def _timed(
+    rule: Rule, context: RoundContext, contributions: Sequence[Contribution], repetitions: int
+) -> tuple[float, float]:
+    rates: list[float] = []
+    finishes: list[float] = []
+    for _ in range(repetitions):
+        started = time.process_time()
+        accumulator = rule.begin(context)
+        for contribution in contributions:
+            accumulator.add(contribution)
+        added = time.process_time()
+        accumulator.finish()
+        finished = time.process_time()
+        rates.append(len(contributions) / (finished - started))
+        finishes.append(finished - added)
+    return statistics.median(rates), statistics.median(finishes)
+
+
+def _rates(ways: Mapping[str, Callable[[], object]], *, amount: float, repetitions: int) -> dict[str, float]:
+    """Median of `amount` a second; the order changes from one time to the next, and the first time does not count."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repetition in range(repetitions + 1):
+        for name in list(ways) if repetition % 2 else list(reversed(list(ways))):
+            started = time.process_time()
+            ways[name]()
+            rates[name].append(amount / (time.process_time() - started))
+    return {name: statistics.median(each[1:]) for name, each in rates.items()}
+
+
+def _copy(flats: Sequence[Float32], copies: Sequence[Float32]) -> None:
+    for flat, copy in zip(flats, copies, strict=True):
+        np.copyto(copy, flat)
+
+
+def _one_by_one(flats: Sequence[Float32], weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Float32:
+    total = np.zeros(flats[0].size)
+    for flat, weight in zip(flats, weights, strict=True):
+        total += weight * flat.astype(np.float64)
+    return (total / weights.sum()).astype(np.float32)
+
+
+def _seal(delta: AdapterState, expected: Expected, wire: str) -> bytes:
+    header = Header(
+        direction=Direction.UPDATE,
+        run_id=expected.run_id,
+        round=expected.round,
+        client=expected.client,
+        base_fingerprint=expected.base_fingerprint,
+        spec_digest=expected.spec_digest,
+        relative_to=expected.received.digest(),
+        examples=1,
+    )
+    return seal(header, encode_delta(delta, codec_for(wire))).data
