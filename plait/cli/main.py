@@ -22,6 +22,7 @@ from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
 from plait.cli.rules import rules
+from plait.cli.serve import serve
 from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
@@ -54,6 +55,7 @@ app.command()(estimate)
 app.command()(rules)
 app.command(name="eval")(evaluate)
 app.command()(export)
+app.command()(serve)
 app.command()(verify)
 app.command()(doctor)
 app.command()(provision)

@@ -203,7 +203,7 @@ def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_p
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
-                parameter.normal_(0, 0.02)
+                parameter.normal_(0, 0.06)
     wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     write_base_gguf(base.directory, tmp_path / "base.gguf")
     export("gguf", ExportRequest(open_source(tmp_path / "adapter"), tmp_path / "out"))

@@ -1,0 +1,146 @@
+"""``plait serve``: many adapters on one resident base, behind the OpenAI API. Ctrl-C ends it with exit code 0."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.progress import say, status
+from plait.errors import ConfigError, MachineError
+
+
+def serve(
+    more: Annotated[
+        list[str] | None, typer.Argument(help="More adapters, NAME=DIRECTORY.", metavar="[NAME=DIR]...")
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapters", help="An adapter, NAME=DIRECTORY: a PEFT directory or a run.", metavar="NAME=DIR"),
+    ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option("--run", help="A run to follow: its newest round, under the run's name.")
+    ] = None,
+    base: Annotated[str, typer.Option("--base", help="Base, where the adapters do not name one at hand.")] = "",
+    listen: Annotated[str, typer.Option("--listen", help="Address and port.")] = "127.0.0.1:8000",
+    api_key: Annotated[
+        str, typer.Option("--api-key", envvar="PLAIT_API_KEY", help="Key that every request must bring.")
+    ] = "",
+    context: Annotated[int, typer.Option("--context", min=0, help="Tokens of a text; 0: all the base allows.")] = 0,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts written at a time; more wait.")] = 32,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as many as torch thinks.")] = 0,
+) -> None:
+    """Serve adapters by name on one base, requests for different ones in the same batch; for trying them out.
+
+    Adapters come and go by POST /v1/load_lora_adapter and /v1/unload_lora_adapter, as with vLLM.
+
+    Example: plait serve --adapters formal=runs/a casual=runs/b --run runs/now
+    """
+    named = _named([*(adapters or []), *(more or [])])
+    followed = {path.resolve().name: path for path in run or []}
+    doubled = sorted(named.keys() & followed.keys())
+    if doubled:
+        raise ConfigError(f"'{doubled[0]}' names both an adapter and a run, expected different names")
+    host, port = _address(listen)
+    with status("loading libraries", quiet=False):
+        import uvicorn
+
+        from plait.export import open_source
+        from plait.serve import Access, Catalogue, Follower, common_base, make_app
+        from plait.training.bases import BUILT_IN, locate_base, quiet_libraries
+        from plait.training.device import choose_compute, use_threads
+        from plait.training.export_weights import describe_base
+        from plait.training.serving import Engine, Limits
+
+        quiet_libraries()
+    from plait.adapters import Task
+
+    readable = {name: path for name, path in {**named, **followed}.items() if name in named or _has_adapter(path)}
+    sources = {name: open_source(path, base=base, progress=_say) for name, path in readable.items()}
+    if not base and not sources:
+        raise ConfigError("nothing names the base, expected --base or an adapter that names it")
+    base_name = base or common_base(sources)
+    located = locate_base(base_name, progress=_say)
+    shape = describe_base(located.directory, Task.CAUSAL_LM)
+    use_threads(threads)
+    with _bind(host, port) as listener:
+        with status(f"loading base {base_name}", quiet=False):
+            engine = Engine(located.directory, choose_compute(device, dtype), Limits(rows=rows, context=context))
+        shown_name = base_name if base_name in BUILT_IN or located.reference.hub_id else located.directory.name
+        catalogue = Catalogue(engine, located, shape, base_name=shown_name)
+        for name, path in named.items():
+            catalogue.load(name, path)
+        followers = [Follower(catalogue, name, path, _say) for name, path in followed.items()]
+        for follower in followers:
+            follower.look()
+        app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or _is_local(host)))
+        config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=3)
+        # Whoever reads the line may come at once: from here on connections wait to be accepted.
+        listener.listen()
+        shown_host, shown_port = listener.getsockname()[:2]
+        shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
+        _say(f"serving {', '.join(model.name for model in catalogue.models())} on http://{shown_host}:{shown_port}/v1")
+        engine.start()
+        for follower in followers:
+            follower.start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            # The ordinary end of a server: uvicorn has shut down by now.
+            _say("stopped")
+        finally:
+            for follower in followers:
+                follower.close()
+            engine.close()
+
+
+def _named(pairs: list[str]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, directory = pair.partition("=")
+        if not equals or not name or not directory:
+            raise ConfigError(f"adapter is '{pair}', expected NAME=DIRECTORY")
+        if name in named:
+            raise ConfigError(f"two adapters are called '{name}', expected different names")
+        named[name] = Path(directory)
+    return named
+
+
+def _has_adapter(run: Path) -> bool:
+    return (run / "adapter" / "adapter_config.json").is_file()
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--listen is '{listen}', expected HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the address before the base is loaded: a port that is in use should not cost that time."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise MachineError(f"cannot listen on '{host}:{port}': {error.strerror or error}") from error
+    return listener
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(text: str) -> None:
+    say(text, quiet=False)

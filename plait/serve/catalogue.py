@@ -1,0 +1,143 @@
+"""Which models there are: the base under its own name, and adapters on it, which come and go while requests run.
+
+A request keeps the adapter that it found, so exchanging or unloading one never changes a text half-way. Knows no HTTP
+and no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.errors import BaseMismatchError, ConfigError
+from plait.export.base_fit import check_fit
+from plait.export.plain_lora import plain_lora
+from plait.export.source import Source, open_source
+
+if TYPE_CHECKING:
+    # At run time it would bring torch along.
+    from plait.training.bases import LocatedBase
+    from plait.training.export_weights import BaseShape
+    from plait.training.serving import Engine, ServedAdapter
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a request can name as its model.
+
+    Attributes:
+        name: the name.
+        adapter: what is on the base, or None for the base alone.
+        place: directory that it was read from.
+        parent: name of the base, for an adapter.
+        digest: SHA-256 of the adapter's file, empty for the base.
+        since_s: when it was loaded, in seconds since 1970.
+    """
+
+    name: str
+    adapter: ServedAdapter | None
+    place: str
+    parent: str | None
+    digest: str
+    since_s: int
+
+
+class Catalogue:
+    """The models of one engine.
+
+    Args:
+        engine: computes.
+        base: what it has loaded.
+        shape: of the base.
+        base_name: what requests call the base alone.
+    """
+
+    def __init__(self, engine: Engine, base: LocatedBase, shape: BaseShape, *, base_name: str) -> None:
+        self._engine = engine
+        self._base = base
+        self._shape = shape
+        self.base_name = base_name
+        self._lock = threading.Lock()
+        self._models = {base_name: Model(base_name, None, str(base.directory), None, "", int(time.time()))}
+
+    def models(self) -> tuple[Model, ...]:
+        """All of them, the base first."""
+        with self._lock:
+            return tuple(self._models.values())
+
+    def find(self, name: str) -> Model | None:
+        """The model of that name."""
+        with self._lock:
+            return self._models.get(name)
+
+    def load(self, name: str, place: Path, *, replace: bool = False) -> Model:
+        """Read an adapter and serve it from now on.
+
+        Args:
+            name: what requests will call it.
+            place: a PEFT directory or a run directory.
+            replace: whether it may take the place of an adapter of that name.
+
+        Raises:
+            ConfigError: the name cannot be or is taken, or the adapter is not plain LoRA.
+            BaseMismatchError: it belongs to another base.
+            PeerError: the directory is not sound.
+            MachineError: it does not fit into memory.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"name of the adapter is {name!r}, expected letters, digits, dots, dashes and slashes")
+        self._check_free(name, replace=replace)
+        source = open_source(place, base=str(self._base.directory))
+        geometry = plain_lora(source, use="plait serve", instead="export --to merged, and serve that as --base")
+        check_fit(geometry, self._shape, base=self.base_name)
+        adapter = self._engine.place(name, geometry, source.state)
+        model = Model(name, adapter, str(place), self.base_name, source.digest, int(time.time()))
+        with self._lock:
+            # Somebody else may have been quicker.
+            if name in self._models and not replace:
+                raise ConfigError(f"the name '{name}' has already been loaded: unload it first, or replace it")
+            self._models[name] = model
+        return model
+
+    def unload(self, name: str) -> bool:
+        """Serve the adapter of that name no more; requests under way end as they began. False where there is none.
+
+        Raises:
+            ConfigError: it is the base.
+        """
+        with self._lock:
+            if name == self.base_name:
+                raise ConfigError(f"'{name}' is the base, which stays as long as the server runs")
+            return self._models.pop(name, None) is not None
+
+    def _check_free(self, name: str, *, replace: bool) -> None:
+        with self._lock:
+            if name == self.base_name:
+                raise ConfigError(f"'{name}' is the name of the base, expected another name for an adapter")
+            if name in self._models and not replace:
+                raise ConfigError(f"the name '{name}' has already been loaded: unload it first, or replace it")
+
+
+def common_base(sources: dict[str, Source]) -> str:
+    """The name of the base that all of these adapters belong to.
+
+    Args:
+        sources: by the name each will be served under, at least one.
+
+    Raises:
+        BaseMismatchError: they belong to several.
+    """
+    (first, one), *others = sources.items()
+    for name, source in others:
+        if source.base.fingerprint != one.base.fingerprint:
+            raise BaseMismatchError(
+                f"adapter '{name}' belongs to base {source.base.fingerprint[:16]}, "
+                f"expected {one.base.fingerprint[:16]}, the base of '{first}': serve each base by a command of its own"
+            )
+    return one.base.name
