@@ -67,7 +67,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "mps":
         return False
-    return any(feature in _cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(feature in cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def use_threads(threads: int) -> int:
@@ -96,7 +96,8 @@ def matrix_gflops(compute: Compute) -> float:
     return best / 1e9
 
 
-def _cpu_features() -> frozenset[str]:
+def cpu_features() -> frozenset[str]:
+    """What the CPU can do, in the kernel's words; empty where that cannot be read."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
             for line in file:

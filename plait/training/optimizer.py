@@ -95,6 +95,13 @@ class FlatAdamW:
             else:
                 slot.view_as(gradient).copy_(gradient)
 
+    def where_trained(self, values: torch.Tensor) -> torch.Tensor:
+        """(size,) values with zeros for what does not train; changes them in place."""
+        for slot, trains in zip(values.split(self._sizes), self._trained, strict=True):
+            if not trains:
+                slot.zero_()
+        return values
+
     def step(self, learning_rate: float) -> None:
         """Step along the gradient."""
         for group in self._optimizer.param_groups:

@@ -20,12 +20,11 @@ from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
-from plait.training.examples import IGNORED, Example
+from plait.training.examples import Example
+from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.training.optimizer import FlatAdamW
 from plait.wire.settings import Settings
 
-# Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
-_MOSTLY = 0.75
 # PEFT's names of a low-rank pair's two sides; all else that an adapter has (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
 
@@ -53,15 +52,11 @@ class LocalTraining:
         flat: (size,) the adapter after.
         report: what was done.
         moments: what AdamW would go on with.
-        mean_gradient: (size,) mean over the steps of the clipped gradients, without drift correction; None but under
-            SCAFFOLD. It is the client's next control variate: with plain SGD the same as option II's
-            c_i - c + (x - y) / (K lr), and unlike that still a gradient where AdamW takes the steps.
     """
 
     flat: Float32
     report: StepReport
     moments: Moments
-    mean_gradient: Float32 | None = None
 
 
 def train_steps(
@@ -85,8 +80,8 @@ def train_steps(
     micro-batches.
 
     FedProx (arXiv 1812.06127) adds mu/2 ||x - start||^2 to what is minimised, though not to the losses that are
-    reported. SCAFFOLD (arXiv 1910.06378) adds `drift` to every gradient, after clipping, since its control variates are
-    means of clipped gradients.
+    reported. SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, for it is made of
+    what AdamW's steps came to, not of gradients.
 
     Args:
         model: the base with the adapter on.
@@ -97,7 +92,7 @@ def train_steps(
         task: what the labels are.
         pad_token: fills up short rows.
         moments: AdamW's, from a run before; None to begin anew.
-        drift: (size,) SCAFFOLD's c - c_i: the cohort's control variate minus the client's.
+        drift: (size,) to be added after every step to what trains; None for nothing.
         on_step: told number and loss of every step.
 
     Raises:
@@ -117,9 +112,9 @@ def train_steps(
     )
     gradient = optimizer.gradient
     origin = optimizer.master.clone() if settings.proximal else None
-    correction = None if drift is None else torch.from_numpy(drift.copy()).to(device)
-    gradient_sum = torch.zeros_like(gradient) if settings.scaffold else None
+    correction = None if drift is None else optimizer.where_trained(torch.from_numpy(drift.copy()).to(device))
     model.train()
+    summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
     losses: list[float] = []
     tokens = 0
     per_step = settings.batch_size * settings.gradient_accumulation_steps
@@ -133,7 +128,7 @@ def train_steps(
             step_loss = 0.0
             for first in range(0, per_step, settings.batch_size):
                 batch = chosen[first : first + settings.batch_size]
-                loss = summed_loss(model, batch, task=task, pad_token=pad_token, device=device) / counted
+                loss = summed_loss(batch) / counted
                 loss.backward()
                 step_loss += loss.item()
                 tokens += sum(len(example.tokens) for example in batch)
@@ -143,11 +138,9 @@ def train_steps(
             if origin is not None:
                 gradient.add_(optimizer.master - origin, alpha=settings.proximal)
             _clip_(gradient, settings.max_grad_norm)
-            if gradient_sum is not None:
-                gradient_sum.add_(gradient)
-            if correction is not None:
-                gradient.add_(correction)
             optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + step))
+            if correction is not None:
+                optimizer.master.add_(correction)
             losses.append(step_loss)
             on_step(step, step_loss)
             check_abandoned()
@@ -156,7 +149,6 @@ def train_steps(
         flat=_array(optimizer.master),
         report=StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started),
         moments=optimizer.moments(settings.local_steps),
-        mean_gradient=None if gradient_sum is None else _array(gradient_sum / settings.local_steps),
     )
 
 
@@ -221,40 +213,18 @@ def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_toke
     """Mean loss (and right answers) over examples, in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
+    summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
     total, counted, correct = 0.0, 0, 0
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
-            logits, labels = _class_logits(model, batch, pad_token=pad_token, device=device)
+            logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
             total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(dim=-1) == labels).sum())
         else:
-            total += summed_loss(model, batch, task=task, pad_token=pad_token, device=device).item()
+            total += summed_loss(batch).item()
         counted += sum(count_labels(example, task) for example in batch)
     return Judgement(total / counted, counted, len(examples), correct if task is Task.CLASSIFICATION else None)
-
-
-def summed_loss(
-    model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
-) -> torch.Tensor:
-    """Cross-entropy in nats, summed over the batch's label tokens (or examples), in float32."""
-    if task is Task.CLASSIFICATION:
-        logits, labels = _class_logits(model, batch, pad_token=pad_token, device=device)
-        return nn.functional.cross_entropy(logits, labels, reduction="sum")
-    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
-    labels, _ = pad([example.labels for example in batch], IGNORED, device)
-    # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
-    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
-    counts = targets != IGNORED
-    if counts.float().mean() < _MOSTLY:
-        logits, targets = logits[counts], targets[counts]
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-
-
-def count_labels(example: Example, task: Task) -> int:
-    """How many terms an example adds to the loss."""
-    return 1 if task is Task.CLASSIFICATION else int((example.labels[1:] != IGNORED).sum())
 
 
 def schedule_factor(settings: Settings, step: int) -> float:
@@ -271,29 +241,6 @@ def schedule_factor(settings: Settings, step: int) -> float:
     rest = max(1, settings.total_steps - settings.warmup_steps)
     done = min(1.0, (step - settings.warmup_steps) / rest)
     return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def pad(
-    rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]], filler: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Rows of different length as one (batch, longest) int64 tensor, and the mask of what is real (None: all of it)."""
-    longest = max(len(row) for row in rows)
-    block = np.full((len(rows), longest), filler, np.int64)
-    for number, row in enumerate(rows):
-        block[number, : len(row)] = row
-    tensor = torch.from_numpy(block).to(device)
-    if all(len(row) == longest for row in rows):
-        return tensor, None
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return tensor, (torch.arange(longest, device=device) < lengths[:, None]).long()
-
-
-def _class_logits(
-    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
-    labels = torch.tensor([int(example.labels[0]) for example in batch], device=device)
-    return model(input_ids=tokens, attention_mask=mask).logits.float(), labels
 
 
 def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:

@@ -22,7 +22,7 @@ def test_a_device_that_is_none_is_refused() -> None:
 def test_the_type_follows_from_what_the_cpu_multiplies_fast(
     features: set[str], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(device, "cpu_features", lambda: frozenset(features))
     assert choose_compute("cpu").dtype is dtype
     assert choose_compute("cpu", "float32").dtype is torch.float32
 

@@ -11,12 +11,14 @@ from plait.abandon import ABANDONMENT, Abandoned
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
+from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
+from plait.training.losses import BatchLoss, pad, summed_loss
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import LocalTraining, judge, pad, schedule_factor, summed_loss, train_steps
+from plait.training.trainer import LocalTraining, judge, schedule_factor, train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -140,18 +142,18 @@ def test_fedprox_pulls_towards_the_adapter_received(
     np.testing.assert_allclose(pulled - plain, expected, atol=1e-7)
 
 
-def test_scaffold_adds_the_drift_and_reports_the_mean_gradient_without_it(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
-) -> None:
+def test_the_drift_is_added_after_every_step(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
     drift = np.random.default_rng(3).normal(0, 0.01, blueprint.spec.layout.size).astype(np.float32)
-    settings = replace(SETTINGS, local_steps=1, scaffold=True)
+    settings = replace(SETTINGS, local_steps=1)
     plain = run(resident, blueprint, rows, settings)
     corrected = run(resident, blueprint, rows, settings, drift=drift)
-    np.testing.assert_allclose(corrected.moments.mean - plain.moments.mean, 0.1 * drift, atol=1e-7)
-    for done in (plain, corrected):
-        assert done.mean_gradient is not None
-        np.testing.assert_allclose(done.mean_gradient, 10 * plain.moments.mean, atol=1e-6)
-    assert run(resident, blueprint, rows, replace(settings, scaffold=False)).mean_gradient is None
+    np.testing.assert_allclose(corrected.flat - plain.flat, drift, atol=1e-7)
+    np.testing.assert_array_equal(corrected.moments.mean, plain.moments.mean)
+    half = run(resident, blueprint, rows, replace(settings, trained="A"), drift=drift)
+    for slot in blueprint.spec.layout.slots:
+        place = slice(slot.offset, slot.offset + slot.size)
+        untouched = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+        assert (half.flat[place] == untouched[place]).all() == ("lora_B" in slot.name)
 
 
 def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
@@ -218,6 +220,25 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     both = summed_loss(model, [short, long], task=Task.CAUSAL_LM, pad_token=0, device=device).item()
     assert alone == pytest.approx(expected, rel=1e-4)
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
+
+
+def test_the_fused_way_takes_the_steps_of_pefts_modules(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).is_fused
+    uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
+    fused = run(resident, blueprint, uneven, SETTINGS)
+    judged = judge(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3)
+    monkeypatch.setattr(losses, "recognise", lambda _model: None)
+    assert judged.loss == pytest.approx(
+        judge(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
+    )
+    plain = run(resident, blueprint, uneven, SETTINGS)
+    assert fused.report.loss == pytest.approx(plain.report.loss, rel=1e-5)
+    assert fused.report.tokens == plain.report.tokens
+    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    assert np.linalg.norm(fused.flat - plain.flat) < 1e-3 * np.linalg.norm(plain.flat - values)
 
 
 def test_pad_gives_no_mask_where_nothing_is_padded() -> None:

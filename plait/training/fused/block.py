@@ -1,0 +1,163 @@
+"""One block of a Llama-like decoder as one step of autograd: norm, attention, norm, gated MLP, with low-rank pairs.
+
+y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)) * up(m)), m = norm(y).
+What is cheap to compute twice (norms, the gated product) is not kept for the backward pass. Frozen weights get no
+gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient
+from plait.training.fused.kernels import rms_norm, rms_norm_gradient, swiglu, swiglu_gradient
+from plait.training.fused.low_rank import (
+    Pair,
+    PairGradient,
+    Projection,
+    inner_gradient,
+    input_gradient,
+    pair_gradients,
+    project,
+)
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A linear layer of the base, and the scale of the pair beside it.
+
+    Attributes:
+        weight: (d_out, d_in)
+        bias: (d_out,), or None.
+        scale: alpha / rank.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """The frozen part of one block.
+
+    Attributes:
+        linears: q, k, v, o, gate, up, down.
+        norms: weights of the two norms, (width,) each.
+        eps: of the norms.
+        heads: shape of the attention.
+    """
+
+    linears: tuple[Frozen, ...]
+    norms: tuple[Tensor, Tensor]
+    eps: tuple[float, float]
+    heads: Heads
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of a batch belong together.
+
+    Attributes:
+        sequences: where sequences lie.
+        by_adapter: rows of each adapter, in order.
+        angles: float32 cosine and sine by position.
+    """
+
+    sequences: tuple[Stretch, ...]
+    by_adapter: tuple[int, ...]
+    angles: tuple[Tensor, Tensor]
+
+
+def run_block(x: Tensor, block: Block, rows: Rows, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
+    """Send the hidden states through one block.
+
+    Args:
+        x: (rows, width)
+        block: its frozen part.
+        rows: how the rows belong together.
+        pairs: A and B beside each linear layer of the block, as `Pair.of` takes them, or None.
+    """
+    flat = [tensor for pair in pairs for tensor in (pair or (None, None))]
+    return cast("Tensor", _RunBlock.apply(x, block, rows, *flat))
+
+
+class _RunBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: Block, rows: Rows, *pairs: Tensor | None) -> Tensor:
+        q, k, v, o, gate, up, down = _projections(block, pairs)
+        by = rows.by_adapter
+        normed = rms_norm(x, block.norms[0], block.eps[0])
+        (q_out, k_out, v_out), qkv_inner = project(normed, (q, k, v), by)
+        mixed, kept = attend(q_out, k_out, v_out, heads=block.heads, where=rows.sequences, angles=rows.angles)
+        (y,), o_inner = project(mixed, (o,), by, residual=x)
+        normed = rms_norm(y, block.norms[1], block.eps[1])
+        (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
+        (out,), down_inner = project(swiglu(gate_out, up_out), (down,), by, residual=y)
+        if any(ctx.needs_input_grad):
+            ctx.block, ctx.rows, ctx.groups = block, rows, [len(group) for group in kept]
+            inner = (qkv_inner, o_inner, gated_inner, down_inner)
+            flat = (tensor for group in kept for tensor in group)
+            ctx.save_for_backward(x, mixed, y, gate_out, up_out, *inner, *pairs, *flat)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, mixed, y, gate_out, up_out, *rest = ctx.saved_tensors
+        (qkv_inner, o_inner, gated_inner, down_inner), pairs, flat = rest[:4], rest[4:18], iter(rest[18:])
+        kept = [tuple(next(flat) for _ in range(size)) for size in ctx.groups]
+        block, rows = cast("Block", ctx.block), cast("Rows", ctx.rows)
+        by = rows.by_adapter
+        q, k, v, o, gate, up, down = _projections(block, pairs)
+        needed = ctx.needs_input_grad[3:]
+        wanted = [(needed[at], needed[at + 1]) for at in range(0, 14, 2)]
+
+        grads = (grad_outputs[0].contiguous(),)
+        thin = inner_gradient(grads, (down,), by)
+        activated_grad = input_gradient(grads, thin, (down,), by)
+        activated, gate_grad, up_grad = swiglu_gradient(activated_grad, gate_out, up_out)
+        in_down = pair_gradients(grads, thin, activated, down_inner, (down,), by, wanted=wanted[6:])
+
+        gated = (gate_grad, up_grad)
+        thin = inner_gradient(gated, (gate, up), by)
+        normed = rms_norm(y, block.norms[1], block.eps[1])
+        in_gated = pair_gradients(gated, thin, normed, gated_inner, (gate, up), by, wanted=wanted[4:6])
+        normed_grad = input_gradient(gated, thin, (gate, up), by)
+        y_grad = (rms_norm_gradient(y, block.norms[1], normed_grad, grads[0], eps=block.eps[1]),)
+
+        thin = inner_gradient(y_grad, (o,), by)
+        in_o = pair_gradients(y_grad, thin, mixed, o_inner, (o,), by, wanted=wanted[3:4])
+        mixed_grad = input_gradient(y_grad, thin, (o,), by)
+        qkv_grad = attend_gradient(mixed_grad, kept, heads=block.heads, where=rows.sequences, angles=rows.angles)
+
+        thin = inner_gradient(qkv_grad, (q, k, v), by)
+        normed = rms_norm(x, block.norms[0], block.eps[0])
+        in_qkv = pair_gradients(qkv_grad, thin, normed, qkv_inner, (q, k, v), by, wanted=wanted[:3])
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            normed_grad = input_gradient(qkv_grad, thin, (q, k, v), by)
+            x_grad = rms_norm_gradient(x, block.norms[0], normed_grad, y_grad[0], eps=block.eps[0])
+        return x_grad, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
+
+
+def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:
+    found: list[Projection] = []
+    for frozen, A, B in zip(block.linears, pairs[0::2], pairs[1::2], strict=True):
+        pair = None if A is None or B is None else Pair.of(A, B, frozen.scale)
+        found.append(Projection(frozen.weight, frozen.bias, pair))
+    return found
+
+
+def _shaped(gradients: Sequence[PairGradient], pairs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients in the shapes of what they are gradients of: without the dimension of adapters where that was added."""
+    flat = [gradient for pair in gradients for gradient in (pair.A, pair.B)]
+    return [
+        None if gradient is None or of is None else gradient.reshape(of.shape)
+        for gradient, of in zip(flat, pairs, strict=True)
+    ]

@@ -1,0 +1,85 @@
+"""Cross-entropy of a language model's head that never holds all logits.
+
+The vocabulary is taken in slices: each slice's logits go into a running softmax (arXiv 1805.02867), and where a
+gradient is wanted, exp(logits) goes straight back through the head's weight, rescaled as the running maximum rises (as
+FlashAttention does over keys, arXiv 2205.14135). So the head's two products happen once each, in the forward pass, and
+memory is one slice. Rows without a target are left out before. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from plait.training.fused.kernels import absorb_logits_, accumulate_rescaled_, rms_norm, rms_norm_gradient
+
+Tensor = torch.Tensor
+
+_SLICE_ELEMENTS = 1 << 22  # logits of one slice on a CPU: a few megabytes, which stay in its caches
+_SLICE_ELEMENTS_ON_GPU = 1 << 26
+_NO_LOGIT = -1e30  # below every logit, and finite
+
+
+def token_losses(
+    x: Tensor, norm_weight: Tensor, head_weight: Tensor, targets: Tensor, rows: Tensor, *, eps: float
+) -> Tensor:
+    """Cross-entropy in nats of each row that has a target.
+
+    Args:
+        x: (rows, width), what the last block gave.
+        norm_weight: (width,), of the final RMSNorm.
+        head_weight: (words, width), frozen.
+        targets: (counted,) int64.
+        rows: (counted,) int64, the rows of x that the targets belong to; each at most once.
+        eps: of the norm.
+
+    Returns:
+        (counted,) float32
+    """
+    return cast("Tensor", _TokenLosses.apply(x, norm_weight, head_weight, targets, rows, eps))
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, norm_weight: Tensor, head_weight: Tensor, targets: Tensor, rows: Tensor, eps: float
+    ) -> Tensor:
+        chosen = x if len(rows) == len(x) else x.index_select(0, rows)
+        hidden = rms_norm(chosen, norm_weight, eps)
+        loss, grad = _losses(hidden, head_weight, targets, with_gradient=ctx.needs_input_grad[0])
+        if grad is not None:
+            ctx.save_for_backward(chosen, norm_weight, grad, rows)
+            ctx.eps, ctx.rows = eps, len(x)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        chosen, norm_weight, grad, rows = ctx.saved_tensors
+        grad_hidden = (grad * grad_outputs[0][:, None]).to(chosen.dtype)
+        nothing = torch.zeros_like(chosen)
+        grad_x = rms_norm_gradient(chosen, norm_weight, grad_hidden, nothing, eps=ctx.eps)
+        if ctx.rows != len(rows):
+            grad_x = grad_x.new_zeros(ctx.rows, grad_x.shape[1]).index_copy_(0, rows, grad_x)
+        return grad_x, None, None, None, None, None
+
+
+def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Losses of (counted, width) hidden states, and their gradients in them, (counted, width) float32."""
+    counted, words = len(hidden), len(weight)
+    most = torch.full((counted,), _NO_LOGIT, device=hidden.device)
+    # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums begin at nothing.
+    total, hit = torch.zeros_like(most), torch.zeros_like(most)
+    grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
+    elements = _SLICE_ELEMENTS_ON_GPU if hidden.device.type == "cuda" else _SLICE_ELEMENTS
+    width = min(words, max(1024, elements // max(1, counted)))
+    buffer = hidden.new_empty(counted * width)
+    for first in range(0, words, width):
+        part = weight[first : first + width]
+        logits = torch.mm(hidden, part.t(), out=buffer[: counted * len(part)].view(counted, len(part)))
+        rescale = absorb_logits_(logits, targets, first=first, most=most, total=total, hit=hit)
+        if grad is not None:
+            accumulate_rescaled_(grad, logits @ part, rescale)
+    if grad is not None:
+        grad.div_(total[:, None]).sub_(weight.index_select(0, targets))
+    return most + total.log() - hit, grad

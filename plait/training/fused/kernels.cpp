@@ -1,0 +1,303 @@
+// Elementwise kernels of a Llama-like decoder on the CPU, for float32 and bfloat16: read once, compute in float32,
+// round once, write once. Every row is summed in one fixed order, so results do not depend on the number of threads.
+// kernels.py says what each one computes; its plain versions there are the specification.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float get(const float *x, int64_t i) { return x[i]; }
+inline void put(float *x, int64_t i, float value) { x[i] = value; }
+
+inline float get(const bf16 *x, int64_t i) {
+    uint32_t bits = static_cast<uint32_t>(x[i].bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline void put(bf16 *x, int64_t i, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    bits += 0x7fffu + ((bits >> 16) & 1u);  // to nearest, ties to even
+    x[i].bits = static_cast<uint16_t>(bits >> 16);
+}
+
+// exp(x) to 2 ulp: 2^n * p(r), |r| <= ln(2)/2 (Cephes' polynomial). libm's does not vectorise. Beyond float's range it
+// saturates, for NaN too: callers see to it that NaN is not lost.
+inline float exp_fast(float x) {
+    x = std::fmin(std::fmax(x, -87.3f), 88.3f);
+    const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23 rounds to an integer
+    const float n = shifted - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    uint32_t power = static_cast<uint32_t>(bits - 0x4b400000 + 127) << 23;
+    float two_to_n;
+    std::memcpy(&two_to_n, &power, 4);
+    return p * two_to_n;
+}
+
+// Whether x is neither infinite nor NaN; by its bits, for the compiler may take all numbers for finite.
+inline bool is_finite(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+inline float not_a_number() {
+    const uint32_t bits = 0x7fc00000u;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// A length rounded up to full vectors: what is left over from one runs ten times slower.
+inline int64_t whole_vectors(int64_t seen, int64_t length) {
+    const int64_t rounded = (seen + 15) / 16 * 16;
+    return rounded < length ? rounded : length;
+}
+
+// Scores of one row that are held in float32 between two passes.
+constexpr int64_t LONGEST = 4096;
+
+template <typename T>
+float inverse_rms(const T *x, int64_t width, float eps) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < width; j++) sum += get(x, j) * get(x, j);
+    return 1.0f / std::sqrt(sum / static_cast<float>(width) + eps);
+}
+
+template <typename T>
+void rms_norm(const T *x, const T *weight, T *out, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *row = x + i * width;
+        T *to = out + i * width;
+        const float scale = inverse_rms(row, width, eps);
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) put(to, j, get(row, j) * scale * get(weight, j));
+    }
+}
+
+template <typename T>
+void rms_norm_gradient(const T *x, const T *weight, const T *grad, const T *residual, T *out, int64_t rows,
+                       int64_t width, float eps) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *row = x + i * width, *g = grad + i * width, *skip = residual + i * width;
+        T *to = out + i * width;
+        const float scale = inverse_rms(row, width, eps);
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t j = 0; j < width; j++) dot += get(g, j) * get(weight, j) * get(row, j);
+        const float along = dot * scale * scale / static_cast<float>(width);
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++)
+            put(to, j, get(skip, j) + scale * (get(g, j) * get(weight, j) - get(row, j) * along));
+    }
+}
+
+template <typename T>
+void swiglu(const T *gate, const T *up, T *out, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *g = gate + i * width, *u = up + i * width;
+        T *to = out + i * width;
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) {
+            const float v = get(g, j);
+            put(to, j, v / (1.0f + exp_fast(-v)) * get(u, j));
+        }
+    }
+}
+
+template <typename T>
+void swiglu_gradient(const T *grad, const T *gate, const T *up, T *out, T *grad_gate, T *grad_up, int64_t rows,
+                     int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t at = i * width;
+        const T *d = grad + at, *g = gate + at, *u = up + at;
+        T *h = out + at, *dg = grad_gate + at, *du = grad_up + at;
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) {
+            const float v = get(g, j), other = get(u, j), from = get(d, j);
+            const float sigmoid = 1.0f / (1.0f + exp_fast(-v));
+            const float silu = v * sigmoid;
+            put(h, j, silu * other);
+            put(dg, j, from * other * (sigmoid + silu * (1.0f - sigmoid)));
+            put(du, j, from * silu);
+        }
+    }
+}
+
+// Between (batch, length, heads, width) and (batch, heads, length, width), turning each head's two halves by the
+// position's angles on the way in, and back on the way out; angles may be null.
+template <typename T, bool INWARDS>
+void turn_heads(const T *x, T *out, const float *cosine, const float *sine, int64_t batch, int64_t length,
+                int64_t heads, int64_t width) {
+    const int64_t half = width / 2;
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t s = 0; s < length; s++)
+            for (int64_t h = 0; h < heads; h++) {
+                const int64_t flat = ((b * length + s) * heads + h) * width;
+                const int64_t by_head = ((b * heads + h) * length + s) * width;
+                const T *from = x + (INWARDS ? flat : by_head);
+                T *to = out + (INWARDS ? by_head : flat);
+                if (cosine == nullptr) {
+                    std::memcpy(to, from, static_cast<size_t>(width) * sizeof(T));
+                    continue;
+                }
+                const float *c = cosine + s * width, *n = sine + s * width;
+#pragma omp simd
+                for (int64_t j = 0; j < half; j++) {
+                    const float first = get(from, j), second = get(from, j + half);
+                    if (INWARDS) {
+                        put(to, j, first * c[j] - second * n[j]);
+                        put(to, j + half, second * c[j + half] + first * n[j + half]);
+                    } else {
+                        put(to, j, first * c[j] + second * n[j + half]);
+                        put(to, j + half, second * c[j + half] - first * n[j]);
+                    }
+                }
+            }
+}
+
+// rows x length scores, length at most LONGEST; the row's query stands at row % length and sees no later key.
+template <typename T>
+void causal_softmax(T *scores, int64_t rows, int64_t length, float scale) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        float held[LONGEST];
+        T *row = scores + i * length;
+        const int64_t seen = i % length + 1, whole = whole_vectors(seen, length);
+        float most = get(row, 0), check = 0, sum = 0;
+#pragma omp simd reduction(max : most) reduction(+ : check)
+        for (int64_t j = 0; j < whole; j++) {
+            most = j < seen ? std::fmax(most, get(row, j)) : most;
+            check += j < seen ? get(row, j) : 0.0f;
+        }
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < whole; j++) {
+            held[j] = j < seen ? exp_fast((get(row, j) - most) * scale) : 0.0f;
+            sum += held[j];
+        }
+        const float inverse = is_finite(check) ? 1.0f / sum : not_a_number();
+#pragma omp simd
+        for (int64_t j = 0; j < whole; j++) put(row, j, held[j] * inverse);
+        std::memset(static_cast<void *>(row + whole), 0, static_cast<size_t>(length - whole) * sizeof(T));
+    }
+}
+
+template <typename T>
+void causal_softmax_gradient(const T *chances, T *grad, int64_t rows, int64_t length, float scale) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *p = chances + i * length;
+        T *g = grad + i * length;
+        const int64_t whole = whole_vectors(i % length + 1, length);  // p is 0 where nothing is seen
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t j = 0; j < whole; j++) dot += get(p, j) * get(g, j);
+#pragma omp simd
+        for (int64_t j = 0; j < whole; j++) put(g, j, scale * get(p, j) * (get(g, j) - dot));
+        std::memset(static_cast<void *>(g + whole), 0, static_cast<size_t>(length - whole) * sizeof(T));
+    }
+}
+
+template <typename T>
+void absorb_logits(T *logits, const int64_t *targets, int64_t first, float *most, float *sum, float *hit,
+                   float *rescale, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        T *row = logits + i * width;
+        const int64_t target = targets[i] - first;
+        if (0 <= target && target < width) hit[i] = get(row, target);
+        float top = most[i], check = 0, added = 0;
+#pragma omp simd reduction(max : top) reduction(+ : check)
+        for (int64_t j = 0; j < width; j++) {
+            top = std::fmax(top, get(row, j));
+            check += get(row, j);
+        }
+#pragma omp simd reduction(+ : added)
+        for (int64_t j = 0; j < width; j++) {
+            const float e = exp_fast(get(row, j) - top);
+            added += e;
+            put(row, j, e);
+        }
+        rescale[i] = exp_fast(most[i] - top);
+        sum[i] = is_finite(check) ? sum[i] * rescale[i] + added : not_a_number();
+        most[i] = top;
+    }
+}
+
+template <typename T>
+void accumulate_rescaled(float *total, const T *added, const float *rescale, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        float *to = total + i * width;
+        const T *from = added + i * width;
+        const float factor = rescale[i];
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) to[j] = to[j] * factor + get(from, j);
+    }
+}
+
+}  // namespace
+
+#define EXPORT(T, SUFFIX)                                                                                              \
+    extern "C" void rms_norm_##SUFFIX(const T *x, const T *weight, T *out, int64_t rows, int64_t width, float eps) {   \
+        rms_norm(x, weight, out, rows, width, eps);                                                                    \
+    }                                                                                                                  \
+    extern "C" void rms_norm_gradient_##SUFFIX(const T *x, const T *weight, const T *grad, const T *residual, T *out,  \
+                                               int64_t rows, int64_t width, float eps) {                               \
+        rms_norm_gradient(x, weight, grad, residual, out, rows, width, eps);                                           \
+    }                                                                                                                  \
+    extern "C" void swiglu_##SUFFIX(const T *gate, const T *up, T *out, int64_t rows, int64_t width) {                 \
+        swiglu(gate, up, out, rows, width);                                                                            \
+    }                                                                                                                  \
+    extern "C" void swiglu_gradient_##SUFFIX(const T *grad, const T *gate, const T *up, T *out, T *grad_gate,          \
+                                             T *grad_up, int64_t rows, int64_t width) {                                \
+        swiglu_gradient(grad, gate, up, out, grad_gate, grad_up, rows, width);                                         \
+    }                                                                                                                  \
+    extern "C" void to_heads_##SUFFIX(const T *x, T *out, const float *cosine, const float *sine, int64_t batch,       \
+                                      int64_t length, int64_t heads, int64_t width) {                                  \
+        turn_heads<T, true>(x, out, cosine, sine, batch, length, heads, width);                                        \
+    }                                                                                                                  \
+    extern "C" void from_heads_##SUFFIX(const T *x, T *out, const float *cosine, const float *sine, int64_t batch,     \
+                                        int64_t length, int64_t heads, int64_t width) {                                \
+        turn_heads<T, false>(x, out, cosine, sine, batch, length, heads, width);                                       \
+    }                                                                                                                  \
+    extern "C" void causal_softmax_##SUFFIX(T *scores, int64_t rows, int64_t length, float scale) {                    \
+        causal_softmax(scores, rows, length, scale);                                                                   \
+    }                                                                                                                  \
+    extern "C" void causal_softmax_gradient_##SUFFIX(const T *chances, T *grad, int64_t rows, int64_t length,          \
+                                                     float scale) {                                                    \
+        causal_softmax_gradient(chances, grad, rows, length, scale);                                                   \
+    }                                                                                                                  \
+    extern "C" void absorb_logits_##SUFFIX(T *logits, const int64_t *targets, int64_t first, float *most, float *sum,  \
+                                           float *hit, float *rescale, int64_t rows, int64_t width) {                  \
+        absorb_logits(logits, targets, first, most, sum, hit, rescale, rows, width);                                   \
+    }                                                                                                                  \
+    extern "C" void accumulate_rescaled_##SUFFIX(float *total, const T *added, const float *rescale, int64_t rows,     \
+                                                 int64_t width) {                                                      \
+        accumulate_rescaled(total, added, rescale, rows, width);                                                       \
+    }
+
+EXPORT(float, f32)
+EXPORT(bf16, bf16)

@@ -1,0 +1,215 @@
+"""Elementwise steps of a Llama-like decoder, forward and backward, each in one pass over memory.
+
+On a CPU they are compiled (`native`); everywhere else, and where nothing could be compiled, the same formulas run as
+torch operations. All compute in float32 and round once to the type of their arguments. Knows nothing of layers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch.nn import functional
+
+from plait.training.fused.native import native_library
+
+Tensor = torch.Tensor
+
+LONGEST = 4096
+"""Longest row of scores that `causal_softmax_` takes."""
+
+_SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm (arXiv 1910.07467): x / rms(x) * weight. x: (rows, width), weight: (width,)."""
+    if native := _native("rms_norm", x, weight):
+        out = torch.empty_like(x)
+        native(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
+        return out
+    wide = x.float()
+    return (wide * _inverse_rms(wide, eps) * weight.float()).to(x.dtype)
+
+
+def rms_norm_gradient(x: Tensor, weight: Tensor, grad: Tensor, residual: Tensor, *, eps: float) -> Tensor:
+    """Gradient of `rms_norm` in x for an output gradient `grad`, plus `residual`; all (rows, width)."""
+    if native := _native("rms_norm_gradient", x, weight, grad, residual):
+        out = torch.empty_like(x)
+        pointers = (tensor.data_ptr() for tensor in (x, weight, grad, residual, out))
+        native(*pointers, *x.shape, eps)
+        return out
+    wide, scaled = x.float(), grad.float() * weight.float()
+    inverse = _inverse_rms(wide, eps)
+    along = (scaled * wide).mean(dim=-1, keepdim=True) * inverse.square()
+    return (residual.float() + inverse * (scaled - wide * along)).to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up (arXiv 2002.05202); all (rows, width)."""
+    if native := _native("swiglu", gate, up):
+        out = torch.empty_like(gate)
+        native(gate.data_ptr(), up.data_ptr(), out.data_ptr(), *gate.shape)
+        return out
+    return (functional.silu(gate.float()) * up.float()).to(gate.dtype)
+
+
+def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`swiglu` once more, and its gradients in gate and up for an output gradient; all (rows, width)."""
+    if native := _native("swiglu_gradient", grad, gate, up):
+        out, grad_gate, grad_up = (torch.empty_like(gate) for _ in range(3))
+        native(*(tensor.data_ptr() for tensor in (grad, gate, up, out, grad_gate, grad_up)), *gate.shape)
+        return out, grad_gate, grad_up
+    wide, other, given = gate.float(), up.float(), grad.float()
+    sigmoid = torch.sigmoid(wide)
+    silu = wide * sigmoid
+    grad_gate = given * other * (sigmoid + silu * (1 - sigmoid))
+    return (silu * other).to(gate.dtype), grad_gate.to(gate.dtype), (given * silu).to(gate.dtype)
+
+
+def to_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None, *, heads: int) -> Tensor:
+    """Lay a projection out by head and turn it by position (RoPE, arXiv 2104.09864).
+
+    Args:
+        x: (batch, length, heads * width).
+        angles: float32 cosine and sine by position, at least (length, width) each; None does not turn.
+        heads: how many there are.
+
+    Returns:
+        (batch, heads, length, width)
+    """
+    batch, length, flat = x.shape
+    width = flat // heads
+    if native := _native("to_heads", x):
+        out = x.new_empty(batch, heads, length, width)
+        native(x.data_ptr(), out.data_ptr(), *_pointers(angles), batch, length, heads, width)
+        return out
+    split = x.view(batch, length, heads, width).transpose(1, 2)
+    if angles is None:
+        return split.contiguous()
+    cosine, sine = (part[:length] for part in angles)
+    first, second = split.float().chunk(2, dim=-1)
+    return (torch.cat((first, second), -1) * cosine + torch.cat((-second, first), -1) * sine).to(x.dtype)
+
+
+def from_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The transpose of `to_heads`: (batch, heads, length, width) to (batch, length, heads * width)."""
+    batch, heads, length, width = x.shape
+    if native := _native("from_heads", x):
+        out = x.new_empty(batch, length, heads * width)
+        native(x.data_ptr(), out.data_ptr(), *_pointers(angles), batch, length, heads, width)
+        return out
+    if angles is not None:
+        cosine, sine = (part[:length] for part in angles)
+        first, second = (x.float() * sine).chunk(2, dim=-1)
+        x = (x.float() * cosine + torch.cat((second, -first), -1)).to(x.dtype)
+    return x.transpose(1, 2).reshape(batch, length, heads * width)
+
+
+def causal_softmax_(scores: Tensor, *, length: int, scale: float) -> Tensor:
+    """softmax(scale * scores) in place, over the keys that a query may see, 0 elsewhere.
+
+    Args:
+        scores: (..., length, length), queries by keys; at most `LONGEST` keys.
+        length: of a sequence.
+        scale: usually 1 / sqrt(width of a head).
+    """
+    if native := _native("causal_softmax", scores):
+        native(scores.data_ptr(), scores.numel() // length, length, scale)
+        return scores
+    rows = scores.view(-1, length, length).float().mul_(scale)
+    hidden = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu_(1)
+    chances = rows.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
+    return scores.copy_(chances.view_as(scores))
+
+
+def causal_softmax_gradient_(chances: Tensor, grad: Tensor, *, length: int, scale: float) -> Tensor:
+    """Gradient of `causal_softmax_` in the scores, in place of the gradient in its result."""
+    if native := _native("causal_softmax_gradient", chances, grad):
+        native(chances.data_ptr(), grad.data_ptr(), grad.numel() // length, length, scale)
+        return grad
+    given, seen = grad.float(), chances.float()
+    return grad.copy_(scale * seen * (given - (given * seen).sum(dim=-1, keepdim=True)))
+
+
+def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
+    """Take a slice of a row's logits into its running softmax (online softmax, arXiv 1805.02867).
+
+    Args:
+        logits: (rows, width) of the words `first` to `first` + width; becomes exp(logits - most).
+        targets: (rows,) int64, the right words.
+        first: word of the first column.
+        most: (rows,) float32, the greatest logit so far; updated.
+        total: (rows,) float32, the sum of exp(logit - most) so far; updated.
+        hit: (rows,) float32, the logit of the right word; set where it is in this slice.
+
+    Returns:
+        (rows,) float32: what sums relative to the former `most` must be multiplied with.
+    """
+    if native := _native("absorb_logits", logits, targets, most, total, hit):
+        rescale = torch.empty_like(most)
+        running = (tensor.data_ptr() for tensor in (most, total, hit, rescale))
+        native(logits.data_ptr(), targets.data_ptr(), first, *running, *logits.shape)
+        return rescale
+    wide = logits.float()
+    here = (targets >= first) & (targets < first + logits.shape[1])
+    column = (targets - first).clamp(0, logits.shape[1] - 1)
+    hit.copy_(torch.where(here, wide.gather(1, column[:, None])[:, 0], hit))
+    greatest = torch.maximum(most, wide.amax(dim=1))
+    rescale = torch.exp(most - greatest)
+    most.copy_(greatest)
+    risen = wide.sub_(greatest[:, None]).exp_()
+    total.mul_(rescale).add_(risen.sum(dim=1))
+    logits.copy_(risen)
+    return rescale
+
+
+def accumulate_rescaled_(total: Tensor, added: Tensor, rescale: Tensor) -> Tensor:
+    """Total * rescale + added, in place. total: (rows, width) float32, added: (rows, width), rescale: (rows,)."""
+    if native := _native("accumulate_rescaled", added, total, rescale):
+        native(total.data_ptr(), added.data_ptr(), rescale.data_ptr(), *added.shape)
+        return total
+    return total.mul_(rescale[:, None]).add_(added)
+
+
+def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+
+
+def _pointers(angles: tuple[Tensor, Tensor] | None) -> tuple[int | None, int | None]:
+    return (None, None) if angles is None else (angles[0].data_ptr(), angles[1].data_ptr())
+
+
+def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:
+    """The compiled kernel for tensors like these; the first one's type decides which."""
+    suffix = _SUFFIXES.get(tensors[0].dtype)
+    if suffix is None or not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
+        return None
+    return _compiled(f"{name}_{suffix}")
+
+
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS = {
+    "rms_norm": (_P, _P, _P, _I, _I, _F),
+    "rms_norm_gradient": (_P, _P, _P, _P, _P, _I, _I, _F),
+    "swiglu": (_P, _P, _P, _I, _I),
+    "swiglu_gradient": (_P, _P, _P, _P, _P, _P, _I, _I),
+    "to_heads": (_P, _P, _P, _P, _I, _I, _I, _I),
+    "from_heads": (_P, _P, _P, _P, _I, _I, _I, _I),
+    "causal_softmax": (_P, _I, _I, _F),
+    "causal_softmax_gradient": (_P, _P, _I, _I, _F),
+    "absorb_logits": (_P, _P, _I, _P, _P, _P, _P, _I, _I),
+    "accumulate_rescaled": (_P, _P, _P, _I, _I),
+}
+
+
+@cache
+def _compiled(symbol: str) -> Callable[..., None] | None:
+    library = native_library()
+    if library is None:
+        return None
+    function = getattr(library, symbol)
+    function.argtypes = _ARGUMENTS[symbol.rpartition("_")[0]]
+    function.restype = None
+    return function

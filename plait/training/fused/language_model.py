@@ -1,0 +1,268 @@
+"""A Llama-like language model with an adapter on it, computed block by block without PEFT's and transformers' modules.
+
+`recognise` is the one place that decides: what it does not know to the last module stays with PEFT. Sequences of any
+length lie one after another, so no token is padding, and their rows may belong to several adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional
+from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+
+from plait.training.examples import IGNORED, Example
+from plait.training.fused.attention import Heads, stretches
+from plait.training.fused.block import Block, Frozen, Rows, run_block
+from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused.peft_layer import PlainLayer, plain_layer
+
+Tensor = torch.Tensor
+Pairs = Mapping[int, tuple[Tensor, Tensor]]
+"""Pairs to compute with instead of the model's own, by `id` of the model's A."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """The modules of one architecture; each must match exactly."""
+
+    model: type[nn.Module]
+    layer: type[nn.Module]
+    attention: type[nn.Module]
+    mlp: type[nn.Module]
+    norm: type[nn.Module]
+
+
+_FAMILIES = tuple(
+    _Family(
+        *(getattr(module, prefix + what) for what in ("ForCausalLM", "DecoderLayer", "Attention", "MLP", "RMSNorm"))
+    )
+    for module, prefix in ((modeling_llama, "Llama"), (modeling_mistral, "Mistral"), (modeling_qwen2, "Qwen2"))
+)
+_ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend on how long the input is
+
+
+@dataclass(frozen=True)
+class FusedBlock:
+    """One block, and the pairs beside its seven linear layers."""
+
+    block: Block
+    pairs: tuple[tuple[nn.Parameter, nn.Parameter] | None, ...]
+
+
+@dataclass(frozen=True)
+class FusedLanguageModel:
+    """What is needed of the model to compute its losses.
+
+    Attributes:
+        embedding: (words, width)
+        blocks: in order.
+        norm: weight of the last norm, (width,).
+        norm_eps: of the last norm.
+        head: (words, width)
+        rotation: the model's own module for angles.
+        longest: sequences longer than this are beyond it (a sliding window); None for no limit.
+    """
+
+    embedding: Tensor
+    blocks: tuple[FusedBlock, ...]
+    norm: Tensor
+    norm_eps: float
+    head: Tensor
+    rotation: nn.Module
+    longest: int | None
+
+    def token_losses(
+        self, batch: Sequence[Example], *, adapters: int = 1, pairs: Pairs | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Cross-entropy of every label token, in nats, in the order of the batch.
+
+        Args:
+            batch: sequences; with several adapters as many for each, one adapter's after another's.
+            adapters: how many adapters the batch is for.
+            pairs: pairs to take instead of the model's own; with several adapters, stacked.
+
+        Returns:
+            (counted,) float32, and how many belong to each sequence.
+        """
+        device = self.embedding.device
+        lengths = [len(example.tokens) for example in batch]
+        tokens = torch.from_numpy(np.concatenate([example.tokens for example in batch]).astype(np.int64)).to(device)
+        targets = np.concatenate([_shifted(example.labels) for example in batch])
+        counted = np.flatnonzero(targets != IGNORED)
+        own = len(batch) // adapters
+        rows = Rows(
+            stretches(lengths),
+            tuple(sum(lengths[first : first + own]) for first in range(0, len(batch), own)),
+            self._angles(max(lengths)),
+        )
+        x = functional.embedding(tokens, self.embedding)
+        for each in self.blocks:
+            x = run_block(x, each.block, rows, [_chosen(pair, pairs) for pair in each.pairs])
+        losses = token_losses(
+            x,
+            self.norm,
+            self.head,
+            torch.from_numpy(targets[counted]).to(device),
+            torch.from_numpy(counted).to(device),
+            eps=self.norm_eps,
+        )
+        bounds = np.searchsorted(counted, np.cumsum([0, *lengths]))
+        return losses, [int(size) for size in np.diff(bounds)]
+
+    def takes(self, batch: Sequence[Example]) -> bool:
+        """Whether the sequences are short enough."""
+        return self.longest is None or max(len(example.tokens) for example in batch) <= self.longest
+
+    def _angles(self, length: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(length, device=self.embedding.device)[None]
+        # In the model's own type, as its own blocks get them: rounding is part of what the base was trained with.
+        cosine, sine = cast("tuple[Tensor, Tensor]", self.rotation(self.embedding, positions))
+        return cosine[0].float().contiguous(), sine[0].float().contiguous()
+
+
+def recognise(model: nn.Module) -> FusedLanguageModel | None:
+    """The model as this module can compute it, or None: then PEFT's modules must."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    family = next((family for family in _FAMILIES if type(inner) is family.model), None)
+    if family is None:
+        return None
+    found = cast("_CausalLM", inner)
+    decoder, config = found.model, found.config
+    head = plain_layer(found.lm_head)
+    if (
+        type(decoder.embed_tokens) is not nn.Embedding
+        or head is None
+        or head.pair is not None
+        or head.bias is not None
+        or type(decoder.norm) is not family.norm
+        or config.hidden_act != "silu"
+        or config.rope_parameters.get("rope_type") not in _ROTATIONS
+    ):
+        return None
+    head_weight = head.base.weight
+    frozen = (decoder.embed_tokens.weight, decoder.norm.weight, head_weight)
+    if any(tensor.requires_grad or tensor.dtype != head_weight.dtype for tensor in frozen):
+        return None
+    blocks = [_block(layer, family) for layer in decoder.layers]
+    known = tuple(block for block in blocks if block is not None)
+    if len(known) != len(blocks) or any(not _fits(b.block, decoder.rotary_emb, head_weight.dtype) for b in known):
+        return None
+    return FusedLanguageModel(
+        embedding=decoder.embed_tokens.weight,
+        blocks=known,
+        norm=decoder.norm.weight,
+        norm_eps=decoder.norm.variance_epsilon,
+        head=head_weight,
+        rotation=decoder.rotary_emb,
+        longest=getattr(config, "sliding_window", None),
+    )
+
+
+def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
+    block = cast("_Layer", layer)
+    types = (family.layer, family.attention, family.mlp, family.norm, family.norm)
+    parts = (layer, block.self_attn, block.mlp, block.input_layernorm, block.post_attention_layernorm)
+    if any(type(part) is not wanted for part, wanted in zip(parts, types, strict=True)):
+        return None
+    attention, mlp = cast("_Attention", block.self_attn), cast("_Mlp", block.mlp)
+    linears = [
+        plain_layer(linear)
+        for linear in (
+            attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+            mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+        )
+    ]  # fmt: skip
+    plain = [linear for linear in linears if linear is not None]
+    if len(plain) != len(linears) or attention.attention_dropout:
+        return None
+    norms = (cast("_Norm", block.input_layernorm), cast("_Norm", block.post_attention_layernorm))
+    width = attention.head_dim
+    return FusedBlock(
+        Block(
+            linears=tuple(Frozen(linear.base.weight, linear.bias, linear.scale) for linear in plain),
+            norms=(norms[0].weight, norms[1].weight),
+            eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
+            heads=Heads(_rows(plain[0]) // width, _rows(plain[1]) // width, width),
+        ),
+        tuple(linear.pair for linear in plain),
+    )
+
+
+def _fits(block: Block, rotation: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether a block has one type throughout, and its heads are turned whole."""
+    turned = 2 * cast("Tensor", rotation.inv_freq).shape[0]
+    tensors = (*block.norms, *(linear.weight for linear in block.linears))
+    return turned == block.heads.width and all(tensor.dtype == dtype for tensor in tensors)
+
+
+def _rows(layer: PlainLayer) -> int:
+    return layer.base.weight.shape[0]
+
+
+def _chosen(pair: tuple[nn.Parameter, nn.Parameter] | None, pairs: Pairs | None) -> tuple[Tensor, Tensor] | None:
+    return pair if pair is None or pairs is None else pairs[id(pair[0])]
+
+
+def _shifted(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """What each position is to predict: the label of the next one."""
+    return np.append(labels[1:], IGNORED).astype(np.int64)
+
+
+class _Norm(Protocol):
+    weight: nn.Parameter
+    variance_epsilon: float
+
+
+class _Attention(Protocol):
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
+    head_dim: int
+    attention_dropout: float
+
+
+class _Mlp(Protocol):
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+
+class _Layer(Protocol):
+    self_attn: nn.Module
+    mlp: nn.Module
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
+
+
+class _DecoderNorm(nn.Module):
+    weight: nn.Parameter
+    variance_epsilon: float
+
+
+class _Decoder(Protocol):
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+    norm: _DecoderNorm
+    rotary_emb: nn.Module
+
+
+class _Config(Protocol):
+    hidden_act: str
+    rope_parameters: dict[str, object]
+
+
+class _CausalLM(Protocol):
+    model: _Decoder
+    lm_head: nn.Module
+    config: _Config

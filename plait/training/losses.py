@@ -1,0 +1,95 @@
+"""Cross-entropy of a batch under a model, by the fastest way that fits the model.
+
+Language models that `fused` knows to the last module are computed by it: same numbers within rounding, less time, no
+padding and never all logits. Every other model, and every classifier, runs as PEFT and transformers wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.adapters import Task
+from plait.training.examples import IGNORED, Example
+from plait.training.fused import recognise
+
+# Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
+_MOSTLY = 0.75
+
+
+class BatchLoss:
+    """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32.
+
+    Args:
+        model: the base with the adapter on, in the state (training or not) that it is to be in.
+        task: what the labels are.
+        pad_token: fills up short rows where rows must be filled up.
+    """
+
+    def __init__(self, model: nn.Module, *, task: Task, pad_token: int) -> None:
+        self._model = model
+        self._task = task
+        self._pad_token = pad_token
+        self._device = next(model.parameters()).device
+        self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether `fused` computes it."""
+        return self._fused is not None
+
+    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
+        """The batch's loss; a scalar that gradients can be taken of."""
+        if self._fused is not None and self._fused.takes(batch):
+            return self._fused.token_losses(batch)[0].sum()
+        return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
+
+
+def summed_loss(
+    model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
+) -> torch.Tensor:
+    """What `BatchLoss` gives, by way of the model's own modules."""
+    if task is Task.CLASSIFICATION:
+        logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
+    labels, _ = pad([example.labels for example in batch], IGNORED, device)
+    # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
+    targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
+    counts = targets != IGNORED
+    if counts.float().mean() < _MOSTLY:
+        logits, targets = logits[counts], targets[counts]
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def count_labels(example: Example, task: Task) -> int:
+    """How many terms an example adds to the loss."""
+    return 1 if task is Task.CLASSIFICATION else int((example.labels[1:] != IGNORED).sum())
+
+
+def pad(
+    rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]], filler: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows of different length as one (batch, longest) int64 tensor, and the mask of what is real (None: all of it)."""
+    longest = max(len(row) for row in rows)
+    block = np.full((len(rows), longest), filler, np.int64)
+    for number, row in enumerate(rows):
+        block[number, : len(row)] = row
+    tensor = torch.from_numpy(block).to(device)
+    if all(len(row) == longest for row in rows):
+        return tensor, None
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return tensor, (torch.arange(longest, device=device) < lengths[:, None]).long()
+
+
+def class_logits(
+    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a classifier, (batch, classes) float32, and the right classes."""
+    tokens, mask = pad([example.tokens for example in batch], pad_token, device)
+    labels = torch.tensor([int(example.labels[0]) for example in batch], device=device)
+    return model(input_ids=tokens, attention_mask=mask).logits.float(), labels

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from plait.training.fused.kernels import (
+    absorb_logits_,
+    accumulate_rescaled_,
+    causal_softmax_,
+    causal_softmax_gradient_,
+    from_heads,
+    rms_norm,
+    rms_norm_gradient,
+    swiglu,
+    swiglu_gradient,
+    to_heads,
+)
+
+pytestmark = pytest.mark.usefixtures("computed")
+
+TYPES = pytest.mark.parametrize(
+    ("dtype", "close"), [(torch.float32, {"rtol": 2e-5, "atol": 2e-6}), (torch.bfloat16, {"rtol": 8e-3, "atol": 1e-2})]
+)
+WIDTHS = (1, 7, 16, 37, 576)
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def norm64(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
+
+
+@TYPES
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_norm_and_its_gradient_are_those_of_float64(
+    dtype: torch.dtype, close: dict[str, float], width: int
+) -> None:
+    x, grad, residual = (random(5, width, dtype=dtype, seed=seed) for seed in range(3))
+    weight = random(width, dtype=dtype, seed=3)
+    leaf = x.double().requires_grad_()
+    expected = norm64(leaf, weight.double())
+    expected.backward(grad.double())
+    assert leaf.grad is not None
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5).double(), expected.detach(), **close)
+    ours = rms_norm_gradient(x, weight, grad, residual, eps=1e-5)
+    torch.testing.assert_close(ours.double(), leaf.grad + residual.double(), **close)
+
+
+@TYPES
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_gated_product_and_its_gradients_are_those_of_float64(
+    dtype: torch.dtype, close: dict[str, float], width: int
+) -> None:
+    gate, up, grad = (3 * random(5, width, dtype=dtype, seed=seed) for seed in range(3))
+    leaves = [x.double().requires_grad_() for x in (gate, up)]
+    expected = functional.silu(leaves[0]) * leaves[1]
+    expected.backward(grad.double())
+    out, *grads = swiglu_gradient(grad, gate, up)
+    for ours in (out, swiglu(gate, up)):
+        torch.testing.assert_close(ours.double(), expected.detach(), **close)
+    for ours, leaf in zip(grads, leaves, strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(ours.double(), leaf.grad, **close)
+
+
+def test_far_from_zero_the_gate_neither_overflows_nor_lies() -> None:
+    gate, ones = torch.tensor([[-200.0, -90.0, 90.0, 200.0]]), torch.ones(1, 4)
+    torch.testing.assert_close(swiglu(gate, ones), torch.tensor([[0.0, 0.0, 90.0, 200.0]]), atol=1e-30, rtol=1e-6)
+
+
+@TYPES
+def test_heads_are_turned_as_transformers_turns_them_and_back_by_the_transpose(
+    dtype: torch.dtype, close: dict[str, float]
+) -> None:
+    batch, length, heads, width = 2, 5, 3, 8
+    x = random(batch, length, heads * width, dtype=dtype)
+    angle = random(length, width // 2, dtype=torch.float32).repeat(1, 2)
+    cosine, sine = angle.cos().contiguous(), angle.sin().contiguous()
+    split = x.double().view(batch, length, heads, width).transpose(1, 2)
+    first, second = split.chunk(2, -1)
+    expected = split * cosine + torch.cat((-second, first), -1) * sine
+    turned = to_heads(x, (cosine, sine), heads=heads)
+    torch.testing.assert_close(turned.double(), expected, **close)
+    # A rotation's transpose is its inverse.
+    torch.testing.assert_close(from_heads(turned, (cosine, sine)).double(), x.double(), **close)
+    assert torch.equal(from_heads(to_heads(x, None, heads=heads), None), x)
+
+
+@TYPES
+@pytest.mark.parametrize("length", [1, 3, 16, 37, 130])
+def test_softmax_sees_no_later_key_and_its_gradient_is_that_of_float64(
+    dtype: torch.dtype, close: dict[str, float], length: int
+) -> None:
+    scores, grad = (4 * random(3, 2 * length, length, dtype=dtype, seed=seed) for seed in range(2))
+    leaf = scores.double().requires_grad_()
+    later = torch.ones(length, length, dtype=torch.bool).triu_(1).repeat(2, 1)
+    expected = (0.3 * leaf).masked_fill(later, -torch.inf).softmax(-1)
+    expected.backward(grad.double())
+    assert leaf.grad is not None
+    chances = causal_softmax_(scores.clone(), length=length, scale=0.3)
+    torch.testing.assert_close(chances.double(), expected.detach(), **close)
+    assert not chances[later.expand_as(chances)].any()
+    ours = causal_softmax_gradient_(chances, grad.clone(), length=length, scale=0.3)
+    torch.testing.assert_close(ours.double(), leaf.grad, rtol=close["rtol"], atol=4 * close["atol"])
+
+
+def test_not_a_number_is_not_lost() -> None:
+    scores = torch.zeros(1, 4, 4)
+    scores[0, 3, 1] = torch.nan
+    chances = causal_softmax_(scores, length=4, scale=1.0)
+    assert chances[0, 3].isnan().any()
+    assert not chances[0, :3].isnan().any()
+    logits, most, total, hit = torch.tensor([[0.0, torch.nan]]), torch.zeros(1), torch.zeros(1), torch.zeros(1)
+    absorb_logits_(logits, torch.tensor([0]), first=0, most=most, total=total, hit=hit)
+    assert total.isnan().all() or most.isnan().all()
+    assert rms_norm(torch.tensor([[torch.nan, 1.0]]), torch.ones(2), 1e-5).isnan().all()
+    assert swiglu(torch.tensor([[torch.nan]]), torch.ones(1, 1)).isnan().all()
+
+
+@TYPES
+def test_a_running_softmax_ends_where_one_over_all_logits_does(dtype: torch.dtype, close: dict[str, float]) -> None:
+    logits = 5 * random(4, 50, dtype=dtype)
+    targets = torch.tensor([0, 17, 33, 49])
+    most, total, hit = torch.full((4,), -1e30), torch.zeros(4), torch.zeros(4)
+    weighted, weights = torch.zeros(4, 6), random(50, 6, dtype=dtype, seed=1)
+    for first in range(0, 50, 17):
+        part = logits[:, first : first + 17].contiguous()
+        rescale = absorb_logits_(part, targets, first=first, most=most, total=total, hit=hit)
+        accumulate_rescaled_(weighted, part @ weights[first : first + 17], rescale)
+    losses = functional.cross_entropy(logits.double(), targets, reduction="none")
+    torch.testing.assert_close((most + total.log() - hit).double(), losses, rtol=1e-5, atol=1e-5)
+    expected = logits.double().softmax(-1) @ weights.double()
+    torch.testing.assert_close((weighted / total[:, None]).double(), expected, **close)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from plait.adapters import AdapterState, Task
+from plait.training.blueprint import Blueprint
+from plait.training.examples import IGNORED, Example
+from plait.training.fused import recognise
+from plait.training.losses import BatchLoss, summed_loss
+from plait.training.resident import ResidentBase
+
+WORDS = 300
+SHAPE = {
+    "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+def llama(**options: Any) -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, **options))
+
+
+def mistral(**options: Any) -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SHAPE, **options))
+
+
+def qwen2(**options: Any) -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(**SHAPE, **options))
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": llama,
+    "llama, tied": lambda: llama(tie_word_embeddings=True),
+    "llama, biases, long context": lambda: llama(
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+        },
+    ),
+    "mistral, wide heads": lambda: mistral(head_dim=16, sliding_window=None),
+    "qwen2, biases, tied": lambda: qwen2(tie_word_embeddings=True),
+}  # fmt: skip
+
+
+def adapted(model: PreTrainedModel, dtype: torch.dtype = torch.float32, **options: Any) -> PeftModel:
+    """With an adapter whose B is not zero, and biases that are not either."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
+    peft = get_peft_model(model.to(dtype), config, autocast_adapter_dtype=False)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in peft.named_parameters():
+        if "lora_B" in name or name.endswith("bias"):
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return peft.train()
+
+
+def batch() -> list[Example]:
+    """Sequences of unequal length, some of whose tokens do not count."""
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, WORDS, length).astype(np.int32) for length in (12, 12, 5, 30)]
+    masked = [np.where(generator.random(len(row)) < 0.4, IGNORED, row).astype(np.int32) for row in rows]
+    return [Example(row, labels) for row, labels in zip(rows, [rows[0], *masked[1:]], strict=True)]
+
+
+def gradients(model: PeftModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    loss.backward()
+    found = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    left, right = (torch.cat([x[name].flatten() for name in sorted(x)]) for x in (ours, theirs))
+    return float((left - right).norm() / right.norm())
+
+
+def plain_loss(model: PeftModel, examples: list[Example]) -> torch.Tensor:
+    return summed_loss(model, examples, task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_loss_and_gradients_are_those_of_peft(make: Callable[[], PreTrainedModel], computed: str) -> None:
+    torch.manual_seed(0)
+    model = adapted(make())
+    fused = recognise(model)
+    assert fused is not None
+    losses, counts = fused.token_losses(batch())
+    theirs = plain_loss(model, batch())
+    assert counts == [int((example.labels[1:] != IGNORED).sum()) for example in batch()]
+    assert losses.sum().item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert distance(gradients(model, losses.sum()), gradients(model, theirs)) < 1e-4
+
+
+def test_in_bfloat16_it_is_no_farther_from_float32_than_peft_is(computed: str) -> None:
+    torch.manual_seed(0)
+    half = adapted(llama(), torch.bfloat16)
+    exact = adapted(llama())
+    with torch.no_grad():  # the same numbers as in bfloat16
+        for into, value in zip(exact.parameters(), half.parameters(), strict=True):
+            into.copy_(value)
+    true = gradients(exact, plain_loss(exact, batch()))
+    theirs = gradients(half, plain_loss(half, batch()))
+    fused = recognise(half)
+    assert fused is not None
+    losses = fused.token_losses(batch())[0].sum()
+    assert losses.item() == pytest.approx(plain_loss(exact, batch()).item(), rel=2e-3)
+    assert distance(gradients(half, losses), true) < 1.2 * distance(theirs, true) < 0.1
+
+
+def test_the_tiny_base_computes_as_peft_does(resident: ResidentBase, blueprint: Blueprint, computed: str) -> None:
+    values = np.random.default_rng(0).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values)).train()
+    fused = recognise(model)
+    assert fused is not None
+    ours = fused.token_losses(batch())[0].sum()
+    theirs = plain_loss(model, batch())
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert distance(gradients(model, ours), gradients(model, theirs)) < 1e-4
+
+
+def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
+    torch.manual_seed(0)
+    model = adapted(llama())
+    fused = recognise(model)
+    assert fused is not None
+    examples = batch()
+    own = [pair for block in fused.blocks for pair in block.pairs if pair is not None]
+    generator = torch.Generator().manual_seed(1)
+    several = {id(A): tuple(0.1 * torch.randn(2, *x.shape, generator=generator) for x in (A, B)) for A, B in own}
+    stacked = {key: (A.requires_grad_(), B.requires_grad_()) for key, (A, B) in several.items()}
+    losses, _ = fused.token_losses(examples, adapters=2, pairs=stacked)
+    losses.sum().backward()
+    alone: list[torch.Tensor] = []
+    for adapter in range(2):
+        for A, B in own:
+            for into, value in zip((A, B), stacked[id(A)], strict=True):
+                into.data.copy_(value[adapter].detach())
+        loss = fused.token_losses(examples[2 * adapter : 2 * adapter + 2])[0]
+        loss.sum().backward()
+        alone.append(loss.detach())
+        for A, B in own:
+            for parameter, value in zip((A, B), stacked[id(A)], strict=True):
+                assert value.grad is not None
+                assert parameter.grad is not None
+                torch.testing.assert_close(value.grad[adapter], parameter.grad, rtol=1e-4, atol=1e-5)
+                parameter.grad = None
+    torch.testing.assert_close(losses.detach(), torch.cat(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_a_switched_off_adapter_is_the_bare_base() -> None:
+    torch.manual_seed(0)
+    model = adapted(llama())
+    with model.disable_adapter(), torch.no_grad():
+        fused = recognise(model)
+        assert fused is not None
+        assert fused.token_losses(batch())[0].sum().item() == pytest.approx(plain_loss(model, batch()).item(), rel=1e-5)
+
+
+def test_beyond_a_sliding_window_pefts_way_is_taken() -> None:
+    torch.manual_seed(0)
+    model = adapted(mistral(sliding_window=8, attn_implementation="eager"))
+    fused = recognise(model)
+    assert fused is not None
+    short = [Example(example.tokens[:8], example.labels[:8]) for example in batch()]
+    assert fused.takes(short)
+    assert not fused.takes(batch())
+    loss = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)
+    assert loss(batch()).item() == pytest.approx(plain_loss(model, batch()).item(), rel=1e-6)
+    assert loss(short).item() == pytest.approx(plain_loss(model, short).item(), rel=1e-5)
+
+
+def test_only_the_side_that_asks_gets_gradients() -> None:
+    torch.manual_seed(0)
+    model = adapted(llama())
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
+    fused = recognise(model)
+    assert fused is not None
+    ours = gradients(model, fused.token_losses(batch())[0].sum())
+    assert ours.keys()
+    assert all("lora_B" in name for name in ours)
+    assert distance(ours, gradients(model, plain_loss(model, batch()))) < 1e-4
+
+
+def hooked() -> PeftModel:
+    model = adapted(llama())
+    next(m for n, m in model.named_modules() if n.endswith("q_proj")).register_forward_hook(lambda *_: None)
+    return model
+
+
+def merged() -> PeftModel:
+    model = adapted(llama())
+    model.merge_adapter()
+    return model
+
+
+UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
+    "dropout": lambda: adapted(llama(), lora_dropout=0.1),
+    "dora": lambda: adapted(llama(), use_dora=True),
+    "a bias of the adapter": lambda: adapted(llama(attention_bias=True), target_modules=["q_proj"], lora_bias=True),
+    "an adapter on the head": lambda: adapted(llama(), target_modules=["lm_head"]),
+    "an adapter in another type": lambda: get_peft_model(
+        llama().to(torch.bfloat16), LoraConfig(target_modules="all-linear"), autocast_adapter_dtype=True
+    ),
+    "another activation": lambda: adapted(llama(hidden_act="gelu")),
+    "dropped attention": lambda: adapted(llama(attention_dropout=0.1)),
+    "angles that depend on the length": lambda: adapted(
+        llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    ),
+    "another family": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=1, n_head=2)),
+    "a base that trains": llama,
+    "hooks": hooked,
+    "merged": merged,
+}
+
+
+@pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
+def test_what_is_not_known_to_the_last_module_stays_with_peft(make: Callable[[], torch.nn.Module]) -> None:
+    assert recognise(make()) is None

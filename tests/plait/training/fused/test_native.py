@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from plait.training.fused import native
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "cache_directory", lambda: tmp_path)
+
+
+def build() -> ctypes.CDLL | None:
+    return native.native_library.__wrapped__()
+
+
+def test_a_machine_without_a_compiler_has_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native.shutil, "which", lambda _name: None)
+    assert build() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_fails_leaves_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native.shutil, "which", lambda _name: "/bin/false")
+    assert build() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_library_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(native.shutil, "which", lambda _name: str(compiler))
+    assert build() is None
+
+
+def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if build() is None:
+        pytest.skip("no C++ compiler here")
+    (built,) = (tmp_path / "kernels").glob("*.so")
+    before = built.stat().st_mtime_ns
+    monkeypatch.setattr(native.subprocess, "run", lambda *_a, **_k: pytest.fail("built again"))
+    assert build() is not None
+    assert built.stat().st_mtime_ns == before
+
+
+def test_importing_compiles_nothing(tmp_path: Path) -> None:
+    import importlib
+
+    from plait.training.fused import kernels
+
+    importlib.reload(kernels)
+    assert not list(tmp_path.iterdir())
