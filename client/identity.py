@@ -20,7 +20,8 @@ from client.state_directory import memory_folder
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind, histogram
 from plait.errors import ConfigError
-from plait.rounds.participant import Memory, Participant
+from plait.rounds.memory import Memory
+from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.clients import client_name, resident_base, simulated_client
 from plait.training.bridge import load_own_trainer
@@ -40,11 +41,19 @@ def participant_of(context: Context) -> Participant:
     if own_data is not None:
         name = str(context.node_config.get("name") or Path(str(own_data)).stem)
         client = _own_client(config, str(own_data), name)
-        return Participant(name, client, _own_memory(context, name), sign=_signer(context))
+        max_rank = context.node_config.get("max-rank", 0)
+        return Participant(
+            name,
+            client,
+            _own_memory(context, name),
+            max_rank=max_rank if isinstance(max_rank, int) else 0,
+            sign=_signer(context),
+        )
     if isinstance(index, int):
         name = client_name(config, index)
         memory = SimulatedMemory(context, RunDirectory(Path(config.out)).client_memory(name))
-        return Participant(name, simulated_client(config, index), memory)
+        max_rank = config.ranks[index % len(config.ranks)]
+        return Participant(name, simulated_client(config, index), memory, max_rank=max_rank)
     raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
 
 

@@ -9,16 +9,14 @@ from flwr.app import Array, ArrayRecord, Context
 
 from plait.errors import MachineError
 from plait.files import write_atomically
-
-# What would be lost for good with the process; everything else the server can send again.
-_IRREPLACEABLE = frozenset({"residual"})
+from plait.rounds.memory import IRREPLACEABLE
 
 _SHARED_KEPT = 4
 _shared: OrderedDict[int, bytes] = OrderedDict()
 
 
 class ContextMemory:
-    """A `plait.rounds.participant.Memory` in a Flower context.
+    """A `plait.rounds.memory.Memory` in a Flower context.
 
     Clients of one process that keep the same bytes (all of a simulation keep the same adapter) share one copy.
     """
@@ -51,7 +49,7 @@ class SimulatedMemory:
 
     def load(self, key: str) -> bytes | None:
         """The bytes kept under `key`."""
-        if key not in _IRREPLACEABLE:
+        if key not in IRREPLACEABLE:
             return self._inner.load(key)
         try:
             return (self._folder / key).read_bytes()
@@ -64,7 +62,7 @@ class SimulatedMemory:
         Raises:
             MachineError: the disk is full or read-only.
         """
-        if key not in _IRREPLACEABLE:
+        if key not in IRREPLACEABLE:
             self._inner.save(key, data)
             return
         try:

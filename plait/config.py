@@ -101,11 +101,34 @@ class RunConfig(BaseModel, frozen=True):
     method: Annotated[str, Field(description="how to adapt: lora")] = "lora"
     rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
     alpha: Annotated[float, Field(gt=0, description="the product B A counts alpha / rank times")] = 16.0
+    client_ranks: Annotated[
+        str,
+        Field(
+            description="ranks that clients have, such as 2,4,8: each the largest that it can carry; simulated clients "
+            "take turns; by default all have `rank`"
+        ),
+    ] = ""
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapter")] = 0.0
     target_modules: Annotated[str, Field(description="all-linear, or names separated by commas: q_proj,v_proj")] = (
         "all-linear"
     )
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
+    server_optimizer: Annotated[
+        str, Field(description="what the server makes of a round's step; plait rules lists them")
+    ] = "none"
+    server_learning_rate: Annotated[
+        float, Field(gt=0, description="of the server optimizer: the round's step counts so often")
+    ] = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1, description="of the server optimizer; beta1 of FedAdam")] = 0.0
+    proximal: Annotated[
+        float, Field(ge=0, description="FedProx's mu: pulls local training towards the adapter it began from")
+    ] = 0.0
+    carry_moments: Annotated[bool, Field(description="carry each client's AdamW moments over from round to round")] = (
+        False
+    )
+    scaffold: Annotated[
+        bool, Field(description="SCAFFOLD: correct each local step for how the client drifted from the others")
+    ] = False
     wire: Annotated[str, Field(description="what crosses: fp32, bf16, or 8 down to 0.1 bits per parameter")] = "1"
     held_out_fraction: Annotated[
         float, Field(gt=0, lt=1, description="part of each client's data that never trains")
@@ -143,9 +166,31 @@ class RunConfig(BaseModel, frozen=True):
         for kind in self.references:
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
+        self._check_ranks()
+        if self.scaffold and self.server_optimizer != "none":
+            raise ValueError(
+                f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
+                "clients learn how they drifted from the plain mean"
+            )
+        if self.trainer and (self.proximal or self.scaffold or self.carry_moments):
+            raise ValueError("trainer is given, expected proximal, scaffold and carry-moments to be left to it")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self
+
+    def _check_ranks(self) -> None:
+        for text in self._rank_texts:
+            if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
+                raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
+
+    @property
+    def _rank_texts(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.client_ranks.split(",") if part.strip())
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that clients have, in the order given; just `rank` where none are."""
+        return tuple(int(text) for text in self._rank_texts) or (self.rank,)
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from plait.adapters import Task
-from plait.config import RunConfig
+from plait.aggregation import (
+    Rule,
+    ServerOptimizer,
+    check_composition,
+    check_rule,
+    geometry_of,
+    optimizer_for,
+)
+from plait.config import RunConfig, did_you_mean
+from plait.errors import ConfigError
 from plait.rounds.coordinator import RunPlan
+from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.methods import AdapterRequest
 from plait.wire.settings import Settings
@@ -32,6 +43,9 @@ def settings_of(config: RunConfig) -> Settings:
         done_steps=0,
         total_steps=config.rounds * config.local_steps,
         wire=config.wire,
+        proximal=config.proximal,
+        carry_moments=config.carry_moments,
+        scaffold=config.scaffold,
     )
 
 
@@ -57,18 +71,84 @@ def task_of(config: RunConfig) -> Task:
     return Task.CLASSIFICATION if config.label_names else Task.CAUSAL_LM
 
 
-def blueprint_of(config: RunConfig, base_directory: Path) -> Blueprint:
+def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
+    """The rule that is asked for.
+
+    Args:
+        config: of the run.
+        rules: all that there are, by name.
+
+    Raises:
+        ConfigError: there is no such rule, or it cannot go with other settings.
+    """
+    rule = rules.get(config.rule)
+    if rule is None:
+        raise ConfigError(
+            f"rule is '{config.rule}', expected one of {', '.join(rules)}{did_you_mean(config.rule, rules)}"
+        )
+    for key, is_set in (("carry-moments", config.carry_moments), ("scaffold", config.scaffold)):
+        if is_set and not rule.continuous:
+            raise ConfigError(
+                f"{key} is true but rule '{rule.name}' gives other factors in every round, so nothing of the round "
+                "before can be carried over"
+            )
+    if config.scaffold and rule.trained(1) != rule.trained(2):
+        raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
+    return rule
+
+
+def optimizer_of(config: RunConfig, rule: Rule) -> ServerOptimizer:
+    """The server optimizer that is asked for.
+
+    Raises:
+        ConfigError: there is no such optimizer, or it means nothing after this rule.
+    """
+    optimizer = optimizer_for(
+        config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
+    )
+    check_composition(rule, optimizer)
+    return optimizer
+
+
+def ranks_of(config: RunConfig, base_directory: Path, rule: Rule) -> Ranks:
+    """The adapters of the federation: the server's, and one for every lower rank that clients have.
+
+    Raises:
+        ConfigError: the base cannot carry them, or the rule cannot work on them.
+    """
+    lower = sorted({rank for rank in config.ranks if rank != config.rank}, reverse=True)
+    blueprints = {
+        rank: blueprint_of(config, base_directory, rank=rank, init_rank=0 if rank == config.rank else config.rank)
+        for rank in (config.rank, *lower)
+    }
+    adapters = tuple(
+        RankedAdapter(rank, blueprint.spec, geometry_of(blueprint.spec), blueprint.initial)
+        for rank, blueprint in blueprints.items()
+    )
+    ranks = Ranks(adapters, handing=rule.handing, clients_have_masters=config.rank in config.ranks)
+    check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
+    return ranks
+
+
+def blueprint_of(config: RunConfig, base_directory: Path, *, rank: int | None = None, init_rank: int = 0) -> Blueprint:
     """The adapter that is asked for, on the base in this directory.
+
+    Args:
+        config: of the run.
+        base_directory: of the base.
+        rank: another one than the configuration's.
+        init_rank: see `AdapterSpec.init_rank`.
 
     Raises:
         ConfigError: the base cannot carry it.
     """
     request = AdapterRequest(
         method=config.method,
-        rank=config.rank,
+        rank=rank or config.rank,
         alpha=config.alpha,
         dropout=config.dropout,
         target_modules=config.target_modules,
     )
     task, labels = task_of(config), config.label_names
-    return design(read_base_config(base_directory, task, labels), request, task=task, labels=labels, seed=config.seed)
+    base = read_base_config(base_directory, task, labels)
+    return design(base, request, task=task, labels=labels, seed=config.seed, init_rank=init_rank)

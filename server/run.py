@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import cast
 
 from plait import machine
-from plait.adapters import AdapterSpec, BaseReference, model_card, save_peft_directory
-from plait.aggregation import RULES
-from plait.config import RunConfig, config_from_table, did_you_mean, read_config_table, to_toml
+from plait.adapters import BaseReference
+from plait.config import RunConfig, config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
-from plait.plan import blueprint_of, plan_of
+from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.ledger import Event, Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.tracks import Ranks
+from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint
 from plait.training.device import choose_compute, use_threads
 from plait.wire.codecs import codec_for
+from server.publisher import Publisher
 
 
 def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
@@ -41,26 +43,25 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     """
     quiet_libraries()
     started = time.perf_counter()
-    rule = RULES.get(config.rule)
-    if rule is None:
-        raise ConfigError(
-            f"rule is '{config.rule}', expected one of {', '.join(RULES)}{did_you_mean(config.rule, RULES)}"
-        )
+    rule = rule_of(config, ALL_RULES)
+    optimizer = optimizer_of(config, rule)
     codec = codec_for(config.wire)
     base = locate_base(config.base, revision=config.revision)
     blueprint = blueprint_of(config, base.directory)
+    ranks = ranks_of(config, base.directory, rule)
 
-    directory, ledger, state, events = _open(config, blueprint, base.reference)
+    directory, ledger, state, events = _open(config, blueprint, ranks, base.reference)
     done_before_s = _wall_before(events)
-    publisher = _Publisher(directory, blueprint.spec, base.reference, config)
+    publisher = Publisher(directory, ranks.master, base.reference, clients=config.clients)
     coordinator = Coordinator(
         channel=channel,
         directory=directory,
         ledger=ledger,
         plan=plan_of(config),
-        spec=blueprint.spec,
+        ranks=ranks,
         base_fingerprint=bytes.fromhex(base.reference.fingerprint),
         rule=rule,
+        optimizer=optimizer,
         codec=codec,
         publish=publisher.publish,
     )
@@ -80,7 +81,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
 
 
 def _open(
-    config: RunConfig, blueprint: Blueprint, base: BaseReference
+    config: RunConfig, blueprint: Blueprint, ranks: Ranks, base: BaseReference
 ) -> tuple[RunDirectory, Ledger, RunState, list[Event]]:
     """A new run, or the one that is there already if it is the same."""
     path = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
@@ -92,13 +93,13 @@ def _open(
         events = read_events(directory.ledger)
         if any(event["event"] == "run_finished" for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
-        state = load_checkpoint(directory.checkpoints, blueprint.spec.layout)
+        state = load_checkpoint(directory.checkpoints, ranks)
         ledger = Ledger(directory.ledger)
         ledger.append("resumed", round=state.round)
         return directory, ledger, state, events
     directory = RunDirectory.create(path, config_toml=to_toml(config))
-    state = initial_state(secrets.token_bytes(16), blueprint.initial)
-    save_checkpoint(directory.checkpoints, state)
+    state = initial_state(secrets.token_bytes(16), ranks)
+    save_checkpoint(directory.checkpoints, state, ranks)
     ledger = Ledger(directory.ledger)
     compute = choose_compute(config.device, config.dtype)
     spec = blueprint.spec
@@ -130,33 +131,6 @@ def _open(
         ),
     )
     return directory, ledger, state, []
-
-
-class _Publisher:
-    """Writes the newest adapter as a PEFT directory, with what the ledger knows of it on the card."""
-
-    def __init__(self, directory: RunDirectory, spec: AdapterSpec, base: BaseReference, config: RunConfig) -> None:
-        self._directory = directory
-        self._spec = spec
-        self._base = base
-        self._config = config
-
-    def publish(self, state: RunState) -> None:
-        losses = {
-            cast("int", event["round"]): cast("float", event["loss"])
-            for event in read_events(self._directory.ledger)
-            if event["event"] == "evaluated"
-        }
-        card = model_card(
-            name=self._directory.path.name,
-            spec=self._spec,
-            base=self._base,
-            rounds=state.round,
-            clients=self._config.clients,
-            base_loss=losses.get(0),
-            final_loss=losses.get(state.round),
-        )
-        save_peft_directory(self._directory.adapter, spec=self._spec, state=state.shadow, base=self._base, card=card)
 
 
 def _wall_before(events: list[Event]) -> float:

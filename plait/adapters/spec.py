@@ -40,6 +40,8 @@ class AdapterSpec:
         labels: names of the classes, in index order; empty for a language model.
         layout: tensor names and shapes.
         init_seed: both ends derive the same initial adapter from it, so that it need not travel.
+        init_rank: the rank that the initial adapter is drawn at, and then cut to `rank`: that of the server where
+            clients have lower ones, so that all begin with the same rows; 0 for the adapter's own.
     """
 
     method: str
@@ -48,6 +50,7 @@ class AdapterSpec:
     labels: tuple[str, ...]
     layout: Layout
     init_seed: int
+    init_rank: int = 0
 
     @property
     def rank(self) -> int | None:
@@ -69,6 +72,7 @@ class AdapterSpec:
             "task": self.task.value,
             "labels": list(self.labels),
             "init_seed": self.init_seed,
+            **({"init_rank": self.init_rank} if self.init_rank else {}),
         }
 
     @cached_property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from plait.adapters import AdapterState, Layout, subtract
+from plait.rounds.participant import Carried
 
 _LOCAL_STEPS = 10
 
@@ -39,6 +40,6 @@ def trained(base: str, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
         settings = dataclasses.replace(
             settings_of(config), round=round_number, done_steps=(round_number - 1) * _LOCAL_STEPS
         )
-        after = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings).state
+        after = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings, Carried()).state
         yield f"delta of {base}, round {round_number}", subtract(after, before)
         before = after

@@ -14,14 +14,14 @@ from plait.config import RunConfig, config_from_table, read_config_table
 _PANELS: Mapping[str, tuple[str, ...]] = {
     "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
     "Rounds": (
-        "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "wire", "reference", "seed",
-        "out",
+        "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "server_optimizer",
+        "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
     ),
     "Clients that fail": ("quorum", "deadline_s", "over_selection", "round_attempts"),
-    "Adapter": ("method", "rank", "alpha", "dropout", "target_modules"),
+    "Adapter": ("method", "rank", "client_ranks", "alpha", "dropout", "target_modules"),
     "Local training": (
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
-        "warmup_steps", "weight_decay", "max_grad_norm", "trainer",
+        "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "carry_moments", "scaffold", "trainer",
     ),
     "Machine": ("device", "dtype", "threads"),
 }  # fmt: skip

@@ -30,17 +30,16 @@ def rules(
 
     Example: plait rules --base mistral-7b --rank 32 --clients 20
     """
-    from plait.aggregation import RULES, geometry_of
+    from plait.aggregation import geometry_of
     from plait.config import config_from_table
     from plait.plan import blueprint_of
-    from plait.simulation.flower_rules import FLOWER_RULES, flower_rule
+    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
     config = config_from_table({"base": base, "rank": rank, "target-modules": target_modules}, where="command line")
     geometry = geometry_of(blueprint_of(config, locate_config(base, revision="")).spec)
-    known = [*RULES.values(), *(rule for name in FLOWER_RULES if (rule := flower_rule(name)) is not None)]
-    entries = [_entry(rule, geometry, clients) for rule in sorted(known, key=lambda rule: rule.name)]
+    entries = [_entry(rule, geometry, clients) for rule in ALL_RULES.values()]
     if json_output:
         print_json(
             {

@@ -51,13 +51,16 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.plan import blueprint_of
+        from plait.plan import optimizer_of, ranks_of, rule_of
         from plait.simulation.clients import deal, scheme_of
+        from plait.simulation.flower_rules import ALL_RULES
         from plait.training.bases import locate_base, quiet_libraries
         from plait.training.device import choose_compute
 
         quiet_libraries()
         choose_compute(settings.device, settings.dtype)
+        rule = rule_of(settings, ALL_RULES)
+        optimizer_of(settings, rule)
 
     def progress(text: str) -> None:
         say(text, quiet=quiet)
@@ -77,7 +80,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         )
     with status(f"looking for base {settings.base}", quiet=quiet):
         base = locate_base(settings.base, revision=settings.revision, progress=progress)
-        blueprint_of(settings, base.directory)
+        ranks_of(settings, base.directory, rule)
     return settings
 
 

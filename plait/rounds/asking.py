@@ -16,7 +16,7 @@ from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES, Roster
-from plait.rounds.run_state import RunState
+from plait.rounds.run_state import Held, RunState
 from plait.rounds.validate import max_update_bytes
 from plait.wire.envelope import measure
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
@@ -47,7 +47,7 @@ class Asking:
         ledger: told of every task, and of every client that lost its adapter.
         purpose: what is asked.
         number: the round.
-        task: makes a client's task around a broadcast.
+        task: makes a client's task around a broadcast and what moves its base.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Asking:
         ledger: Ledger,
         purpose: Purpose,
         number: int,
-        task: Callable[[str, bytes], Task],
+        task: Callable[[str, bytes, bytes], Task],
     ) -> None:
         self._exchange = channel.exchange(purpose, str(number))
         self._roster = roster
@@ -72,7 +72,7 @@ class Asking:
         self._task = task
         self._waiting: dict[int, str] = {}
         self._sent_whole: set[str] = set()
-        self._max_bytes = REPLY_BYTES + max_update_bytes(state.shadow.layout)
+        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in state.tracks)
 
     def __enter__(self) -> Self:
         self._exchange.__enter__()
@@ -90,7 +90,7 @@ class Asking:
 
     def ask(self, client: str) -> None:
         """Send a client its task."""
-        self._send(client, self._state.held.get(client, b""))
+        self._send(client, self._state.held.get(client, Held()))
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
@@ -121,15 +121,17 @@ class Asking:
                 detail="sent the whole adapter",
                 uplink_bytes=answer.uplink_bytes,
             )
-            self._send(client, b"")
+            self._send(client, Held())
         return None
 
-    def _send(self, client: str, held: bytes) -> None:
-        if not held:
+    def _send(self, client: str, held: Held) -> None:
+        if not held.adapter:
             self._sent_whole.add(client)
-        broadcast = self._broadcasts.leading_from(held)
-        parts = encode_task(self._task(client, broadcast))
-        cost = measure(broadcast, layout=self._state.shadow.layout)
+        track = self._roster.tracks[client]
+        broadcast = self._broadcasts.leading_from(held.adapter, track)
+        base = self._broadcasts.base_leading_from(held)
+        parts = encode_task(self._task(client, broadcast, base))
+        cost = measure(broadcast, layout=self._state.tracks[track].shadow.layout)
         self._ledger.note(
             "broadcast",
             round=self._number,
@@ -140,6 +142,7 @@ class Asking:
             envelope_bytes=cost.envelope_bytes,
             codec=cost.codec,
             bits_per_parameter=cost.bits_per_parameter,
+            **({"base_bytes": len(base)} if base else {}),
         )
         node = self._roster.nodes[client]
         self._waiting[node] = client

@@ -1,32 +1,66 @@
 """What the server sends to a client so that it holds the current shadow adapter, whatever it held before.
 
 Three forms, each sealed once and sent to everyone who needs it byte for byte the same: *nothing new* (the client is up
-to date), the *step* from the previous shadow, and the *whole* adapter in exact float32 for everyone else.
+to date), the *step* from the previous shadow, and the *whole* adapter in exact float32 for everyone else. A base that
+moves travels beside it in the same way.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from plait.adapters import AdapterSpec, AdapterState, add, subtract
+from plait.adapters import AdapterState, add, subtract
+from plait.aggregation import BaseDelta
 from plait.rounds.error_feedback import encode_with_gain
-from plait.rounds.run_state import RunState
+from plait.rounds.moved_base import packed
+from plait.rounds.run_state import BaseTrack, Held, RunState, Track
+from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 
+# A change of the base is part of the model for good, and no later round makes up for what its encoding drops.
+_BASE_BITS = 8.0
 
-def follow(state: RunState, spec: AdapterSpec, base_fingerprint: bytes, codec: Codec) -> tuple[RunState, Encoding]:
-    """Let the shadow follow the master through the codec, once, and keep the sealed step.
+
+def follow(state: RunState, ranks: Ranks, base_fingerprint: bytes, codec: Codec) -> tuple[RunState, Encoding]:
+    """Let the shadows follow the master through the codec, once, and keep the sealed steps.
 
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
+
+    Returns:
+        (the state, what the step of the master's own rank cost).
     """
-    previous = state.shadow.digest()
-    encoded = encode_with_gain(subtract(state.adapter, state.shadow), codec)
-    shadow = take_step(state.shadow, encoded.delta, encoded.codec.name)
-    state = replace(state, shadow=shadow, previous=previous)
-    sealed = seal(replace(_header(state, spec, base_fingerprint), relative_to=previous), encoded)
-    return replace(state, broadcast=sealed.data), sealed.encoding
+    tracks: list[Track] = []
+    encodings: list[Encoding] = []
+    for number, track in enumerate(state.tracks):
+        previous = track.shadow.digest()
+        encoded = encode_with_gain(subtract(ranks.handed(state.adapter, number), track.shadow), codec)
+        shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
+        header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
+        sealed = seal(replace(header, relative_to=previous, result_digest=shadow.digest()), encoded)
+        tracks.append(Track(shadow, previous, sealed.data))
+        encodings.append(sealed.encoding)
+    return replace(state, tracks=tuple(tracks)), encodings[0]
+
+
+def move_base(
+    state: RunState, delta: BaseDelta, ranks: Ranks, base_fingerprint: bytes, *, wire: str
+) -> tuple[RunState, Encoding]:
+    """Move the base by `delta`, as far as its envelope carries it; both ends take the decoded step."""
+    geometry = ranks.master.geometry
+    step, text = packed(delta, geometry)
+    encoded = encode_delta(step, codec_for(_base_wire(wire)))
+    before = state.base.moved
+    moved = before.after(encoded.delta, geometry)
+    header = replace(
+        _header(state, step.layout.digest, base_fingerprint),
+        relative_to=before.digest,
+        result_digest=moved.digest,
+        spec_json=text,
+    )
+    sealed = seal(header, encoded)
+    return replace(state, base=BaseTrack(moved, before.digest, sealed.data)), sealed.encoding
 
 
 def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
@@ -36,39 +70,65 @@ def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> Adapte
 
 
 class Broadcasts:
-    """The sealed broadcasts that lead to one state's shadow."""
+    """The sealed broadcasts that lead to one state's shadows and base."""
 
-    def __init__(self, state: RunState, spec: AdapterSpec, base_fingerprint: bytes) -> None:
+    def __init__(self, state: RunState, ranks: Ranks, base_fingerprint: bytes) -> None:
         self._state = state
-        self._header = _header(state, spec, base_fingerprint)
-        self._spec_text = spec.text
-        self._digest = self._header.result_digest
-        self._unchanged: bytes | None = None
-        self._whole: bytes | None = None
+        self._ranks = ranks
+        self._base_fingerprint = base_fingerprint
+        self._unchanged: dict[int, bytes] = {}
+        self._whole: dict[int, bytes] = {}
+        self._whole_base = b""
 
-    def leading_from(self, held: bytes) -> bytes:
+    def leading_from(self, held: bytes, track: int) -> bytes:
         """The broadcast for a client that holds the adapter with digest `held` (empty: none, nor the spec)."""
-        if held == self._digest:
-            if self._unchanged is None:
-                zero = AdapterState.zeros(self._state.shadow.layout)
-                nothing = encode_delta(zero, codec_for("fp32"))
-                self._unchanged = seal(replace(self._header, relative_to=self._digest), nothing).data
-            return self._unchanged
-        if held and held == self._state.previous:
-            return self._state.broadcast
-        if self._whole is None:
-            whole = encode_delta(self._state.shadow, codec_for("fp32"))
-            self._whole = seal(replace(self._header, spec_json=self._spec_text), whole).data
-        return self._whole
+        shadow = self._state.tracks[track].shadow
+        digest = shadow.digest()
+        spec = self._ranks.adapters[track].spec
+        header = replace(_header(self._state, spec.digest, self._base_fingerprint), result_digest=digest)
+        if held == digest:
+            if track not in self._unchanged:
+                nothing = encode_delta(AdapterState.zeros(shadow.layout), codec_for("fp32"))
+                self._unchanged[track] = seal(replace(header, relative_to=digest), nothing).data
+            return self._unchanged[track]
+        if held and held == self._state.tracks[track].previous:
+            return self._state.tracks[track].broadcast
+        if track not in self._whole:
+            whole = encode_delta(shadow, codec_for("fp32"))
+            self._whole[track] = seal(replace(header, spec_json=spec.text), whole).data
+        return self._whole[track]
+
+    def base_leading_from(self, held: Held) -> bytes:
+        """The envelope that brings a client's base up to date; empty where it is, or where it has not moved."""
+        base = self._state.base
+        if not base.moved.digest or (held.adapter and held.base == base.moved.digest):
+            return b""
+        if held.adapter and held.base == base.previous:
+            return base.broadcast
+        if not self._whole_base:
+            whole, text = packed(base.moved.delta, self._ranks.master.geometry)
+            header = replace(
+                _header(self._state, whole.layout.digest, self._base_fingerprint),
+                result_digest=base.moved.digest,
+                spec_json=text,
+            )
+            self._whole_base = seal(header, encode_delta(whole, codec_for("fp32"))).data
+        return self._whole_base
 
 
-def _header(state: RunState, spec: AdapterSpec, base_fingerprint: bytes) -> Header:
+def _base_wire(wire: str) -> str:
+    try:
+        return f"{max(float(wire), _BASE_BITS):g}"
+    except ValueError:
+        return wire
+
+
+def _header(state: RunState, spec_digest: bytes, base_fingerprint: bytes) -> Header:
     return Header(
         direction=Direction.BROADCAST,
         run_id=state.run_id,
         round=state.round,
         client="",
         base_fingerprint=base_fingerprint,
-        spec_digest=spec.digest,
-        result_digest=state.shadow.digest(),
+        spec_digest=spec_digest,
     )

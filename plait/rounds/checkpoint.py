@@ -1,7 +1,8 @@
 """Checkpoints: the state after each finished round, whole on disk before the ledger says that the round is finished.
 
-One folder a round: ``state.json`` (scalars, the digests of the rest, and its own), ``adapters.safetensors`` (master and
-shadow, flat), ``broadcast.bin``. Older checkpoints are dropped once a newer one is whole.
+One folder a round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
+``adapters.safetensors`` (master and shadows, flat), the newest broadcast of each track and of the base, the moved base,
+and what rule and server optimizer remember. Older checkpoints are dropped once a newer one is whole.
 """
 
 from __future__ import annotations
@@ -13,33 +14,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from plait.adapters import AdapterState, Json, Layout
-from plait.adapters.safetensors_file import read_safetensors, write_safetensors
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from plait.adapters import AdapterState, Json
+from plait.adapters.safetensors_file import decode_safetensors, encode_safetensors
 from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
-from plait.rounds.run_state import RunState
+from plait.rounds.moved_base import base_from_bytes, base_to_bytes
+from plait.rounds.run_state import BaseTrack, Held, RunState, Track
+from plait.rounds.tracks import Ranks
 
 KEPT = 2
 
 
-def save_checkpoint(directory: Path, state: RunState) -> None:
+def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
     """Write `state` to ``directory/round-NNNNNN`` and drop all but the newest `KEPT` checkpoints.
 
     Raises:
         MachineError: the disk is full or read-only; the checkpoints before are untouched.
     """
+    files = _files(state, ranks)
     with directory_written_aside(directory / f"round-{state.round:06d}") as folder:
-        write_safetensors(folder / "adapters.safetensors", {"adapter": state.adapter.flat, "shadow": state.shadow.flat})
-        write_atomically(folder / "broadcast.bin", state.broadcast)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
         scalars: dict[str, Json] = {
             "run_id": state.run_id.hex(),
             "round": state.round,
-            "previous": state.previous.hex(),
-            "held": {client: digest.hex() for client, digest in sorted(state.held.items())},
-            "adapter": state.adapter.digest().hex(),
-            "shadow": state.shadow.digest().hex(),
-            "broadcast": hashlib.sha256(state.broadcast).hexdigest(),
+            "previous": [track.previous.hex() for track in state.tracks],
+            "base_previous": state.base.previous.hex(),
+            "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
             "finished": dict(state.finished),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         scalars["digest"] = _digest(scalars)
         write_atomically(folder / "state.json", json.dumps(scalars, indent=1).encode())
@@ -48,7 +56,7 @@ def save_checkpoint(directory: Path, state: RunState) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(directory: Path, layout: Layout) -> RunState:
+def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
     """The newest checkpoint that is whole; a damaged one is passed over.
 
     Raises:
@@ -57,10 +65,27 @@ def load_checkpoint(directory: Path, layout: Layout) -> RunState:
     damage = "there is none"
     for folder in reversed(_rounds(directory)):
         try:
-            return _load(folder, layout)
-        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return _load(folder, ranks)
+        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             damage = f"'{folder.name}': {error}"
     raise PeerError(f"no usable checkpoint in '{directory}': {damage}")
+
+
+def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
+    adapters = {"adapter": state.adapter.flat}
+    files: dict[str, bytes] = {}
+    for number, track in enumerate(state.tracks):
+        adapters[f"shadow-{number}"] = track.shadow.flat
+        files[f"broadcast-{number}.bin"] = track.broadcast
+    files["adapters.safetensors"] = encode_safetensors(adapters)
+    if state.base.moved.digest:
+        files["base.bin"] = base_to_bytes(state.base.moved, ranks.master.geometry)
+        files["base-broadcast.bin"] = state.base.broadcast
+    for name, memory in (("rule", state.rule_memory), ("optimizer", state.optimizer_memory)):
+        if memory:
+            arrays = {key: np.ascontiguousarray(memory[key]) for key in sorted(memory)}
+            files[f"{name}.safetensors"] = safetensors_numpy.save(arrays)
+    return files
 
 
 def _rounds(directory: Path) -> list[Path]:
@@ -68,30 +93,46 @@ def _rounds(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def _load(folder: Path, layout: Layout) -> RunState:
+def _load(folder: Path, ranks: Ranks) -> RunState:
     scalars = json.loads((folder / "state.json").read_text())
     if scalars.pop("digest") != _digest(scalars) or folder.name != f"round-{scalars['round']:06d}":
         raise PeerError("state.json was changed, expected it as it was written")
-    flats = read_safetensors(folder / "adapters.safetensors")
-    broadcast = (folder / "broadcast.bin").read_bytes()
-    adapter, shadow = (AdapterState(layout, flats[name]) for name in ("adapter", "shadow"))
-    for name, digest in (
-        ("adapter", adapter.digest().hex()),
-        ("shadow", shadow.digest().hex()),
-        ("broadcast", hashlib.sha256(broadcast).hexdigest()),
-    ):
-        if digest != scalars[name]:
-            raise PeerError(f"digest of the {name} is {digest[:16]}, expected {scalars[name][:16]}")
+    files: dict[str, bytes] = {}
+    for name, digest in cast("dict[str, str]", scalars["files"]).items():
+        files[name] = (folder / Path(name).name).read_bytes()
+        if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
+            raise PeerError(f"digest of {name} is {found[:16]}, expected {digest[:16]}")
+    flats = decode_safetensors(files["adapters.safetensors"])
+    tracks = tuple(
+        Track(
+            AdapterState(adapter.spec.layout, flats[f"shadow-{number}"]),
+            bytes.fromhex(scalars["previous"][number]),
+            files[f"broadcast-{number}.bin"],
+        )
+        for number, adapter in enumerate(ranks.adapters)
+    )
     return RunState(
         run_id=bytes.fromhex(scalars["run_id"]),
         round=int(scalars["round"]),
-        adapter=adapter,
-        shadow=shadow,
-        previous=bytes.fromhex(scalars["previous"]),
-        broadcast=broadcast,
-        held={client: bytes.fromhex(digest) for client, digest in cast("dict[str, str]", scalars["held"]).items()},
+        adapter=AdapterState(ranks.master.spec.layout, flats["adapter"]),
+        tracks=tracks,
+        base=BaseTrack(
+            base_from_bytes(files.get("base.bin"), ranks.master.geometry),
+            bytes.fromhex(scalars["base_previous"]),
+            files.get("base-broadcast.bin", b""),
+        ),
+        held={
+            client: Held(*(bytes.fromhex(digest) for digest in digests))
+            for client, digests in cast("dict[str, list[str]]", scalars["held"]).items()
+        },
+        rule_memory=_arrays(files.get("rule.safetensors")),
+        optimizer_memory=_arrays(files.get("optimizer.safetensors")),
         finished=cast("dict[str, Json]", scalars["finished"]),
     )
+
+
+def _arrays(data: bytes | None) -> dict[str, NDArray[np.generic]]:
+    return dict(safetensors_numpy.load(data)) if data else {}
 
 
 def _digest(scalars: Mapping[str, Json]) -> str:

@@ -16,11 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from plait.adapters import AdapterSpec, AdapterState, Json, norm
-from plait.aggregation import Contribution, RoundContext, Rule, geometry_of
+from plait.adapters import Json, norm
+from plait.aggregation import (
+    Contribution,
+    Diagnostics,
+    Observer,
+    Outcome,
+    RoundContext,
+    Rule,
+    ServerOptimizer,
+)
 from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds.asking import Answer, Asking
-from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.broadcasts import Broadcasts, follow, move_base
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
@@ -28,11 +36,15 @@ from plait.rounds.ledger import Event, Ledger, read_events
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance, choose_cohort, client_seed, note_held, sample_cohort
+from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, open_update
 from plait.wire.codec import Codec
-from plait.wire.envelope import Opened
+from plait.wire.envelope import Opened, read_header
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
+
+# Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
+_MODULES_OBSERVED = 8
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,10 @@ class Coordinator:
         directory: RunDirectory,
         ledger: Ledger,
         plan: RunPlan,
-        spec: AdapterSpec,
+        ranks: Ranks,
         base_fingerprint: bytes,
         rule: Rule,
+        optimizer: ServerOptimizer,
         codec: Codec,
         publish: Callable[[RunState], None],
     ) -> None:
@@ -86,9 +99,10 @@ class Coordinator:
         self._directory = directory
         self._ledger = ledger
         self._plan = plan
-        self._spec = spec
+        self._ranks = ranks
         self._base = base_fingerprint
         self._rule = rule
+        self._optimizer = optimizer
         self._codec = codec
         self._publish = publish
 
@@ -111,11 +125,11 @@ class Coordinator:
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
-            roster = Roster(self._channel, self._ledger, plan.settings, self._spec, self._base)
+            roster = Roster(self._channel, self._ledger, plan.settings, self._ranks, self._base)
             roster.gather(plan.clients)
             if state.round == 0:
                 # Every described client derived the initial adapter from the spec's seed: nothing need be sent.
-                state = replace(state, held=dict.fromkeys(roster.nodes, state.shadow.digest()))
+                state = replace(state, held={client: state.held_on(track) for client, track in roster.tracks.items()})
             if recorded.evaluated < state.round and self._evaluation_due(state.round):
                 state = self._evaluate(state, roster)
             while state.round < plan.rounds:
@@ -148,22 +162,10 @@ class Coordinator:
                 f"expected at least {self._plan.quorum}"
             )
 
-        step = self._fold(state, number, sorted(usable))
-        received = len(usable)
-        state, encoding = follow(advance(state, step), self._spec, self._base, self._codec)
-        finished: dict[str, Json] = {
-            "round": number,
-            "adapter": state.shadow.digest().hex(),
-            "rule": self._rule.name,
-            "received": received,
-            "refused": max(0, self._plan.cohort_size - received),
-            "update_norm": norm(step),
-            "broadcast_distortion": encoding.distortion,
-            "broadcast_codec_s": round(encoding.codec_s, 4),
-            "wall_s": round(time.perf_counter() - started, 3),
-        }
+        state, finished = self._step(state, number, sorted(usable))
+        finished["wall_s"] = round(time.perf_counter() - started, 3)
         state = replace(state, finished=finished)
-        save_checkpoint(self._directory.checkpoints, state)
+        save_checkpoint(self._directory.checkpoints, state, self._ranks)
         self._conclude(state)
         return state
 
@@ -189,7 +191,7 @@ class Coordinator:
                 if isinstance(answer.reply, UpdateReply):
                     if self._receive(self._expected(state, number, client, roster), answer.reply.update, answer):
                         usable.add(client)
-                    state = note_held(state, client, state.shadow.digest())
+                    state = note_held(state, client, state.held_on(roster.tracks[client]))
                 else:
                     self._log_failure(number, answer)
                 if client in usable:
@@ -215,26 +217,72 @@ class Coordinator:
         if update is None:
             return False
         try:
-            opened = open_update(update, self._stored(state, number, client))
-        except UpdateRefused:
+            _, opened = self._opened(state, number, client, update)
+        except PeerError:
             return False
         if (number, client) not in recorded.received:
             self._log_update(opened, uplink_bytes=len(encode_reply(UpdateReply(update))))
         return True
 
-    def _fold(self, state: RunState, number: int, clients: Sequence[str]) -> AdapterState:
+    def _step(self, state: RunState, number: int, clients: Sequence[str]) -> tuple[RunState, dict[str, Json]]:
+        """What rule and server optimizer make of the stored updates; the state after, and the ledger's fields."""
+        context = RoundContext(
+            round=number,
+            master=state.shadow,
+            geometry=self._ranks.master.geometry,
+            initial=self._ranks.master.initial,
+            seed=self._plan.seed,
+            cohort=self._ranks.cohort,
+            memory=state.rule_memory,
+        )
+        outcome, diagnostics = self._fold(state, context, clients)
+        step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
+        state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
+        finished: dict[str, Json] = {
+            "round": number,
+            "rule": self._rule.name,
+            "received": len(clients),
+            "refused": max(0, self._plan.cohort_size - len(clients)),
+            "update_norm": norm(step),
+        }
+        if outcome.figures:
+            finished["figures"] = dict(outcome.figures)
+        if diagnostics:
+            finished["diagnostics"] = _diagnostics_fields(diagnostics)
+        if outcome.base is not None:
+            state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._plan.settings.wire)
+            finished["base_distortion"] = cost.distortion
+        state, encoding = follow(state, self._ranks, self._base, self._codec)
+        finished["adapter"] = state.shadow.digest().hex()
+        finished["broadcast_distortion"] = encoding.distortion
+        finished["broadcast_codec_s"] = round(encoding.codec_s, 4)
+        return state, finished
+
+    def _fold(
+        self, state: RunState, context: RoundContext, clients: Sequence[str]
+    ) -> tuple[Outcome, Diagnostics | None]:
         """What the rule makes of the stored updates, taken in client order."""
-        geometry = geometry_of(self._spec)
-        context = RoundContext(round=number, master=state.shadow, geometry=geometry, initial=state.shadow)
         accumulator = self._rule.begin(context)
+        observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
         for client in clients:
-            update = self._directory.load_update(number, client)
+            update = self._directory.load_update(context.round, client)
             if update is None:
-                raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
-            opened = open_update(update, self._stored(state, number, client))
-            weight = float(opened.header.examples)
-            accumulator.add(Contribution(client, state.shadow, opened.delta, weight, geometry))
-        return accumulator.finish().step
+                raise MachineError(
+                    f"the stored update of {client!r} in round {context.round} is gone, expected it to stay"
+                )
+            track, opened = self._opened(state, context.round, client, update)
+            contribution = Contribution(
+                client,
+                state.tracks[track].shadow,
+                opened.delta,
+                float(opened.header.examples),
+                self._ranks.adapters[track].geometry,
+            )
+            accumulator.add(contribution)
+            if observer:
+                observer.add(contribution)
+        outcome = accumulator.finish()
+        return outcome, observer.finish(outcome) if observer else None
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
         if self._channel.open_ended:
@@ -262,7 +310,7 @@ class Coordinator:
                     purpose=Purpose.EVALUATE.value,
                     uplink_bytes=answer.uplink_bytes,
                 )
-                state = note_held(state, answer.client, state.shadow.digest())
+                state = note_held(state, answer.client, state.held_on(roster.tracks[answer.client]))
                 losses[answer.client] = ClientLoss(reply.loss, reply.tokens, reply.examples, reply.correct)
         if losses:
             self._ledger.append("evaluated", round=state.round, **mean_loss(losses))
@@ -271,31 +319,37 @@ class Coordinator:
         return state
 
     def _asking(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Asking:
-        def task(client: str, broadcast: bytes) -> Task:
-            return self._task(purpose, broadcast, client, number)
+        def task(client: str, broadcast: bytes, base: bytes) -> Task:
+            return self._task(purpose, broadcast, base, client, number)
 
         return Asking(
             channel=self._channel,
             roster=roster,
             state=state,
-            broadcasts=Broadcasts(state, self._spec, self._base),
+            broadcasts=Broadcasts(state, self._ranks, self._base),
             ledger=self._ledger,
             purpose=purpose,
             number=number,
             task=task,
         )
 
-    def _task(self, purpose: Purpose, broadcast: bytes, client: str, number: int) -> Task:
-        base = self._plan.settings
-        if purpose is Purpose.EVALUATE:
-            return EvaluateTask(replace(base, round=number), broadcast)
+    def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
         settings = replace(
-            base,
+            self._plan.settings,
             round=number,
-            seed=client_seed(self._plan.seed, number, client),
-            done_steps=(number - 1) * base.local_steps,
+            personal=self._rule.personal or "",
+            without_feedback=not self._rule.continuous,
         )
-        return TrainTask(settings, broadcast)
+        if purpose is Purpose.EVALUATE:
+            return EvaluateTask(settings, broadcast, base)
+        trained = "".join(sorted(self._rule.trained(number))) or "AB"
+        settings = replace(
+            settings,
+            seed=client_seed(self._plan.seed, number, client),
+            done_steps=(number - 1) * settings.local_steps,
+            trained=trained,
+        )
+        return TrainTask(settings, broadcast, base)
 
     def _receive(self, expected: Expected, update: bytes, answer: Answer) -> bool:
         """Store an update if it is usable."""
@@ -330,21 +384,32 @@ class Coordinator:
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
         return replace(
-            self._stored(state, number, client),
+            self._stored(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             public_key=roster.keys[client],
         )
 
-    def _stored(self, state: RunState, number: int, client: str) -> Expected:
+    def _stored(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update must be that was checked against its client's card and key before it was stored."""
         return Expected(
             run_id=state.run_id,
             round=number,
             client=client,
             base_fingerprint=self._base,
-            spec_digest=self._spec.digest,
-            received=state.shadow,
+            spec_digest=self._ranks.adapters[track].spec.digest,
+            received=state.tracks[track].shadow,
         )
+
+    def _opened(self, state: RunState, number: int, client: str, update: bytes) -> tuple[int, Opened]:
+        """A stored update and the track of its client, who may be away by now.
+
+        Raises:
+            UpdateRefused: it is of no track.
+        """
+        said = read_header(update, max_bytes=len(update)).spec_digest
+        tracks = (track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said)
+        track = next(tracks, 0)
+        return track, open_update(update, self._stored(state, number, client, track))
 
     def _log_failure(self, number: int, answer: Answer, *, reason: str = "no-answer") -> None:
         reply = answer.reply
@@ -364,6 +429,18 @@ class Coordinator:
             detail=detail,
             uplink_bytes=answer.uplink_bytes,
         )
+
+
+def _diagnostics_fields(diagnostics: Diagnostics) -> dict[str, Json]:
+    return {
+        "exact_norm": diagnostics.exact_norm,
+        "error": diagnostics.error,
+        "covariance": diagnostics.covariance,
+        "effective_rank": diagnostics.effective_rank,
+        "modules": diagnostics.modules,
+        "drift": dict(diagnostics.drift),
+        "update_norms": dict(diagnostics.update_norms),
+    }
 
 
 @dataclass(frozen=True)

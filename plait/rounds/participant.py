@@ -12,17 +12,32 @@ from typing import Protocol
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, add, check_finite, subtract
+from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, add, check_finite, subtract
+from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
 from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
 from plait.rounds.broadcasts import take_step
-from plait.rounds.error_feedback import encode_with_gain, residual_from_bytes
+from plait.rounds.drift import Drift
+from plait.rounds.error_feedback import encode_with_gain, owed, owed_bytes
 from plait.rounds.evaluation import ClientLoss
+from plait.rounds.memory import Memory
+from plait.rounds.moments import Moments
+from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
+from plait.rounds.own_side import own_bytes, with_own, without
+from plait.rounds.past import Past, recall_past
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, EncodedDelta, Header, Opened, open_envelope, read_header, seal
+from plait.wire.envelope import (
+    Direction,
+    EncodedDelta,
+    Header,
+    Opened,
+    encode_delta,
+    open_envelope,
+    read_header,
+    seal,
+)
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
-    EvaluateTask,
     Evaluation,
     Refusal,
     RefusalReason,
@@ -48,6 +63,19 @@ class DataSize:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """What a local training run is given from the client's rounds before.
+
+    Attributes:
+        moments: AdamW's; None to begin anew.
+        drift: (size,) to be added to the adapter after every step; None for nothing.
+    """
+
+    moments: Moments | None = None
+    drift: Float32 | None = None
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a local training run leaves behind.
 
@@ -56,12 +84,14 @@ class Trained:
         loss: mean training loss over its steps, in nats.
         tokens: tokens that went through the model.
         seconds: how long it took.
+        moments: AdamW's; None where somebody else's trainer keeps them to itself.
     """
 
     state: AdapterState
     loss: float
     tokens: int
     seconds: float
+    moments: Moments | None = None
 
 
 class LocalModel(Protocol):
@@ -81,6 +111,14 @@ class LocalModel(Protocol):
         """
         ...
 
+    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
+        """Compute on the base as it has moved, from now on; one without steps is the base as it was.
+
+        Raises:
+            ConfigError: this base cannot be moved.
+        """
+        ...
+
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings.
 
@@ -89,27 +127,12 @@ class LocalModel(Protocol):
         """
         ...
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Trained:
+    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part; `state` is not changed."""
         ...
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""
-        ...
-
-
-class Memory(Protocol):
-    """What a client keeps between tasks: the newest adapter, its spec, and what its encoder still owes.
-
-    It may be lost: the server then sends the adapter anew, and what was owed is lost with it.
-    """
-
-    def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`."""
-        ...
-
-    def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`."""
         ...
 
 
@@ -124,6 +147,7 @@ class Participant:
         name: what the client is called.
         model: base and data.
         memory: what survives between tasks.
+        max_rank: the largest rank that it can carry; 0 for any.
         sign: makes a signature of 64 bytes; without it updates are not signed.
         max_task_bytes: larger tasks are refused unread.
     """
@@ -134,12 +158,14 @@ class Participant:
         model: LocalModel,
         memory: Memory,
         *,
+        max_rank: int = 0,
         sign: Callable[[bytes], bytes] | None = None,
         max_task_bytes: int = 1 << 31,
     ) -> None:
         self._name = name
         self._model = model
         self._memory = memory
+        self._max_rank = max_rank
         self._sign = sign
         self._max_task_bytes = max_task_bytes
 
@@ -156,9 +182,11 @@ class Participant:
             return self._describe(task)
         header = read_header(task.broadcast, max_bytes=len(task.broadcast))
         spec, state = self._catch_up(header, task.broadcast)
+        geometry = geometry_of(spec)
+        self._model.stand_on(self._moved_base(task.base, header, geometry), geometry)
         if isinstance(task, TrainTask):
-            return self._train(header, spec, state, task.settings)
-        return self._evaluate(header, spec, state, task)
+            return self._train(header, spec, state, geometry, task.settings)
+        return self._evaluate(header, spec, state, geometry, task.settings)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         spec, _ = self._model.prepare(task.spec_json)
@@ -174,16 +202,34 @@ class Participant:
             held_out_examples=size.held_out_examples,
             held_out_tokens=size.held_out_tokens,
             histogram=size.histogram,
+            max_rank=self._max_rank,
         )
 
-    def _train(self, header: Header, spec: AdapterSpec, state: AdapterState, settings: Settings) -> UpdateReply:
+    def _train(
+        self, header: Header, spec: AdapterSpec, received: AdapterState, geometry: Geometry, settings: Settings
+    ) -> UpdateReply:
         size = self._model.data_size(spec, settings)
-        trained = self._model.train(spec, state, settings)
+        pasts = {key: recall_past(self._memory, key, header.run_id) for key in ("own", "moments", "drift")}
+        state = received
+        if settings.personal:
+            _, own = pasts["own"].given_in(settings.round)
+            state = with_own(received, own, geometry, Side(settings.personal))
+        carried, correction = _carried(pasts, received, settings)
+        trained = self._model.train(spec, state, settings, carried)
         try:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        encoded = self._encode(header.run_id, settings, subtract(trained.state, state))
+        delta = subtract(trained.state, state)
+        if settings.personal:
+            self._leave("own", pasts, settings, own_bytes(trained.state, geometry, Side(settings.personal)))
+            delta = without(delta, geometry, Side(settings.personal))
+        if settings.carry_moments and trained.moments:
+            self._leave("moments", pasts, settings, trained.moments.to_bytes())
+        if settings.scaffold:
+            rest = -delta.flat if correction is None else correction - delta.flat
+            self._leave("drift", pasts, settings, Drift(received.flat, rest).to_bytes())
+        encoded = self._encode(header.run_id, geometry, settings, delta)
         sealed = seal(
             Header(
                 direction=Direction.UPDATE,
@@ -206,17 +252,32 @@ class Participant:
         )
         return UpdateReply(with_signature(sealed.data, self._sign) if self._sign else sealed.data)
 
-    def _encode(self, run_id: bytes, settings: Settings, delta: AdapterState) -> EncodedDelta:
+    def _encode(self, run_id: bytes, geometry: Geometry, settings: Settings, delta: AdapterState) -> EncodedDelta:
         """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""
-        residual = residual_from_bytes(self._memory.load("residual"), run_id, delta.layout)
-        wanted = add(delta, residual.owed_in(settings.round))
-        encoded = encode_with_gain(wanted, codec_for(settings.wire))
+        if settings.without_feedback:
+            return encode_delta(delta, codec_for(settings.wire))
+        past = recall_past(self._memory, "residual", run_id)
+        _, kept = past.given_in(settings.round)
+        wanted = add(delta, owed(kept, delta.layout))
+        # What is owed on a side that does not train waits for the round that trains it.
+        due = wanted
+        for side in BOTH_SIDES - set(map(Side, settings.trained)):
+            due = without(due, geometry, side)
+        encoded = encode_with_gain(due, codec_for(settings.wire))
         left = subtract(wanted, encoded.delta)
-        self._memory.save("residual", residual.settled(settings.round, left).to_bytes())
+        self._memory.save("residual", past.settled(settings.round, owed_bytes(left)).to_bytes())
         return encoded
 
-    def _evaluate(self, header: Header, spec: AdapterSpec, state: AdapterState, task: EvaluateTask) -> Evaluation:
-        result = self._model.evaluate(spec, state, task.settings)
+    def _leave(self, key: str, pasts: Mapping[str, Past], settings: Settings, data: bytes) -> None:
+        self._memory.save(key, pasts[key].settled(settings.round, data).to_bytes())
+
+    def _evaluate(
+        self, header: Header, spec: AdapterSpec, state: AdapterState, geometry: Geometry, settings: Settings
+    ) -> Evaluation:
+        if settings.personal:
+            own = recall_past(self._memory, "own", header.run_id).after
+            state = with_own(state, own, geometry, Side(settings.personal))
+        result = self._model.evaluate(spec, state, settings)
         return Evaluation(
             client=self._name,
             round=header.round,
@@ -257,6 +318,32 @@ class Participant:
                 return take_step(candidate, opened.delta, opened.encoding.codec)
         raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
 
+    def _moved_base(self, data: bytes, header: Header, geometry: Geometry) -> MovedBase:
+        """The base that the server means: the one held, after the step (or the whole) that came beside the adapter."""
+        held = self._held_base(header.run_id, geometry)
+        if not data:
+            return held
+        said = read_header(data, max_bytes=len(data))
+        if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
+            raise PeerError("change of the base is no broadcast of this run")
+        opened = open_envelope(data, layout=layout_from_text(said.spec_json, geometry))
+        if said.result_digest == held.digest:
+            return held
+        if not said.relative_to:
+            moved = whole_base(opened.delta, geometry, said.result_digest)
+        elif said.relative_to == held.digest:
+            moved = held.after(opened.delta, geometry)
+        else:
+            raise NeedFullError(f"base {said.relative_to.hex()[:16]} is not held here")
+        if moved.digest != said.result_digest:
+            raise NeedFullError("the base after its change is not the one that the server means")
+        self._memory.save("base", header.run_id + base_to_bytes(moved, geometry))
+        return moved
+
+    def _held_base(self, run_id: bytes, geometry: Geometry) -> MovedBase:
+        data = self._memory.load("base") or b""
+        return base_from_bytes(data[len(run_id) :] if data.startswith(run_id) else None, geometry)
+
     def _recall(self, key: str) -> bytes:
         data = self._memory.load(key)
         if data is None:
@@ -272,6 +359,20 @@ class Participant:
     def _hold(self, spec_json: str, state: AdapterState) -> None:
         self._memory.save("spec", spec_json.encode())
         self._memory.save("adapter", state.flat.tobytes())
+
+
+def _carried(pasts: Mapping[str, Past], received: AdapterState, settings: Settings) -> tuple[Carried, Float32 | None]:
+    """What training goes on with, and SCAFFOLD's whole correction over the round's steps."""
+    size, tensors = received.layout.size, len(received.layout.slots)
+    moments = correction = None
+    if settings.carry_moments:
+        moments = Moments.from_bytes(pasts["moments"].given_in(settings.round)[1], size, tensors)
+    if settings.scaffold:
+        number, data = pasts["drift"].given_in(settings.round)
+        if drift := Drift.from_bytes(data, size):
+            correction = drift.correction(received, rounds=settings.round - number)
+    step = None if correction is None else correction / np.float32(settings.local_steps)
+    return Carried(moments, step), correction
 
 
 def _reason(error: PlaitError) -> RefusalReason:

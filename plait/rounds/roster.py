@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plait.adapters import AdapterSpec
 from plait.errors import BaseMismatchError, DataError, PeerError, PlaitError
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.ledger import Ledger
+from plait.rounds.tracks import Ranks
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -34,25 +34,27 @@ class Roster:
         nodes: client name to the driver's node number.
         cards: client name to what the client said of itself.
         keys: client name to its public key, where the driver knows one.
+        tracks: client name to the index of its adapter in `Ranks.adapters`.
 
     Args:
         channel: reaches them.
         ledger: told who takes part.
         settings: under which data are counted.
-        spec: the adapter that they are to carry.
+        ranks: the adapters that they are to carry.
         base_fingerprint: of the base that they are to hold.
     """
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, settings: Settings, spec: AdapterSpec, base_fingerprint: bytes
+        self, channel: Channel, ledger: Ledger, settings: Settings, ranks: Ranks, base_fingerprint: bytes
     ) -> None:
         self.nodes: dict[str, int] = {}
         self.cards: dict[str, ClientCard] = {}
         self.keys: dict[str, bytes] = {}
+        self.tracks: dict[str, int] = {}
         self._channel = channel
         self._ledger = ledger
-        self._task = encode_task(DescribeTask(settings, spec.text))
-        self._spec_digest = spec.digest
+        self._ranks = ranks
+        self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
         self._unfit: dict[int, PlaitError] = {}
 
@@ -80,7 +82,7 @@ class Roster:
             self._forget(client)
 
     def _forget(self, client: str) -> None:
-        for table in (self.nodes, self.cards, self.keys):
+        for table in (self.nodes, self.cards, self.keys, self.tracks):
             table.pop(client, None)
 
     def _update(self, reachable: Sequence[int]) -> None:
@@ -93,14 +95,23 @@ class Roster:
         newcomers = [node for node in reachable if node not in known]
         before = set(self.nodes)
         with self._channel.exchange(Purpose.DESCRIBE, "0") as exchange:
-            for node in newcomers:
-                exchange.send(node, self._task)
-            silent = set(newcomers)
-            while silent and (received := exchange.receive(_DESCRIBE_S)):
+            # Whoever cannot carry so large a rank is asked once more, about its own.
+            asked = dict.fromkeys(newcomers, self._ranks.track_for(0))
+            for node, track in asked.items():
+                exchange.send(node, self._tasks[track])
+            while asked and (received := exchange.receive(_DESCRIBE_S)):
                 node, raw = received
-                silent.discard(node)
+                if node not in asked:
+                    continue
+                track = asked.pop(node)
                 try:
-                    self._take_in(node, raw)
+                    card = self._card_of(node, raw, track)
+                    own = self._ranks.track_for(card.max_rank)
+                    if own == track:
+                        self._take_in(node, card, track)
+                    else:
+                        asked[node] = own
+                        exchange.send(node, self._tasks[own])
                 except PlaitError as error:
                     self._turn_away(node, error)
         # By name, whoever answered first.
@@ -108,10 +119,12 @@ class Roster:
         self.nodes = {name: self.nodes[name] for name in names}
         self.cards = {name: self.cards[name] for name in names}
         self.keys = {name: self.keys[name] for name in names}
+        self.tracks = {name: self.tracks[name] for name in names}
         if set(self.nodes) - before:
             self._tell()
 
-    def _take_in(self, node: int, raw: bytes | NoAnswer) -> None:
+    def _card_of(self, node: int, raw: bytes | NoAnswer, track: int) -> ClientCard:
+        """What a node says of itself; the ledger is told what was said."""
         if isinstance(raw, NoAnswer):
             raise PeerError(raw.detail)
         try:
@@ -125,26 +138,12 @@ class Roster:
         identity = self._channel.identity(node)
         if identity and identity.name != card.client:
             raise PeerError(f"node of {identity.name!r} calls itself {card.client!r}, expected the name of its key")
-        if card.client in self.nodes:
-            raise _UnfitError(f"two clients are called {card.client!r}, expected different names")
-        if card.base_fingerprint != self._base:
-            raise BaseMismatchError(
-                f"base of client {card.client!r} is {card.base_fingerprint.hex()[:16]}, "
-                f"expected {self._base.hex()[:16]}"
-            )
-        if card.spec_digest != self._spec_digest:
-            raise _UnfitError(f"client {card.client!r} derives another adapter from the same spec and base")
-        for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):
-            if not examples:
-                raise DataError(f"client {card.client!r} has no {part} examples, expected at least 1")
-        self.nodes[card.client], self.cards[card.client] = node, card
-        self.keys[card.client] = identity.public_key if identity else b""
         self._ledger.note(
             "broadcast",
             round=0,
             client=card.client,
             purpose="describe",
-            downlink_bytes=sum(map(len, self._task)),
+            downlink_bytes=sum(map(len, self._tasks[track])),
         )
         self._ledger.note(
             "reply_received",
@@ -153,6 +152,25 @@ class Roster:
             purpose="describe",
             uplink_bytes=len(raw),
         )
+        return card
+
+    def _take_in(self, node: int, card: ClientCard, track: int) -> None:
+        identity = self._channel.identity(node)
+        if card.client in self.nodes:
+            raise _UnfitError(f"two clients are called {card.client!r}, expected different names")
+        if card.base_fingerprint != self._base:
+            raise BaseMismatchError(
+                f"base of client {card.client!r} is {card.base_fingerprint.hex()[:16]}, "
+                f"expected {self._base.hex()[:16]}"
+            )
+        if card.spec_digest != self._ranks.adapters[track].spec.digest:
+            raise _UnfitError(f"client {card.client!r} derives another adapter from the same spec and base")
+        for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):
+            if not examples:
+                raise DataError(f"client {card.client!r} has no {part} examples, expected at least 1")
+        self.nodes[card.client], self.cards[card.client] = node, card
+        self.keys[card.client] = identity.public_key if identity else b""
+        self.tracks[card.client] = track
 
     def _turn_away(self, node: int, error: PlaitError) -> None:
         self._unfit[node] = error
@@ -171,6 +189,7 @@ class Roster:
                     "train_tokens": card.train_tokens,
                     "held_out_examples": card.held_out_examples,
                     "held_out_tokens": card.held_out_tokens,
+                    "rank": self._ranks.adapters[self.tracks[name]].rank,
                     "histogram": dict(card.histogram),
                 }
                 for name, card in self.cards.items()

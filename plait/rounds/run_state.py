@@ -1,8 +1,8 @@
 """The state of a run between two rounds, and the pure steps from one to the next.
 
-Two adapters are kept apart. `adapter` is the server's own float32 master. `shadow` is what clients hold once they
+Two adapters are kept apart. `adapter` is the server's own float32 master. A *shadow* is what clients hold once they
 applied the newest broadcast: the wire may have rounded it. What a broadcast left out stays in `adapter - shadow` and
-travels with the next one, so nothing is ever lost to the codec.
+travels with the next one, so nothing is ever lost to the codec. Clients of another rank follow a track of their own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Json, add
+from plait.aggregation import Memory, OptimizerMemory
+from plait.rounds.moved_base import MovedBase
+from plait.rounds.tracks import Ranks
+
+
+@dataclass(frozen=True)
+class Track:
+    """What the clients of one rank hold, and the step that led them there.
+
+    Attributes:
+        shadow: what a client holds that is up to date.
+        previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
+        broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
+    """
+
+    shadow: AdapterState
+    previous: bytes = b""
+    broadcast: bytes = b""
+
+
+@dataclass(frozen=True)
+class BaseTrack:
+    """How far the base has moved, and the step that led there.
+
+    Attributes:
+        moved: as every client that is up to date has it.
+        previous: digest of the moved base before the newest step; empty for none.
+        broadcast: the sealed envelope of the newest step; empty while the base stands.
+    """
+
+    moved: MovedBase = field(default_factory=MovedBase)
+    previous: bytes = b""
+    broadcast: bytes = b""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a client is known to hold.
+
+    Attributes:
+        adapter: digest of its adapter; empty for none.
+        base: digest of its moved base; empty for one that has not moved.
+    """
+
+    adapter: bytes = b""
+    base: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -25,10 +72,11 @@ class RunState:
         run_id: 16 random bytes that name the run in every envelope.
         round: rounds finished so far.
         adapter: the server's master.
-        shadow: what a client holds that is up to date.
-        previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
-        broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
-        held: digest of the shadow that each client is known to hold, by client name.
+        tracks: one for each rank that clients have, that of the master's rank first.
+        base: how far the base has moved.
+        held: what each client holds, by client name.
+        rule_memory: what the rule keeps from round to round.
+        optimizer_memory: what the server optimizer keeps.
         finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
             the state so that the ledger can be completed after a crash between the two.
     """
@@ -36,26 +84,37 @@ class RunState:
     run_id: bytes
     round: int
     adapter: AdapterState
-    shadow: AdapterState
-    previous: bytes = b""
-    broadcast: bytes = b""
-    held: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    tracks: tuple[Track, ...]
+    base: BaseTrack = field(default_factory=BaseTrack)
+    held: Mapping[str, Held] = field(default_factory=dict[str, Held])
+    rule_memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+    optimizer_memory: OptimizerMemory = field(default_factory=dict[str, NDArray[np.generic]])
     finished: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
+    @property
+    def shadow(self) -> AdapterState:
+        """What an up-to-date client of the master's rank holds."""
+        return self.tracks[0].shadow
 
-def initial_state(run_id: bytes, adapter: AdapterState) -> RunState:
-    """The state before round 1: every client derives `adapter` from the spec's seed, so nobody needs a broadcast."""
-    return RunState(run_id=run_id, round=0, adapter=adapter, shadow=adapter)
+    def held_on(self, track: int) -> Held:
+        """What a client of this track holds that is up to date."""
+        return Held(self.tracks[track].shadow.digest(), self.base.moved.digest)
+
+
+def initial_state(run_id: bytes, ranks: Ranks) -> RunState:
+    """The state before round 1: every client derives its adapter from the spec's seed, so nobody needs a broadcast."""
+    tracks = tuple(Track(adapter.initial) for adapter in ranks.adapters)
+    return RunState(run_id=run_id, round=0, adapter=ranks.master.initial, tracks=tracks)
 
 
 def advance(state: RunState, step: AdapterState) -> RunState:
-    """One round further: the rule's `step` is applied to the master; the shadow follows with the next broadcast."""
+    """One round further: the rule's `step` is applied to the master; the shadows follow with the next broadcast."""
     return replace(state, round=state.round + 1, adapter=add(state.adapter, step))
 
 
-def note_held(state: RunState, client: str, digest: bytes) -> RunState:
-    """Remember that `client` holds the shadow with this digest (empty: it holds none)."""
-    return replace(state, held={**state.held, client: digest})
+def note_held(state: RunState, client: str, held: Held) -> RunState:
+    """Remember what `client` holds."""
+    return replace(state, held={**state.held, client: held})
 
 
 def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number: int) -> tuple[str, ...]:

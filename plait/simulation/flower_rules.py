@@ -10,7 +10,7 @@ round (FedAdam, say) is none for this: plait has server optimizers instead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,18 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, Krum, MultiKrum, Strategy
 from numpy.typing import NDArray
 
 from plait.adapters import Float32
-from plait.aggregation import BOTH_SIDES, Accumulator, Exactness, Geometry, Handing, Outcome, RoundContext, Rule, Side
+from plait.aggregation import (
+    BOTH_SIDES,
+    RULES,
+    Accumulator,
+    Exactness,
+    Geometry,
+    Handing,
+    Outcome,
+    RoundContext,
+    Rule,
+    Side,
+)
 from plait.aggregation.rule import Subject
 from plait.aggregation.stacked import Stacked
 from plait.aggregation.traffic import Traffic, parameters
@@ -127,6 +138,10 @@ def _quiet() -> Generator[None]:
         logger.setLevel(level)
 
 
+def _name(rule: Rule) -> str:
+    return rule.name
+
+
 def _krum(updates: int, bad: int) -> Strategy:  # noqa: ARG001 (Krum takes one of however many)
     return Krum(num_malicious_nodes=bad)
 
@@ -176,3 +191,6 @@ _RULES = {
 
 FLOWER_RULES: tuple[str, ...] = tuple(_RULES)
 """Their names."""
+
+ALL_RULES: Mapping[str, Rule] = {rule.name: rule for rule in sorted((*RULES.values(), *_RULES.values()), key=_name)}
+"""plait's own rules and Flower's, by name."""

@@ -7,11 +7,12 @@ and initial adapter this way, so neither has to travel.
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
 from plait.adapters.peft_directory import REACHING_KEYS
+from plait.aggregation import Handing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError
 from plait.training.methods import METHODS, AdapterRequest, peft_config_for
 
@@ -30,6 +32,9 @@ AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
     Task.CLASSIFICATION: AutoModelForSequenceClassification,
 }
+
+
+_LARGEST_RANK = 4096
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,29 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
 
 
 def design(
-    config: PretrainedConfig, request: AdapterRequest, *, task: Task, labels: tuple[str, ...] = (), seed: int
+    config: PretrainedConfig,
+    request: AdapterRequest,
+    *,
+    task: Task,
+    labels: tuple[str, ...] = (),
+    seed: int,
+    init_rank: int = 0,
 ) -> Blueprint:
     """Lay out the adapter that `request` asks for on this base, with initial values from `seed`.
+
+    Args:
+        config: of the base.
+        request: what is asked for.
+        task: what the base does.
+        labels: names of the classes.
+        seed: of the initial values.
+        init_rank: see `AdapterSpec.init_rank`.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
-    return _build(config, request.method, peft_config_for(request, task), task, labels, seed)
+    peft_config = peft_config_for(request, task)
+    return _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config)
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
@@ -97,6 +117,7 @@ class SpecRequest:
     task: Task
     labels: tuple[str, ...]
     seed: int
+    init_rank: int = 0
 
 
 def parse_spec(text: str) -> SpecRequest:
@@ -113,6 +134,7 @@ def parse_spec(text: str) -> SpecRequest:
             task=Task(cast("str", spec["task"])),
             labels=tuple(str(label) for label in cast("list[Json]", spec["labels"])),
             seed=int(cast("int", spec["init_seed"])),
+            init_rank=int(cast("int", spec.get("init_rank", 0))),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PeerError(f"adapter spec is not understood: {error}") from error
@@ -139,7 +161,9 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest) -> Blueprin
         peft_config = PeftConfig.from_peft_type(**dict(request.peft_config))
     except (KeyError, TypeError, ValueError) as error:
         raise PeerError(f"adapter spec is not understood: {error}") from error
-    return _build(config, request.method, peft_config, request.task, request.labels, request.seed)
+    if not 0 <= request.init_rank <= _LARGEST_RANK:
+        raise PeerError(f"init_rank of the adapter spec is {request.init_rank}, expected 0 to {_LARGEST_RANK}")
+    return _build(config, request, peft_config)
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
@@ -167,29 +191,40 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
-def _build(
-    config: PretrainedConfig,
-    method: str,
-    peft_config: PeftConfig,
-    task: Task,
-    labels: tuple[str, ...],
-    seed: int,
-) -> Blueprint:
-    hollow = _hollow_model(config, task)
+def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig) -> Blueprint:
+    own = _drawn(config, request, peft_config)
+    if request.init_rank in (0, own.spec.rank):
+        return own
+    wider = copy.deepcopy(peft_config)
+    wider.r = request.init_rank  # pyright: ignore[reportAttributeAccessIssue]
+    drawn = _drawn(config, request, wider)
+    spec = replace(own.spec, init_rank=request.init_rank)
+    initial = fitted(
+        drawn.initial,
+        source=geometry_of(drawn.spec),
+        target=geometry_of(spec),
+        handing=Handing.SLICE,
+        fresh=own.initial,
+    )
+    return replace(own, spec=spec, initial=initial)
+
+
+def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig) -> Blueprint:
+    hollow = _hollow_model(config, request.task)
     parameters = sum(parameter.numel() for parameter in hollow.parameters())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(request.seed)
         model = attach(hollow, peft_config)
     tensors = adapter_tensors(model)
     layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in tensors.items()}
     spec = AdapterSpec(
-        method=method,
+        method=request.method,
         peft_config=_settings_of(model.peft_config["default"]),
-        task=task,
-        labels=labels,
+        task=request.task,
+        labels=request.labels,
         layout=layout,
-        init_seed=seed,
+        init_seed=request.seed,
     )
     return Blueprint(spec, AdapterState.from_tensors(layout, arrays), parameters)
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from peft import PeftModel
 
 from plait.adapters import AdapterSpec, AdapterState
+from plait.aggregation import Geometry
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import ClientLoss
-from plait.rounds.participant import DataSize, Trained
+from plait.rounds.moved_base import MovedBase
+from plait.rounds.participant import Carried, DataSize, Trained
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import StepReport, judge, train_steps
@@ -60,6 +62,10 @@ class PeftLocalModel:
         blueprint = self._base.prepare(spec_text)
         return blueprint.spec, blueprint.initial
 
+    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
+        """Compute on the base as it has moved, from now on."""
+        self._base.stand_on(base, geometry)
+
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings."""
         split = self.split(spec, settings)
@@ -71,7 +77,7 @@ class PeftLocalModel:
             histogram=self._histogram,
         )
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Trained:
+    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part."""
         model = self._base.carrying(spec, state)
         split = self.split(spec, settings)
@@ -84,12 +90,15 @@ class PeftLocalModel:
                 start=state.flat,
                 task=spec.task,
                 pad_token=self._base.pad_token,
+                moments=carried.moments,
+                drift=carried.drift,
             )
-            after, report = AdapterState(spec.layout, done.flat), done.report
+            after, report, moments = AdapterState(spec.layout, done.flat), done.report, done.moments
         else:
+            moments = None
             report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
             after = read_adapter(model, state)
-        return Trained(after, report.loss, report.tokens, report.seconds)
+        return Trained(after, report.loss, report.tokens, report.seconds, moments)
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.rounds.moved_base import MovedBase
 from plait.training.blueprint import (
     AUTO_CLASSES,
     Blueprint,
@@ -28,6 +30,10 @@ from plait.training.blueprint import (
 )
 from plait.training.device import Compute
 from plait.training.examples import Tokenizer
+from plait.training.moved_base import move_weights
+
+# Clients of several ranks take turns.
+_BLUEPRINTS_KEPT = 8
 
 
 class ResidentBase:
@@ -54,6 +60,8 @@ class ResidentBase:
         self._blueprints: dict[str, Blueprint] = {}
         self._model: PeftModel | None = None
         self._carried = b""
+        self._moved = MovedBase()
+        self._geometry: Geometry | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -83,14 +91,31 @@ class ResidentBase:
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
             config = read_base_config(self.directory, request.task, request.labels)
-            self._blueprints = {spec_text: design_from_spec(config, request)}
+            while len(self._blueprints) >= _BLUEPRINTS_KEPT:
+                del self._blueprints[next(iter(self._blueprints))]
+            self._blueprints[spec_text] = design_from_spec(config, request)
         return self._blueprints[spec_text]
+
+    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
+        """Compute on the base as it has moved, from now on; takes effect with the next `carrying`.
+
+        Args:
+            base: how far it has moved from what is on disk.
+            geometry: of the adapter, whose modules are the ones that move.
+        """
+        if base.digest != self._moved.digest:
+            # A weight that was moved has no way back but the file: rounding would add up otherwise.
+            self._model, self._carried = None, b""
+            self._moved, self._geometry = base, geometry
 
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
         if self._model is None or self._carried != spec.digest:
+            model = self._load(spec)
+            if self._geometry is not None:
+                move_weights(model, self._moved.delta, self._geometry)
             self._model = attach(
-                self._load(spec),
+                model,
                 PeftConfig.from_peft_type(**dict(spec.peft_config)),
                 in_float32=self._adapter_in_float32,
             )

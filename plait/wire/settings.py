@@ -45,6 +45,7 @@ class Settings:
         proximal: FedProx's mu: half of it times the squared distance to the adapter before is added to the loss.
         carry_moments: whether AdamW's moments are carried over from the client's round before.
         scaffold: whether each step corrects for how the client drifted from the others in the round before.
+        without_feedback: whether what the client's encoding drops is let go, since the next round's factors are others.
     """
 
     local_steps: int
@@ -68,6 +69,7 @@ class Settings:
     proximal: float = 0.0
     carry_moments: bool = False
     scaffold: bool = False
+    without_feedback: bool = False
 
 
 def encode_settings(settings: Settings) -> pb.Settings:
@@ -99,6 +101,7 @@ def encode_settings(settings: Settings) -> pb.Settings:
         proximal=settings.proximal,
         carry_moments=settings.carry_moments,
         scaffold=settings.scaffold,
+        without_feedback=settings.without_feedback,
     )
 
 
@@ -130,6 +133,7 @@ def decode_settings(message: pb.Settings) -> Settings:
         proximal=message.proximal,
         carry_moments=message.carry_moments,
         scaffold=message.scaffold,
+        without_feedback=message.without_feedback,
     )
     _check(settings)
     return settings

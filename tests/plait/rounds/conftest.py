@@ -10,19 +10,29 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation import RULES
+from plait.aggregation import RULES, Geometry, fitted, geometry_of, optimizer_for
 from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import ClientLoss
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.participant import DataSize, Participant, Trained
+from plait.rounds.moments import Moments
+from plait.rounds.moved_base import MovedBase
+from plait.rounds.participant import Carried, DataSize, Participant, Trained
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
+from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
-LAYOUT = Layout.of({"layer.lora_A.weight": [2, 5], "layer.lora_B.weight": [3, 2]})
+RANK = 2
+
+
+def layout_of(rank: int) -> Layout:
+    return Layout.of({"layer.lora_A.weight": [rank, 5], "layer.lora_B.weight": [3, rank]})
+
+
+LAYOUT = layout_of(RANK)
 FINGERPRINT = b"f" * 32
 SEED = 11
 
@@ -34,7 +44,8 @@ class FakeModel:
     target: float
     train_examples: int
     held_out_tokens: int = 40
-    layout: Layout = LAYOUT
+    layout: Layout | None = None
+    stood_on: list[MovedBase] = field(default_factory=list)
     base_fingerprint: bytes = FINGERPRINT
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
@@ -44,18 +55,33 @@ class FakeModel:
             peft_config=facts["peft_config"],
             task=Task(facts["task"]),
             labels=tuple(facts["labels"]),
-            layout=self.layout,
+            layout=self.layout or layout_of(facts["peft_config"]["r"]),
             init_seed=facts["init_seed"],
+            init_rank=facts.get("init_rank", 0),
         )
-        values = np.random.default_rng(spec.init_seed).normal(size=self.layout.size)
-        return spec, AdapterState(self.layout, values.astype(np.float32))
+        wide = self.layout or layout_of(spec.init_rank or spec.rank)
+        drawn = AdapterState(wide, np.random.default_rng(spec.init_seed).normal(size=wide.size).astype(np.float32))
+        return spec, cut(drawn, spec) if spec.init_rank else drawn
+
+    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
+        self.stood_on.append(base)
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Trained:
+    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         after = self.trained(state.flat, settings.seed, settings)
-        return Trained(AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25)
+        frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
+        for slot in frozen:
+            after[slot.offset : slot.offset + slot.size] = state.flat[slot.offset : slot.offset + slot.size]
+        if carried.drift is not None:
+            after = after + np.float32(settings.local_steps) * carried.drift
+        moments = None
+        if settings.carry_moments:
+            before = carried.moments or Moments.none(state.layout.size, len(state.layout.slots))
+            after = after + np.float32(0.1) * before.mean
+            moments = Moments(after - state.flat, before.square + 1, tuple(n + 1 for n in before.steps))
+        return Trained(AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25, moments=moments)
 
     def trained(self, flat: np.ndarray, seed: int, settings: Settings) -> np.ndarray:
         """The values after the local steps, in the precision of `flat`."""
@@ -66,8 +92,28 @@ class FakeModel:
         return flat
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
-        loss = float(np.mean((state.flat - self.target) ** 2))
+        moved = sum(base.delta.norm() for base in self.stood_on[-1:])
+        loss = float(np.mean((state.flat - self.target) ** 2)) + moved
         return ClientLoss(loss, tokens=self.held_out_tokens, examples=4)
+
+
+def cut(drawn: AdapterState, spec: AdapterSpec) -> AdapterState:
+    wider = replace(spec, layout=drawn.layout, peft_config={**spec.peft_config, "r": spec.init_rank})
+    fresh = AdapterState.zeros(spec.layout)
+    return fitted(
+        drawn, source=geometry_of(wider), target=geometry_of(spec), handing=RULES["fedavg"].handing, fresh=fresh
+    )
+
+
+def spec_text(rank: int = RANK) -> str:
+    facts = {
+        "method": "lora",
+        "peft_config": {"r": rank, "lora_alpha": 4},
+        "task": "causal-lm",
+        "labels": [],
+        "init_seed": 5,
+    }
+    return json.dumps(facts if rank == RANK else {**facts, "init_rank": RANK})
 
 
 class DictMemory(dict[str, bytes]):
@@ -153,7 +199,23 @@ class InProcessExchange:
 class Federation:
     """Server and clients of one run, to be started, stopped and started again."""
 
-    def __init__(self, path: Path, models: Mapping[str, FakeModel], *, wire: str, **plan: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        models: Mapping[str, FakeModel],
+        *,
+        wire: str,
+        rule: str = "fedavg",
+        optimizer: str = "none",
+        ranks: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
+        **plan: int,
+    ) -> None:
+        self.rule = RULES[rule]
+        self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.5)
+        self.client_ranks = dict(ranks or {})
+        self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
+        own_settings = settings or {}
         settings = Settings(
             local_steps=2,
             batch_size=1,
@@ -166,6 +228,7 @@ class Federation:
             max_held_out_sequences=4,
             seed=SEED,
             wire=wire,
+            **own_settings,
         )
         self.models = models
         self.plan = RunPlan(
@@ -173,16 +236,22 @@ class Federation:
             seed=SEED,
             settings=settings,
         )
-        self.spec, self.initial = FakeModel(0, 1).prepare(
-            json.dumps({"method": "lora", "peft_config": {"r": 2}, "task": "causal-lm", "labels": [], "init_seed": 5})
-        )
+        adapters: list[RankedAdapter] = []
+        for rank in sorted({RANK, *self.client_ranks.values()}, reverse=True):
+            spec, initial = FakeModel(0, 1).prepare(spec_text(rank))
+            adapters.append(RankedAdapter(rank, spec, geometry_of(spec), initial))
+        self.ranks = Ranks(tuple(adapters), handing=self.rule.handing)
+        self.spec, self.initial = self.ranks.master.spec, self.ranks.master.initial
         self.path = path
         self.memories = {name: DictMemory() for name in models}
         self.published: list[RunState] = []
         self.channel = self._connect()
 
     def _connect(self) -> InProcessChannel:
-        participants = [Participant(name, model, self.memories[name]) for name, model in self.models.items()]
+        participants = [
+            Participant(name, model, self.memories[name], max_rank=self.client_ranks.get(name, 0))
+            for name, model in self.models.items()
+        ]
         return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
 
     @property
@@ -196,13 +265,13 @@ class Federation:
         """Start the run, or go on with it from what is on disk; `watch` is called between any two steps."""
         if (self.path / "ledger.jsonl").exists():
             directory = RunDirectory.find(self.path)
-            state = load_checkpoint(directory.checkpoints, self.spec.layout)
+            state = load_checkpoint(directory.checkpoints, self.ranks)
             ledger = Ledger(directory.ledger)
             ledger.append("resumed", round=state.round)
         else:
             directory = RunDirectory.create(self.path, config_toml="")
-            state = initial_state(b"r" * 16, self.initial)
-            save_checkpoint(directory.checkpoints, state)
+            state = initial_state(b"r" * 16, self.ranks)
+            save_checkpoint(directory.checkpoints, state, self.ranks)
             ledger = Ledger(directory.ledger)
             ledger.append("run_started", run=state.run_id.hex())
         for target, name in (
@@ -217,9 +286,10 @@ class Federation:
             directory=directory,
             ledger=ledger,
             plan=self.plan,
-            spec=self.spec,
+            ranks=self.ranks,
             base_fingerprint=FINGERPRINT,
-            rule=RULES["fedavg"],
+            rule=self.rule,
+            optimizer=self.optimizer,
             codec=codec_for(self.plan.settings.wire),
             publish=_between(self.published.append, watch),
         )
@@ -230,7 +300,7 @@ class Federation:
 
     def copy(self, path: Path) -> "Federation":
         """The same federation over another run directory, with clients that remember the same."""
-        twin = Federation(path, self.models, wire=self.plan.settings.wire)
+        twin = Federation(path, self.models, **self.arguments)
         twin.plan = self.plan
         twin.published = list(self.published)
         for name, memory in self.memories.items():
@@ -260,7 +330,7 @@ MODELS = {"bob": FakeModel(2.0, 7), "alice": FakeModel(-1.0, 3, held_out_tokens=
 def federate(tmp_path: Path) -> Callable[..., Federation]:
     """Make federations, each with a run directory of its own."""
 
-    def make(models: Mapping[str, FakeModel] = MODELS, *, wire: str = "fp32", **plan: int) -> Federation:
+    def make(models: Mapping[str, FakeModel] = MODELS, *, wire: str = "fp32", **plan: object) -> Federation:
         path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}-{os.urandom(4).hex()}"
         return Federation(path, models, wire=wire, **plan)
 
@@ -275,12 +345,35 @@ def fake_model() -> type[FakeModel]:
 @pytest.fixture
 def spec_and_state() -> tuple[AdapterSpec, AdapterState]:
     """A spec and its initial adapter."""
-    return FakeModel(0, 1).prepare(
-        json.dumps({"method": "lora", "peft_config": {"r": 2}, "task": "causal-lm", "labels": [], "init_seed": 5})
-    )
+    return FakeModel(0, 1).prepare(spec_text())
+
+
+@pytest.fixture
+def ranks(spec_and_state) -> Ranks:
+    """The adapters of a federation of one rank."""
+    spec, initial = spec_and_state
+    return Ranks((RankedAdapter(RANK, spec, geometry_of(spec), initial),))
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Durability against power cuts is nothing that a test could see."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def everyone_holds() -> Callable[[Federation, RunState], None]:
+    """Check that every client holds what the server means it to hold."""
+
+    def check(federation: Federation, state: RunState) -> None:
+        for name, memory in federation.memories.items():
+            rank = federation.client_ranks.get(name, RANK)
+            track = next(
+                track
+                for track, adapter in zip(state.tracks, federation.ranks.adapters, strict=True)
+                if adapter.rank == rank
+            )
+            held = AdapterState(track.shadow.layout, np.frombuffer(memory["adapter"], np.float32))
+            assert held.digest() == track.shadow.digest(), name
+
+    return check

@@ -6,7 +6,7 @@ import pytest
 
 from plait.adapters import AdapterState, norm, subtract
 from plait.rounds.broadcasts import Broadcasts, follow, take_step
-from plait.rounds.run_state import advance, initial_state
+from plait.rounds.run_state import Track, advance, initial_state
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, open_envelope
 
@@ -19,8 +19,8 @@ def spec(spec_and_state):
 
 
 @pytest.fixture
-def start(spec_and_state):
-    return initial_state(b"r" * 16, spec_and_state[1])
+def start(ranks):
+    return initial_state(b"r" * 16, ranks)
 
 
 def stepped(state, seed=1):
@@ -33,23 +33,23 @@ def residual(state):
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
-def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, start, wire):
-    state, encoding = follow(stepped(start), spec, BASE, codec_for(wire))
-    opened = open_envelope(state.broadcast, layout=spec.layout)
+def test_the_step_leads_from_the_shadow_before_to_this_one_bit_for_bit(spec, ranks, start, wire):
+    state, encoding = follow(stepped(start), ranks, BASE, codec_for(wire))
+    opened = open_envelope(state.tracks[0].broadcast, layout=spec.layout)
     assert opened.header.direction is Direction.BROADCAST
     assert (opened.header.round, opened.header.run_id) == (1, b"r" * 16)
     assert (opened.header.base_fingerprint, opened.header.spec_digest) == (BASE, spec.digest)
-    assert opened.header.relative_to == state.previous == start.shadow.digest()
+    assert opened.header.relative_to == state.tracks[0].previous == start.shadow.digest()
     client = take_step(start.shadow, opened.delta, opened.encoding.codec)
     assert client.digest() == opened.header.result_digest == state.shadow.digest()
     assert encoding.codec == wire
 
 
-def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, start):
+def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, ranks, start):
     dropped = [norm(subtract(stepped(start).adapter, start.shadow))]
     state = stepped(start)
     for _ in range(3):
-        state, _ = follow(state, spec, BASE, codec_for("bf16"))
+        state, _ = follow(state, ranks, BASE, codec_for("bf16"))
         dropped.append(residual(state))
     assert dropped[1] > 0
     # bfloat16 keeps 8 bits: each broadcast leaves at most 2^-9 of what it was to carry.
@@ -57,45 +57,45 @@ def test_what_the_wire_dropped_travels_with_the_next_broadcast(spec, start):
         assert after <= before * 2**-8
 
 
-def test_the_master_is_never_touched_by_the_codec(spec, start):
+def test_the_master_is_never_touched_by_the_codec(spec, ranks, start):
     state = stepped(start)
-    followed, _ = follow(state, spec, BASE, codec_for("bf16"))
+    followed, _ = follow(state, ranks, BASE, codec_for("bf16"))
     assert followed.adapter is state.adapter
 
 
-def test_a_round_that_changed_nothing_changes_no_bit_at_either_end(spec, start):
+def test_a_round_that_changed_nothing_changes_no_bit_at_either_end(spec, ranks, start):
     # -0.0 + 0.0 is 0.0: an adapter with other bits, and another digest.
     flat = start.shadow.flat.copy()
     flat[0] = -0.0
     adapter = AdapterState(spec.layout, flat)
-    state, encoding = follow(replace(start, adapter=adapter, shadow=adapter), spec, BASE, codec_for("fp32"))
+    state, encoding = follow(replace(start, adapter=adapter, tracks=(Track(adapter),)), ranks, BASE, codec_for("fp32"))
     assert encoding.codec == "unchanged"
     assert state.shadow.digest() == adapter.digest()
 
 
-def test_each_client_is_sent_what_it_lacks(spec, start):
-    state, _ = follow(stepped(start), spec, BASE, codec_for("bf16"))
-    broadcasts = Broadcasts(state, spec, BASE)
+def test_each_client_is_sent_what_it_lacks(spec, ranks, start):
+    state, _ = follow(stepped(start), ranks, BASE, codec_for("bf16"))
+    broadcasts = Broadcasts(state, ranks, BASE)
 
-    nothing = open_envelope(broadcasts.leading_from(state.shadow.digest()), layout=spec.layout)
+    nothing = open_envelope(broadcasts.leading_from(state.shadow.digest(), 0), layout=spec.layout)
     assert (nothing.encoding.payload_bytes, nothing.header.relative_to) == (0, state.shadow.digest())
 
-    assert broadcasts.leading_from(start.shadow.digest()) == state.broadcast
+    assert broadcasts.leading_from(start.shadow.digest(), 0) == state.tracks[0].broadcast
 
     for held in (b"", b"x" * 32):
-        whole = open_envelope(broadcasts.leading_from(held), layout=spec.layout)
+        whole = open_envelope(broadcasts.leading_from(held, 0), layout=spec.layout)
         assert (whole.header.relative_to, whole.header.spec_json) == (b"", spec.text)
         np.testing.assert_array_equal(whole.delta.flat, state.shadow.flat)
     assert {opened.header.result_digest for opened in (nothing, whole)} == {state.shadow.digest()}
 
 
-def test_everyone_who_lacks_the_same_is_sent_the_same_bytes(spec, start):
-    broadcasts = Broadcasts(start, spec, BASE)
+def test_everyone_who_lacks_the_same_is_sent_the_same_bytes(spec, ranks, start):
+    broadcasts = Broadcasts(start, ranks, BASE)
     for held in (b"", start.shadow.digest()):
-        assert broadcasts.leading_from(held) is broadcasts.leading_from(held)
+        assert broadcasts.leading_from(held, 0) is broadcasts.leading_from(held, 0)
 
 
-def test_before_round_1_a_client_without_an_adapter_is_sent_the_whole(spec, start):
-    assert start.previous == b""
-    whole = open_envelope(Broadcasts(start, spec, BASE).leading_from(b""), layout=spec.layout)
+def test_before_round_1_a_client_without_an_adapter_is_sent_the_whole(spec, ranks, start):
+    assert start.tracks[0].previous == b""
+    whole = open_envelope(Broadcasts(start, ranks, BASE).leading_from(b"", 0), layout=spec.layout)
     np.testing.assert_array_equal(whole.delta.flat, start.shadow.flat)

@@ -6,49 +6,67 @@ import numpy as np
 import pytest
 
 from plait import files
-from plait.adapters import AdapterState
+from plait.adapters import AdapterState, Layout
+from plait.aggregation import BaseDelta, LowRank
 from plait.errors import MachineError, PeerError
 from plait.rounds.checkpoint import KEPT, load_checkpoint, save_checkpoint
-from plait.rounds.run_state import initial_state
+from plait.rounds.moved_base import MovedBase
+from plait.rounds.run_state import BaseTrack, Held, Track, initial_state
+from plait.rounds.tracks import Ranks
 
 
 @pytest.fixture
-def state(spec_and_state):
-    _, adapter = spec_and_state
+def state(ranks):
+    adapter = ranks.master.initial
+    shadow = AdapterState(adapter.layout, adapter.flat + np.float32(1e-3))
+    factors = LowRank(np.ones((3, 1)), np.full((1, 5), 0.5))
     return replace(
-        initial_state(b"r" * 16, adapter),
+        initial_state(b"r" * 16, ranks),
         round=1,
-        shadow=AdapterState(adapter.layout, adapter.flat + np.float32(1e-3)),
-        previous=b"p" * 32,
-        broadcast=b"sealed",
-        held={"zoë/../x": b"h" * 32, "bob": b""},
+        tracks=(Track(shadow, b"p" * 32, b"sealed"),),
+        base=BaseTrack(MovedBase(BaseDelta({"layer": factors}), b"m" * 32), b"n" * 32, b"moved"),
+        held={"zoë/../x": Held(b"h" * 32, b"m" * 32), "bob": Held()},
+        rule_memory={"turned": np.arange(3.0)},
+        optimizer_memory={"first": np.ones(2, np.float32)},
         finished={"round": 1, "update_norm": 0.1 + 0.2},
     )
 
 
 def assert_same(left, right):
-    for name in ("run_id", "round", "previous", "broadcast", "held", "finished"):
+    for name in ("run_id", "round", "held", "finished"):
         assert getattr(left, name) == getattr(right, name)
+    for mine, theirs in zip(left.tracks, right.tracks, strict=True):
+        assert (mine.previous, mine.broadcast) == (theirs.previous, theirs.broadcast)
+        np.testing.assert_array_equal(mine.shadow.flat, theirs.shadow.flat)
+    assert (left.base.previous, left.base.broadcast) == (right.base.previous, right.base.broadcast)
+    assert left.base.moved.digest == right.base.moved.digest
+    arrays = [
+        (state.base.moved.delta.to_arrays(), state.rule_memory, state.optimizer_memory) for state in (left, right)
+    ]
+    for mine, theirs in zip(*arrays, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, array in mine.items():
+            np.testing.assert_array_equal(array, theirs[name])
+            assert array.dtype == theirs[name].dtype
     np.testing.assert_array_equal(left.adapter.flat, right.adapter.flat)
-    np.testing.assert_array_equal(left.shadow.flat, right.shadow.flat)
 
 
-def test_a_state_survives(tmp_path, state):
-    save_checkpoint(tmp_path, state)
-    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
+def test_a_state_survives(tmp_path, state, ranks):
+    save_checkpoint(tmp_path, state, ranks)
+    assert_same(load_checkpoint(tmp_path, ranks), state)
 
 
-def test_only_the_newest_are_kept(tmp_path, state):
+def test_only_the_newest_are_kept(tmp_path, state, ranks):
     for number in range(5):
-        save_checkpoint(tmp_path, replace(state, round=number))
+        save_checkpoint(tmp_path, replace(state, round=number), ranks)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000004"]
     assert KEPT == 2
 
 
-def test_rounds_are_in_order_however_many_digits_they_have(tmp_path, state):
+def test_rounds_are_in_order_however_many_digits_they_have(tmp_path, state, ranks):
     for number in (999_999, 1_000_000):
-        save_checkpoint(tmp_path, replace(state, round=number))
-    assert load_checkpoint(tmp_path, state.adapter.layout).round == 1_000_000
+        save_checkpoint(tmp_path, replace(state, round=number), ranks)
+    assert load_checkpoint(tmp_path, ranks).round == 1_000_000
 
 
 def remove_a_key(path):
@@ -70,50 +88,53 @@ DAMAGE = {
     "adapters rotten": ("adapters.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01")),
     "adapters short": ("adapters.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-4])),
     "adapters empty": ("adapters.safetensors", lambda path: path.write_bytes(b"")),
-    "no broadcast": ("broadcast.bin", lambda path: path.unlink()),
-    "broadcast rotten": ("broadcast.bin", lambda path: path.write_bytes(b"sealee")),
+    "no broadcast": ("broadcast-0.bin", lambda path: path.unlink()),
+    "no memory of the rule": ("rule.safetensors", lambda path: path.unlink()),
+    "memory of the optimizer rotten": ("optimizer.safetensors", lambda path: path.write_bytes(b"x")),
+    "base rotten": ("base.bin", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01")),
+    "broadcast rotten": ("broadcast-0.bin", lambda path: path.write_bytes(b"sealee")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state, damage):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state, ranks, damage):
     name, spoil = DAMAGE[damage]
-    save_checkpoint(tmp_path, state)
-    save_checkpoint(tmp_path, replace(state, round=2))
+    save_checkpoint(tmp_path, state, ranks)
+    save_checkpoint(tmp_path, replace(state, round=2), ranks)
     spoil(tmp_path / "round-000002" / name)
-    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
-    spoil_older = tmp_path / "round-000001" / "broadcast.bin"
+    assert_same(load_checkpoint(tmp_path, ranks), state)
+    spoil_older = tmp_path / "round-000001" / "broadcast-0.bin"
     spoil_older.write_bytes(b"rot")
-    with pytest.raises(PeerError, match=r"no usable checkpoint in .*: 'round-000001': digest of the broadcast is"):
-        load_checkpoint(tmp_path, state.adapter.layout)
+    with pytest.raises(PeerError, match=r"no usable checkpoint in .*: 'round-000001': digest of broadcast-0.bin is"):
+        load_checkpoint(tmp_path, ranks)
 
 
-def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state):
-    save_checkpoint(tmp_path, state)
-    layout = type(state.adapter.layout).of({"other": [16]})
+def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state, ranks):
+    save_checkpoint(tmp_path, state, ranks)
+    other = replace(ranks.master, spec=replace(ranks.master.spec, layout=Layout.of({"other": [15]})))
     with pytest.raises(PeerError, match="no usable checkpoint"):
-        load_checkpoint(tmp_path, layout)
+        load_checkpoint(tmp_path, Ranks((other,)))
 
 
-def test_no_checkpoint_is_an_error(tmp_path, state):
+def test_no_checkpoint_is_an_error(tmp_path, state, ranks):
     with pytest.raises(PeerError, match=r"no usable checkpoint in .*: there is none"):
-        load_checkpoint(tmp_path, state.adapter.layout)
+        load_checkpoint(tmp_path, ranks)
 
 
-def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_else(tmp_path, state, monkeypatch):
-    save_checkpoint(tmp_path, state)
+def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_else(tmp_path, state, ranks, monkeypatch):
+    save_checkpoint(tmp_path, state, ranks)
 
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(MachineError, match="No space left on device"):
-        save_checkpoint(tmp_path, replace(state, round=2))
+        save_checkpoint(tmp_path, replace(state, round=2), ranks)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]
-    assert_same(load_checkpoint(tmp_path, state.adapter.layout), state)
+    assert_same(load_checkpoint(tmp_path, ranks), state)
 
 
-def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state):
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state, ranks):
     (tmp_path / ".round-000001.abcdef").mkdir()
-    save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, state, ranks)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]

@@ -29,28 +29,33 @@ from plait.wire.messages import (
 class Server:
     """What the server of one client knows."""
 
-    spec: object
+    ranks: object
     settings: object
     base: bytes
 
+    @property
+    def spec(self):
+        return self.ranks.master.spec
+
     def broadcast(self, state, held):
-        return Broadcasts(state, self.spec, self.base).leading_from(held)
+        return Broadcasts(state, self.ranks, self.base).leading_from(held, 0)
 
     def next(self, state, amount=0.25, wire="fp32"):
-        step = AdapterState(self.spec.layout, np.full(self.spec.layout.size, amount, np.float32))
-        return follow(advance(state, step), self.spec, self.base, codec_for(wire))[0]
+        layout = self.spec.layout
+        step = AdapterState(layout, np.full(layout.size, amount, np.float32))
+        return follow(advance(state, step), self.ranks, self.base, codec_for(wire))[0]
 
 
 @pytest.fixture
 def server(federate):
     federation = federate()
     model = federation.models["bob"]
-    return Server(federation.spec, replace(federation.plan.settings, round=1, seed=3), model.base_fingerprint)
+    return Server(federation.ranks, replace(federation.plan.settings, round=1, seed=3), model.base_fingerprint)
 
 
 @pytest.fixture
-def start(spec_and_state):
-    return initial_state(b"r" * 16, spec_and_state[1])
+def start(ranks):
+    return initial_state(b"r" * 16, ranks)
 
 
 @pytest.fixture
@@ -151,7 +156,7 @@ def test_a_memory_of_the_wrong_size_counts_as_none(bob, memory, server, start):
     ask(bob, DescribeTask(server.settings, server.spec.text))
     state = server.next(server.next(start))
     memory.save("adapter", b"abc")
-    refusal = ask(bob, TrainTask(server.settings, server.broadcast(state, state.previous)))
+    refusal = ask(bob, TrainTask(server.settings, server.broadcast(state, state.tracks[0].previous)))
     assert refusal.reason is RefusalReason.NEED_FULL
 
 
@@ -228,8 +233,8 @@ def test_what_the_model_cannot_do_is_refused_with_its_reason(memory, server, mod
 
 def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start, model):
     class Diverging(type(model)):
-        def train(self, spec, state, settings):
-            trained = super().train(spec, state, settings)
+        def train(self, spec, state, settings, carried):
+            trained = super().train(spec, state, settings, carried)
             with np.errstate(over="ignore"):
                 huge = AdapterState(state.layout, np.full(state.layout.size, 3e38, np.float32))
                 return replace(trained, state=add(huge, huge))

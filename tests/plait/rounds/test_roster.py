@@ -21,6 +21,7 @@ def test_the_ledger_says_who_takes_part_whoever_answered_first(federate):
         "train_tokens": 70,
         "held_out_examples": 4,
         "held_out_tokens": 40,
+        "rank": 2,
         "histogram": {"fake": 4},
     }
 

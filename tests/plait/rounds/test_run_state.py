@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterState
-from plait.rounds.run_state import advance, client_seed, initial_state, note_held, sample_cohort
+from plait.rounds.run_state import Held, advance, client_seed, initial_state, note_held, sample_cohort
 
 NAMES = [f"client-{number}" for number in range(20)]
 
@@ -42,9 +42,9 @@ def test_client_seeds_differ_by_seed_round_and_client_and_fit_a_task():
     assert client_seed(1, 2, "bob") == client_seed(1, 2, "bob")
 
 
-def test_advancing_moves_the_master_and_leaves_the_shadow(spec_and_state):
-    _, adapter = spec_and_state
-    state = initial_state(b"r" * 16, adapter)
+def test_advancing_moves_the_master_and_leaves_the_shadow(ranks):
+    adapter = ranks.master.initial
+    state = initial_state(b"r" * 16, ranks)
     step = AdapterState(adapter.layout, np.full(adapter.layout.size, 0.5, np.float32))
     after = advance(state, step)
     assert after.round == 1
@@ -53,15 +53,15 @@ def test_advancing_moves_the_master_and_leaves_the_shadow(spec_and_state):
     assert state.round == 0
 
 
-def test_noting_what_a_client_holds_leaves_the_state_before_alone(spec_and_state):
-    state = initial_state(b"r" * 16, spec_and_state[1])
-    after = note_held(note_held(state, "bob", b"1"), "bob", b"2")
-    assert (dict(state.held), dict(after.held)) == ({}, {"bob": b"2"})
+def test_noting_what_a_client_holds_leaves_the_state_before_alone(ranks):
+    state = initial_state(b"r" * 16, ranks)
+    after = note_held(note_held(state, "bob", Held(b"1")), "bob", Held(b"2"))
+    assert (dict(state.held), dict(after.held)) == ({}, {"bob": Held(b"2")})
 
 
-def test_before_round_1_the_shadow_is_the_master(spec_and_state):
-    state = initial_state(b"r" * 16, spec_and_state[1])
+def test_before_round_1_the_shadow_is_the_master(ranks):
+    state = initial_state(b"r" * 16, ranks)
     assert state.shadow is state.adapter
-    assert (state.previous, state.broadcast) == (b"", b"")
+    assert (state.tracks[0].previous, state.tracks[0].broadcast) == (b"", b"")
     with pytest.raises(AttributeError):
         state.round = 1

@@ -6,6 +6,7 @@ import pytest
 
 from plait.data import Record, RecordKind
 from plait.errors import DataError
+from plait.rounds.participant import Carried
 from plait.training.blueprint import Blueprint
 from plait.training.local_model import PeftLocalModel
 from plait.training.reference import train_reference
@@ -37,7 +38,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 ) -> None:
     digest = blueprint.initial.digest()
     before = ada.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
-    trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS)
+    trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
     after = ada.evaluate(blueprint.spec, trained.state, SETTINGS)
     assert after.loss < before.loss - 0.2
     assert trained.tokens == 6 * 2 * 32
@@ -47,9 +48,9 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 def test_the_first_answer_is_kept_apart_from_the_second_clients(
     ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
 ) -> None:
-    alone = bob.train(blueprint.spec, blueprint.initial, SETTINGS).state.digest()
-    ada.train(blueprint.spec, blueprint.initial, SETTINGS)
-    assert bob.train(blueprint.spec, blueprint.initial, SETTINGS).state.digest() == alone
+    alone = bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest()
+    ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+    assert bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest() == alone
 
 
 def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:

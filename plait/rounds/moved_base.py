@@ -1,0 +1,145 @@
+"""How far the frozen base has moved: what rules like FLoRA and FedEx-LoRA add to it, as both ends hold it.
+
+Per module the float32 factors of a matrix, scale folded in: W0' = W0 + b @ a. A round adds columns; past the rank that
+a weight can have, QR holds the sum in fewer. Its digest is a chain over the steps, not over the values, since QR
+differs in its last bits from machine to machine. A step travels in an envelope whose layout is known but for the
+numbers of columns; these stand where a broadcast of an adapter has its spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from plait.adapters import AdapterState, Layout
+from plait.aggregation import BaseDelta, Geometry, LowRank
+from plait.errors import PeerError
+
+_MOST_COLUMNS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class MovedBase:
+    """The base beside what it was.
+
+    Attributes:
+        delta: module name to factors that float32 can hold; empty for a base that has not moved.
+        digest: 32 bytes that name all steps so far; empty for none.
+    """
+
+    delta: BaseDelta = field(default_factory=lambda: BaseDelta({}))
+    digest: bytes = b""
+
+    def after(self, step: AdapterState, geometry: Geometry) -> MovedBase:
+        """One step further.
+
+        Args:
+            step: factors in the layout of `base_layout`.
+            geometry: of the adapter.
+        """
+        hasher = hashlib.sha256(self.digest)
+        hasher.update(step.digest())
+        moved = self.delta.plus(_delta_of(step, geometry)).rounded()
+        return MovedBase(moved, hasher.digest())
+
+
+def whole_base(state: AdapterState, geometry: Geometry, digest: bytes) -> MovedBase:
+    """The moved base that a server sent whole, under the digest that it gave."""
+    return MovedBase(_delta_of(state, geometry), digest)
+
+
+def packed(delta: BaseDelta, geometry: Geometry) -> tuple[AdapterState, str]:
+    """A change of the base as an adapter-like buffer, and the text that says its layout."""
+    columns = [_factors(delta, pair.module).columns if pair.module in delta.factors else 0 for pair in geometry.pairs]
+    layout = base_layout(geometry, columns)
+    flat = np.empty(layout.size, np.float32)
+    for pair in geometry.pairs:
+        if pair.module not in delta.factors:
+            continue
+        factors = _factors(delta, pair.module)
+        for name, values in ((f"{pair.module}.a", factors.a), (f"{pair.module}.b", factors.b)):
+            if values.size:
+                slot = layout.by_name[name]
+                flat[slot.offset : slot.offset + slot.size] = values.reshape(-1)
+    return AdapterState(layout, flat), columns_text(columns)
+
+
+def columns_text(columns: list[int]) -> str:
+    """The numbers of columns, in the order of the pairs, as they travel: one number where all are equal."""
+    return json.dumps({"columns": columns[0] if len(set(columns)) == 1 else columns}, separators=(",", ":"))
+
+
+def layout_from_text(text: str, geometry: Geometry) -> Layout:
+    """The layout that a base envelope's text says.
+
+    Raises:
+        PeerError: it says none, or more columns than such weights can have.
+    """
+    try:
+        stated = cast("object", json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"layout of the base's change is not understood: {error}") from error
+    columns = cast("Mapping[str, object]", stated).get("columns") if isinstance(stated, dict) else None
+    if isinstance(columns, int) and not isinstance(columns, bool):
+        columns = [columns] * len(geometry.pairs)
+    if not isinstance(columns, list) or len(cast("list[object]", columns)) != len(geometry.pairs):
+        raise PeerError(f"layout of the base's change states no columns for each of {len(geometry.pairs)} modules")
+    checked: list[int] = []
+    for pair, count in zip(geometry.pairs, cast("list[object]", columns), strict=True):
+        most = min(pair.d_in, pair.d_out, _MOST_COLUMNS)
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= most:
+            raise PeerError(f"base of '{pair.module}' moves by {count!r} columns, expected 0 to {most}")
+        checked.append(count)
+    return base_layout(geometry, checked)
+
+
+def base_layout(geometry: Geometry, columns: list[int]) -> Layout:
+    """The layout of a change: per module ``<module>.a`` (columns, d_in) and ``<module>.b`` (d_out, columns)."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for pair, count in zip(geometry.pairs, columns, strict=True):
+        if count:
+            shapes[f"{pair.module}.a"] = (count, pair.d_in)
+            shapes[f"{pair.module}.b"] = (pair.d_out, count)
+    return Layout.of(shapes)
+
+
+def base_to_bytes(base: MovedBase, geometry: Geometry) -> bytes:
+    """For a client's memory."""
+    state, text = packed(base.delta, geometry)
+    return b"".join((base.digest, len(text).to_bytes(4, "little"), text.encode(), state.flat.astype("<f4").tobytes()))
+
+
+def base_from_bytes(data: bytes | None, geometry: Geometry) -> MovedBase:
+    """What `base_to_bytes` made; a base that has not moved where it is lost or of another adapter."""
+    if not data:
+        return MovedBase()
+    size = int.from_bytes(data[32:36], "little")
+    try:
+        layout = layout_from_text(data[36 : 36 + size].decode(), geometry)
+        flat = np.frombuffer(data, "<f4", offset=36 + size).astype(np.float32)
+        return whole_base(AdapterState(layout, flat), geometry, data[:32])
+    except (PeerError, ValueError):
+        return MovedBase()
+
+
+def _delta_of(state: AdapterState, geometry: Geometry) -> BaseDelta:
+    names = state.layout.by_name
+    return BaseDelta(
+        {
+            pair.module: LowRank(
+                state[f"{pair.module}.b"].astype(np.float64), state[f"{pair.module}.a"].astype(np.float64)
+            )
+            for pair in geometry.pairs
+            if f"{pair.module}.a" in names
+        }
+    )
+
+
+def _factors(delta: BaseDelta, module: str) -> LowRank:
+    # More columns than the weight's rank say nothing more.
+    return delta.factors[module].fitted()

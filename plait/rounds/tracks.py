@@ -1,0 +1,75 @@
+"""The adapters of one federation, one for each rank that its clients have, all of one family.
+
+The server's master has one rank. A client of a lower one gets the best, or the leading part, of it (the rule says
+which); all start from rows that were drawn once, at the server's rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.adapters import AdapterSpec, AdapterState
+from plait.aggregation import Geometry, Handing, fitted
+
+
+@dataclass(frozen=True, eq=False)
+class RankedAdapter:
+    """The adapter of one rank before any training.
+
+    Attributes:
+        rank: of every pair; 0 where the method has no rank.
+        spec: what tells a client to derive it.
+        geometry: its pairs.
+        initial: its values.
+    """
+
+    rank: int
+    spec: AdapterSpec
+    geometry: Geometry
+    initial: AdapterState
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """All of them.
+
+    Attributes:
+        adapters: the server's own first.
+        handing: how a client of another rank gets its adapter from the master.
+        clients_have_masters: whether clients may have the server's own rank too.
+    """
+
+    adapters: tuple[RankedAdapter, ...]
+    handing: Handing = Handing.SLICE
+    clients_have_masters: bool = True
+
+    @property
+    def master(self) -> RankedAdapter:
+        """The server's own."""
+        return self.adapters[0]
+
+    @property
+    def cohort(self) -> tuple[Geometry, ...]:
+        """The geometries that clients may have; empty where all have the server's."""
+        return tuple(self.adapters[track].geometry for track in self._of_clients) if len(self.adapters) > 1 else ()
+
+    def track_for(self, max_rank: int) -> int:
+        """Index of the adapter of a client that can carry so large a rank (0: any), the smallest where none fits."""
+        tracks = sorted(self._of_clients, key=lambda track: -self.adapters[track].rank)
+        fitting = (track for track in tracks if not max_rank or self.adapters[track].rank <= max_rank)
+        return next(fitting, tracks[-1])
+
+    def handed(self, master: AdapterState, track: int) -> AdapterState:
+        """What clients of a track are to hold when the server holds `master`."""
+        target = self.adapters[track]
+        return fitted(
+            master,
+            source=self.master.geometry,
+            target=target.geometry,
+            handing=self.handing,
+            fresh=target.initial,
+        )
+
+    @property
+    def _of_clients(self) -> range:
+        return range(0 if self.clients_have_masters or len(self.adapters) == 1 else 1, len(self.adapters))

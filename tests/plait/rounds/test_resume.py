@@ -1,0 +1,145 @@
+"""A run that was stopped anywhere goes on to the same result, whatever rule, wire and memory it has."""
+
+import shutil
+
+import pytest
+
+from plait.errors import Interrupted
+from plait.rounds import coordinator
+from plait.rounds.channel import Purpose
+from plait.rounds.memory import IRREPLACEABLE
+
+CASES = {
+    "fedavg": {"wire": "bf16"},
+    "half a bit": {"wire": "0.5"},
+    "flora moves the base": {"rule": "flora"},
+    "fedex moves the base": {"rule": "fedex"},
+    "fedsa keeps a side at the clients": {"rule": "fedsa", "wire": "bf16"},
+    "rolora trains one side at a time": {"rule": "rolora", "wire": "bf16"},
+    "flexlora, mixed ranks": {"rule": "flexlora", "ranks": {"alice": 1, "bob": 2}, "wire": "bf16"},
+    "fedrot remembers": {"rule": "fedrot"},
+    "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
+    "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "left_behind"),
+    [
+        ("fedavg", "clients remember"),
+        ("fedavg", "torn line"),
+        # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.
+        *((case, "clients forget") for case in CASES),
+    ],
+)
+def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
+    federate, fake_model, everyone_holds, tmp_path, monkeypatch, left_behind, case
+):
+    federation = federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, **CASES[case])
+    snapshots = []
+
+    def snapshot(where):
+        # What is on disk now is what a kill now would leave.
+        path = tmp_path / f"killed-{len(snapshots):03}"
+        shutil.copytree(federation.path, path)
+        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
+
+    save = coordinator.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
+        )
+        federation.channel.before = lambda asked: snapshot(f"before {asked.client} works")
+        expected = federation.run(watch=snapshot)
+    assert len(snapshots) > 50
+
+    for where, killed in snapshots:
+        if left_behind == "clients forget":
+            # All but what nobody could send them again; a simulation keeps that on disk.
+            for memory in killed.memories.values():
+                for key in [key for key in memory if key not in IRREPLACEABLE]:
+                    del memory[key]
+        if left_behind == "torn line":
+            with (killed.path / "ledger.jsonl").open("ab") as file:
+                file.write(b'{"event":"update_rec')
+        spooled = {(int(path.parent.name[6:]), path.stem) for path in killed.path.glob("spool/*/*.envelope")}
+        state = killed.run()
+        assert state.adapter.digest() == expected.adapter.digest(), where
+        for track, wanted in zip(state.tracks, expected.tracks, strict=True):
+            assert track.shadow.digest() == wanted.shadow.digest(), where
+        assert state.base.moved.digest == expected.base.moved.digest, where
+        assert killed.published[-1].shadow.digest() == expected.shadow.digest(), where
+        asked = {(ask.round, ask.client) for ask in killed.channel.asked if ask.purpose is Purpose.TRAIN}
+        if asked:
+            everyone_holds(killed, state)
+        assert not asked & spooled, where
+        assert_ledger_tells_the_whole_story(killed, where)
+
+
+def assert_ledger_tells_the_whole_story(federation, where):
+    def rounds(kind):
+        return [event["round"] for event in federation.of_kind(kind)]
+
+    assert rounds("round_finished") == [1, 2], where
+    assert rounds("evaluated") == [0, 1, 2], where
+    received = {(event["round"], event["client"]) for event in federation.of_kind("update_received")}
+    assert received == {(number, name) for number in (1, 2) for name in federation.models}, where
+    for event in federation.of_kind("round_finished"):
+        assert {"adapter", "rule", "received", "refused", "update_norm", "wall_s"} <= event.keys()
+
+
+def test_clients_that_remember_are_not_sent_the_whole_adapter_after_a_restart(federate):
+    federation = federate(rounds=3)
+
+    def die(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 3):
+            raise ZeroDivisionError
+
+    federation.channel.before = die
+    with pytest.raises(ZeroDivisionError):
+        federation.run()
+    federation.channel.before = lambda asked: None
+    federation.run()
+    assert not federation.of_kind("update_refused")
+
+
+def test_a_damaged_spooled_update_is_asked_for_again(federate):
+    undisturbed = federate().run()
+    federation = federate()
+
+    def die(asked):
+        if asked.purpose is Purpose.TRAIN and asked.client == "mallory":
+            raise ZeroDivisionError
+
+    federation.channel.order = sorted
+    federation.channel.before = die
+    with pytest.raises(ZeroDivisionError):
+        federation.run()
+    spooled = next(federation.path.glob("spool/*/bob*"))
+    spooled.write_bytes(spooled.read_bytes()[:-1] + b"?")
+    federation.channel.before = lambda asked: None
+    assert federation.run().adapter.digest() == undisturbed.adapter.digest()
+
+
+def test_a_damaged_checkpoint_costs_a_round_and_not_the_result(federate, everyone_holds):
+    federation = federate(rounds=3)
+    expected = federation.run()
+    (federation.path / "checkpoints/round-000003/broadcast-0.bin").write_bytes(b"rot")
+    state = federation.run()
+    assert state.adapter.digest() == expected.adapter.digest()
+    everyone_holds(federation, state)
+
+
+@pytest.mark.parametrize("stop", [Interrupted, KeyboardInterrupt])
+def test_an_interruption_is_noted_and_passed_on(federate, stop):
+    federation = federate()
+
+    def interrupt(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 2):
+            raise stop
+
+    federation.channel.before = interrupt
+    with pytest.raises(stop):
+        federation.run()
+    last = federation.events[-1]
+    assert (last["event"], last["round"]) == ("interrupted", 1)
