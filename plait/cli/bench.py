@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from typing import Annotated
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from plait.bench.transport import Serving
+    from plait.trust import ServerKit
 
 bench = typer.Typer(
     name="bench",
@@ -89,7 +99,7 @@ def aggregate(
         spec,
         names=names,
         clients=clients,
-        repetitions=1 if quick else 5,
+        repetitions=1 if quick else 3,
         memory_updates=memory_updates,
         memory_seconds=memory_seconds,
         seed=seed,
@@ -97,3 +107,70 @@ def aggregate(
     with status("aggregating", quiet=json_output):
         for row in measured:
             typer.echo(json.dumps(row.to_json()) if json_output else str(row))
+
+
+@bench.command()
+def transport(
+    megabytes: Annotated[float, typer.Option("--megabytes", min=0.001, help="Carried down and up, for a node.")] = 50.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each kind; of small ones more.")] = 10,
+    light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="How many; 0 leaves them out.")] = 1000,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Resident nodes without TLS and keys.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure rounds over gRPC on this machine: empty ones, large ones, many clients; beside raw gRPC and bare sockets.
+
+    Example: plait bench transport --rounds 20
+    """
+    from plait.bench.transport import compare_light, compare_resident, table_of
+    from plait.cli.apps import add_apps_to_path
+    from plait.cli.progress import status
+
+    add_apps_to_path()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with status("two resident nodes", quiet=json_output):
+        compared = [
+            *compare_resident(
+                _serve,
+                _echo,
+                body_bytes=int(megabytes * 1e6),
+                rounds=rounds,
+                tls=not insecure,
+                environment=environment,
+            )
+        ]
+    if light_clients:
+        with status(f"{light_clients:,} light clients", quiet=json_output):
+            compared.append(compare_light(_serve, nodes=light_clients, rounds=rounds, environment=environment))
+    if json_output:
+        for row in (row for each in compared for row in each.rows()):
+            typer.echo(json.dumps(row.to_json()))
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    Console().print(to_rich(table_of(compared)))
+
+
+@contextmanager
+def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
+    """The server of plait, as `plait server` runs it."""
+    from plait.bench.transport import Serving
+
+    grpc_grid, grid_channel = (importlib.import_module(f"server.{name}") for name in ("grpc_grid", "grid_channel"))
+    grid = grpc_grid.GrpcGrid(
+        "127.0.0.1:0",
+        inbox=inbox,
+        kit=kit,
+        run_id=1,
+        run_config={},
+        base_fingerprint=b"",
+        max_answer_bytes=max_answer_bytes,
+    )
+    with grid:
+        yield Serving(grid.address, grid_channel.GridChannel(grid, open_ended=True))
+
+
+def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
+    """The node of plait, with an app that does nothing."""
+    return (sys.executable, "-m", "client.echo", server, name, str(state), *([str(kit)] if kit else []))

@@ -1,0 +1,138 @@
+"""What gRPC itself takes: nodes on one bidirectional stream, frames of 1 MB down and up, nothing checked, nothing kept.
+
+    python -m plait.bench.transport_raw SERVER [KIT]
+
+is a node of it.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import grpc
+
+from plait.transport import CHANNEL_OPTIONS, CHUNK_BYTES, SERVER_OPTIONS, channel_credentials, server_credentials
+from plait.trust import ClientKit, ServerKit
+
+_SERVICE, _METHOD = "plait.bench.Raw", "Talk"
+_COUNT_BYTES = 8
+
+
+def frames(data: bytes) -> Iterator[bytes]:
+    """How many bytes follow, then these in frames."""
+    yield len(data).to_bytes(_COUNT_BYTES, "big")
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
+
+
+def receive(stream: Iterator[bytes]) -> bytes | None:
+    """What `frames` made; None at the end of the stream."""
+    first = next(stream, None)
+    if first is None:
+        return None
+    left, parts = int.from_bytes(first, "big"), list[bytes]()
+    while left > 0:
+        part = next(stream)
+        left -= len(part)
+        parts.append(part)
+    return b"".join(parts)
+
+
+class RawServer:
+    """Serves raw nodes on loopback while it is entered.
+
+    Args:
+        nodes: so many; `round` talks to all of them.
+        kit: for TLS; None for none.
+    """
+
+    def __init__(self, nodes: int, kit: ServerKit | None) -> None:
+        self._nodes = nodes
+        self._answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._lines: list[queue.SimpleQueue[bytes | None]] = []
+        self._all_here = threading.Event()
+        self._lock = threading.Lock()
+        self._server = grpc.server(ThreadPoolExecutor(nodes + 2), options=list(SERVER_OPTIONS))
+        handler = grpc.stream_stream_rpc_method_handler(self._talk)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        port = (
+            self._server.add_insecure_port("127.0.0.1:0")
+            if kit is None
+            else self._server.add_secure_port("127.0.0.1:0", server_credentials(kit))
+        )
+        self.address = f"127.0.0.1:{port}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for line in self._lines:
+            line.put(None)
+        self._server.stop(1).wait()
+
+    def wait_for_nodes(self, timeout_s: float) -> bool:
+        """Whether all nodes came in time."""
+        return self._all_here.wait(timeout_s)
+
+    def round(self, body: bytes) -> None:
+        """Send all nodes a body and wait until each has sent it back."""
+        for line in self._lines:
+            line.put(body)
+        for _ in self._lines:
+            if self._answers.get() != len(body):
+                raise RuntimeError("a raw node went away")
+
+    def _talk(self, said: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        del context
+        line: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        with self._lock:
+            self._lines.append(line)
+            if len(self._lines) == self._nodes:
+                self._all_here.set()
+
+        def listen() -> None:
+            try:
+                while (answer := receive(said)) is not None:
+                    self._answers.put(len(answer))
+            except Exception:
+                # gRPC raises a bare one where a call is gone.
+                self._answers.put(-1)
+
+        threading.Thread(target=listen, daemon=True).start()
+        while (body := line.get()) is not None:
+            yield from frames(body)
+
+
+def main(server: str, kit: str = "") -> None:
+    """A raw node: sends back whatever it is sent."""
+    options = list(CHANNEL_OPTIONS)
+    channel = (
+        grpc.secure_channel(server, channel_credentials(ClientKit.load(Path(kit))), options=options)
+        if kit
+        else grpc.insecure_channel(server, options=options)
+    )
+    with channel:
+        outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+        def speak() -> Iterator[bytes]:
+            while (body := outgoing.get()) is not None:
+                yield from frames(body)
+
+        said = cast("Iterator[bytes]", channel.stream_stream(f"/{_SERVICE}/{_METHOD}")(speak()))
+        while (body := receive(said)) is not None:
+            outgoing.put(body)
+        outgoing.put(None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
