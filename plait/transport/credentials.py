@@ -29,7 +29,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_BOTH_OPTIONS,
     # Two servers on one port would each get some of the nodes.
     ("grpc.so_reuseport", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ("grpc.server_handshake_timeout_ms", 10_000),
     # A node has its long call open, one download, one upload, and a question or two.
     ("grpc.max_concurrent_streams", 8),
