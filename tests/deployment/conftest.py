@@ -64,7 +64,7 @@ def plait(*arguments: object, folder: Path, output: Path) -> subprocess.Popen[by
         )
 
 
-def until(condition: Callable[[], object], *, patience_s: float = 90.0, what: Callable[[], str] = lambda: "") -> None:
+def until(condition: Callable[[], object], *, patience_s: float = 180.0, what: Callable[[], str] = lambda: "") -> None:
     """Wait for what another process does."""
     end = time.monotonic() + patience_s
     while not condition():
@@ -107,6 +107,10 @@ class Deployment:
         """Start a process anew, with the same command."""
         command = self._server if name == "server" else self._clients[name]
         self.processes[name] = plait(*command, folder=self.folder / name, output=self.output(name))
+
+    def resume(self) -> None:
+        """Start the server anew, with nothing but the name of the run."""
+        self.processes["server"] = plait("resume", "run", folder=self.folder / "server", output=self.output("server"))
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self.processes[name].send_signal(number)
@@ -230,11 +234,20 @@ def simulated(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture
-def deployment(federation: Path, tmp_path: Path) -> Iterator[Deployment]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    deployment = Deployment(tmp_path, federation, port)
+def free_port() -> Callable[[], int]:
+    """Gives ports on which nothing listens."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture
+def deployment(federation: Path, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path, federation, free_port())
     yield deployment
     for process in deployment.processes.values():
         process.kill()

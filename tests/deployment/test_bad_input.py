@@ -119,12 +119,6 @@ def address(grid):
     return grid.address.replace("127.0.0.1", "localhost")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def other_federation(kits, tmp_path):
     provision(tmp_path / "other", ["alice"], ["localhost"], now=NOW)
     return tmp_path / "other" / "clients" / "alice"
@@ -179,14 +173,12 @@ def test_a_kit_that_lets_nobody_in(serve, client, kits, tmp_path, make, code, ca
 
     got, line = client(address(grid), kit=kit)
 
-    print(line)
     assert (got, cause in line, remedy in line) == (code, True, True), line
 
 
-def test_a_server_that_is_not_there(client):
+def test_a_server_that_is_not_there(client, free_port):
     port = free_port()
     code, line = client(f"localhost:{port}")
-    print(line)
     assert code == 0
     assert f"nothing listens at localhost:{port}" in line
     assert "is the server running" in line
@@ -194,7 +186,6 @@ def test_a_server_that_is_not_there(client):
 
 def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client):
     code, line = client(serve().address)
-    print(line)
     assert code == 0
     assert "127.0.0.1" in line
 
@@ -202,7 +193,6 @@ def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client)
 def test_another_version_of_the_protocol(serve, client, monkeypatch):
     monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 2)
     code, line = client(address(serve()))
-    print(line)
     assert code == 3
     assert "protocol version is 1, expected 2" in line
     assert "install the plait version that the server runs" in line
@@ -210,7 +200,6 @@ def test_another_version_of_the_protocol(serve, client, monkeypatch):
 
 def test_another_base(serve, client):
     code, line = client(address(serve(base_fingerprint=b"x" * 32)))
-    print(line)
     assert code == 3
     assert "expected 7878787878787878 as at the server" in line
     assert "give --base the model that the run adapts" in line
@@ -218,7 +207,6 @@ def test_another_base(serve, client):
 
 def test_data_that_are_not_there(client, tmp_path):
     code, line = client("localhost:1", data=tmp_path / "nothing.jsonl")
-    print(line)
     assert code == 3
     assert "cannot read" in line
     assert "expected a JSONL file" in line
@@ -244,7 +232,6 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     asking.start()
     code, line = client(address(grid))
     asking.join()
-    print(line)
     assert code == 0
     assert "No space left on device; free some, or give another --state" in line
     reply = decode_reply(from_message(heard[0]), max_bytes=1 << 20)
@@ -275,6 +262,5 @@ def test_a_server_that_cannot_start(plait, kits, tmp_path, make, code, cause, re
             "--out", tmp_path / "run",
         )  # fmt: skip
     (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
-    print(line)
     assert "Traceback" not in printed
     assert (got, cause in line, remedy in line) == (code, True, True), line

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import urllib.request
 from signal import SIGCONT, SIGKILL
 
 import pytest
@@ -31,14 +32,15 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
     down = sum(event["downlink_bytes"] for event in deployment.events("broadcast", client="alice"))
     assert up < proxy.up_bytes < 1.01 * up
     assert down < proxy.down_bytes < 1.01 * down
-    assert sees_canary(federation)
+    assert sees_canary(federation), "it is nowhere to be found"
     assert not sees_canary(deployment.folder)
 
 
 def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(
-    deployment, simulated, federation, sees_canary
+    deployment, simulated, federation, free_port, sees_canary
 ):
-    deployment.serve(*THREE_ROUNDS)
+    metrics = f"127.0.0.1:{free_port()}"
+    deployment.serve(*THREE_ROUNDS, "--metrics", metrics)
     for name in ("alice", "bob", "carol"):
         deployment.join(name)
     deployment.stop_in_training("bob", 2)
@@ -51,19 +53,29 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
         "alice": "answered", "bob": "working", "carol": "working",
     }  # fmt: skip
 
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as reply:
+        page = reply.read().decode()
+    assert {"plait_round 2.0", "plait_nodes_attached 3.0"} <= set(page.splitlines())
+    assert "zxcanary" not in page
+
+    # First the same command, then `plait resume`. It waits for carol, who stands still all the while.
     deployment.signal("server", SIGKILL)
     deployment.signal("bob", SIGKILL)
-    assert not deployment.events("round_finished", round=2)
     deployment.start("server")
     deployment.start("bob")
+    deployment.until(lambda: deployment.events("resumed") and deployment.printed("bob").count("waiting for work") == 2)
+    deployment.signal("server", SIGKILL)
+    assert not deployment.events("round_finished", round=2)
+    deployment.resume()
     deployment.signal("carol", SIGCONT)
     deployment.finish()
 
     reference = simulated(*THREE_ROUNDS)
     assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
     received = [event["client"] for event in deployment.events("update_received", round=2)]
-    assert sorted(received) == ["alice", "bob", "carol"]
     assert received[0] == "alice"
+    assert sorted(received) == ["alice", "bob", "carol"]
+    assert len(deployment.events("resumed")) == 2
     assert not list(deployment.run.rglob("*.answer"))
     assert not sees_canary(deployment.folder)
 
