@@ -14,7 +14,8 @@ computed: the singular values cut last, and what float32 rounds off the factors.
 are orthogonal to each other, so bounds of all modules add up in squares to `error_bound`. Further, with M_r the best
 approximation of M of rank r and t the norm of what is cut last, t <= ||S - M_r|| <= D + ||M - M_r||, so the error
 exceeds that of the best possible adapter by at most 2 D and the rounding: `excess_bound`. Both are reported in every
-round, rounding of float64 left aside. `relative_error_bound` divides by ||S|| - D <= ||M||.
+round, rounding of float64 left aside. `relative_error_bound` divides by ||S|| - D <= ||M||, and is left out where that
+is not positive.
 
 The factors are those nearest to the mean of A (`projection.kept`), so that steps stay small and optimizers may go on.
 Clients of other ranks form a group of their own with the adapter that they received.
@@ -201,5 +202,6 @@ class _Round:
         }
         if least_size:
             figures["relative_error_bound"] = math.sqrt(error / least_size)
+        if size:
             figures["relative_error_estimate"] = math.sqrt(estimate / size)
         return figures

@@ -1,9 +1,9 @@
 """A sketch of fixed rank of a sum of products, with a certified bound of what it lost.
 
-Incremental singular value decomposition: new factors wait until they are twice as many columns as the sketch, then sketch and
-newcomers are decomposed together through QR and cut to the sketch's rank again (waiting for fewer takes as long a client
-and cuts more often, so the bound below is larger). Let T_t be what was cut at time t. The
-sum is exactly the sketch plus the sum of all T_t, so by the triangle inequality
+Incremental singular value decomposition: new factors wait until they are twice as many columns as the sketch, then
+sketch and newcomers are decomposed together through QR and cut to the sketch's rank again. (Waiting for fewer takes as
+long and cuts more often, which adds to the bound below.) Let T_t be what was cut at time t. The sum is exactly the
+sketch plus the sum of all T_t, so by the triangle inequality
 
     || sum - sketch ||_F  <=  sum over t of || T_t ||_F,
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from plait.adapters import Float32
 from plait.aggregation.low_rank import Float64, LowRank
-
 
 # Columns that wait for a cut, as a multiple of the sketch's.
 _WAITING_RANKS = 2

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from plait.adapters import Float32
 
-# A block of all that is held back, widened to 8 bytes, is 2 MiB: it stays within the caches, and is long enough that
-# the calls which fold it cost little beside it (blocks of half a MiB took 1.6 times as long; see `plait bench`).
-_BLOCK_ELEMENTS = 1 << 15
+# A block of all that is held back, widened to 8 bytes, is 3 MiB: it stays in the caches, is long enough that the calls
+# which fold it cost little beside it, and short enough that OpenBLAS does not wake its threads for it, which on a busy
+# machine takes a hundred times as long.
+_BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
 
 

@@ -20,7 +20,7 @@ from plait.bench.updates import Drift, Updates
 from plait.config import did_you_mean
 from plait.errors import ConfigError
 from plait.rounds.validate import Expected, open_update
-from plait.simulation.flower_rules import FLOWER_RULES, flower_rule
+from plait.simulation.flower_rules import ALL_RULES
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
 
@@ -29,12 +29,6 @@ _BUFFERS = 32
 # Float32 bytes of the updates that rules which keep all of them are given; Flower's copies are several times as large.
 _MOST_KEPT_BYTES = 1 << 28
 _WIRES = ("fp32", "bf16", "1")
-
-
-def all_rules() -> dict[str, Rule]:
-    """Plait's rules and Flower's, by name."""
-    flower = {name: rule for name in FLOWER_RULES if (rule := flower_rule(name)) is not None}
-    return dict(sorted({**RULES, **flower}.items()))
 
 
 def rows(
@@ -61,15 +55,16 @@ def rows(
     Raises:
         ConfigError: there is no such rule.
     """
-    rules = all_rules()
     for name in names:
-        if name not in rules:
-            raise ConfigError(f"rule is '{name}', expected one of {', '.join(rules)}{did_you_mean(name, rules)}")
+        if name not in ALL_RULES:
+            raise ConfigError(
+                f"rule is '{name}', expected one of {', '.join(ALL_RULES)}{did_you_mean(name, ALL_RULES)}"
+            )
     factors = geometry_of(spec)
     if not names:
         yield against_memory(factors, repetitions=repetitions, seed=seed)
         yield from of_server(spec, clients=clients, repetitions=repetitions, seed=seed)
-    chosen = names or tuple(rules)
+    chosen = names or tuple(ALL_RULES)
     yield from of_rules(chosen, factors, clients=clients, repetitions=repetitions, seed=seed)
     if memory_updates:
         for name in chosen:
@@ -81,7 +76,7 @@ def of_memory(name: str, factors: Geometry, *, updates: int, seconds: float, see
 
     A rule that needs all updates at once gets fewer: a machine's memory would not hold them.
     """
-    if all_rules()[name].needs_all:
+    if ALL_RULES[name].needs_all:
         updates = min(updates, max(1, _MOST_KEPT_BYTES // (4 * factors.layout.size)))
     found = measure(name, factors, early=max(1, updates // 10), updates=updates, seconds=seconds, seed=seed)
     for count, size_bytes in ((found.early_updates, found.early_bytes), (found.updates, found.added_bytes)):
@@ -115,9 +110,8 @@ def of_rules(
     names: Collection[str], factors: Geometry, *, clients: int, repetitions: int, seed: int = 0
 ) -> Iterator[Row]:
     """Updates a second of every rule, and the seconds that it takes once all are in."""
-    rules = all_rules()
     for name in names:
-        rule = rules[name]
+        rule = ALL_RULES[name]
         updates = Updates(rule, factors, seed=seed, drift=Drift())
         given = [updates.contribution(client, updates.delta(client)) for client in range(clients)]
         rate, finish_s = _timed(rule, updates.context, given, repetitions)

@@ -16,6 +16,7 @@ from pathlib import Path
 from plait import machine
 from plait.aggregation import Geometry
 from plait.bench.updates import Drift, Updates
+from plait.simulation.flower_rules import ALL_RULES
 
 # Deltas that updates are copies of: more would measure the random numbers.
 _POOL = 8
@@ -51,9 +52,7 @@ def measure(rule: str, factors: Geometry, *, early: int, updates: int, seconds: 
 
 
 def _round(name: str, factors: Geometry, early: int, updates: int, seconds: float, seed: int) -> Footprint:
-    from plait.bench.aggregate import all_rules
-
-    rule = all_rules()[name]
+    rule = ALL_RULES[name]
     source = Updates(rule, factors, seed=seed, drift=Drift())
     pool = [source.delta(client) for client in range(_POOL)]
     _forget_peak()

@@ -39,7 +39,9 @@ def test_the_true_error_is_within_the_certified_bounds(lab, clients, rank, step,
     least = lab.distance({module: lab.best(product, rank) for module, product in exact.items()}, exact)
     assert error <= outcome.figures["error_bound"] + rounding
     assert error <= least + outcome.figures["excess_bound"] + rounding
-    assert error <= outcome.figures["relative_error_bound"] * lab.size(exact) + rounding
+    # Left out where the sketch may have lost as much as it holds.
+    relative = outcome.figures.get("relative_error_bound", np.inf)
+    assert error <= relative * lab.size(exact) + rounding
 
 
 @settings(deadline=None, max_examples=30)
