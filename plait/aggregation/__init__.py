@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from plait.aggregation.base_delta import BaseDelta
-from plait.aggregation.contribution import Contribution
+from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.fedavg import FedAvg
 from plait.aggregation.fedex import FedEx
@@ -21,6 +21,7 @@ from plait.aggregation.hetlora import HetLora
 from plait.aggregation.lora_fair import LoraFair
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.median import Median
+from plait.aggregation.movement import check_movement
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.product_mean import ProductMean
 from plait.aggregation.projection import fitted
@@ -60,6 +61,7 @@ _ALL: tuple[Rule, ...] = (
 RULES: Mapping[str, Rule] = {rule.name: rule for rule in sorted(_ALL, key=lambda rule: rule.name)}
 
 __all__ = [
+    "ANY_RANK",
     "BOTH_SIDES",
     "OPTIMIZERS",
     "RULES",
@@ -83,6 +85,7 @@ __all__ = [
     "Subject",
     "Traffic",
     "check_composition",
+    "check_movement",
     "check_rule",
     "fitted",
     "geometry_of",
