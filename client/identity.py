@@ -1,8 +1,9 @@
 """Who a client is: its base, its data and its memory, from the configuration of its node and of the run.
 
 A node with ``data`` in its configuration has data of its own; ``name`` is what it is called, ``state`` a directory
-where it keeps what must outlive the process, ``key`` the file of the key that signs its updates. A node with
-``partition-id`` is one client of a simulation: it takes its part of the run's data.
+where it keeps what must outlive the process, ``key`` the file of the key that signs its updates, ``max-rank`` the
+largest rank that it takes (0: any). A node with ``partition-id`` is one client of a simulation: it takes its part of
+the run's data.
 """
 
 from __future__ import annotations

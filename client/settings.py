@@ -30,6 +30,7 @@ class NodeSettings:
         threads: as in the run configuration.
         state: where it keeps what must outlive it.
         max_memory_bytes: the most memory that it says it may use; 0 for all there is.
+        max_rank: the largest rank of an adapter that it takes; 0 for any.
     """
 
     server: ServerAddress
@@ -43,6 +44,7 @@ class NodeSettings:
     threads: int
     state: Path
     max_memory_bytes: int
+    max_rank: int = 0
 
     @property
     def credential(self) -> Credential:
@@ -52,7 +54,12 @@ class NodeSettings:
     @property
     def node_config(self) -> dict[str, Scalar]:
         """What the ClientApp is told of its node."""
-        config: dict[str, Scalar] = {"data": self.data, "name": self.name, "state": str(self.state)}
+        config: dict[str, Scalar] = {
+            "data": self.data,
+            "name": self.name,
+            "state": str(self.state),
+            "max-rank": self.max_rank,
+        }
         return config | ({"key": str(self.kit.directory / NODE_KEY_FILE)} if self.kit else {})
 
 
@@ -70,6 +77,7 @@ def check_settings(
     threads: int = 0,
     state: Path | None = None,
     max_memory_gb: float = 0.0,
+    max_rank: int = 0,
 ) -> NodeSettings:
     """Check what an operator typed, as far as that goes without reading the data.
 
@@ -91,6 +99,8 @@ def check_settings(
         )
     if max_memory_gb < 0:
         raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
+    if max_rank < 0:
+        raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")
     machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
     config_from_table(machine, where="command line")
     loaded = ClientKit.load(kit) if kit else None
@@ -108,4 +118,5 @@ def check_settings(
         threads=threads,
         state=(state or default_state_directory()).expanduser().absolute(),
         max_memory_bytes=int(max_memory_gb * 1e9),
+        max_rank=max_rank,
     )

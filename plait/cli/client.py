@@ -40,6 +40,12 @@ def client(
     max_memory_gb: Annotated[
         float, typer.Option("--max-memory-gb", help="Tell the server that this node may use no more; 0 for all.")
     ] = 0.0,
+    max_rank: Annotated[
+        int,
+        typer.Option(
+            "--max-rank", help="Take no adapter of a larger rank, where the rule mixes ranks; 0 for any.", min=0
+        ),
+    ] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -66,6 +72,7 @@ def client(
         threads=threads,
         state=state,
         max_memory_gb=max_memory_gb,
+        max_rank=max_rank,
     )
     node_module, journal_module = (importlib.import_module(f"client.{name}") for name in ("node", "journal"))
     style = journal_module.Style

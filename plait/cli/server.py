@@ -25,7 +25,6 @@ from plait.rounds.run_directory import RunDirectory
 if TYPE_CHECKING:
     from plait.trust.kit import ServerKit
 
-_ANSWER_BYTES_BESIDE = 1 << 21
 _LOG_BYTES = 16 << 20
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
@@ -93,7 +92,10 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     kit = _load_kit(serving)
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
-        from plait.plan import blueprint_of
+        from plait.plan import optimizer_of, ranks_of, rule_of
+        from plait.rounds.roster import REPLY_BYTES
+        from plait.rounds.validate import max_update_bytes
+        from plait.simulation.flower_rules import ALL_RULES
         from plait.training.bases import locate_base, quiet_libraries
 
         quiet_libraries()
@@ -102,7 +104,10 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         summary = importlib.import_module("server.summary")
     with status(f"looking for base {settings.base}", quiet=quiet):
         base = locate_base(settings.base, revision=settings.revision, progress=lambda text: say(text, quiet=quiet))
-        adapter = blueprint_of(settings, base.directory).spec.layout
+        # What cannot be is said before anybody is let in.
+        rule = rule_of(settings, ALL_RULES)
+        optimizer_of(settings, rule)
+        adapter = ranks_of(settings, base.directory, rule).master.spec.layout
     grid = grpc_grid.GrpcGrid(
         serving.listen,
         inbox=directory.path / ".inbox",
@@ -110,7 +115,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         run_id=serving.run_number,
         run_config=settings.to_table(),
         base_fingerprint=bytes.fromhex(base.reference.fingerprint),
-        max_answer_bytes=4 * adapter.size + _ANSWER_BYTES_BESIDE,
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(adapter),
         grace_s=serving.grace_s,
         max_nodes=_most_nodes(kit, settings.clients),
         max_unproven=_AT_THE_DOOR,

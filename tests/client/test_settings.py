@@ -24,6 +24,7 @@ def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path)
     assert settings.credential.key.public_bytes == key.public_bytes
     assert settings.node_config == {
         "data": "some/my.jsonl", "name": "ada", "state": str(tmp_path / "state"), "key": str(kit / "node.key"),
+        "max-rank": 0,
     }  # fmt: skip
 
 
@@ -32,6 +33,11 @@ def test_without_a_kit_the_data_gives_the_name() -> None:
     assert (settings.name, settings.credential.key) == ("my", None)
     assert "key" not in settings.node_config
     assert check_settings(server="[::1]:1", data="x", insecure=True, name="bob").name == "bob"
+
+
+def test_the_app_is_told_the_largest_rank() -> None:
+    settings = check_settings(server="localhost:1", data="x", insecure=True, max_rank=4)
+    assert settings.node_config["max-rank"] == 4
 
 
 def test_memory_is_counted_in_bytes() -> None:
@@ -48,6 +54,7 @@ def test_memory_is_counted_in_bytes() -> None:
         ({"threads": -1}, "threads is -1"),
         ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"max_memory_gb": -1.0}, "expected 0 or more"),
+        ({"max_rank": -1}, "max-rank is -1"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(changes: dict[str, object], message: str) -> None:

@@ -17,6 +17,7 @@ from plait.cli.serving import Serving
         (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
         (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
         (("--insecure", "--listen", "9440", "--base", "tiny"), "expected HOST:PORT"),
+        (("--insecure", "--rule", "fedavgg", "--base", "tiny"), "did you mean 'fedavg'?"),
         (("--insecure", "--min-clients", 2, "--clients-per-round", 3), "expected at most clients = 2"),
     ],
 )
