@@ -16,35 +16,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from plait.adapters import Json, norm
-from plait.aggregation import (
-    Contribution,
-    Diagnostics,
-    Observer,
-    Outcome,
-    RoundContext,
-    Rule,
-    ServerOptimizer,
-)
-from plait.errors import Interrupted, MachineError, PeerError
+from plait.adapters import Json
+from plait.aggregation import Rule, ServerOptimizer
+from plait.errors import Interrupted, PeerError
 from plait.rounds.asking import Answer, Asking
-from plait.rounds.broadcasts import Broadcasts, follow, move_base
+from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
+from plait.rounds.folding import Folding
 from plait.rounds.ledger import Event, Ledger, read_events
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import RunState, advance, choose_cohort, client_seed, note_held, sample_cohort
+from plait.rounds.run_state import RunState, choose_cohort, client_seed, note_held, sample_cohort
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, open_update
 from plait.wire.codec import Codec
-from plait.wire.envelope import Opened, read_header
+from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
-
-# Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
-_MODULES_OBSERVED = 8
 
 
 @dataclass(frozen=True)
@@ -102,8 +92,17 @@ class Coordinator:
         self._ranks = ranks
         self._base = base_fingerprint
         self._rule = rule
-        self._optimizer = optimizer
-        self._codec = codec
+        self._folding = Folding(
+            directory=directory,
+            ledger=ledger,
+            ranks=ranks,
+            rule=rule,
+            optimizer=optimizer,
+            codec=codec,
+            base_fingerprint=base_fingerprint,
+            wire=plan.settings.wire,
+            seed=plan.seed,
+        )
         self._publish = publish
 
     def run(self, state: RunState) -> RunState:
@@ -162,7 +161,8 @@ class Coordinator:
                 f"expected at least {self._plan.quorum}"
             )
 
-        state, finished = self._step(state, number, sorted(usable))
+        state, finished = self._folding.step(state, number, sorted(usable))
+        finished["refused"] = max(0, self._plan.cohort_size - len(usable))
         finished["wall_s"] = round(time.perf_counter() - started, 3)
         state = replace(state, finished=finished)
         save_checkpoint(self._directory.checkpoints, state, self._ranks)
@@ -189,9 +189,11 @@ class Coordinator:
             while len(usable) < plan.cohort_size and (answer := asking.next_answer(deadline)):
                 client = answer.client
                 if isinstance(answer.reply, UpdateReply):
-                    if self._receive(self._expected(state, number, client, roster), answer.reply.update, answer):
+                    track = roster.tracks[client]
+                    expected = self._expected(state, number, client, roster)
+                    if self._receive(expected, track, answer.reply.update, answer):
                         usable.add(client)
-                    state = note_held(state, client, state.held_on(roster.tracks[client]))
+                    state = note_held(state, client, state.held_on(track))
                 else:
                     self._log_failure(number, answer)
                 if client in usable:
@@ -217,72 +219,12 @@ class Coordinator:
         if update is None:
             return False
         try:
-            _, opened = self._opened(state, number, client, update)
+            opened, _ = self._folding.open(state, number, client, update)
         except PeerError:
             return False
         if (number, client) not in recorded.received:
             self._log_update(opened, uplink_bytes=len(encode_reply(UpdateReply(update))))
         return True
-
-    def _step(self, state: RunState, number: int, clients: Sequence[str]) -> tuple[RunState, dict[str, Json]]:
-        """What rule and server optimizer make of the stored updates; the state after, and the ledger's fields."""
-        context = RoundContext(
-            round=number,
-            master=state.shadow,
-            geometry=self._ranks.master.geometry,
-            initial=self._ranks.master.initial,
-            seed=self._plan.seed,
-            cohort=self._ranks.cohort,
-            memory=state.rule_memory,
-        )
-        outcome, diagnostics = self._fold(state, context, clients)
-        step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
-        state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
-        finished: dict[str, Json] = {
-            "round": number,
-            "rule": self._rule.name,
-            "received": len(clients),
-            "refused": max(0, self._plan.cohort_size - len(clients)),
-            "update_norm": norm(step),
-        }
-        if outcome.figures:
-            finished["figures"] = dict(outcome.figures)
-        if diagnostics:
-            finished["diagnostics"] = _diagnostics_fields(diagnostics)
-        if outcome.base is not None:
-            state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._plan.settings.wire)
-            finished["base_distortion"] = cost.distortion
-        state, encoding = follow(state, self._ranks, self._base, self._codec)
-        finished["adapter"] = state.shadow.digest().hex()
-        finished["broadcast_distortion"] = encoding.distortion
-        finished["broadcast_codec_s"] = round(encoding.codec_s, 4)
-        return state, finished
-
-    def _fold(
-        self, state: RunState, context: RoundContext, clients: Sequence[str]
-    ) -> tuple[Outcome, Diagnostics | None]:
-        """What the rule makes of the stored updates, taken in client order."""
-        accumulator = self._rule.begin(context)
-        observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
-        for client in clients:
-            update = self._directory.load_update(context.round, client)
-            if update is None:
-                raise MachineError(
-                    f"the stored update of {client!r} in round {context.round} is gone, expected it to stay"
-                )
-            track, opened = self._opened(state, context.round, client, update)
-            contribution = Contribution(
-                client,
-                state.tracks[track].shadow,
-                opened.delta,
-                float(opened.header.examples),
-                self._ranks.adapters[track].geometry,
-            )
-            accumulator.add(contribution)
-            if observer:
-                observer.add(contribution)
-        outcome = accumulator.finish()
-        return outcome, observer.finish(outcome) if observer else None
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
         if self._channel.open_ended:
@@ -351,10 +293,11 @@ class Coordinator:
         )
         return TrainTask(settings, broadcast, base)
 
-    def _receive(self, expected: Expected, update: bytes, answer: Answer) -> bool:
+    def _receive(self, expected: Expected, track: int, update: bytes, answer: Answer) -> bool:
         """Store an update if it is usable."""
         try:
             opened = open_update(update, expected)
+            self._folding.check(opened, expected, track)
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
             return False
@@ -384,32 +327,10 @@ class Coordinator:
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
         return replace(
-            self._stored(state, number, client, roster.tracks[client]),
+            self._folding.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             public_key=roster.keys[client],
         )
-
-    def _stored(self, state: RunState, number: int, client: str, track: int) -> Expected:
-        """What an update must be that was checked against its client's card and key before it was stored."""
-        return Expected(
-            run_id=state.run_id,
-            round=number,
-            client=client,
-            base_fingerprint=self._base,
-            spec_digest=self._ranks.adapters[track].spec.digest,
-            received=state.tracks[track].shadow,
-        )
-
-    def _opened(self, state: RunState, number: int, client: str, update: bytes) -> tuple[int, Opened]:
-        """A stored update and the track of its client, who may be away by now.
-
-        Raises:
-            UpdateRefused: it is of no track.
-        """
-        said = read_header(update, max_bytes=len(update)).spec_digest
-        tracks = (track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said)
-        track = next(tracks, 0)
-        return track, open_update(update, self._stored(state, number, client, track))
 
     def _log_failure(self, number: int, answer: Answer, *, reason: str = "no-answer") -> None:
         reply = answer.reply
@@ -429,18 +350,6 @@ class Coordinator:
             detail=detail,
             uplink_bytes=answer.uplink_bytes,
         )
-
-
-def _diagnostics_fields(diagnostics: Diagnostics) -> dict[str, Json]:
-    return {
-        "exact_norm": diagnostics.exact_norm,
-        "error": diagnostics.error,
-        "covariance": diagnostics.covariance,
-        "effective_rank": diagnostics.effective_rank,
-        "modules": diagnostics.modules,
-        "drift": dict(diagnostics.drift),
-        "update_norms": dict(diagnostics.update_norms),
-    }
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,209 @@
+"""From the stored updates of a round to the next state: decoded and folded one by one, in client order.
+
+So memory does not grow with the cohort, and the result does not depend on who answered first. Knows no channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from plait.adapters import Json, norm
+from plait.aggregation import (
+    ANY_RANK,
+    BOTH_SIDES,
+    Contribution,
+    Diagnostics,
+    Observer,
+    Outcome,
+    RoundContext,
+    Rule,
+    ServerOptimizer,
+)
+from plait.errors import MachineError, PeerError
+from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.ledger import Ledger
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState, advance
+from plait.rounds.tracks import Ranks
+from plait.rounds.validate import Expected, UpdateRefused, open_update
+from plait.wire.codec import Codec
+from plait.wire.envelope import Opened, read_header
+
+# Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
+_MODULES_OBSERVED = 8
+
+
+class Folding:
+    """Rule, server optimizer and codec of one run, over its spool.
+
+    Args:
+        directory: of the run, with the stored updates.
+        ledger: told of an update that the rule refuses.
+        ranks: the adapters that clients have.
+        rule: combines updates.
+        optimizer: makes a step of what the rule gives.
+        codec: of the broadcast.
+        base_fingerprint: of the base, 32 bytes.
+        wire: of the run, as ``--wire`` says it.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: RunDirectory,
+        ledger: Ledger,
+        ranks: Ranks,
+        rule: Rule,
+        optimizer: ServerOptimizer,
+        codec: Codec,
+        base_fingerprint: bytes,
+        wire: str,
+        seed: int,
+    ) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._ranks = ranks
+        self._rule = rule
+        self._optimizer = optimizer
+        self._codec = codec
+        self._base = base_fingerprint
+        self._wire = wire
+        self._seed = seed
+
+    def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
+        """What an update of a client must say of itself, apart from what only its card and key can tell."""
+        return Expected(
+            run_id=state.run_id,
+            round=number,
+            client=client,
+            base_fingerprint=self._base,
+            spec_digest=self._ranks.adapters[track].spec.digest,
+            received=state.tracks[track].shadow,
+        )
+
+    def open(self, state: RunState, number: int, client: str, update: bytes) -> tuple[Opened, int]:
+        """A stored update, and the track of its client, who may be away by now.
+
+        Raises:
+            PeerError: it is not what was stored.
+        """
+        said = read_header(update, max_bytes=len(update)).spec_digest
+        tracks = (track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said)
+        track = next(tracks, 0)
+        return open_update(update, self.expected(state, number, client, track)), track
+
+    def check(self, opened: Opened, expected: Expected, track: int) -> None:
+        """Refuse what no rule could fold, or this one not in this round, before it is stored.
+
+        Raises:
+            UpdateRefused: with the reason.
+        """
+        frozen = BOTH_SIDES - self._rule.trained(expected.round) if self._rule.trained(expected.round) else frozenset()
+        contribution = self._contribution(opened, expected, track)
+        try:
+            contribution.check(self._ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
+        except PeerError as error:
+            raise UpdateRefused("unfit", str(error)) from error
+
+    def step(self, state: RunState, number: int, clients: Sequence[str]) -> tuple[RunState, dict[str, Json]]:
+        """What rule and server optimizer make of the stored updates.
+
+        Args:
+            state: after the round before.
+            number: of the round.
+            clients: whose updates are stored, in name order.
+
+        Returns:
+            (the state after the round, fields for the ledger).
+
+        Raises:
+            MachineError: a stored update is gone.
+            PeerError: the rule refused all of them.
+        """
+        context = RoundContext(
+            round=number,
+            master=state.shadow,
+            geometry=self._ranks.master.geometry,
+            initial=self._ranks.master.initial,
+            seed=self._seed,
+            cohort=self._ranks.cohort,
+            memory=state.rule_memory,
+        )
+        outcome, diagnostics, folded = self._fold(state, context, clients)
+        step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
+        state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
+        fields: dict[str, Json] = {
+            "round": number,
+            "rule": self._rule.name,
+            "received": folded,
+            "update_norm": norm(step),
+        }
+        if outcome.figures:
+            fields["figures"] = dict(outcome.figures)
+        if diagnostics:
+            fields["diagnostics"] = _fields(diagnostics)
+        if outcome.base is not None:
+            state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._wire)
+            fields["base_distortion"] = cost.distortion
+        state, encoding = follow(state, self._ranks, self._base, self._codec)
+        fields["adapter"] = state.shadow.digest().hex()
+        fields["broadcast_distortion"] = encoding.distortion
+        fields["broadcast_codec_s"] = round(encoding.codec_s, 4)
+        return state, fields
+
+    def _fold(
+        self, state: RunState, context: RoundContext, clients: Sequence[str]
+    ) -> tuple[Outcome, Diagnostics | None, int]:
+        accumulator = self._rule.begin(context)
+        observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
+        folded = 0
+        for client in clients:
+            update = self._directory.load_update(context.round, client)
+            if update is None:
+                raise MachineError(
+                    f"the stored update of {client!r} in round {context.round} is gone, expected it to stay"
+                )
+            opened, track = self.open(state, context.round, client, update)
+            contribution = self._contribution(opened, self.expected(state, context.round, client, track), track)
+            try:
+                accumulator.add(contribution)
+            except PeerError as error:
+                self._ledger.append(
+                    "update_refused",
+                    round=context.round,
+                    client=client,
+                    reason="rule",
+                    detail=str(error),
+                    uplink_bytes=0,
+                )
+                continue
+            folded += 1
+            if observer:
+                observer.add(contribution)
+        if not folded:
+            raise PeerError(f"rule '{self._rule.name}' refused all updates of round {context.round}")
+        outcome = accumulator.finish()
+        return outcome, observer.finish(outcome) if observer else None, folded
+
+    def _contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
+        return Contribution(
+            expected.client,
+            expected.received,
+            opened.delta,
+            float(opened.header.examples),
+            self._ranks.adapters[track].geometry,
+        )
+
+
+def _fields(diagnostics: Diagnostics) -> dict[str, Json]:
+    return {
+        "exact_norm": diagnostics.exact_norm,
+        "error": diagnostics.error,
+        "covariance": diagnostics.covariance,
+        "effective_rank": diagnostics.effective_rank,
+        "modules": diagnostics.modules,
+        "drift": dict(diagnostics.drift),
+        "update_norms": dict(diagnostics.update_norms),
+    }
