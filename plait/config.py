@@ -156,6 +156,13 @@ class RunConfig(BaseModel, frozen=True):
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0 leaves the choice to torch")] = 0
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="one seed decides everything random")] = 0
     out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
+    publish: Annotated[
+        str,
+        Field(
+            description="where each round's adapter goes too: a directory, the address of a running vLLM (its key in "
+            "VLLM_API_KEY), or both with a comma between"
+        ),
+    ] = ""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -12,23 +12,56 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, model_card, save_peft_directory
 from plait.aggregation import BaseDelta, Geometry
-from plait.rounds.ledger import read_events
+from plait.export import Outlets
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.tracks import RankedAdapter
 
 
 class Publisher:
-    """Writes ``RUN/adapter`` after every round."""
+    """Writes ``RUN/adapter`` after every round, and hands it out from there.
 
-    def __init__(self, directory: RunDirectory, adapter: RankedAdapter, base: BaseReference, *, clients: int) -> None:
+    Args:
+        directory: of the run.
+        ledger: is told where a round could not be handed out; that costs no round.
+        adapter: the master's.
+        base: that it belongs to.
+        clients: in the federation, for the card.
+        outlets: where rounds go to, or None.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        ledger: Ledger,
+        adapter: RankedAdapter,
+        base: BaseReference,
+        *,
+        clients: int,
+        outlets: Outlets | None,
+    ) -> None:
         self._directory = directory
+        self._ledger = ledger
         self._adapter = adapter
         self._base = base
         self._clients = clients
+        self._outlets = outlets
+        self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
         """Replace what was published before, at once."""
+        self._write(state)
+        # The last round is published once more at the end of the run.
+        mark = (state.round, state.shadow.digest(), state.base.moved.digest)
+        if self._outlets is None or mark == self._handed_out:
+            return
+        failures = self._outlets.publish(self._directory.adapter, round_number=state.round)
+        for failure in failures:
+            self._ledger.append("publish_failed", round=state.round, detail=failure)
+        self._handed_out = None if failures else mark
+
+    def _write(self, state: RunState) -> None:
         losses = {
             cast("int", event["round"]): cast("float", event["loss"])
             for event in read_events(self._directory.ledger)

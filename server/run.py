@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from datetime import datetime
@@ -12,6 +13,7 @@ from plait import machine
 from plait.adapters import BaseReference
 from plait.config import RunConfig, config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
+from plait.export import Outlets
 from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -50,9 +52,11 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     blueprint = blueprint_of(config, base.directory)
     ranks = ranks_of(config, base.directory, rule)
 
-    directory, ledger, state, events = _open(config, blueprint, ranks, base.reference)
+    out = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
+    directory, ledger, state, events = _open(config, out, blueprint, ranks, base.reference)
     done_before_s = _wall_before(events)
-    publisher = Publisher(directory, ranks.master, base.reference, clients=config.clients)
+    publisher = Publisher(directory, ledger, ranks.master, base.reference, clients=config.clients, outlets=outlets)
     coordinator = Coordinator(
         channel=channel,
         directory=directory,
@@ -81,10 +85,9 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
 
 
 def _open(
-    config: RunConfig, blueprint: Blueprint, ranks: Ranks, base: BaseReference
+    config: RunConfig, path: Path, blueprint: Blueprint, ranks: Ranks, base: BaseReference
 ) -> tuple[RunDirectory, Ledger, RunState, list[Event]]:
     """A new run, or the one that is there already if it is the same."""
-    path = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
         kept = config_from_table(read_config_table(directory.config), where=str(directory.config))

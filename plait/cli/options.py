@@ -16,6 +16,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Rounds": (
         "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "server_optimizer",
         "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
+        "publish",
     ),
     "Clients that fail": ("quorum", "deadline_s", "over_selection", "round_attempts"),
     "Adapter": ("method", "rank", "client_ranks", "alpha", "dropout", "target_modules"),

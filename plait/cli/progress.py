@@ -87,6 +87,8 @@ class _Viewer:
                 f"[yellow]refused[/] round {number}, {escape(_clean(event['client']))}: "
                 f"{escape(_clean(event['detail']))}"
             )
+        elif kind == "publish_failed":
+            self._screen.print(f"[yellow]not published[/] round {number}: {escape(_clean(event['detail']))}")
         elif kind == "evaluated":
             self._show_loss(cast("int", number), event)
 

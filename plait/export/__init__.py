@@ -1,5 +1,6 @@
 """The way out to serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
 
+from plait.export.outlets import Outlets
 from plait.export.publish import load_into_vllm, publish
 from plait.export.request import Command, ExportRequest, Float, Written
 from plait.export.source import Source, open_source
@@ -11,6 +12,7 @@ __all__ = [
     "ExportRequest",
     "Exported",
     "Float",
+    "Outlets",
     "Source",
     "Written",
     "check_target",

@@ -73,7 +73,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
             "give the base it was made from as --base, or export --to peft"
         )
     geometry = geometry_of(source.spec)
-    in_place = lora_fault(source) is None and source.spec.task is Task.CAUSAL_LM
+    in_place = lora_fault(source.spec) is None and source.spec.task is Task.CAUSAL_LM
     if in_place:
         check_fit(geometry, shape, base=source.base.name)
         in_place = _is_stored(geometry, located.directory)

@@ -7,7 +7,7 @@ each of these is named and refused here.
 
 from __future__ import annotations
 
-from plait.adapters import Task
+from plait.adapters import AdapterSpec, Task
 from plait.aggregation.geometry import Geometry, geometry_of
 from plait.errors import ConfigError
 from plait.export.source import Source
@@ -38,17 +38,17 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
         ConfigError: it is something else; the message says what.
     """
     head = "has a classification head" if source.spec.task is Task.CLASSIFICATION else None
-    fault = head or lora_fault(source)
+    fault = head or lora_fault(source.spec)
     if fault is not None:
         raise ConfigError(f"adapter '{source.name}' {fault}, {use} takes plain LoRA of a language model: {instead}")
     return geometry_of(source.spec)
 
 
-def lora_fault(source: Source) -> str | None:
+def lora_fault(spec: AdapterSpec) -> str | None:
     """What makes the adapter more than plain LoRA, or None."""
-    config = source.spec.peft_config
-    if source.peft_type != "LORA":
-        return f"is made by {source.spec.method} ({source.peft_type})"
+    config = spec.peft_config
+    if config.get("peft_type") != "LORA":
+        return f"is made by {spec.method} ({config.get('peft_type')})"
     for key, fault in _FEATURES.items():
         if config.get(key):
             return fault
@@ -58,5 +58,5 @@ def lora_fault(source: Source) -> str | None:
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower() not in _SOUND_INITS:
         return f"began as '{init}', which moves weights of the base into the adapter"
-    others = geometry_of(source.spec).others
+    others = geometry_of(spec).others
     return f"holds '{others[0].name}', which is no factor of LoRA" if others else None

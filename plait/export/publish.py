@@ -50,9 +50,8 @@ def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> 
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter / name).is_file()]
     if missing:
         raise ConfigError(f"'{adapter}' has no {missing[0]}, expected a PEFT directory")
+    check_place(place)
     link = place / LATEST
-    if link.exists() and not link.is_symlink():
-        raise ConfigError(f"'{link}' is no symbolic link, expected a directory that only plait publishes to")
     copy = place / f"round-{round_number:06d}"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -65,6 +64,19 @@ def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> 
     except OSError as error:
         raise MachineError(f"cannot publish to '{place}': {error.strerror or error}") from error
     return copy
+
+
+def check_place(place: Path) -> None:
+    """Refuse a directory that something else keeps its files in.
+
+    Raises:
+        ConfigError: it is a file, or its ``latest`` is there and no link.
+    """
+    link = place / LATEST
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"'{place}' is a file, expected a directory to publish to")
+    if link.exists() and not link.is_symlink():
+        raise ConfigError(f"'{link}' is no symbolic link, expected a directory that only plait publishes to")
 
 
 def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 60.0, api_key: str = "") -> None:
@@ -85,7 +97,7 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 
         PeerError: vLLM refuses the adapter, or has no load endpoint.
         MachineError: nobody answers there in time.
     """
-    vllm = _Vllm(_address(server), timeout_s, api_key)
+    vllm = _Vllm(check_address(server), timeout_s, api_key)
     load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}
     answer = vllm.post("/v1/load_lora_adapter", load)
     if answer.status == http.HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
@@ -144,7 +156,12 @@ class _Vllm:
             ) from error
 
 
-def _address(server: str) -> str:
+def check_address(server: str) -> str:
+    """The address in the form that requests take.
+
+    Raises:
+        ConfigError: it is no HTTP address.
+    """
     address = server.rstrip("/").removesuffix("/v1")
     if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/-]*)?", address):
         raise ConfigError(f"address of vLLM is '{server}', expected one such as http://localhost:8000")

@@ -58,6 +58,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str
         process.stderr.close()
 
 
+@pytest.mark.slow
 def test_adapters_are_served_by_name_and_a_run_is_followed(
     started: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_adapters_are_served_by_name_and_a_run_is_followed(
     assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for(
     started: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,31 @@ def test_a_key_is_asked_for(
     assert httpx.get(f"{url}/models").status_code == 401
     answer = httpx.get(f"{url}/models", headers={"Authorization": "Bearer secret"})
     assert [model["id"] for model in json.loads(answer.text)["data"]] == ["tiny"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["fedavg", "flora"])
+def test_a_run_publishes_its_rounds_into_a_running_server(
+    plait: Plait, started: Callable[..., tuple[subprocess.Popen[str], str]], jsonl: Path, tmp_path: Path, rule: str
+) -> None:
+    _, url = started("--base", "tiny", "--dtype", "float32")
+    places = f"{tmp_path / 'served'},{url},http://127.0.0.1:9"
+    done = plait(
+        "simulate", "--data", jsonl, "--base", "tiny", "--clients", 2, "--rounds", 2, "--local-steps", 2,
+        "--batch-size", 2, "--seq-len", 32, "--rank", 2, "--learning-rate", 1e-2, "--dtype", "float32",
+        "--rule", rule, "--publish", places, "--out", tmp_path / "now", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    latest = tmp_path / "served" / "latest"
+    assert latest.resolve().name == "round-000002"
+    weights = "adapter_model.safetensors"
+    assert (latest / weights).read_bytes() == (tmp_path / "now" / "adapter" / weights).read_bytes()
+    with openai.OpenAI(base_url=url, api_key="none") as client:
+        assert client.models.retrieve("now").root == str(latest.resolve())
+    # Nobody was at the third place: told for each round, and the run went on.
+    events = [json.loads(line) for line in (tmp_path / "now" / "ledger.jsonl").read_text().splitlines()]
+    failed = [event["round"] for event in events if event["event"] == "publish_failed"]
+    assert failed[:2] == [1, 2]
 
 
 @pytest.mark.parametrize(

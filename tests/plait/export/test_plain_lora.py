@@ -16,7 +16,7 @@ from plait.training.bases import LocatedBase
 
 def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callable[..., Path]) -> None:
     for folder in (by_peft(use_rslora=True, rank_pattern={"q_proj": 2}, init_lora_weights="gaussian"), by_plait()):
-        assert lora_fault(open_source(folder)) is None
+        assert lora_fault(open_source(folder).spec) is None
 
 
 @pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
@@ -35,7 +35,7 @@ def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callabl
 def test_every_feature_that_servers_overlook_is_named(
     by_peft: Callable[..., Path], settings: dict[str, object], fault: str
 ) -> None:
-    found = lora_fault(open_source(by_peft(**settings)))
+    found = lora_fault(open_source(by_peft(**settings)).spec)
     assert found is not None
     assert fault in found
 

@@ -1,0 +1,86 @@
+"""Where the adapter of every round goes while a run goes on: a directory, a running vLLM, or both.
+
+``DIR``, ``http://HOST:PORT``, or both with a comma between. vLLM reads the adapter from a directory that it sees too:
+the one given, or ``RUN/published``. What is wrong with a place is said before the first round; what fails later must
+not cost a round, so it is handed back in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters import AdapterSpec, Task
+from plait.errors import ConfigError, PlaitError
+from plait.export.plain_lora import lora_fault
+from plait.export.publish import check_address, check_place, load_into_vllm, publish
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """The places of one run.
+
+    Attributes:
+        directory: where rounds are copied to.
+        servers: addresses of running vLLMs (or of `plait serve`).
+        name: what requests call the adapter.
+        api_key: of the servers, or empty.
+    """
+
+    directory: Path
+    servers: tuple[str, ...]
+    name: str
+    api_key: str = ""
+
+    @classmethod
+    def of(cls, places: str, *, run: Path, spec: AdapterSpec, api_key: str = "") -> Outlets | None:
+        """Read what the user wrote; None where it is empty.
+
+        Args:
+            places: directories and addresses, separated by commas.
+            run: the run directory; its name is what requests call the adapter.
+            spec: of the adapter that will be published.
+            api_key: of the servers, or empty.
+
+        Raises:
+            ConfigError: two directories, no address, a directory that is somebody else's, or an adapter that vLLM
+                does not take.
+        """
+        given = [place.strip() for place in places.split(",") if place.strip()]
+        servers = [place for place in given if "://" in place]
+        directories = [place for place in given if "://" not in place]
+        if not given:
+            return None
+        if len(directories) > 1:
+            raise ConfigError(f"publish names directories '{directories[0]}' and '{directories[1]}', expected one")
+        for server in servers:
+            check_address(server)
+        fault = "has a classification head" if spec.task is Task.CLASSIFICATION else lora_fault(spec)
+        if servers and fault is not None:
+            raise ConfigError(
+                f"publish names '{servers[0]}', but this adapter {fault}, and vLLM takes plain LoRA of a language "
+                "model: publish to a directory only"
+            )
+        directory = Path(directories[0]).expanduser() if directories else run / "published"
+        check_place(directory)
+        return cls(directory, tuple(servers), run.resolve().name, api_key)
+
+    def publish(self, adapter: Path, *, round_number: int) -> tuple[str, ...]:
+        """Hand out the PEFT directory of a round.
+
+        Returns:
+            What went wrong, a sentence each; empty where all places have it.
+        """
+        try:
+            copy = publish(adapter, self.directory, round_number=round_number)
+        except PlaitError as error:
+            return (str(error),)
+        failures: list[str] = []
+        for server in self.servers:
+            try:
+                load_into_vllm(server, name=self.name, adapter=copy, timeout_s=_TIMEOUT_S, api_key=self.api_key)
+            except PlaitError as error:
+                failures.append(str(error))
+        return tuple(failures)
