@@ -174,3 +174,75 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
 def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
     """The node of plait, with an app that does nothing."""
     return (sys.executable, "-m", "client.echo", server, name, str(state), *([str(kit)] if kit else []))
+
+
+@bench.command()
+def train(
+    base: Annotated[
+        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
+    ] = "smollm2-135m",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in a sequence.")] = 128,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 8,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: plait's and the limit's.")
+    ] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 for as many as torch takes.")] = 0,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each measurement.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in one measurement.")] = 2,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the most memory of each way.")] = True,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Count the main thread's processor time, not wall time, on a machine where others work as well "
+            "(set OMP_WAIT_POLICY=PASSIVE, so that waiting costs none).",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the adapter and the tokens.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure local training beside PEFT, transformers' Trainer and the machine's own rate: tokens a second, memory.
+
+    Example: plait bench train --repetitions 9
+    """
+    from plait.bench.train import MAIN_THREAD, WALL, speeds
+    from plait.bench.train import memory as memories
+    from plait.bench.train_ways import Workload
+    from plait.cli.progress import status
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.device import choose_compute
+
+    quiet_libraries()
+    located = locate_base(base)
+    compute = choose_compute(device, dtype)
+    work = Workload(
+        located.directory,
+        located.reference.fingerprint,
+        device=str(compute.device),
+        dtype=compute.dtype_name,
+        threads=threads,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        rank=rank,
+        seed=seed,
+    )
+    clock = MAIN_THREAD if shared else WALL
+    with status("training in every way", quiet=json_output) as say:
+        found = speeds(work, repetitions=repetitions, steps=steps, clock=clock, progress=say)
+    rows = list(found.rows())
+    if memory:
+        with status("measuring memory", quiet=json_output) as say:
+            rows += memories(work, progress=say)
+    if json_output:
+        for row in rows:
+            typer.echo(json.dumps(row.to_json()))
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    Console().print(to_rich(found.table()))
+    for row in rows[3:]:
+        typer.echo(str(row))

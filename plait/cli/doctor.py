@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.progress import status
 from plait.cli.output import print_json
+from plait.cli.progress import status
 
 
 @dataclass(frozen=True)

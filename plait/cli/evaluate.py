@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.progress import say, status
 from plait.cli.output import print_json
+from plait.cli.progress import say, status
 from plait.errors import ConfigError
 
 

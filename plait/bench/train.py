@@ -1,0 +1,155 @@
+"""``plait bench train``: tokens that a client trains on a second, and its memory, beside the others' ways.
+
+The limit is the rate at which this machine multiplies matrices of the base's type: a frozen weight costs a token two
+operations forward and two backward. Measured interleaved in one process; memory in a process of its own for each way.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plait import machine
+from plait.bench.row import Row
+from plait.report import Table
+
+if TYPE_CHECKING:
+    from plait.bench.train_ways import Workload
+
+OURS = "plait"
+_LIMIT = "limit"
+_IN_MEMORY = ("plait", "inference", "full fine-tuning, float32", "full fine-tuning, bfloat16")
+_MEMORY_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a second is.
+
+    Attributes:
+        name: for people.
+        now: seconds.
+    """
+
+    name: str
+    now: Callable[[], float]
+
+
+WALL = Clock("wall time", time.perf_counter)
+# What others do on the machine counts little here, if the threads that wait sleep (OMP_WAIT_POLICY=PASSIVE).
+MAIN_THREAD = Clock("processor time of the main thread", time.thread_time)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured of all ways.
+
+    Attributes:
+        what: was trained, in words.
+        rates: tokens a second by way, in the order in which they were measured; `plait` and `limit` are among them.
+        losses: of each way's last step.
+        clock: which clock.
+    """
+
+    what: str
+    rates: Mapping[str, Sequence[float]]
+    losses: Mapping[str, float]
+    clock: str
+
+    def median(self, way: str) -> float:
+        """The middle rate of a way."""
+        return statistics.median(self.rates[way])
+
+    def deviation(self, way: str) -> float:
+        """How far its rates are from the middle one at most, as a part of it."""
+        return max(abs(rate / self.median(way) - 1) for rate in self.rates[way])
+
+    @property
+    def peers(self) -> list[str]:
+        """All but ourselves and the limit."""
+        return [way for way in self.rates if way not in (OURS, _LIMIT)]
+
+    def rows(self) -> Iterator[Row]:
+        """Everything, as benchmarks print it."""
+        rates = {way: self.median(way) for way in self.peers}
+        yield Row(
+            f"{self.what}: rate", self.median(OURS), "tokens/s", rates, limit=self.median(_LIMIT), more_is_better=True
+        )
+        spread = {way: self.deviation(way) for way in self.rates if way != OURS}
+        yield Row(f"{self.what}: largest deviation from the median rate", self.deviation(OURS), "1", spread)
+        losses = {way: self.losses[way] for way in self.peers}
+        yield Row(f"{self.what}: loss of the last step", self.losses[OURS], "nats", losses)
+
+    def table(self) -> Table:
+        """Everything, for people."""
+        ours = self.median(OURS)
+        rows = tuple(
+            (
+                way,
+                f"{self.median(way):,.0f} ±{100 * self.deviation(way):.0f}%",
+                "" if way == OURS else f"{ours / self.median(way):.2f}",
+                f"{100 * self.median(way) / self.median(_LIMIT):.0f}%",
+                f"{self.losses[way]:.4f}" if way in self.losses else "",
+            )
+            for way in self.rates
+        )
+        headings = ("", "tokens/s", "plait is faster by", "of the limit", "last loss, nats")
+        return Table(self.what, headings, rows, f"Medians and largest deviations; {self.clock}.")
+
+
+def speeds(
+    work: Workload, *, repetitions: int, steps: int, clock: Clock, progress: Callable[[str], None] = lambda _: None
+) -> Speeds:
+    """Take `steps` steps in every way, `repetitions` times; the order changes from one time to the next.
+
+    The first time does not count: there memory is first touched and kernels are first built.
+    """
+    from plait.bench.train_ways import PEERS, WAYS, multiplied_parameters
+    from plait.training.device import matrix_gflops, use_threads
+
+    use_threads(work.threads)
+    ways = {name: WAYS[name](work) for name in (OURS, *PEERS)}
+    operations = 4 * multiplied_parameters(work)
+    rates: dict[str, list[float]] = {name: [] for name in (*ways, _LIMIT)}
+    losses: dict[str, float] = {}
+    for repetition in range(repetitions + 1):
+        for name in list(ways) if repetition % 2 else list(reversed(ways)):
+            progress(f"{name}, {repetition} of {repetitions}")
+            started = clock.now()
+            losses[name] = ways[name](steps)
+            rates[name].append(steps * work.tokens / (clock.now() - started))
+        rates[_LIMIT].append(1e9 * matrix_gflops(work.compute, clock=clock.now) / operations)
+    what = f"{work.directory.name}, {work.batch_size} x {work.seq_len} tokens, rank {work.rank}, {work.dtype}"
+    return Speeds(what, {name: each[1:] for name, each in rates.items()}, losses, clock.name)
+
+
+def memory(work: Workload, *, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
+    """Most memory of a process that trains, each way in a process of its own; the limit is what inference takes."""
+    from plait.bench.train_ways import PEERS
+
+    found: dict[str, float] = {}
+    for name in (*_IN_MEMORY, *PEERS):
+        progress(f"memory of {name}")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[name] = pool.apply(_peak_bytes, (work, name)) / 1e6
+    value, limit = found.pop(OURS), found.pop("inference")
+    what = f"{work.directory.name}, {work.batch_size} x {work.seq_len} tokens, rank {work.rank}, {work.dtype}"
+    yield Row(f"{what}: most memory", value, "MB", found, limit=limit)
+
+
+def _peak_bytes(work: Workload, name: str) -> int:
+    import torch
+
+    from plait.bench.train_ways import WAYS
+    from plait.training.device import use_threads
+
+    use_threads(work.threads)
+    loss = WAYS[name](work)(_MEMORY_STEPS)
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"loss of '{name}' is {loss}")
+    return torch.cuda.max_memory_allocated() if work.device.startswith("cuda") else machine.peak_rss_bytes()
