@@ -18,7 +18,9 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
         "publish",
     ),
-    "Clients that fail": ("quorum", "deadline_s", "over_selection", "round_attempts"),
+    "Clients that fail or lie": (
+        "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",
+    ),
     "Adapter": ("method", "rank", "client_ranks", "alpha", "dropout", "target_modules"),
     "Local training": (
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
+from plait.rounds.participant import Carried
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.local_model import PeftLocalModel
@@ -30,7 +31,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
         resident, "ada", [Record(text=text)], kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build)
     )
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
-    trained = local.train(blueprint.spec, blueprint.initial, SETTINGS)
+    trained = local.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
     assert 0 < trained.loss < before
     assert trained.tokens == 6 * 2 * 32
@@ -47,7 +48,7 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
     local = PeftLocalModel(
         resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(chatty)
     )
-    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1))
+    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1), Carried())
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "hello from a trainer" in captured.err
@@ -68,7 +69,7 @@ def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: B
         histogram={},
         own_trainer=own_trainer(spy),
     )
-    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
+    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5), Carried())
     assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
     assert seen["columns"] == ["input_ids", "labels"]
 
