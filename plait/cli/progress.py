@@ -11,13 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from plait.adapters import Json
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from plait.adapters import Json
 
 _PAUSE_S = 0.2
 
@@ -45,6 +47,8 @@ def watch(ledger: Path, *, rounds: int, cohort: int, clients: int, quiet: bool) 
     if quiet:
         yield
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     screen = console()
     evaluations = (rounds + 1) * clients
     with Progress(
