@@ -35,6 +35,8 @@ class Diagnostics:
             `exact_norm`: the error that averaging B and A apart makes.
         effective_rank: exponential of the entropy of the singular values of the exact mean (Roy and Vetterli, 2007),
             the mean over modules; near 1 where one direction carries all.
+        agreement: Frobenius norm of the change of the exact mean, relative to the mean of the clients' own changes: 1
+            where all clients move alike, 1 / sqrt(clients) where they move at right angles to each other.
         drift: by client, Frobenius norm of the change of its product.
         update_norms: by client, Euclidean norm of its delta over all tensors.
         modules: how many modules were looked at.
@@ -44,6 +46,7 @@ class Diagnostics:
     error: float
     covariance: float
     effective_rank: float
+    agreement: float
     drift: Mapping[str, float]
     update_norms: Mapping[str, float]
     modules: int
@@ -67,6 +70,7 @@ class Observer:
         # A rank above the server's has room here: the mean of padded factors is to leave out nothing.
         self._slices = SliceSum(self._of_interest(_widest(context)))
         self._drift: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
         self._norms: dict[str, float] = {}
 
     def add(self, contribution: Contribution) -> None:
@@ -80,6 +84,7 @@ class Observer:
             self._slices.add(pair, trained, contribution.weight)
             square += _change(pair, received, delta) ** 2
         self._drift[contribution.client] = math.sqrt(square)
+        self._weights[contribution.client] = contribution.weight
         self._norms[contribution.client] = norm(contribution.delta)
 
     def finish(self, outcome: Outcome) -> Diagnostics:
@@ -92,7 +97,7 @@ class Observer:
             ValueError: nothing was added.
         """
         landed = landing(outcome.step, self._context.master)
-        exact_square = error_square = covariance_square = rank_sum = 0.0
+        exact_square = error_square = covariance_square = moved_square = rank_sum = 0.0
         for pair in self._context.geometry.pairs:
             exact = self._exact.product(pair)
             result = _product(pair, landed)
@@ -103,15 +108,19 @@ class Observer:
             svd = exact.svd()
             exact_square += float(np.square(svd.s).sum())
             rank_sum += _effective_rank(svd.s)
+            moved_square += exact.plus(_product(pair, self._context.master.flat), factor=-1.0).norm() ** 2
             error_square += exact.plus(result, factor=-1.0).norm() ** 2
             covariance_square += exact.plus(LowRank(b, a), factor=-widest.scale).norm() ** 2
         modules = len(self._context.geometry.pairs)
         size = math.sqrt(exact_square)
+        total = sum(self._weights.values())
+        drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
         return Diagnostics(
             exact_norm=size,
             error=math.sqrt(error_square) / size if size else 0.0,
             covariance=math.sqrt(covariance_square) / size if size else 0.0,
             effective_rank=rank_sum / modules if modules else 0.0,
+            agreement=math.sqrt(moved_square) * total / drifts if drifts else 0.0,
             drift=dict(self._drift),
             update_norms=dict(self._norms),
             modules=modules,

@@ -17,6 +17,7 @@ from plait.report.run_view import (
     Adapter,
     Base,
     Client,
+    Diagnostics,
     Evaluation,
     Reference,
     Refusal,
@@ -113,8 +114,24 @@ def _rounds(events: Sequence[Mapping[str, Json]]) -> tuple[Round, ...]:
             update_norm=event.optional_number("update_norm"),
             wall_s=event.optional_number("wall_s"),
             adapter=event.optional_text("adapter") or "",
+            rule=event.optional_text("rule") or "",
+            diagnostics=_diagnostics(event.record("diagnostics")),
         )
     return tuple(rounds[number] for number in sorted(rounds))
+
+
+def _diagnostics(record: Record) -> Diagnostics | None:
+    if not record.fields:
+        return None
+    drift, norms = record.record("drift"), record.record("update_norms")
+    return Diagnostics(
+        error=record.number("error"),
+        covariance=record.number("covariance"),
+        effective_rank=record.optional_number("effective_rank"),
+        agreement=record.optional_number("agreement"),
+        drift={name: drift.number(name) for name in drift.fields},
+        update_norms={name: norms.number(name) for name in norms.fields},
+    )
 
 
 def _evaluations(events: Sequence[Mapping[str, Json]]) -> tuple[Evaluation, ...]:

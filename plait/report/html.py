@@ -9,15 +9,17 @@ import base64
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from plait.adapters import Json
+from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.markup import Markup, element, fragment
 from plait.report.run_view import RunView
 from plait.report.stylesheet import STYLESHEET
 from plait.report.table import Table
 from plait.report.tables import (
+    aggregation_table,
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
@@ -45,6 +47,7 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, beside what other exchanges would have sent.",
     "clients": "Bar plot: training tokens of every client and what its examples are.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
+    "aggregation": "Two line plots over rounds: error of the aggregate, and how far every client moved.",
     "savings": "Bars on a logarithmic scale: bytes of this run beside other exchanges.",
 }
 # Where a run is written to belongs to that run, not to its repetition.
@@ -81,12 +84,18 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             _section("What it cost", plot("loss_by_bytes"), plot("savings"), _table(savings_table(view))),
             _section("Client by client", _table(loss_by_client_table(view)), plot("clients")),
             _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
+            _section("How well it was averaged", _sentences(advice(view)), *_aggregation(view, plot)),
             _section("What was refused", _table(refusals_table(view))),
             _section("How to repeat it", _command(view), _pairs(view.config)),
             _section("Where it comes from", _pairs(_origin(view)), _pairs(view.versions)),
         ),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en').source}\n"
+
+
+def _aggregation(view: RunView, plot: Callable[[str], Markup]) -> tuple[Markup, ...]:
+    table = aggregation_table(view)
+    return (plot("aggregation"), _table(table)) if table.rows else ()
 
 
 def headline(view: RunView) -> str:
@@ -194,6 +203,10 @@ def _section(title: str, *children: Markup) -> Markup:
     if not any(child.source for child in children):
         return Markup("")
     return element("section", element("h2", title), *children)
+
+
+def _sentences(sentences: Sequence[str]) -> Markup:
+    return element("ul", *(element("li", sentence) for sentence in sentences)) if sentences else Markup("")
 
 
 def _figure(variants: Mapping[str, bytes], alternative_text: str) -> Markup:

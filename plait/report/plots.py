@@ -1,4 +1,4 @@
-"""The plots of a run, as PNG bytes: losses by round and by bytes, bytes by round, what clients hold, savings.
+"""The plots of a run, as PNG bytes: losses, bytes, what clients hold, savings, what aggregation did.
 
 Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
 `_MOST_NAMED` clients are named at the end of their lines; a larger crowd is drawn in one faint colour.
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
+from plait.report.aggregation_plot import aggregation
 from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.run_view import Client, RunView
 from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
@@ -46,6 +47,7 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
         "clients": clients,
         "bytes_by_round": bytes_by_round,
         "savings": savings_bars,
+        "aggregation": aggregation,
     }
     return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in plots.items()}
 

@@ -46,6 +46,27 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Diagnostics:
+    """How far a round's result is from the exact mean of products, and its clients from each other.
+
+    Attributes:
+        error: of the result, as a part of the exact mean's norm.
+        covariance: of averaging B and A apart, as a part of the same.
+        effective_rank: of the exact mean; None where an older ledger lacks it.
+        agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
+        drift: by client, how far its product moved.
+        update_norms: by client, of its delta.
+    """
+
+    error: float
+    covariance: float
+    effective_rank: float | None
+    agreement: float | None
+    drift: Mapping[str, float]
+    update_norms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Round:
     """A round that was folded into the adapter."""
 
@@ -55,6 +76,8 @@ class Round:
     update_norm: float | None
     wall_s: float | None
     adapter: str
+    rule: str
+    diagnostics: Diagnostics | None
 
 
 @dataclass(frozen=True)

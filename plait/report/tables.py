@@ -1,4 +1,4 @@
-"""The tables of a run: losses by round and by client, bytes by round, savings, refusals.
+"""The tables of a run: losses by round and by client, bytes by round, savings, aggregation, refusals.
 
 Each function makes a `Table` of plain text; `report_tables` puts them in reading order and leaves out empty ones.
 """
@@ -13,6 +13,7 @@ from plait.report.alternatives import all_alternatives, savings
 from plait.report.run_view import Client, Evaluation, RunView, Score, Traffic
 from plait.report.table import Table
 from plait.report.wording import (
+    NOTHING,
     bytes_text,
     change_text,
     count_text,
@@ -38,6 +39,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         loss_by_client_table(view),
         bytes_by_round_table(view),
         savings_table(view),
+        aggregation_table(view),
         refusals_table(view),
     )
     return tuple(table for table in tables if table.rows)
@@ -187,6 +189,30 @@ def compare_bytes(
         rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
         note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
         f"{this.capitalize()} counts every byte, the others count arrays alone.",
+    )
+
+
+def aggregation_table(view: RunView) -> Table:
+    """What the rule did in every round, as parts of the exact mean of the clients' products."""
+    there = [(each.number, each.diagnostics) for each in view.rounds if each.diagnostics]
+    shown = _thin(there, _MOST_ROUNDS)
+    rule = view.rounds[-1].rule if view.rounds else ""
+    return Table(
+        title=f"Aggregation by round ({rule})" if rule else "Aggregation by round",
+        headings=("round", "error", "averaged apart", "agreement", "effective rank", "moves least", "moves most"),
+        rows=tuple(
+            (
+                str(number),
+                percent_text(found.error),
+                percent_text(found.covariance),
+                percent_text(found.agreement),
+                f"{found.effective_rank:.1f}" if found.effective_rank is not None else NOTHING,
+                f"{min(found.drift.values(), default=0):.3g}",
+                f"{max(found.drift.values(), default=0):.3g}",
+            )
+            for number, found in shown
+        ),
+        note=_left_out(len(shown), len(there), "rounds, spread over the run"),
     )
 
 

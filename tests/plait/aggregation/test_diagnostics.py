@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plait.adapters import AdapterState
 from plait.aggregation.diagnostics import Observer
 from plait.aggregation.fedavg import FedAvg
 from plait.aggregation.fedex import FedEx
@@ -59,6 +62,23 @@ def test_the_covariance_is_the_error_of_fedavg(lab):
     found = observed(context, cohort, lab.run(FedAvg(), context, cohort))
     assert found.error > 0.01
     np.testing.assert_allclose(found.covariance, found.error, rtol=1e-4)
+
+
+def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    one, other = lab.contributions(FedAvg(), context, generator, weights=[3, 3])
+    alike = [one, replace(other, delta=one.delta)]
+    np.testing.assert_allclose(observed(context, alike, lab.run(FedAvg(), context, alike)).agreement, 1, rtol=1e-4)
+
+    def side(c, sign):  # B alone: the product is linear in it
+        flat = np.zeros_like(c.delta.flat)
+        for pair in c.geometry.pairs:
+            pair.b_of(flat)[...] = sign * pair.b_of(c.delta.flat)
+        return replace(c, delta=AdapterState(c.delta.layout, flat))
+
+    apart = [side(one, 1), replace(side(one, -1), client=other.client)]
+    assert observed(context, apart, lab.run(FedAvg(), context, apart)).agreement < 1e-4
 
 
 def test_the_change_of_the_base_counts(lab):

@@ -130,6 +130,16 @@ def round_finished(number: int, got: int, refused: int = 0) -> Event:
         "received": got,
         "refused": refused,
         "update_norm": 0.5,
+        "diagnostics": {
+            "exact_norm": 2.0,
+            "error": 0.01,
+            "covariance": 0.01,
+            "effective_rank": 4.5,
+            "agreement": 0.9,
+            "modules": 8,
+            "drift": {"ann": 1.0, "bob": 1.25},
+            "update_norms": {"ann": 0.5, "bob": 0.75},
+        },
         "wall_s": 20.0,
     }
 

@@ -10,7 +10,9 @@ import pytest
 from plait.report.fold import fold_events
 from plait.report.html import headline, render_html, repeat_command
 
-PLOTS = dict.fromkeys(("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings"), b"\x89PNG")
+PLOTS = dict.fromkeys(
+    ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation"), b"\x89PNG"
+)
 VARIANTS = {"(prefers-color-scheme: dark)": PLOTS, "": PLOTS}
 VOID = {"img", "meta", "source", "br", "link"}
 
@@ -71,7 +73,7 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
     view = fold_events(small_run)
     page = Page(render_html(view, VARIANTS))
     assert headline(view) in page.text
-    assert page.tags.count("table") == 4
+    assert page.tags.count("table") == 5
     assert page.tags.count("img") == len(PLOTS)
     assert page.tags.count("source") == len(PLOTS)
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))

@@ -14,7 +14,7 @@ from plait.report.run_view import Client, Evaluation, Score
 from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings")
+NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation")
 
 
 def is_blank(png: bytes) -> bool:

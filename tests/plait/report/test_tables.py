@@ -7,6 +7,7 @@ from itertools import pairwise
 from plait.report.fold import fold_events
 from plait.report.run_view import Client, Evaluation, Score
 from plait.report.tables import (
+    aggregation_table,
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
@@ -63,7 +64,7 @@ def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_
 
 def test_only_tables_with_rows_are_shown(small_run) -> None:
     titles = [table.title for table in report_tables(fold_events(small_run))]
-    assert len(titles) == 4
+    assert len(titles) == 5
     assert not any("Refused" in title for title in titles)
     assert report_tables(fold_events(small_run[:1])) == ()
 
@@ -100,3 +101,14 @@ def test_a_column_of_accuracies_replaces_perplexity_for_labels(small_run) -> Non
     assert "accuracy" in loss_by_round_table(view).headings
     assert "perplexity" not in loss_by_round_table(view).headings
     assert "accuracy" in loss_by_client_table(view).headings
+
+
+def test_the_aggregation_table_shows_every_rounds_figures(small_run):
+    table = aggregation_table(fold_events(small_run))
+    assert table.rows[0] == ("1", "1.0 %", "1.0 %", "90.0 %", "4.5", "1", "1.25")
+    assert len(table.rows) == 2
+
+
+def test_an_older_ledger_without_diagnostics_has_no_aggregation_table(small_run):
+    older = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
+    assert not aggregation_table(fold_events(older)).rows

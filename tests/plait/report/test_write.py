@@ -9,7 +9,14 @@ import pytest
 from plait.errors import PeerError
 from plait.report import summarise, write_report
 
-PLOTS = {"loss_by_round.png", "loss_by_bytes.png", "clients.png", "bytes_by_round.png", "savings.png"}
+PLOTS = {
+    "loss_by_round.png",
+    "loss_by_bytes.png",
+    "clients.png",
+    "bytes_by_round.png",
+    "savings.png",
+    "aggregation.png",
+}
 
 
 def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) -> None:

@@ -1,0 +1,92 @@
+"""What a run's own figures say about its settings: one sentence for each thing that another choice would mend.
+
+Every sentence names the figure that it rests on. Nothing is said where the figures say nothing.
+Knows rules by their names only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import fmean, median
+
+from plait.report.run_view import Diagnostics, RunView
+from plait.report.wording import clean, loss_text, percent_text
+
+# Below it, what averaging B and A apart loses is small beside what one more step changes.
+_NOTEWORTHY = 0.05
+# So many times the median is no longer chance.
+_OUTLIER = 3.0
+# Rules that average B and A apart, so that their error is the covariance of the clients' factors.
+_APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
+_PERSONAL = frozenset({"fedsa"})
+
+
+def advice(view: RunView) -> tuple[str, ...]:
+    """Sentences on the run's rule, rank, clients and step; none where nothing stands out."""
+    rounds = [each.diagnostics for each in view.rounds if each.diagnostics]
+    return (*_on_rule(view, rounds), *_on_agreement(view, rounds), *_on_outliers(rounds), *_on_step(view))
+
+
+def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
+    if not rounds:
+        return
+    rule = view.rounds[-1].rule
+    covariance = max(each.covariance for each in rounds)
+    if rule in _APART and covariance >= _NOTEWORTHY:
+        yield (
+            f"Averaging B and A apart loses up to {percent_text(covariance)} of the mean product; --rule product_mean "
+            "keeps the best adapter of the same rank, --rule fedex loses nothing and moves the base instead."
+        )
+    elif rule in _APART and len(rounds) >= 2:
+        yield (
+            f"Averaging B and A apart loses at most {percent_text(covariance)} of the mean product, so an exact rule "
+            f"would gain little over {clean(rule)}."
+        )
+    ranks = [each.effective_rank for each in rounds if each.effective_rank]
+    if ranks and view.adapter.rank and rule not in _APART and max(each.error for each in rounds) >= _NOTEWORTHY:
+        lost = max(each.error for each in rounds)
+        yield (
+            f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and keeping "
+            f"{view.adapter.rank} loses up to {percent_text(lost)} of it; a larger --rank would keep more."
+        )
+
+
+def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
+    found = [each.agreement for each in rounds if each.agreement is not None and len(each.drift) > 2]
+    if not found:
+        return
+    agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
+    if agreement < 1.25 * right_angles and view.rounds[-1].rule not in _PERSONAL:
+        yield (
+            f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
+            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; --rule fedsa lets "
+            "each keep a side of its own."
+        )
+
+
+def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
+    """A client that is far beyond the others in most rounds that it took part in."""
+    beyond: dict[str, list[float]] = {}
+    for each in rounds:
+        middle = median(each.drift.values()) if len(each.drift) > 2 else 0.0
+        for client, drift in each.drift.items():
+            beyond.setdefault(client, []).append(drift / middle if middle else 0.0)
+    for client, ratios in sorted(beyond.items()):
+        if median(ratios) >= _OUTLIER:
+            yield (
+                f"{clean(client)} moves {median(ratios):.1f} times as far as the median client. If that is not wanted, "
+                "--norm-policy clip bounds it."
+            )
+
+
+def _on_step(view: RunView) -> Iterator[str]:
+    final = view.final_evaluation
+    for reference in view.references:
+        if final is None or reference.kind != "local" or final.mean.loss <= reference.final.loss:
+            continue
+        yield (
+            f"Each client alone reaches {loss_text(reference.final.loss)}, the federation "
+            f"{loss_text(final.mean.loss)}: more rounds, a larger --server-learning-rate or personal adapters "
+            "(--rule fedsa) would make federating pay."
+        )

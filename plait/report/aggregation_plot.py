@@ -1,0 +1,59 @@
+"""The plot of what aggregation did: error of each round's result, and how far each client moved."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from plait.report.run_view import Diagnostics, RunView
+from plait.report.theme import Theme, new_axes, say_nothing_yet, written
+from plait.report.wording import percent_text, plural
+
+
+def aggregation(view: RunView, theme: Theme) -> Figure:
+    """On the left the error of the result and of averaging apart, on the right every client's movement."""
+    found = [(each.number, each.diagnostics) for each in view.rounds if each.diagnostics]
+    figure, panels = new_axes(theme, height_inches=3.4, title="What aggregation did", columns=2 if found else 1)
+    if not found:
+        say_nothing_yet(panels[0], theme, "No round has been aggregated yet.")
+        return figure
+    numbers = [number for number, _ in found]
+    _errors(panels[0], theme, numbers, [each for _, each in found])
+    _movements(panels[1], theme, numbers, [each for _, each in found])
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        panel.set_xlabel("round")
+        panel.grid(axis="y", color=theme.faint, linewidth=0.8)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=1 if theme.is_narrow else 2,
+        frameon=False, labelcolor=theme.ink, fontsize=8.5,
+    )  # fmt: skip
+    return figure
+
+
+def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics]) -> None:
+    last = rounds[-1]
+    marker = "o" if len(numbers) <= 25 else ""
+    apart = [each.covariance for each in rounds]
+    label = f"of averaging B and A apart: {percent_text(last.covariance)}"
+    panel.plot(numbers, apart, color=theme.muted, linewidth=1.6, linestyle=(0, (4, 2)), label=label, zorder=3)
+    error = [each.error for each in rounds]
+    label = f"of the round's result: {percent_text(last.error)}"
+    panel.plot(numbers, error, color=theme.accent, linewidth=2.6, marker=marker, label=label, zorder=2)
+    panel.set_ylim(0, 1.15 * max(*apart, *error, 1e-6))
+    panel.yaxis.set_major_formatter(written(lambda y: f"{100 * y:.3g} %"))
+    panel.set_ylabel("error, part of the exact mean")
+
+
+def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics]) -> None:
+    names = sorted({name for each in rounds for name in each.drift})
+    few = len(names) <= len(theme.series)
+    for index, name in enumerate(names):
+        own = [(number, each.drift[name]) for number, each in zip(numbers, rounds, strict=True) if name in each.drift]
+        colour = theme.series[index] if few else theme.muted
+        marker = "o" if len(own) == 1 or not few else ""
+        panel.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, alpha=0.85 if few else 0.3, marker=marker,
+                   markersize=3)  # fmt: skip
+    panel.set_ylim(bottom=0)
+    panel.set_ylabel(f"movement of each of {plural(len(names), 'client')}")

@@ -1,0 +1,48 @@
+from plait.report.advice import advice
+from plait.report.fold import fold_events
+from tests.plait.report.conftest import finished, numbered, round_finished, run_started
+
+
+def told(rule="fedavg", rounds=2, drift=None, **figures):
+    drift = drift or {"ann": 1.0, "bob": 1.1, "cyd": 0.9, "dan": 1.0}
+    diagnostics = {"error": 0.0, "covariance": 0.0, "effective_rank": 4.0, "agreement": 0.9} | figures
+    diagnostics |= {"drift": drift, "update_norms": drift, "modules": 8, "exact_norm": 1.0}
+    events = [
+        round_finished(number + 1, len(drift)) | {"rule": rule, "diagnostics": diagnostics} for number in range(rounds)
+    ]
+    return " ".join(advice(fold_events(numbered([run_started(), *events, finished(rounds)]))))
+
+
+def test_a_large_covariance_names_rules_without_it():
+    assert "loses up to 12.0 %" in told(covariance=0.12, error=0.12)
+    assert "--rule product_mean" in told(covariance=0.12, error=0.12)
+
+
+def test_a_small_covariance_says_that_an_exact_rule_gains_little():
+    assert "would gain little over fedavg" in told(covariance=0.01, error=0.01)
+
+
+def test_a_rule_that_is_exact_is_told_nothing_of_covariance():
+    assert told(rule="fedex", covariance=0.3) == ""
+
+
+def test_a_truncated_product_asks_for_a_larger_rank():
+    assert "a larger --rank" in told(rule="product_mean", covariance=0.3, error=0.2)
+
+
+def test_clients_at_right_angles_are_named_only_where_they_are():
+    assert "right angles" in told(agreement=0.5)
+    assert "right angles" not in told(agreement=0.9)
+    assert "right angles" not in told(rule="fedsa", agreement=0.5)
+
+
+def test_a_client_far_beyond_the_others_is_named():
+    assert "eve moves 9.0 times" in told(drift={"ann": 1.0, "bob": 1.0, "eve": 9.0, "dan": 1.0})
+    assert "moves" not in told(drift={"ann": 1.0, "bob": 2.0, "eve": 1.5, "dan": 1.0})
+
+
+def test_a_federation_that_loses_to_its_clients_is_told_so(small_run):
+    alone = {"event": "reference", "kind": "local", "held_out_loss": 2.5, "by_client": {"ann": 2.4, "bob": 2.6}}
+    events = numbered([*small_run[:-1], alone, small_run[-1]])
+    assert "Each client alone reaches 2.500" in " ".join(advice(fold_events(events)))
+    assert "alone" not in " ".join(advice(fold_events(small_run)))
