@@ -24,8 +24,8 @@ from peft import PeftModel
 
 from plait.errors import ConfigError
 from plait.training.examples import Example, Tokenizer
+from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
-from plait.training.trainer import StepReport, schedule_factor
 from plait.wire.settings import Settings
 
 

@@ -13,8 +13,9 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.participant import Carried, DataSize, Trained
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
+from plait.training.learner import StepReport
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import StepReport, judge, train_steps
+from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).

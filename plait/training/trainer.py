@@ -5,14 +5,12 @@ Knows nothing of rounds, peers or bytes: settings, examples and a model in, the 
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,42 +19,12 @@ from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
 from plait.training.examples import Example
+from plait.training.learner import Learner, Lesson, LocalTraining
 from plait.training.losses import BatchLoss, class_logits, count_labels
-from plait.training.optimizer import FlatAdamW
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; all else that an adapter has (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a training run did.
-
-    Attributes:
-        loss: mean over its steps of the mean loss a step, in nats.
-        tokens: tokens that went through the model, padding not counted.
-        seconds: wall time.
-    """
-
-    loss: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """What a training run leaves behind.
-
-    Attributes:
-        flat: (size,) the adapter after.
-        report: what was done.
-        moments: what AdamW would go on with.
-    """
-
-    flat: Float32
-    report: StepReport
-    moments: Moments
 
 
 def train_steps(
@@ -79,10 +47,6 @@ def train_steps(
     follow from `settings.seed`. A step's loss is the mean over all its label tokens, however they fall on its
     micro-batches.
 
-    FedProx (arXiv 1812.06127) adds mu/2 ||x - start||^2 to what is minimised, though not to the losses that are
-    reported. SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, for it is made of
-    what AdamW's steps came to, not of gradients.
-
     Args:
         model: the base with the adapter on.
         parameters: the adapter's parameters in layout order; overwritten.
@@ -101,59 +65,41 @@ def train_steps(
     """
     started = time.perf_counter()
     device = parameters[0].device
-    trained = _trained(model, parameters, settings.trained)
-    optimizer = FlatAdamW(
-        start,
+    trained = trained_parameters(model, parameters, settings.trained)
+    learner = Learner(
+        Lesson(examples, settings, start, moments, drift),
         [parameter.numel() for parameter in parameters],
         trained,
-        weight_decay=settings.weight_decay,
-        moments=moments,
+        task=task,
         device=device,
     )
-    gradient = optimizer.gradient
-    origin = optimizer.master.clone() if settings.proximal else None
-    correction = None if drift is None else optimizer.where_trained(torch.from_numpy(drift.copy()).to(device))
     model.train()
     summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    losses: list[float] = []
-    tokens = 0
-    per_step = settings.batch_size * settings.gradient_accumulation_steps
-    order = _endless(len(examples), np.random.default_rng(settings.seed))
     with _only(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
-            _follow(parameters, optimizer.values)
-            chosen = [examples[next(order)] for _ in range(per_step)]
-            counted = sum(count_labels(example, task) for example in chosen)
+            _follow(parameters, learner.values)
+            batches, counted = learner.draw()
             step_loss = 0.0
-            for first in range(0, per_step, settings.batch_size):
-                batch = chosen[first : first + settings.batch_size]
+            for batch in batches:
                 loss = summed_loss(batch) / counted
                 loss.backward()
                 step_loss += loss.item()
-                tokens += sum(len(example.tokens) for example in batch)
-            optimizer.take([parameter.grad for parameter in parameters])
+            learner.step([parameter.grad for parameter in parameters], step_loss)
             for parameter in parameters:
                 parameter.grad = None
-            if origin is not None:
-                gradient.add_(optimizer.master - origin, alpha=settings.proximal)
-            _clip_(gradient, settings.max_grad_norm)
-            optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + step))
-            if correction is not None:
-                optimizer.master.add_(correction)
-            losses.append(step_loss)
             on_step(step, step_loss)
             check_abandoned()
-    _follow(parameters, optimizer.values)
-    return LocalTraining(
-        flat=_array(optimizer.master),
-        report=StepReport(sum(losses) / len(losses), tokens, time.perf_counter() - started),
-        moments=optimizer.moments(settings.local_steps),
-    )
+    _follow(parameters, learner.values)
+    return learner.finish(time.perf_counter() - started)
 
 
-def _trained(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
-    """Which of the parameters train where these sides do."""
+def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
+    """Which of the parameters train where these sides do.
+
+    Raises:
+        ConfigError: none of them.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     matches = [_SIDE.search(names[id(parameter)]) for parameter in parameters]
     trained = [match is None or match[1] in sides for match in matches]
@@ -179,16 +125,6 @@ def _only(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) -> Genera
 def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
     for parameter, flat in zip(parameters, values, strict=True):
         parameter.copy_(flat.view_as(parameter))
-
-
-@torch.no_grad()
-def _clip_(gradient: torch.Tensor, longest: float) -> None:
-    """As torch's clip_grad_norm_ does."""
-    gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp(max=1.0))
-
-
-def _array(tensor: torch.Tensor) -> Float32:
-    return tensor.cpu().numpy().copy()
 
 
 @dataclass(frozen=True)
@@ -225,25 +161,3 @@ def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_toke
             total += summed_loss(batch).item()
         counted += sum(count_labels(example, task) for example in batch)
     return Judgement(total / counted, counted, len(examples), correct if task is Task.CLASSIFICATION else None)
-
-
-def schedule_factor(settings: Settings, step: int) -> float:
-    """Learning rate at a step of the whole run, as a part of its peak.
-
-    Args:
-        settings: ``lr_schedule``, ``warmup_steps`` and ``total_steps``.
-        step: steps done before this one, over all rounds.
-    """
-    if step < settings.warmup_steps:
-        return (step + 1) / (settings.warmup_steps + 1)
-    if settings.lr_schedule == "constant":
-        return 1.0
-    rest = max(1, settings.total_steps - settings.warmup_steps)
-    done = min(1.0, (step - settings.warmup_steps) / rest)
-    return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
-    """Indices without end: every example once in random order, then all again in another."""
-    while True:
-        yield from (int(index) for index in generator.permutation(count))

@@ -16,9 +16,10 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
+from plait.training.learner import LocalTraining, schedule_factor
 from plait.training.losses import BatchLoss, pad, summed_loss
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import LocalTraining, judge, schedule_factor, train_steps
+from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(

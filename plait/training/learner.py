@@ -1,0 +1,181 @@
+"""One adapter in training: its optimizer, the order of its examples, and all that is added to its steps.
+
+Knows no model: whoever computes gives it gradients and losses and takes values and examples. So one adapter trained
+alone and several trained in one batch take the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from plait.adapters import Float32, Task
+from plait.rounds.moments import Moments
+from plait.training.examples import Example
+from plait.training.losses import count_labels
+from plait.training.optimizer import FlatAdamW
+from plait.wire.settings import Settings
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one adapter is trained on, and from where.
+
+    Attributes:
+        examples: what to train on.
+        settings: steps, batch, learning rate, schedule, seed, which sides train, FedProx's mu.
+        start: (size,) the adapter before; not changed.
+        moments: AdamW's, from a run before; None to begin anew.
+        drift: (size,) to be added after every step to what trains; None for nothing.
+    """
+
+    examples: Sequence[Example]
+    settings: Settings
+    start: Float32
+    moments: Moments | None = None
+    drift: Float32 | None = None
+
+    @property
+    def examples_a_step(self) -> int:
+        """Sequences of one optimizer step."""
+        return self.settings.batch_size * self.settings.gradient_accumulation_steps
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a training run did.
+
+    Attributes:
+        loss: mean over its steps of the mean loss a step, in nats.
+        tokens: tokens that went through the model, padding not counted.
+        seconds: wall time; a part of it where several adapters shared it.
+    """
+
+    loss: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a training run leaves behind.
+
+    Attributes:
+        flat: (size,) the adapter after.
+        report: what was done.
+        moments: what AdamW would go on with.
+    """
+
+    flat: Float32
+    report: StepReport
+    moments: Moments
+
+
+class Learner:
+    """One adapter in training.
+
+    FedProx (arXiv 1812.06127) adds mu/2 ||x - start||^2 to what is minimised, though not to the losses that are
+    reported. SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, for it is made of
+    what AdamW's steps came to, not of gradients.
+
+    Args:
+        lesson: what to train on, and from where.
+        sizes: elements of each of the adapter's tensors.
+        trained: whether each trains; at least one does.
+        task: what the labels are.
+        device: where to compute.
+
+    Raises:
+        ConfigError: the moments are of another adapter.
+    """
+
+    def __init__(
+        self, lesson: Lesson, sizes: Sequence[int], trained: Sequence[bool], *, task: Task, device: torch.device
+    ) -> None:
+        settings = lesson.settings
+        self._lesson = lesson
+        self._task = task
+        self._optimizer = FlatAdamW(
+            lesson.start,
+            sizes,
+            trained,
+            weight_decay=settings.weight_decay,
+            moments=lesson.moments,
+            device=device,
+        )
+        master = self._optimizer.master
+        self._origin = master.clone() if settings.proximal else None
+        self._correction = (
+            None
+            if lesson.drift is None
+            else self._optimizer.where_trained(torch.from_numpy(lesson.drift.copy()).to(device))
+        )
+        self._order = _endless(len(lesson.examples), np.random.default_rng(settings.seed))
+        self._losses: list[float] = []
+        self._tokens = 0
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """The adapter, tensor by tensor, each flat, float32."""
+        return self._optimizer.values
+
+    def draw(self) -> tuple[list[list[Example]], int]:
+        """The next step's examples, micro-batch by micro-batch, and how many terms their losses have in all."""
+        chosen = [self._lesson.examples[next(self._order)] for _ in range(self._lesson.examples_a_step)]
+        self._tokens += sum(len(example.tokens) for example in chosen)
+        size = self._lesson.settings.batch_size
+        batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
+        return batches, sum(count_labels(example, self._task) for example in chosen)
+
+    def step(self, gradients: Sequence[Tensor | None], loss: float) -> None:
+        """Take a step along the gradients of the tensors; `loss` is what the step's examples had before it."""
+        settings, optimizer = self._lesson.settings, self._optimizer
+        gradient = optimizer.gradient
+        optimizer.take(gradients)
+        if self._origin is not None:
+            gradient.add_(optimizer.master - self._origin, alpha=settings.proximal)
+        _clip_(gradient, settings.max_grad_norm)
+        optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        if self._correction is not None:
+            optimizer.master.add_(self._correction)
+        self._losses.append(loss)
+
+    def finish(self, seconds: float) -> LocalTraining:
+        """What is left behind after steps that took so long."""
+        report = StepReport(sum(self._losses) / len(self._losses), self._tokens, seconds)
+        flat = self._optimizer.master.cpu().numpy().copy()
+        return LocalTraining(flat, report, self._optimizer.moments(len(self._losses)))
+
+
+def schedule_factor(settings: Settings, step: int) -> float:
+    """Learning rate at a step of the whole run, as a part of its peak.
+
+    Args:
+        settings: ``lr_schedule``, ``warmup_steps`` and ``total_steps``.
+        step: steps done before this one, over all rounds.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / (settings.warmup_steps + 1)
+    if settings.lr_schedule == "constant":
+        return 1.0
+    rest = max(1, settings.total_steps - settings.warmup_steps)
+    done = min(1.0, (step - settings.warmup_steps) / rest)
+    return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def _clip_(gradient: Tensor, longest: float) -> None:
+    """As torch's clip_grad_norm_ does."""
+    gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp(max=1.0))
+
+
+def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
+    """Indices without end: every example once in random order, then all again in another."""
+    while True:
+        yield from (int(index) for index in generator.permutation(count))
