@@ -20,6 +20,8 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_FP32: _ClassVar[Codec]
     CODEC_BF16: _ClassVar[Codec]
     CODEC_RATE: _ClassVar[Codec]
+    CODEC_FP32_PARTIAL: _ClassVar[Codec]
+    CODEC_BF16_PARTIAL: _ClassVar[Codec]
 DIRECTION_UNSPECIFIED: Direction
 DIRECTION_UPDATE: Direction
 DIRECTION_BROADCAST: Direction
@@ -28,6 +30,8 @@ CODEC_UNCHANGED: Codec
 CODEC_FP32: Codec
 CODEC_BF16: Codec
 CODEC_RATE: Codec
+CODEC_FP32_PARTIAL: Codec
+CODEC_BF16_PARTIAL: Codec
 
 class Envelope(_message.Message):
     __slots__ = ("schema", "header", "payload", "signature")

@@ -40,8 +40,15 @@ class Codec(Protocol):
         distortion: what it is expected to lose of a typical delta, ||x - x̂||² / ||x||²; 0 where next to nothing.
     """
 
-    name: str
-    number: int
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """See above."""
+        ...
 
     @property
     def distortion(self) -> float:

@@ -20,7 +20,7 @@ from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs import CODECS, codec_numbered
+from plait.wire.codecs import codec_numbered, without_zeros
 from plait.wire.frame import Frame, join_frame, split_frame
 
 MAX_HEADER_BYTES = 1 << 21
@@ -135,15 +135,13 @@ class Opened:
 
 
 def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
-    """Pack a delta, and unpack it as the receiver will; one that is all zeros costs no bytes whatever the codec.
+    """Pack a delta, and unpack it as the receiver will; tensors that are all zeros cost next to nothing.
 
     Raises:
         PeerError: it holds a NaN or an infinity.
     """
     check_finite(delta)
-    # Bits, not values: -0.0 is no zero here, so fp32 stays exact.
-    if not delta.flat.view(np.uint32).any():
-        codec = CODECS["unchanged"]
+    codec = without_zeros(codec, delta)
     started = time.perf_counter()
     packed = codec.encode(delta)
     decoded = AdapterState(delta.layout, codec.decode(packed.parameters, packed.payload, delta.layout))

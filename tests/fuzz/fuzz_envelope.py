@@ -40,5 +40,13 @@ def with_digest(data: bytes) -> bytes:
     return join_frame(header.SerializeToString(deterministic=True), frame.payload)
 
 
+def partial() -> bytes:
+    """An update of the first of both tensors."""
+    frame = split_frame(golden("update_fp32.")[0])
+    header = pb.Header.FromString(bytes(frame.header))
+    header.codec, header.codec_parameters = pb.CODEC_FP32_PARTIAL, b"\1"
+    return with_digest(join_frame(header.SerializeToString(deterministic=True), frame.payload[: 4 * 6]))
+
+
 if __name__ == "__main__":
-    main(parse, golden("update") + golden("broadcast"))
+    main(parse, [*golden("update"), *golden("broadcast"), partial()])

@@ -29,8 +29,9 @@ def instrumented():
 
 
 def golden(prefix: str) -> list[bytes]:
-    """The golden messages whose names begin so."""
-    return [bytes.fromhex(path.read_text()) for path in sorted(VECTORS.glob(f"{prefix}*.hex"))]
+    """The golden messages whose files' names begin so."""
+    paths = sorted(path for path in VECTORS.glob("*.hex") if path.name.startswith(prefix))
+    return [bytes.fromhex(path.read_text()) for path in paths]
 
 
 def main(parse, seeds) -> None:

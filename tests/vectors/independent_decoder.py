@@ -25,9 +25,8 @@ SETTINGS = table(
     "held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i total_steps:i",
     "done_steps:i wire:t trained:i personal:i proximal:d carry_moments:i scaffold:i without_feedback:i",
 )
-DESCRIBE = table(1, ("settings", SETTINGS), "spec_json:t")
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
-TASK = table(2, ("describe", DESCRIBE), ("train", WORK), ("evaluate", WORK))
+TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i")), ("wire", ["t"]), "max_rank:i")
 EVALUATION = table(1, "client:t round:i loss:d tokens:i examples:i correct:o")
@@ -127,11 +126,12 @@ def envelope(parts, sizes):
     """An envelope of an adapter whose tensors have these sizes."""
     header, payload = message(HEADER, parts[2]), parts.get(3, b"")
     codec, parameters = header["codec"], bytes.fromhex(header["codec_parameters"])
-    hashed = struct.pack("<II", codec, len(parameters)) + parameters + payload
-    if sha256(hashed).hexdigest() != header["payload_digest"]:
+    head = struct.pack("<II", codec, len(parameters))
+    if sha256(head + parameters + payload).hexdigest() != header["payload_digest"]:
         raise ValueError("the payload has another digest")
-    width = (None, 0, 4, 2, 0)[codec]
-    numbers = [payload[width * i : width * (i + 1)].rjust(4, b"\0") for i in range(sum(sizes))]
+    width = {1: 0, 2: 4, 3: 2, 4: 0, 9: 4, 10: 2}[codec]
+    each = [width * (codec < 9 or parameters[i // 8] >> i % 8 & 1) for i, size in enumerate(sizes) for _ in range(size)]
+    numbers = [payload[end - n : end].rjust(4, b"\0") for end, n in zip(accumulate(each), each, strict=True)]
     if codec == 4:
         numbers = rate(parameters, payload, sizes)
     return {"envelope": header | {"values": [number[::-1].hex() for number in numbers]}}

@@ -41,6 +41,11 @@ LAYOUT = Layout.of({"q_proj.lora_A": (2, 3), "q_proj.lora_B": (3, 2)})
 VALUES = [1.0, -2.5, 0.0, -0.0, 1.00390625, 1.01171875, 1e-3, -3e-8, 1e-45, 3.4028235e38, 0.1, -7.0]
 DELTA = AdapterState(LAYOUT, np.array(VALUES, np.float32))
 ZERO = AdapterState.zeros(LAYOUT)
+# More tensors than a byte of the mask has bits, some of them without numbers; in the last one a negative zero.
+PART_LAYOUT = Layout.of({f"t{i:02}": (i % 3, 2) for i in range(11)})
+PART_DELTA = AdapterState(
+    PART_LAYOUT, np.array([0, 0, 1.0, -2.5, 3e-3, 1e-45, *[0.0] * 6, 0.1, 0, 0, 0, 0, 0, -0.0, 0.0], np.float32)
+)
 
 UPDATE = Header(
     direction=Direction.UPDATE,
@@ -111,6 +116,8 @@ ENVELOPES = {
     "update_rate": (UPDATE, RATE_DELTA, "8", 4),
     "update_rate_of_extremes": (UPDATE, DELTA, "2", 4),
     "broadcast_step_rate": (BROADCAST, RATE_DELTA, "0.5", 4),
+    "update_fp32_partial": (UPDATE, PART_DELTA, "fp32", 9),
+    "broadcast_step_bf16_partial": (BROADCAST, PART_DELTA, "bf16", 10),
     "broadcast_whole_fp32": (
         dataclasses.replace(BROADCAST, client="bob", relative_to=b"", spec_json='{"method":"lora"}'),
         DELTA,
@@ -177,12 +184,17 @@ def numbers(delta: AdapterState, codec: int, packed: EncodedPayload) -> dict[str
     """
     words = [int(number.view(np.uint32)) for number in delta.flat]
     parameters = payload = b""
-    if codec == 2:
-        payload = b"".join(word.to_bytes(4, "little") for word in words)
-    if codec == 3:
-        halves = [_rounded_upper_half(word) for word in words]
-        payload = b"".join(half.to_bytes(2, "little") for half in halves)
-        words = [half << 16 for half in halves]
+    travelling = words
+    if codec in (9, 10):
+        tensors = [(words[slot.offset :][: slot.size], 1 << place) for place, slot in enumerate(delta.layout.slots)]
+        travelling = [word for tensor, _ in tensors if any(tensor) for word in tensor]
+        mask = sum(bit for tensor, bit in tensors if any(tensor))
+        parameters = mask.to_bytes(-(-len(tensors) // 8), "little")
+    if codec in (2, 9):
+        payload = b"".join(word.to_bytes(4, "little") for word in travelling)
+    if codec in (3, 10):
+        payload = b"".join(_rounded_upper_half(word).to_bytes(2, "little") for word in travelling)
+        words = [_rounded_upper_half(word) << 16 for word in words]
     if codec == 4:
         parameters, payload = packed.parameters, packed.payload
         decoded = INDEPENDENT["rate"](parameters, payload, [slot.size for slot in delta.layout.slots])

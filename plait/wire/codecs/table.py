@@ -6,14 +6,20 @@ import difflib
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
+from plait.adapters import AdapterState
 from plait.errors import ConfigError, PeerError
 from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.fp32 import Fp32
+from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 from plait.wire.codecs.unchanged import Unchanged
 
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (Unchanged(), Fp32(), Bf16(), Rate())}
+_PARTIAL = (Partial("fp32_partial", 9, Fp32()), Partial("bf16_partial", 10, Bf16()))
+
+CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (Unchanged(), Fp32(), Bf16(), Rate(), *_PARTIAL)}
 
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
 _EXACT = ("fp32", "bf16")
@@ -35,6 +41,14 @@ def codec_for(wire: str) -> Codec:
     raise ConfigError(
         f"wire is '{wire}', expected {', '.join(_EXACT)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
     )
+
+
+def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
+    """The codec that packs this delta as `codec` does, without the tensors that are all zeros if that saves bytes."""
+    if not delta.flat.view(np.uint32).any():
+        return CODECS["unchanged"]
+    partial = next((each for each in _PARTIAL if each.inner.number == codec.number), None)
+    return partial if partial is not None and partial.saves(delta) else codec
 
 
 def codec_numbered(number: int) -> Codec:

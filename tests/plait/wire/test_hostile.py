@@ -142,6 +142,16 @@ ENVELOPES = {
     "fp32 infinity": (envelope(floats(1, float("-inf"), 3)), "fp32 payload holds NaN or infinity"),
     "bf16 NaN": (envelope(b"\x80\x3f\xc0\x7f\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
     "bf16 infinity": (envelope(b"\x80\x3f\x80\xff\x80\x3f", codec=3), "bf16 payload holds NaN or infinity"),
+    "partial without a mask": (envelope(codec=9), "fp32_partial parameters have 0 bytes, expected 1"),
+    "partial, a mask of two bytes": (envelope(b"", codec=9, codec_parameters=b"\1\0"), "have 2 bytes, expected 1"),
+    "partial, a tensor too many": (envelope(codec=9, codec_parameters=b"\3"), "name more than the 1 tensors"),
+    "partial, numbers of a tensor that does not travel": (envelope(codec=9, codec_parameters=b"\0"), "12 bytes"),
+    "partial, a tensor without its numbers": (envelope(b"", codec=9, codec_parameters=b"\1"), "payload has 0 bytes"),
+    "partial, a bomb": (
+        envelope(bytes(10**5), codec=10, codec_parameters=b"\1"),
+        "bf16_partial payload has 100001 bytes, expected at most 7",
+    ),
+    "partial, NaN": (envelope(b"\x80\x3f\xc0\x7f\x80\x3f", codec=10, codec_parameters=b"\1"), "NaN or infinity"),
     "rate without parameters": (envelope(RATE.payload, codec=4), "codec parameters have 0 bytes, expected at least 7"),
     "rate, parameters cut": (
         envelope(RATE.payload, codec=4, codec_parameters=RATE.parameters[:-1]),
@@ -317,7 +327,10 @@ def test_hostile_reply_is_refused(name):
 
 PARSERS = {
     "header": (lambda data: read_header(data, max_bytes=10_000), [GOOD]),
-    "envelope": (lambda data: open_envelope(data, layout=LAYOUT), [GOOD, envelope(b"\x80\x3f" * 3, codec=3), rate()]),
+    "envelope": (
+        lambda data: open_envelope(data, layout=LAYOUT),
+        [GOOD, envelope(b"\x80\x3f" * 3, codec=3), rate(), envelope(codec=9, codec_parameters=b"\1")],
+    ),
     "task": (
         lambda data: decode_task(data, max_bytes=10_000),
         [TRAIN, b"".join(encode_task(DescribeTask(SETTINGS, "{}")))],
