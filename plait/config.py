@@ -7,6 +7,7 @@ configuration. Below the edge plain values are passed on, never this object.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ ALIASES: Mapping[str, str] = {
 }
 
 _MOST = 2**32 - 1  # what a task can carry
+# A part of a name; as anything more PEFT would take it for a regular expression.
+_MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class RunConfig(BaseModel, frozen=True):
@@ -82,6 +85,16 @@ class RunConfig(BaseModel, frozen=True):
     round_attempts: Annotated[
         int, Field(ge=1, le=_MOST, description="times that a round below its quorum is tried in all")
     ] = 3
+    norm_policy: Annotated[
+        Literal["reject", "clip", "off"],
+        Field(description="what becomes of an update that is much larger than the others"),
+    ] = "reject"
+    norm_bound: Annotated[
+        float, Field(gt=1, description="how many times the median of this and the last rounds an update may be")
+    ] = 10.0
+    keep_updates: Annotated[
+        bool, Field(description="keep all updates in RUN/spool, so that plait verify can compute every round again")
+    ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps of one client in one round")] = 4
     batch_size: Annotated[int, Field(ge=1, le=_MOST, description="sequences in one forward pass")] = 4
@@ -98,7 +111,7 @@ class RunConfig(BaseModel, frozen=True):
     ] = 0
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
-    method: Annotated[str, Field(description="how to adapt: lora")] = "lora"
+    method: Annotated[str, Field(description="how to adapt; plait methods lists them")] = "lora"
     rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
     alpha: Annotated[float, Field(gt=0, description="the product B A counts alpha / rank times")] = 16.0
     client_ranks: Annotated[
@@ -108,6 +121,13 @@ class RunConfig(BaseModel, frozen=True):
             "take turns; by default all have `rank`"
         ),
     ] = ""
+    rank_pattern: Annotated[
+        str, Field(description="ranks of modules that have one of their own: q_proj=4,down_proj=16")
+    ] = ""
+    bias: Annotated[
+        Literal["none", "all", "lora_only"], Field(description="which biases of the base LoRA trains too")
+    ] = "none"
+    virtual_tokens: Annotated[int, Field(ge=1, le=4096, description="length of a learned prompt or prefix")] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapter")] = 0.0
     target_modules: Annotated[str, Field(description="all-linear, or names separated by commas: q_proj,v_proj")] = (
         "all-linear"
@@ -186,6 +206,12 @@ class RunConfig(BaseModel, frozen=True):
         return self
 
     def _check_ranks(self) -> None:
+        for text in _parts(self.rank_pattern):
+            name, equals, rank = text.partition("=")
+            if not (equals and _MODULE_NAME.fullmatch(name) and rank.isascii() and rank.isdigit() and int(rank) >= 1):
+                raise ValueError(f"rank-pattern has '{text}', expected MODULE=RANK such as q_proj=4")
+        if self.rank_pattern and self.client_ranks:
+            raise ValueError("rank-pattern and client-ranks are both given, expected one of them")
         for text in self._rank_texts:
             if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
                 raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
@@ -193,6 +219,12 @@ class RunConfig(BaseModel, frozen=True):
     @property
     def _rank_texts(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.client_ranks.split(",") if part.strip())
+
+    @property
+    def module_ranks(self) -> dict[str, int]:
+        """Ranks of the modules that have one of their own."""
+        pairs = (part.partition("=") for part in _parts(self.rank_pattern))
+        return {name: int(rank) for name, _, rank in pairs}
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -217,6 +249,10 @@ class RunConfig(BaseModel, frozen=True):
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write."""
         return cast("dict[str, Scalar]", self.model_dump(by_alias=True))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def known_keys() -> tuple[str, ...]:

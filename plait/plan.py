@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from plait.adapters import Task
@@ -18,9 +19,10 @@ from plait.aggregation import (
 from plait.config import RunConfig, did_you_mean
 from plait.errors import ConfigError
 from plait.rounds.coordinator import RunPlan
+from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.methods import AdapterRequest
+from plait.training.methods import AdapterRequest, check_method_and_rule, method_of
 from plait.wire.settings import Settings
 
 
@@ -61,6 +63,8 @@ def plan_of(config: RunConfig) -> RunPlan:
         deadline_s=config.deadline_s or None,
         over_selection=config.over_selection,
         attempts=config.round_attempts,
+        norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
+        keep_updates=config.keep_updates,
         seed=config.seed,
         settings=settings_of(config),
     )
@@ -116,6 +120,7 @@ def ranks_of(config: RunConfig, base_directory: Path, rule: Rule) -> Ranks:
     Raises:
         ConfigError: the base cannot carry them, or the rule cannot work on them.
     """
+    check_method_and_rule(method_of(config.method), rule, mixed_ranks=len(set(config.ranks)) > 1)
     lower = sorted({rank for rank in config.ranks if rank != config.rank}, reverse=True)
     blueprints = {
         rank: blueprint_of(config, base_directory, rank=rank, init_rank=0 if rank == config.rank else config.rank)
@@ -130,7 +135,10 @@ def ranks_of(config: RunConfig, base_directory: Path, rule: Rule) -> Ranks:
     return ranks
 
 
-def blueprint_of(config: RunConfig, base_directory: Path, *, rank: int | None = None, init_rank: int = 0) -> Blueprint:
+@lru_cache(maxsize=2)
+def blueprint_of(
+    config: RunConfig, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
+) -> Blueprint:
     """The adapter that is asked for, on the base in this directory.
 
     Args:
@@ -138,6 +146,7 @@ def blueprint_of(config: RunConfig, base_directory: Path, *, rank: int | None = 
         base_directory: of the base.
         rank: another one than the configuration's.
         init_rank: see `AdapterSpec.init_rank`.
+        weights: whether the base's weights are there; without them initial values that follow from them are zeros.
 
     Raises:
         ConfigError: the base cannot carry it.
@@ -148,7 +157,18 @@ def blueprint_of(config: RunConfig, base_directory: Path, *, rank: int | None = 
         alpha=config.alpha,
         dropout=config.dropout,
         target_modules=config.target_modules,
+        rank_pattern=config.module_ranks,
+        bias=config.bias,
+        virtual_tokens=config.virtual_tokens,
     )
     task, labels = task_of(config), config.label_names
     base = read_base_config(base_directory, task, labels)
-    return design(base, request, task=task, labels=labels, seed=config.seed, init_rank=init_rank)
+    return design(
+        base,
+        request,
+        task=task,
+        labels=labels,
+        seed=config.seed,
+        init_rank=init_rank,
+        weights=base_directory if weights else None,
+    )

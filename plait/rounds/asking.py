@@ -17,7 +17,7 @@ from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES, Roster
 from plait.rounds.run_state import Held, RunState
-from plait.rounds.validate import max_update_bytes
+from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
@@ -117,7 +117,7 @@ class Asking:
                 "update_refused",
                 round=self._number,
                 client=client,
-                reason="need-full",
+                reason=Reason.NEED_FULL.value,
                 detail="sent the whole adapter",
                 uplink_bytes=answer.uplink_bytes,
             )

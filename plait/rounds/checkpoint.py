@@ -46,6 +46,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "previous": [track.previous.hex() for track in state.tracks],
             "base_previous": state.base.previous.hex(),
             "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
+            "norms": [dict(medians) for medians in state.norms],
             "finished": dict(state.finished),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
@@ -127,6 +128,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         },
         rule_memory=_arrays(files.get("rule.safetensors")),
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
+        norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
         finished=cast("dict[str, Json]", scalars["finished"]),
     )
 

@@ -12,8 +12,8 @@ fewer updates than the quorum the round is tried again, with what it has. Knows 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from plait.adapters import Json
@@ -26,15 +26,17 @@ from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
 from plait.rounds.folding import Folding
 from plait.rounds.ledger import Event, Ledger, read_events
+from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, choose_cohort, client_seed, note_held, sample_cohort
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Expected, UpdateRefused, check_evaluation, open_update
+from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
 from plait.wire.codec import Codec
 from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
+from plait.wire.signature import signature_of, signed_bytes
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class RunPlan:
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for as long as it takes.
         over_selection: how many more clients than wanted are asked, as a fraction; the last to answer are let go.
         attempts: times that a round below its quorum is tried in all.
+        norm_bound: how large an update may be.
+        keep_updates: whether updates stay in the spool once their round is over.
     """
 
     rounds: int
@@ -66,6 +70,8 @@ class RunPlan:
     deadline_s: float | None = None
     over_selection: float = 0.0
     attempts: int = 1
+    norm_bound: NormBound = field(default_factory=NormBound)
+    keep_updates: bool = False
 
 
 class Coordinator:
@@ -92,9 +98,10 @@ class Coordinator:
         self._ranks = ranks
         self._base = base_fingerprint
         self._rule = rule
+        self._misfits: set[tuple[int, str, str]] = set()
         self._folding = Folding(
             directory=directory,
-            ledger=ledger,
+            refused=self._log_misfit,
             ranks=ranks,
             rule=rule,
             optimizer=optimizer,
@@ -102,6 +109,7 @@ class Coordinator:
             base_fingerprint=base_fingerprint,
             wire=plan.settings.wire,
             seed=plan.seed,
+            norm_bound=plan.norm_bound,
         )
         self._publish = publish
 
@@ -121,6 +129,7 @@ class Coordinator:
         """
         plan = self._plan
         recorded = _Recorded.of(read_events(self._directory.ledger))
+        self._misfits.update(recorded.misfits)
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
@@ -147,41 +156,51 @@ class Coordinator:
         started = time.perf_counter()
         number = state.round + 1
         known = {*recorded.clients, *roster.nodes}
-        usable = {client for client in sorted(known) if self._recover(state, number, client, recorded)}
+        stored: dict[str, Norms] = {}
+        for client in sorted(known):
+            self._recover(state, number, client, recorded, stored)
+        verdict = self._folding.judge(state, stored)
         for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
             if attempt > 1 or self._channel.open_ended:
                 roster.gather(self._plan.clients)
-            state = self._collect(state, roster, number, usable)
-            if len(usable) >= self._plan.quorum:
+            state = self._collect(state, roster, number, stored, without=verdict.refused if attempt > 1 else ())
+            verdict = self._folding.judge(state, stored)
+            if len(verdict.accepted) >= self._plan.quorum:
                 break
-            self._ledger.append("round_missed", round=number, attempt=attempt, received=len(usable))
+            self._ledger.append("round_missed", round=number, attempt=attempt, received=len(verdict.accepted))
         else:
             raise PeerError(
-                f"round {number} got {len(usable)} usable updates from its {self._plan.cohort_size} clients, "
+                f"round {number} got {len(verdict.accepted)} usable updates from its {self._plan.cohort_size} clients, "
                 f"expected at least {self._plan.quorum}"
             )
 
-        state, finished = self._folding.step(state, number, sorted(usable))
-        finished["refused"] = max(0, self._plan.cohort_size - len(usable))
+        state, finished = self._folding.step(state, number, stored)
+        finished["refused"] = max(0, self._plan.cohort_size - cast("int", finished["received"]))
         finished["wall_s"] = round(time.perf_counter() - started, 3)
         state = replace(state, finished=finished)
         save_checkpoint(self._directory.checkpoints, state, self._ranks)
         self._conclude(state)
         return state
 
-    def _collect(self, state: RunState, roster: Roster, number: int, usable: set[str]) -> RunState:
-        """Ask the cohort, and others for those who fail; `usable` takes in the names whose update is stored."""
+    def _collect(
+        self, state: RunState, roster: Roster, number: int, stored: dict[str, Norms], *, without: Collection[str]
+    ) -> RunState:
+        """Ask the cohort, and others for those who fail; `stored` takes in how large each stored update is.
+
+        The clients in `without` gave an update that does not count.
+        """
         plan = self._plan
+        usable = set(stored) - set(without)
         deadline = None if plan.deadline_s is None else time.monotonic() + plan.deadline_s
         chosen, reserve = choose_cohort(
-            [*roster.nodes, *(usable - set(roster.nodes))],
+            [*(node for node in roster.nodes if node not in without), *(usable - set(roster.nodes))],
             plan.cohort_size,
             over_selection=plan.over_selection,
             seed=plan.seed,
             round_number=number,
         )
         self._ledger.append("round_started", round=number, cohort=list(chosen))
-        replacements = (name for name in reserve if name in roster.nodes and name not in usable)
+        replacements = (name for name in reserve if name in roster.nodes and name not in stored)
         with self._asking(state, roster, Purpose.TRAIN, number) as asking:
             for name in chosen:
                 if name not in usable:
@@ -191,8 +210,10 @@ class Coordinator:
                 if isinstance(answer.reply, UpdateReply):
                     track = roster.tracks[client]
                     expected = self._expected(state, number, client, roster)
-                    if self._receive(expected, track, answer.reply.update, answer):
+                    norms = self._receive(state, expected, track, answer.reply.update, answer)
+                    if norms is not None:
                         usable.add(client)
+                        stored[client] = norms
                     state = note_held(state, client, state.held_on(track))
                 else:
                     self._log_failure(number, answer)
@@ -204,27 +225,30 @@ class Coordinator:
                     asking.ask(name)
             late = sorted(asking.waiting) if len(usable) < plan.cohort_size else []
         for client in late:
-            self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason="late")
+            self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
 
     def _conclude(self, state: RunState) -> None:
         """What is left of a round once its checkpoint is whole."""
         self._publish(state)
-        self._directory.clear_updates()
+        if not self._plan.keep_updates:
+            self._directory.clear_updates()
         self._ledger.append("round_finished", **state.finished)
 
-    def _recover(self, state: RunState, number: int, client: str, recorded: _Recorded) -> bool:
-        """Whether an earlier stretch of the run stored a usable update; the ledger gets what it lacks of it."""
+    def _recover(
+        self, state: RunState, number: int, client: str, recorded: _Recorded, stored: dict[str, Norms]
+    ) -> None:
+        """Take into `stored` what an earlier stretch of the run stored; the ledger gets what it lacks of it."""
         update = self._directory.load_update(number, client)
         if update is None:
-            return False
+            return
         try:
-            opened, _ = self._folding.open(state, number, client, update)
+            opened, track = self._folding.open(state, number, client, update)
         except PeerError:
-            return False
+            return
+        stored[client] = self._folding.measure(opened, state, track)
         if (number, client) not in recorded.received:
-            self._log_update(opened, uplink_bytes=len(encode_reply(UpdateReply(update))))
-        return True
+            self._log_update(opened, update, stored[client], uplink_bytes=len(encode_reply(UpdateReply(update))))
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
         if self._channel.open_ended:
@@ -293,19 +317,20 @@ class Coordinator:
         )
         return TrainTask(settings, broadcast, base)
 
-    def _receive(self, expected: Expected, track: int, update: bytes, answer: Answer) -> bool:
-        """Store an update if it is usable."""
+    def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Norms | None:
+        """Store an update if it is usable; how large it is then."""
         try:
             opened = open_update(update, expected)
             self._folding.check(opened, expected, track)
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
-            return False
+            return None
+        norms = self._folding.measure(opened, state, track)
         self._directory.store_update(expected.round, expected.client, update)
-        self._log_update(opened, uplink_bytes=answer.uplink_bytes)
-        return True
+        self._log_update(opened, update, norms, uplink_bytes=answer.uplink_bytes)
+        return norms
 
-    def _log_update(self, opened: Opened, *, uplink_bytes: int) -> None:
+    def _log_update(self, opened: Opened, update: bytes, norms: Norms, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
         self._ledger.note(
             "update_received",
@@ -323,6 +348,8 @@ class Coordinator:
             train_loss=metrics.get("train_loss"),
             train_s=metrics.get("train_s"),
             digest=opened.delta.digest().hex(),
+            norms={figure: norm for figure, norm in norms.items() if norm},
+            **_proof(update),
         )
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
@@ -332,21 +359,27 @@ class Coordinator:
             public_key=roster.keys[client],
         )
 
-    def _log_failure(self, number: int, answer: Answer, *, reason: str = "no-answer") -> None:
+    def _log_failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER) -> None:
         reply = answer.reply
         if isinstance(reply, Refusal):
             self._log_refusal(number, answer, reply.reason.name.lower().replace("_", "-"), reply.detail)
         elif isinstance(reply, NoAnswer):
             self._log_refusal(number, answer, reason, reply.detail)
         else:
-            self._log_refusal(number, answer, "malformed", f"{type(reply).__name__} is not an answer to this task")
+            self._log_refusal(number, answer, Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task")
+
+    def _log_misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
+        """Of a stored update, once: a round that was killed while it was folded is folded again."""
+        if (number, client, reason.value) not in self._misfits:
+            self._misfits.add((number, client, reason.value))
+            self._log_refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
 
     def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str) -> None:
         self._ledger.append(
             "update_refused",
             round=number,
             client=answer.client,
-            reason=reason,
+            reason=str(reason),
             detail=detail,
             uplink_bytes=answer.uplink_bytes,
         )
@@ -361,12 +394,14 @@ class _Recorded:
         evaluated: the last round that it has losses of; -1 for none.
         received: rounds and clients of the updates that it has.
         clients: the clients that it knows.
+        misfits: rounds, clients and reasons of the refusals that it has.
     """
 
     finished: int
     evaluated: int
     received: frozenset[tuple[int, str]]
     clients: frozenset[str]
+    misfits: frozenset[tuple[int, str, str]]
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> _Recorded:
@@ -387,4 +422,15 @@ class _Recorded:
                 if event["event"] == "clients_described"
                 for client in cast("list[dict[str, Json]]", event["clients"])
             ),
+            misfits=frozenset(
+                (cast("int", event["round"]), cast("str", event["client"]), cast("str", event["reason"]))
+                for event in events
+                if event["event"] == "update_refused"
+            ),
         )
+
+
+def _proof(update: bytes) -> dict[str, str]:
+    """What shows later that the client's key signed this update, though the update itself is gone."""
+    signature = signature_of(update)
+    return {"signed": signed_bytes(update).hex(), "signature": signature.hex()} if signature else {}

@@ -1,12 +1,13 @@
 """From the stored updates of a round to the next state: decoded and folded one by one, in client order.
 
-So memory does not grow with the cohort, and the result does not depend on who answered first. Knows no channel.
+So memory does not grow with the cohort, and the result does not depend on who answered first. How large an update may
+be is judged only here, once all are in, for the same reason. Knows no channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from plait.adapters import Json, norm
 from plait.aggregation import (
@@ -22,11 +23,11 @@ from plait.aggregation import (
 )
 from plait.errors import MachineError, PeerError
 from plait.rounds.broadcasts import follow, move_base
-from plait.rounds.ledger import Ledger
+from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure, remembered
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Expected, UpdateRefused, open_update
+from plait.rounds.validate import Expected, Reason, UpdateRefused, open_update
 from plait.wire.codec import Codec
 from plait.wire.envelope import Opened, read_header
 
@@ -34,12 +35,27 @@ from plait.wire.envelope import Opened, read_header
 _MODULES_OBSERVED = 8
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Which of a round's stored updates count.
+
+    Attributes:
+        accepted: the clients whose updates are folded, in name order.
+        refused: the others, and why.
+        limits: the largest that a figure may be.
+    """
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, str]
+    limits: Norms
+
+
 class Folding:
     """Rule, server optimizer and codec of one run, over its spool.
 
     Args:
         directory: of the run, with the stored updates.
-        ledger: told of an update that the rule refuses.
+        refused: told of a stored update that does not count after all: its round, client, the reason and details.
         ranks: the adapters that clients have.
         rule: combines updates.
         optimizer: makes a step of what the rule gives.
@@ -47,13 +63,14 @@ class Folding:
         base_fingerprint: of the base, 32 bytes.
         wire: of the run, as ``--wire`` says it.
         seed: of the run.
+        norm_bound: how large an update may be.
     """
 
     def __init__(
         self,
         *,
         directory: RunDirectory,
-        ledger: Ledger,
+        refused: Callable[[int, str, Reason, str], None],
         ranks: Ranks,
         rule: Rule,
         optimizer: ServerOptimizer,
@@ -61,9 +78,10 @@ class Folding:
         base_fingerprint: bytes,
         wire: str,
         seed: int,
+        norm_bound: NormBound,
     ) -> None:
         self._directory = directory
-        self._ledger = ledger
+        self._refused = refused
         self._ranks = ranks
         self._rule = rule
         self._optimizer = optimizer
@@ -71,6 +89,7 @@ class Folding:
         self._base = base_fingerprint
         self._wire = wire
         self._seed = seed
+        self._norm_bound = norm_bound
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
@@ -105,22 +124,39 @@ class Folding:
         try:
             contribution.check(self._ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
         except PeerError as error:
-            raise UpdateRefused("unfit", str(error)) from error
+            raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
-    def step(self, state: RunState, number: int, clients: Sequence[str]) -> tuple[RunState, dict[str, Json]]:
+    def measure(self, opened: Opened, state: RunState, track: int) -> Norms:
+        """How large an update is."""
+        return measure(opened.delta, state.tracks[track].shadow, self._ranks.adapters[track].geometry)
+
+    def judge(self, state: RunState, norms: Mapping[str, Norms]) -> Verdict:
+        """Which stored updates count, by how large they are.
+
+        Args:
+            state: after the round before.
+            norms: of every stored update, by client.
+        """
+        limits = self._norm_bound.limits(norms.values(), state.norms)
+        if self._norm_bound.policy is not NormPolicy.REJECT:
+            return Verdict(tuple(sorted(norms)), {}, limits)
+        refused = {client: why for client in sorted(norms) if (why := beyond(norms[client], limits))}
+        return Verdict(tuple(client for client in sorted(norms) if client not in refused), refused, limits)
+
+    def step(self, state: RunState, number: int, norms: Mapping[str, Norms]) -> tuple[RunState, dict[str, Json]]:
         """What rule and server optimizer make of the stored updates.
 
         Args:
             state: after the round before.
             number: of the round.
-            clients: whose updates are stored, in name order.
+            norms: of every stored update, by client.
 
         Returns:
             (the state after the round, fields for the ledger).
 
         Raises:
             MachineError: a stored update is gone.
-            PeerError: the rule refused all of them.
+            PeerError: none of them counts.
         """
         context = RoundContext(
             round=number,
@@ -131,15 +167,21 @@ class Folding:
             cohort=self._ranks.cohort,
             memory=state.rule_memory,
         )
-        outcome, diagnostics, folded = self._fold(state, context, clients)
+        verdict = self.judge(state, norms)
+        for client, why in verdict.refused.items():
+            self._refused(number, client, Reason.NORM, why)
+        outcome, diagnostics, folded = self._fold(state, context, verdict)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
+        state = replace(state, norms=remembered(state.norms, [norms[client] for client in folded], verdict.limits))
         fields: dict[str, Json] = {
             "round": number,
             "rule": self._rule.name,
-            "received": folded,
+            "received": len(folded),
             "update_norm": norm(step),
         }
+        if self._norm_bound.policy is NormPolicy.CLIP:
+            fields["clipped"] = [client for client in folded if beyond(norms[client], verdict.limits)]
         if outcome.figures:
             fields["figures"] = dict(outcome.figures)
         if diagnostics:
@@ -154,12 +196,13 @@ class Folding:
         return state, fields
 
     def _fold(
-        self, state: RunState, context: RoundContext, clients: Sequence[str]
-    ) -> tuple[Outcome, Diagnostics | None, int]:
+        self, state: RunState, context: RoundContext, verdict: Verdict
+    ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self._rule.begin(context)
         observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
-        folded = 0
-        for client in clients:
+        folded: list[str] = []
+        squares = weights = 0.0
+        for client in verdict.accepted:
             update = self._directory.load_update(context.round, client)
             if update is None:
                 raise MachineError(
@@ -167,24 +210,23 @@ class Folding:
                 )
             opened, track = self.open(state, context.round, client, update)
             contribution = self._contribution(opened, self.expected(state, context.round, client, track), track)
+            if self._norm_bound.policy is NormPolicy.CLIP:
+                geometry, received = contribution.geometry, contribution.received
+                delta = clipped(contribution.delta, received, geometry, verdict.limits)
+                contribution = replace(contribution, delta=delta)
             try:
                 accumulator.add(contribution)
             except PeerError as error:
-                self._ledger.append(
-                    "update_refused",
-                    round=context.round,
-                    client=client,
-                    reason="rule",
-                    detail=str(error),
-                    uplink_bytes=0,
-                )
+                self._refused(context.round, client, Reason.RULE, str(error))
                 continue
-            folded += 1
+            folded.append(client)
+            squares += contribution.weight * norm(contribution.delta) ** 2
+            weights += contribution.weight
             if observer:
                 observer.add(contribution)
         if not folded:
-            raise PeerError(f"rule '{self._rule.name}' refused all updates of round {context.round}")
-        outcome = accumulator.finish()
+            raise PeerError(f"none of the updates of round {context.round} counts for rule '{self._rule.name}'")
+        outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
 
     def _contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
@@ -203,6 +245,7 @@ def _fields(diagnostics: Diagnostics) -> dict[str, Json]:
         "error": diagnostics.error,
         "covariance": diagnostics.covariance,
         "effective_rank": diagnostics.effective_rank,
+        "agreement": diagnostics.agreement,
         "modules": diagnostics.modules,
         "drift": dict(diagnostics.drift),
         "update_norms": dict(diagnostics.update_norms),

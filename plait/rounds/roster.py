@@ -191,6 +191,7 @@ class Roster:
                     "held_out_tokens": card.held_out_tokens,
                     "rank": self._ranks.adapters[self.tracks[name]].rank,
                     "histogram": dict(card.histogram),
+                    **({"public_key": self.keys[name].hex()} if self.keys[name] else {}),
                 }
                 for name, card in self.cards.items()
             ],

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, Json, add
 from plait.aggregation import Memory, OptimizerMemory
 from plait.rounds.moved_base import MovedBase
+from plait.rounds.norm_bound import Norms
 from plait.rounds.tracks import Ranks
 
 
@@ -77,6 +78,7 @@ class RunState:
         held: what each client holds, by client name.
         rule_memory: what the rule keeps from round to round.
         optimizer_memory: what the server optimizer keeps.
+        norms: medians of how large the updates of the last rounds were (see norm_bound.py).
         finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
             the state so that the ledger can be completed after a crash between the two.
     """
@@ -89,6 +91,7 @@ class RunState:
     held: Mapping[str, Held] = field(default_factory=dict[str, Held])
     rule_memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     optimizer_memory: OptimizerMemory = field(default_factory=dict[str, NDArray[np.generic]])
+    norms: tuple[Norms, ...] = ()
     finished: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
     @property

@@ -1,4 +1,4 @@
-"""What an answer must be before it counts; every refusal has a code that the ledger is told.
+"""What an answer must be before it counts; every refusal has a code (`Reason`) that the ledger is told.
 
 Knows nothing of transport; the bytes were bounded before they came here.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -23,14 +24,59 @@ _LARGEST_FIGURE = 2.0**53
 _LARGEST_ELEMENT = 2.0**120
 
 
+class Reason(StrEnum):
+    """Why an answer does not count, as the ledger and the metrics say it; the codes are stable over versions.
+
+    What a client itself says when it cannot do a task (`RefusalReason` of the wire) stands beside these under its own
+    name: need-full, base-mismatch, spec-mismatch, too-little-data, malformed, failed.
+    """
+
+    MALFORMED = "malformed"
+    """Not an answer to this task, or bytes that are not as specified."""
+    DIRECTION = "direction"
+    """An envelope that goes the other way."""
+    WRONG_CLIENT = "wrong-client"
+    """It speaks of another client than the one that was asked."""
+    WRONG_ROUND = "wrong-round"
+    """It is of another round: late, or played back."""
+    WRONG_RUN = "wrong-run"
+    """It is of another run."""
+    WRONG_BASE = "wrong-base"
+    """It adapts another base."""
+    WRONG_SPEC = "wrong-spec"
+    """It is of another adapter: method, rank, tensors, task."""
+    WRONG_REFERENCE = "wrong-reference"
+    """The delta is relative to an adapter that the client was not sent."""
+    SIGNATURE = "signature"
+    """Not signed by the key that the client proved to hold."""
+    WEIGHT = "weight"
+    """It counts other examples or tokens than the client said that it has."""
+    FIGURE = "figure"
+    """A metric or loss that no honest client could have."""
+    OVERFLOW = "overflow"
+    """Elements so large that sums of them would leave float32."""
+    UNFIT = "unfit"
+    """No rule could fold it, or this one not in this round: a frozen side has changed, say."""
+    NORM = "norm"
+    """A factor, or the product, moved much further than the others' (see norm_bound.py)."""
+    RULE = "rule"
+    """The rule refused it."""
+    NO_ANSWER = "no-answer"
+    """The client could not be reached, or its app failed."""
+    LATE = "late"
+    """Nothing came before the deadline."""
+    NEED_FULL = "need-full"
+    """The client had lost its adapter and was sent the whole one; it still counts."""
+
+
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)
     """An answer that the round goes on without.
 
     Attributes:
-        reason: a short code, stable over versions.
+        reason: why.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 
@@ -69,30 +115,35 @@ def open_update(data: bytes, expected: Expected) -> Opened:
     try:
         header = read_header(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
-        raise UpdateRefused("malformed", str(error)) from error
+        raise UpdateRefused(Reason.MALFORMED, str(error)) from error
     if header.direction != Direction.UPDATE:
-        raise UpdateRefused("direction", "envelope is a broadcast, expected an update")
+        raise UpdateRefused(Reason.DIRECTION, "envelope is a broadcast, expected an update")
     if header.client != expected.client:
-        raise UpdateRefused("wrong-client", f"update is signed by {header.client!r}, expected {expected.client!r}")
+        raise UpdateRefused(Reason.WRONG_CLIENT, f"update is signed by {header.client!r}, expected {expected.client!r}")
     if header.round != expected.round:
-        raise UpdateRefused("wrong-round", f"update is for round {header.round}, expected {expected.round}")
+        raise UpdateRefused(Reason.WRONG_ROUND, f"update is for round {header.round}, expected {expected.round}")
     for reason, what, got, wanted in (
-        ("wrong-run", "run", header.run_id, expected.run_id),
-        ("wrong-base", "base", header.base_fingerprint, expected.base_fingerprint),
-        ("wrong-spec", "adapter spec", header.spec_digest, expected.spec_digest),
-        ("wrong-reference", "adapter that the delta is relative to", header.relative_to, expected.received.digest()),
+        (Reason.WRONG_RUN, "run", header.run_id, expected.run_id),
+        (Reason.WRONG_BASE, "base", header.base_fingerprint, expected.base_fingerprint),
+        (Reason.WRONG_SPEC, "adapter spec", header.spec_digest, expected.spec_digest),
+        (
+            Reason.WRONG_REFERENCE,
+            "adapter that the delta is relative to",
+            header.relative_to,
+            expected.received.digest(),
+        ),
     ):
         if got != wanted:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
         _check_signature(data, expected)
     if expected.examples is not None and header.examples != expected.examples:
-        raise UpdateRefused("weight", f"update counts {header.examples} examples, expected {expected.examples}")
+        raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
     try:
         opened = open_envelope(data, layout=expected.received.layout)
     except PeerError as error:
-        raise UpdateRefused("malformed", str(error)) from error
+        raise UpdateRefused(Reason.MALFORMED, str(error)) from error
     _check_size(opened.delta, expected.received)
     return opened
 
@@ -104,12 +155,12 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         UpdateRefused: with the first reason found.
     """
     if evaluation.client != card.client:
-        raise UpdateRefused("wrong-client", f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
+        raise UpdateRefused(Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
     if evaluation.round != round_number:
-        raise UpdateRefused("wrong-round", f"evaluation is of round {evaluation.round}, expected {round_number}")
+        raise UpdateRefused(Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}")
     if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
         raise UpdateRefused(
-            "weight",
+            Reason.WEIGHT,
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
         )
@@ -119,23 +170,25 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
 def _check_signature(data: bytes, expected: Expected) -> None:
     signature = signature_of(data)
     if not signature:
-        raise UpdateRefused("signature", f"update of {expected.client!r} is not signed, expected its key's signature")
+        raise UpdateRefused(
+            Reason.SIGNATURE, f"update of {expected.client!r} is not signed, expected its key's signature"
+        )
     if not verify(expected.public_key, signature, signed_bytes(data)):
-        raise UpdateRefused("signature", f"signature on the update of {expected.client!r} is not its key's")
+        raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
 
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
         least = 0 if name == "train_tokens" else -_LARGEST_FIGURE
         if not least <= value <= _LARGEST_FIGURE:
-            raise UpdateRefused("figure", f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
+            raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
 
 
 def _check_size(delta: AdapterState, received: AdapterState) -> None:
     with np.errstate(over="ignore"):
         largest = max(np.abs(state.flat).max(initial=0) for state in (delta, add(received, delta)))
     if not largest <= _LARGEST_ELEMENT:
-        raise UpdateRefused("overflow", f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
+        raise UpdateRefused(Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
 
 
 def max_update_bytes(layout: Layout) -> int:

@@ -1,0 +1,135 @@
+"""How large an update may be: a bound that follows what the clients of this round and of the last ones sent.
+
+Four figures are bounded, each by itself. `A` and `B` are the root mean squares of the change of all factors of that
+side, so adapters of different ranks compare. They catch the gauge attack, (B / c)(c A), which is honest in its product
+and makes the mean of the factors as large as c. `product` is the Frobenius norm of the change of all scale * B A, and
+catches factors that are each within their bounds but conspire. `other` is the root mean square of all else.
+
+A figure may be `factor` times the median of the round's figures and of the medians of the last rounds; zeros (a side
+that is frozen, an update that the wire rounded to nothing) do not count. So fewer than half of liars cannot move the
+bound beyond honest figures. It does not depend on who answered first. Knows neither rules nor files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32
+from plait.aggregation import Geometry, Side
+
+Norms: TypeAlias = Mapping[str, float]
+"""The figures of one update, or the medians of a round, by name; see the module's docstring."""
+
+FIGURES = (Side.A.value, Side.B.value, "product", "other")
+
+HISTORY = 5
+"""So many rounds back medians are remembered."""
+
+# Below this many figures a median tells nothing of who is the odd one.
+_FEWEST = 3
+_TRIES = 64
+
+
+class NormPolicy(StrEnum):
+    """What becomes of an update beyond the bound."""
+
+    REJECT = "reject"
+    CLIP = "clip"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class NormBound:
+    """The bound of a run.
+
+    Attributes:
+        policy: see `NormPolicy`.
+        factor: a figure may be so many times the median, more than 1.
+    """
+
+    policy: NormPolicy = NormPolicy.REJECT
+    factor: float = 10.0
+
+    def limits(self, cohort: Collection[Norms], history: Sequence[Norms]) -> Norms:
+        """The largest value of each figure; infinite where there are too few to tell."""
+        if self.policy is NormPolicy.OFF:
+            return dict.fromkeys(FIGURES, math.inf)
+        limits: dict[str, float] = {}
+        for figure in FIGURES:
+            values = [norms[figure] for norms in (*cohort, *history) if norms.get(figure)]
+            limits[figure] = self.factor * float(np.median(values)) if len(values) >= _FEWEST else math.inf
+        return limits
+
+
+def measure(delta: AdapterState, received: AdapterState, geometry: Geometry) -> dict[str, float]:
+    """The figures of an update.
+
+    Args:
+        delta: of one client, finite.
+        received: what it was trained from.
+        geometry: of both.
+    """
+    return _measure(delta.flat, received.flat, geometry)
+
+
+def beyond(norms: Norms, limits: Norms) -> str | None:
+    """The first figure that is beyond its limit, in words; None where all are within."""
+    for figure in FIGURES:
+        if not norms[figure] <= limits[figure]:
+            return f"norm of {figure} is {norms[figure]:.4g}, expected at most {limits[figure]:.4g}"
+    return None
+
+
+def clipped(delta: AdapterState, received: AdapterState, geometry: Geometry, limits: Norms) -> AdapterState:
+    """The delta, scaled down until every figure is within its limit; itself where it is."""
+    norms = measure(delta, received, geometry)
+    if beyond(norms, limits) is None:
+        return delta
+    flat = delta.flat
+    for _ in range(_TRIES):
+        # Factors follow the scale, the product something between it and its square. Rounding needs a little room.
+        linear = [limits[figure] / norms[figure] for figure in FIGURES if norms[figure] and figure != "product"]
+        product = math.sqrt(limits["product"] / norms["product"]) if norms["product"] else 1.0
+        flat = flat * np.float32((1 - 1e-3) * min(1.0, product, *linear))
+        norms = _measure(flat, received.flat, geometry)
+        if beyond(norms, limits) is None:
+            return AdapterState(delta.layout, flat)
+    return AdapterState.zeros(delta.layout)
+
+
+def remembered(history: Sequence[Norms], accepted: Collection[Norms], limits: Norms) -> tuple[Norms, ...]:
+    """The history after a round: one more set of medians, of what was folded; clipped figures count as their limit."""
+    medians: dict[str, float] = {}
+    for figure in FIGURES:
+        values = [min(norms[figure], limits[figure]) for norms in accepted if norms[figure]]
+        medians[figure] = float(np.median(values)) if values else 0.0
+    return (*history, medians)[-HISTORY:]
+
+
+def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str, float]:
+    squares = dict.fromkeys(FIGURES, 0.0)
+    for pair in geometry.pairs:
+        da, db = pair.a_of(delta).astype(np.float64), pair.b_of(delta).astype(np.float64)
+        # ||(B + dB)(A + dA) - B A||^2 = ||[B + dB, dB] [dA; A]||^2, from the inner products of thin factors.
+        left = np.hstack([pair.b_of(received) + db, db])
+        right = np.vstack([da, pair.a_of(received)])
+        squares[Side.A.value] += _square(da)
+        squares[Side.B.value] += _square(db)
+        inner = float(((left.T @ left) * (right @ right.T)).sum())
+        squares["product"] += pair.scale**2 * max(0.0, inner)
+    squares["other"] = _square(geometry.others_of(delta).astype(np.float64))
+    sizes = {side.value: geometry.side_size(side) for side in Side}
+    sizes |= {"product": 1, "other": geometry.others_size}
+    return {figure: math.sqrt(squares[figure] / sizes[figure]) if sizes[figure] else 0.0 for figure in FIGURES}
+
+
+def _square(values: NDArray[np.float64]) -> float:
+    flat = values.ravel()
+    return float(flat @ flat)

@@ -1,0 +1,233 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, add
+from plait.aggregation import geometry_of
+from plait.rounds import folding
+from plait.rounds.norm_bound import (
+    FIGURES,
+    HISTORY,
+    NormBound,
+    NormPolicy,
+    beyond,
+    clipped,
+    measure,
+    remembered,
+)
+
+ONES = dict.fromkeys(FIGURES, 1.0)
+
+
+@pytest.fixture
+def geometry(spec_and_state):
+    return geometry_of(spec_and_state[0])
+
+
+@pytest.fixture
+def received(spec_and_state):
+    return spec_and_state[1]
+
+
+def delta_of(received, seed=0, size=0.1):
+    values = np.random.default_rng(seed).normal(size=received.layout.size) * size
+    return AdapterState(received.layout, values.astype(np.float32))
+
+
+def turned(received, geometry, c):
+    """The delta to (B / c)(c A)."""
+    after = received.flat.copy()
+    for pair in geometry.pairs:
+        pair.a_of(after)[:] *= c
+        pair.b_of(after)[:] /= c
+    return AdapterState(received.layout, after - received.flat)
+
+
+def test_figures_are_those_of_dense_matrices(received, geometry):
+    delta = delta_of(received)
+    (pair,) = geometry.pairs
+    a, b = (of(received.flat).astype(np.float64) for of in (pair.a_of, pair.b_of))
+    da, db = (of(delta.flat).astype(np.float64) for of in (pair.a_of, pair.b_of))
+    norms = measure(delta, received, geometry)
+    assert norms["A"] == pytest.approx(np.sqrt(np.mean(da**2)))
+    assert norms["B"] == pytest.approx(np.sqrt(np.mean(db**2)))
+    assert norms["product"] == pytest.approx(pair.scale * np.linalg.norm((b + db) @ (a + da) - b @ a))
+    assert norms["other"] == 0
+
+
+def test_a_gauge_leaves_the_product_as_it_is_and_is_caught_by_its_factors(received, geometry):
+    limits = NormBound().limits([measure(delta_of(received, seed), received, geometry) for seed in range(4)], [])
+    for c in (1000.0, 0.001):
+        norms = measure(turned(received, geometry, c), received, geometry)
+        assert norms["product"] < 1e-3 * limits["product"]
+        assert beyond(norms, limits).startswith("norm of A is " if c > 1 else "norm of B is ")
+
+
+def test_factors_within_their_bounds_that_conspire_are_caught_by_their_product(received, geometry):
+    (pair,) = geometry.pairs
+    still = AdapterState.zeros(received.layout)
+    honest = [measure(delta_of(received, seed), still, geometry) for seed in range(4)]
+    limits = NormBound(factor=3).limits(honest, [])
+    # All of both factors on one direction, each no larger than an honest one may be.
+    flat = np.zeros(received.layout.size, np.float32)
+    pair.a_of(flat)[0] = 0.99 * limits["A"] * math.sqrt(pair.rank)
+    pair.b_of(flat)[:, 0] = 0.99 * limits["B"] * math.sqrt(pair.rank)
+    norms = measure(AdapterState(received.layout, flat), still, geometry)
+    assert norms["A"] < limits["A"]
+    assert norms["B"] < limits["B"]
+    assert beyond(norms, limits).startswith("norm of product is ")
+
+
+def test_a_minority_of_liars_moves_no_limit_beyond_honest_figures():
+    honest = [dict.fromkeys(FIGURES, 1.0 + 0.1 * k) for k in range(6)]
+    liars = [dict.fromkeys(FIGURES, 1e30)] * 5
+    limits = NormBound(factor=2).limits(honest + liars, [])
+    assert all(limits[figure] <= 2 * 1.5 for figure in FIGURES)
+
+
+def test_rounds_before_count_so_that_a_round_of_liars_is_outnumbered():
+    history = [ONES] * 4
+    limits = NormBound(factor=2).limits([dict.fromkeys(FIGURES, 1e30)] * 3, history)
+    assert limits == dict.fromkeys(FIGURES, 2.0)
+
+
+def test_too_few_figures_bound_nothing_and_zeros_are_none():
+    bound = NormBound()
+    assert bound.limits([ONES] * 2, []) == dict.fromkeys(FIGURES, math.inf)
+    frozen = {**ONES, "A": 0.0}
+    limits = bound.limits([frozen] * 5 + [ONES] * 2, [])
+    assert (limits["A"], limits["B"]) == (math.inf, 10.0)
+
+
+def test_a_policy_of_off_bounds_nothing():
+    assert set(NormBound(NormPolicy.OFF).limits([ONES] * 9, []).values()) == {math.inf}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e30])
+def test_what_is_clipped_is_just_within_every_limit_and_points_the_same_way(received, geometry, size):
+    limits = dict.fromkeys(FIGURES, 0.01)
+    delta = delta_of(received, size=size)
+    short = clipped(delta, received, geometry, limits)
+    norms = measure(short, received, geometry)
+    assert beyond(norms, limits) is None
+    assert max(norms[figure] for figure in FIGURES) > 0.009
+    here, there = short.flat.astype(np.float64), delta.flat.astype(np.float64)
+    assert here @ there / np.linalg.norm(here) / np.linalg.norm(there) == pytest.approx(1, rel=1e-5)
+
+
+def test_what_is_within_every_limit_is_not_touched(received, geometry):
+    delta = delta_of(received)
+    assert clipped(delta, received, geometry, dict.fromkeys(FIGURES, 100.0)) is delta
+
+
+def test_what_cannot_be_made_to_fit_becomes_nothing(received, geometry):
+    assert not clipped(delta_of(received), received, geometry, {**ONES, "product": 0.0}).flat.any()
+
+
+def test_history_is_of_medians_and_does_not_grow():
+    history = ()
+    limits = {**dict.fromkeys(FIGURES, math.inf), "B": 5.0}
+    for number in range(1, 9):
+        history = remembered(history, [dict.fromkeys(FIGURES, number * k) for k in (0.0, 1.0, 2.0, 9.0)], limits)
+    assert len(history) == HISTORY
+    assert history[-1] == {"A": 16.0, "B": 5.0, "product": 16.0, "other": 16.0}
+
+
+def test_ranks_are_compared_by_the_size_of_their_elements(fake_model):
+    small, large = (prepared(fake_model, rank) for rank in (1, 2))
+    norms = [
+        measure(AdapterState(state.layout, np.full(state.layout.size, 0.5, np.float32)), state, geometry_of(spec))
+        for spec, state in (small, large)
+    ]
+    assert norms[0]["A"] == norms[1]["A"] == norms[0]["B"] == norms[1]["B"] == 0.5
+
+
+def prepared(fake_model, rank):
+    facts = {"method": "lora", "peft_config": {"r": rank, "lora_alpha": 4}, "task": "causal-lm", "labels": []}
+    return fake_model(0, 1).prepare(json.dumps({**facts, "init_seed": 5, "init_rank": 2}))
+
+
+def gauge_attacker(fake_model, *, since=1):
+    """Honest until round `since`."""
+
+    class Attacker(fake_model):
+        def train(self, spec, state, settings, carried):
+            trained = super().train(spec, state, settings, carried)
+            if settings.round < since:
+                return trained
+            return replace(trained, state=add(state, turned(state, geometry_of(spec), 1000.0)))
+
+    return Attacker(1, 3)
+
+
+HONEST = ("alice", "bob", "carol", "dave")
+
+
+# Of 16 numbers 1 bit a parameter leaves nothing at all.
+@pytest.mark.parametrize("wire", ["fp32", "4"])
+def test_a_gauge_attacker_changes_nothing_of_a_run(federate, fake_model, wire):
+    honest = {name: fake_model(1 + 0.1 * k, 3 + k) for k, name in enumerate(HONEST)}
+    without = federate(honest, wire=wire, rounds=4).run()
+    attacked = federate(honest | {"mallory": gauge_attacker(fake_model)}, wire=wire, rounds=4)
+    state = attacked.run()
+    assert state.adapter.digest() == without.adapter.digest()
+    refused = attacked.of_kind("update_refused")
+    assert [(event["round"], event["client"], event["reason"]) for event in refused] == [
+        (number, "mallory", "norm") for number in range(1, 5)
+    ]
+    assert refused[0]["detail"].startswith("norm of A is ")
+    assert [event["received"] for event in attacked.of_kind("round_finished")] == [4] * 4
+
+
+def test_a_clipped_attacker_counts_no_more_than_the_bound(federate, fake_model):
+    models = {name: fake_model(1 + 0.1 * k, 3) for k, name in enumerate(HONEST)}
+    models["mallory"] = gauge_attacker(fake_model)
+    clipping = federate(models, wire="fp32", rounds=3, norm_bound=NormBound(NormPolicy.CLIP, 2.0))
+    state = clipping.run()
+    assert not clipping.of_kind("update_refused")
+    assert [event["clipped"] for event in clipping.of_kind("round_finished")] == [["mallory"]] * 3
+    off = federate(models, wire="fp32", rounds=3, norm_bound=NormBound(NormPolicy.OFF))
+    assert np.abs(state.adapter.flat).max() < 10 < np.abs(off.run().adapter.flat).max()
+
+
+@pytest.mark.parametrize("policy", [NormPolicy.REJECT, NormPolicy.CLIP])
+def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
+    federate, fake_model, tmp_path, monkeypatch, policy
+):
+    models = {name: fake_model(1 + 0.1 * k, 3) for k, name in enumerate(HONEST)}
+    models["mallory"] = gauge_attacker(fake_model)
+    federation = federate(models, wire="bf16", rounds=3, norm_bound=NormBound(policy))
+    killed = []
+
+    def snapshot(where):
+        path = tmp_path / f"killed-{len(killed):03}"
+        shutil.copytree(federation.path, path)
+        killed.append(federation.copy(path))
+
+    # Where each round is folded is where the bound decides.
+    monkeypatch.setattr(folding, "remembered", lambda *given: (snapshot("folded"), remembered(*given))[1])
+    federation.channel.before = lambda asked: snapshot("before a client works")
+    expected = federation.run()
+    monkeypatch.undo()
+    assert len(killed) > 15
+    for twin in killed:
+        state = twin.run()
+        assert (state.adapter.digest(), state.norms) == (expected.adapter.digest(), expected.norms)
+        events = twin.of_kind("update_refused")
+        assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else [])
+
+
+def test_where_most_were_refused_others_are_asked(federate, fake_model):
+    honest = {name: fake_model(1, 3) for name in HONEST}
+    models = honest | {f"mallory-{k}": gauge_attacker(fake_model, since=4) for k in range(2)}
+    federation = federate(models, wire="fp32", rounds=8, clients=6, cohort_size=2, quorum=2, attempts=5)
+    federation.channel.open_ended = True
+    state = federation.run()
+    assert federation.of_kind("round_missed"), "no round had an attacker once the bound was known"
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [2] * 8
+    assert {event["client"] for event in federation.of_kind("update_refused")} == {"mallory-0", "mallory-1"}
+    assert np.abs(state.adapter.flat).max() < 10
