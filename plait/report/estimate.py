@@ -16,6 +16,10 @@ from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
 
+_BF16_BYTES = 2
+# Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
+_TRAINED_BYTES = 4 * 4 + 2 * _BF16_BYTES
+
 
 def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
     """Parameters of a LoRA adapter: A is (rank, d_in) and B is (d_out, rank) for every adapted module.
@@ -98,6 +102,16 @@ class CostEstimate:
     inputs: CostInputs
 
     @property
+    def client_base_memory_bytes(self) -> int:
+        """What the base takes in a client's memory, in bfloat16."""
+        return _BF16_BYTES * self.inputs.full_model_parameters
+
+    @property
+    def client_adapter_memory_bytes(self) -> int:
+        """What adapter, gradients and optimizer take there while it trains; activations are not counted."""
+        return _TRAINED_BYTES * self.inputs.trainable_parameters
+
+    @property
     def client_rounds(self) -> int:
         """How often one client trains in one round."""
         return self.inputs.clients_per_round * self.inputs.rounds
@@ -166,6 +180,8 @@ class CostEstimate:
             "clients_per_round": inputs.clients_per_round,
             "trainable_parameters": inputs.trainable_parameters,
             "full_model_bytes": self.full_model_bytes,
+            "client_base_memory_bytes": self.client_base_memory_bytes,
+            "client_adapter_memory_bytes": self.client_adapter_memory_bytes,
             "uplink_bytes": self.uplink_bytes,
             "downlink_bytes": self.downlink_bytes,
             "uplink_bytes_per_round": self.uplink_bytes_per_round,
@@ -228,7 +244,11 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
 
 
 def _training_note(estimate: CostEstimate) -> str:
-    parameters = f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters."
+    parameters = (
+        f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client's memory holds the base in "
+        f"bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
+        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter; activations come on top."
+    )
     tokens = estimate.inputs.tokens_per_client_round
     if tokens is None:
         return parameters

@@ -138,3 +138,12 @@ def test_the_tables_hold_cost_and_comparison() -> None:
     assert cost.rows[0] == ("uplink", "32", "4.00 kB", "8.01 kB", "80.1 kB", "32 ms")
     assert "2,048 tokens a round" in cost.note
     assert comparison.rows[0][0] == "this plan"
+
+
+def test_a_client_holds_the_base_in_two_bytes_and_every_trained_parameter_in_twenty() -> None:
+    master = gradient = first_moment = second_moment = 4
+    in_the_model = its_gradient = 2
+    of_each = master + gradient + first_moment + second_moment + in_the_model + its_gradient
+    estimate = CostEstimate(inputs()).to_json()
+    assert estimate["client_base_memory_bytes"] == 2 * 1_000_000
+    assert estimate["client_adapter_memory_bytes"] == of_each * 1001
