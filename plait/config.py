@@ -174,6 +174,16 @@ class RunConfig(BaseModel, frozen=True):
         Literal["auto", "float32", "bfloat16", "float16"], Field(description="compute type of the frozen base")
     ] = "auto"
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0 leaves the choice to torch")] = 0
+    side_by_side: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4096,
+            description="clients of a simulation that train at once, in one batch, on bases of the Llama family: faster "
+            "where a client's own batch is small, more memory; the same settings give the same adapter bit for bit, "
+            "another number (or a resumed round) the same within rounding",
+        ),
+    ] = 1
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="one seed decides everything random")] = 0
     out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
     publish: Annotated[
@@ -201,6 +211,11 @@ class RunConfig(BaseModel, frozen=True):
             )
         if self.trainer and (self.proximal or self.scaffold or self.carry_moments):
             raise ValueError("trainer is given, expected proximal, scaffold and carry-moments to be left to it")
+        if self.side_by_side > 1 and self.over_selection:
+            raise ValueError(
+                f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
+                "them: clients that train at once cannot be let go one by one"
+            )
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self

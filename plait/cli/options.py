@@ -26,7 +26,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
         "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "carry_moments", "scaffold", "trainer",
     ),
-    "Machine": ("device", "dtype", "threads"),
+    "Machine": ("device", "dtype", "threads", "side_by_side"),
 }  # fmt: skip
 
 

@@ -106,7 +106,8 @@ def is_finished(directory: RunDirectory) -> bool:
 
 def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) -> None:
     from plait.cli.apps import load_apps
-    from plait.simulation.local_grid import StopRequest, run_in_process
+    from plait.simulation.clients import gathering
+    from plait.simulation.local_grid import SideBySide, StopRequest, run_in_process
 
     stop = StopRequest()
     _stop_on_interrupt(stop, quiet=quiet)
@@ -127,6 +128,7 @@ def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) ->
             run_config=dict(settings.to_table()),
             nodes=settings.clients,
             stop=stop,
+            side_by_side=SideBySide(settings.side_by_side, gathering()),
         )
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,12 +9,14 @@ from functools import lru_cache
 
 from plait.config import RunConfig
 from plait.data import Dataset, cache_directory, histogram, load_dataset
+from plait.rounds.participant import Trained
+from plait.simulation.gathering import Gathering
 from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
 from plait.training.bases import Progress, locate_base, quiet_libraries
 from plait.training.bridge import load_own_trainer
 from plait.training.device import choose_compute, use_threads
 from plait.training.embeddings import minilm_embedder
-from plait.training.local_model import PeftLocalModel
+from plait.training.local_model import PeftLocalModel, Training, train_clients
 from plait.training.resident import ResidentBase
 
 _MODELS_KEPT = 4096
@@ -76,4 +78,11 @@ def simulated_client(config: RunConfig, index: int) -> PeftLocalModel:
         kind=dataset.kind,
         histogram=histogram(share.records, dataset, besides=scheme_of(config, dataset).column),
         own_trainer=load_own_trainer(config.trainer) if config.trainer else None,
+        train_with=gathering().ask,
     )
+
+
+@lru_cache(maxsize=1)
+def gathering() -> Gathering[Training, Trained]:
+    """Where the clients of this process ask for their training; whoever runs several at once has it done at once."""
+    return Gathering(train_clients)

@@ -1,25 +1,52 @@
-"""A client's base with its own data beside it: what `plait.rounds.participant` asks for, done with PEFT and torch."""
+"""A client's base with its own data beside it: what `plait.rounds.participant` asks for, done with PEFT and torch.
+
+Clients of one process share a base. What several of them are to train can be done at once by `train_clients`, which
+puts those that fit together into one batch (`cohort`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from peft import PeftModel
 
 from plait.adapters import AdapterSpec, AdapterState
-from plait.aggregation import Geometry
+from plait.aggregation import Geometry, geometry_of
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import ClientLoss
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.participant import Carried, DataSize, Trained
+from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
-from plait.training.learner import StepReport
+from plait.training.learner import Lesson, LocalTraining, StepReport
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepReport]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What one client is to train.
+
+    Attributes:
+        client: whose data.
+        spec: of the adapter.
+        state: where it starts; not changed.
+        settings: of the run and the round.
+        carried: from the client's rounds before.
+        base: how far the base has moved that it stands on.
+    """
+
+    client: PeftLocalModel
+    spec: AdapterSpec
+    state: AdapterState
+    settings: Settings
+    carried: Carried
+    base: MovedBase
 
 
 class PeftLocalModel:
@@ -32,6 +59,7 @@ class PeftLocalModel:
         kind: what the records are.
         histogram: counts that may leave the client (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
+        train_with: does what the client is to train; by default at once and alone.
     """
 
     def __init__(
@@ -43,6 +71,7 @@ class PeftLocalModel:
         kind: RecordKind,
         histogram: Mapping[str, int],
         own_trainer: OwnTrainer | None = None,
+        train_with: Callable[[Training], Trained] | None = None,
     ) -> None:
         self._base = base
         self._client = client
@@ -50,6 +79,8 @@ class PeftLocalModel:
         self._kind = kind
         self._histogram = histogram
         self._own_trainer = own_trainer
+        self._train_with = train_with or self.train_alone
+        self._moved = MovedBase()
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
 
@@ -65,6 +96,7 @@ class PeftLocalModel:
 
     def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
         """Compute on the base as it has moved, from now on."""
+        self._moved = base
         self._base.stand_on(base, geometry)
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
@@ -80,26 +112,7 @@ class PeftLocalModel:
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part."""
-        model = self._base.carrying(spec, state)
-        split = self.split(spec, settings)
-        if self._own_trainer is None:
-            done = train_steps(
-                model,
-                adapter_parameters(model, spec.layout),
-                split.train,
-                settings,
-                start=state.flat,
-                task=spec.task,
-                pad_token=self._base.pad_token,
-                moments=carried.moments,
-                drift=carried.drift,
-            )
-            after, report, moments = AdapterState(spec.layout, done.flat), done.report, done.moments
-        else:
-            moments = None
-            report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
-            after = read_adapter(model, state)
-        return Trained(after, report.loss, report.tokens, report.seconds, moments)
+        return self._train_with(Training(self, spec, state, settings, carried, self._moved))
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""
@@ -138,3 +151,77 @@ class PeftLocalModel:
             )
             self._split_for = wanted
         return self._split
+
+    def kinship(self, training: Training) -> tuple[object, ...] | None:
+        """What must be equal of two trainings that are to be done together; None for one that must be done alone."""
+        if self._own_trainer is not None:
+            return None
+        settings = training.settings
+        shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
+        return (id(self._base), training.spec.digest, training.base.digest, *shape)
+
+    def train_alone(self, training: Training) -> Trained:
+        """Do one training."""
+        spec, state, settings = training.spec, training.state, training.settings
+        model = self._on_base(training)
+        split = self.split(spec, settings)
+        if self._own_trainer is not None:
+            report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
+            return Trained(read_adapter(model, state), report.loss, report.tokens, report.seconds, None)
+        done = train_steps(
+            model,
+            adapter_parameters(model, spec.layout),
+            split.train,
+            settings,
+            start=state.flat,
+            task=spec.task,
+            pad_token=self._base.pad_token,
+            moments=training.carried.moments,
+            drift=training.carried.drift,
+        )
+        return _trained(training, done)
+
+    def train_together(self, trainings: Sequence[Training]) -> list[Trained] | None:
+        """Do several trainings of one kinship at once; None where they can only be done alone."""
+        first = trainings[0]
+        model = self._on_base(first)
+        lessons = [
+            Lesson(
+                each.client.split(each.spec, each.settings).train,
+                each.settings,
+                each.state.flat,
+                each.carried.moments,
+                each.carried.drift,
+            )
+            for each in trainings
+        ]
+        done = train_cohort(model, adapter_parameters(model, first.spec.layout), lessons, task=first.spec.task)
+        if done is None:
+            return None
+        return [_trained(training, each) for training, each in zip(trainings, done, strict=True)]
+
+    def _on_base(self, training: Training) -> PeftModel:
+        # Others may have stood on another base since.
+        self._base.stand_on(training.base, geometry_of(training.spec))
+        return self._base.carrying(training.spec, training.state)
+
+
+def train_clients(trainings: Sequence[Training]) -> list[Trained]:
+    """Train several clients of one process, those that fit together at once; results in their order."""
+    kin: dict[object, list[int]] = {}
+    for number, training in enumerate(trainings):
+        kinship = training.client.kinship(training)
+        kin.setdefault(("alone", number) if kinship is None else kinship, []).append(number)
+    found: dict[int, Trained] = {}
+    for numbers in kin.values():
+        group = [trainings[number] for number in numbers]
+        together = group[0].client.train_together(group) if len(group) > 1 else None
+        done = together or [training.client.train_alone(training) for training in group]
+        found.update(zip(numbers, done, strict=True))
+    return [found[number] for number in range(len(trainings))]
+
+
+def _trained(training: Training, done: LocalTraining) -> Trained:
+    report = done.report
+    after = AdapterState(training.spec.layout, done.flat)
+    return Trained(after, report.loss, report.tokens, report.seconds, done.moments)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -7,7 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from plait.errors import DataError, Interrupted, PeerError
 from plait.simulation.blob import from_message, to_content
-from plait.simulation.local_grid import FIRST_CLIENT_NODE, LocalGrid, StopRequest, run_in_process
+from plait.simulation.gathering import Gathering
+from plait.simulation.local_grid import FIRST_CLIENT_NODE, LocalGrid, SideBySide, StopRequest, run_in_process
 
 
 def echo_app(seen: list[int]) -> ClientApp:
@@ -68,6 +71,42 @@ def test_a_stop_request_ends_the_run_before_the_next_client() -> None:
     with pytest.raises(Interrupted):
         grid.pull_messages([second])
     assert seen == [0]
+
+
+def test_clients_that_train_side_by_side_are_those_of_one_round_in_the_order_asked() -> None:
+    together: list[list[int]] = []
+
+    def answer(asked: Sequence[int]) -> list[int]:
+        together.append(list(asked))
+        return [10 * each for each in asked]
+
+    gathering = Gathering(answer)
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        index = int(context.node_config["partition-id"])
+        if index == 2:
+            raise DataError("client 'two' has too little data")
+        return Message(to_content(b"%d" % gathering.ask(index)), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return Message(to_content(b"loss"), reply_to=message)
+
+    configs = {FIRST_CLIENT_NODE + index: {"partition-id": index} for index in range(6)}
+    grid = LocalGrid(app, configs, run_config={}, run_id=1, side_by_side=SideBySide(4, gathering))
+    other_round = grid.create_message(to_content(b""), "train", FIRST_CLIENT_NODE + 5, "2")
+    evaluation = grid.create_message(to_content(b""), "evaluate", FIRST_CLIENT_NODE + 5, "1")
+    ids = grid.push_messages([other_round, evaluation, *(message_to(grid, index) for index in range(5))])
+    later, judged, *train_ids = ids
+    replies = [next(iter(grid.pull_messages([each]))) for each in train_ids]
+    assert together == [[0, 1, 3], [4]]
+    assert [from_message(reply) for reply in replies if not reply.has_error()] == [b"0", b"10", b"30", b"40"]
+    assert [reply.metadata.src_node_id - FIRST_CLIENT_NODE for reply in replies] == [0, 1, 2, 3, 4]
+    assert "too little data" in replies[2].error.reason
+    assert len(list(grid.pull_messages([judged, later]))) == 2
+    assert together[2:] == [[5]]
 
 
 def test_every_node_keeps_its_own_state_between_messages() -> None:

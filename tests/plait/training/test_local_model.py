@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from plait.adapters import norm, subtract
 from plait.data import Record, RecordKind
 from plait.errors import DataError
+from plait.rounds.moved_base import MovedBase
 from plait.rounds.participant import Carried
 from plait.training.blueprint import Blueprint
-from plait.training.local_model import PeftLocalModel
+from plait.training.local_model import PeftLocalModel, Training, train_clients
 from plait.training.reference import train_reference
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
@@ -51,6 +53,27 @@ def test_the_first_answer_is_kept_apart_from_the_second_clients(
     alone = bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest()
     ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
     assert bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest() == alone
+
+
+def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
+    ada: PeftLocalModel, bob: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint
+) -> None:
+    narrow = resident.prepare(replace(blueprint.spec, peft_config={**blueprint.spec.peft_config, "r": 2}).text)
+    own = client(resident, "own", "one two three four five six seven eight " * 60)
+    wanted = [
+        Training(who, design.spec, design.initial, settings, Carried(), MovedBase())
+        for who, design, settings in (
+            (ada, blueprint, SETTINGS),
+            (own, narrow, SETTINGS),
+            (bob, blueprint, replace(SETTINGS, seed=6)),
+            (bob, blueprint, replace(SETTINGS, local_steps=2)),
+        )
+    ]
+    for training, done in zip(wanted, train_clients(wanted), strict=True):
+        alone = training.client.train_alone(training)
+        step = norm(subtract(alone.state, training.state))
+        assert norm(subtract(done.state, alone.state)) < 1e-3 * step
+        assert done.loss == pytest.approx(alone.loss, rel=1e-4)
 
 
 def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:
