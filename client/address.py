@@ -5,10 +5,10 @@ Looks nothing up; a name counts as loopback only where no resolver could say oth
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from plait.errors import ConfigError
+from plait.trust.names import is_loopback
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class ServerAddress:
     @property
     def is_loopback(self) -> bool:
         """Whether it can only be this machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host.lower() == "localhost"
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

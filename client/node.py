@@ -47,7 +47,7 @@ from client.worker import Worker
 from client.workplace import Capacity, Run, Workplace
 from plait.abandon import ABANDONMENT
 from plait.errors import Interrupted
-from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
+from plait.transport.credentials import channel_credentials, channel_options
 from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb
 
@@ -150,7 +150,7 @@ class Node:
             self._connection.close()
 
     def _open_channel(self) -> grpc.Channel:
-        kit, options = self._settings.kit, list(CHANNEL_OPTIONS)
+        kit, options = self._settings.kit, channel_options(self._settings.server.host)
         address = str(self._settings.server)
         if kit is None:
             return grpc.insecure_channel(address, options=options)

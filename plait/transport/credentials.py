@@ -9,6 +9,7 @@ import grpc
 
 from plait.transport.protocol import MAX_MESSAGE_BYTES
 from plait.trust.kit import ClientKit, ServerKit
+from plait.trust.names import is_loopback
 
 _KEEPALIVE_MS = 20_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
@@ -51,6 +52,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 """Options of a node's channel."""
+
+
+def channel_options(host: str) -> list[tuple[str, int]]:
+    """`CHANNEL_OPTIONS`, and for this machine itself no way round by a proxy, which gRPC takes from the environment.
+
+    Args:
+        host: DNS name or IP address that is connected to, with or without brackets.
+    """
+    return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(host) else [*CHANNEL_OPTIONS]
 
 
 def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:

@@ -11,7 +11,7 @@ from typing import cast
 import grpc
 
 from plait.errors import MachineError, PeerError
-from plait.transport.credentials import CHANNEL_OPTIONS, channel_credentials
+from plait.transport.credentials import channel_credentials, channel_options
 from plait.trust.kit import ServerKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -31,7 +31,7 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
         MachineError: no server answers there, or TLS does not come about.
         PeerError: the server does not accept the token, or answers with something else than a JSON object.
     """
-    options = list(CHANNEL_OPTIONS)
+    options = channel_options(address.rpartition(":")[0])
     channel = (
         grpc.insecure_channel(address, options=options)
         if kit is None

@@ -8,6 +8,7 @@ nothing of gRPC but that it speaks HTTP/2, and nothing of enrolment: keys and re
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ from cryptography import x509
 from plait.errors import PlaitError
 from plait.trust.certificate import moment, read_certificate, server_names_of
 from plait.trust.kit import AUTHORITY_FILE, ClientKit, ServerKit, load_tls_pair
+from plait.trust.names import is_loopback
 
 _STEP_S = 5.0
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""What gRPC looks for in the environment, in this order; and for what goes straight:"""
+_STRAIGHT = ("no_grpc_proxy", "no_proxy")
 
 # OpenSSL's X509_V_ERR_*, which the ssl module gives as numbers only.
 _NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 26, 62, 64
@@ -50,6 +55,10 @@ def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
         kit: whose certificate is shown, a node's or for an operator the server's; None where TLS is not used.
     """
     host = host.removeprefix("[").removesuffix("]")
+    return _explain(host, port, kit) + _by_proxy(host)
+
+
+def _explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
     where = f"{host}:{port}"
     unreachable = _unreachable(host, port, where)
     if unreachable or kit is None:
@@ -62,6 +71,16 @@ def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
         return _tls_failure(host, port, own)
     except PlaitError as error:
         return f"this node's own kit is of no use: {error}"
+
+
+def _by_proxy(host: str) -> str:
+    """That gRPC takes a way round, where it does; everything here goes straight."""
+    proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+    excepted = next((names for variable in _STRAIGHT if (names := os.environ.get(variable))), "").split(",")
+    straight = any(entry.strip() and host.endswith(entry.strip()) for entry in excepted)
+    if proxy is None or straight or is_loopback(host):
+        return ""
+    return f" (gRPC goes by the proxy that {proxy} names; with no_proxy={host} in the environment it goes straight)"
 
 
 def _unreachable(host: str, port: int, where: str) -> str:

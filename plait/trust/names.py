@@ -92,3 +92,15 @@ def _server_name(name: str) -> str:
 
 def _shown(name: str) -> str:
     return ascii(name if len(name) <= 80 else f"{name[:80]}...")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host can only be this machine, whatever a resolver says.
+
+    Args:
+        host: DNS name or IP address, with or without brackets.
+    """
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

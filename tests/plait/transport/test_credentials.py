@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from plait.transport import CHANNEL_OPTIONS, SERVER_OPTIONS
+from plait.transport.credentials import channel_options
 
 FASTER = 50
 
@@ -51,3 +52,18 @@ def test_grpc_knows_the_option(option: str) -> None:
     library = next((Path(grpc.__file__).parent / "_cython").glob("cygrpc*"))
     known = option.encode() in library.read_bytes()
     assert known
+
+
+def test_this_machine_itself_is_reached_whatever_proxy_the_environment_names(monkeypatch) -> None:
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"localhost:{port}", options=channel_options("localhost")) as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+    finally:
+        server.stop(0).wait()
+    assert channel_options("plait.example.org") == list(CHANNEL_OPTIONS)

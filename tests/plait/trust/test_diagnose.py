@@ -262,3 +262,27 @@ def test_tls_without_http_2(kits, alice, listen):
 
 def test_an_address_in_brackets_is_the_address(alice):
     assert "[" not in explain("[::1]", 1, alice).removeprefix("no way to ")
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "told"),
+    [
+        ("plait.example.org", {}, ""),
+        ("plait.example.org", {"https_proxy": "http://proxy:3128"}, "https_proxy"),
+        ("plait.example.org", {"grpc_proxy": "http://a", "https_proxy": "http://b"}, "grpc_proxy"),
+        ("plait.example.org", {"https_proxy": "http://proxy:3128", "no_proxy": "localhost, .example.org"}, ""),
+        ("plait.example.org", {"https_proxy": "http://b", "no_proxy": ".org", "no_grpc_proxy": "x"}, "https_proxy"),
+        ("127.0.0.1", {"https_proxy": "http://proxy:3128"}, ""),
+    ],
+)  # fmt: skip
+def test_a_proxy_that_grpc_takes_is_named(
+    monkeypatch: pytest.MonkeyPatch, host: str, environment: dict[str, str], told: str
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(diagnose, "_unreachable", lambda host, port, where: "no way")
+    line = explain(host, 9440, None)
+    assert line.startswith("no way")
+    assert (told in line and f"no_proxy={host}" in line) if told else line == "no way"
