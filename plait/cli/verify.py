@@ -1,38 +1,121 @@
-"""``plait verify``: check that a run's record is whole and that the adapter on disk is the one it ends with."""
+"""``plait verify``: is a run's record whole, and is what it says so.
+
+Chain, checkpoints and adapter are checked against the ledger; signatures where clients had keys; and where the updates
+were kept (``--keep-updates``) every round is computed again.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.output import print_json
 from plait.errors import PeerError
 
+if TYPE_CHECKING:
+    from plait.config import RunConfig
+    from plait.rounds.ledger import Event
+    from plait.rounds.run_directory import RunDirectory
+
 
 def verify(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check the hash chain of a run's ledger, and the adapter against it.
+    """Check a run's ledger, and signatures, checkpoints and adapter against it; compute its rounds again if it can.
 
     Example: plait verify runs/first
     """
-    from plait.adapters import AdapterState, Layout, load_peft_directory
-    from plait.rounds.ledger import read_events
+    from plait.config import config_from_table, read_config_table
+    from plait.rounds.audit import check_signatures
+    from plait.rounds.checkpoint import damage_of
+    from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
-    digests = [event["adapter"] for event in events if event["event"] in ("round_finished", "run_finished")]
-    if digests:
-        tensors = load_peft_directory(directory.adapter).tensors
-        layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
-        digest = AdapterState.from_tensors(layout, tensors).digest().hex()
-        if digest != digests[-1]:
-            raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {str(digests[-1])[:16]}")
+    torn = torn_bytes(directory.ledger)
+    signed = check_signatures(events)
+    checkpoints = damage_of(directory.checkpoints)
+    for name, damage in checkpoints.items():
+        if damage:
+            raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
+    rounds = [str(event["adapter"]) for event in events if event["event"] == "round_finished"]
+    adapter = _check_adapter(directory, rounds)
+    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    replayed = _replay(directory, events, settings) if settings.keep_updates else None
     if json_output:
-        print_json({"events": len(events), "rounds": len(set(digests)), "ok": True})
-    else:
-        typer.echo(f"{len(events)} events, chain whole; " + ("adapter matches" if digests else "no round finished yet"))
+        print_json(
+            {
+                "events": len(events),
+                "torn_bytes": torn,
+                "rounds": len(rounds),
+                "signatures": signed,
+                "replayed": replayed,
+                "ok": True,
+            }
+        )
+        return
+    cut = f"; a torn last line of {torn} bytes does not count" if torn else ""
+    typer.echo(f"ledger       {len(events)} events, chain whole{cut}")
+    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} whole")
+    typer.echo(f"adapter      {adapter}")
+    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none; clients had no keys'}")
+    typer.echo(
+        "rounds       "
+        + ("not computed again (updates not kept)" if replayed is None else f"{replayed} computed again, bit for bit")
+    )
+
+
+def _check_adapter(directory: RunDirectory, rounds: list[str]) -> str:
+    """In words, which adapter lies in the run directory."""
+    from plait.adapters import AdapterState, Layout, load_peft_directory
+    from plait.rounds.checkpoint import finished_in_checkpoint
+
+    if not rounds and not directory.adapter.exists():
+        return "none yet; no round is finished"
+    tensors = load_peft_directory(directory.adapter).tensors
+    layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
+    digest = AdapterState.from_tensors(layout, tensors).digest().hex()
+    if rounds and digest == rounds[-1]:
+        return f"that of round {len(rounds)}"
+    # A run that was killed between publishing a round's adapter and telling the ledger.
+    last = finished_in_checkpoint(directory.checkpoints)
+    if last and (last["adapter"], last["round"]) == (digest, len(rounds) + 1):
+        return f"that of round {len(rounds) + 1}, which `plait resume` will end"
+    expected = rounds[-1][:16] if rounds else "none before the first round is finished"
+    raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
+
+
+def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -> int:
+    from plait.plan import optimizer_of, plan_of, ranks_of, rule_of
+    from plait.rounds.audit import replay
+    from plait.rounds.folding import Folding, Refused
+    from plait.rounds.run_state import initial_state
+    from plait.simulation.flower_rules import ALL_RULES
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.wire.codecs import codec_for
+
+    quiet_libraries()
+    base = locate_base(settings.base, revision=settings.revision)
+    rule = rule_of(settings, ALL_RULES)
+    ranks = ranks_of(settings, base.directory, rule)
+
+    def folding(refused: Refused) -> Folding:
+        return Folding(
+            directory=directory,
+            refused=refused,
+            ranks=ranks,
+            rule=rule,
+            optimizer=optimizer_of(settings, rule),
+            codec=codec_for(settings.wire),
+            base_fingerprint=bytes.fromhex(base.reference.fingerprint),
+            wire=settings.wire,
+            seed=settings.seed,
+            norm_bound=plan_of(settings).norm_bound,
+        )
+
+    run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")
+    return replay(directory, events, initial_state(bytes.fromhex(run_id), ranks), folding)

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,28 @@ def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
     raise PeerError(f"no usable checkpoint in '{directory}': {damage}")
 
 
+def damage_of(directory: Path) -> dict[str, str]:
+    """The checkpoints by name, oldest first, and what is wrong with each; empty where nothing is."""
+    found: dict[str, str] = {}
+    for folder in _rounds(directory):
+        try:
+            _read(folder)
+            found[folder.name] = ""
+        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            found[folder.name] = str(error)
+    return found
+
+
+def finished_in_checkpoint(directory: Path) -> Mapping[str, Json]:
+    """What the newest whole checkpoint says of the round that it ends; empty where there is none."""
+    for folder in reversed(_rounds(directory)):
+        try:
+            return cast("dict[str, Json]", _read(folder)[0]["finished"])
+        except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return {}
+
+
 def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     adapters = {"adapter": state.adapter.flat}
     files: dict[str, bytes] = {}
@@ -94,7 +116,8 @@ def _rounds(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def _load(folder: Path, ranks: Ranks) -> RunState:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Scalars and files of a checkpoint, as they were written."""
     scalars = json.loads((folder / "state.json").read_text())
     if scalars.pop("digest") != _digest(scalars) or folder.name != f"round-{scalars['round']:06d}":
         raise PeerError("state.json was changed, expected it as it was written")
@@ -103,6 +126,11 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         files[name] = (folder / Path(name).name).read_bytes()
         if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
             raise PeerError(f"digest of {name} is {found[:16]}, expected {digest[:16]}")
+    return scalars, files
+
+
+def _load(folder: Path, ranks: Ranks) -> RunState:
+    scalars, files = _read(folder)
     flats = decode_safetensors(files["adapters.safetensors"])
     tracks = tuple(
         Track(

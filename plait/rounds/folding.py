@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from plait.adapters import Json, norm
 from plait.aggregation import (
@@ -34,6 +35,9 @@ from plait.wire.envelope import Opened, read_header
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
 
+Refused: TypeAlias = Callable[[int, str, Reason, str], None]
+"""Told of a stored update that does not count after all: its round, client, the reason and details."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -55,7 +59,7 @@ class Folding:
 
     Args:
         directory: of the run, with the stored updates.
-        refused: told of a stored update that does not count after all: its round, client, the reason and details.
+        refused: told of every stored update that does not count after all.
         ranks: the adapters that clients have.
         rule: combines updates.
         optimizer: makes a step of what the rule gives.
@@ -70,7 +74,7 @@ class Folding:
         self,
         *,
         directory: RunDirectory,
-        refused: Callable[[int, str, Reason, str], None],
+        refused: Refused,
         ranks: Ranks,
         rule: Rule,
         optimizer: ServerOptimizer,

@@ -117,6 +117,12 @@ def read_events(path: Path) -> list[Event]:
     return _parse(data, path)[0]
 
 
+def torn_bytes(path: Path) -> int:
+    """The bytes of a last line that a crash left half-written; they are in no event."""
+    data = path.read_bytes()
+    return len(data) - data.rfind(b"\n") - 1
+
+
 def _parse(data: bytes, path: Path) -> tuple[list[Event], _End]:
     events: list[Event] = []
     end = _End()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from plait.errors import PeerError
 from plait.wire import bounds
+from plait.wire.envelope import MAX_HEADER_BYTES, Header, read_header
 from plait.wire.frame import join_frame, split_frame
 
 _DOMAIN = b"plait.v1.envelope\0"
@@ -21,6 +23,18 @@ def signed_bytes(data: bytes) -> bytes:
         PeerError: it is no envelope.
     """
     return _DOMAIN + bytes(split_frame(data).header)
+
+
+def read_signed(signed: bytes) -> Header:
+    """What an envelope said of itself, from the bytes that its signature covers.
+
+    Raises:
+        PeerError: they are no such bytes.
+    """
+    if not signed.startswith(_DOMAIN):
+        raise PeerError(f"{len(signed)} signed bytes do not begin with {_DOMAIN!r}")
+    header = signed[len(_DOMAIN) :]
+    return read_header(join_frame(header, b"", b""), max_bytes=MAX_HEADER_BYTES)
 
 
 def with_signature(data: bytes, sign: Callable[[bytes], bytes]) -> bytes:

@@ -263,17 +263,23 @@ class Federation:
 
     def run(self, *, watch: Callable[[str], None] = lambda where: None) -> RunState:
         """Start the run, or go on with it from what is on disk; `watch` is called between any two steps."""
-        if (self.path / "ledger.jsonl").exists():
+        if RunDirectory(self.path).has_started:
             directory = RunDirectory.find(self.path)
             state = load_checkpoint(directory.checkpoints, self.ranks)
-            ledger = Ledger(directory.ledger)
-            ledger.append("resumed", round=state.round)
+            first = ("resumed", {"round": state.round})
         else:
             directory = RunDirectory.create(self.path, config_toml="")
             state = initial_state(b"r" * 16, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
-            ledger = Ledger(directory.ledger)
-            ledger.append("run_started", run=state.run_id.hex())
+            first = ("run_started", {"run": state.run_id.hex()})
+        ledger = Ledger(directory.ledger)
+        try:
+            ledger.append(first[0], **first[1])
+            return self._coordinator(directory, ledger, watch).run(state)
+        finally:
+            ledger.close()
+
+    def _coordinator(self, directory: RunDirectory, ledger: Ledger, watch: Callable[[str], None]) -> Coordinator:
         for target, name in (
             (ledger, "append"),
             (ledger, "note"),
@@ -281,7 +287,7 @@ class Federation:
             (directory, "clear_updates"),
         ):
             setattr(target, name, _between(getattr(target, name), watch))
-        coordinator = Coordinator(
+        return Coordinator(
             channel=self.channel,
             directory=directory,
             ledger=ledger,
@@ -293,10 +299,6 @@ class Federation:
             codec=codec_for(self.plan.settings.wire),
             publish=_between(self.published.append, watch),
         )
-        try:
-            return coordinator.run(state)
-        finally:
-            ledger.close()
 
     def copy(self, path: Path) -> "Federation":
         """The same federation over another run directory, with clients that remember the same."""

@@ -116,7 +116,7 @@ def test_a_damaged_spooled_update_is_asked_for_again(federate):
     with pytest.raises(ZeroDivisionError):
         federation.run()
     spooled = next(federation.path.glob("spool/*/bob*"))
-    spooled.write_bytes(spooled.read_bytes()[:-1] + b"?")
+    spooled.write_bytes(spooled.read_bytes()[:-1] + b"\0")
     federation.channel.before = lambda asked: None
     assert federation.run().adapter.digest() == undisturbed.adapter.digest()
 

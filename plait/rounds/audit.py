@@ -1,0 +1,120 @@
+"""What the record of a run proves: whose keys signed its updates, and that they give the adapters that it tells of.
+
+The hash chain (ledger.py) shows that nobody has changed the record since; here it is asked whether what it says is so.
+Knows nothing of where keys come from: the ledger names each client's, as the server's register had it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+from plait.errors import MachineError, PeerError
+from plait.rounds.folding import Folding, Refused
+from plait.rounds.ledger import Event
+from plait.rounds.norm_bound import Norms
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState
+from plait.trust.keys import verify
+from plait.wire.signature import read_signed, signature_of, signed_bytes
+
+
+def check_signatures(events: Sequence[Event]) -> int:
+    """Check the signature of every update in a ledger that a client with a key sent.
+
+    Returns:
+        How many there are; 0 for a simulation, whose clients have no keys.
+
+    Raises:
+        PeerError: one is missing, is not the key's, or signs something else.
+    """
+    keys: dict[str, bytes] = {}
+    checked = 0
+    for event in events:
+        if event["event"] == "clients_described":
+            for card in cast("list[dict[str, str]]", event["clients"]):
+                keys[card["client"]] = bytes.fromhex(card.get("public_key", ""))
+        elif event["event"] == "update_received":
+            number, client = cast("int", event["round"]), cast("str", event["client"])
+            key = keys.get(client, b"")
+            if not key:
+                continue
+            what = f"update of {client!r} in round {number}"
+            signed, signature = (bytes.fromhex(cast("str", event.get(part, ""))) for part in ("signed", "signature"))
+            if not verify(key, signature, signed):
+                raise PeerError(f"signature on the {what} is not its key's, expected one by {key.hex()[:16]}")
+            header = read_signed(signed)
+            if (header.client, header.round, header.examples) != (client, number, event["examples"]):
+                raise PeerError(
+                    f"{what} is signed for {header.client!r}, round {header.round}, {header.examples} examples, "
+                    f"expected {client!r}, {number}, {event['examples']}"
+                )
+            checked += 1
+    return checked
+
+
+def replay(
+    directory: RunDirectory, events: Sequence[Event], state: RunState, folding: Callable[[Refused], Folding]
+) -> int:
+    """Compute every finished round again from the updates that were kept, and compare.
+
+    Args:
+        directory: of the run, with the updates of all rounds.
+        events: its ledger.
+        state: before round 1.
+        folding: the run's rule, optimizer and codec, telling the given function what they refuse.
+
+    Returns:
+        How many rounds gave the same adapter, bit for bit.
+
+    Raises:
+        PeerError: an update is gone or is not the one that was received, or a round gives something else.
+    """
+    received: dict[int, dict[str, Event]] = {}
+    refused: set[tuple[int, str, str]] = set()
+    done = 0
+    fold = folding(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
+    told = {
+        (event["round"], event["client"], event["reason"]) for event in events if event["event"] == "update_refused"
+    }
+    for event in events:
+        if event["event"] == "update_received":
+            received.setdefault(cast("int", event["round"]), {})[cast("str", event["client"])] = event
+        elif event["event"] == "round_finished":
+            number = state.round + 1
+            if event["round"] != number:
+                raise PeerError(f"round {event['round']} is the next that the ledger finishes, expected {number}")
+            norms = {
+                client: _norms(directory, fold, state, number, client, update)
+                for client, update in sorted(received.get(number, {}).items())
+            }
+            try:
+                state, fields = fold.step(state, number, norms)
+            except MachineError as error:
+                raise PeerError(str(error)) from error
+            if fields["adapter"] != event["adapter"]:
+                raise PeerError(
+                    f"round {number} computed again gives adapter {str(fields['adapter'])[:16]}, "
+                    f"expected {str(event['adapter'])[:16]} as the ledger says"
+                )
+            for misfit in sorted(refused - told):
+                raise PeerError(f"round {number} computed again refuses {misfit[1]!r} ({misfit[2]}), expected it taken")
+            state, done = replace(state, finished={}), number
+    return done
+
+
+def _norms(directory: RunDirectory, folding: Folding, state: RunState, number: int, client: str, event: Event) -> Norms:
+    update = directory.load_update(number, client)
+    what = f"update of {client!r} in round {number}"
+    if update is None:
+        raise PeerError(f"{what} is gone, expected it kept in '{directory.path / 'spool'}'")
+    opened, track = folding.open(state, number, client, update)
+    if opened.delta.digest().hex() != event["digest"]:
+        raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {str(event['digest'])[:16]}")
+    if event.get("signature") and (signed_bytes(update).hex(), signature_of(update).hex()) != (
+        event["signed"],
+        event["signature"],
+    ):
+        raise PeerError(f"{what} is signed otherwise than the ledger says")
+    return folding.measure(opened, state, track)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # all of them look at runs of the command
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, original: Path, small: tuple[str, ...]) -> tuple[Path, list[str]]:
+    """A run that kept its updates, made on a disk that was full at first; and what it said then."""
+    out = tmp_path_factory.mktemp("kept") / "run"
+    options = (
+        "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
+        "--learning-rate", 1e-2, "--dtype", "float32", "--keep-updates", "--out", out,
+    )  # fmt: skip
+    command = [sys.executable, "-m", "plait.cli.main", *map(str, options)]
+
+    def nothing_larger_than_6_kb() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+
+    full = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=nothing_larger_than_6_kb)
+    assert full.returncode == 1
+    if (out / "ledger.jsonl").exists():
+        command = [sys.executable, "-m", "plait.cli.main", "resume", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, full.stderr.splitlines()
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_to_the_same_adapter(kept, original: Path) -> None:
+    out, said = kept
+    assert said[-1].startswith("error: cannot write '")
+    assert said[-1].endswith("File too large")
+    assert not any("Traceback" in line for line in said)
+    weights = "adapter/adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (original / "run" / weights).read_bytes()
+
+
+def test_the_rounds_of_a_run_that_kept_its_updates_are_computed_again(kept, plait) -> None:
+    ran = plait("verify", kept[0])
+    assert ran.code == 0, ran.err
+    assert "2 computed again, bit for bit" in ran.out
+    assert json.loads(plait("verify", kept[0], "--json").out)["replayed"] == 2
+
+
+def test_a_torn_last_line_is_said_and_does_not_count(finished: Path, plait) -> None:
+    with (finished / "ledger.jsonl").open("ab") as file:
+        file.write(b'{"event":"run_fin')
+    ran = plait("verify", finished)
+    assert ran.code == 0
+    assert "a torn last line of 17 bytes does not count" in ran.out
+    assert "not computed again (updates not kept)" in ran.out
+    assert "none; clients had no keys" in ran.out
+
+
+def test_a_damaged_checkpoint_is_said_in_one_line(finished: Path, plait) -> None:
+    (finished / "checkpoints/round-000002/adapters.safetensors").write_bytes(b"rot")
+    ran = plait("verify", finished)
+    assert ran.code == 3
+    assert ran.err.startswith(f"error: checkpoint 'round-000002' of '{finished}' is damaged: digest of adapters")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_changed_adapter_is_found(finished: Path, plait) -> None:
+    weights = finished / "adapter/adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    ran = plait("verify", finished)
+    assert ran.code == 3
+    assert "/adapter' is " in ran.err
+
+
+def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(finished: Path, plait) -> None:
+    ledger = finished / "ledger.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if b'"event":"round_finished"' in line)
+    ledger.write_bytes(b"".join(lines[:last]))
+    ran = plait("verify", finished)
+    assert ran.code == 0, ran.err
+    assert "that of round 2, which `plait resume` will end" in ran.out
+
+
+def test_a_directory_that_cannot_be_made_is_said_in_one_line(plait, jsonl: Path, small: tuple[str, ...]) -> None:
+    ran = plait("simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, "--out", "/proc/plait/run")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("error: cannot make the run directory '/proc/plait/run'")

@@ -1,0 +1,162 @@
+"""What a run's record proves, and what it takes to make it prove something else."""
+
+import json
+
+import pytest
+
+from plait.errors import PeerError
+from plait.rounds.audit import check_signatures, replay
+from plait.rounds.channel import Identity
+from plait.rounds.folding import Folding
+from plait.rounds.ledger import Ledger
+from plait.rounds.participant import Participant
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import initial_state
+from plait.trust.keys import NodeKey
+from plait.wire.codecs import codec_for
+from tests.plait.rounds.conftest import FINGERPRINT, SEED
+from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
+from tests.plait.rounds.test_resume import CASES
+
+
+def replayed(federation):
+    wire = federation.plan.settings.wire
+    return replay(
+        RunDirectory.find(federation.path),
+        federation.events,
+        initial_state(b"r" * 16, federation.ranks),
+        lambda refused: Folding(
+            directory=RunDirectory.find(federation.path),
+            refused=refused,
+            ranks=federation.ranks,
+            rule=federation.rule,
+            optimizer=federation.optimizer,
+            codec=codec_for(wire),
+            base_fingerprint=FINGERPRINT,
+            wire=wire,
+            seed=SEED,
+            norm_bound=federation.plan.norm_bound,
+        ),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_kept_its_updates_is_computed_again_bit_for_bit(federate, fake_model, case):
+    federation = federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, keep_updates=True, **CASES[case])
+    federation.run()
+    assert replayed(federation) == 2
+
+
+def test_so_is_one_in_which_some_were_refused(federate, fake_model):
+    models = {name: fake_model(1, 3) for name in HONEST} | {"mallory": gauge_attacker(fake_model)}
+    federation = federate(models, rounds=3, keep_updates=True)
+    federation.run()
+    assert len(federation.of_kind("update_refused")) == 3
+    assert replayed(federation) == 3
+
+
+def rewritten(federation, change):
+    """The same ledger with other events, under a chain that is whole."""
+    events = federation.events
+    path = federation.path / "ledger.jsonl"
+    path.unlink()
+    ledger = Ledger(path)
+    for event in events:
+        fields = {key: value for key, value in event.items() if key not in ("seq", "time", "event", "prev", "hash")}
+        ledger.append(event["event"], **change(event["event"], fields))
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.unlink(), "update of 'bob' in round 1 is gone, expected it kept in"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"), "digest of the payload is"),
+        (lambda path: path.write_bytes((path.parent / "alice.envelope").read_bytes()), "update is signed by 'alice'"),
+        (
+            lambda path: path.write_bytes((path.parent.parent / "round-000002" / path.name).read_bytes()),
+            "update is for round 2, expected 1",
+        ),
+    ],
+)
+def test_an_update_that_is_not_the_one_that_was_received_is_found(federate, spoil, says):
+    federation = federate(keep_updates=True)
+    federation.run()
+    spoil(federation.path / "spool/round-000001/bob.envelope")
+    with pytest.raises(PeerError, match=says):
+        replayed(federation)
+
+
+def test_an_adapter_that_no_update_gives_is_found(federate):
+    federation = federate(keep_updates=True)
+    federation.run()
+    rewritten(federation, lambda kind, fields: {**fields, "adapter": "ab" * 32} if kind == "round_finished" else fields)
+    with pytest.raises(PeerError, match=r"round 1 computed again gives adapter .*, expected abababab"):
+        replayed(federation)
+
+
+@pytest.fixture
+def signed(federate):
+    federation = federate(keep_updates=True)
+    keys = {name: NodeKey.generate() for name in federation.models}
+    channel = federation.channel
+    channel.identities = {node: Identity(name, keys[name].public_bytes) for node, name in channel.names.items()}
+    channel.participants = {
+        node: Participant(name, federation.models[name], federation.memories[name], sign=keys[name].sign)
+        for node, name in channel.names.items()
+    }
+    federation.run()
+    return federation
+
+
+def test_signed_updates_are_checked_and_simulated_ones_are_not_signed(signed, federate):
+    assert check_signatures(signed.events) == 6
+    assert replayed(signed) == 2
+    simulated = federate()
+    simulated.run()
+    assert check_signatures(simulated.events) == 0
+
+
+def other_key(kind, fields):
+    if kind == "clients_described":
+        cards = [{**card, "public_key": NodeKey.generate().public_bytes.hex()} for card in fields["clients"]]
+        return {**fields, "clients": cards}
+    return fields
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (other_key, "signature on the update of '.*' in round 1 is not its key's"),
+        (lambda kind, fields: {**fields, "signature": ""} if kind == "update_received" else fields, "is not its key's"),
+        (
+            lambda kind, fields: {**fields, "examples": 1000} if kind == "update_received" else fields,
+            "examples, expected '.*', 1, 1000",
+        ),
+        (
+            lambda kind, fields: {**fields, "round": 2} if kind == "update_received" else fields,
+            "is signed for .*, round 1, .* expected .*, 2,",
+        ),
+    ],
+)
+def test_a_record_that_says_what_no_client_signed_is_found(signed, change, says):
+    rewritten(signed, change)
+    with pytest.raises(PeerError, match=says):
+        check_signatures(signed.events)
+
+
+def test_a_stored_update_that_is_signed_otherwise_is_found(signed):
+    rewritten(
+        signed,
+        lambda kind, fields: {**fields, "signature": "00" * 64} if kind == "update_received" else fields,
+    )
+    with pytest.raises(PeerError, match="is signed otherwise than the ledger says"):
+        replayed(signed)
+
+
+def test_rewriting_makes_a_whole_ledger(federate):
+    federation = federate()
+    federation.run()
+    before = [(event["event"], json.dumps(event.get("adapter"))) for event in federation.events]
+    rewritten(federation, lambda kind, fields: fields)
+    assert [(event["event"], json.dumps(event.get("adapter"))) for event in federation.events] == before
