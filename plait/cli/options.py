@@ -21,7 +21,10 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Clients that fail or lie": (
         "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",
     ),
-    "Adapter": ("method", "rank", "client_ranks", "alpha", "dropout", "target_modules"),
+    "Adapter": (
+        "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
+        "virtual_tokens",
+    ),
     "Local training": (
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
         "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "carry_moments", "scaffold", "trainer",
