@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.errors import ConfigError
@@ -13,6 +14,7 @@ from plait.errors import ConfigError
 OPTIMIZERS: Mapping[str, Callable[[float, float], ServerOptimizer]] = {
     "fedadagrad": lambda rate, beta: Adaptive("fedadagrad", learning_rate=rate, beta1=beta),
     "fedadam": lambda rate, beta: Adaptive("fedadam", learning_rate=rate, beta1=beta),
+    "fedexp": lambda rate, _beta: FedExp(learning_rate=rate),
     "fedyogi": lambda rate, beta: Adaptive("fedyogi", learning_rate=rate, beta1=beta),
     "nesterov": lambda rate, beta: Sgd(learning_rate=rate, momentum=beta, nesterov=True),
     "none": lambda _rate, _beta: Plain(),

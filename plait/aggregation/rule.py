@@ -79,12 +79,14 @@ class Outcome:
         base: to be merged into the frozen base; None for rules that leave it alone.
         memory: for the next round.
         figures: numbers for the ledger, for example a certified bound of the error.
+        client_square: weighted mean of the squared norms of the clients' deltas; whoever folds the round fills it in.
     """
 
     step: AdapterState
     base: BaseDelta | None = None
     memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    client_square: float = 0.0
 
 
 class Accumulator(Protocol):

@@ -1,0 +1,46 @@
+"""FedExP: the more the clients disagree, the further the server goes along the mean of their deltas.
+
+Jhunjhunwala, Wang and Joshi, "FedExP: Speeding Up Federated Averaging via Extrapolation", ICLR 2023, arXiv 2301.09604:
+the mean of deltas that point different ways is much shorter than any of them, so a plain average hardly moves. With the
+weighted mean of squared norms S = sum_k w_k ||d_k||^2 and the mean step d, the server takes
+
+    lr max(1, S / (2 ||d||^2)) d
+
+which is the plain step where the clients agree, and needs no tuning. Acts on B and A as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from plait.adapters import AdapterState, norm
+from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.server_optimizer import OptimizerMemory
+
+
+@dataclass(frozen=True)
+class FedExp:
+    """A server learning rate that follows from the updates themselves.
+
+    Attributes:
+        learning_rate: what is found counts so often.
+    """
+
+    learning_rate: float = 1.0
+
+    name = "fedexp"
+    turns = False
+
+    def adjust(
+        self,
+        outcome: Outcome,
+        memory: OptimizerMemory,
+        context: RoundContext,  # noqa: ARG002 (part of the protocol)
+    ) -> tuple[AdapterState, OptimizerMemory]:
+        """The step, made longer where clients disagree."""
+        square = norm(outcome.step) ** 2
+        longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0
+        rate = np.float32(self.learning_rate * longer)
+        return AdapterState(outcome.step.layout, rate * outcome.step.flat), memory
