@@ -246,3 +246,53 @@ def train(
     Console().print(to_rich(found.table()))
     for row in rows[3:]:
         typer.echo(str(row))
+
+
+@bench.command()
+def simulate(
+    base: Annotated[
+        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
+    ] = "smollm2-135m",
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients, all in every round.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds; the first does not count as a round.")] = 3,
+    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Steps of a client in a round.")] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens in a sequence.")] = 128,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the base: auto, float32, bfloat16 or float16.")] = "auto",
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each simulation, in turn.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of adapter and order of data.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure a simulation's rounds beside Flower's Ray simulation of a stock app: rate, processor time, memory, loss.
+
+    Needs the extra flower-simulation, and Linux.
+
+    Example: plait bench simulate --clients 8 --rounds 3
+    """
+    import tempfile
+    from importlib.util import find_spec
+
+    from plait.bench.simulate import Workload
+    from plait.bench.simulate import rows as compared
+    from plait.cli.progress import status
+    from plait.errors import MachineError
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.device import choose_compute
+
+    if find_spec("ray") is None:
+        raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
+    quiet_libraries()
+    work = Workload(
+        locate_base(base),
+        choose_compute(device, dtype),
+        clients=clients,
+        rounds=rounds,
+        local_steps=local_steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        seed=seed,
+    )
+    with tempfile.TemporaryDirectory() as folder, status("simulating", quiet=json_output) as say:
+        for row in compared(work, Path(folder), repetitions=repetitions, progress=say):
+            typer.echo(json.dumps(row.to_json()) if json_output else str(row))

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.bench.process_tree import measured
+from plait.errors import MachineError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# A child in a session of its own, whose parent ends at once: nobody's descendant any more.
+DETACHED = """
+import subprocess, sys
+child = "held = bytearray(b'x') * (60 << 20); import time; time.sleep(0.1)\\nwhile time.process_time() < 0.5: pass"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True).wait()
+print("done")
+"""
+
+
+def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Path) -> None:
+    took = measured([sys.executable, "-c", DETACHED], cwd=tmp_path)
+    assert took.output == "done\n"
+    assert took.peak_bytes > 60 << 20
+    assert took.processor_s > 0.2
+    assert took.wall_s > 0.5
+
+
+def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="failed with code 3: no such thing"):
+        measured([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"], cwd=tmp_path)
