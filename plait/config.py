@@ -134,8 +134,8 @@ class RunConfig(BaseModel, frozen=True):
     )
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
     server_optimizer: Annotated[
-        str, Field(description="what the server makes of a round's step; plait rules lists them")
-    ] = "none"
+        str, Field(description="what the server makes of a round's step; auto: FedExP where the rule allows it")
+    ] = "auto"
     server_learning_rate: Annotated[
         float, Field(gt=0, description="of the server optimizer: the round's step counts so often")
     ] = 1.0
@@ -204,7 +204,7 @@ class RunConfig(BaseModel, frozen=True):
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         self._check_ranks()
-        if self.scaffold and self.server_optimizer != "none":
+        if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients learn how they drifted from the plain mean"

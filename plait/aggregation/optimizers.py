@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
+from plait.aggregation.rule import Rule
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.errors import ConfigError
 
@@ -27,6 +28,21 @@ OPTIMIZERS: Mapping[str, Callable[[float, float], ServerOptimizer]] = {
 }
 
 
+AUTOMATIC = "auto"
+# These have no momentum.
+_WITHOUT_MOMENTUM = frozenset({"fedexp", "none"})
+
+
+def fitting(rule: Rule, *, scaffold: bool = False) -> str:
+    """The optimizer for a rule whose user leaves it open: FedExP after a mean of deltas, else none.
+
+    A robust rule's step must not grow with what it left out, a rule that moves the base or turns the factors has no
+    step to lengthen, a personal side would not follow, and SCAFFOLD corrects for the drift from the plain mean.
+    """
+    is_mean = rule.linear and rule.continuous and not rule.moves_base and rule.personal is None
+    return "fedexp" if is_mean and not scaffold else "none"
+
+
 def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> ServerOptimizer:
     """The optimizer of a user's choice.
 
@@ -44,4 +60,6 @@ def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> Server
         raise ConfigError(f"server learning rate is {learning_rate:g}, expected a positive number")
     if not 0 <= momentum < 1:
         raise ConfigError(f"server momentum is {momentum:g}, expected at least 0 and less than 1")
+    if momentum and name in _WITHOUT_MOMENTUM:
+        raise ConfigError(f"server momentum is {momentum:g} with server optimizer '{name}', expected 0: it has none")
     return OPTIMIZERS[name](learning_rate, momentum)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
+from plait.aggregation import RULES
+from plait.aggregation.optimizers import OPTIMIZERS, fitting, optimizer_for
 from plait.aggregation.rule import Outcome
+from plait.aggregation.server_optimizer import check_composition
 from plait.errors import ConfigError
 
 
@@ -15,7 +17,9 @@ def test_every_optimizer_in_the_table_takes_a_step_twice_to_the_same_bits(lab, n
     for _ in range(2):
         memory = {}
         for step in steps:
-            taken, memory = optimizer_for(name, learning_rate=0.5, momentum=0.9).adjust(Outcome(step), memory, context)
+            momentum = 0.0 if name in ("none", "fedexp") else 0.9
+            optimizer = optimizer_for(name, learning_rate=0.5, momentum=momentum)
+            taken, memory = optimizer.adjust(Outcome(step), memory, context)
         results.add(taken.digest())
         assert np.isfinite(taken.flat).all()
     assert len(results) == 1
@@ -31,9 +35,26 @@ def test_the_table_is_sorted():
         ("adamw", 1.0, 0.9, "server optimizer is 'adamw', expected one of"),
         ("sgd", 0.0, 0.9, "server learning rate is 0, expected a positive number"),
         ("sgd", float("nan"), 0.9, "server learning rate is nan"),
+        ("fedexp", 1.0, 0.9, "server momentum is 0.9 with server optimizer 'fedexp', expected 0"),
         ("sgd", 1.0, 1.0, "server momentum is 1, expected at least 0 and less than 1"),
     ],
 )
 def test_what_cannot_be_is_refused(name, rate, momentum, message):
     with pytest.raises(ConfigError, match=message):
         optimizer_for(name, learning_rate=rate, momentum=momentum)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "ffa", "rolora", "fedsb", "zeropad"])
+def test_a_mean_of_deltas_is_followed_by_fedexp(name):
+    assert fitting(RULES[name]) == "fedexp"
+    assert fitting(RULES[name], scaffold=True) == "none"
+
+
+@pytest.mark.parametrize("name", ["median", "flora", "fedex", "flexlora", "product_mean", "fedsa", "fedsvd"])
+def test_what_is_no_mean_of_deltas_or_must_stay_exact_is_left_as_it_is(name):
+    assert fitting(RULES[name]) == "none"
+
+
+def test_every_rule_takes_the_optimizer_that_fits_it():
+    for rule in RULES.values():
+        check_composition(rule, optimizer_for(fitting(rule), learning_rate=1.0, momentum=0.0))
