@@ -138,6 +138,12 @@ class Coordinator:
             if state.round == 0:
                 # Every described client derived the initial adapter from the spec's seed: nothing need be sent.
                 state = replace(state, held={client: state.held_on(track) for client, track in roster.tracks.items()})
+            elif self._channel.open_ended:
+                # Who evaluated the last round holds its adapter, which the checkpoint, made before, does not say. So
+                # its task has the same bytes as before, and what it is at need not be begun anew.
+                for client, track in roster.tracks.items():
+                    if (state.round, client) in recorded.evaluations:
+                        state = note_held(state, client, state.held_on(track))
             if recorded.evaluated < state.round and self._evaluation_due(state.round):
                 state = self._evaluate(state, roster)
             while state.round < plan.rounds:
@@ -393,6 +399,7 @@ class _Recorded:
         finished: the last round that it calls finished.
         evaluated: the last round that it has losses of; -1 for none.
         received: rounds and clients of the updates that it has.
+        evaluations: rounds and clients of the losses that it has.
         clients: the clients that it knows.
         misfits: rounds, clients and reasons of the refusals that it has.
     """
@@ -400,6 +407,7 @@ class _Recorded:
     finished: int
     evaluated: int
     received: frozenset[tuple[int, str]]
+    evaluations: frozenset[tuple[int, str]]
     clients: frozenset[str]
     misfits: frozenset[tuple[int, str, str]]
 
@@ -415,6 +423,11 @@ class _Recorded:
                 (cast("int", event["round"]), cast("str", event["client"]))
                 for event in events
                 if event["event"] == "update_received"
+            ),
+            evaluations=frozenset(
+                (cast("int", event["round"]), cast("str", event["client"]))
+                for event in events
+                if event["event"] == "reply_received" and event["purpose"] == Purpose.EVALUATE.value
             ),
             clients=frozenset(
                 cast("str", client["client"])

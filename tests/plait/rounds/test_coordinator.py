@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.errors import PeerError
+from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
@@ -512,3 +512,22 @@ def test_only_as_many_clients_evaluate_as_are_asked_for_and_always_the_same(fede
     cohorts = {tuple(event["by_client"]) for event in federation.of_kind("evaluated")}
     assert len(cohorts) == 1
     assert len(cohorts.pop()) == 2
+
+
+def test_a_restarted_server_sends_the_same_task_to_who_evaluated_before(federate, fake_model):
+    federation = federate(crowd(fake_model, 2), rounds=2)
+    federation.channel.open_ended = True
+
+    def stop(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 2):
+            raise Interrupted("stopped")
+
+    federation.channel.before = stop
+    with pytest.raises(Interrupted):
+        federation.run()
+    federation.channel.before = lambda asked: None
+    federation.run()
+    tasks = {
+        (ask.client, ask.task) for ask in federation.channel.asked if (ask.purpose, ask.round) == (Purpose.TRAIN, 2)
+    }
+    assert len(tasks) == 2
