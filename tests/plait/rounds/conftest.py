@@ -212,7 +212,7 @@ class Federation:
         **plan: int,
     ) -> None:
         self.rule = RULES[rule]
-        self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.5)
+        self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.0 if optimizer == "none" else 0.5)
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
         own_settings = settings or {}
