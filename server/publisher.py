@@ -17,6 +17,7 @@ from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.tracks import RankedAdapter
+from plait.training.prompts import servable
 
 
 class Publisher:
@@ -67,7 +68,7 @@ class Publisher:
             for event in read_events(self._directory.ledger)
             if event["event"] == "evaluated"
         }
-        spec, adapter = self._adapter.spec, state.shadow
+        spec, adapter = servable(self._adapter.spec, state.shadow)
         if state.base.moved.digest:
             spec, adapter = with_base(spec, adapter, self._adapter.geometry, state.base.moved.delta)
         card = model_card(

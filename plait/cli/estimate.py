@@ -40,7 +40,7 @@ def estimate(
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
-    blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision))
+    blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
     bits = _bits_of(settings.wire)
     costs = CostEstimate(
         CostInputs(

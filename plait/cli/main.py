@@ -18,6 +18,7 @@ from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
 from plait.cli.export import export
+from plait.cli.methods import methods
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
@@ -52,6 +53,7 @@ app.command()(simulate)
 app.command()(resume)
 app.command()(report)
 app.command()(estimate)
+app.command()(methods)
 app.command()(rules)
 app.command(name="eval")(evaluate)
 app.command()(export)

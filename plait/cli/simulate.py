@@ -56,9 +56,13 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         from plait.simulation.flower_rules import ALL_RULES
         from plait.training.bases import locate_base, quiet_libraries
         from plait.training.device import choose_compute
+        from plait.training.four_bits import check_four_bits
+        from plait.training.methods import method_of
 
         quiet_libraries()
-        choose_compute(settings.device, settings.dtype)
+        compute = choose_compute(settings.device, settings.dtype)
+        if method_of(settings.method).quantised:
+            check_four_bits(compute.device.type)
         rule = rule_of(settings, ALL_RULES)
         optimizer_of(settings, rule)
 

@@ -1,8 +1,9 @@
-"""The shape and the initial values of an adapter, from a base's config alone: no weights are read.
+"""The shape and the initial values of an adapter; for most methods from a base's config alone: no weights are read.
 
 A *hollow* model has the base's modules and shapes, but every frozen weight is one zero seen through strides of 0, so
 that even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout
-and initial adapter this way, so neither has to travel.
+and initial adapter this way, so neither has to travel. Where an adapter begins with values of the base itself (DoRA's
+magnitudes, a prompt made of its words), the base is read for a moment.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import cast
 
 import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
 from plait.adapters.peft_directory import REACHING_KEYS
 from plait.aggregation import Handing, fitted, geometry_of
+from plait.config import did_you_mean
 from plait.errors import ConfigError, PeerError
-from plait.training.methods import METHODS, AdapterRequest, peft_config_for
+from plait.training.methods import METHODS, AdapterRequest, BaseModules, peft_config_for, peft_config_of
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -34,7 +37,12 @@ AUTO_CLASSES = {
 }
 
 
+PROMPT = "prompt_embeddings"
+"""PEFT's name of a learned prompt."""
+
 _LARGEST_RANK = 4096
+# What transformers calls the new head of a classifier.
+_HEADS = frozenset({"classifier", "score"})
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ def design(
     labels: tuple[str, ...] = (),
     seed: int,
     init_rank: int = 0,
+    weights: Path | None = None,
 ) -> Blueprint:
     """Lay out the adapter that `request` asks for on this base, with initial values from `seed`.
 
@@ -92,12 +101,27 @@ def design(
         labels: names of the classes.
         seed: of the initial values.
         init_rank: see `AdapterSpec.init_rank`.
+        weights: the base's directory, for methods that begin with values of the base; without it theirs are zeros.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
-    peft_config = peft_config_for(request, task)
-    return _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config)
+    base = _meta_model(config, task)
+    modules = modules_of(base)
+    peft_config = peft_config_for(request, task, modules)
+    _check_targets(request, modules)
+    if (
+        task is Task.CLASSIFICATION
+        and peft_config.peft_type == PeftType.PREFIX_TUNING
+        and "past_key_values" not in signature(base.forward).parameters
+    ):
+        raise ConfigError(
+            f"method is 'prefix', but a base of type {config.model_type} takes no keys and values before its input; "
+            "nearest: method 'prompt'"
+        )
+    made = _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config, weights)
+    _check_effect(request, made.spec)
+    return made
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
@@ -141,29 +165,41 @@ def parse_spec(text: str) -> SpecRequest:
     for key in REACHING_KEYS:
         if request.peft_config.get(key):
             raise PeerError(f"adapter spec sets {key}, which makes PEFT load code or files, expected none")
-    targets = request.peft_config.get("target_modules", [])
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        # As a string PEFT takes it for a regular expression, and some of those never come to an end.
-        raise PeerError("target_modules of the adapter spec is no list of names, expected module names")
+    for key in ("target_modules", "feedforward_modules"):
+        targets = request.peft_config.get(key, [])
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            # As a string PEFT takes it for a regular expression, and some of those never come to an end.
+            raise PeerError(f"{key} of the adapter spec is no list of names, expected module names")
     if request.method not in METHODS:
         raise PeerError(f"method of the adapter spec is {request.method!r}, expected one of {', '.join(METHODS)}")
     return request
 
 
-def design_from_spec(config: PretrainedConfig, request: SpecRequest) -> Blueprint:
+def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> Blueprint:
     """The adapter that another party described, on this base.
+
+    Args:
+        config: of the base.
+        request: what was described.
+        weights: as for `design`.
 
     Raises:
         PeerError: PEFT does not take its configuration.
         ConfigError: it does not fit this base.
     """
     try:
-        peft_config = PeftConfig.from_peft_type(**dict(request.peft_config))
+        peft_config = peft_config_of(request.peft_config)
     except (KeyError, TypeError, ValueError) as error:
         raise PeerError(f"adapter spec is not understood: {error}") from error
     if not 0 <= request.init_rank <= _LARGEST_RANK:
         raise PeerError(f"init_rank of the adapter spec is {request.init_rank}, expected 0 to {_LARGEST_RANK}")
-    return _build(config, request, peft_config)
+    # PEFT has dozens of methods, some of which load files that their settings name: only the table's own are built.
+    allowed = METHODS[request.method].peft_type
+    if peft_config.peft_type != allowed:
+        raise PeerError(
+            f"peft_type of the adapter spec is {peft_config.peft_type}, expected {allowed} of method '{request.method}'"
+        )
+    return _build(config, request, peft_config, weights)
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
@@ -182,22 +218,70 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
             warnings.simplefilter("ignore")
             base = cast("transformers.PreTrainedModel", model)
             return cast("PeftModel", get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32))
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ConfigError(f"the adapter does not fit this base: {_first_sentence(error)}") from error
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's file names; they share memory with the model's parameters."""
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    """The adapter's tensors under PEFT's file names; they share memory with the model's parameters.
+
+    An encoder of prompts is no part of PEFT's files, which keep the prompt that it makes: its parameters go by the
+    names that they have in the model.
+    """
+    tensors = {
+        name: tensor
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+        # With biases PEFT lists that of the head which its own copy stands in for.
+        if ".original_module." not in name
+    }
+    if not model.active_peft_config.is_prompt_learning:
+        return tensors
+    encoder = dict(model.prompt_encoder["default"].named_parameters())
+    del tensors[PROMPT]
+    if encoder.keys() == {"embedding.weight"}:
+        return {**tensors, PROMPT: encoder["embedding.weight"]}
+    return {**tensors, **{f"prompt_encoder.{name}": parameter for name, parameter in encoder.items()}}
 
 
-def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig) -> Blueprint:
-    own = _drawn(config, request, peft_config)
+def modules_of(model: nn.Module) -> BaseModules:
+    """The names that a base's modules go by."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear: dict[str, None] = {}
+    norms: dict[str, None] = {}
+    for name, module in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        if type(module).__name__ in ("Linear", "Conv1D"):
+            if module is not head and leaf not in _HEADS:
+                linear[leaf] = None
+        elif "norm" in type(module).__name__.lower():
+            norms[leaf] = None
+    return BaseModules(tuple(linear), tuple(norms))
+
+
+def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
+    """PEFT passes over a name that matches nothing as long as another one matches."""
+    known = (*modules.linear, *(modules.norms if request.method == "full" else ()))
+    for key, names in (("target-modules", request.target_names), ("rank-pattern", list(request.rank_pattern))):
+        for name in names:
+            if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):
+                raise ConfigError(
+                    f"{key} has '{name}', which matches no module of this base, expected some of {', '.join(known)}"
+                    f"{did_you_mean(name, known)}"
+                )
+
+
+def _check_effect(request: AdapterRequest, spec: AdapterSpec) -> None:
+    if request.bias != "none" and not any(name.endswith(".bias") for name in spec.layout.by_name):
+        raise ConfigError(f"bias is '{request.bias}', but no adapted layer of this base has a bias, expected 'none'")
+
+
+def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
+    own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
         return own
     wider = copy.deepcopy(peft_config)
     wider.r = request.init_rank  # pyright: ignore[reportAttributeAccessIssue]
-    drawn = _drawn(config, request, wider)
+    drawn = _drawn(config, request, wider, weights)
     spec = replace(own.spec, init_rank=request.init_rank)
     initial = fitted(
         drawn.initial,
@@ -209,15 +293,17 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     return replace(own, spec=spec, initial=initial)
 
 
-def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig) -> Blueprint:
-    hollow = _hollow_model(config, request.task)
+def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
+    # A copy of every weight has no values of its own to draw.
+    copies = peft_config.peft_type == PeftType.LN_TUNING
+    hollow = _meta_model(config, request.task) if copies else _hollow_model(config, request.task)
     parameters = sum(parameter.numel() for parameter in hollow.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        model = attach(hollow, peft_config)
+        # PEFT writes what it finds out about the base into the configuration.
+        model = attach(hollow, copy.deepcopy(peft_config))
     tensors = adapter_tensors(model)
     layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in tensors.items()}
     spec = AdapterSpec(
         method=request.method,
         peft_config=_settings_of(model.peft_config["default"]),
@@ -226,12 +312,51 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         layout=layout,
         init_seed=request.seed,
     )
-    return Blueprint(spec, AdapterState.from_tensors(layout, arrays), parameters)
+    if copies:
+        initial = AdapterState.zeros(layout)
+    else:
+        arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in tensors.items()}
+        initial = AdapterState.from_tensors(layout, arrays)
+    if weights is not None and starts_from_weights(peft_config):
+        initial = _from_weights(initial, spec, config, copy.deepcopy(peft_config), weights)
+    return Blueprint(spec, initial, parameters)
+
+
+def starts_from_weights(config: PeftConfig) -> bool:
+    """Whether an adapter begins with values of the base."""
+    if config.peft_type == PeftType.PROMPT_TUNING:
+        return getattr(config, "prompt_tuning_init", None) == PromptTuningInit.SAMPLE_VOCAB
+    biases = getattr(config, "bias", "none") not in ("none", None)
+    return config.peft_type == PeftType.LN_TUNING or bool(getattr(config, "use_dora", False)) or biases
+
+
+def _from_weights(
+    hollow: AdapterState, spec: AdapterSpec, config: PretrainedConfig, peft_config: PeftConfig, directory: Path
+) -> AdapterState:
+    """The initial adapter on the base as it is; a classifier's new head stays what it is on the hollow one."""
+    with torch.random.fork_rng(devices=[]):
+        model = cast(
+            "nn.Module",
+            AUTO_CLASSES[spec.task].from_pretrained(
+                directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            ),
+        )
+        torch.manual_seed(spec.init_seed)
+        tensors = adapter_tensors(attach(model, peft_config))
+    arrays = {
+        name: hollow[name] if _HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
+        for name, tensor in tensors.items()
+    }
+    return AdapterState.from_tensors(spec.layout, arrays)
+
+
+def _meta_model(config: PretrainedConfig, task: Task) -> nn.Module:
+    with torch.device("meta"):
+        return cast("nn.Module", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
 
 
 def _hollow_model(config: PretrainedConfig, task: Task) -> nn.Module:
-    with torch.device("meta"):
-        model = cast("nn.Module", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
+    model = _meta_model(config, task)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
@@ -257,7 +382,7 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
         return cast("dict[str, Json]", json.loads(json.dumps(value.to_dict(), default=plain, sort_keys=True)))
 
     defaults, stated = as_json(type(config)()), as_json(config)
-    for key in ("target_modules", "modules_to_save"):
+    for key in ("target_modules", "modules_to_save", "feedforward_modules"):
         # PEFT keeps these as sets, or adds its own names to them once more: a list in name order means the same.
         if isinstance(value := stated.get(key), list):
             stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))

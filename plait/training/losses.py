@@ -59,7 +59,8 @@ def summed_loss(
     labels, _ = pad([example.labels for example in batch], IGNORED, device)
     # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
     targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
+    # A learned prompt is a part of the input, and its positions of the output.
+    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -tokens.shape[1] :].flatten(0, 1)
     counts = targets != IGNORED
     if counts.float().mean() < _MOSTLY:
         logits, targets = logits[counts], targets[counts]

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -30,6 +30,8 @@ from plait.training.blueprint import (
 )
 from plait.training.device import Compute
 from plait.training.examples import Tokenizer
+from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
+from plait.training.methods import METHODS, peft_config_of
 from plait.training.moved_base import move_weights
 
 # Clients of several ranks take turns.
@@ -90,10 +92,12 @@ class ResidentBase:
         """
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
+            if METHODS[request.method].quantised:
+                check_four_bits(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._blueprints) >= _BLUEPRINTS_KEPT:
                 del self._blueprints[next(iter(self._blueprints))]
-            self._blueprints[spec_text] = design_from_spec(config, request)
+            self._blueprints[spec_text] = design_from_spec(config, request, weights=self.directory)
         return self._blueprints[spec_text]
 
     def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
@@ -116,9 +120,11 @@ class ResidentBase:
                 move_weights(model, self._moved.delta, self._geometry)
             self._model = attach(
                 model,
-                PeftConfig.from_peft_type(**dict(spec.peft_config)),
+                peft_config_of(spec.peft_config),
                 in_float32=self._adapter_in_float32,
             )
+            if model.dtype != self.compute.dtype:
+                self._model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
             self._carried = spec.digest
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(self._model).items()}
             if Layout.of(shapes).digest != spec.layout.digest:
@@ -135,15 +141,23 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
+        # Fixed factors that PEFT makes of the weights come out as in plain PEFT only where the weights are not rounded.
+        dtype = torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
+        quantised = four_bits(self.compute) if (method := METHODS.get(spec.method)) and method.quantised else {}
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(
                 self.directory,
                 config=config,
-                dtype=self.compute.dtype,
+                dtype=dtype,
                 attn_implementation=self.compute.attention(self._seq_len),
                 local_files_only=True,
                 use_safetensors=True,
+                **quantised,
             )
+            if quantised:
+                # bitsandbytes has put it where it belongs.
+                keep_trainable(model)
+                return cast("PreTrainedModel", model)
             return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MachineError(

@@ -133,6 +133,9 @@ class FusedLanguageModel:
 def recognise(model: nn.Module) -> FusedLanguageModel | None:
     """The model as this module can compute it, or None: then PEFT's modules must."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        # Its modules are the base's own, but the input is not.
+        return None
     family = next((family for family in _FAMILIES if type(inner) is family.model), None)
     if family is None:
         return None

@@ -73,8 +73,8 @@ def test_a_70b_base_costs_no_memory_for_its_weights() -> None:
 
 def test_targets_that_match_nothing_are_refused(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    with pytest.raises(ConfigError, match="does not fit this base: Target modules"):
-        design(config, AdapterRequest(target_modules="query_key_value"), task=Task.CAUSAL_LM, seed=0)
+    with pytest.raises(ConfigError, match=r"has 'qproj', which matches no module .* did you mean 'q_proj'"):
+        design(config, AdapterRequest(target_modules="v_proj,qproj"), task=Task.CAUSAL_LM, seed=0)
 
 
 def test_an_encoder_is_no_language_model(tmp_path) -> None:
@@ -86,7 +86,7 @@ def test_an_encoder_is_no_language_model(tmp_path) -> None:
 
 def test_an_unknown_method_names_the_nearest(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    with pytest.raises(ConfigError, match="method is 'lore', expected one of lora; did you mean 'lora'"):
+    with pytest.raises(ConfigError, match=r"method is 'lore', expected one of lora, .*; did you mean 'lora'"):
         design(config, AdapterRequest(method="lore"), task=Task.CAUSAL_LM, seed=0)
 
 

@@ -1,0 +1,110 @@
+"""``plait methods``: every way to adapt, what is averaged, how exactly, with which rules, and what travels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.output import print_json
+
+if TYPE_CHECKING:
+    from plait.report import Table
+
+
+def methods(
+    base: Annotated[
+        str, typer.Option("--base", help="Base to count parameters for; only its config is read.")
+    ] = "smollm2-135m",
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of those that have one.")] = 8,
+    virtual_tokens: Annotated[
+        int, typer.Option("--virtual-tokens", min=1, max=4096, help="Length of a learned prompt.")
+    ] = 20,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the methods of adapting a base: what is averaged, whether that is exact, which rules apply, what travels.
+
+    Example: plait methods --base mistral-7b --rank 16
+    """
+    from plait.adapters import Task
+    from plait.errors import ConfigError
+    from plait.training.bases import locate_config, quiet_libraries
+    from plait.training.blueprint import design, read_base_config
+    from plait.training.methods import METHODS, AdapterRequest, rules_for
+
+    quiet_libraries()
+    config = read_base_config(locate_config(base, revision=""), Task.CAUSAL_LM)
+    entries: list[dict[str, object]] = []
+    for method in METHODS.values():
+        request = AdapterRequest(method=method.name, rank=rank, virtual_tokens=virtual_tokens)
+        refused = None
+        parameters = None
+        try:
+            parameters = design(config, request, task=Task.CAUSAL_LM, seed=0).spec.layout.size
+        except ConfigError as error:
+            refused = str(error)
+        entries.append(
+            {
+                "method": method.name,
+                "paper": method.title,
+                "peft_type": method.peft_type.value,
+                "averages": method.averages,
+                "never_travels": method.kept or None,
+                "rules": list(rules_for(method)),
+                "options": sorted(option.value for option in method.options),
+                "trainable_parameters": parameters,
+                "refused": refused,
+            }
+        )
+    if json_output:
+        print_json({"base": base, "rank": rank, "virtual_tokens": virtual_tokens, "methods": entries})
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    for table in _tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"):
+        Console().print(to_rich(table))
+
+
+def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
+    from plait.report import Table
+
+    meanings = Table(
+        "What each method averages",
+        ("method", "averages", "never travels", "paper"),
+        tuple(
+            (str(entry["method"]), str(entry["averages"]), str(entry["never_travels"] or ""), str(entry["paper"]))
+            for entry in entries
+        ),
+        text_columns=(0, 1, 2, 3),
+    )
+    costs = Table(
+        f"What travels: {what}",
+        ("method", "parameters", "rules", "options"),
+        tuple(
+            (
+                str(entry["method"]),
+                f"{entry['trainable_parameters']:,}" if entry["trainable_parameters"] else str(entry["refused"]),
+                _shortened(entry["rules"]),
+                ", ".join(_texts(entry["options"])),
+            )
+            for entry in entries
+        ),
+        note="Every parameter travels once up and once down in a round, at the rate that --wire says. What never "
+        "travels follows from the base or from a seed at every client.",
+        text_columns=(0, 2, 3),
+    )
+    return meanings, costs
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def _shortened(value: object) -> str:
+    from plait.aggregation import RULES
+
+    rules = _texts(value)
+    missing = sorted(RULES.keys() - set(rules))
+    return ", ".join(rules) if len(rules) < len(missing) else f"all of plait rules but {', '.join(missing)}"

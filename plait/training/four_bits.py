@@ -1,0 +1,69 @@
+"""Hold a base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), through bitsandbytes.
+
+Weights are rounded once, when the base is loaded, to the quantiles of a normal distribution in blocks of 64, whose
+scales are rounded too ("double quantisation"). Every product is computed in the type of the process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from plait.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from plait.training.device import Compute
+
+_DEVICES = ("cpu", "cuda")
+
+
+def check_four_bits(device: str) -> None:
+    """Refuse a machine that cannot.
+
+    Args:
+        device: type of the device, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: bitsandbytes is missing or has nothing for this device.
+    """
+    if device not in _DEVICES:
+        raise ConfigError(
+            f"method is 'qlora' on device '{device}', expected {' or '.join(_DEVICES)}: bitsandbytes has no kernels "
+            "for it; nearest: method 'lora'"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method is 'qlora', but bitsandbytes is not installed, expected `pip install bitsandbytes` (the extra "
+            "'gpu-quantization'); nearest: method 'lora'"
+        )
+
+
+def four_bits(compute: Compute) -> dict[str, object]:
+    """What transformers' `from_pretrained` takes to load a base in four bits.
+
+    Raises:
+        ConfigError: this machine cannot.
+    """
+    check_four_bits(compute.device.type)
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute.dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": compute.device}}
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Leave weights as they were rounded; in place.
+
+    On CPUs with AVX512-BF16 bitsandbytes repacks a layer when it is first evaluated, for a product that has no
+    gradient. An adapter is evaluated and trained in turns on the same layers.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
