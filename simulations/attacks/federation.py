@@ -1,0 +1,143 @@
+"""One federation in this process: plait's coordinator and participants, and a channel that is a function call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from attacks.model import FINGERPRINT, Client, spec_and_initial
+
+from plait.aggregation import geometry_of, optimizer_for
+from plait.rounds.channel import Purpose, TaskParts
+from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.coordinator import Coordinator, RunPlan
+from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.norm_bound import NormBound
+from plait.rounds.participant import Participant
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.simulation.flower_rules import ALL_RULES
+from plait.wire.codecs import codec_for
+from plait.wire.settings import Settings
+
+SETTINGS = Settings(
+    local_steps=10,
+    batch_size=32,
+    gradient_accumulation_steps=1,
+    seq_len=1,
+    learning_rate=1e-2,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    held_out_fraction=0.1,
+    max_held_out_sequences=1,
+    seed=0,
+    wire="fp32",
+)
+
+
+class Memory(dict[str, bytes]):
+    """A client's memory."""
+
+    def load(self, key: str) -> bytes | None:
+        """What was saved, or None."""
+        return self.get(key)
+
+    def save(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self[key] = data
+
+
+class Calls:
+    """A channel whose clients work when they are heard."""
+
+    open_ended = False
+
+    def __init__(self, participants: Mapping[int, Participant]) -> None:
+        self.participants = participants
+        self.waiting: dict[int, bytes] = {}
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """All of them."""
+        del at_least
+        return list(self.participants)
+
+    def wait(self, timeout_s: float) -> None:
+        """Nobody comes or goes."""
+
+    def identity(self, node: int) -> None:
+        """Nobody has a key."""
+
+    def exchange(self, purpose: Purpose, group: str) -> Calls:
+        """Itself, with nothing under way."""
+        del purpose, group
+        return Calls(self.participants)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.waiting.clear()
+
+    def send(self, node: int, task: TaskParts) -> None:
+        """Keep the task until it is its turn."""
+        self.waiting[node] = b"".join(task)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, bytes] | None:
+        """The next client's answer."""
+        del timeout_s
+        for node in list(self.waiting):
+            return node, self.participants[node].answer(self.waiting.pop(node))
+        return None
+
+
+def run(
+    folder: Path, clients: Sequence[Client], *, rule: str, bound: NormBound, rounds: int, seed: int
+) -> tuple[RunState, list[dict[str, object]]]:
+    """Run a federation; the state after it, and its ledger."""
+    spec, initial = spec_and_initial()
+    ranks = Ranks((RankedAdapter(8, spec, geometry_of(spec), initial),), handing=ALL_RULES[rule].handing)
+    directory = RunDirectory.create(folder, config_toml="")
+    state = initial_state(b"r" * 16, ranks)
+    save_checkpoint(directory.checkpoints, state, ranks)
+    ledger = Ledger(directory.ledger)
+    ledger.append("run_started", run=state.run_id.hex())
+    plan = RunPlan(
+        rounds=rounds,
+        clients=len(clients),
+        cohort_size=len(clients),
+        eval_every=rounds,
+        seed=seed,
+        settings=SETTINGS,
+        norm_bound=bound,
+    )
+    coordinator = Coordinator(
+        channel=Calls({k: Participant(client.name, client, Memory()) for k, client in enumerate(clients)}),
+        directory=directory,
+        ledger=ledger,
+        plan=plan,
+        ranks=ranks,
+        base_fingerprint=FINGERPRINT,
+        rule=ALL_RULES[rule],
+        optimizer=optimizer_for("none", learning_rate=1.0, momentum=0.0),
+        codec=codec_for("fp32"),
+        publish=lambda _state: None,
+    )
+    try:
+        state = coordinator.run(state)
+    finally:
+        ledger.close()
+    return state, [dict(event) for event in read_events(directory.ledger)]
+
+
+@contextmanager
+def no_waiting_for_the_disk():
+    """Power cuts are not the experiment's matter, and fsync is most of its time."""
+    fsync, os.fsync = os.fsync, lambda _descriptor: None
+    try:
+        yield
+    finally:
+        os.fsync = fsync
