@@ -1,8 +1,8 @@
 """What liars send. Each stays within what validation alone would let through; norm bound and rule judge it.
 
 Label-flip trains honestly on wrong labels, and the backdoor on stories of one kind with one wrong label; the others
-send something else than what they trained. ALIE (A Little Is Enough, arXiv 1902.06156) and the gauge attack are at their
-strongest here: ALIE's attackers know all honest updates.
+send something else than what they trained. ALIE (A Little Is Enough, arXiv 1902.06156) and the gauge attack are at
+their strongest here: ALIE's attackers know all honest updates.
 """
 
 from __future__ import annotations
