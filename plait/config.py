@@ -134,8 +134,8 @@ class RunConfig(BaseModel, frozen=True):
     )
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
     server_optimizer: Annotated[
-        str, Field(description="what the server makes of a round's step; auto: FedExP where the rule allows it")
-    ] = "auto"
+        str, Field(description="what the server makes of a round's step: sgd, nesterov, fedexp, fedadam …")
+    ] = "none"
     server_learning_rate: Annotated[
         float, Field(gt=0, description="of the server optimizer: the round's step counts so often")
     ] = 1.0
@@ -179,8 +179,8 @@ class RunConfig(BaseModel, frozen=True):
         Field(
             ge=1,
             le=4096,
-            description="clients of a simulation that train at once, in one batch, on bases of the Llama family: faster "
-            "where a client's own batch is small, more memory; the same settings give the same adapter bit for bit, "
+            description="clients of a simulation that train at once, in one batch, on bases of the Llama family: "
+            "faster where a client's own batch is small, more memory; the same settings give the same adapter bit for bit, "
             "another number (or a resumed round) the same within rounding",
         ),
     ] = 1
@@ -204,7 +204,7 @@ class RunConfig(BaseModel, frozen=True):
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         self._check_ranks()
-        if self.scaffold and self.server_optimizer not in ("auto", "none"):
+        if self.scaffold and self.server_optimizer != "none":
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients learn how they drifted from the plain mean"

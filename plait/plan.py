@@ -9,12 +9,10 @@ from pathlib import Path
 
 from plait.adapters import Task
 from plait.aggregation import (
-    AUTOMATIC,
     Rule,
     ServerOptimizer,
     check_composition,
     check_rule,
-    fitting,
     geometry_of,
     optimizer_for,
 )
@@ -109,9 +107,9 @@ def optimizer_of(config: RunConfig, rule: Rule) -> ServerOptimizer:
     Raises:
         ConfigError: there is no such optimizer, or it means nothing after this rule.
     """
-    asked = config.server_optimizer
-    name = fitting(rule, scaffold=config.scaffold) if asked == AUTOMATIC else asked
-    optimizer = optimizer_for(name, learning_rate=config.server_learning_rate, momentum=config.server_momentum)
+    optimizer = optimizer_for(
+        config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
+    )
     check_composition(rule, optimizer)
     return optimizer
 

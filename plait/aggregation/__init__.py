@@ -22,7 +22,7 @@ from plait.aggregation.lora_fair import LoraFair
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.median import Median
 from plait.aggregation.movement import check_movement
-from plait.aggregation.optimizers import AUTOMATIC, OPTIMIZERS, fitting, optimizer_for
+from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.product_mean import ProductMean
 from plait.aggregation.projection import fitted
 from plait.aggregation.raflora import RaFlora
@@ -62,7 +62,6 @@ RULES: Mapping[str, Rule] = {rule.name: rule for rule in sorted(_ALL, key=lambda
 
 __all__ = [
     "ANY_RANK",
-    "AUTOMATIC",
     "BOTH_SIDES",
     "OPTIMIZERS",
     "RULES",
@@ -89,7 +88,6 @@ __all__ = [
     "check_movement",
     "check_rule",
     "fitted",
-    "fitting",
     "geometry_of",
     "optimizer_for",
 ]

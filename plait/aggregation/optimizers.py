@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
-from plait.aggregation.rule import Rule
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.errors import ConfigError
 
@@ -28,19 +27,8 @@ OPTIMIZERS: Mapping[str, Callable[[float, float], ServerOptimizer]] = {
 }
 
 
-AUTOMATIC = "auto"
 # These have no momentum.
 _WITHOUT_MOMENTUM = frozenset({"fedexp", "none"})
-
-
-def fitting(rule: Rule, *, scaffold: bool = False) -> str:
-    """The optimizer for a rule whose user leaves it open: FedExP after a mean of deltas, else none.
-
-    A robust rule's step must not grow with what it left out, a rule that moves the base or turns the factors has no
-    step to lengthen, a personal side would not follow, and SCAFFOLD corrects for the drift from the plain mean.
-    """
-    is_mean = rule.linear and rule.continuous and not rule.moves_base and rule.personal is None
-    return "fedexp" if is_mean and not scaffold else "none"
 
 
 def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> ServerOptimizer:

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from plait.aggregation import RULES
-from plait.aggregation.optimizers import OPTIMIZERS, fitting, optimizer_for
+from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.rule import Outcome
-from plait.aggregation.server_optimizer import check_composition
 from plait.errors import ConfigError
 
 
@@ -42,19 +40,3 @@ def test_the_table_is_sorted():
 def test_what_cannot_be_is_refused(name, rate, momentum, message):
     with pytest.raises(ConfigError, match=message):
         optimizer_for(name, learning_rate=rate, momentum=momentum)
-
-
-@pytest.mark.parametrize("name", ["fedavg", "ffa", "rolora", "fedsb", "zeropad"])
-def test_a_mean_of_deltas_is_followed_by_fedexp(name):
-    assert fitting(RULES[name]) == "fedexp"
-    assert fitting(RULES[name], scaffold=True) == "none"
-
-
-@pytest.mark.parametrize("name", ["median", "flora", "fedex", "flexlora", "product_mean", "fedsa", "fedsvd"])
-def test_what_is_no_mean_of_deltas_or_must_stay_exact_is_left_as_it_is(name):
-    assert fitting(RULES[name]) == "none"
-
-
-def test_every_rule_takes_the_optimizer_that_fits_it():
-    for rule in RULES.values():
-        check_composition(rule, optimizer_for(fitting(rule), learning_rate=1.0, momentum=0.0))
