@@ -180,8 +180,8 @@ class RunConfig(BaseModel, frozen=True):
             ge=1,
             le=4096,
             description="clients of a simulation that train at once, in one batch, on bases of the Llama family: "
-            "faster where a client's own batch is small, more memory; the same settings give the same adapter bit for bit, "
-            "another number (or a resumed round) the same within rounding",
+            "faster where a client's own batch is small, more memory; the same settings give the same adapter, bit for "
+            "bit, another number (or a resumed round) the same within rounding",
         ),
     ] = 1
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="one seed decides everything random")] = 0
