@@ -24,7 +24,8 @@ def test_encoding_what_was_decoded_changes_nothing(codec, flat):
     assert decoded.dtype == np.float32
     assert np.isfinite(decoded).all()
     again = codec.encode(AdapterState(LAYOUT, decoded))
-    assert again == once
+    # Compared as decoded: a tensor whose numbers were all rounded to zero need not travel the second time.
+    assert codec.decode(again.parameters, again.payload, LAYOUT).tobytes() == decoded.tobytes()
 
 
 @pytest.mark.parametrize("codec", DIAL, ids=lambda codec: codec.name)
