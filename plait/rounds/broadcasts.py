@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from plait.adapters import AdapterState, add, subtract
 from plait.aggregation import BaseDelta
-from plait.rounds.error_feedback import encode_with_gain
+from plait.rounds.error_feedback import Debt, drift_after, leads
 from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
@@ -23,10 +23,19 @@ from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 _BASE_BITS = 8.0
 
 
-def follow(state: RunState, ranks: Ranks, base_fingerprint: bytes, codec: Codec) -> tuple[RunState, Encoding]:
+def follow(
+    state: RunState, ranks: Ranks, base_fingerprint: bytes, codec: Codec, *, before: AdapterState | None = None
+) -> tuple[RunState, Encoding]:
     """Let the shadows follow the master through the codec, once, and keep the sealed steps.
 
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
+
+    Args:
+        state: with the master as it is now.
+        ranks: of the tracks.
+        base_fingerprint: of the base.
+        codec: packs the steps.
+        before: the master of the round before, if what it did since says anything of what it will do.
 
     Returns:
         (the state, what the step of the master's own rank cost).
@@ -35,11 +44,14 @@ def follow(state: RunState, ranks: Ranks, base_fingerprint: bytes, codec: Codec)
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
         previous = track.shadow.digest()
-        encoded = encode_with_gain(subtract(ranks.handed(state.adapter, number), track.shadow), codec)
+        wanted, drift = ranks.handed(state.adapter, number), None
+        if before is not None and leads(codec):
+            drift = drift_after(track.drift, subtract(wanted, ranks.handed(before, number)))
+        encoded = encode_delta(Debt(subtract(wanted, track.shadow), drift).due(codec), codec)
         shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
         sealed = seal(replace(header, relative_to=previous, result_digest=shadow.digest()), encoded)
-        tracks.append(Track(shadow, previous, sealed.data))
+        tracks.append(Track(shadow, previous, sealed.data, drift))
         encodings.append(sealed.encoding)
     return replace(state, tracks=tuple(tracks)), encodings[0]
 

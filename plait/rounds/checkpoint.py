@@ -1,8 +1,8 @@
 """Checkpoints: the state after each finished round, whole on disk before the ledger says that the round is finished.
 
 One folder a round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
-``adapters.safetensors`` (master and shadows, flat), the newest broadcast of each track and of the base, the moved base,
-and what rule and server optimizer remember. Older checkpoints are dropped once a newer one is whole.
+``adapters.safetensors`` (master, shadows and their drifts, flat), the newest broadcast of each track and of the base,
+the moved base, and what rule and server optimizer remember. Older checkpoints are dropped once a newer one is whole.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for number, track in enumerate(state.tracks):
         adapters[f"shadow-{number}"] = track.shadow.flat
+        if track.drift is not None:
+            adapters[f"drift-{number}"] = track.drift.flat
         files[f"broadcast-{number}.bin"] = track.broadcast
     files["adapters.safetensors"] = encode_safetensors(adapters)
     if state.base.moved.digest:
@@ -137,6 +139,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
             AdapterState(adapter.spec.layout, flats[f"shadow-{number}"]),
             bytes.fromhex(scalars["previous"][number]),
             files[f"broadcast-{number}.bin"],
+            AdapterState(adapter.spec.layout, flats[drift]) if (drift := f"drift-{number}") in flats else None,
         )
         for number, adapter in enumerate(ranks.adapters)
     )

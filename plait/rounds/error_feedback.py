@@ -5,55 +5,103 @@ algorithm 2) on adapter deltas: with delta d, residual e and codec C, send C(d +
 
 A codec that decodes to the conditional mean shrinks: of w arrives (1 - D) w plus noise of energy D (1 - D) |w|^2, where
 D is its relative distortion. Fed back, that is not lost but late: under a steady drift d the receiver lags D / (1 - D)
-rounds, on each link. So what is encoded is first multiplied by a gain g (the codec is blind to scale, so the bytes stay
-the same). With a = 1 - g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys
-N' = (a^2 + g^2 D (1 - D)) N + g^2 D (1 - D) |d|^2. The gain 1 / (1 - D) removes the lag; it is taken as far as the
-factor before N stays below `_MOST_NOISE_KEPT`, for above 1 the feedback would explode.
+rounds, on each link. Lag costs a run far more than noise does, and there are two ways to remove it.
 
-A client keeps what it owes in a `Past`, so that a round that is asked for twice starts from the same.
+*Gain.* What is encoded is first multiplied by g (the codec is blind to scale, so the bytes stay the same). With a = 1 -
+g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^2 + g^2 D (1 - D)) N + g^2 D (1 - D)
+|d|^2. The gain 1 / (1 - D) leaves no lag; for a factor before N above 1 the feedback would explode.
+
+*Lead.* Where that gain is too much, only what lies in the direction of the drift v, the mean movement of the last
+rounds, is multiplied by it: what is encoded is w + D / (1 - D) (w v / v v) v with w = d + e. The lag lies in that
+direction and goes, even where D is not quite what was expected; the noise lies in all others and is not amplified. So
+the factor before N is D, the least that any gain could reach, whatever the rate.
+
+Knows no envelope's header and no client; where residual and drift are kept is the caller's affair.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from plait.adapters import AdapterState, Layout
+from plait.adapters import AdapterState, Float32, Layout, add, subtract
 from plait.wire.codec import Codec
-from plait.wire.envelope import EncodedDelta, encode_delta
 
 _MOST_NOISE_KEPT = 0.8
+_DRIFT_KEPT = 0.7  # what is left of the drift before once a round's movement has come in
 
 
-def encode_with_gain(wanted: AdapterState, codec: Codec) -> EncodedDelta:
-    """Encode so that what arrives is not smaller than what is wanted, as far as the feedback stays stable.
+@dataclass(frozen=True, eq=False)
+class Debt:
+    """What an encoder owes its receiver.
 
-    What the encoding drops, `wanted` minus the encoded delta, is the caller's to keep and to add next time.
+    Attributes:
+        owed: what was to be sent and has not arrived.
+        drift: mean movement a round, newest rounds weighing most; None where it is not known or not needed.
     """
-    gain = feedback_gain(codec.distortion)
-    if gain == 1:
-        return encode_delta(wanted, codec)
-    return encode_delta(AdapterState(wanted.layout, wanted.flat * np.float32(gain)), codec)
+
+    owed: AdapterState
+    drift: AdapterState | None = None
+
+    def due(self, codec: Codec) -> AdapterState:
+        """What to encode so that, steady drift given, all that is owed arrives."""
+        distortion = codec.distortion
+        if self.drift is None or not leads(codec):
+            gain = feedback_gain(distortion)
+            return self.owed if gain == 1 else AdapterState(self.owed.layout, self.owed.flat * np.float32(gain))
+        wanted, drift = (each.flat.astype(np.float64) for each in (self.owed, self.drift))
+        ahead = distortion / (1 - distortion) * float(wanted @ drift) / (float(drift @ drift) or 1.0)
+        flat: Float32 = self.drift.flat * np.float32(ahead)
+        flat += self.owed.flat
+        return AdapterState(self.owed.layout, flat)
+
+    def paid(self, arrived: AdapterState) -> Debt:
+        """The debt once a receiver has decoded `arrived`."""
+        return Debt(subtract(self.owed, arrived), self.drift)
+
+    def grown(self, movement: AdapterState, codec: Codec) -> Debt:
+        """The debt once there is so much more to send."""
+        owed = add(self.owed, movement)
+        return Debt(owed, drift_after(self.drift, movement) if leads(codec) else None)
+
+    def to_bytes(self) -> bytes:
+        """For a client's memory; empty for nothing."""
+        parts = (self.owed.flat,) if self.drift is None else (self.owed.flat, self.drift.flat)
+        return b"".join(part.astype("<f4").tobytes() for part in parts) if any(part.any() for part in parts) else b""
+
+    @classmethod
+    def from_bytes(cls, data: bytes, layout: Layout) -> Debt:
+        """What `to_bytes` kept; nothing is owed where it is lost or of another adapter."""
+        size_bytes = 4 * layout.size
+        if not size_bytes or len(data) not in (size_bytes, 2 * size_bytes):
+            return cls(AdapterState.zeros(layout))
+        values = np.frombuffer(data, "<f4").astype(np.float32)
+        owed, rest = AdapterState(layout, values[: layout.size]), values[layout.size :]
+        return cls(owed, AdapterState(layout, rest) if rest.size else None)
+
+
+def leads(codec: Codec) -> bool:
+    """Whether this codec's lag is removed by a lead, since a gain would make the feedback unstable."""
+    distortion = codec.distortion
+    return distortion / (1 - distortion) > _MOST_NOISE_KEPT  # the noise's factor under the gain 1 / (1 - D)
+
+
+def drift_after(drift: AdapterState | None, movement: AdapterState) -> AdapterState:
+    """The mean movement a round once there was one more."""
+    if drift is None:
+        return movement
+    flat: Float32 = drift.flat * np.float32(_DRIFT_KEPT)
+    flat += movement.flat * np.float32(1 - _DRIFT_KEPT)
+    return AdapterState(movement.layout, flat)
 
 
 def feedback_gain(distortion: float) -> float:
-    """The gain for a codec of this relative distortion (see above)."""
+    """The gain for a codec of this relative distortion where nothing is known of the drift (see above)."""
     if distortion <= 0:
         return 1.0
     unbiased = 1 / (1 - distortion)
     room = 1 - (1 - _MOST_NOISE_KEPT) / (1 - distortion)
     # The larger root of 1 - 2 g (1 - D) + g^2 (1 - D) = _MOST_NOISE_KEPT; without one, feedback stays as it is.
     return min(unbiased, 1 + math.sqrt(room)) if room > 0 else 1.0
-
-
-def owed(data: bytes, layout: Layout) -> AdapterState:
-    """What `owed_bytes` kept; nothing is owed where it is lost or of another adapter."""
-    if len(data) != 4 * layout.size:
-        return AdapterState.zeros(layout)
-    return AdapterState(layout, np.frombuffer(data, "<f4").astype(np.float32))
-
-
-def owed_bytes(left: AdapterState) -> bytes:
-    """What an encoding left behind, for a client's memory; empty for nothing."""
-    return left.flat.astype("<f4").tobytes() if left.flat.any() else b""

@@ -176,6 +176,7 @@ class Folding:
             self._refused(number, client, Reason.NORM, why)
         outcome, diagnostics, folded = self._fold(state, context, verdict)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
+        before = state.adapter if self._rule.continuous else None
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         state = replace(state, norms=remembered(state.norms, [norms[client] for client in folded], verdict.limits))
         fields: dict[str, Json] = {
@@ -193,7 +194,7 @@ class Folding:
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._wire)
             fields["base_distortion"] = cost.distortion
-        state, encoding = follow(state, self._ranks, self._base, self._codec)
+        state, encoding = follow(state, self._ranks, self._base, self._codec, before=before)
         fields["adapter"] = state.shadow.digest().hex()
         fields["broadcast_distortion"] = encoding.distortion
         fields["broadcast_codec_s"] = round(encoding.codec_s, 4)

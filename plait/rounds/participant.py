@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, add, check_finite, subtract
+from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, check_finite, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
 from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
 from plait.rounds.broadcasts import take_step
 from plait.rounds.drift import Drift
-from plait.rounds.error_feedback import encode_with_gain, owed, owed_bytes
+from plait.rounds.error_feedback import Debt
 from plait.rounds.evaluation import ClientLoss
 from plait.rounds.memory import Memory
 from plait.rounds.moments import Moments
@@ -256,16 +256,17 @@ class Participant:
         """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""
         if settings.without_feedback:
             return encode_delta(delta, codec_for(settings.wire))
+        codec = codec_for(settings.wire)
         past = recall_past(self._memory, "residual", run_id)
         _, kept = past.given_in(settings.round)
-        wanted = add(delta, owed(kept, delta.layout))
+        debt = Debt.from_bytes(kept, delta.layout).grown(delta, codec)
         # What is owed on a side that does not train waits for the round that trains it.
-        due = wanted
+        due = debt.due(codec)
         for side in BOTH_SIDES - set(map(Side, settings.trained)):
             due = without(due, geometry, side)
-        encoded = encode_with_gain(due, codec_for(settings.wire))
-        left = subtract(wanted, encoded.delta)
-        self._memory.save("residual", past.settled(settings.round, owed_bytes(left)).to_bytes())
+        encoded = encode_delta(due, codec)
+        left = debt.paid(encoded.delta)
+        self._memory.save("residual", past.settled(settings.round, left.to_bytes()).to_bytes())
         return encoded
 
     def _leave(self, key: str, pasts: Mapping[str, Past], settings: Settings, data: bytes) -> None:

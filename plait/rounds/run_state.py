@@ -30,11 +30,13 @@ class Track:
         shadow: what a client holds that is up to date.
         previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
         broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
+        drift: how far the adapter behind the shadow moves a round (see `error_feedback.Debt`).
     """
 
     shadow: AdapterState
     previous: bytes = b""
     broadcast: bytes = b""
+    drift: AdapterState | None = None
 
 
 @dataclass(frozen=True)
