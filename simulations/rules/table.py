@@ -1,4 +1,4 @@
-"""Print results-TABLE.jsonl as the table of README.md: mean loss or accuracy over seeds, largest distance from it, bytes.
+"""Print results-TABLE.jsonl as the table of README.md: mean loss or accuracy over seeds, spread, bytes.
 
 python simulations/rules/table.py tiny
 """
