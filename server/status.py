@@ -9,7 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plait.adapters import Json
 from server.assignments import Assignment, Assignments
@@ -30,6 +30,7 @@ class RunSummary:
         round: the round under way, or the last one.
         rounds: how many there are to be.
         cohort: the clients of this round.
+        lost: the clients of this round whose update will not count, and the ledger's reason.
         deadline_s: seconds until the round closes without those who have not answered; None for no deadline.
         round_s: how long each finished round took.
     """
@@ -39,6 +40,7 @@ class RunSummary:
     round: int = 0
     rounds: int = 0
     cohort: tuple[str, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline_s: float | None = None
     round_s: tuple[float, ...] = ()
 
@@ -60,7 +62,9 @@ def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments)
         of_node.setdefault(task.node, []).append(task)
     known = {node.name: node for node in nodes}
     names = list(summary.cohort or of_node)
-    cohort: list[Json] = [_member(name, known.get(name), of_node.get(name, []), late, now) for name in names]
+    cohort: list[Json] = [
+        _member(name, known.get(name), of_node.get(name, []), late, now, lost=summary.lost.get(name)) for name in names
+    ]
     return {
         "run": summary.run,
         "state": summary.state,
@@ -95,14 +99,20 @@ def _late(tasks: Sequence[Assignment], assignments: Assignments, now: float) -> 
 
 
 def _member(
-    name: str, node: Node | None, tasks: Sequence[Assignment], late: Mapping[str, float], now: float
+    name: str,
+    node: Node | None,
+    tasks: Sequence[Assignment],
+    late: Mapping[str, float],
+    now: float,
+    *,
+    lost: str | None,
 ) -> dict[str, Json]:
     waiting = [task for task in tasks if task.is_open]
     away = node is None or node.session is None
     overdue = [late[task.message_id] for task in waiting if task.message_id in late]
     return {
         "name": name,
-        "state": "answered" if not waiting else "away" if away else "working",
+        "state": (f"lost: {lost}" if lost else "answered") if not waiting else "away" if away else "working",
         "waiting_s": _rounded(max((now - task.given for task in waiting), default=None)),
         "late_s": _rounded(max(overdue, default=None)),
         "doing": node.session.doing if node is not None and node.session is not None else "",

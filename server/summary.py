@@ -47,11 +47,17 @@ class LedgerSummary:
         match event["event"]:
             case "run_started" | "resumed":
                 now = replace(now, state="waiting for clients")
-            case "clients_described" if now.state == "waiting for clients":
+            case "clients_described" if now.state.startswith("waiting for clients"):
                 now = replace(now, state="evaluating the base")
             case "round_started":
                 cohort = tuple(cast("list[str]", event["cohort"]))
-                now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort)
+                now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort, lost={})
+            case "waiting_for_clients":
+                now = replace(now, state=f"waiting for clients: {event['here']} of {event['wanted']} are here")
+            case "update_refused" if event["reason"] != "need-full":
+                now = replace(now, lost={**now.lost, cast("str", event["client"]): cast("str", event["reason"])})
+            case "update_received":
+                now = replace(now, lost={name: why for name, why in now.lost.items() if name != event["client"]})
             case "client_replaced":
                 now = replace(now, cohort=(*now.cohort, cast("str", event["by"])))
             case "round_missed":

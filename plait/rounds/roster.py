@@ -68,6 +68,8 @@ class Roster:
                 raised: the ledger is told, and others are waited for.
         """
         while True:
+            if self._channel.open_ended and (here := len(self._channel.nodes(0))) < at_least:
+                self._ledger.append("waiting_for_clients", here=here, wanted=at_least)
             self._update(self._channel.nodes(at_least))
             if len(self.nodes) >= at_least:
                 return

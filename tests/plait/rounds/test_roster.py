@@ -92,3 +92,20 @@ def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reas
     federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
     with pytest.raises(PeerError, match=f"2 clients answered, expected 3: {reason}"):
         federation.run()
+
+
+def test_missing_clients_are_counted_in_the_ledger_before_they_are_waited_for(federate):
+    federation = federate()
+    channel = federation.channel
+    channel.open_ended = True
+    channel.gone.add(next(iter(channel.participants)))
+
+    def nodes(at_least):
+        if at_least:  # waits, and somebody comes
+            channel.gone.clear()
+        return [node for node in channel.participants if node not in channel.gone]
+
+    channel.nodes = nodes
+    federation.run()
+    (event,) = federation.of_kind("waiting_for_clients")
+    assert (event["here"], event["wanted"]) == (2, 3)

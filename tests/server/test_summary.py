@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.rounds.ledger import Ledger
+from server.summary import LedgerSummary
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    yield ledger
+    ledger.close()
+
+
+def summary_of(tmp_path):
+    return LedgerSummary(tmp_path / "ledger.jsonl", name="first", rounds=3, deadline_s=None)
+
+
+def test_a_run_that_lacks_clients_says_how_many_are_here(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append("run_started", run="r")
+    assert summary().state == "waiting for clients"
+    ledger.append("waiting_for_clients", here=1, wanted=2)
+    assert summary().state == "waiting for clients: 1 of 2 are here"
+    ledger.append("clients_described", clients=[])
+    assert summary().state == "evaluating the base"
+
+
+def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_round_is_over(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append("round_started", round=1, cohort=["ann", "bob", "cyd"])
+    ledger.append("update_refused", round=1, client="ann", reason="late", detail="")
+    ledger.append("update_refused", round=1, client="bob", reason="need-full", detail="")
+    ledger.append("update_refused", round=1, client="cyd", reason="no-answer", detail="")
+    assert summary().lost == {"ann": "late", "cyd": "no-answer"}
+    ledger.append("update_received", round=1, client="cyd", uplink_bytes=1)
+    assert summary().lost == {"ann": "late"}
+    ledger.append("round_started", round=2, cohort=["ann", "bob"])
+    assert summary().lost == {}
