@@ -96,3 +96,11 @@ def test_under_a_steady_drift_hardly_a_lag_is_left_and_nothing_is_lost(wire: str
 def test_lead_and_gain_meet_where_the_gain_is_still_stable() -> None:
     assert leads(codec_for("0.5"))
     assert not leads(codec_for("1"))
+
+
+@pytest.mark.parametrize(("wire", "ahead"), [("0.25", 1 / (4**0.22 - 1)), ("0.1", 3.0)])
+def test_the_lead_is_along_the_drift_and_bounded(wire: str, ahead: float) -> None:
+    # Owed is the drift itself and something across it, of which nothing is amplified.
+    layout, codec = Layout.of({"w": (2,)}), codec_for(wire)
+    debt = Debt(AdapterState(layout, np.array([1, 5], np.float32)), AdapterState(layout, np.array([2, 0], np.float32)))
+    np.testing.assert_allclose(debt.due(codec).flat, [1 + ahead, 5], rtol=1e-6)
