@@ -69,7 +69,7 @@ def main() -> None:
         "rank": options.rank,
         "threads": options.threads,
         "processor": processor(),
-        "torch": torch.__version__,
+        "torch": torch.__version__.partition("+")[0],
         "python": platform.python_version(),
         "tokens_per_s": {name: round(rate, 1) for name, rate in rates.items()},
         "seconds": {name: [round(value, 3) for value in taken] for name, taken in seconds.items()},
