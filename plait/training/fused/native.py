@@ -1,4 +1,4 @@
-"""The compiled kernels: `kernels.cpp`, built by the machine's own C++ compiler at first use and kept in the cache.
+"""The compiled kernels: `kernels_cpp`, built by the machine's own C++ compiler at first use and kept in the cache.
 
 Where there is no compiler, or the build fails, there is no library, and `kernels` computes with torch. Knows nothing of
 what the kernels compute.
@@ -20,8 +20,8 @@ from plait.data.cache import cache_directory
 from plait.errors import PlaitError
 from plait.files import write_atomically
 from plait.training.device import cpu_features
+from plait.training.fused.kernels_cpp import SOURCE
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
 # Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN by hand.
 _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
@@ -36,7 +36,7 @@ _BUILD_TIMEOUT_S = 120
 def native_library() -> ctypes.CDLL | None:
     """The library, built if this machine has not built it before; None where it cannot be."""
     compiler = next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++"))), None)
-    if compiler is None or not _SOURCE.is_file():
+    if compiler is None:
         return None
     wide = _WIDE if "avx512f" in cpu_features() else ()
     for flags in ((*_FLAGS, *wide, *_PARALLEL), _FLAGS):
@@ -50,14 +50,15 @@ def native_library() -> ctypes.CDLL | None:
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
-    name = hashlib.sha256(about.encode() + _SOURCE.read_bytes()).hexdigest()[:20]
+    name = hashlib.sha256(about.encode() + SOURCE.encode()).hexdigest()[:20]
     target = cache_directory() / "kernels" / f"{name}.so"
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "kernels.so"
+        source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        source.write_text(SOURCE)
         subprocess.run(
-            [compiler, *flags, str(_SOURCE), "-o", str(made)], check=True, capture_output=True, timeout=_BUILD_TIMEOUT_S
+            [compiler, *flags, str(source), "-o", str(made)], check=True, capture_output=True, timeout=_BUILD_TIMEOUT_S
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, made.read_bytes(), mode=0o755)

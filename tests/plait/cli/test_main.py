@@ -87,7 +87,7 @@ def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> N
         "iid",
         *options,
         "--local-steps",
-        1,
+        2,  # in the very first step B = 0, so A stays, and what did not change does not travel
         "--out",
         tmp_path / "r",
         "--json",

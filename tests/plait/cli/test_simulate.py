@@ -176,7 +176,7 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
         (("--rounds", "0"), 2, "rounds is 0"),
         (("--reference", "centrl"), 2, "centrl"),
         (("--device", "cuda:77"), 2, "cuda:77"),
-        (("--target-modules", "c_attn"), 2, "does not fit this base"),
+        (("--target-modules", "c_attn"), 2, "matches no module of this base"),
         (("--seq-len", "4096"), 3, "too little data"),
         (("--roundz", "4"), 2, "--rounds"),
     ],
