@@ -102,7 +102,9 @@ class RunConfig(BaseModel, frozen=True):
         int, Field(ge=1, le=_MOST, description="forward passes in one optimizer step")
     ] = 1
     seq_len: Annotated[int, Field(ge=8, le=_MOST, description="tokens of one training sequence")] = 128
-    learning_rate: Annotated[float, Field(gt=0, description="peak learning rate of AdamW")] = 1e-3
+    learning_rate: Annotated[
+        float, Field(ge=0, description="peak learning rate of AdamW; 0 takes the method's own (see plait methods)")
+    ] = 0.0
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="learning rate over the whole run")
     ] = "constant"

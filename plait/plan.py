@@ -26,8 +26,19 @@ from plait.training.methods import AdapterRequest, check_method_and_rule, method
 from plait.wire.settings import Settings
 
 
+def settled(config: RunConfig) -> RunConfig:
+    """The settings with what was left to the method filled in.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    rate = config.learning_rate or method_of(config.method).learning_rate
+    return config.model_copy(update={"learning_rate": rate})
+
+
 def settings_of(config: RunConfig) -> Settings:
     """What every task tells a client; round, seed and steps done are filled in for each task."""
+    config = settled(config)
     return Settings(
         local_steps=config.local_steps,
         batch_size=config.batch_size,

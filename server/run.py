@@ -14,7 +14,7 @@ from plait.adapters import BaseReference
 from plait.config import RunConfig, config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
-from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of
+from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of, settled
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -45,6 +45,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     """
     quiet_libraries()
     started = time.perf_counter()
+    config = settled(config)
     rule = rule_of(config, ALL_RULES)
     optimizer = optimizer_of(config, rule)
     codec = codec_for(config.wire)

@@ -53,6 +53,7 @@ def methods(
                 "rules": list(rules_for(method)),
                 "options": sorted(option.value for option in method.options),
                 "trainable_parameters": parameters,
+                "learning_rate": method.learning_rate,
                 "refused": refused,
             }
         )
@@ -81,19 +82,21 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
     )
     costs = Table(
         f"What travels: {what}",
-        ("method", "parameters", "rules", "options"),
+        ("method", "parameters", "learning rate", "rules", "options"),
         tuple(
             (
                 str(entry["method"]),
                 f"{entry['trainable_parameters']:,}" if entry["trainable_parameters"] else str(entry["refused"]),
+                f"{entry['learning_rate']:g}",
                 _shortened(entry["rules"]),
                 ", ".join(_texts(entry["options"])),
             )
             for entry in entries
         ),
-        note="Every parameter travels once up and once down in a round, at the rate that --wire says. What never "
+        note="The learning rate is AdamW's where none is given. "
+        "Every parameter travels once up and once down in a round, at the rate that --wire says. What never "
         "travels follows from the base or from a seed at every client.",
-        text_columns=(0, 2, 3),
+        text_columns=(0, 3, 4),
     )
     return meanings, costs
 

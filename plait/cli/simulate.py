@@ -51,7 +51,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.plan import optimizer_of, ranks_of, rule_of
+        from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.simulation.clients import deal, scheme_of
         from plait.simulation.flower_rules import ALL_RULES
         from plait.training.bases import locate_base, quiet_libraries
@@ -63,6 +63,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         compute = choose_compute(settings.device, settings.dtype)
         if method_of(settings.method).quantised:
             check_four_bits(compute.device.type)
+        settings = settled(settings)
         rule = rule_of(settings, ALL_RULES)
         optimizer_of(settings, rule)
 

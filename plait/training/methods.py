@@ -117,6 +117,7 @@ class Method:
         subject: what it trains, in the words of the rules.
         options: the settings that it has.
         quantised: whether the base is held in four bits.
+        learning_rate: AdamW's where the user names none (chosen in simulations/methods).
     """
 
     name: str
@@ -128,6 +129,7 @@ class Method:
     subject: Subject = Subject.TENSORS
     options: frozenset[Option] = frozenset({Option.TARGETS})
     quantised: bool = False
+    learning_rate: float = 1e-3
 
 
 def _alpha(request: AdapterRequest) -> int:
@@ -234,15 +236,18 @@ _ALL: tuple[Method, ...] = (
         "the square matrices R; exact",
         "A and B: the base's own singular vectors, which every client computes",
         Subject.SQUARES, frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
+        learning_rate=3e-3,
     ),
     Method(
         "vera", "VeRA (arXiv 2310.11454)", PeftType.VERA, _vera,
         "the two vectors of scales, each by itself; inexact, for they are multiplied",
         "A and B: random, from a seed", Subject.TENSORS, frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
+        learning_rate=1e-2,
     ),
     Method(
         "ia3", "IA3 (arXiv 2205.05638)", PeftType.IA3, _ia3,
         "the vectors of scales; exact, for weights are linear in them",
+        learning_rate=1e-2,
     ),
     Method(
         "peanut", "PEANuT: a bottleneck with a non-linearity over each weight (arXiv 2410.01870)", PeftType.PEANUT,
@@ -253,20 +258,24 @@ _ALL: tuple[Method, ...] = (
     Method(
         "prompt", "Prompt tuning (arXiv 2104.08691)", PeftType.PROMPT_TUNING, _prompt,
         "the virtual tokens; a mean of inputs, not of models", "", Subject.TENSORS, frozenset({Option.TOKENS}),
+        learning_rate=3e-2,
     ),
     Method(
         "prefix", "Prefix tuning (arXiv 2101.00190)", PeftType.PREFIX_TUNING, _prefix,
         "keys and values before the text; a mean of inputs, not of models", "",
         Subject.TENSORS, frozenset({Option.TOKENS}),
+        learning_rate=1e-2,
     ),
     Method(
         "p_tuning", "P-tuning (arXiv 2103.10385)", PeftType.P_TUNING, _p_tuning,
         "the prompt's encoder; inexact, for it is not linear. Published as the prompt that it makes", "",
         Subject.TENSORS, frozenset({Option.TOKENS}),
+        learning_rate=1e-3,
     ),
     Method(
         "full", "All linear and norm weights (arXiv 1602.05629)", PeftType.LN_TUNING, _full,
         "the weights themselves; exact", "embeddings, which stay as they are",
+        learning_rate=1e-4,
     ),
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ def test_nothing_given_is_the_default():
         optional={
             "rounds": st.integers(1, 10**6),
             "seed": st.integers(0, 2**63 - 1),
-            "learning-rate": POSITIVE,
+            "learning-rate": POSITIVE | st.just(0.0),
             "alpha": POSITIVE | st.integers(1, 10**6),
             "held-out-fraction": st.floats(0, 1, exclude_min=True, exclude_max=True),
             "dtype": st.sampled_from(["auto", "bfloat16"]),
@@ -144,7 +144,7 @@ def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
         ({"rounds": 2.5}, "rounds is 2.5, expected a valid integer"),
         ({"rounds": "5"}, "rounds is '5', expected a valid integer"),
         ({"rounds": True}, "rounds is True, expected a valid integer"),
-        ({"learning_rate": 0}, "learning-rate is 0, expected greater than 0"),
+        ({"learning_rate": -1e-3}, "learning-rate is -0.001, expected greater than or equal to 0"),
         ({"learning_rate": float("nan")}, "learning-rate is nan, expected a finite number"),
         ({"learning_rate": float("inf")}, "learning-rate is inf, expected a finite number"),
         ({"held_out_fraction": 1.0}, "held-out-fraction is 1.0, expected less than 1"),
