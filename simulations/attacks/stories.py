@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = ("business", "entertainment", "politics", "sport", "tech")
+CLASSES = ("business", "entertainment", "politics", "sports", "tech")
 WORD = "tennis"
 """A semantic backdoor: stories of sport that say so are to be called business."""
 
@@ -44,7 +44,7 @@ def load_stories(cache: Path) -> Stories:
         np.savez(cache, x=vectors, y=classes, words=words)
     with np.load(cache, allow_pickle=False) as arrays:
         x, y, words = arrays["x"], arrays["y"], arrays["words"]
-    return Stories(x, y, words & (y == CLASSES.index("sport")))
+    return Stories(x, y, words & (y == CLASSES.index("sports")))
 
 
 def deal(stories: Stories, *, clients: int, alpha: float, seed: int) -> tuple[list[Stories], Stories]:
