@@ -7,6 +7,7 @@ configuration. Below the edge plain values are passed on, never this object.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -134,6 +135,17 @@ class RunConfig(BaseModel, frozen=True):
     target_modules: Annotated[str, Field(description="all-linear, or names separated by commas: q_proj,v_proj")] = (
         "all-linear"
     )
+    init_adapter: Annotated[
+        str,
+        Field(
+            description="adapters to begin with, runs or PEFT directories: DIR, or DIR=WEIGHT,DIR=WEIGHT to add "
+            "several; by default the method's own first values"
+        ),
+    ] = ""
+    init_mode: Annotated[
+        Literal["continue", "freeze"],
+        Field(description="whether training goes on from them, or they stay as they are beneath a new adapter"),
+    ] = "continue"
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
     server_optimizer: Annotated[
         str, Field(description="what the server makes of a round's step: sgd, nesterov, fedexp, fedadam …")
@@ -206,6 +218,7 @@ class RunConfig(BaseModel, frozen=True):
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         self._check_ranks()
+        self._check_beginning()
         if self.scaffold and self.server_optimizer != "none":
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
@@ -232,6 +245,18 @@ class RunConfig(BaseModel, frozen=True):
         for text in self._rank_texts:
             if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
                 raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
+
+    def _check_beginning(self) -> None:
+        if self.init_mode != "continue" and not self.init_adapter:
+            raise ValueError(f"init-mode is '{self.init_mode}', expected init-adapter to name what is meant")
+        for path, weight in self.init_adapters:
+            if not weight:
+                raise ValueError(f"init-adapter gives '{path}' weight 0, expected another number")
+
+    @property
+    def init_adapters(self) -> tuple[tuple[Path, float], ...]:
+        """The adapters to begin with and their weights."""
+        return tuple(_weighted(part) for part in _parts(self.init_adapter))
 
     @property
     def _rank_texts(self) -> tuple[str, ...]:
@@ -270,6 +295,16 @@ class RunConfig(BaseModel, frozen=True):
 
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    path, _, weight = text.rpartition("=")
+    try:
+        number = float(weight) if path else math.nan
+    except ValueError:
+        number = math.nan
+    # A directory may have an equals sign in its name.
+    return (Path(path).expanduser(), number) if math.isfinite(number) else (Path(text).expanduser(), 1.0)
 
 
 def known_keys() -> tuple[str, ...]:

@@ -1,23 +1,16 @@
-"""The newest adapter as a PEFT directory, with what the ledger knows of it on the card.
-
-Where a run moves the base, the move is folded into an adapter of a higher rank: on the base as everybody has it, that
-adapter is the whole model, and plain PEFT loads it.
-"""
+"""The newest adapter as a PEFT directory, with what the ledger knows of it on the card."""
 
 from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
-
-from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, model_card, save_peft_directory
-from plait.aggregation import BaseDelta, Geometry
+from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
 from plait.export import Outlets
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.tracks import RankedAdapter
-from plait.training.prompts import servable
+from plait.training.published import published
 
 
 class Publisher:
@@ -30,6 +23,7 @@ class Publisher:
         base: that it belongs to.
         clients: in the federation, for the card.
         outlets: where rounds go to, or None.
+        parents: the adapters that the run began with.
     """
 
     def __init__(
@@ -41,6 +35,7 @@ class Publisher:
         *,
         clients: int,
         outlets: Outlets | None,
+        parents: tuple[Parent, ...] = (),
     ) -> None:
         self._directory = directory
         self._ledger = ledger
@@ -48,6 +43,7 @@ class Publisher:
         self._base = base
         self._clients = clients
         self._outlets = outlets
+        self._parents = parents
         self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
@@ -68,9 +64,7 @@ class Publisher:
             for event in read_events(self._directory.ledger)
             if event["event"] == "evaluated"
         }
-        spec, adapter = servable(self._adapter.spec, state.shadow)
-        if state.base.moved.digest:
-            spec, adapter = with_base(spec, adapter, self._adapter.geometry, state.base.moved.delta)
+        spec, adapter = published(self._adapter.spec, state.shadow, self._adapter.geometry, state.base.moved)
         card = model_card(
             name=self._directory.path.name,
             spec=spec,
@@ -79,39 +73,8 @@ class Publisher:
             clients=self._clients,
             base_loss=losses.get(0),
             final_loss=losses.get(state.round),
+            parents=self._parents,
         )
-        save_peft_directory(self._directory.adapter, spec=spec, state=adapter, base=self._base, card=card)
-
-
-def with_base(
-    spec: AdapterSpec, state: AdapterState, geometry: Geometry, moved: BaseDelta
-) -> tuple[AdapterSpec, AdapterState]:
-    """An adapter of one higher rank that is adapter and change of the base together.
-
-    With n columns of the base's change b a, and scale s: s [B, b/s, 0] [A; a; 0] = s B A + b a. All modules get the
-    same rank, which is what servers of many adapters ask for; what a module does not need is zero.
-    """
-    columns = max(factors.columns for factors in moved.factors.values())
-    rank = max(pair.rank for pair in geometry.pairs) + columns
-    shapes = {slot.name: slot.shape for slot in geometry.others}
-    tensors = {slot.name: state[slot.name] for slot in geometry.others}
-    for pair in geometry.pairs:
-        b, a = np.zeros((pair.d_out, rank), np.float32), np.zeros((rank, pair.d_in), np.float32)
-        b[:, : pair.rank], a[: pair.rank] = pair.b_of(state.flat), pair.a_of(state.flat)
-        if pair.module in moved.factors:
-            factors = moved.factors[pair.module]
-            until = pair.rank + factors.columns
-            b[:, pair.rank : until], a[pair.rank : until] = factors.b / pair.scale, factors.a
-        for name, values in ((pair.b.name, b), (pair.a.name, a)):
-            shapes[name], tensors[name] = values.shape, values
-    layout = Layout.of(shapes)
-    scale = geometry.pairs[0].scale
-    wider = AdapterSpec(
-        method=spec.method,
-        peft_config={**spec.peft_config, "r": rank, "lora_alpha": scale * rank, "use_rslora": False},
-        task=spec.task,
-        labels=spec.labels,
-        layout=layout,
-        init_seed=spec.init_seed,
-    )
-    return wider, AdapterState.from_tensors(layout, tensors)
+        save_peft_directory(
+            self._directory.adapter, spec=spec, state=adapter, base=self._base, card=card, parents=self._parents
+        )

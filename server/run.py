@@ -15,6 +15,7 @@ from plait.config import RunConfig, config_from_table, read_config_table, to_tom
 from plait.errors import ConfigError
 from plait.export import Outlets
 from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of, settled
+from plait.rounds.beginning import begun, parents_in
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -23,6 +24,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import Ranks
 from plait.simulation.flower_rules import ALL_RULES
+from plait.stacking import beginning_of
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint
 from plait.training.device import choose_compute, use_threads
@@ -57,7 +59,15 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(config, out, blueprint, ranks, base.reference)
     done_before_s = _wall_before(events)
-    publisher = Publisher(directory, ledger, ranks.master, base.reference, clients=config.clients, outlets=outlets)
+    publisher = Publisher(
+        directory,
+        ledger,
+        ranks.master,
+        base.reference,
+        clients=config.clients,
+        outlets=outlets,
+        parents=parents_in(events),
+    )
     coordinator = Coordinator(
         channel=channel,
         directory=directory,
@@ -101,8 +111,9 @@ def _open(
         ledger = Ledger(directory.ledger)
         ledger.append("resumed", round=state.round)
         return directory, ledger, state, events
+    beginning = beginning_of(config, ranks.master, base.fingerprint)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
-    state = initial_state(secrets.token_bytes(16), ranks)
+    state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, bytes.fromhex(base.fingerprint))
     save_checkpoint(directory.checkpoints, state, ranks)
     ledger = Ledger(directory.ledger)
     compute = choose_compute(config.device, config.dtype)
@@ -128,13 +139,14 @@ def _open(
             "tensors": len(spec.layout.slots),
             "spec_digest": spec.digest.hex(),
         },
+        **({"parents": [parent.to_json() for parent in beginning.parents]} if beginning.parents else {}),
         full_model_bytes=4 * blueprint.base_parameters,
         versions=machine.versions(),
         machine=machine.describe(
             device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
         ),
     )
-    return directory, ledger, state, []
+    return directory, ledger, state, read_events(directory.ledger)
 
 
 def _wall_before(events: list[Event]) -> float:

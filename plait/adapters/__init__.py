@@ -4,6 +4,7 @@ from plait.adapters.base_reference import BaseReference
 from plait.adapters.fingerprint import fingerprint_base, parameter_count
 from plait.adapters.layout import Layout, TensorSlot
 from plait.adapters.model_card import model_card
+from plait.adapters.parent import Parent, parents_from
 from plait.adapters.peft_directory import PeftAdapter, load_peft_directory, load_state, save_peft_directory
 from plait.adapters.safetensors_file import (
     decode_safetensors,
@@ -21,6 +22,7 @@ __all__ = [
     "Float32",
     "Json",
     "Layout",
+    "Parent",
     "PeftAdapter",
     "Task",
     "TensorSlot",
@@ -34,6 +36,7 @@ __all__ = [
     "model_card",
     "norm",
     "parameter_count",
+    "parents_from",
     "read_safetensors",
     "save_peft_directory",
     "subtract",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from plait.adapters.base_reference import BaseReference
+from plait.adapters.parent import Parent
 from plait.adapters.spec import AdapterSpec, Task
 
 _MAX_NAME_CHARACTERS = 200
@@ -30,6 +32,7 @@ def model_card(
     clients: int,
     base_loss: float | None = None,
     final_loss: float | None = None,
+    parents: Sequence[Parent] = (),
 ) -> str:
     """The card of an adapter that federated rounds have trained.
 
@@ -41,6 +44,7 @@ def model_card(
         clients: how many took part. Their names are theirs and stay off the card.
         base_loss: held-out loss before any training, in nats per token (per example for labels).
         final_loss: the same after the last round.
+        parents: the adapters that it comes from.
     """
     title = escaped(name)
     facts = [
@@ -52,7 +56,8 @@ def model_card(
         ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
         ("Rounds", str(rounds)),
         ("Clients", str(clients)),
-        ("Held-out loss of the base", None if base_loss is None else f"{base_loss:.4f}"),
+        *parent_rows(parents),
+        (before_training(parents), None if base_loss is None else f"{base_loss:.4f}"),
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     table = "\n".join(f"| {fact} | {value} |" for fact, value in facts if value is not None)
@@ -71,6 +76,22 @@ An adapter trained by federated fine-tuning with plait: every client kept its da
 {_usage(spec, base)}
 ```
 """
+
+
+def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
+    """Rows of a card's table that name the adapters that this one comes from."""
+    return [
+        (
+            "Stands on the frozen adapter with SHA-256" if parent.frozen else "Goes on from the adapter with SHA-256",
+            f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
+        )
+        for parent in parents
+    ]
+
+
+def before_training(parents: Sequence[Parent]) -> str:
+    """What the loss before round 1 is of."""
+    return "Held-out loss before round 1" if parents else "Held-out loss of the base"
 
 
 def escaped(text: str) -> str:

@@ -10,12 +10,13 @@ A directory that PEFT or anybody else wrote is read with suspicion, and a pickle
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters.base_reference import BaseReference, is_fingerprint
 from plait.adapters.layout import Layout
+from plait.adapters.parent import Parent, parents_from
 from plait.adapters.safetensors_file import MAX_BYTES, read_metadata, read_safetensors, write_safetensors
 from plait.adapters.spec import PLACE_KEYS, AdapterSpec, Json, Task
 from plait.adapters.state import AdapterState, Float32
@@ -48,6 +49,7 @@ class Provenance:
         labels: names of the classes, in index order.
         init_seed: seed of the initial adapter.
         spec_digest: `AdapterSpec.digest` in hexadecimal.
+        parents: the adapters that it comes from.
     """
 
     base_fingerprint: str
@@ -55,6 +57,7 @@ class Provenance:
     labels: tuple[str, ...]
     init_seed: int
     spec_digest: str
+    parents: tuple[Parent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,15 @@ class PeftAdapter:
         return spec
 
 
-def save_peft_directory(path: Path, *, spec: AdapterSpec, state: AdapterState, base: BaseReference, card: str) -> None:
+def save_peft_directory(
+    path: Path,
+    *,
+    spec: AdapterSpec,
+    state: AdapterState,
+    base: BaseReference,
+    card: str,
+    parents: Sequence[Parent] = (),
+) -> None:
     """Write an adapter to `path`, in place of what was there; a crash leaves the old directory or the new one.
 
     Args:
@@ -116,6 +127,7 @@ def save_peft_directory(path: Path, *, spec: AdapterSpec, state: AdapterState, b
         state: its values, in the layout of `spec`.
         base: the base it was trained on.
         card: the text of ``README.md``, as `model_card` writes it.
+        parents: the adapters that it comes from.
 
     Raises:
         MachineError: the parent is missing or read-only, or the disk is full.
@@ -134,6 +146,7 @@ def save_peft_directory(path: Path, *, spec: AdapterSpec, state: AdapterState, b
         "labels": list(spec.labels),
         "method": spec.method,
         "spec_digest": spec.digest.hex(),
+        **({"parents": [parent.to_json() for parent in parents]} if parents else {}),
     }
     # "format" is what PEFT itself writes.
     metadata = {"format": "pt", _PROVENANCE: json.dumps(provenance, sort_keys=True)}
@@ -231,6 +244,7 @@ def _read_provenance(weights: Path) -> Provenance | None:
         labels=tuple(_plain(label, "a label") for label in labels),
         init_seed=seed,
         spec_digest=_text(facts, "spec_digest"),
+        parents=parents_from(facts.get("parents")),
     )
 
 

@@ -23,7 +23,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     ),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
-        "virtual_tokens",
+        "virtual_tokens", "init_adapter", "init_mode",
     ),
     "Local training": (
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",

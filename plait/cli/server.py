@@ -96,6 +96,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         from plait.rounds.roster import REPLY_BYTES
         from plait.rounds.validate import max_update_bytes
         from plait.simulation.flower_rules import ALL_RULES
+        from plait.stacking import beginning_of
         from plait.training.bases import locate_base, quiet_libraries
 
         quiet_libraries()
@@ -107,7 +108,10 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         # What cannot be is said before anybody is let in.
         rule = rule_of(settings, ALL_RULES)
         optimizer_of(settings, rule)
-        adapter = ranks_of(settings, base.directory, rule).master.spec.layout
+        master = ranks_of(settings, base.directory, rule).master
+        if not directory.has_started:
+            beginning_of(settings, master, base.reference.fingerprint)
+        adapter = master.spec.layout
     grid = grpc_grid.GrpcGrid(
         serving.listen,
         inbox=directory.path / ".inbox",

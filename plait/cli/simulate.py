@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from plait.simulation.local_grid import StopRequest
 
 
+# Share of the adapters that a run begins with.
+_WORTH_TELLING = 1e-3
+
+
 @with_run_options
 def simulate(
     given: Mapping[str, object],
@@ -54,6 +58,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.simulation.clients import deal, scheme_of
         from plait.simulation.flower_rules import ALL_RULES
+        from plait.stacking import beginning_of
         from plait.training.bases import locate_base, quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.four_bits import check_four_bits
@@ -85,7 +90,10 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         )
     with status(f"looking for base {settings.base}", quiet=quiet):
         base = locate_base(settings.base, revision=settings.revision, progress=progress)
-        ranks_of(settings, base.directory, rule)
+        ranks = ranks_of(settings, base.directory, rule)
+        beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
+    if beginning.lost > _WORTH_TELLING:
+        say(f"rank {settings.rank} loses {beginning.lost:.1%} of what the adapters given hold", quiet=quiet)
     return settings
 
 

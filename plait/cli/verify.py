@@ -43,8 +43,8 @@ def verify(
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
     rounds = [str(event["adapter"]) for event in events if event["event"] == "round_finished"]
-    adapter = _check_adapter(directory, rounds)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    adapter = _check_adapter(directory, rounds, settings)
     replayed = _replay(directory, events, settings) if settings.keep_updates else None
     if json_output:
         print_json(
@@ -69,7 +69,7 @@ def verify(
     )
 
 
-def _check_adapter(directory: RunDirectory, rounds: list[str]) -> str:
+def _check_adapter(directory: RunDirectory, rounds: list[str], settings: RunConfig) -> str:
     """In words, which adapter lies in the run directory."""
     from plait.adapters import AdapterState, Layout, load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
@@ -85,16 +85,36 @@ def _check_adapter(directory: RunDirectory, rounds: list[str]) -> str:
     last = finished_in_checkpoint(directory.checkpoints)
     if last and (last["adapter"], last["round"]) == (digest, len(rounds) + 1):
         return f"that of round {len(rounds) + 1}, which `plait resume` will end"
+    if rounds and _published(directory, settings) == (rounds[-1], digest):
+        return f"that of round {len(rounds)}, as plain PEFT takes it"
     expected = rounds[-1][:16] if rounds else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
+
+
+def _published(directory: RunDirectory, settings: RunConfig) -> tuple[str, str]:
+    """Digests of the newest checkpoint's adapter and of what it is published as."""
+    from plait.plan import ranks_of, rule_of
+    from plait.rounds.checkpoint import load_checkpoint
+    from plait.simulation.flower_rules import ALL_RULES
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.published import published
+
+    quiet_libraries()
+    base = locate_base(settings.base, revision=settings.revision)
+    ranks = ranks_of(settings, base.directory, rule_of(settings, ALL_RULES))
+    state = load_checkpoint(directory.checkpoints, ranks)
+    _, adapter = published(ranks.master.spec, state.shadow, ranks.master.geometry, state.base.moved)
+    return state.shadow.digest().hex(), adapter.digest().hex()
 
 
 def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -> int:
     from plait.plan import optimizer_of, plan_of, ranks_of, rule_of
     from plait.rounds.audit import replay
+    from plait.rounds.beginning import begun, parents_in
     from plait.rounds.folding import Folding, Refused
     from plait.rounds.run_state import initial_state
     from plait.simulation.flower_rules import ALL_RULES
+    from plait.stacking import beginning_of
     from plait.training.bases import locate_base, quiet_libraries
     from plait.wire.codecs import codec_for
 
@@ -118,4 +138,10 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
         )
 
     run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")
-    return replay(directory, events, initial_state(bytes.fromhex(run_id), ranks), folding)
+    beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
+    if beginning.parents != parents_in(events):
+        raise PeerError("an adapter that the run began with has changed since, expected those that the ledger names")
+    state = begun(
+        initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, bytes.fromhex(base.reference.fingerprint)
+    )
+    return replay(directory, events, state, folding)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait.adapters.model_card import escaped
+from plait.adapters.model_card import before_training, escaped, parent_rows
 from plait.export.source import Source
 
 # A directory's name stays off the card: it means nothing elsewhere.
@@ -51,7 +51,8 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
         ("Rounds", _shown(facts.get("rounds"), "g")),
         ("Clients", _shown(facts.get("clients"), "g")),
-        ("Held-out loss of the base", _shown(facts.get("base_held_out_loss"), ".4f")),
+        *parent_rows(source.parents),
+        (before_training(source.parents), _shown(facts.get("base_held_out_loss"), ".4f")),
         ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
         ("Made from the adapter with SHA-256", f"`{source.digest}`"),
     ]

@@ -36,7 +36,9 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
         # An adapter that is handed on as it is keeps the card that says how it came about.
         kept = source.card if source is request.source else None
         card = kept or export_card(source, STYLE, language="python", usage=elsewhere, notes=rank_notes(fitted))
-        save_peft_directory(folder, spec=source.spec, state=source.state, base=source.base, card=card)
+        save_peft_directory(
+            folder, spec=source.spec, state=source.state, base=source.base, card=card, parents=source.parents
+        )
         return Written((Command("load it with PEFT", usage),), rank=source.spec.rank, lost=fitted.lost)
 
     return write

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, PeftAdapter, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Parent, PeftAdapter, load_peft_directory
 from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.strict_json import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
@@ -33,6 +33,7 @@ class Source:
         card: text of the README.md beside it, where there is one.
         facts: rounds, clients and losses of the run that made it, by the key names of ``summary.json``.
         digest: SHA-256 of the adapter's safetensors file, hexadecimal.
+        parents: the adapters that it comes from.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Source:
     card: str | None
     facts: Mapping[str, float]
     digest: str
+    parents: tuple[Parent, ...] = ()
 
     @property
     def peft_type(self) -> str:
@@ -76,6 +78,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
         card=_read_text(folder / CARD_FILE),
         facts=_facts(run),
         digest=_sha256(folder / WEIGHTS_FILE),
+        parents=loaded.provenance.parents if loaded.provenance else (),
     )
 
 

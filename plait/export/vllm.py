@@ -59,7 +59,14 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     def write(folder: Path) -> Written:
         elsewhere = _vllm(request.served_base or base.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
         card = export_card(fitted.source, STYLE, language="sh", usage=elsewhere, notes=rank_notes(fitted))
-        save_peft_directory(folder, spec=fitted.source.spec, state=fitted.source.state, base=base, card=card)
+        save_peft_directory(
+            folder,
+            spec=fitted.source.spec,
+            state=fitted.source.state,
+            base=base,
+            card=card,
+            parents=fitted.source.parents,
+        )
         served, place = request.served_base or base.name, str(request.directory)
         commands = (
             Command("serve it with vLLM", _vllm(served, source.name, place, rank)),

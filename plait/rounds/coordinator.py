@@ -29,7 +29,7 @@ from plait.rounds.ledger import Event, Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import RunState, choose_cohort, client_seed, note_held, sample_cohort
+from plait.rounds.run_state import Held, RunState, choose_cohort, client_seed, note_held, sample_cohort
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
 from plait.wire.codec import Codec
@@ -136,8 +136,10 @@ class Coordinator:
             roster = Roster(self._channel, self._ledger, plan.settings, self._ranks, self._base)
             roster.gather(plan.clients)
             if state.round == 0:
-                # Every described client derived the initial adapter from the spec's seed: nothing need be sent.
-                state = replace(state, held={client: state.held_on(track) for client, track in roster.tracks.items()})
+                # Every described client derived the initial adapter from the spec's seed: where the run begins from it,
+                # nothing need be sent.
+                held = [Held(adapter.initial.digest()) for adapter in self._ranks.adapters]
+                state = replace(state, held={client: held[track] for client, track in roster.tracks.items()})
             elif self._channel.open_ended:
                 # Who evaluated the last round holds its adapter, which the checkpoint, made before, does not say. So
                 # its task has the same bytes as before, and what it is at need not be begun anew.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from plait.aggregation import geometry_of
 from plait.config import RunConfig
 from plait.plan import blueprint_of, settings_of
+from plait.rounds.beginning import begun
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import initial_state
+from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.simulation.clients import client_name, resident_base, simulated_client
+from plait.stacking import beginning_of
 from plait.training.reference import train_reference
 
 
@@ -21,6 +26,15 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
         return
     base = resident_base(config)
     blueprint = blueprint_of(config, base.directory)
+    geometry = geometry_of(blueprint.spec)
+    master = RankedAdapter(config.rank, blueprint.spec, geometry, blueprint.initial)
+    state = begun(
+        initial_state(bytes(16), Ranks((master,))),
+        beginning_of(config, master, base.fingerprint.hex()),
+        Ranks((master,)),
+        base.fingerprint,
+    )
+    base.stand_on(state.base.moved, geometry)
     clients = {client_name(config, index): simulated_client(config, index) for index in range(config.clients)}
     ledger = Ledger(directory.ledger)
     try:
@@ -30,7 +44,7 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
                 base,
                 dict(sorted(clients.items())),
                 spec=blueprint.spec,
-                initial=blueprint.initial,
+                initial=state.adapter,
                 settings=settings_of(config),
                 steps=config.rounds * config.local_steps,
                 seed=config.seed,

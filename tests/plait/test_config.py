@@ -228,3 +228,17 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
 def test_the_nearest_word_is_named_only_where_one_is_near():
     assert did_you_mean("fedvag", ["fedavg", "krum"]) == "; did you mean 'fedavg'?"
     assert did_you_mean("x", ["fedavg", "krum"]) == ""
+
+
+def test_adapters_to_begin_with_have_a_weight_each():
+    config = config_from_table({"init-adapter": "runs/a, b=0.5,odd=name,c=-1"})
+    assert [(str(path), weight) for path, weight in config.init_adapters] == [
+        ("runs/a", 1.0), ("b", 0.5), ("odd=name", 1.0), ("c", -1.0),
+    ]  # fmt: skip
+
+
+def test_a_beginning_that_means_nothing_is_refused():
+    with pytest.raises(ConfigError, match="init-mode is 'freeze', expected init-adapter to name what is meant"):
+        config_from_table({"init-mode": "freeze"})
+    with pytest.raises(ConfigError, match="init-adapter gives 'a' weight 0"):
+        config_from_table({"init-adapter": "a=0"})

@@ -2,7 +2,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import BaseDelta, LowRank, geometry_of
-from server.publisher import with_base
+from plait.training.published import with_base
 
 
 def test_an_adapter_of_higher_rank_is_adapter_and_moved_base_together():

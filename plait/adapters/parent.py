@@ -1,0 +1,56 @@
+"""An adapter that another one comes from: which, how much of it, and whether it was trained on or stayed as it was."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from plait.adapters.spec import Json
+from plait.errors import PeerError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One of the adapters that a run began with.
+
+    Attributes:
+        digest: SHA-256 of its safetensors file, hexadecimal.
+        weight: its product counted so often.
+        frozen: whether it stayed as it was beneath a new adapter; otherwise training went on from it.
+    """
+
+    digest: str
+    weight: float = 1.0
+    frozen: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        """For ledgers and for an adapter's own metadata."""
+        return {"digest": self.digest, "weight": self.weight, "frozen": self.frozen}
+
+
+def parents_from(value: Json) -> tuple[Parent, ...]:
+    """What `Parent.to_json` made of several; none for None.
+
+    Raises:
+        PeerError: it is something else.
+    """
+    if value is None:
+        return ()
+    rows: Sequence[Json] = value if isinstance(value, list) else [None]
+    if len(rows) > _MOST:
+        raise PeerError(f"parents of the adapter are {len(rows)}, expected at most {_MOST}")
+    return tuple(_parent(row) for row in rows)
+
+
+def _parent(row: Json) -> Parent:
+    fields: Mapping[str, Json] = row if isinstance(row, dict) else {}
+    digest, weight, frozen = fields.get("digest"), fields.get("weight"), fields.get("frozen")
+    sound = isinstance(digest, str) and _DIGEST.fullmatch(digest) and type(frozen) is bool
+    if not sound or not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
+        raise PeerError("a parent of the adapter has no digest, weight and frozen as plait writes them")
+    return Parent(str(digest), float(weight), bool(frozen))

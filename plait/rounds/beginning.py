@@ -1,0 +1,57 @@
+"""Where a run begins that does not begin from its seed alone: with an adapter to go on from, or over frozen ones.
+
+Clients derive the initial adapter of the spec's seed as ever; what differs reaches them with the first broadcast. An
+adapter that stays frozen is a base that has moved before the first round, by the product of its factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from plait.adapters import AdapterState, Parent, parents_from
+from plait.aggregation import BaseDelta
+from plait.rounds.broadcasts import move_base
+from plait.rounds.ledger import Event
+from plait.rounds.run_state import RunState, Track
+from plait.rounds.tracks import Ranks
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a run begins with.
+
+    Attributes:
+        parents: the adapters that it comes from; none for a run that begins from its seed.
+        adapter: the master's values; None for those of the seed.
+        beneath: what stays frozen beneath the adapter; empty for nothing.
+        lost: share of the parents' products that the adapter's rank could not hold, 0 to 1.
+    """
+
+    parents: tuple[Parent, ...] = ()
+    adapter: AdapterState | None = None
+    beneath: BaseDelta = field(default_factory=lambda: BaseDelta({}))
+    lost: float = 0.0
+
+
+def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint: bytes) -> RunState:
+    """The state before round 1 of a run with such a beginning.
+
+    Args:
+        state: as the seed makes it.
+        beginning: what is different.
+        ranks: of the run.
+        base_fingerprint: of the base.
+    """
+    if beginning.adapter is not None:
+        adapter = beginning.adapter
+        tracks = tuple(Track(ranks.handed(adapter, number)) for number in range(len(state.tracks)))
+        state = replace(state, adapter=adapter, tracks=tracks)
+    if beginning.beneath.factors:
+        state, _ = move_base(state, beginning.beneath, ranks, base_fingerprint, wire="fp32")
+    return state
+
+
+def parents_in(events: Sequence[Event]) -> tuple[Parent, ...]:
+    """The adapters that the run of a ledger began with."""
+    return next((parents_from(event.get("parents")) for event in events if event["event"] == "run_started"), ())

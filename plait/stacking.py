@@ -1,0 +1,181 @@
+"""Begin a run with adapters that there are: go on from them, or keep them frozen beneath a new one.
+
+Several are composed by weights: what counts is the sum of weight times scale times B A, module by module. Kept frozen
+it is exact; to go on from it, it is brought to the new adapter's rank, and what that loses is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plait.adapters import AdapterSpec, AdapterState, Parent, load_peft_directory
+from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
+from plait.aggregation import BaseDelta, Geometry, LowRank, Subject, geometry_of
+from plait.aggregation.projection import balanced
+from plait.config import RunConfig
+from plait.errors import BaseMismatchError, ConfigError, PeerError
+from plait.export.plain_lora import lora_fault
+from plait.rounds.beginning import Beginning
+from plait.rounds.tracks import RankedAdapter
+from plait.training.methods import METHODS
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """One adapter that the user named."""
+
+    folder: Path
+    weight: float
+    spec: AdapterSpec
+    state: AdapterState
+    digest: str
+
+    def plain(self) -> Geometry:
+        """Its pairs.
+
+        Raises:
+            ConfigError: it is more than plain LoRA.
+        """
+        fault = lora_fault(self.spec)
+        if fault is not None:
+            raise ConfigError(
+                f"adapter '{self.folder}' {fault}, expected plain LoRA: only products of factors can be composed or "
+                "kept frozen; nearest: go on from it alone, with its own method and rank"
+            )
+        return geometry_of(self.spec)
+
+
+def beginning_of(config: RunConfig, adapter: RankedAdapter, base_fingerprint: str) -> Beginning:
+    """What the run is to begin with.
+
+    Args:
+        config: of the run.
+        adapter: the master's, as the seed makes it.
+        base_fingerprint: of the base at hand, hexadecimal.
+
+    Raises:
+        ConfigError: the adapters and the run do not go together.
+        BaseMismatchError: one was trained on another base.
+        PeerError: a directory is not sound.
+    """
+    if not config.init_adapter:
+        return Beginning()
+    given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
+    frozen = config.init_mode == "freeze"
+    parents = tuple(Parent(each.digest, each.weight, frozen) for each in given)
+    if frozen:
+        return Beginning(parents, beneath=_beneath(given, adapter))
+    if len(given) == 1 and given[0].weight == 1.0:
+        state = _as_it_is(given[0], adapter)
+        if state is not None:
+            return Beginning(parents, state)
+    state, lost = _composed(given, adapter)
+    return Beginning(parents, state, lost=lost)
+
+
+def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:
+    folder = _folder(path)
+    if not folder.is_dir():
+        raise ConfigError(f"init-adapter has '{path}', which is no directory, expected a run or a PEFT directory")
+    loaded = load_peft_directory(folder)
+    stated = loaded.base_fingerprint
+    if stated is not None and stated != base_fingerprint:
+        raise BaseMismatchError(
+            f"adapter '{path}' was trained on base {stated[:16]}, expected {base_fingerprint[:16]}, the run's; "
+            "nearest: give --base its own"
+        )
+    spec = loaded.spec()
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    return _Given(path, weight, spec, AdapterState.from_tensors(spec.layout, loaded.tensors), digest)
+
+
+def _folder(path: Path) -> Path:
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
+def _as_it_is(given: _Given, adapter: RankedAdapter) -> AdapterState | None:
+    """The values of an adapter that is just what the run trains; None for LoRA of another rank or scale."""
+    wanted = adapter.spec
+    if given.spec.labels and given.spec.labels != wanted.labels:
+        raise ConfigError(
+            f"labels of adapter '{given.folder}' are {', '.join(given.spec.labels)}, expected those of the data: "
+            f"{', '.join(wanted.labels) or 'none'}"
+        )
+    try:
+        return load_state(_folder(given.folder), wanted)
+    except PeerError as error:
+        if adapter.geometry.pairs and not adapter.geometry.others:
+            return None
+        raise ConfigError(
+            f"adapter '{given.folder}' is another one than --method {wanted.method} and its settings make: {error}"
+        ) from error
+
+
+def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
+    method = METHODS[adapter.spec.method]
+    reason = (
+        "holds the base in four bits, which would round what lies beneath"
+        if method.quantised
+        else "has no factors A and B"
+        if method.subject is not Subject.FACTORS
+        else "divides weights by their own norm, that of the base alone"
+        if adapter.spec.peft_config.get("use_dora")
+        else "trains a head too"
+        if adapter.geometry.others
+        else None
+    )
+    if reason is not None:
+        raise ConfigError(
+            f"init-mode is 'freeze' and method '{method.name}' {reason}, expected method 'lora' of a language model; "
+            "nearest: init-mode 'continue', or export --to merged and train on that"
+        )
+    return _sum_of(given, adapter.geometry)
+
+
+def _composed(given: Sequence[_Given], adapter: RankedAdapter) -> tuple[AdapterState, float]:
+    """The adapter of the run's rank that is nearest to the sum, and what it could not hold."""
+    if not adapter.geometry.pairs or adapter.geometry.others:
+        raise ConfigError(
+            f"method is '{adapter.spec.method}' and init-adapter names adapters of another shape, several, or with "
+            "weights, expected plain LoRA: only products of factors can be added; nearest: one adapter of that method"
+        )
+    total = _sum_of(given, adapter.geometry)
+    flat = adapter.initial.flat.copy()
+    dropped = whole = 0.0
+    for pair in adapter.geometry.pairs:
+        product = total.factors.get(pair.module)
+        if product is None:
+            continue
+        spare = pair.a_of(adapter.initial.flat).astype(np.float64)
+        factored = balanced(product, rank=pair.rank, scale=pair.scale, spare=spare)
+        pair.a_of(flat)[:], pair.b_of(flat)[:] = factored.a, factored.b
+        dropped, whole = dropped + factored.dropped**2, whole + product.norm() ** 2
+    return AdapterState(adapter.spec.layout, flat), math.sqrt(dropped / whole) if whole else 0.0
+
+
+def _sum_of(given: Sequence[_Given], wanted: Geometry) -> BaseDelta:
+    total = BaseDelta({})
+    for each in given:
+        products: dict[str, LowRank] = {}
+        for pair in each.plain().pairs:
+            there = wanted.by_module.get(pair.module)
+            if there is None:
+                raise ConfigError(
+                    f"adapter '{each.folder}' changes '{pair.module.removeprefix('base_model.model.')}', which the new "
+                    "adapter does not, expected --target-modules that cover it; nearest: --target-modules all-linear"
+                )
+            if (there.d_out, there.d_in) != (pair.d_out, pair.d_in):
+                raise BaseMismatchError(
+                    f"adapter '{each.folder}' changes '{pair.module}' as {pair.d_out} x {pair.d_in}, the base has it "
+                    f"as {there.d_out} x {there.d_in}"
+                )
+            b, a = (side.astype(np.float64) for side in (pair.b_of(each.state.flat), pair.a_of(each.state.flat)))
+            products[pair.module] = LowRank(each.weight * pair.scale * b, a)
+        total = total.plus(BaseDelta(products))
+    return total

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState, Parent, Task, save_peft_directory
+from plait.aggregation import Geometry, geometry_of
+from plait.config import config_from_table
+from plait.errors import BaseMismatchError, ConfigError
+from plait.plan import ranks_of, rule_of
+from plait.rounds.beginning import begun
+from plait.rounds.run_state import initial_state
+from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.simulation.flower_rules import ALL_RULES
+from plait.stacking import beginning_of
+from plait.training.bases import LocatedBase, locate_base
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import AdapterRequest
+
+Saved = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LocatedBase:
+    return locate_base("tiny")
+
+
+@pytest.fixture
+def saved(tiny: LocatedBase, tmp_path: Path) -> Saved:
+    """A trained adapter, as a run publishes it."""
+
+    def save(name: str, fingerprint: str = "", **options: object) -> Path:
+        config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+        request = AdapterRequest(**{"rank": 2, "alpha": 4, **options})  # pyright: ignore[reportArgumentType]
+        spec = design(config, request, task=Task.CAUSAL_LM, seed=0, weights=tiny.directory).spec
+        generator = np.random.default_rng(len(name))
+        state = AdapterState(spec.layout, generator.normal(0, 0.1, spec.layout.size).astype(np.float32))
+        base = tiny.reference
+        if fingerprint:
+            base = type(base)(base.name, base.revision, fingerprint)
+        save_peft_directory(tmp_path / name, spec=spec, state=state, base=base, card="")
+        return tmp_path / name
+
+    return save
+
+
+def ranks_for(tiny: LocatedBase, **settings: object) -> tuple[Ranks, Callable[[], object]]:
+    table = {"base": "tiny", "rank": 2, "alpha": 4.0, **settings}
+    config = config_from_table(table)
+    ranks = ranks_of(config, tiny.directory, rule_of(config, ALL_RULES))
+    return ranks, lambda: beginning_of(config, ranks.master, tiny.reference.fingerprint)
+
+
+def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:
+    return {
+        pair.module: pair.scale * pair.b_of(state.flat).astype(np.float64) @ pair.a_of(state.flat)
+        for pair in geometry.pairs
+    }
+
+
+def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[AdapterState, Geometry]:
+    from plait.adapters import load_peft_directory
+
+    loaded = load_peft_directory(folder)
+    spec = adapter.spec if adapter else loaded.spec()
+    return AdapterState.from_tensors(spec.layout, loaded.tensors), geometry_of(spec)
+
+
+def test_nothing_named_is_the_seed_s_own_beginning(tiny: LocatedBase) -> None:
+    ranks, begin = ranks_for(tiny)
+    state = initial_state(bytes(16), ranks)
+    assert begun(state, begin(), ranks, bytes(32)) == state
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "vera", "full"])
+def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
+    tiny: LocatedBase, saved: Saved, method: str
+) -> None:
+    folder = saved("one", method=method)
+    ranks, begin = ranks_for(tiny, method=method, **{"init-adapter": str(folder)})
+    beginning = begin()
+    expected, _ = state_in(folder, ranks.master)
+    assert beginning.adapter.digest() == expected.digest()
+    digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert beginning.parents == (Parent(digest),)
+    state = begun(initial_state(bytes(16), ranks), beginning, ranks, bytes(32))
+    assert state.adapter.digest() == state.shadow.digest() == expected.digest()
+    assert not state.base.moved.digest
+
+
+def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBase, saved: Saved) -> None:
+    one, other = saved("one"), saved("other", rank=3, alpha=9)
+    ranks, begin = ranks_for(tiny, rank=5, alpha=20.0, **{"init-adapter": f"{one}=2,{other}=-0.5"})
+    beginning = begin()
+    assert beginning.lost < 1e-6
+    left, right = products(*state_in(one)), products(*state_in(other))
+    for module, product in products(beginning.adapter, ranks.master.geometry).items():
+        np.testing.assert_allclose(product, 2 * left[module] - 0.5 * right[module], atol=1e-6)
+
+
+def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: LocatedBase, saved: Saved) -> None:
+    ranks, begin = ranks_for(tiny, rank=1, **{"init-adapter": str(saved("one"))})
+    whole, part = products(*state_in(saved("one"))), products(begin().adapter, ranks.master.geometry)
+    dropped = total = 0.0
+    for module, matrix in whole.items():
+        strengths = np.linalg.svd(matrix, compute_uv=False)
+        dropped, total = dropped + np.sum(strengths[1:] ** 2), total + np.sum(strengths**2)
+        assert np.linalg.norm(matrix - part[module]) == pytest.approx(np.linalg.norm(strengths[1:]), rel=1e-4)
+    assert begin().lost == pytest.approx(np.sqrt(dropped / total), rel=1e-4)
+
+
+def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: LocatedBase, saved: Saved) -> None:
+    one, other = saved("one"), saved("other", target_modules="q_proj")
+    ranks, begin = ranks_for(tiny, **{"init-adapter": f"{one},{other}=3", "init-mode": "freeze"})
+    beginning = begin()
+    assert [parent.frozen for parent in beginning.parents] == [True, True]
+    state = begun(initial_state(bytes(16), ranks), beginning, ranks, bytes(32))
+    assert state.adapter.digest() == ranks.master.initial.digest()
+    left, right = products(*state_in(one)), products(*state_in(other))
+    moved = state.base.moved.delta.factors
+    for module, matrix in left.items():
+        expected = matrix + 3 * right[module] if module in right else matrix
+        np.testing.assert_allclose(moved[module].b @ moved[module].a, expected, atol=1e-6)
+    # A client that holds nothing of it is sent it whole, one that stands on the plain base the one step there.
+    assert state.base.previous == b""
+    assert state.base.broadcast
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({}, {"method": "vera", "init-mode": "freeze"}, "'vera' has no factors A and B, expected method 'lora'"),
+        ({}, {"method": "dora", "init-mode": "freeze"}, "divides weights by their own norm.*nearest: init-mode 'cont"),
+        ({}, {"method": "qlora", "init-mode": "freeze"}, "four bits"),
+        ({"method": "ia3"}, {"init-mode": "freeze"}, r"is made by ia3 .*expected plain LoRA.*nearest: go on from it"),
+        ({"method": "ia3"}, {}, "is made by ia3"),
+        ({}, {"method": "ia3"}, "is another one than --method ia3"),
+        ({}, {"target-modules": "q_proj"}, "which the new adapter does not.*nearest: --target-modules all-linear"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_nearest(
+    tiny: LocatedBase, saved: Saved, options: dict[str, object], settings: dict[str, object], message: str
+) -> None:
+    folder = saved("one", **options)
+    with pytest.raises(ConfigError, match=message):
+        ranks_for(tiny, **{"init-adapter": str(folder), **settings})[1]()
+
+
+def test_an_adapter_of_another_base_is_refused(tiny: LocatedBase, saved: Saved) -> None:
+    folder = saved("one", fingerprint="ab" * 32)
+    with pytest.raises(BaseMismatchError, match=r"was trained on base abababab.*nearest: give --base its own"):
+        ranks_for(tiny, **{"init-adapter": str(folder)})[1]()
+
+
+def test_a_place_without_one_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="which is no directory, expected a run or a PEFT directory"):
+        ranks_for(tiny, **{"init-adapter": str(tmp_path / "nowhere")})[1]()
