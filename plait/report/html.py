@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from plait.adapters import Json
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
+from plait.report.fairness import fairness_table
 from plait.report.markup import Markup, element, fragment
 from plait.report.run_view import RunView
 from plait.report.stylesheet import STYLESHEET
@@ -82,7 +83,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             _key_figures(view),
             _section("What was learned", plot("loss_by_round"), _table(loss_by_round_table(view))),
             _section("What it cost", plot("loss_by_bytes"), plot("savings"), _table(savings_table(view))),
-            _section("Client by client", _table(loss_by_client_table(view)), plot("clients")),
+            _section("Client by client", _table(loss_by_client_table(view)), *_evenness(view), plot("clients")),
             _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
             _section("How well it was averaged", _sentences(advice(view)), *_aggregation(view, plot)),
             _section("What was refused", _table(refusals_table(view))),
@@ -91,6 +92,11 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         ),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en').source}\n"
+
+
+def _evenness(view: RunView) -> tuple[Markup, ...]:
+    table = fairness_table(view)
+    return (_table(table),) if table.rows else ()
 
 
 def _aggregation(view: RunView, plot: Callable[[str], Markup]) -> tuple[Markup, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from plait.adapters import Json
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
+from plait.report.fairness import fairness_of
 from plait.report.run_view import Evaluation, RunView, Score
 
 
@@ -14,6 +15,7 @@ def summarise(view: RunView) -> dict[str, Json]:
 
     All bytes are those really sent, describing and evaluating included, and so are the bytes per client-round: totals
     over the number of accepted updates. Both savings compare with one message each way per accepted update.
+    ``fairness`` counts every client once (see `Fairness`).
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
     """
     base, final = view.base_evaluation, view.final_evaluation
@@ -23,6 +25,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
         "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
         "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
+        "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
         "clients": len(view.client_names),
         "trainable_parameters": view.adapter.trainable_parameters,

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from plait.report.alternatives import all_alternatives, savings
+from plait.report.fairness import fairness_table
 from plait.report.run_view import Client, Evaluation, RunView, Score, Traffic
 from plait.report.table import Table
 from plait.report.wording import (
@@ -37,6 +38,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     tables = (
         loss_by_round_table(view),
         loss_by_client_table(view),
+        fairness_table(view),
         bytes_by_round_table(view),
         savings_table(view),
         aggregation_table(view),

@@ -73,7 +73,7 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
     view = fold_events(small_run)
     page = Page(render_html(view, VARIANTS))
     assert headline(view) in page.text
-    assert page.tags.count("table") == 5
+    assert page.tags.count("table") == 6
     assert page.tags.count("img") == len(PLOTS)
     assert page.tags.count("source") == len(PLOTS)
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))

@@ -13,6 +13,7 @@ KEYS = [
     "held_out_loss_by_round",
     "held_out_loss_by_client",
     "reference_held_out_loss",
+    "fairness",
     "rounds",
     "clients",
     "trainable_parameters",
@@ -29,6 +30,17 @@ KEYS = [
     "seed",
     "versions",
 ]
+
+# ann goes from 3 to 2.5, bob from 5 to 3.5.
+FAIRNESS = {
+    "mean_loss": 3.0,
+    "spread": 0.5,
+    "worst_client": "bob",
+    "worst_loss": 3.5,
+    "least_gaining_client": "ann",
+    "least_gain": 0.5,
+    "worse_off": 0,
+}
 
 
 def test_the_keys_are_exactly_the_promised_ones(small_run) -> None:
@@ -47,6 +59,7 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "held_out_loss_by_round": [4.0, 3.5, 3.0],
         "held_out_loss_by_client": {"ann": 2.5, "bob": 3.5},
         "reference_held_out_loss": {"central": 2.9},
+        "fairness": FAIRNESS,
         "rounds": 2,
         "clients": 2,
         "trainable_parameters": 1000,

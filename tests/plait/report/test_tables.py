@@ -64,7 +64,7 @@ def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_
 
 def test_only_tables_with_rows_are_shown(small_run) -> None:
     titles = [table.title for table in report_tables(fold_events(small_run))]
-    assert len(titles) == 5
+    assert len(titles) == 6
     assert not any("Refused" in title for title in titles)
     assert report_tables(fold_events(small_run[:1])) == ()
 
