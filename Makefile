@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup simulate test unit check proto clean
+.PHONY: help setup simulate test unit check scoreboard proto clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+scoreboard: $(STAMP)  ## What plait withstands, tried and counted
+	$(BIN)/python tests/scoreboard/run.py $(ARGS)
 
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto

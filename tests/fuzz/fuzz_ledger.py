@@ -13,7 +13,13 @@ with instrumented():
     from plait.rounds.ledger import Ledger, read_events
 
 FOLDER = Path(tempfile.mkdtemp())
-FILE = FOLDER / "ledger.jsonl"
+
+
+class Held:
+    """Bytes in place of a file, whose writing would take most of the time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.read_bytes = lambda: data
 
 
 def parse(data: bytes) -> None:
@@ -24,8 +30,7 @@ def parse(data: bytes) -> None:
 
 
 def read(data: bytes) -> None:
-    FILE.write_bytes(data)
-    read_events(FILE)
+    read_events(Held(data))
 
 
 def chained(data: bytes) -> bytes:

@@ -25,7 +25,7 @@ def instrumented():
         return contextlib.nullcontext()
     import atheris
 
-    return atheris.instrument_imports(include=["plait"])
+    return atheris.instrument_imports(include=["plait", "server", "client"])
 
 
 def golden(prefix: str) -> list[bytes]:

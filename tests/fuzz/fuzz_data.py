@@ -1,0 +1,57 @@
+"""A client's own JSONL file, an adapter's PEFT configuration, and what a client of `plait serve` asks for."""
+
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from harness import instrumented, main
+
+with instrumented():
+    from plait.adapters import load_peft_directory
+    from plait.data.jsonl import read_jsonl
+    from plait.errors import PlaitError
+    from plait.serve import request
+
+HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
+(HERE / "adapter").mkdir()
+
+
+def parse(data: bytes) -> None:
+    (HERE / "my.jsonl").write_bytes(data)
+    (HERE / "adapter" / "adapter_config.json").write_bytes(data)
+    for read in (
+        lambda: read_jsonl(HERE / "my.jsonl"),
+        lambda: load_peft_directory(HERE / "adapter"),
+        lambda: wish(data),
+    ):
+        try:
+            read()
+        except PlaitError as error:
+            if "\n" in str(error):
+                raise ValueError(f"not one line: {error!a}") from error
+
+
+def wish(data: bytes) -> None:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(body, dict):
+        for read in (request.parse_completion, request.parse_chat):
+            with contextlib.suppress(PlaitError):
+                read(body)
+
+
+SEEDS = [
+    b'{"text": "words"}\n{"text": "more words", "author": "ada"}\n',
+    b'{"prompt": "a", "completion": "b"}\n',
+    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
+    b'{"text": "x", "label": 3}\n',
+    b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}',
+    b'{"model": "m", "prompt": "a", "max_tokens": 4, "temperature": 0.5, "stop": ["x"], "n": 2, "stream": true}',
+    b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}',
+]
+
+if __name__ == "__main__":
+    main(parse, SEEDS)

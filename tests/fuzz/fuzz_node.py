@@ -1,0 +1,67 @@
+"""All that a server says to a node: the long call's messages as the node takes them over, and chunks of bodies."""
+
+import queue
+
+from google.protobuf.message import DecodeError
+from harness import instrumented, main
+
+with instrumented():
+    from client.connection import Connection
+    from client.session import CurrentSession
+    from client.task import Task
+    from plait.transport.framing import pack_chunk, unpack_chunk
+    from plait.v1 import federation_pb2 as pb
+
+
+def parse(data: bytes) -> None:
+    try:
+        message = pb.ToNode.FromString(data)
+    except DecodeError:
+        message = None
+    try:
+        chunk = bytes(unpack_chunk(data))
+    except DecodeError:
+        chunk = None
+    if chunk is not None and chunk != pb.Chunk.FromString(data).data:
+        raise ValueError("a chunk was read otherwise than by protobuf")
+    if message is None:
+        return
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    connection = Connection.__new__(Connection)
+    connection._tell, connection._sessions, connection._backoff = told.put, CurrentSession(), Patience()
+    if message.HasField("welcome"):
+        connection._welcome(message.welcome, None)
+    elif message.HasField("refused"):
+        connection._refused(message.refused)
+    else:
+        connection._hand_on(message)
+    while not told.empty():
+        event = told.get()
+        if isinstance(getattr(event, "task", None), Task) and not event.task.doing.isprintable():
+            raise ValueError("control characters would reach a terminal")
+
+
+class Patience:
+    def reset(self):
+        pass
+
+
+def seeds() -> list[bytes]:
+    work = pb.Work(
+        task_id="1.train.0", message_type="train", group_id="1", content=pb.CONTENT_PLAIT, head=b"head", body_bytes=9,
+        body_sha256=bytes(32),
+    )  # fmt: skip
+    welcome = pb.Welcome(session=b"s" * 32, node_id=5, run_id=7, run_config_json='{"rounds":3,"rate":0.5}')
+    messages = [
+        pb.ToNode(work=work),
+        pb.ToNode(welcome=welcome),
+        pb.ToNode(challenge=pb.Challenge(nonce=b"n" * 32)),
+        pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_FULL, detail="later")),
+        pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")),
+        pb.ToNode(drain=pb.Drain(finished=True)),
+    ]
+    return [*(message.SerializeToString() for message in messages), pack_chunk(b"body" * 40)]
+
+
+if __name__ == "__main__":
+    main(parse, seeds())

@@ -1,0 +1,71 @@
+"""Half of 32 clients are killed (SIGKILL, real processes) while they train: the round goes on with the others.
+
+Real gRPC over TLS on loopback. The quorum is half; no round may be missed, and whoever comes back takes part again.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scoreboard.killed import _free_port
+from scoreboard.processes import Job, attend, end, events, result, serve, start, until
+from scoreboard.row import Row
+
+from plait.trust import provision
+
+
+def run(*, full: bool, scratch: Path) -> Row:
+    """One federation; the killed come back for the last round."""
+    count = 32 if full else 6
+    names = tuple(f"c{number:02}" for number in range(count))
+    provision(scratch / "kits", names, ["localhost", "127.0.0.1"], now=datetime.now(UTC))
+    job = Job(
+        scratch / "fed", {"wire": "1", "rounds": 4, "quorum": count // 2}, names, scratch / "kits", train_s=1.0,
+        grace_s=1.0,
+    )  # fmt: skip
+    job.folder.mkdir()
+    port = _free_port()
+    server = start(serve, job, port)
+    nodes = [start(attend, job, number, port) for number in range(count)]
+    try:
+        until(lambda: [e for e in events(job, "round_started") if e["round"] == 2], "round 2")
+        time.sleep(0.5)
+        for node in nodes[::2]:
+            node.kill()
+        killed_at = time.time()
+        until(lambda: [e for e in events(job, "round_finished") if e["round"] == 2], "the end of round 2")
+        back = [start(attend, job, number, port) for number in range(0, count, 2)]
+        nodes += back
+        until(lambda: result(job), "the end of the run", patience_s=180)
+    finally:
+        end([*nodes, server])
+    finished = events(job, "round_finished")
+    missed = events(job, "round_missed")
+    round_2 = next(event for event in finished if event["round"] == 2)
+    failures: list[str] = []
+    if missed or [event["round"] for event in finished] != [1, 2, 3, 4]:
+        failures.append(f"{len(missed)} rounds were missed, {[event['round'] for event in finished]} finished")
+    received = [(event["round"], event["client"]) for event in events(job, "update_received")]
+    if len(received) != len(set(received)):
+        failures.append("an update was counted twice")
+    survivors = {name for number, name in enumerate(names) if number % 2}
+    if not survivors <= {client for number, client in received if number == 2}:
+        failures.append("a survivor's update of round 2 is missing")
+    if round_2["received"] != count // 2:
+        failures.append(f"round 2 counted {round_2['received']} updates, expected those of the {count // 2} survivors")
+    if not {client for number, client in received if number == 4} - survivors:
+        failures.append("nobody who was killed took part again")
+    return Row(
+        f"half of {count} clients SIGKILLed mid-round",
+        tried=4,
+        passed=len(finished) - len(missed) if not failures else 0,
+        figures={
+            "killed": count // 2,
+            "round over after": f"{round_2['time'] - killed_at:.1f} s",
+            "updates of the last round": len([1 for number, _ in received if number == 4]),
+        },
+        failures=failures,
+        least=4,
+    )

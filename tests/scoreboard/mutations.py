@@ -1,0 +1,2 @@
+def take_out_named():
+    pass

@@ -1,0 +1,274 @@
+"""Servers and nodes of small federations in processes of their own, to be killed; forked, so that none imports anew.
+
+Everything but the model is plait's own: coordinator, run directory, gRPC, node, memory on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from scoreboard.small_federation import HONEST, FakeModel, of_numbers
+
+from client.address import ServerAddress
+from client.disk_memory import DiskMemory
+from client.journal import Journal, Style
+from client.node import Node, Timing
+from client.settings import NodeSettings
+from client.state_directory import memory_folder
+from client.workplace import AppWorkplace, Capacity, Run
+from plait.abandon import check_abandoned
+from plait.adapters import Layout
+from plait.rounds.ledger import Event, read_events
+from plait.rounds.participant import Participant, Trained
+from plait.simulation.blob import from_message, to_content
+from plait.trust import ClientKit, ServerKit
+from server.grid_channel import GridChannel
+from server.grpc_grid import GrpcGrid
+
+RUN_ID = 7
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["scoreboard.processes", "scoreboard.mutations"])
+
+
+@dataclass(frozen=True)
+class PacedModel(FakeModel):
+    """A model that takes its time.
+
+    Attributes:
+        train_s: seconds that training takes.
+    """
+
+    train_s: float = 0.0
+
+    def train(self, spec, state, settings, carried) -> Trained:
+        end = time.monotonic() + self.train_s
+        while time.monotonic() < end:
+            check_abandoned()
+            time.sleep(0.01)
+        return super().train(spec, state, settings, carried)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A federation, for its server and its clients alike.
+
+    Attributes:
+        folder: everything is kept here; the run in `run`.
+        arguments: of the `Federation`: wire, rule, optimizer, settings, and the plan's.
+        names: of the clients.
+        kits: what `plait provision` made; None for no TLS and no keys.
+        train_s: seconds that training takes.
+        wide: columns of a larger adapter; 0 for the small one.
+        grace_s: the server's.
+    """
+
+    folder: Path
+    arguments: Mapping[str, object]
+    names: Sequence[str] = tuple(HONEST)
+    kits: Path | None = None
+    train_s: float = 0.0
+    wide: int = 0
+    grace_s: float = 30.0
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.folder / "run"
+
+    def model(self, number: int) -> PacedModel:
+        """The data and base of a client."""
+        layout = (
+            Layout.of({"layer.lora_A.weight": [2, self.wide], "layer.lora_B.weight": [3, 2]}) if self.wide else None
+        )
+        return PacedModel(float(number % 7) - 2.0, 2 + number % 5, layout=layout, train_s=self.train_s)
+
+    def federation(self):
+        """Its server's side, without a channel."""
+        models = {name: self.model(number) for number, name in enumerate(self.names)}
+        if self.wide:
+            # In the server's own process, which serves nothing else.
+            of_numbers.layout_of = lambda _rank: models[self.names[0]].layout
+        return of_numbers.Federation(self.run, models, **self.arguments)
+
+
+class Fuse:
+    """Counts the steps of a process that reach its disk, and kills it at one of them.
+
+    Args:
+        at: the number of the step; 0 for never.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.steps = 0
+        self.marks: dict[str, int] = {}
+
+    def step(self, where: str = "") -> None:
+        """One more."""
+        self.steps += 1
+        if where:
+            self.marks[where] = self.steps
+        if self.steps == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def lay(self) -> None:
+        """Count before and after everything that makes bytes or names durable."""
+        fsync, replace = os.fsync, Path.replace
+
+        def counted_fsync(descriptor: int) -> None:
+            self.step()
+            fsync(descriptor)
+
+        def counted_replace(path: Path, target: Path) -> Path:
+            self.step()
+            result = replace(path, target)
+            self.step()
+            return result
+
+        os.fsync, Path.replace = counted_fsync, counted_replace
+
+
+def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that does `work`."""
+    process = CONTEXT.Process(target=_begin, args=(work, *arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _begin(work: Callable[..., None], *arguments: object) -> None:
+    os.setpgid(0, 0)
+    if os.environ.get("PLAIT_SCOREBOARD_WITHOUT"):
+        from scoreboard.mutations import take_out_named
+
+        take_out_named()
+    work(*arguments)
+
+
+def simulate(job: Job, fuse_at: int = 0) -> None:
+    """Server and clients in one process, each client's memory on disk."""
+    federation = job.federation()
+    federation.memories = {name: DiskMemory(job.folder / "clients" / name) for name in job.names}
+    federation.channel = federation._connect()
+    _run(federation, job, Fuse(fuse_at))
+
+
+def serve(job: Job, port: int, fuse_at: int = 0) -> None:
+    """The server of a federation over gRPC."""
+    federation = job.federation()
+    grid = GrpcGrid(
+        f"127.0.0.1:{port}",
+        inbox=job.folder / "inbox",
+        kit=ServerKit.load(job.kits / "server") if job.kits else None,
+        run_id=RUN_ID,
+        run_config={},
+        base_fingerprint=of_numbers.FINGERPRINT,
+        max_answer_bytes=1 << 24,
+        grace_s=job.grace_s,
+    )
+    with grid:
+        federation.channel = GridChannel(grid, open_ended=True)
+        _run(federation, job, Fuse(fuse_at))
+
+
+def _run(federation, job: Job, fuse: Fuse) -> None:
+    fuse.lay()
+    job.folder.mkdir(parents=True, exist_ok=True)
+
+    def watch(where: str) -> None:
+        # Where round 2 begins and ends tells which steps are of one round.
+        events = [event["event"] for event in read_events(job.run / "ledger.jsonl") if event.get("round") == 2]
+        fuse.step("end" if "evaluated" in events else "begin" if events == ["round_started"] else "")
+
+    state = federation.run(watch=watch)
+    said = {
+        "adapter": state.adapter.digest().hex(),
+        "shadows": [track.shadow.digest().hex() for track in state.tracks],
+        "moved": state.base.moved.digest.hex(),
+        "memory": sorted(
+            [key, bytes(np.ascontiguousarray(value).data).hex()]
+            for memory in (state.rule_memory, state.optimizer_memory)
+            for key, value in (memory or {}).items()
+        ),
+    }
+    temporary = job.folder / "result.tmp"
+    temporary.write_text(json.dumps({"said": said, "steps": fuse.steps, "marks": fuse.marks}))
+    temporary.rename(job.folder / "result.json")
+
+
+def attend(job: Job, number: int, port: int) -> None:
+    """The node of a client, until the run is over."""
+    node_of(job, number, port, StringIO()).run()
+
+
+def node_of(job: Job, number: int, port: int, screen) -> Node:
+    """A node with plait's own connection, worker, uploads and downloads; its model is one of numbers."""
+    name = job.names[number]
+    kit = ClientKit.load(job.kits / "clients" / name) if job.kits else None
+    settings = NodeSettings(
+        server=ServerAddress("localhost", port), kit=kit, name=name, data="none", base="", trainer="", device="auto",
+        dtype="auto", threads=0, state=job.folder / "state", max_memory_bytes=0,
+    )  # fmt: skip
+    model = job.model(number)
+
+    def open_workplace(run: Run) -> AppWorkplace:
+        memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
+        participant = Participant(name, model, memory, sign=kit.node_key.sign if kit else None)
+        app = ClientApp()
+
+        def work(message: Message, context: Context) -> Message:
+            return Message(to_content(participant.answer(from_message(message))), reply_to=message)
+
+        for register in (app.query, app.train, app.evaluate):
+            register()(work)
+        capacity = Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu")
+        return AppWorkplace(app, run, run_config={}, node_config=settings.node_config, capacity=capacity)
+
+    timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
+    return Node(settings, open_workplace, Journal(Style.JSON, screen), timing=timing)
+
+
+def result(job: Job) -> dict[str, object] | None:
+    """What the finished run came to; None while it has not."""
+    path = job.folder / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def events(job: Job, *kinds: str) -> list[Event]:
+    """What the ledger has of these kinds by now."""
+    path = job.run / "ledger.jsonl"
+    if not path.exists():
+        return []
+    return [event for event in read_events(path) if event["event"] in kinds]
+
+
+def until(condition: Callable[[], object], what: str, *, patience_s: float = 90.0) -> None:
+    """Wait for what another process does.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    end = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {patience_s:g} s for {what}")
+        time.sleep(0.01)
+
+
+def end(processes: Sequence[BaseProcess]) -> None:
+    """Kill what is left, and wait for it."""
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+        process.join()

@@ -1,0 +1,50 @@
+"""One row of the scoreboard: how often something was tried, how often it held, and how it is printed.
+
+Knows nothing of what is tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one row.
+
+    Attributes:
+        row: its name.
+        tried: how many times.
+        passed: how many of them held.
+        figures: what was measured beside, by name.
+        failures: the first that did not hold, in words.
+        least: tries without which a row proves nothing.
+    """
+
+    row: str
+    tried: int
+    passed: int
+    figures: Mapping[str, object] = field(default_factory=dict)
+    failures: Sequence[str] = ()
+    least: int = 1
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held, and enough was tried."""
+        return self.tried >= self.least and self.passed == self.tried and not self.failures
+
+    def line(self, seconds: float) -> str:
+        """One JSON object on one line."""
+        said = {"row": self.row, "tried": self.tried, "passed": self.passed, "ok": self.ok}
+        more = {"failures": list(self.failures)[:5]} if self.failures else {}
+        return json.dumps({**said, "figures": dict(self.figures), **more, "seconds": round(seconds, 1)})
+
+    def cells(self) -> str:
+        """One row of a Markdown table."""
+        figures = ", ".join(f"{name} {value}" for name, value in self.figures.items())
+        return f"| {self.row} | {self.passed:,} of {self.tried:,} | {figures} | {'yes' if self.ok else 'NO'} |"
+
+
+HEADER = "| Row | Held | Measured | Passed |\n|---|---|---|---|"

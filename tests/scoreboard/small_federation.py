@@ -1,0 +1,76 @@
+"""The federation of the unit tests (real coordinator, participants and messages; a model of a few numbers), signed.
+
+Knows nothing of what is done to it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from plait.rounds.channel import Identity
+from plait.rounds.participant import Participant
+from plait.trust.keys import NodeKey
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@cache
+def borrowed(path: str) -> ModuleType:
+    """A module of the tests by its path below `tests/`; conftest files cannot be imported by name."""
+    name = f"scoreboard_{path.replace('/', '_').removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(name, TESTS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+of_numbers = borrowed("plait/rounds/conftest.py")
+FakeModel = of_numbers.FakeModel
+Federation = of_numbers.Federation
+
+HONEST: Mapping[str, object] = {
+    "alice": FakeModel(1.0, 3),
+    "bob": FakeModel(4.0, 7),
+    "carol": FakeModel(-1.0, 5),
+    "dave": FakeModel(2.0, 2),
+}
+
+
+@cache
+def key_of(name: str) -> NodeKey:
+    """The key of a client, the same all the time."""
+    del name
+    return NodeKey.generate()
+
+
+def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[str] = (), **plan: object):
+    """A federation whose clients sign and whose channel knows their keys; the run goes on without `may_be_away`."""
+    few = {"clients": len(models) - len(may_be_away), "cohort_size": len(models)}
+    federation = Federation(path, models, wire=plan.pop("wire", "fp32"), **{**few, **plan})
+    channel = federation.channel
+    channel.open_ended = bool(may_be_away)
+    for node, name in channel.names.items():
+        key = key_of(name)
+        channel.participants[node] = Participant(name, models[name], federation.memories[name], sign=key.sign)
+        channel.identities[node] = Identity(name, key.public_bytes)
+    return federation
+
+
+@contextmanager
+def no_waiting_for_the_disk() -> Generator[None]:
+    """Without fsync: what a row that kills nobody cannot tell from with it, but for the time."""
+    fsync, os.fsync = os.fsync, lambda _descriptor: None
+    try:
+        yield
+    finally:
+        os.fsync = fsync

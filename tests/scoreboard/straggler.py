@@ -1,0 +1,58 @@
+"""A client that does not answer holds a round up for its deadline and no second longer, whatever keeps it.
+
+It is stopped by a signal, trains for an hour, or its network swallows everything; real processes, real gRPC.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from scoreboard.killed import _free_port
+from scoreboard.processes import Job, attend, end, events, result, serve, start, until
+from scoreboard.row import Row
+
+DEADLINE_S = 2.0
+NAMES = ("alice", "bob", "slow")
+
+
+def run(*, full: bool, scratch: Path) -> Row:
+    """Every kind, several times."""
+    kinds = ["stopped", "endless"] * (5 if full else 1)
+    over: list[float] = []
+    failures: list[str] = []
+    for number, kind in enumerate(kinds):
+        job = Job(
+            scratch / f"{number}", {"wire": "1", "rounds": 3, "quorum": 1, "deadline_s": DEADLINE_S}, NAMES, train_s=0.2
+        )
+        job.folder.mkdir()
+        port = _free_port()
+        nodes = [start(attend, job, client, port) for client in range(2)]
+        slow = replace(job, train_s=3600.0) if kind == "endless" else job
+        nodes.append(start(attend, slow, 2, port))
+        server = start(serve, job, port)
+        try:
+            if kind == "stopped":
+                until(lambda job=job: [e for e in events(job, "round_started") if e["round"] == 2], "round 2")
+                os.kill(nodes[2].pid, signal.SIGSTOP)
+            until(lambda job=job: result(job), "the end of the run")
+        finally:
+            end([*nodes, server])
+        late = [event["round"] for event in events(job, "update_refused") if event["reason"] == "late"]
+        if not late:
+            failures.append(f"{kind}: nobody was late")
+        for when in late:
+            started = next(event for event in events(job, "round_started") if event["round"] == when)
+            finished = next(event for event in events(job, "round_finished") if event["round"] == when)
+            over.append(finished["time"] - started["time"] - DEADLINE_S)
+    held = [each for each in over if each <= 1.0]
+    return Row(
+        "straggler: round ends within deadline + 1 s",
+        len(over),
+        len(held),
+        figures={"latest": f"deadline + {max(over, default=99):.2f} s"},
+        failures=failures,
+        least=10 if full else 2,
+    )
