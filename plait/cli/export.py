@@ -13,7 +13,9 @@ from plait.cli.progress import say, status
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Run directory or PEFT directory.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(help="Run directory, PEFT directory, or a node's state of a run.", show_default=False)
+    ],
     directory: Annotated[Path, typer.Argument(help="New or empty directory to write to.", show_default=False)],
     to: Annotated[str, typer.Option("--to", help="peft, merged, gguf, vllm or ollama.", show_default=False)],
     rank: Annotated[
@@ -23,6 +25,9 @@ def export(
     base: Annotated[str, typer.Option("--base", help="Base, where the adapter does not name one at hand.")] = "",
     served_base: Annotated[
         str, typer.Option("--served-base", help="What vLLM or Ollama calls the base, where that is another name.")
+    ] = "",
+    client: Annotated[
+        str, typer.Option("--client", help="The personal adapter of this client, where the rule gives each its own.")
     ] = "",
     gguf_type: Annotated[str, typer.Option("--gguf-type", help="Numbers in a GGUF file: f32 or f16.")] = "f32",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -35,6 +40,7 @@ def export(
     from plait.errors import ConfigError
     from plait.export import ExportRequest, Float, check_target, open_source
     from plait.export import export as write_export
+    from plait.export.personal import is_node_state, open_node, open_personal
 
     if gguf_type not in list(Float):
         raise ConfigError(
@@ -45,7 +51,12 @@ def export(
     def progress(text: str) -> None:
         say(text, quiet=json_output)
 
-    adapter = open_source(source, base=base, progress=progress)
+    if client:
+        adapter = open_personal(source, client, base=base, progress=progress)
+    elif is_node_state(source):
+        adapter = open_node(source, base=base, progress=progress)
+    else:
+        adapter = open_source(source, base=base, progress=progress)
     request = ExportRequest(
         source=adapter,
         directory=directory.resolve(),

@@ -95,3 +95,31 @@ def test_another_base_is_refused_as_a_peers_fault(plait: Plait, run: Path, tmp_p
     done = plait("export", run, tmp_path / "out", "--to", "merged", "--base", base)
     assert done.code == 3
     assert "which the adapter was trained on" in done.err
+
+
+@pytest.mark.slow
+def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
+    plait: Plait, jsonl: Path, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = plait(
+        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rule", "fedsa",
+        "--learning-rate", "3e-2", "--wire", "fp32", "--dtype", "float32", "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    losses = json.loads(done.out)["held_out_loss_by_client"]
+    loss_of: dict[tuple[str, str], float] = {}
+    for name in losses:
+        written = plait("export", tmp_path / "run", tmp_path / name, "--to", "peft", "--client", name, "--json")
+        assert written.code == 0
+        for other in losses:
+            lines = [line for line in jsonl.read_text().splitlines() if json.loads(line)["author"] == other]
+            (tmp_path / f"{other}.jsonl").write_text("\n".join(lines))
+            ran = plait(
+                "eval", "--adapter", tmp_path / name, "--data", tmp_path / f"{other}.jsonl", "--seq-len", 32,
+                "--dtype", "float32", "--json",
+            )  # fmt: skip
+            loss_of[name, other] = json.loads(ran.out)["adapter"]["loss"]
+    for name in losses:
+        assert loss_of[name, name] == min(loss_of[other, name] for other in losses)
+    ran = plait("export", tmp_path / "run", tmp_path / "no", "--to", "peft", "--client", "adda")
+    assert ran.code == 2
+    assert "client is 'adda', expected one of ada, bob, eve; did you mean 'ada'?" in ran.err

@@ -1,0 +1,158 @@
+"""The adapter of one client where each keeps a side of every pair to itself (FedSA-LoRA): the shared side and its own.
+
+A simulation keeps all of them in its run directory. On real machines each lies in its node's state, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from plait.adapters import AdapterSpec, AdapterState
+from plait.aggregation import RULES, Side, geometry_of
+from plait.config import config_from_table, did_you_mean, read_config_table
+from plait.errors import BaseMismatchError, ConfigError, MachineError, PlaitError
+from plait.export.source import Source, open_source
+from plait.rounds.ledger import read_events
+from plait.rounds.past import Past
+from plait.rounds.run_directory import RunDirectory
+from plait.training.bases import Progress, locate_base
+
+_RUN_ID_BYTES = 16
+
+
+def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:
+    """The adapter of one client of a simulated run.
+
+    Args:
+        run: the run directory.
+        client: its name.
+        base: as for `open_source`.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: the run's rule keeps nothing at clients, or it has no such client, or not its side.
+        PeerError: what is kept is not sound.
+    """
+    directory = RunDirectory.find(run)
+    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    rule = RULES.get(settings.rule)
+    if rule is None or rule.personal is None:
+        having = ", ".join(name for name, other in RULES.items() if other.personal)
+        raise ConfigError(
+            f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} for "
+            "--client; nearest: leave out --client"
+        )
+    names = [
+        str(card["client"])
+        for event in read_events(directory.ledger)
+        if event["event"] == "clients_described"
+        for card in event["clients"]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable, reportUnknownVariableType]
+    ]
+    if client not in names:
+        raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
+    own = _read(directory.client_memory(client) / "own")
+    if own is None:
+        raise ConfigError(
+            f"'{run}' has no side of '{client}': it has not trained yet, or keeps its side on its own "
+            "machine (there: plait export STATE/RUN/NAME --base BASE)"
+        )
+    source = open_source(run, base=base, progress=progress)
+    state = with_own_side(source.spec, source.state, _newest(own), Side(rule.personal))
+    return replace(source, name=f"{source.name}-personal", state=state, card=None, facts={})
+
+
+def is_node_state(path: Path) -> bool:
+    """Whether a node keeps what belongs to one run here."""
+    return (path / "spec").is_file() and (path / "adapter").is_file()
+
+
+def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> Source:
+    """The adapter that a node holds, with its own side where it has one.
+
+    Args:
+        path: the node's state of one run.
+        base: the base that the run is on.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: no base is given, or the adapter does not fit it.
+        PeerError: what is kept is not sound.
+    """
+    # Brings torch along.
+    from plait.training.blueprint import design_from_spec, parse_spec, read_base_config
+
+    if not base:
+        raise ConfigError(f"'{path}' is a node's state, which names no base, expected --base NAME or DIRECTORY")
+    located = locate_base(base, progress=progress)
+    text, flat = _read(path / "spec") or b"", _read(path / "adapter") or b""
+    request = parse_spec(text.decode(errors="replace"))
+    config = read_base_config(located.directory, request.task, request.labels)
+    spec = design_from_spec(config, request, weights=located.directory).spec
+    if len(flat) != 4 * spec.layout.size:
+        raise BaseMismatchError(
+            f"adapter in '{path}' has {len(flat) // 4} values, base '{base}' makes one of {spec.layout.size}: "
+            "give the base of the run"
+        )
+    state = AdapterState(spec.layout, np.frombuffer(flat, "<f4").astype(np.float32))
+    own = _read(path / "own")
+    if own is not None:
+        values = _newest(own)
+        sides = [side for side in (Side.B, Side.A) if geometry_of(spec).side_size(side) * 4 == len(values)]
+        if sides:
+            state = with_own_side(spec, state, values, sides[0])
+    return Source(
+        name=f"{path.name}-personal",
+        spec=spec,
+        state=state,
+        base=located.reference,
+        card=None,
+        facts={},
+        digest=state.digest().hex(),
+    )
+
+
+def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side) -> AdapterState:
+    """The shared adapter with a client's own side in it.
+
+    Where the published adapter has more columns than clients train (it stands on frozen adapters), the client's are the
+    first ones.
+
+    Args:
+        spec: of the shared adapter.
+        state: its values.
+        own: float32 values of the side, pair by pair.
+        side: which one.
+
+    Raises:
+        PlaitError: they are of another adapter.
+    """
+    geometry = geometry_of(spec)
+    widths = [pair.d_out if side is Side.B else pair.d_in for pair in geometry.pairs]
+    rank, rest = divmod(len(own) // 4, sum(widths) or 1)
+    if rest or not rank or any(pair.rank < rank for pair in geometry.pairs):
+        raise PlaitError(f"the client's own side has {len(own) // 4} values, expected a rank times {sum(widths)}")
+    flat, values, at = state.flat.copy(), np.frombuffer(own, "<f4"), 0
+    for pair, width in zip(geometry.pairs, widths, strict=True):
+        part = values[at : at + rank * width]
+        if side is Side.B:
+            pair.b_of(flat)[:, :rank] = part.reshape(width, rank)
+        else:
+            pair.a_of(flat)[:rank] = part.reshape(rank, width)
+        at += rank * width
+    return AdapterState(state.layout, flat)
+
+
+def _newest(own: bytes) -> bytes:
+    return Past.from_bytes(own, own[:_RUN_ID_BYTES]).after
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error

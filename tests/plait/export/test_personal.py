@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
+from plait.errors import ConfigError, PlaitError
+from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
+from plait.rounds.own_side import own_bytes, with_own
+from plait.rounds.past import Past
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import AdapterRequest
+from plait.training.published import with_base
+
+
+@pytest.fixture
+def spec() -> AdapterSpec:
+    shapes: dict[str, list[int]] = {}
+    for module, (d_out, d_in) in {"q": (7, 5), "v": (4, 6)}.items():
+        shapes[f"base_model.model.{module}.lora_A.weight"] = [2, d_in]
+        shapes[f"base_model.model.{module}.lora_B.weight"] = [d_out, 2]
+    return AdapterSpec("lora", {"r": 2, "lora_alpha": 6}, Task.CAUSAL_LM, (), Layout.of(shapes), 0)
+
+
+def drawn(spec: AdapterSpec, seed: int) -> AdapterState:
+    values = np.random.default_rng(seed).normal(size=spec.layout.size)
+    return AdapterState(spec.layout, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_what_is_exported_is_what_the_client_evaluates(spec: AdapterSpec, side: Side) -> None:
+    shared, geometry = drawn(spec, 0), geometry_of(spec)
+    own = own_bytes(drawn(spec, 1), geometry, side)
+    assert with_own_side(spec, shared, own, side).digest() == with_own(shared, own, geometry, side).digest()
+
+
+def test_over_frozen_adapters_the_clients_own_columns_are_the_first(spec: AdapterSpec) -> None:
+    shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
+    generator = np.random.default_rng(2)
+    beneath = {pair.module: LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
+               for pair in geometry.pairs}  # fmt: skip
+    wider, published = with_base(spec, shared, geometry, BaseDelta(beneath))
+    mixed = with_own_side(wider, published, own_bytes(theirs, geometry, Side.B), Side.B)
+    for before, after in zip(geometry.pairs, geometry_of(wider).pairs, strict=True):
+        factors = beneath[before.module]
+        expected = before.scale * before.b_of(theirs.flat) @ before.a_of(shared.flat) + factors.b @ factors.a
+        np.testing.assert_allclose(after.scale * after.b_of(mixed.flat) @ after.a_of(mixed.flat), expected, atol=1e-4)
+
+
+def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
+    with pytest.raises(PlaitError, match="own side has 3 values, expected a rank times 11"):
+        with_own_side(spec, drawn(spec, 0), bytes(12), Side.B)
+
+
+def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_path: Path) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
+    shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
+    own = own_bytes(theirs, geometry, Side.B)
+    (tmp_path / "spec").write_text(spec.text)
+    (tmp_path / "adapter").write_bytes(shared.flat.tobytes())
+    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own).to_bytes())
+    assert is_node_state(tmp_path)
+    source = open_node(tmp_path, base="tiny")
+    assert source.spec.digest == spec.digest
+    assert source.state.digest() == with_own(shared, own, geometry, Side.B).digest()
+    with pytest.raises(ConfigError, match="names no base, expected --base"):
+        open_node(tmp_path, base="")
+
+
+def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    by_plait("adapter")
+    (tmp_path / "config.toml").write_text('rule = "fedavg"\n')
+    (tmp_path / "ledger.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"gives all clients the same adapter, expected fedsa .*leave out --client"):
+        open_personal(tmp_path, "ann")
