@@ -61,7 +61,7 @@ class GrpcGrid(Grid):
         max_unproven: so many may be enrolling at a time.
         handshake_s: a node must prove its key within so many seconds.
         transfers_at_once: so many uploads, and as many downloads, are under way at a time while others wait; each
-            upload takes about 2 MB of memory, each download half a megabyte.
+            upload takes about 3 MB of memory, each download 2 MB.
         metrics_listen: host and port of the Prometheus page; None for none.
         summary: what the run says of itself, for the status; called from other threads.
 

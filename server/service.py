@@ -17,6 +17,7 @@ import grpc.aio
 
 from plait.errors import MachineError, PlaitError
 from plait.transport.framing import Data, pack_chunk, unpack_part
+from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.desk import Desk
@@ -26,8 +27,6 @@ from server.revocation import Revocation
 from server.sessions import Session
 from server.status import RunSummary, status_json
 from server.uploads import UploadRefused, Uploads, data_of
-
-_DOWNLOAD_CHUNK_BYTES = 1 << 18
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
@@ -123,10 +122,10 @@ class FederationService:
         view = memoryview(body)
         try:
             async with self._downloads:
-                for start in range(request.offset, len(view), _DOWNLOAD_CHUNK_BYTES):
+                for start in range(request.offset, len(view), CHUNK_BYTES):
                     if not session.is_open:
                         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
-                    chunk = view[start : start + _DOWNLOAD_CHUNK_BYTES]
+                    chunk = view[start : start + CHUNK_BYTES]
                     async with asyncio.timeout(self._stall_s):
                         await context.write(pack_chunk(chunk))
                     session.node.downlink_bytes += len(chunk)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import grpc
 
-from plait.transport.protocol import MAX_MESSAGE_BYTES
+from plait.transport.protocol import CHUNK_BYTES, MAX_MESSAGE_BYTES
 from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.names import is_loopback
 
@@ -22,6 +22,8 @@ _BOTH_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # HTTP/2's own 16 KiB would cut every chunk into 64 frames; how much a peer may have under way, windows bound.
+    ("grpc.http2.max_frame_size", CHUNK_BYTES),
     ("grpc.max_metadata_size", 8192),
     ("grpc.absolute_max_metadata_size", 16384),
 )

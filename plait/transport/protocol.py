@@ -11,10 +11,11 @@ PROTOCOL_VERSION = 1
 """What `Hello.protocol` must be."""
 
 CHUNK_BYTES = 1 << 20
-"""The most data in one message of a body or an answer."""
+"""How much of a body or an answer travels in one message, and the most that may.
 
-PART_BYTES = 1 << 18
-"""How much of an answer a node sends in one message: the server holds several of them for each upload in progress."""
+A message costs the server's event loop about 0.2 ms, whatever its size; both ends hold up to three for each transfer in
+progress.
+"""
 
 HEAD_BYTES = 65536
 """The most that `Work.head` holds; also the largest message that the server takes before a node proved its key."""
