@@ -89,7 +89,7 @@ def main() -> None:
     try:
         app()
     except PlaitError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_harmless(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -98,6 +98,15 @@ def main() -> None:
         # The reader of a pipe has gone (`plait report RUN | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        # A path that no system takes, say; whatever reads and writes says its own errors in plait's words.
+        sys.stderr.write(f"error: {_harmless(str(error))}\n")
+        sys.exit(1)
+
+
+def _harmless(text: str) -> str:
+    """An error as a terminal may have it: a path or a name in it may hold escape sequences."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, check_finite, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
 from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
@@ -170,9 +171,15 @@ class Participant:
         self._max_task_bytes = max_task_bytes
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do what one task asks; whatever is wrong with it becomes a refusal with a reason code."""
+        """Do what one task asks; whatever is wrong with it becomes a refusal with a reason code.
+
+        Raises:
+            Abandoned: nobody waits for it any more.
+        """
         try:
             return encode_reply(self._work(task_bytes))
+        except Abandoned:
+            raise
         except PlaitError as error:
             return encode_reply(Refusal(self._name, _reason(error), str(error)))
 
@@ -265,7 +272,7 @@ class Participant:
         for side in BOTH_SIDES - set(map(Side, settings.trained)):
             due = without(due, geometry, side)
         encoded = encode_delta(due, codec)
-        left = debt.paid(encoded.delta)
+        left = debt.paid(encoded.delta, encoded.encoding.distortion)
         self._memory.save("residual", past.settled(settings.round, left.to_bytes()).to_bytes())
         return encoded
 

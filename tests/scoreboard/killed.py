@@ -7,12 +7,10 @@ line of the ledger. Once it is killed the same command goes on with what is on d
 from __future__ import annotations
 
 import socket
-import threading
 import time
-from io import StringIO
 from pathlib import Path
 
-from scoreboard.processes import Job, end, events, node_of, result, serve, simulate, start
+from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
 from scoreboard.row import Row
 
 POINTS = 20
@@ -67,10 +65,7 @@ def _once(job: Job, over_grpc: bool, fuse_at: int, seconds: list[float]) -> dict
     """A run whose server is killed at a step and started again, to its end."""
     job.folder.mkdir(parents=True)
     port = _free_port()
-    nodes = [node_of(job, number, port, StringIO()) for number in range(len(TWO))] if over_grpc else []
-    threads = [threading.Thread(target=node.run, daemon=True) for node in nodes]
-    for thread in threads:
-        thread.start()
+    nodes = [start(attend, job, number, port) for number in range(len(TWO))] if over_grpc else []
     kills = 0
     while (found := result(job)) is None:
         started = time.time()
@@ -85,8 +80,10 @@ def _once(job: Job, over_grpc: bool, fuse_at: int, seconds: list[float]) -> dict
             kills += 1
         elif process.exitcode:
             raise RuntimeError(f"the server ended with {process.exitcode}")
-    for thread in threads:
-        thread.join(20)
+    for node in nodes:
+        node.join(20)
+    if any(node.exitcode for node in nodes):
+        raise RuntimeError("a node did not end in good order")
     if kills:
         seconds.append(next(event["time"] for event in events(job, "resumed")) - started)
     return {**found, "killed": kills}

@@ -1,31 +1,27 @@
 """Eight faults of the network, each during enrolment, on the idle task stream, in a download and in an upload.
 
-A server in a process of its own, two nodes with plait's own connection, downloads and uploads; one of them goes through
-`bad_network.Proxy`. Nothing is lost, nothing is counted twice, and the adapter has the bits of the undisturbed run. A
-duplicated connection is two things at once: its bytes are played back to the server, which TLS refuses, and a second
-node with the same kit connects, which takes the first one's place.
+A server and two nodes in processes of their own, with plait's own connection, downloads and uploads; one of them goes
+through `bad_network.Proxy`. Nothing is lost, nothing is counted twice, and the adapter has the bits of the undisturbed
+run. A duplicated connection is two things at once: its bytes are played back to the server, which TLS refuses, and a
+second node with the same kit connects, which takes the first one's place.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import StringIO
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from scoreboard.bad_network import Fault, Proxy
 from scoreboard.killed import _free_port
-from scoreboard.processes import Job, end, events, node_of, result, serve, start, until
+from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 
-from client.node import Node
-from plait.errors import PeerError
 from plait.trust import provision
 
 NAMES = ("alice", "bob")
@@ -98,14 +94,10 @@ def _federate(folder: Path, kits: Path | None, fault: Fault | None, moment: str)
     job.folder.mkdir()
     port = _free_port()
     server = start(serve, job, port)
-    screen = StringIO()
-    nodes: list[Node] = []
-    threads: list[threading.Thread] = []
+    nodes: list[BaseProcess] = []
 
     def join(number: int, through: int) -> None:
-        nodes.append(node_of(job, number, through, screen if number else StringIO()))
-        threads.append(threading.Thread(target=_work, args=(nodes[-1],), daemon=True))
-        threads[-1].start()
+        nodes.append(start(attend, job, number, through))
 
     proxy = Proxy(port, fault, _moment(job, moment)) if fault else None
     if proxy and fault is Fault.DUPLICATE:
@@ -114,23 +106,14 @@ def _federate(folder: Path, kits: Path | None, fault: Fault | None, moment: str)
     join(1, proxy.port if proxy else port)
     try:
         until(lambda: result(job) or not server.is_alive(), "the end of the run", patience_s=180)
-        for thread in threads:
-            thread.join(60)
     except TimeoutError as error:
-        return None, f"{error}: {screen.getvalue()[-300:]}", proxy.fired if proxy else 0
+        return None, str(error), proxy.fired if proxy else 0
     finally:
-        for node in nodes:
-            node.stop(by_system=True)
-        end([server])
+        end([*nodes, server])
         if proxy:
             proxy.close()
     found = result(job)
     return found and found["said"], _story(job) if found else "the server ended", proxy.fired if proxy else 0
-
-
-def _work(node: Node) -> None:
-    with suppress(PeerError):  # another has taken its place
-        node.run()
 
 
 def _moment(job: Job, moment: str) -> Callable[[int, int], bool]:
@@ -155,7 +138,8 @@ def _story(job: Job) -> str:
     """What is wrong with the ledger; empty where every update and every loss is there once."""
     received = sorted((event["round"], event["client"]) for event in events(job, "update_received"))
     if received != [(number, name) for number in (1, 2, 3) for name in NAMES]:
-        return f"the updates {received} were counted"
+        refused = [(event["round"], event["client"], event["reason"]) for event in events(job, "update_refused")]
+        return f"the updates {received} were counted, {refused} refused"
     losses = [(event["round"], sorted(event["by_client"])) for event in events(job, "evaluated")]
     if losses != [(number, sorted(NAMES)) for number in range(4)]:
         return f"the losses {losses} were counted"

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from multiprocessing.process import BaseProcess
@@ -30,6 +31,7 @@ from client.state_directory import memory_folder
 from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
+from plait.errors import PeerError
 from plait.rounds.ledger import Event, read_events
 from plait.rounds.participant import Participant, Trained
 from plait.simulation.blob import from_message, to_content
@@ -209,11 +211,11 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
 
 def attend(job: Job, number: int, port: int) -> None:
     """The node of a client, until the run is over."""
-    node_of(job, number, port, StringIO()).run()
+    with suppress(PeerError):  # another node with its kit has taken its place
+        _node(job, number, port).run()
 
 
-def node_of(job: Job, number: int, port: int, screen) -> Node:
-    """A node with plait's own connection, worker, uploads and downloads; its model is one of numbers."""
+def _node(job: Job, number: int, port: int) -> Node:
     name = job.names[number]
     kit = ClientKit.load(job.kits / "clients" / name) if job.kits else None
     settings = NodeSettings(
@@ -236,7 +238,7 @@ def node_of(job: Job, number: int, port: int, screen) -> Node:
         return AppWorkplace(app, run, run_config={}, node_config=settings.node_config, capacity=capacity)
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
-    return Node(settings, open_workplace, Journal(Style.JSON, screen), timing=timing)
+    return Node(settings, open_workplace, Journal(Style.QUIET, StringIO()), timing=timing)
 
 
 def result(job: Job) -> dict[str, object] | None:

@@ -35,6 +35,7 @@ ROWS = {
     "network": "network faults, each at each moment",
     "straggler": "straggler",
     "door": "unauthenticated: memory, unknown keys",
+    "names": "hostile names",
     "fuzz": "fuzz iterations, uncaught errors",
     "soak": "soak",
 }

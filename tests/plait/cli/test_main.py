@@ -97,3 +97,11 @@ def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> N
     assert summary["full_model_bytes"] == estimate["full_model_bytes"]
     assert summary["uplink_bytes"] == pytest.approx(estimate["uplink_bytes"], rel=0.02)
     assert summary["downlink_bytes"] == pytest.approx(estimate["downlink_bytes"], rel=0.03)
+
+
+@pytest.mark.parametrize("path", ["\x1b[2Jrun", "\x9b31mrun", "\u202enur", "x" * 300])
+def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, path) -> None:
+    ran = plait("report", tmp_path / path)
+    assert ran.code in (1, 2)
+    assert ran.err.startswith("error: ")
+    assert ran.err[:-1].isprintable()

@@ -3,6 +3,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
 from plait.errors import ConfigError, DataError, MachineError
 from plait.rounds.broadcasts import Broadcasts, follow
@@ -244,3 +245,14 @@ def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start
     refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
     assert refusal.reason is RefusalReason.FAILED
     assert "training diverged: tensor 'layer.lora_A.weight' holds NaN or infinity" in refusal.detail
+
+
+def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):
+    class Stopped(type(model)):
+        def train(self, *given):
+            raise Abandoned("the work was abandoned")
+
+    participant = Participant("bob", Stopped(2.0, 7), memory)
+    task = TrainTask(server.settings, server.broadcast(start, b""))
+    with pytest.raises(Abandoned):
+        participant.answer(b"".join(encode_task(task)))
