@@ -24,7 +24,7 @@ from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
 from plait.export.base_fit import check_fit, module_name
 from plait.export.card import HERE, CardStyle, export_card
-from plait.export.plain_lora import lora_fault
+from plait.export.plain_lora import INPUT_METHODS, lora_fault
 from plait.export.request import Command, ExportRequest, Writer, Written
 from plait.export.source import Source, locate_weights
 from plait.files import write_atomically
@@ -41,9 +41,6 @@ _OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
 _NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # Rows of a weight at a time: 64 MB of float32 for the widest layers there are.
 _BLOCK_ELEMENTS = 1 << 24
-_INPUT_METHODS = frozenset(
-    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT"}
-)
 
 
 def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
@@ -57,7 +54,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
     source = request.source
     if request.rank is not None:
         raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")
-    if source.peft_type in _INPUT_METHODS:
+    if source.peft_type in INPUT_METHODS:
         raise ConfigError(
             f"adapter '{source.name}' is made by {source.spec.method}, which adds to the input and not to weights: "
             "export --to peft"

@@ -14,6 +14,10 @@ from plait.export.source import Source
 
 # The other initialisations of PEFT take a part of the base's weights into the adapter, so they fit a moved base only.
 _SOUND_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga", "true", "false"})
+# They add to the input and change no weight, so nothing but PEFT applies them.
+INPUT_METHODS = frozenset(
+    {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT"}
+)
 _FEATURES = {
     "use_dora": "is DoRA, which has magnitudes beside the factors",
     "lora_bias": "trains biases of the factors (lora_bias)",
@@ -39,6 +43,8 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
     """
     head = "has a classification head" if source.spec.task is Task.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)
+    if source.peft_type in INPUT_METHODS:
+        instead = "export --to peft, or train with --method lora"
     if fault is not None:
         raise ConfigError(f"adapter '{source.name}' {fault}, {use} takes plain LoRA of a language model: {instead}")
     return geometry_of(source.spec)

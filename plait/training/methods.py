@@ -242,7 +242,7 @@ _ALL: tuple[Method, ...] = (
         "vera", "VeRA (arXiv 2310.11454)", PeftType.VERA, _vera,
         "the two vectors of scales, each by itself; inexact, for they are multiplied",
         "A and B: random, from a seed", Subject.TENSORS, frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
-        learning_rate=1e-2,
+        learning_rate=3e-2,
     ),
     Method(
         "ia3", "IA3 (arXiv 2205.05638)", PeftType.IA3, _ia3,

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from plait.adapters import Task, save_peft_directory
+from plait.aggregation import Subject
 from plait.errors import ConfigError, MachineError
 from plait.export import TARGETS, ExportRequest, check_target, export, open_source
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import METHODS, AdapterRequest
+from plait.training.prompts import servable
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -42,3 +49,28 @@ def test_a_place_that_cannot_be_made_is_the_machines_fault(by_plait: Callable[..
     (tmp_path / "file").write_text("x")
     with pytest.raises(MachineError, match="cannot"):
         export("peft", ExportRequest(open_source(by_plait()), tmp_path / "file" / "below" / "out"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_where_it_can_and_is_told_where_else_it_goes(
+    method: str, tiny: LocatedBase, tmp_path: Path
+) -> None:
+    """What a refusal names as the nearest is not refused in turn."""
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    request = AdapterRequest(method=method, rank=2, virtual_tokens=2)
+    made = design(config, request, task=Task.CAUSAL_LM, seed=0, weights=tiny.directory)
+    spec, state = servable(made.spec, made.initial)
+    save_peft_directory(tmp_path / "adapter", spec=spec, state=state, base=tiny.reference, card="")
+    source = open_source(tmp_path / "adapter")
+    nearest: set[str] = set()
+    for target, prepare in TARGETS.items():
+        try:
+            prepare(ExportRequest(source, tmp_path / target), lambda _: None)
+        except ConfigError as refusal:
+            nearest.update(re.findall(r"--to (\w+)", str(refusal)))
+    if METHODS[method].subject is Subject.FACTORS and method != "dora":
+        assert not nearest
+    else:
+        assert nearest <= {"merged", "peft"}
+    for target in nearest:
+        TARGETS[target](ExportRequest(source, tmp_path / target), lambda _: None)
