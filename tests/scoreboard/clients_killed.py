@@ -38,7 +38,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         until(lambda: [e for e in events(job, "round_finished") if e["round"] == 2], "the end of round 2")
         back = [start(attend, job, number, port) for number in range(0, count, 2)]
         nodes += back
-        until(lambda: result(job), "the end of the run", patience_s=180)
+        until(lambda: result(job), "the end of the run")
     finally:
         end([*nodes, server])
     finished = events(job, "round_finished")

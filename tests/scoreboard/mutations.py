@@ -1,2 +1,344 @@
-def take_out_named():
-    pass
+"""What each row rests on, taken out one at a time: the row must fail then, else it proves nothing.
+
+    python tests/scoreboard/mutations.py              all of them, in their rows' quick form
+    python tests/scoreboard/mutations.py killed,door  those of some rows
+
+A mutation changes plait inside the row's own processes only (`take_out_named`); nothing on disk is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+NAMED = "PLAIT_SCOREBOARD_WITHOUT"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A defence that can be taken out.
+
+    Attributes:
+        row: the row that must fail then.
+        what: what is missing.
+        take_out: does it.
+    """
+
+    row: str
+    what: str
+    take_out: Callable[[], None]
+
+
+def module(name: str):
+    """Imported late, so that nothing is loaded where nothing is taken out."""
+    return importlib.import_module(name)
+
+
+def put(place: str, value: object) -> None:
+    """Replace ``module:name`` or ``module:Class.name``."""
+    where, _, name = place.partition(":")
+    target = module(where)
+    *path, last = name.split(".")
+    for part in path:
+        target = getattr(target, part)
+    setattr(target, last, value)
+
+
+def lenient(*fields: str) -> Callable[[], None]:
+    """Take what an update says of itself in these fields for what was expected."""
+
+    def take_out() -> None:
+        from dataclasses import replace
+
+        validate, coordinator = module("plait.rounds.validate"), module("plait.rounds.coordinator")
+        strict = validate.open_update
+
+        def open_update(data, expected):
+            from plait.errors import PeerError
+
+            try:
+                header = validate.read_header(data, max_bytes=len(data))
+            except PeerError:
+                return strict(data, expected)
+            said = {"public_key": b"", "examples": header.examples}
+            said |= {field: getattr(header, field, None) for field in fields if field not in said}
+            return strict(data, replace(expected, **{field: said[field] for field in fields}))
+
+        coordinator.open_update = open_update
+
+    return take_out
+
+
+def nothing(*places: str, result: object = None) -> Callable[[], None]:
+    """Functions that do nothing and give this."""
+
+    def take_out() -> None:
+        for place in places:
+            put(place, lambda *given, **named: result)
+
+    return take_out
+
+
+def same(*places: str) -> Callable[[], None]:
+    """Functions that give back what they are given first."""
+
+    def take_out() -> None:
+        for place in places:
+            put(place, lambda given, *more, **named: given)
+
+    return take_out
+
+
+def _memory_in_ram() -> None:
+    kept: dict[tuple[str, str], bytes] = {}
+    put("client.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self._folder), key)))
+    put(
+        "client.disk_memory:DiskMemory.save",
+        lambda self, key, data: kept.__setitem__((str(self._folder), key), data),
+    )
+
+
+def _no_optimizer_memory() -> None:
+    checkpoint = module("plait.rounds.checkpoint")
+    files = checkpoint._files
+    checkpoint._files = lambda *given: {k: v for k, v in files(*given).items() if k != "optimizer.safetensors"}
+
+
+def _forgets_what_was_recorded() -> None:
+    from dataclasses import replace
+
+    coordinator = module("plait.rounds.coordinator")
+    of = coordinator._Recorded.of
+    coordinator._Recorded.of = lambda events: replace(of(events), received=frozenset())
+
+
+def _no_deadline() -> None:
+    asking = module("plait.rounds.asking")
+    next_answer = asking.Asking.next_answer
+    asking.Asking.next_answer = lambda self, deadline: next_answer(self, None)
+
+
+def _without_options(*names: str) -> Callable[[], None]:
+    def take_out() -> None:
+        for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS"):
+            options = getattr(module("plait.transport.credentials"), which)
+            left = tuple(option for option in options if option[0] not in names)
+            for place in ("plait.transport.credentials", "plait.transport"):
+                put(f"{place}:{which}", left)
+
+    return take_out
+
+
+def _half_open_cell() -> None:
+    from scoreboard.bad_network import Fault
+
+    _without_options("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms")()
+    put("scoreboard.network:QUICK", {(Fault.HALF_OPEN, "task stream")})
+
+
+def _one_attempt() -> None:
+    connection = module("client.connection")
+    attend = connection.Connection._attend
+
+    def once(self):
+        attend(self)
+
+    connection.Connection._attend = once
+
+
+def _uploads_give_up() -> None:
+    import grpc
+
+    put("client.uploads:_FINAL", frozenset(grpc.StatusCode))
+
+
+def _downloads_give_up() -> None:
+    downloads = module("client.downloads")
+
+    def receive(self, effort, received):
+        from plait.errors import PeerError
+
+        genuine(self, effort, received)
+        if received.size != effort.task.body_bytes:
+            raise PeerError("the download broke off")
+
+    import grpc
+
+    genuine_call = downloads.Downloads._receive
+
+    def genuine(self, effort, received):
+        try:
+            genuine_call(self, effort, received)
+        except grpc.RpcError as error:
+            raise module("plait.errors").PeerError("the download broke off") from error
+
+    downloads.Downloads._receive = receive
+
+
+def _files_stay_open() -> None:
+    put("plait.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
+    put("plait.rounds.ledger:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
+
+
+def _raw_varint() -> None:
+    def read_varint(view, position):
+        value = shift = 0
+        while view[position] > 0x7F:
+            value |= (view[position] & 0x7F) << shift
+            position, shift = position + 1, shift + 7
+        return value | view[position] << shift, position + 1
+
+    put("plait.wire.frame:_read_varint", read_varint)
+
+
+def _raw_log() -> None:
+    put("server.log:shown", str)
+
+
+def _any_client_name() -> None:
+    for place in ("plait.trust.names", "plait.trust.provision", "server.enrolment", "plait.trust.kit"):
+        put(f"{place}:check_client_name", lambda name: name)
+    put("plait.trust.names:_CLIENT", SimpleNamespace(fullmatch=lambda name: True))
+
+
+def _raw_file_names() -> None:
+    put("plait.rounds.run_directory:_file_name", lambda client: f"{client}.envelope")
+
+
+def _finite() -> None:
+    import numpy as np
+
+    class Careless:
+        """NumPy, to which all is finite."""
+
+        def __getattr__(self, name: str):
+            return (lambda values: np.ones(np.shape(values), bool)) if name == "isfinite" else getattr(np, name)
+
+    for place in ("plait.wire.codecs.fp32", "plait.adapters.state"):
+        put(f"{place}:np", Careless())
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "finite": Mutation("malformed", "NaN and infinity are not looked for", _finite),
+    "figures": Mutation("malformed", "metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
+    "overflow": Mutation("malformed", "elements may be of any size", nothing("plait.rounds.validate:_check_size")),
+    "examples": Mutation("malformed", "an update may count any number of examples", lenient("examples")),
+    "own-signature": Mutation(
+        "malformed", "signatures are not checked", nothing("plait.rounds.validate:_check_signature")
+    ),
+    "norm": Mutation(
+        "malformed",
+        "no norm is bounded",
+        nothing("plait.rounds.folding:beyond"),
+    ),
+    "card": Mutation(
+        "malformed",
+        "a client may describe another base and adapter",
+        lambda: put("plait.rounds.roster:Roster._take_in", _takes_all),
+    ),
+    "signature": Mutation("forged", "signatures are not checked", nothing("plait.rounds.validate:_check_signature")),
+    "base": Mutation("forged", "an update may be of any base", lenient("base_fingerprint")),
+    "round": Mutation("forged", "an update may be of any round", lenient("round")),
+    "client": Mutation("forged", "an update may be of any client, by any key", lenient("client", "public_key")),
+    "session": Mutation(
+        "forged",
+        "any session may answer any node's task",
+        lambda: put("server.assignments:Assignments.find", _finds_anybodys),
+    ),
+    "residual": Mutation("killed", "clients keep what they owe in memory alone", _memory_in_ram),
+    "optimizer-memory": Mutation("killed", "checkpoints lack the server optimizer's memory", _no_optimizer_memory),
+    "recorded": Mutation("killed", "a resumed run forgets which updates it has told of", _forgets_what_was_recorded),
+    "absent": Mutation(
+        "clients_killed",
+        "the tasks of nodes that are gone are not given up",
+        nothing("server.desk:Desk.give_up_absent", result=()),
+    ),
+    "reconnect": Mutation("network", "a node connects once", _one_attempt),
+    "upload-again": Mutation("network", "an upload that breaks is given up", _uploads_give_up),
+    "download-again": Mutation("network", "a download that breaks is given up", _downloads_give_up),
+    "keepalive": Mutation("network", "a connection that is half-open is not noticed", _half_open_cell),
+    "deadline": Mutation("straggler", "rounds have no deadline", _no_deadline),
+    "streams": Mutation(
+        "door",
+        "a connection may have any number of calls",
+        _without_options("grpc.max_concurrent_streams", "grpc.http2.bdp_probe"),
+    ),
+    "register": Mutation(
+        "door",
+        "any key is taken for a registered one",
+        lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
+    ),
+    "page": Mutation("names", "names go into pages as they are", same("plait.report.markup:_escape")),
+    "terminal": Mutation(
+        "names",
+        "names go onto terminals as they are",
+        same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
+    ),
+    "log": Mutation("names", "names go into the server's log as they are", _raw_log),
+    "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:_harmless")),
+    "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
+    "client-names": Mutation("names", "a kit may have any name", _any_client_name),
+    "varint": Mutation("fuzz", "lengths are read without looking where the bytes end", _raw_varint),
+    "history": Mutation(
+        "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)
+    ),
+    "files": Mutation("soak", "directories stay open", _files_stay_open),
+    "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
+}
+
+
+def _takes_all(self, node, card, track) -> None:
+    identity = self._channel.identity(node)
+    self.nodes[card.client], self.cards[card.client] = node, card
+    self.keys[card.client] = identity.public_key if identity else b""
+    self.tracks[card.client] = track
+
+
+def _finds_anybodys(self, node, task_id):
+    standing = module("server.assignments").Standing
+    for of_node in self._by_node.values():
+        if task_id in of_node:
+            found = of_node[task_id]
+            return (standing.OPEN if found.answered is None else standing.ANSWERED), found
+    return standing.UNKNOWN, None
+
+
+def take_out_named() -> None:
+    """Take out what the environment names, if anything."""
+    name = os.environ.get(NAMED)
+    if name:
+        MUTATIONS[name].take_out()
+
+
+def main() -> int:
+    """Run each row without each of its defences; the exit code is 0 if all fail."""
+    wanted = sys.argv[1].split(",") if len(sys.argv) > 1 else []
+    run = Path(__file__).with_name("run.py")
+    print("| Without | Row | Says | Fails |\n|---|---|---|---|")
+    survived = 0
+    for name, mutation in MUTATIONS.items():
+        if wanted and mutation.row not in wanted and name not in wanted:
+            continue
+        started = time.monotonic()
+        command = [sys.executable, str(run), "--quick", "--rows", mutation.row, "--without", name]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        line = next((each for each in done.stdout.splitlines() if each.startswith("{")), "{}")
+        said = json.loads(line)
+        failed = done.returncode == 1 and said.get("ok") is False
+        survived += not failed
+        why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]
+        print(f"| {mutation.what} (`{name}`) | {mutation.row} | {why} | {'yes' if failed else 'NO'} |", flush=True)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,6 +40,8 @@ from server.grid_channel import GridChannel
 from server.grpc_grid import GrpcGrid
 
 RUN_ID = 7
+# Where a defence is taken out, what is waited for will not happen.
+PATIENCE_S = 20.0 if os.environ.get("PLAIT_SCOREBOARD_WITHOUT") else 90.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["scoreboard.processes", "scoreboard.mutations"])
 
@@ -255,7 +257,7 @@ def events(job: Job, *kinds: str) -> list[Event]:
     return [event for event in read_events(path) if event["event"] in kinds]
 
 
-def until(condition: Callable[[], object], what: str, *, patience_s: float = 90.0) -> None:
+def until(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:
     """Wait for what another process does.
 
     Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scoreboard.small_federation import FakeModel, no_waiting_for_the_disk, of_n
 ROUNDS = 10_000
 WARM = 0.2  # of the rounds, in which pools and caches fill
 MOST_BYTES_A_ROUND = 100.0
+MOST_BLOCKS_A_ROUND = 1.0  # of Python's own allocator: what is small and exact
 MOST_FILES_A_ROUND = 1e-4
 
 
@@ -27,7 +29,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         scratch / "run", {"alice": FakeModel(1.0, 3), "bob": FakeModel(4.0, 7)}, wire="1", rounds=rounds,
         eval_every=rounds // 4,
     )  # fmt: skip
-    seen: list[tuple[int, int, int]] = []
+    seen: list[tuple[int, int, int, int]] = []
 
     class Looking(list):
         """Takes the place of the list of published states, which would itself grow."""
@@ -36,19 +38,23 @@ def run(*, full: bool, scratch: Path) -> Row:
             federation.channel.asked.clear()
             if state.round % (rounds // 100) == 0:
                 gc.collect()
-                seen.append((state.round, _rss_bytes(), len(list(Path("/proc/self/fd").iterdir()))))
+                files = len(list(Path("/proc/self/fd").iterdir()))
+                seen.append((state.round, _rss_bytes(), files, sys.getallocatedblocks()))
 
     federation.published = Looking()
     state = federation.run()
-    numbers, memory, files = (np.array(column, float) for column in zip(*seen, strict=True))
+    numbers, memory, files, blocks = (np.array(column, float) for column in zip(*seen, strict=True))
     warm = numbers > WARM * rounds
     bytes_a_round = float(np.polyfit(numbers[warm], memory[warm], 1)[0])
     files_a_round = float(np.polyfit(numbers[warm], files[warm], 1)[0])
+    blocks_a_round = float(np.polyfit(numbers[warm], blocks[warm], 1)[0])
     # A short run sees allocator noise of a few pages.
     most = MOST_BYTES_A_ROUND if full else 20 * MOST_BYTES_A_ROUND
     failures = [] if state.round == rounds else [f"{state.round} rounds were finished, expected {rounds}"]
     if bytes_a_round > most:
         failures.append(f"memory grows by {bytes_a_round:.0f} bytes a round, expected at most {most:.0f}")
+    if blocks_a_round > MOST_BLOCKS_A_ROUND:
+        failures.append(f"objects grow by {blocks_a_round:.1f} a round")
     if files_a_round > MOST_FILES_A_ROUND:
         failures.append(f"open files grow by {files_a_round:g} a round")
     checkpoints = len(list((scratch / "run" / "checkpoints").iterdir()))
@@ -60,6 +66,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         rounds if not failures else 0,
         figures={
             "memory": f"{bytes_a_round:+.1f} B a round",
+            "objects": f"{blocks_a_round:+.2f} a round",
             "open files": f"{files_a_round:+.5f} a round",
             "RSS at the end": f"{memory[-1] / 1e6:.0f} MB",
         },

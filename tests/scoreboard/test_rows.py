@@ -1,0 +1,40 @@
+"""The scoreboard's rows in their quick form; `make scoreboard` runs them in full. The parsers are fuzzed in tests/fuzz."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).with_name("run.py")
+ROWS = (
+    "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "names", "soak",
+)  # fmt: skip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="a system without /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[str, dict[str, object]]:
+    """What each row printed."""
+    command = [sys.executable, str(RUN), "--quick", "--rows", ",".join(ROWS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(said) == len(ROWS), done.stderr[-2000:]
+    return dict(zip(ROWS, said, strict=True))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_everything_that_was_tried_held(lines, row):
+    assert lines[row]["ok"], lines[row]
+
+
+def test_a_row_fails_without_what_it_rests_on():
+    command = [sys.executable, str(RUN), "--quick", "--rows", "forged", "--without", "signature"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[0])["passed"] < 250
