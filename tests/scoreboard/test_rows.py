@@ -1,4 +1,4 @@
-"""The scoreboard's rows in their quick form; `make scoreboard` runs them in full. The parsers are fuzzed in tests/fuzz."""
+"""The scoreboard's rows in their quick form (`make scoreboard` runs them in full); parsers are fuzzed in tests/fuzz."""
 
 import json
 import subprocess
