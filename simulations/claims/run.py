@@ -30,7 +30,7 @@ from plait.report.estimate import lora_parameters
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
-BEST = {"lora": 1e-2, "full": 1e-3}
+BEST = {"lora": 3e-3, "full": 1e-3}
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 
