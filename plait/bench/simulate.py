@@ -19,10 +19,11 @@ from typing import cast
 
 import plait
 from plait.adapters import load_peft_directory
+from plait.bench.peers import peer_folder
 from plait.bench.process_tree import Measured, measured
 from plait.bench.row import Row
 from plait.data import Dataset, Record, cache_directory, load_dataset
-from plait.errors import DataError, MachineError
+from plait.errors import DataError
 from plait.rounds.ledger import read_events
 from plait.simulation.partition import default_scheme, partition
 from plait.training.bases import LocatedBase
@@ -188,16 +189,12 @@ def run_stock(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
 
 
 def stock_app() -> Path:
-    """The folder of the peer's app: in a checkout among the simulations, in a wheel beside plait's own apps.
+    """The folder of the peer's app.
 
     Raises:
         MachineError: the installation lacks it.
     """
-    package = Path(plait.__file__).parent
-    for folder in (package / "_app" / "stock", package.parent / "simulations" / "simulate" / "stock"):
-        if (folder / "run.sh").is_file():
-            return folder
-    raise MachineError(f"plait in '{package}' lacks the stock app; install it again")
+    return peer_folder("simulate/stock", "run.sh")
 
 
 def _judged(work: Workload, adapter: Path, took: Measured, round_s: Sequence[float], held_out: Dataset) -> Run:

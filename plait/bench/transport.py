@@ -1,8 +1,8 @@
 """``plait bench transport``: what plait's gRPC costs between server and nodes, beside what others need for the same.
 
 Everything runs on this machine over loopback: the server in this process, every resident node in one of its own. Each
-way does the same number of rounds, in turns, after one that does not count. Knows neither Flower nor plait's server and
-nodes: who calls it says how they are started.
+way does the same number of rounds, in turns, after one that does not count; Flower's engine fewer, and last. Knows
+neither Flower nor plait's server and nodes: who calls it says how they are started.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from plait.bench.row import Row
+from plait.bench.transport_flower import FlowerEngine
 from plait.bench.transport_light import LightRawServer
 from plait.bench.transport_raw import RawServer
 from plait.bench.transport_sockets import SocketServer
@@ -127,12 +128,21 @@ class Compared:
 def table_of(compared: Sequence[Compared]) -> Table:
     """All comparisons, for people."""
     rows = tuple(row for each in compared for row in each.cells())
-    note = "Seconds a round, median (fastest to slowest), in turns. Times plait: more than 1 is slower than plait."
+    note = (
+        "A round's median (fastest to slowest), in turns but for flwr. Times plait: more than 1 is slower than plait."
+    )
     return Table("Transport", ("", "", "a round", "times plait"), rows, note)
 
 
 def compare_resident(
-    serve: Serve, echo: EchoCommand, *, body_bytes: int, rounds: int, tls: bool, environment: Mapping[str, str]
+    serve: Serve,
+    echo: EchoCommand,
+    *,
+    body_bytes: int,
+    rounds: int,
+    tls: bool,
+    environment: Mapping[str, str],
+    flower_rounds: int = 0,
 ) -> tuple[Compared, Compared]:
     """Two resident nodes: rounds with next to nothing in them, then rounds that carry a body down and up.
 
@@ -143,6 +153,8 @@ def compare_resident(
         rounds: so many of each kind.
         tls: with TLS and keys, bare sockets excepted.
         environment: of the processes that are started.
+        flower_rounds: so many of each kind with Flower's own engine, without TLS, once all else is done: its processes
+            are busy between rounds too.
 
     Raises:
         MachineError: a process does not start, or ends before its time.
@@ -169,6 +181,12 @@ def compare_resident(
         megabytes = f"{body_bytes / 1e6:g} MB down and up"
         small = _in_turns(ways, lambda: _TASK, rounds=4 * rounds)
         large = _in_turns(ways, lambda: secrets.token_bytes(body_bytes), rounds=rounds)
+        if flower_rounds:
+            flower = stack.enter_context(FlowerEngine(len(_NODES), folder / "flower", environment))
+            processes.wait_for(flower)
+            ways = {"flwr": flower.round}
+            small |= _in_turns(ways, lambda: _TASK, rounds=flower_rounds)
+            large |= _in_turns(ways, lambda: secrets.token_bytes(body_bytes), rounds=flower_rounds)
         return (
             _compared(f"no-op round, {len(_NODES)} nodes{secured}", small),
             _compared(f"{megabytes}, {len(_NODES)} nodes{secured}", large),

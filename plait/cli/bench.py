@@ -114,6 +114,9 @@ def transport(
     megabytes: Annotated[float, typer.Option("--megabytes", min=0.001, help="Carried down and up, for a node.")] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each kind; of small ones more.")] = 10,
     light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="How many; 0 leaves them out.")] = 1000,
+    flower_rounds: Annotated[
+        int, typer.Option("--flower-rounds", min=0, help="Of each kind with Flower's own engine, about 10 s each.")
+    ] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Resident nodes without TLS and keys.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
@@ -136,6 +139,7 @@ def transport(
                 rounds=rounds,
                 tls=not insecure,
                 environment=environment,
+                flower_rounds=flower_rounds,
             )
         ]
     if light_clients:

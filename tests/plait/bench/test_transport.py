@@ -42,6 +42,16 @@ def test_resident_nodes_over_tls_and_light_ones_are_measured_beside_grpc_and_soc
 
 
 @pytest.mark.slow
+@pytest.mark.flower
+def test_flowers_own_engine_carries_the_same_bytes_beside():
+    rows = bench("--megabytes", "3", "--light-clients", "0", "--flower-rounds", "1")
+    assert {row["row"]: list(row["peers"]) for row in rows if row["row"].endswith("median")} == {
+        "no-op round, 2 nodes, TLS: median": ["grpcio", "flwr"],
+        "3 MB down and up, 2 nodes, TLS: median": ["grpcio", "flwr"],
+    }
+
+
+@pytest.mark.slow
 def test_without_tls_it_says_so():
     assert bench("--megabytes", "0.1", "--light-clients", "0", "--insecure")[0]["row"] == "no-op round, 2 nodes: median"
 

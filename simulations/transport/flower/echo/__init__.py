@@ -1,0 +1,1 @@
+"""A Flower app that carries bytes to every node and back."""
