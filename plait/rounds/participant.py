@@ -272,7 +272,7 @@ class Participant:
         for side in BOTH_SIDES - set(map(Side, settings.trained)):
             due = without(due, geometry, side)
         encoded = encode_delta(due, codec)
-        left = debt.paid(encoded.delta, encoded.encoding.distortion)
+        left = debt.paid(encoded.delta)
         self._memory.save("residual", past.settled(settings.round, left.to_bytes()).to_bytes())
         return encoded
 
