@@ -188,15 +188,8 @@ def _files_stay_open() -> None:
     put("plait.rounds.ledger:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
 
 
-def _raw_varint() -> None:
-    def read_varint(view, position):
-        value = shift = 0
-        while view[position] > 0x7F:
-            value |= (view[position] & 0x7F) << shift
-            position, shift = position + 1, shift + 7
-        return value | view[position] << shift, position + 1
-
-    put("plait.wire.frame:_read_varint", read_varint)
+def _raw_parse() -> None:
+    put("plait.wire.canonical:parse", lambda kind, data, what, *, max_bytes: kind.FromString(data))
 
 
 def _raw_log() -> None:
@@ -286,7 +279,7 @@ MUTATIONS: dict[str, Mutation] = {
     "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:_harmless")),
     "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
     "client-names": Mutation("names", "a kit may have any name", _any_client_name),
-    "varint": Mutation("fuzz", "lengths are read without looking where the bytes end", _raw_varint),
+    "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)
     ),

@@ -12,7 +12,7 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -250,14 +250,17 @@ def _client(inside: Path, name: str) -> Iterator[str]:
             "127.0.0.1:0", inbox=inside / "inbox", kit=None, run_id=7, run_config={}, base_fingerprint=b"",
             max_answer_bytes=1 << 20,
         ) as grid:  # fmt: skip
-            node = borrowed("server/conftest.py").BareNode(grid.address, name)
-            try:
+            helper = borrowed("server/conftest.py")
+            with suppress(grpc.RpcError, StopIteration):  # the server hangs up
+                node = helper.BareNode(grid.address, name)
                 node.enrol()
-                node.say(ready=pb.Ready(device=name, methods=[name]))
-                node.say(progress=pb.Progress(task_id=name, doing=name))
-            except (grpc.RpcError, ValueError, StopIteration):
-                pass  # protobuf takes no such text, or the server hung up
-            node.leave()
+                node.leave()
+            other = helper.BareNode(grid.address, "ada")
+            other.enrol()
+            other.say(ready=pb.Ready(device=name, methods=[name]))
+            other.say(progress=pb.Progress(task_id=name, doing=name))
+            helper._until(lambda: list(grid.get_node_ids()))
+            other.leave()
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
