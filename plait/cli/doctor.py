@@ -80,7 +80,7 @@ def _libraries() -> list[Finding]:
     findings = [Finding(name, version) for name, version in machine.versions().items() if name != "python"]
     for module, purpose, extra in (
         ("ray", "Flower's own simulation", "flower-simulation"),
-        ("bitsandbytes", "4-bit bases on GPUs", "gpu-quantization"),
+        ("bitsandbytes", "4-bit bases", "qlora"),
         ("trl", "TRL trainers as local trainers", "trl"),
     ):
         there = importlib.util.find_spec(module) is not None

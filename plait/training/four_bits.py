@@ -36,7 +36,7 @@ def check_four_bits(device: str) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "method is 'qlora', but bitsandbytes is not installed, expected `pip install bitsandbytes` (the extra "
-            "'gpu-quantization'); nearest: method 'lora'"
+            "'qlora'); nearest: method 'lora'"
         )
 
 
