@@ -196,6 +196,8 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
         fuse.step("end" if "evaluated" in events else "begin" if events == ["round_started"] else "")
 
     state = federation.run(watch=watch)
+    if state.adapter.digest() == federation.initial.digest() and not state.base.moved.digest:
+        raise RuntimeError("the adapter has not moved: whatever was lost would not be noticed")
     said = {
         "adapter": state.adapter.digest().hex(),
         "shadows": [track.shadow.digest().hex() for track in state.tracks],
