@@ -236,7 +236,7 @@ _ALL: tuple[Method, ...] = (
         "the square matrices R; exact",
         "A and B: the base's own singular vectors, which every client computes",
         Subject.SQUARES, frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
-        learning_rate=3e-3,
+        learning_rate=1e-2,
     ),
     Method(
         "vera", "VeRA (arXiv 2310.11454)", PeftType.VERA, _vera,
@@ -247,7 +247,7 @@ _ALL: tuple[Method, ...] = (
     Method(
         "ia3", "IA3 (arXiv 2205.05638)", PeftType.IA3, _ia3,
         "the vectors of scales; exact, for weights are linear in them",
-        learning_rate=1e-2,
+        learning_rate=3e-2,
     ),
     Method(
         "peanut", "PEANuT: a bottleneck with a non-linearity over each weight (arXiv 2410.01870)", PeftType.PEANUT,
@@ -264,13 +264,12 @@ _ALL: tuple[Method, ...] = (
         "prefix", "Prefix tuning (arXiv 2101.00190)", PeftType.PREFIX_TUNING, _prefix,
         "keys and values before the text; a mean of inputs, not of models", "",
         Subject.TENSORS, frozenset({Option.TOKENS}),
-        learning_rate=1e-2,
+        learning_rate=3e-2,
     ),
     Method(
         "p_tuning", "P-tuning (arXiv 2103.10385)", PeftType.P_TUNING, _p_tuning,
         "the prompt's encoder; inexact, for it is not linear. Published as the prompt that it makes", "",
         Subject.TENSORS, frozenset({Option.TOKENS}),
-        learning_rate=1e-3,
     ),
     Method(
         "full", "All linear and norm weights (arXiv 1602.05629)", PeftType.LN_TUNING, _full,

@@ -70,7 +70,7 @@ PLANS: Mapping[str, Plan] = {
         frozenset({"prefix"}),
     ),
     "smollm2": Plan(
-        {"base": "smollm2-135m", "data": "stdlib", "clients": 4, "rounds": 3, "local_steps": 4, "seq_len": 64,
+        {"base": "smollm2-135m", "data": "stdlib", "clients": 4, "rounds": 2, "local_steps": 3, "seq_len": 64,
          "max_held_out_sequences": 8},
         # One client alone takes as many steps as it would in the federation.
         {"clients": 1, "rounds": 1, "local_steps": 12},
