@@ -40,12 +40,14 @@ class LightNode:
         server: host and port.
         name: what it is called.
         answer: does a task; called in a thread.
+        desk: so many nodes have a task and its answer in memory at a time.
     """
 
-    def __init__(self, server: str, name: str, answer: Answer) -> None:
+    def __init__(self, server: str, name: str, answer: Answer, desk: asyncio.Semaphore) -> None:
         self._server = server
         self._name = name
         self._answer = answer
+        self._desk = desk
 
     async def run(self, door: asyncio.Semaphore) -> None:
         """Work until the run is over.
@@ -72,7 +74,8 @@ class LightNode:
                 welcome = (await self._hear(call, "welcome")).welcome
             await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=welcome.base_fingerprint, device="none")))
             while (event := await self._hear(call, "work", "drain")).HasField("work"):
-                await self._work(channel, welcome.session, event.work)
+                async with self._desk:
+                    await self._work(channel, welcome.session, event.work)
             call.cancel()
 
     async def _hear(self, call: grpc.aio.StreamStreamCall[pb.FromNode, pb.ToNode], *kinds: str) -> pb.ToNode:
@@ -115,17 +118,19 @@ class LightNode:
             raise PeerError(f"answer to task '{work.task_id}' was not kept")
 
 
-async def run_nodes(server: str, count: int, answer: Callable[[str], Answer]) -> None:
+async def run_nodes(server: str, count: int, answer: Callable[[str], Answer], *, at_work: int | None = None) -> None:
     """So many light nodes of plait until the run is over.
 
     Args:
         server: host and port.
         count: how many.
         answer: makes what does the tasks of the node with a name.
+        at_work: so many have a task and its answer in memory at a time, the others wait; None for all.
     """
     door = asyncio.Semaphore(_AT_THE_DOOR)
+    desk = asyncio.Semaphore(at_work or count)
     names = [f"light-{number:05}" for number in range(count)]
-    await asyncio.gather(*(LightNode(server, name, answer(name)).run(door) for name in names))
+    await asyncio.gather(*(LightNode(server, name, answer(name), desk).run(door) for name in names))
 
 
 async def run_raw_nodes(server: str, count: int) -> None:

@@ -91,9 +91,12 @@ def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_c
     deployment.finish()
 
     (started,), (finished,) = (deployment.events(f"round_{kind}", round=2) for kind in ("started", "finished"))
-    assert deadline_s <= finished["time"] - started["time"] < deadline_s + 2
+    (late,) = deployment.events("update_refused", round=2, client="carol")
+    assert late["reason"] == "late"
+    # By the server's clock it is held no longer; what follows, every round has to do, however slow the machine.
+    assert deadline_s <= late["time"] - started["time"] < deadline_s + 1
+    assert late["seq"] < finished["seq"]
     assert finished["received"] == 2
-    assert [event["reason"] for event in deployment.events("update_refused", round=2, client="carol")] == ["late"]
     assert deployment.events("update_received", round=3, client="carol")
     assert "round 2: training: abandoned" in deployment.printed("carol")
 
