@@ -37,12 +37,12 @@ from server.log import LOGGER
 
 OUTSIDE = "outside-of-the-run"
 NAMES = (
-    f"../../{OUTSIDE}",
+    f"../../../../../{OUTSIDE}",
     f"/{OUTSIDE}",
     "..",
     ".",
     "a/b",
-    f"..\\..\\{OUTSIDE}",
+    f"..\\..\\..\\..\\..\\{OUTSIDE}",
     "CON",
     "x" * 300,
     " ",
