@@ -2,12 +2,13 @@
 
 Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
 token is padding. Prompts and chats stay one example each, and only the tokens that the model is to write count towards
-the loss. The held-out part is the *last* of a client's data in its own order (for text by token, else by record), so
-that what comes later in time is predicted from what came earlier.
+the loss. The held-out part is the *last* of a client's data in its own order (for text by token, else by record, of
+labelled text the last of every class), so that what comes later in time is predicted from what came earlier.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -103,13 +104,29 @@ def tokenise(
 
 
 def split_examples(
-    examples: Sequence[Example], *, client: str, seq_len: int, held_out_fraction: float, max_held_out: int
+    examples: Sequence[Example],
+    *,
+    client: str,
+    seq_len: int,
+    held_out_fraction: float,
+    max_held_out: int,
+    by_label: bool = False,
 ) -> Split:
     """Set the last part of a client's examples aside.
+
+    Args:
+        examples: in the client's own order.
+        client: its name, for an error.
+        seq_len: tokens of a sequence, for an error.
+        held_out_fraction: how much is set aside.
+        max_held_out: the most that is taken of it.
+        by_label: set the last part of every class aside, so that data sorted by class are judged on all of them.
 
     Raises:
         DataError: there is too little for one training and one held-out example.
     """
+    if by_label:
+        examples = _classes_in_step(examples)
     held = max(1, round(len(examples) * held_out_fraction))
     train, rest = examples[: len(examples) - held], examples[len(examples) - held :]
     if not train:
@@ -121,6 +138,18 @@ def split_examples(
     step = max(1.0, len(rest) / max_held_out)
     chosen = [rest[int(index * step)] for index in range(min(max_held_out, len(rest)))]
     return Split(tuple(train), tuple(chosen))
+
+
+def _classes_in_step(examples: Sequence[Example]) -> list[Example]:
+    """The examples so ordered that every class begins at the beginning and ends at the end, in its own order."""
+    sizes = Counter(int(example.labels[0]) for example in examples)
+    seen: Counter[int] = Counter()
+    places: list[float] = []
+    for example in examples:
+        label = int(example.labels[0])
+        places.append((seen[label] + 0.5) / sizes[label])
+        seen[label] += 1
+    return [examples[index] for index in sorted(range(len(examples)), key=places.__getitem__)]
 
 
 def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from peft import PeftModel
 
-from plait.adapters import AdapterSpec, AdapterState
+from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import Geometry, geometry_of
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import ClientLoss
@@ -148,6 +148,7 @@ class PeftLocalModel:
                 seq_len=settings.seq_len,
                 held_out_fraction=settings.held_out_fraction,
                 max_held_out=settings.max_held_out_sequences,
+                by_label=spec.task is Task.CLASSIFICATION,
             )
             self._split_for = wanted
         return self._split

@@ -124,3 +124,14 @@ class PlainTokenizer:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
+
+
+def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted():
+    labels = [0] * 40 + [1] * 20 + [2] * 10
+    examples = [
+        Example(np.asarray([number], np.int32), np.asarray([label], np.int32)) for number, label in enumerate(labels)
+    ]
+    split = split_examples(examples, client="a", seq_len=1, held_out_fraction=0.1, max_held_out=100, by_label=True)
+    # A tenth of each class: 4, 2 and 1, each the last of its own.
+    assert sorted(int(example.tokens[0]) for example in split.held_out) == [36, 37, 38, 39, 58, 59, 69]
+    assert len(split.train) == 63
