@@ -16,6 +16,7 @@ from plait.config import config_from_table, did_you_mean, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PlaitError
 from plait.export.source import Source, open_source
 from plait.rounds.ledger import read_events
+from plait.rounds.moved_base import base_from_bytes
 from plait.rounds.past import Past
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
@@ -83,6 +84,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     """
     # Brings torch along.
     from plait.training.blueprint import design_from_spec, parse_spec, read_base_config
+    from plait.training.published import published
 
     if not base:
         raise ConfigError(f"'{path}' is a node's state, which names no base, expected --base NAME or DIRECTORY")
@@ -97,12 +99,18 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
             "give the base of the run"
         )
     state = AdapterState(spec.layout, np.frombuffer(flat, "<f4").astype(np.float32))
+    geometry = geometry_of(spec)
     own = _read(path / "own")
     if own is not None:
         values = _newest(own)
-        sides = [side for side in (Side.B, Side.A) if geometry_of(spec).side_size(side) * 4 == len(values)]
+        sides = [side for side in (Side.B, Side.A) if geometry.side_size(side) * 4 == len(values)]
         if sides:
             state = with_own_side(spec, state, values, sides[0])
+    beneath = _read(path / "base")
+    moved = base_from_bytes(beneath and beneath[_RUN_ID_BYTES:], geometry)
+    if beneath and not moved.digest:
+        raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
+    spec, state = published(spec, state, geometry, moved)
     return Source(
         name=f"{path.name}-personal",
         spec=spec,

@@ -10,6 +10,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
+from plait.rounds.moved_base import MovedBase, base_to_bytes
 from plait.rounds.own_side import own_bytes, with_own
 from plait.rounds.past import Past
 from plait.training.bases import LocatedBase
@@ -71,6 +72,18 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     assert source.state.digest() == with_own(shared, own, geometry, Side.B).digest()
     with pytest.raises(ConfigError, match="names no base, expected --base"):
         open_node(tmp_path, base="")
+    # Where the base has moved, or stands on frozen adapters, what is exported is all of it together.
+    generator = np.random.default_rng(2)
+    pair = geometry.pairs[0]
+    factors = LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
+    moved = MovedBase(BaseDelta({pair.module: factors}).rounded(), b"d" * 32)
+    (tmp_path / "base").write_bytes(b"r" * 16 + base_to_bytes(moved, geometry))
+    together = open_node(tmp_path, base="tiny")
+    expected = with_base(spec, source.state, geometry, moved.delta)[1]
+    assert together.state.digest() == expected.digest()
+    (tmp_path / "base").write_bytes(b"r" * 16 + b"x" * 90)
+    with pytest.raises(PlaitError, match="is damaged"):
+        open_node(tmp_path, base="tiny")
 
 
 def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
