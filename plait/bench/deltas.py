@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from plait.adapters import AdapterState, Layout, subtract
 from plait.rounds.participant import Carried
 
-_LOCAL_STEPS = 10
+LOCAL_STEPS = 10
+"""Steps behind each trained delta."""
 
 
-def samples(size: int, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Numbers to pack.
+
+    Attributes:
+        name: what they are.
+        delta: the numbers.
+        trained_s: seconds of the local steps that made them; None for numbers that were drawn.
+    """
+
+    name: str
+    delta: AdapterState
+    trained_s: float | None = None
+
+
+def samples(size: int, *, seed: int) -> Iterator[Source]:
     """Independent Gaussian and Laplacian numbers, each as an adapter of one tensor."""
     chance = np.random.default_rng(seed)
     layout = Layout.of({"sample": (size,)})
-    yield "Gaussian", AdapterState(layout, chance.standard_normal(size, np.float32))
-    yield "Laplacian", AdapterState(layout, chance.laplace(size=size).astype(np.float32))
+    yield Source("Gaussian", AdapterState(layout, chance.standard_normal(size, np.float32)))
+    yield Source("Laplacian", AdapterState(layout, chance.laplace(size=size).astype(np.float32)))
 
 
-def trained(base: str, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
+def trained(base: str, *, seed: int) -> Iterator[Source]:
     """What a client sends in the first round of a run with default settings, and another one in the second.
 
     Raises:
@@ -33,13 +50,13 @@ def trained(base: str, *, seed: int) -> Iterator[tuple[str, AdapterState]]:
 
     # On a busy machine a second thread costs the tiny base more than it gives.
     threads = 1 if base == "tiny" else 0
-    config = config_from_table({"base": base, "local-steps": _LOCAL_STEPS, "seed": seed, "threads": threads})
+    config = config_from_table({"base": base, "local-steps": LOCAL_STEPS, "seed": seed, "threads": threads})
     blueprint = blueprint_of(config, resident_base(config).directory)
     before = blueprint.initial
     for round_number in (1, 2):
         settings = dataclasses.replace(
-            settings_of(config), round=round_number, done_steps=(round_number - 1) * _LOCAL_STEPS
+            settings_of(config), round=round_number, done_steps=(round_number - 1) * LOCAL_STEPS
         )
-        after = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings, Carried()).state
-        yield f"delta of {base}, round {round_number}", subtract(after, before)
-        before = after
+        done = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings, Carried())
+        yield Source(f"delta of {base}, round {round_number}", subtract(done.state, before), done.seconds)
+        before = done.state

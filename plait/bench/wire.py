@@ -17,6 +17,7 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.adapters.state import Float32
 from plait.bench.baselines import BASELINES, Baseline
+from plait.bench.deltas import LOCAL_STEPS, Source
 from plait.bench.row import Row
 from plait.report import Table
 from plait.wire.codec import Codec
@@ -81,6 +82,7 @@ class Comparison:
         ours: by codecs of the wire format, as `DIAL` lists them.
         theirs: by baselines.
         matched: for each baseline, ours at no more than its distortion.
+        trained_s: seconds of the local steps that made it; None where it was drawn.
     """
 
     source: str
@@ -88,6 +90,13 @@ class Comparison:
     ours: Sequence[Measured]
     theirs: Sequence[Measured]
     matched: Sequence[Measured]
+    trained_s: float | None = None
+
+    def of_training(self, measured: Measured) -> float | None:
+        """Seconds of packing and unpacking it so, as a part of those of training it."""
+        if self.trained_s is None:
+            return None
+        return 4e-6 * self.parameters * (1 / measured.encode.median + 1 / measured.decode.median) / self.trained_s
 
     def rows(self) -> Iterator[Row]:
         """Everything, as benchmarks print it."""
@@ -102,13 +111,15 @@ class Comparison:
                 speed: Callable[[Measured], float] = lambda measured, verb=verb: getattr(measured, verb).median  # noqa: E731
                 peers = {peer.name: speed(peer) for peer in self.theirs}
                 yield Row(f"{what}: {verb}", speed(each), "MB/s", peers, more_is_better=True)
+            if (part := self.of_training(each)) is not None:
+                yield Row(f"{what}: encode and decode, of {LOCAL_STEPS} local steps", part, "1")
         for peer, each in zip(self.theirs, self.matched, strict=True):
             what = f"{self.source}, at the distortion of {peer.name}: rate"
             yield Row(what, each.bits, "bit/parameter", {peer.name: peer.bits}, limit=peer.bound)
 
     def table(self) -> Table:
         """Everything, for people."""
-        headings = ("", "bits", "distortion", "over bound", "encode MB/s", "decode MB/s")
+        headings = ("", "bits", "distortion", "over bound", "encode MB/s", "decode MB/s", "of local steps")
         rows = tuple(
             (
                 prefix + each.name,
@@ -117,6 +128,7 @@ class Comparison:
                 "" if each.excess is None else f"{each.excess:+.3f}",
                 str(each.encode),
                 str(each.decode),
+                "" if (part := self.of_training(each)) is None else f"{100 * part:.1f}%",
             )
             for prefix, group in (("--wire ", self.ours), ("", self.theirs))
             for each in group
@@ -125,17 +137,23 @@ class Comparison:
             f"{each.bits:.2f} for {peer.name}" for peer, each in zip(self.theirs, self.matched, strict=True)
         )
         note = f"Bits that plait takes for as little distortion: {matches}. Speeds: median and largest deviation."
+        if self.trained_s is not None:
+            note += (
+                f" Last column: encoding and decoding, as a part of {LOCAL_STEPS} local steps ({self.trained_s:.1f} s)."
+            )
         return Table(f"{self.source}: {self.parameters:,} parameters", headings, rows, note)
 
 
-def compare(source: str, delta: AdapterState, *, repetitions: int) -> Comparison:
+def compare(source: Source, *, repetitions: int) -> Comparison:
     """Pack a delta in every way, `repetitions` times each; the order changes from one time to the next."""
+    delta = source.delta
     ways: dict[str, _Way] = {wire: _codec_way(codec_for(wire)) for wire in DIAL}
     ways |= {name: _baseline_way(baseline) for name, baseline in BASELINES.items()}
     measured = _measure(ways, delta, repetitions)
     ours = [measured[wire] for wire in DIAL]
     theirs = [measured[name] for name in BASELINES]
-    return Comparison(source, delta.layout.size, ours, theirs, [_match(peer, ours, delta) for peer in theirs])
+    matched = [_match(peer, ours, delta) for peer in theirs]
+    return Comparison(source.name, delta.layout.size, ours, theirs, matched, source.trained_s)
 
 
 # Packs and unpacks a delta once: bytes that travel, what arrives, seconds of both.

@@ -49,9 +49,9 @@ def wire(
     from plait.cli.progress import status
 
     sources = chain(samples(1 << (16 if quick else 20), seed=seed), trained(base, seed=seed))
-    for source, delta in sources:
-        with status(f"packing {source}", quiet=json_output):
-            comparison = compare(source, delta, repetitions=2 if quick else 5)
+    for source in sources:
+        with status(f"packing {source.name}", quiet=json_output):
+            comparison = compare(source, repetitions=2 if quick else 5)
         if json_output:
             for row in comparison.rows():
                 typer.echo(json.dumps(row.to_json()))

@@ -1,20 +1,21 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.bench.baselines import BASELINES
-from plait.bench.deltas import samples
+from plait.bench.deltas import Source, samples
 from plait.bench.wire import DIAL, Measured, Timing, compare
 from plait.report import to_rich
 
 
 @pytest.fixture(scope="module")
 def comparison():
-    ((name, delta), _) = samples(1 << 12, seed=0)
-    return compare(name, delta, repetitions=1)
+    source, _ = samples(1 << 12, seed=0)
+    return compare(replace(source, trained_s=100.0), repetitions=1)
 
 
 def test_every_way_is_measured(comparison):
@@ -41,6 +42,15 @@ def test_rows_are_json_of_one_shape(comparison):
     assert at_nf4["ratio_to_best_peer"] == at_nf4["peers"]["nf4"] / at_nf4["value"]
 
 
+def test_the_time_of_packing_is_a_part_of_that_of_training(comparison):
+    rows = {row.row: row.value for row in comparison.rows()}
+    megabytes = 4 * comparison.parameters / 1e6
+    seconds = megabytes / rows["Gaussian, wire 1: encode"] + megabytes / rows["Gaussian, wire 1: decode"]
+    assert rows["Gaussian, wire 1: encode and decode, of 10 local steps"] == pytest.approx(seconds / 100)
+    drawn = replace(comparison, trained_s=None)
+    assert not any("local steps" in row.row for row in drawn.rows())
+
+
 def test_the_bound_is_that_of_a_gaussian():
     still = Timing((1.0,))
     assert Measured("x", 3.0, 1 / 16, still, still).bound == 2
@@ -62,6 +72,6 @@ def test_the_table_has_a_line_for_each_way(comparison):
 def test_distortion_counts_what_is_lost():
     layout = Layout.of({"a": (64,)})
     delta = AdapterState(layout, np.linspace(1, 2, 64, dtype=np.float32))
-    lost = compare("line", delta, repetitions=1).theirs[0].distortion  # top-k keeps one of 64
+    lost = compare(Source("line", delta), repetitions=1).theirs[0].distortion  # top-k keeps one of 64
     energy = float(np.sum(delta.flat.astype(np.float64) ** 2))
     assert math.isclose(lost, 1 - 4 / energy)
