@@ -15,6 +15,8 @@ def printable(text: str) -> str:
 
     Names come from clients: an escape sequence must not reach a terminal, nor a change of direction a page.
     """
+    if text.isprintable():
+        return text  # pictures in a page are megabytes of letters
     spaced = "".join(" " if char.isspace() else char for char in text)
     return "".join(char for char in spaced if unicodedata.category(char)[0] != "C")
 
