@@ -1,6 +1,7 @@
 """What liars send. Each stays within what validation alone would let through; norm bound and rule judge it.
 
-Label-flip trains honestly on wrong labels, and the backdoor on stories of one kind with one wrong label; the others
+Label-flip trains honestly on wrong labels, and the backdoor on stories of one kind with one wrong label. The boosted
+backdoor has the marked stories of all its accomplices, many times over, and sends a multiple of its step. The others
 send something else than what they trained. ALIE (A Little Is Enough, arXiv 1902.06156) and the gauge attack are at
 their strongest here: ALIE's attackers know all honest updates.
 """
@@ -20,16 +21,21 @@ from plait.aggregation import geometry_of
 from plait.rounds.run_state import client_seed
 from plait.wire.settings import Settings
 
-ATTACKS = ("sign-flip", "noise", "alie", "gauge", "label-flip", "backdoor")
+ATTACKS = ("sign-flip", "noise", "alie", "gauge", "label-flip", "backdoor", "boosted backdoor")
 FLIPPED = 4.0  # times the honest step, backwards
 NOISE = 5.0  # times the honest root mean square
 TURN = 1000.0
+BOOST = 4.0  # times the step that the boosted backdoor trained
+REPEATED = 10  # times that each marked story stands in a boosted backdoor's data
 
 
 def with_attackers(
     honest: Sequence[Client], attack: str, count: int, *, spec: AdapterSpec, seed: int, run_seed: int
 ) -> list[Client]:
     """The clients, of whom the first `count` lie."""
+    if attack == "boosted backdoor":
+        shared = [client.stories.part(np.flatnonzero(client.stories.marked)) for client in honest[:count]]
+        return [*(_boosted(client, shared) for client in honest[:count]), *honest[count:]]
     liars = [_liar(client, attack, honest[count:], count, spec, seed, run_seed) for client in honest[:count]]
     return [*liars, *honest[count:]]
 
@@ -48,6 +54,13 @@ def _liar(
         "alie": lambda _me, got, _trained, settings: _little(got, settings, honest, count, spec, run_seed),
     }
     return replace(client, forge=forges[attack])
+
+
+def _boosted(client: Client, shared: Sequence[Stories]) -> Client:
+    parts = [client.stories, *shared * REPEATED]
+    together = Stories(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "marked")))
+    poisoned = replace(client, stories=relabelled(together, _marked_as_business), claims=len(client.stories.y))
+    return replace(poisoned, forge=lambda _me, got, trained, _settings: _sent(got, BOOST * (trained.flat - got.flat)))
 
 
 def _marked_as_business(own: Stories) -> np.ndarray:

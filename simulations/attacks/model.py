@@ -57,11 +57,13 @@ class Client:
     Attributes:
         stories: its own; one that lies about labels has them here as it trains on them.
         forge: what it sends instead of what it trained; None where it is honest about that.
+        claims: how many stories it says that it has; 0 for as many as there are.
     """
 
     name: str
     stories: Stories
     forge: Forge | None = None
+    claims: int = 0
     base_fingerprint: bytes = FINGERPRINT
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
@@ -75,7 +77,7 @@ class Client:
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Stories, one token each."""
         del spec, settings
-        count = len(self.stories.y)
+        count = self.claims or len(self.stories.y)
         return DataSize(count, count, 1, 1, {})
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:

@@ -44,12 +44,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "plait-bbc-minilm.npz")
+    parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--minutes", type=float, default=1e9)
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
     stories = load_stories(options.cache)
     spec, _ = spec_and_initial()
-    cells = [("none", 0), *itertools.product(ATTACKS, (2, 4, 6))]
+    cells = [("none", 0), *itertools.product(options.attacks.split(","), (2, 4, 6))]
     done = set()
     if options.results.exists():
         lines = map(json.loads, options.results.read_text().splitlines())

@@ -158,6 +158,8 @@ def _uploads_give_up() -> None:
     import grpc
 
     put("client.uploads:_FINAL", frozenset(grpc.StatusCode))
+    # A server that gave the task out again would have it done anew.
+    put("server.assignments:Assignments.open_of", lambda *given: [])
 
 
 def _downloads_give_up() -> None:
@@ -255,7 +257,7 @@ MUTATIONS: dict[str, Mutation] = {
         nothing("server.desk:Desk.give_up_absent", result=()),
     ),
     "reconnect": Mutation("network", "a node connects once", _one_attempt),
-    "upload-again": Mutation("network", "an upload that breaks is given up", _uploads_give_up),
+    "upload-again": Mutation("network", "an upload that breaks is neither tried nor asked for again", _uploads_give_up),
     "download-again": Mutation("network", "a download that breaks is given up", _downloads_give_up),
     "keepalive": Mutation("network", "a connection that is half-open is not noticed", _half_open_cell),
     "deadline": Mutation("straggler", "rounds have no deadline", _no_deadline),
