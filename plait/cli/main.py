@@ -40,6 +40,9 @@ _QUIET = {
     # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
 }
+# Threads that are out of work sleep: spinning, as OpenMP has it by default, they keep those that they wait for from the
+# processor as soon as anything else runs, and small matrices take a hundred times as long.
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 app = typer.Typer(
     name="plait",
@@ -85,7 +88,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``plait`` command."""
-    for key, value in _QUIET.items():
+    for key, value in {**_QUIET, **_PATIENT}.items():
         os.environ.setdefault(key, value)
     # It looks for faster kernels on the hub where it can, and complains where it cannot.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

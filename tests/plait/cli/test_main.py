@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -105,3 +106,15 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
     assert ran.code in (1, 2)
     assert ran.err.startswith("error: ")
     assert ran.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(given, found) -> None:
+    program = (
+        "import os, sys; sys.argv = ['plait', '--version']; from plait.cli.main import main; import atexit; "
+        "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | given
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ran.stdout.split()[-1] == found
