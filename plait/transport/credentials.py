@@ -12,14 +12,16 @@ from plait.trust.kit import ClientKit, ServerKit
 from plait.trust.names import is_loopback
 
 _KEEPALIVE_MS = 20_000
-_KEEPALIVE_TIMEOUT_MS = 10_000
+_PING_TIMEOUT_MS = 20_000
 
 _BOTH_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A peer whose network is gone without a word is noticed within half a minute.
+    # A peer whose network is gone without a word is noticed within 40 s: gRPC waits for a ping's answer as long as the
+    # longer of both timeouts says, a minute by default. A slow link needs some time to answer behind what it carries.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # HTTP/2's own 16 KiB would cut every chunk into 64 frames; how much a peer may have under way, windows bound.

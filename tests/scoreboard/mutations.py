@@ -140,9 +140,14 @@ def _without_options(*names: str) -> Callable[[], None]:
 def _half_open_cell() -> None:
     from scoreboard.bad_network import Fault
 
-    _without_options("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms")()
+    # gRPC's own default is a minute, and some pings it sends by itself.
+    _without_options("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")()
+    for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS"):
+        options = getattr(module("plait.transport.credentials"), which)
+        for place in ("plait.transport.credentials", "plait.transport"):
+            put(f"{place}:{which}", (*options, ("grpc.http2.ping_timeout_ms", 600_000)))
     put("scoreboard.network:QUICK", {(Fault.HALF_OPEN, "task stream")})
-    put("scoreboard.network:PATIENCE_S", 120)  # with keepalive it takes 40 s
+    put("scoreboard.network:PATIENCE_S", 80)  # noticed, it takes 40 s and a few
 
 
 def _one_attempt() -> None:
