@@ -44,6 +44,7 @@ def test_nothing_in_pyproject_makes_flwr_rewrite_it():
     assert set(APP) == {"app"}
 
 
+@pytest.mark.slow
 def test_the_bundle_holds_every_module_of_the_checkout(bundle):
     modules = {
         path.relative_to(CHECKOUT).as_posix()
@@ -53,6 +54,7 @@ def test_the_bundle_holds_every_module_of_the_checkout(bundle):
     assert modules == {name for name in bundle.namelist() if name.endswith(".py")}
 
 
+@pytest.mark.slow
 def test_the_bundle_is_well_below_flowers_limit(bundle):
     assert sum(entry.file_size for entry in bundle.infolist()) < 6 << 20
 

@@ -12,6 +12,7 @@ UPDATE_BYTES = 4 * LAYOUT.size
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process begins anew on Linux only")
 
 
+@pytest.mark.slow
 def test_a_rule_that_needs_all_grows_with_the_cohort_and_fedavg_does_not():
     keeps = measure("median", FACTORS, early=20, updates=200, seconds=60)
     streams = measure("fedavg", FACTORS, early=20, updates=200, seconds=60)

@@ -62,6 +62,7 @@ def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
     assert sent / 2**30 == pytest.approx(40.7, rel=0.005)  # published as 40.7 GB, counted in units of 2**30 bytes
 
 
+@pytest.mark.slow
 def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
     options = (
         "--base",

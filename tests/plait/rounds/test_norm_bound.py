@@ -194,6 +194,7 @@ def test_a_clipped_attacker_counts_no_more_than_the_bound(federate, fake_model):
     assert np.abs(state.adapter.flat).max() < 10 < np.abs(off.run().adapter.flat).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [NormPolicy.REJECT, NormPolicy.CLIP])
 def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
     federate, fake_model, tmp_path, monkeypatch, policy

@@ -29,7 +29,7 @@ CASES = {
         ("fedavg", "clients remember"),
         ("fedavg", "torn line"),
         # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.
-        *((case, "clients forget") for case in CASES),
+        *(pytest.param(case, "clients forget", marks=pytest.mark.slow) for case in CASES),
     ],
 )
 def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(

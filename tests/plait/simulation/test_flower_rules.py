@@ -101,9 +101,9 @@ def test_a_round_that_few_clients_answered_still_has_a_result(name, clients):
 @pytest.mark.parametrize("name", FLOWER_RULES)
 def test_the_order_of_the_clients_does_not_matter(name):
     values = draw(7)
-    for order in itertools.islice(itertools.permutations(range(7)), 0, 5040, 1000):
-        step = run(flower_rule(name), cohort(values[list(order)])).step.flat
-        np.testing.assert_allclose(step, run(flower_rule(name), cohort(values)).step.flat, rtol=1e-6)
+    expected = run(flower_rule(name), cohort(values)).step.flat
+    for order in itertools.islice(itertools.permutations(range(7)), 1000, 5040, 2000):
+        np.testing.assert_allclose(run(flower_rule(name), cohort(values[list(order)])).step.flat, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FLOWER_RULES)
