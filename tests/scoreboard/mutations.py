@@ -141,7 +141,7 @@ def _half_open_cell() -> None:
     from scoreboard.bad_network import Fault
 
     # gRPC's own default is a minute, and some pings it sends by itself.
-    _without_options("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")()
+    _without_options("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")()
     for which in ("SERVER_OPTIONS", "CHANNEL_OPTIONS"):
         options = getattr(module("plait.transport.credentials"), which)
         for place in ("plait.transport.credentials", "plait.transport"):
