@@ -1,11 +1,12 @@
 """Simulated clients: a run's data dealt out, every part with the one resident base of this process.
 
-What is slow to make (the base, the partition, tokenised examples) is kept for the life of the process.
+What is slow to make (the base, the partition, tokenised examples) is kept until another run begins.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 from plait.config import RunConfig
 from plait.data import Dataset, cache_directory, histogram, load_dataset
@@ -53,11 +54,26 @@ def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> tuple[Dat
     dataset = load_dataset(config.data, cache=cache_directory(), progress=progress)
     scheme = scheme_of(config, dataset)
     embed = minilm_embedder(progress) if scheme.name is SchemeName.CLUSTER else None
-    return dataset, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed)
+    dealt = dataset, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed)
+    _latest.clear()
+    _latest[_what_is_dealt(config, scheme)] = dealt
+    return dealt
+
+
+# What was dealt out last: the command deals to see that it can be done, the clients of its run take the same.
+_latest: dict[tuple[object, ...], tuple[Dataset, Partition]] = {}
+
+
+def _what_is_dealt(config: RunConfig, scheme: Scheme) -> tuple[object, ...]:
+    return config.data, str(scheme), config.clients, config.seed
 
 
 @lru_cache(maxsize=1)
 def _dealt(config: RunConfig) -> tuple[Dataset, Partition]:
+    if config.partition:
+        latest = _latest.pop(_what_is_dealt(config, parse_partition(config.partition)), None)
+        if latest is not None:
+            return latest
     return deal(config)
 
 
@@ -66,9 +82,18 @@ def client_name(config: RunConfig, index: int) -> str:
     return _dealt(config)[1].shares[index].name
 
 
-@lru_cache(maxsize=_MODELS_KEPT)
 def simulated_client(config: RunConfig, index: int) -> PeftLocalModel:
     """The client with this partition number."""
+    return _clients(config)(index)
+
+
+@lru_cache(maxsize=1)
+def _clients(config: RunConfig) -> Callable[[int], PeftLocalModel]:
+    """The clients of one run: those of the run before hold its base, and are let go with it."""
+    return lru_cache(maxsize=_MODELS_KEPT)(partial(_client, config))
+
+
+def _client(config: RunConfig, index: int) -> PeftLocalModel:
     dataset, dealt = _dealt(config)
     share = dealt.shares[index]
     return PeftLocalModel(

@@ -230,14 +230,12 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
             f"column '{column}' has {len(characters)} distinct values; "
             f"the {clients} with most text take part, {part:.0%} of all characters"
         )
-    number_of = {value: number for number, value in enumerate(chosen)}
-    rows = np.array([index for index, value in enumerate(values) if value in number_of])
-    groups = np.array([number_of.get(cast("str", value), -1) for value in values])
-    with _quiet():
-        from flwr_datasets.partitioner import NaturalIdPartitioner
-
-        shares = _run(NaturalIdPartitioner(partition_by="group"), rows, groups)
-    return _partition_of(dataset, _safe_names(chosen), shares, notes)
+    # As flwr-datasets' NaturalIdPartitioner, which takes 6 ms a client and a second to import.
+    shares: dict[str, list[int]] = {value: [] for value in chosen}
+    for index, value in enumerate(values):
+        if (share := shares.get(cast("str", value))) is not None:
+            share.append(index)
+    return _partition_of(dataset, _safe_names(chosen), list(shares.values()), notes)
 
 
 def _groups(
