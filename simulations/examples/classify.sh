@@ -3,5 +3,5 @@
 set -euo pipefail
 out=${1:-runs/news}
 
-plait simulate --data bbc --base minilm-l6 --partition dirichlet:0.5 --clients 4 --rounds 6 --local-steps 8 --batch-size 8 \
-    --seq-len 64 --learning-rate 2e-3 --max-held-out-sequences 50 --reference local --out "$out"
+plait simulate --data bbc --base minilm-l6 --partition dirichlet:0.5 --clients 4 --rounds 4 --local-steps 4 --batch-size 8 \
+    --seq-len 64 --method ia3 --max-held-out-sequences 25 --out "$out"
