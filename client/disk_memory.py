@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.errors import MachineError
-from plait.files import write_atomically
+from plait.files import read_if_there, write_atomically
 
 
 class DiskMemory:
@@ -27,13 +27,7 @@ class DiskMemory:
         Raises:
             MachineError: they are there and cannot be read.
         """
-        path = self._folder / key
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        return read_if_there(self._folder / key)
 
     def save(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`.

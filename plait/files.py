@@ -1,4 +1,4 @@
-"""Write files so that a power cut leaves either the old content or the new, never half of it.
+"""Read files that may not be there, and write them so that a power cut leaves the old content or the new, never half.
 
 Knows nothing of what the files hold.
 """
@@ -44,6 +44,20 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """What a file holds; None where there is none.
+
+    Raises:
+        MachineError: there is one that cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
 def fsync_directory(path: Path) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState
 from plait.aggregation import RULES, Side, geometry_of
 from plait.config import config_from_table, did_you_mean, read_config_table
-from plait.errors import BaseMismatchError, ConfigError, MachineError, PlaitError
+from plait.errors import BaseMismatchError, ConfigError, PlaitError
 from plait.export.source import Source, open_source
+from plait.files import read_if_there
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import base_from_bytes
 from plait.rounds.past import Past
@@ -54,7 +55,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     ]
     if client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
-    own = _read(directory.client_memory(client) / "own")
+    own = read_if_there(directory.client_memory(client) / "own")
     if own is None:
         raise ConfigError(
             f"'{run}' has no side of '{client}': it has not trained yet, or keeps its side on its own "
@@ -89,7 +90,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     if not base:
         raise ConfigError(f"'{path}' is a node's state, which names no base, expected --base NAME or DIRECTORY")
     located = locate_base(base, progress=progress)
-    text, flat = _read(path / "spec") or b"", _read(path / "adapter") or b""
+    text, flat = read_if_there(path / "spec") or b"", read_if_there(path / "adapter") or b""
     request = parse_spec(text.decode(errors="replace"))
     config = read_base_config(located.directory, request.task, request.labels)
     spec = design_from_spec(config, request, weights=located.directory).spec
@@ -100,13 +101,13 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         )
     state = AdapterState(spec.layout, np.frombuffer(flat, "<f4").astype(np.float32))
     geometry = geometry_of(spec)
-    own = _read(path / "own")
+    own = read_if_there(path / "own")
     if own is not None:
         values = _newest(own)
         sides = [side for side in (Side.B, Side.A) if geometry.side_size(side) * 4 == len(values)]
         if sides:
             state = with_own_side(spec, state, values, sides[0])
-    beneath = _read(path / "base")
+    beneath = read_if_there(path / "base")
     moved = base_from_bytes(beneath and beneath[_RUN_ID_BYTES:], geometry)
     if beneath and not moved.digest:
         raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
@@ -155,12 +156,3 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side
 
 def _newest(own: bytes) -> bytes:
     return Past.from_bytes(own, own[:_RUN_ID_BYTES]).after
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import fsync_directory, write_atomically
+from plait.files import fsync_directory, read_if_there, write_atomically
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -101,13 +101,7 @@ class RunDirectory:
         Raises:
             MachineError: there is one that cannot be read.
         """
-        path = self._spool(round_number) / _file_name(client)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        return read_if_there(self._spool(round_number) / _file_name(client))
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""

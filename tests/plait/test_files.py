@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import MachineError
-from plait.files import directory_written_aside, write_atomically
+from plait.files import directory_written_aside, read_if_there, write_atomically
 
 
 def no_space(*_args):
@@ -29,6 +29,14 @@ def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path):
     name = "ü" * 127
     write_atomically(tmp_path / name, b"data")
     assert names(tmp_path) == [name]
+
+
+def test_a_file_that_is_not_there_is_nothing_and_one_that_cannot_be_read_is_told(tmp_path):
+    assert read_if_there(tmp_path / "file") is None
+    (tmp_path / "file").write_bytes(b"data")
+    assert read_if_there(tmp_path / "file") == b"data"
+    with pytest.raises(MachineError, match=r"cannot read '.*': Is a directory"):
+        read_if_there(tmp_path)
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
