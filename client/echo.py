@@ -11,29 +11,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
-
 from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
 from client.workplace import AppWorkplace, Capacity, Run, Workplace
 from plait.errors import PlaitError
-from plait.simulation.blob import parts_of, to_content
-
-
-def echo_app() -> ClientApp:
-    """A ClientApp that answers with the body that it was sent, or with its head where there is none."""
-    app = ClientApp()
-
-    def echo(message: Message, context: Context) -> Message:
-        del context
-        head, body = parts_of(message.content) or (b"", b"")
-        return Message(to_content(body or head), reply_to=message)
-
-    for register in (app.query, app.train, app.evaluate):
-        register()(echo)
-    return app
+from plait.simulation.echo import echo_app
 
 
 def run_echo(settings: NodeSettings) -> None:

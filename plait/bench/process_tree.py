@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +41,18 @@ class Measured:
     output: str
 
 
-def measured(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None) -> Measured:
+def measured(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> Measured:
     """Run a command to its end.
 
     Raises:
-        MachineError: it failed, or this system does not show its processes.
+        MachineError: it failed, it did not end within `timeout_s` (and all its processes have been ended), or this
+            system does not show its processes.
     """
     if not (_PROC / "self" / "smaps_rollup").exists():
         raise MachineError("this system has no /proc/PID/smaps_rollup, expected Linux")
@@ -61,9 +70,17 @@ def measured(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str
         text=True,
     ) as process:
         thread.start()
-        output, errors = process.communicate()
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            sampler.end_all()
+            process.communicate()
+            raise MachineError(
+                f"'{command[0]}' took longer than {timeout_s:.0f} s; ask for less, or more time"
+            ) from None
+        finally:
+            sampler.stop.set()
     wall_s = time.perf_counter() - started
-    sampler.stop.set()
     thread.join()
     if process.returncode:
         raise MachineError(f"'{command[0]}' failed with code {process.returncode}: {(errors or output)[-_TAIL:]}")
@@ -84,6 +101,13 @@ class _Sampler:
         """Until it is told to stop, and once more."""
         while not self.stop.wait(_PAUSE_S):
             self._look()
+
+    def end_all(self) -> None:
+        """Kill every process with the mark, however far from the command it has gone."""
+        for pid in [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]:
+            with suppress(OSError):
+                if self._is_ours(pid):
+                    os.kill(int(pid), signal.SIGKILL)
 
     def _look(self) -> None:
         present = [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]

@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from plait.adapters import load_peft_directory
 from plait.bench.peers import peer_folder
 from plait.bench.process_tree import Measured, measured
 from plait.bench.row import Row
+from plait.bench.transport import ChannelRounds
 from plait.data import Dataset, Record, cache_directory, load_dataset
 from plait.errors import DataError
+from plait.rounds.channel import Channel
 from plait.rounds.ledger import read_events
 from plait.simulation.partition import default_scheme, partition
 from plait.training.bases import LocatedBase
@@ -51,6 +54,7 @@ class Workload:
         seed: of all that is random.
         characters: the most text that a client has.
         learning_rate: constant.
+        timeout_s: of one simulation; None for as long as it takes.
     """
 
     base: LocatedBase
@@ -64,6 +68,7 @@ class Workload:
     seed: int = 0
     characters: int = 60_000
     learning_rate: float = 1e-3
+    timeout_s: float | None = None
 
     def __str__(self) -> str:
         """In words that stay the same."""
@@ -130,6 +135,23 @@ def rows(
     yield Row(f"{work}: loss of the base on it", ours[0].base_loss, "nats", {_PEER: theirs[0].base_loss})
 
 
+def round_row(channel: Channel, nodes: int, *, rounds: int) -> Row:
+    """What a round itself costs, with clients that do nothing.
+
+    Args:
+        channel: reaches clients that send back what they are sent.
+        nodes: how many.
+        rounds: of which the median counts.
+    """
+    empty, seconds = ChannelRounds(channel, nodes), list[float]()
+    for number in range(rounds + 1):
+        started = time.perf_counter()
+        empty.round(b"nothing")
+        if number:
+            seconds.append(time.perf_counter() - started)
+    return Row(f"no-op round of {nodes} clients, in process: median", statistics.median(seconds), "s")
+
+
 def deal_out(work: Workload, folder: Path) -> Dataset:
     """Write the clients' text to ``train.jsonl``; what neither simulation sees is returned.
 
@@ -163,7 +185,9 @@ def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
         "held-out-fraction": 0.01, "out": out,
     }  # fmt: skip
     given = itertools.chain.from_iterable((f"--{key}", str(value)) for key, value in options.items())
-    took = measured([sys.executable, "-m", "plait.cli.main", "simulate", *given, "--json"], cwd=folder)
+    took = measured(
+        [sys.executable, "-m", "plait.cli.main", "simulate", *given, "--json"], cwd=folder, timeout_s=work.timeout_s
+    )
     events = read_events(out / "ledger.jsonl")
     round_s = [cast("float", event["wall_s"]) for event in events if event["event"] == "round_finished"]
     return _judged(work, out / "adapter", took, round_s, held_out)
@@ -182,7 +206,7 @@ def run_stock(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
     # Flower starts its parts by name.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     command = [str(stock_app() / "run.sh"), str(out), str(work.clients), str(settings)]
-    took = measured(command, cwd=folder, environment={"PATH": path})
+    took = measured(command, cwd=folder, environment={"PATH": path}, timeout_s=work.timeout_s)
     times = cast("list[float]", json.loads((out / "times.json").read_text()))
     round_s = [later - earlier for earlier, later in itertools.pairwise(times)]
     return _judged(work, out / "adapter", took, round_s, held_out)

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from plait.bench.row import Row
     from plait.bench.transport import Serving
     from plait.trust import ServerKit
+
+_IDLE = 100
 
 bench = typer.Typer(
     name="bench",
@@ -265,6 +268,9 @@ def simulate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the base: auto, float32, bfloat16 or float16.")] = "auto",
     repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each simulation, in turn.")] = 1,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds after which a simulation is ended and the command fails.")
+    ] = 3600.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of adapter and order of data.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
@@ -277,13 +283,21 @@ def simulate(
     import tempfile
     from importlib.util import find_spec
 
-    from plait.bench.simulate import Workload
+    from plait.bench.simulate import Workload, round_row
     from plait.bench.simulate import rows as compared
+    from plait.cli.apps import add_apps_to_path
     from plait.cli.progress import status
     from plait.errors import MachineError
+    from plait.simulation.echo import echo_grid
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
 
+    def show(row: Row) -> None:
+        typer.echo(json.dumps(row.to_json()) if json_output else str(row))
+
+    add_apps_to_path()
+    grid_channel = importlib.import_module("server.grid_channel")
+    show(round_row(grid_channel.GridChannel(echo_grid(_IDLE), open_ended=False), _IDLE, rounds=30))
     if find_spec("ray") is None:
         raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
     quiet_libraries()
@@ -296,7 +310,8 @@ def simulate(
         batch_size=batch_size,
         seq_len=seq_len,
         seed=seed,
+        timeout_s=timeout,
     )
     with tempfile.TemporaryDirectory() as folder, status("simulating", quiet=json_output) as say:
         for row in compared(work, Path(folder), repetitions=repetitions, progress=say):
-            typer.echo(json.dumps(row.to_json()) if json_output else str(row))
+            show(row)

@@ -30,3 +30,14 @@ def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Pat
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="failed with code 3: no such thing"):
         measured([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"], cwd=tmp_path)
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    program = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True).wait()"
+    )
+    with pytest.raises(MachineError, match="took longer than 2 s"):
+        measured([sys.executable, "-c", program], cwd=tmp_path, timeout_s=2)
+    pid = Path("/proc") / ((tmp_path / "pid").read_text() or "missing")
+    assert not pid.exists() or "Z" in (pid / "stat").read_text().rpartition(")")[2]

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait.bench.simulate import Workload, deal_out, rows, stock_app
+from plait.bench.simulate import Workload, deal_out, round_row, rows, stock_app
+from plait.simulation.echo import echo_grid
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.device import Compute
+from server.grid_channel import GridChannel
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,12 @@ def test_the_peer_knows_nothing_of_plait() -> None:
     sources = [path.read_text() for path in (stock_app() / "stock").glob("*.py")]
     assert len(sources) == 4
     assert not any("import plait" in source or "from plait" in source for source in sources)
+
+
+def test_a_round_of_clients_that_do_nothing_is_a_row() -> None:
+    row = round_row(GridChannel(echo_grid(5), open_ended=False), 5, rounds=3)
+    assert (row.row, row.unit) == ("no-op round of 5 clients, in process: median", "s")
+    assert row.value > 0
 
 
 @pytest.mark.slow
