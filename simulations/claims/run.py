@@ -25,8 +25,10 @@ from pathlib import Path
 import numpy as np
 from lab import CODE, Lab
 
+from plait.adapters import AdapterState
 from plait.aggregation import geometry_of
 from plait.report.estimate import lora_parameters
+from plait.training.blueprint import Blueprint
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
@@ -34,9 +36,9 @@ BEST = {"lora": 3e-3, "full": 1e-3}
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def rates(base: str, seeds: tuple[int, ...], steps: int) -> object:
+def rates(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Held-out loss after so many steps, by method and learning rate."""
-    lab, rows = _lab(base), []
+    lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for method in ("lora", "full"):
             blueprint = lab.design(seed, method=method)
@@ -48,9 +50,9 @@ def rates(base: str, seeds: tuple[int, ...], steps: int) -> object:
     return rows
 
 
-def ranks(base: str, seeds: tuple[int, ...], steps: int) -> object:
+def ranks(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Held-out loss after so many steps, by rank."""
-    lab, rows = _lab(base), []
+    lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for rank in RANKS:
             blueprint = lab.design(seed, rank=rank)
@@ -62,9 +64,9 @@ def ranks(base: str, seeds: tuple[int, ...], steps: int) -> object:
     return rows
 
 
-def forgetting(base: str, seeds: tuple[int, ...], steps: int) -> object:
+def forgetting(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Both losses along the way."""
-    lab, rows = _lab(base), []
+    lab, rows = _lab(base), list[dict[str, object]]()
     scale = 1.0 if base == "tiny" else 0.1
     for seed in seeds:
         for method in ("lora", "full"):
@@ -76,9 +78,9 @@ def forgetting(base: str, seeds: tuple[int, ...], steps: int) -> object:
     return rows
 
 
-def formats(base: str, seeds: tuple[int, ...], steps: int) -> object:
+def formats(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Held-out loss after so many steps, by compute type; masters are float32 in both."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for dtype in ("float32", "bfloat16"):
         lab = Lab(base, dtype=dtype)
         for seed in seeds:
@@ -91,9 +93,9 @@ def formats(base: str, seeds: tuple[int, ...], steps: int) -> object:
     return rows
 
 
-def spectrum(base: str, seeds: tuple[int, ...], steps: int) -> object:
+def spectrum(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Share of the squared singular values of what was learned that the first k hold, means over modules."""
-    lab, rows = _lab(base), []
+    lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for method, rank in (("lora", 8), ("lora", 64), ("full", 8)):
             blueprint = lab.design(seed, method=method, rank=rank)
@@ -109,7 +111,7 @@ def spectrum(base: str, seeds: tuple[int, ...], steps: int) -> object:
     return rows
 
 
-def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> object:
+def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> list[dict[str, object]]:
     """Parameters of LoRA by rank, and how much smaller it is than the base."""
     lab = Lab("smollm2-135m" if base == "tiny" else base)
     blueprint = lab.design(0)
@@ -122,9 +124,9 @@ def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> object:
     ]  # fmt: skip
 
 
-def memory(base: str, _seeds: tuple[int, ...], steps: int) -> object:
+def memory(base: str, _seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Resident memory of inference and training, each in a process of its own."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for dtype in ("float32", "bfloat16"):
         for method in ("inference", "lora", "qlora", "full"):
             command = [sys.executable, str(HERE / "footprint.py"), base, method, dtype, str(steps)]
@@ -141,7 +143,7 @@ def _lab(base: str) -> Lab:
     return Lab(base) if base == "tiny" else Lab(base, learn=CODE, dtype="bfloat16", held_out=16)
 
 
-def _changes(blueprint: object, state: object) -> list[np.ndarray]:
+def _changes(blueprint: Blueprint, state: AdapterState) -> list[np.ndarray]:
     """What was learned, matrix by matrix."""
     geometry = geometry_of(blueprint.spec)
     if geometry.pairs:
@@ -150,7 +152,7 @@ def _changes(blueprint: object, state: object) -> list[np.ndarray]:
     return [state[slot.name].astype(float) - before[slot.name] for slot in state.layout.slots if len(slot.shape) == 2]
 
 
-PARTS: dict[str, Callable[[str, tuple[int, ...], int], object]] = {
+PARTS: dict[str, Callable[[str, tuple[int, ...], int], list[dict[str, object]]]] = {
     part.__name__: part for part in (rates, ranks, forgetting, formats, spectrum, sizes, memory)
 }
 STEPS = {"rates": 100, "ranks": 200, "forgetting": 200, "formats": 100, "spectrum": 100, "sizes": 0, "memory": 2}
@@ -165,9 +167,13 @@ def main() -> None:
     options = parser.parse_args()
     base = options.base or ("smollm2-135m" if options.part == "memory" else "tiny")
     seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    rows = PARTS[options.part](base, seeds, options.steps or STEPS[options.part])
     name = options.part if base == "tiny" or options.part in ("memory", "sizes") else f"{options.part}-{base}"
-    (HERE / f"results-{name}.json").write_text(json.dumps(rows, indent=0) + "\n")
+    path = HERE / f"results-{name}.json"
+    for seed in seeds[:1] if options.part in ("memory", "sizes") else seeds:
+        rows = PARTS[options.part](base, (seed,), options.steps or STEPS[options.part])
+        kept = json.loads(path.read_text()) if path.exists() else []
+        rows = [row for row in kept if "seed" in row and row["seed"] != seed] + rows
+        path.write_text(json.dumps(rows, indent=0) + "\n")
 
 
 if __name__ == "__main__":
