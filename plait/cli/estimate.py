@@ -35,6 +35,7 @@ def estimate(
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """
     settings = run_config(given, config)
+    from plait.aggregation import geometry_of
     from plait.plan import blueprint_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.training.bases import locate_config, quiet_libraries
@@ -60,6 +61,7 @@ def estimate(
             * settings.gradient_accumulation_steps
             * settings.seq_len,
             train_tokens_per_s=tokens_per_s,
+            parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry_of(blueprint.spec).pairs) or None,
         )
     )
     if json_output:

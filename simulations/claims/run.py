@@ -50,16 +50,15 @@ def rates(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, objec
     return rows
 
 
-def ranks(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
+def ranks(base: str, seeds: tuple[int, ...], steps: int, wanted: tuple[int, ...] = RANKS) -> list[dict[str, object]]:
     """Held-out loss after so many steps, by rank."""
     lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
-        for rank in RANKS:
+        for rank in wanted:
             blueprint = lab.design(seed, rank=rank)
-            points = lab.train(blueprint, rate=BEST["lora"], steps=steps, seed=seed, every=steps // 4)
-            for point, _ in points:
-                row = {"rank": rank, "parameters": blueprint.spec.layout.size, "seed": seed}
-                rows.append(row | {"steps": point.steps, "loss": point.learned})
+            *_, (point, _) = lab.train(blueprint, rate=BEST["lora"], steps=steps, seed=seed, every=steps // 4)
+            row = {"rank": rank, "parameters": blueprint.spec.layout.size, "seed": seed}
+            rows.append(row | {"steps": point.steps, "loss": point.learned})
             print(rows[-1], flush=True)
     return rows
 
@@ -163,6 +162,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--base", default="", help="tiny, but for memory")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--ranks", default="", help="only these ranks, for the part ranks")
     parser.add_argument("--steps", type=int, default=0, help="instead of the part's own number")
     options = parser.parse_args()
     base = options.base or ("smollm2-135m" if options.part == "memory" else "tiny")
@@ -170,9 +170,19 @@ def main() -> None:
     name = options.part if base == "tiny" or options.part in ("memory", "sizes") else f"{options.part}-{base}"
     path = HERE / f"results-{name}.json"
     for seed in seeds[:1] if options.part in ("memory", "sizes") else seeds:
-        rows = PARTS[options.part](base, (seed,), options.steps or STEPS[options.part])
+        steps = options.steps or STEPS[options.part]
+        if options.ranks:
+            rows = ranks(base, (seed,), steps, tuple(int(rank) for rank in options.ranks.split(",")))
+        else:
+            rows = PARTS[options.part](base, (seed,), steps)
+        done = {(row.get("seed"), row.get("rank") if options.part == "ranks" else None) for row in rows}
         kept = json.loads(path.read_text()) if path.exists() else []
-        rows = [row for row in kept if "seed" in row and row["seed"] != seed] + rows
+        kept = [
+            row
+            for row in kept
+            if "seed" in row and (row["seed"], row.get("rank") if options.part == "ranks" else None) not in done
+        ]
+        rows = [*kept, *rows]
         path.write_text(json.dumps(rows, indent=0) + "\n")
 
 

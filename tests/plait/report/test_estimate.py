@@ -5,7 +5,7 @@ import math
 import pytest
 
 from plait.errors import ConfigError
-from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
+from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters, recommended_rank
 from plait.report.fold import fold_events
 from plait.report.summary import summarise
 
@@ -147,3 +147,20 @@ def test_a_client_holds_the_base_in_two_bytes_and_every_trained_parameter_in_twe
     estimate = CostEstimate(inputs()).to_json()
     assert estimate["client_base_memory_bytes"] == 2 * 1_000_000
     assert estimate["client_adapter_memory_bytes"] == of_each * 1001
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank"),
+    # 1000 parameters a rank hold 2,000 bits, a token teaches one.
+    [(0, 8), (16_000, 8), (16_001, 16), (32_000, 16), (100_000, 64), (10**9, 256)],
+)
+def test_the_rank_that_is_recommended_holds_what_is_taught(tokens: int, rank: int) -> None:
+    assert recommended_rank(parameters_per_rank=1000, train_tokens=tokens) == rank
+
+
+def test_a_rank_is_recommended_where_tokens_and_factors_are_known() -> None:
+    estimate = CostEstimate(inputs(tokens_per_client_round=2000, parameters_per_rank=1000))
+    assert estimate.to_json()["recommended_rank"] == 32
+    assert "Rank 32 holds what 40,000 tokens in all teach." in estimate_tables(estimate)[0].note
+    assert CostEstimate(inputs(tokens_per_client_round=2000)).to_json()["recommended_rank"] is None
+    assert CostEstimate(inputs(parameters_per_rank=1000)).to_json()["recommended_rank"] is None
