@@ -88,7 +88,7 @@ def fairness_table(view: RunView) -> Table:
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(
         title="How evenly clients are served",
-        headings=("", "mean", "spread", "worst loss", "worst client", "least change", "least changed", "worse off"),
+        headings=("", "mean", "spread", "worst", "client", "least change", "client", "worse off"),
         rows=tuple(_row(name, found) for name, found in there) if len(before) > 1 and rows["federated"] else (),
         note="Losses on each client's own held-out data; every client counts once, however much it has.",
         text_columns=(0, 4, 6),
