@@ -13,6 +13,7 @@ from plait.data import Dataset, cache_directory, histogram, load_dataset
 from plait.rounds.participant import Trained
 from plait.simulation.gathering import Gathering
 from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
+from plait.simulation.remembered import RememberedLosses
 from plait.training.bases import Progress, locate_base, quiet_libraries
 from plait.training.bridge import load_own_trainer
 from plait.training.device import choose_compute, use_threads
@@ -104,6 +105,7 @@ def _client(config: RunConfig, index: int) -> PeftLocalModel:
         histogram=histogram(share.records, dataset, besides=scheme_of(config, dataset).column),
         own_trainer=load_own_trainer(config.trainer) if config.trainer else None,
         train_with=gathering().ask,
+        recall=RememberedLosses(cache_directory()).recall,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from peft import PeftModel
 
 from plait.adapters import AdapterSpec, AdapterState, Task
@@ -26,6 +27,9 @@ from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepReport]
+
+# The loss under inputs that determine it: known from before, or measured now.
+Recall = Callable[[Sequence[bytes], Callable[[], ClientLoss]], ClientLoss]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class PeftLocalModel:
         histogram: counts that may leave the client (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
         train_with: does what the client is to train; by default at once and alone.
+        recall: asked for the loss of the adapter that a run begins with; by default it is measured.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class PeftLocalModel:
         histogram: Mapping[str, int],
         own_trainer: OwnTrainer | None = None,
         train_with: Callable[[Training], Trained] | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self._base = base
         self._client = client
@@ -80,6 +86,7 @@ class PeftLocalModel:
         self._histogram = histogram
         self._own_trainer = own_trainer
         self._train_with = train_with or self.train_alone
+        self._recall = recall
         self._moved = MovedBase()
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
@@ -116,6 +123,17 @@ class PeftLocalModel:
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""
+        begins = state.digest() == self._base.prepare(spec.text).initial.digest() and not self._moved.digest
+        if self._recall is None or not begins:
+            return self._measure(spec, state, settings)
+        held_out = self.split(spec, settings).held_out
+        lengths = [(len(example.tokens), len(example.labels)) for example in held_out]
+        tokens = [part.tobytes() for example in held_out for part in (example.tokens, example.labels)]
+        numbers = repr((lengths, settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
+        inputs = (*self._base.identity, spec.digest, state.digest(), numbers, *tokens)
+        return self._recall(inputs, lambda: self._measure(spec, state, settings))
+
+    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         model = self._base.carrying(spec, state)
         judged = judge(
             model,

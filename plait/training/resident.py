@@ -71,6 +71,12 @@ class ResidentBase:
         self._geometry: Geometry | None = None
 
     @property
+    def identity(self) -> tuple[bytes, ...]:
+        """What decides how it computes."""
+        how = (str(self.compute.device), self.compute.dtype_name, self._seq_len, self._adapter_in_float32)
+        return self.fingerprint, repr(how).encode()
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer, loaded at first use."""
         if self._tokenizer is None:

@@ -1,0 +1,77 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from plait import machine
+from plait.rounds.evaluation import ClientLoss
+from plait.simulation import remembered
+from plait.simulation.remembered import RememberedLosses
+
+LOSS = ClientLoss(0.1 + 0.2, 7, 3, None)
+
+
+def never() -> ClientLoss:
+    raise AssertionError("measured anew")
+
+
+def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path) -> None:
+    for loss in (LOSS, ClientLoss(1e-300, 1, 1, 1)):
+        inputs = [b"a", repr(loss).encode()]
+        assert RememberedLosses(tmp_path).recall(inputs, lambda loss=loss: loss) == loss
+        assert RememberedLosses(tmp_path).recall(inputs, never) == loss
+
+
+@pytest.mark.parametrize("inputs", [[b"ab"], [b"a", b""], [b"", b"a"], []])
+def test_other_inputs_are_measured(tmp_path, inputs) -> None:
+    RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
+    other = ClientLoss(2.0, 1, 1)
+    assert RememberedLosses(tmp_path).recall(inputs, lambda: other) == other
+
+
+def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
+    RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
+    monkeypatch.setattr(machine, "versions", lambda: {"torch": "another"})
+    remembered._surroundings.cache_clear()
+    other = ClientLoss(2.0, 1, 1)
+    assert RememberedLosses(tmp_path).recall([b"a"], lambda: other) == other
+    remembered._surroundings.cache_clear()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '["x", 1, 1, null]', "[1.0, 1, 1, 2.5]"])
+def test_an_entry_that_makes_no_sense_is_measured_anew(tmp_path, content) -> None:
+    RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
+    (entry,) = (tmp_path / "losses").iterdir()
+    entry.write_text(content)
+    assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
+    assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path) -> None:
+    (tmp_path / "losses").write_text("a file")
+    assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
+
+
+@pytest.mark.slow
+def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path) -> None:
+    text = "\n".join(f"line {number} of a small book" for number in range(400))
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": text[::-1]}) + "\n")
+
+    def run(name: str) -> tuple[bytes, object]:
+        command = [
+            sys.executable, "-m", "plait.cli.main", "simulate", "--data", "data.jsonl", "--partition", "iid",
+            "--clients", "2", "--base", "tiny", "--rounds", "1", "--local-steps", "2", "--seq-len", "32",
+            "--threads", "1", "--out", name, "--json",
+        ]  # fmt: skip
+        environment = os.environ | {"PLAIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        adapter = (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
+        return adapter, json.loads(done.stdout)["held_out_loss_by_round"]
+
+    first = run("first")
+    kept = {entry.name: entry.read_bytes() for entry in (tmp_path / "cache" / "losses").iterdir()}
+    assert len(kept) == 2
+    assert run("second") == first
+    assert {entry.name: entry.read_bytes() for entry in (tmp_path / "cache" / "losses").iterdir()} == kept
