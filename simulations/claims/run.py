@@ -126,14 +126,15 @@ def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> list[dict[str, obj
 def memory(base: str, _seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
     """Resident memory of inference and training, each in a process of its own."""
     rows: list[dict[str, object]] = []
-    for dtype in ("float32", "bfloat16"):
-        for method in ("inference", "lora", "qlora", "full"):
+    for dtype in ("bfloat16", "float32"):
+        for method in ("inference", "lora", "full", "qlora"):
             command = [sys.executable, str(HERE / "footprint.py"), base, method, dtype, str(steps)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 rows.append({"method": method, "dtype": dtype, "refused": done.stderr.strip().splitlines()[-1]})
             else:
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
+            (HERE / "results-memory.json").write_text(json.dumps(rows, indent=0) + "\n")
             print(rows[-1], flush=True)
     return rows
 

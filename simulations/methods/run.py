@@ -64,14 +64,14 @@ PLANS: Mapping[str, Plan] = {
     ),
     "minilm": Plan(
         {"base": "minilm-l6", "data": "bbc", "partition": "iid", "clients": 4, "rounds": 3, "local_steps": 4,
-         "batch_size": 8, "seq_len": 64, "max_held_out_sequences": 50},
+         "batch_size": 8, "seq_len": 64, "max_held_out_sequences": 25},
         {},
         (0, 1, 2),
         frozenset({"prefix"}),
     ),
     "smollm2": Plan(
-        {"base": "smollm2-135m", "data": "stdlib", "clients": 4, "rounds": 2, "local_steps": 3, "seq_len": 64,
-         "max_held_out_sequences": 8},
+        {"base": "smollm2-135m", "data": "stdlib", "clients": 2, "rounds": 2, "local_steps": 2, "seq_len": 64,
+         "max_held_out_sequences": 4},
         # One client alone takes as many steps as it would in the federation.
         {"clients": 1, "rounds": 1, "local_steps": 12},
         (0,),
