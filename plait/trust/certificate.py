@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -44,7 +44,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = serialization.load_pem_private_key(read_secret(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigError(f"'{path}' is no private key, expected an ECDSA key in PEM without password") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"'{path}' is a key of another kind, expected an ECDSA key")
@@ -60,7 +60,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(read_small(path))
-    except ValueError as error:
+    except (ValueError, InternalError) as error:
         raise ConfigError(f"'{path}' is no certificate, expected one in PEM") from error
 
 
@@ -95,7 +95,7 @@ def check_issued_by(certificate: x509.Certificate, authority: x509.Certificate, 
     """
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigError(
             f"{what} is not signed by the authority beside it (ca.crt), expected one kit's files"
         ) from error
@@ -109,7 +109,7 @@ def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey,
     """
     try:
         own = certificate.public_key() == key.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         own = False
     if not own:
         raise ConfigError(f"{what} is not for the key beside it, expected one kit's files")

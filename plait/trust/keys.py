@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -45,7 +45,7 @@ class NodeKey:
         """
         try:
             key = serialization.load_pem_private_key(read_secret(path), password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise ConfigError(f"'{path}' is no private key, expected an Ed25519 key in PEM without password") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"'{path}' is a key of another kind, expected an Ed25519 key")

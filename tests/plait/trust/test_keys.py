@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import stat
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from plait.errors import ConfigError
 from plait.trust import NodeKey, verify
-from plait.trust.certificate import key_pem, new_key
+from plait.trust.certificate import key_pem, new_key, read_key
 from plait.trust.secret_file import write_secret
 
 
@@ -73,3 +74,16 @@ def test_a_key_of_another_kind_or_open_to_others_is_refused(tmp_path):
     (tmp_path / "node.key").chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         NodeKey.load(tmp_path / "node.key")
+
+
+@pytest.mark.parametrize("kind", [b"\x2b\x65\x71", b"\x2b\x65\x6f"], ids=["Ed448", "X448"])
+@pytest.mark.parametrize("read", [NodeKey.load, read_key])
+def test_a_key_that_says_it_is_of_another_kind_than_it_is_long_is_refused(tmp_path, kind, read):
+    # OpenSSL stumbles over it, and not with an error of the usual kinds.
+    document = bytes.fromhex("302e020100300506032b657004220420") + bytes(32)
+    body = base64.b64encode(document.replace(b"\x2b\x65\x70", kind)).decode()
+    path = tmp_path / "node.key"
+    path.write_text(f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="is no private key"):
+        read(path)
