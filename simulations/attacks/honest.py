@@ -46,6 +46,7 @@ def cases() -> dict[str, dict[str, object]]:
     found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted(OPTIMIZERS)}
     found |= {f"method {name}": {"method": name} for name in sorted(METHODS)}
     found |= {f"rule {name}": {"rule": name, "clients": 8 if name in _MANY else 3} for name in sorted(ALL_RULES)}
+    found["rule fedsb"]["method"] = "lora_xs"  # it has no other
     return found
 
 
