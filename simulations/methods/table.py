@@ -12,6 +12,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from plait.training.methods import METHODS
+
 
 def main() -> None:
     name = sys.argv[1]
@@ -40,7 +42,8 @@ def print_rows(rows: list[dict]) -> None:
     heads += ["accuracy"] if labelled else []
     print("| " + " | ".join(heads) + " |")
     print("|---" * len(heads) + "|")
-    for method, found in by_method.items():
+    for method in [name for name in METHODS if name in by_method]:
+        found = by_method[method]
         if "refused" in found[0]:
             print(f"| {method} | refused: {found[0]['refused']} |" + " |" * (len(heads) - 2))
             continue
