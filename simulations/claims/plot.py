@@ -38,10 +38,10 @@ def draw_rates(axis: Axes) -> None:
     for method in NAMES:
         means = means_by((row for row in read("rates") if row["method"] == method), "rate", "loss")
         axis.plot(list(means), list(means.values()), color=COLOURS[method], marker="o", markersize=4)
-        best = min(means, key=means.__getitem__)
+        best, down = min(means, key=means.__getitem__), 14 if method == "lora" else -34
         axis.plot([best], [means[best]], "o", markersize=11, fillstyle="none", color=COLOURS[method])
         axis.annotate(
-            f"{NAMES[method]}\nbest at {best:g}", (best, means[best]), (0, -34), textcoords="offset points",
+            f"{NAMES[method]}\nbest at {best:g}", (best, means[best]), (0, down), textcoords="offset points",
             color=COLOURS[method], ha="center", fontsize=9,
         )  # fmt: skip
     axis.set(xscale="log", title="Learning rate, 100 steps", xlabel="learning rate", ylabel="held-out loss (nats)")
@@ -90,9 +90,9 @@ def draw_spectrum(axis: Axes) -> None:
         shares = [statistics.mean(values) for values in zip(*found, strict=True)]
         axis.plot(range(1, 65), shares, style, color=COLOURS[method])
         label = f"LoRA, rank {rank}" if method == "lora" else NAMES[method]
-        at = {("lora", 8): 6, ("lora", 64): 14, ("full", 8): 24}[method, rank]
+        at, down = {("lora", 8): (4, -40), ("lora", 64): (14, -14), ("full", 8): (24, -12)}[method, rank]
         axis.annotate(
-            label, (at, shares[at - 1]), (8, -12), textcoords="offset points", color=COLOURS[method], fontsize=9
+            label, (at, shares[at - 1]), (8, down), textcoords="offset points", color=COLOURS[method], fontsize=9
         )
     axis.set(
         title="Singular values of what was learned", xlabel="first k", ylabel="share of the squared norm",
