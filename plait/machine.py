@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from plait import __version__
 
+_M_ARENA_MAX = -8  # malloc.h
+_ARENAS = 2
 _WATCHED = ("torch", "transformers", "peft", "flwr", "numpy", "protobuf", "safetensors")
 
 
@@ -55,6 +59,18 @@ def peak_rss_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kilobytes
+
+
+def share_memory_between_threads() -> None:
+    """Have all threads take memory from few places (glibc only; elsewhere nothing happens).
+
+    By default glibc gives each its own, up to eight for every core, and each keeps what it once needed: a server that
+    takes in large updates on a dozen threads would grow by 60 MB for every one of them.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def describe(*, device: str, dtype: str, threads: int) -> Mapping[str, str | int]:

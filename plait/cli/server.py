@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait import machine
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.cli.serving import Serving, load_serving, new_run_number
@@ -90,6 +91,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
         )
     kit = _load_kit(serving)
+    machine.share_memory_between_threads()
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
         from plait.plan import optimizer_of, ranks_of, rule_of

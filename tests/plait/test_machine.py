@@ -17,3 +17,35 @@ def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
     command = [sys.executable, "-c", "from plait import machine; print(machine.peak_rss_bytes())"]
     child = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert 0 < child < held.nbytes < machine.peak_rss_bytes()
+
+
+SPREAD = """
+import ctypes, sys, threading
+from plait import machine
+if sys.argv[1] == "shared":
+    machine.share_memory_between_threads()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+barrier = threading.Barrier(8)
+def take():
+    barrier.wait()
+    libc.malloc(ctypes.c_size_t(1000))
+    barrier.wait()
+threads = [threading.Thread(target=take) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_threads_take_memory_from_few_places(tmp_path) -> None:
+    def places(how: str) -> int:
+        subprocess.run([sys.executable, "-c", SPREAD, how, str(tmp_path / how)], check=True)
+        return (tmp_path / how).read_text().count("<heap nr=")
+
+    if not (own := places("own")):
+        pytest.skip("another C library")
+    assert places("shared") <= 2 < own
