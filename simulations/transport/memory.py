@@ -40,7 +40,7 @@ from plait.wire.messages import (
 )
 
 RANK = 216  # 2.03 million parameters on the tiny base
-ROUNDS = 2
+ROUNDS = 1
 EXAMPLES, TOKENS = 100, 1000
 CONFIG = RunConfig(base="tiny", rank=RANK, wire="fp32", device="cpu", dtype="float32", seed=0)
 LARGEST_TASK = 1 << 30
