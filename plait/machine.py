@@ -64,8 +64,8 @@ def peak_rss_bytes() -> int:
 def share_memory_between_threads() -> None:
     """Have all threads take memory from few places (glibc only; elsewhere nothing happens).
 
-    By default glibc gives each its own, up to eight for every core, and each keeps what it once needed. A server that takes
-    in large updates from a hundred clients needs a tenth less memory when they share.
+    By default glibc gives each its own, up to eight for every core, and each keeps what it once needed. A server that
+    takes in large updates from a hundred clients needs a tenth less memory when they share.
     """
     if sys.platform != "linux":
         return
