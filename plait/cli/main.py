@@ -5,7 +5,6 @@ Exit codes: 0 done; 2 usage or configuration; 3 a peer's bytes or a data file; 1
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from typing import Annotated
@@ -90,8 +89,6 @@ def main() -> None:
     """Entry point of the ``plait`` command."""
     for key, value in {**_QUIET, **_PATIENT}.items():
         os.environ.setdefault(key, value)
-    # It looks for faster kernels on the hub where it can, and complains where it cannot.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except PlaitError as error:

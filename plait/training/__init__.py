@@ -3,3 +3,8 @@
 Import the modules themselves: this package re-exports nothing, so that a command that needs one of them does not wait
 for torch because of another.
 """
+
+import logging
+
+# PEFT imports it, and it complains where it finds no faster kernels than its own.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

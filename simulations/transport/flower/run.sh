@@ -40,7 +40,7 @@ for port in "${ports[@]:1}"; do
         >"node-$port.log" 2>&1 &
     started+=($!)
     # One after the other: on a busy machine a node that starts beside another gives up.
-    until grep -q "SuperNode ID" "node-$port.log"; do
+    until grep -qs "SuperNode ID" "node-$port.log"; do
         kill -0 "${started[-1]}"
         sleep 0.2
     done
