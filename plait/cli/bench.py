@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plait.bench.transport import Serving
     from plait.trust import ServerKit
 
-_IDLE = 100
+_IDLE_CLIENTS = 100
 
 bench = typer.Typer(
     name="bench",
@@ -297,7 +297,7 @@ def simulate(
 
     add_apps_to_path()
     grid_channel = importlib.import_module("server.grid_channel")
-    show(round_row(grid_channel.GridChannel(echo_grid(_IDLE), open_ended=False), _IDLE, rounds=30))
+    show(round_row(grid_channel.GridChannel(echo_grid(_IDLE_CLIENTS), open_ended=False), _IDLE_CLIENTS, rounds=30))
     if find_spec("ray") is None:
         raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
     quiet_libraries()

@@ -30,18 +30,18 @@ from plait.cli.status import status
 from plait.cli.verify import verify
 from plait.errors import PlaitError
 
-# Nobody's tools phone home because plait started them; a user who wants that says so in the environment.
-_QUIET = {
+# What the user has not set otherwise. Nobody's tools phone home because plait started them.
+_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
+    # Threads that are out of work sleep: spinning, as OpenMP has it by default, they keep those that they wait for from
+    # the processor as soon as anything else runs, and small matrices take a hundred times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
-# Threads that are out of work sleep: spinning, as OpenMP has it by default, they keep those that they wait for from the
-# processor as soon as anything else runs, and small matrices take a hundred times as long.
-_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 app = typer.Typer(
     name="plait",
@@ -87,7 +87,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``plait`` command."""
-    for key, value in {**_QUIET, **_PATIENT}.items():
+    for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
         app()

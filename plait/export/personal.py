@@ -21,8 +21,7 @@ from plait.rounds.moved_base import base_from_bytes
 from plait.rounds.past import Past
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
-
-_RUN_ID_BYTES = 16
+from plait.wire.bounds import RUN_ID_BYTES
 
 
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:
@@ -108,7 +107,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         if sides:
             state = with_own_side(spec, state, values, sides[0])
     beneath = read_if_there(path / "base")
-    moved = base_from_bytes(beneath and beneath[_RUN_ID_BYTES:], geometry)
+    moved = base_from_bytes(beneath and beneath[RUN_ID_BYTES:], geometry)
     if beneath and not moved.digest:
         raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
     spec, state = published(spec, state, geometry, moved)
@@ -155,4 +154,4 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side
 
 
 def _newest(own: bytes) -> bytes:
-    return Past.from_bytes(own, own[:_RUN_ID_BYTES]).after
+    return Past.from_bytes(own, own[:RUN_ID_BYTES]).after

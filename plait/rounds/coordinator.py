@@ -12,11 +12,10 @@ fewer updates than the quorum the round is tried again, with what it has. Knows 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, PeerError
 from plait.rounds.asking import Answer, Asking
@@ -25,8 +24,9 @@ from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
 from plait.rounds.folding import Folding
-from plait.rounds.ledger import Event, Ledger, read_events
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
+from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Held, RunState, choose_cohort, client_seed, note_held, sample_cohort
@@ -128,7 +128,7 @@ class Coordinator:
             MachineError: the disk is full.
         """
         plan = self._plan
-        recorded = _Recorded.of(read_events(self._directory.ledger))
+        recorded = Recorded.of(read_events(self._directory.ledger))
         self._misfits.update(recorded.misfits)
         try:
             if recorded.finished < state.round:
@@ -160,7 +160,7 @@ class Coordinator:
     def _evaluation_due(self, round_number: int) -> bool:
         return round_number % self._plan.eval_every == 0 or round_number == self._plan.rounds
 
-    def _round(self, state: RunState, roster: Roster, recorded: _Recorded) -> RunState:
+    def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         started = time.perf_counter()
         number = state.round + 1
         known = {*recorded.clients, *roster.nodes}
@@ -243,9 +243,7 @@ class Coordinator:
             self._directory.clear_updates()
         self._ledger.append("round_finished", **state.finished)
 
-    def _recover(
-        self, state: RunState, number: int, client: str, recorded: _Recorded, stored: dict[str, Norms]
-    ) -> None:
+    def _recover(self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Norms]) -> None:
         """Take into `stored` what an earlier stretch of the run stored; the ledger gets what it lacks of it."""
         update = self._directory.load_update(number, client)
         if update is None:
@@ -390,58 +388,6 @@ class Coordinator:
             reason=str(reason),
             detail=detail,
             uplink_bytes=answer.uplink_bytes,
-        )
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """What the ledger of a run that is gone on with holds already.
-
-    Attributes:
-        finished: the last round that it calls finished.
-        evaluated: the last round that it has losses of; -1 for none.
-        received: rounds and clients of the updates that it has.
-        evaluations: rounds and clients of the losses that it has.
-        clients: the clients that it knows.
-        misfits: rounds, clients and reasons of the refusals that it has.
-    """
-
-    finished: int
-    evaluated: int
-    received: frozenset[tuple[int, str]]
-    evaluations: frozenset[tuple[int, str]]
-    clients: frozenset[str]
-    misfits: frozenset[tuple[int, str, str]]
-
-    @classmethod
-    def of(cls, events: Sequence[Event]) -> _Recorded:
-        def rounds(kind: str) -> list[int]:
-            return [cast("int", event["round"]) for event in events if event["event"] == kind]
-
-        return cls(
-            finished=max(rounds("round_finished"), default=0),
-            evaluated=max(rounds("evaluated"), default=-1),
-            received=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]))
-                for event in events
-                if event["event"] == "update_received"
-            ),
-            evaluations=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]))
-                for event in events
-                if event["event"] == "reply_received" and event["purpose"] == Purpose.EVALUATE.value
-            ),
-            clients=frozenset(
-                cast("str", client["client"])
-                for event in events
-                if event["event"] == "clients_described"
-                for client in cast("list[dict[str, Json]]", event["clients"])
-            ),
-            misfits=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]), cast("str", event["reason"]))
-                for event in events
-                if event["event"] == "update_refused"
-            ),
         )
 
 

@@ -57,25 +57,18 @@ def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> tuple[Dat
     embed = minilm_embedder(progress) if scheme.name is SchemeName.CLUSTER else None
     dealt = dataset, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed)
     _latest.clear()
-    _latest[_what_is_dealt(config, scheme)] = dealt
+    # The command that dealt with a default writes down which it was.
+    for name in (config.partition, str(scheme)):
+        _latest[config.data, name, config.clients, config.seed] = dealt
     return dealt
 
 
 # What was dealt out last: the command deals to see that it can be done, the clients of its run take the same.
-_latest: dict[tuple[object, ...], tuple[Dataset, Partition]] = {}
+_latest: dict[tuple[str, str, int, int], tuple[Dataset, Partition]] = {}
 
 
-def _what_is_dealt(config: RunConfig, scheme: Scheme) -> tuple[object, ...]:
-    return config.data, str(scheme), config.clients, config.seed
-
-
-@lru_cache(maxsize=1)
 def _dealt(config: RunConfig) -> tuple[Dataset, Partition]:
-    if config.partition:
-        latest = _latest.pop(_what_is_dealt(config, parse_partition(config.partition)), None)
-        if latest is not None:
-            return latest
-    return deal(config)
+    return _latest.get((config.data, config.partition, config.clients, config.seed)) or deal(config)
 
 
 def client_name(config: RunConfig, index: int) -> str:

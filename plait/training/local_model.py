@@ -123,8 +123,9 @@ class PeftLocalModel:
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
         """Held-out loss of `state` on the part that never trains."""
-        begins = state.digest() == self._base.prepare(spec.text).initial.digest() and not self._moved.digest
-        if self._recall is None or not begins:
+        if self._recall is None or self._moved.digest:
+            return self._measure(spec, state, settings)
+        if state.digest() != self._base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
         lengths = [(len(example.tokens), len(example.labels)) for example in held_out]

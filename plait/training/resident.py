@@ -40,7 +40,7 @@ from plait.training.moved_base import move_weights
 _BLUEPRINTS_KEPT = 8
 
 # To find an adapter's tensors PEFT goes through all modules several times: 30 ms with 30 blocks.
-_SLOTS: WeakKeyDictionary[PeftModel, Mapping[str, torch.Tensor]] = WeakKeyDictionary()
+_BEHIND: WeakKeyDictionary[PeftModel, Mapping[str, torch.Tensor]] = WeakKeyDictionary()
 
 
 class ResidentBase:
@@ -178,7 +178,7 @@ class ResidentBase:
 
 def load_adapter(model: PeftModel, state: AdapterState) -> None:
     """Copy an adapter's values into the model, in place."""
-    tensors = _slot(model)
+    tensors = _behind(model)
     values = torch.from_numpy(state.flat.copy())  # torch cannot wrap a read-only buffer
     with torch.no_grad():
         for slot in state.layout.slots:
@@ -187,7 +187,7 @@ def load_adapter(model: PeftModel, state: AdapterState) -> None:
 
 def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
     """The adapter's values out of the model, float32, in the layout of `like`."""
-    tensors = _slot(model)
+    tensors = _behind(model)
     flat = np.empty(like.layout.size, np.float32)
     for slot in like.layout.slots:
         flat[slot.offset : slot.offset + slot.size] = tensors[slot.name].detach().float().cpu().numpy().reshape(-1)
@@ -200,7 +200,7 @@ def adapter_parameters(model: PeftModel, layout: Layout) -> list[nn.Parameter]:
     Raises:
         ConfigError: a tensor of the adapter is no parameter of the model, so it cannot be trained in place.
     """
-    tensors = _slot(model)
+    tensors = _behind(model)
     found = [tensors[slot.name] for slot in layout.slots]
     parameters = [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
     if len(parameters) < len(found):
@@ -208,12 +208,12 @@ def adapter_parameters(model: PeftModel, layout: Layout) -> list[nn.Parameter]:
     return parameters
 
 
-def _slot(model: PeftModel) -> Mapping[str, torch.Tensor]:
-    """What is behind the adapter's tensors; where all are parameters it is looked for only once in a model."""
-    if model not in _SLOTS:
+def _behind(model: PeftModel) -> Mapping[str, torch.Tensor]:
+    """What is behind the adapter's tensors, by name; where all are parameters they are looked for once a model."""
+    if model not in _BEHIND:
         by_address = {parameter.data_ptr(): parameter for parameter in model.parameters() if parameter.requires_grad}
         tensors = {name: by_address.get(x.data_ptr(), x) for name, x in adapter_tensors(model).items()}
         if not all(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
             return tensors
-        _SLOTS[model] = tensors
-    return _SLOTS[model]
+        _BEHIND[model] = tensors
+    return _BEHIND[model]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -75,27 +73,9 @@ def _server(folder: Path) -> Generator[tuple[int, int]]:
 
 def _bytes_a_connection(folder: Path, call: str, seconds: float) -> float:
     """How much more memory the server has at its peak, for each of a few connections that hoard calls."""
-    hoarder_of = borrowed("server/test_memory.py").Hoarder
-
-    def rss_bytes() -> int:
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) << 10
-
+    most_added_bytes = borrowed("server/test_memory.py").most_added_bytes
     with _server(folder) as (port, process):
-        status = Path(f"/proc/{process}/status")
-        before = peak = rss_bytes()
-        hoarders = [hoarder_of(port, call) for _ in range(CONNECTIONS)]
-        threads = [threading.Thread(target=hoarder.hoard, args=(seconds,)) for hoarder in hoarders]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            peak = max(peak, rss_bytes())
-            time.sleep(0.02)
-        for hoarder in hoarders:
-            hoarder.socket.close()
-        # That it took in what it could shows that they tried.
-        assert min(hoarder.sent_bytes for hoarder in hoarders) > 1 << 20
-    return (peak - before) / CONNECTIONS
+        return most_added_bytes(port, process, call, connections=CONNECTIONS, seconds=seconds) / CONNECTIONS
 
 
 def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, dict[str, int]]:

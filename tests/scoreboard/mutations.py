@@ -115,9 +115,9 @@ def _no_optimizer_memory() -> None:
 def _forgets_what_was_recorded() -> None:
     from dataclasses import replace
 
-    coordinator = module("plait.rounds.coordinator")
-    of = coordinator._Recorded.of
-    coordinator._Recorded.of = lambda events: replace(of(events), received=frozenset())
+    recorded = module("plait.rounds.recorded").Recorded
+    of = recorded.of
+    recorded.of = lambda events: replace(of(events), received=frozenset())
 
 
 def _no_deadline() -> None:

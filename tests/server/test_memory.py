@@ -101,19 +101,35 @@ class Hoarder:
         self.stream_window = window
 
 
+def most_added_bytes(port, process, call, *, connections, seconds):
+    """How much more memory a server has at its peak while so many connections hoard calls."""
+    status = Path(f"/proc/{process}/status")
+
+    def rss_bytes():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) << 10
+
+    before = peak = rss_bytes()
+    hoarders = [Hoarder(port, call) for _ in range(connections)]
+    threads = [threading.Thread(target=hoarder.hoard, args=(seconds,)) for hoarder in hoarders]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        peak = max(peak, rss_bytes())
+        time.sleep(0.02)
+    for hoarder in hoarders:
+        hoarder.socket.close()
+    # That it took in what it could shows that they tried.
+    assert min(hoarder.sent_bytes for hoarder in hoarders) > 1 << 20
+    return peak - before
+
+
 @pytest.fixture
 def server(tmp_path):
-    """A server in a process of its own: its port, and what tells how much memory it has."""
+    """A server in a process of its own: its port and its process."""
     command = [sys.executable, "-c", SERVE, str(tmp_path / "inbox")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        port = int(process.stdout.readline())
-
-        def rss_bytes():
-            (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-            return int(line.split()[1]) << 10
-
-        status = Path(f"/proc/{process.pid}/status")
-        yield port, rss_bytes
+        yield int(process.stdout.readline()), process.pid
         process.stdin.close()
         process.wait(timeout=30)
 
@@ -122,22 +138,8 @@ def server(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system without /proc")
 @pytest.mark.parametrize("call", ["Attend", "Upload", "Status"])
 def test_a_connection_that_proves_nothing_makes_the_server_hold_16_mib_at_most(server, call):
-    port, rss_bytes = server
-    before, peak = rss_bytes(), 0
-    hoarders = [Hoarder(port, call) for _ in range(6)]
-    threads = [threading.Thread(target=hoarder.hoard, args=(3.0,)) for hoarder in hoarders]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        peak = max(peak, rss_bytes())
-        time.sleep(0.02)
-
-    for hoarder in hoarders:
-        hoarder.socket.close()
-
-    # That it took in what it could shows that the test tries.
-    assert min(hoarder.sent_bytes for hoarder in hoarders) > 1 << 20
-    assert peak - before < len(hoarders) * (16 << 20)
+    port, process = server
+    assert most_added_bytes(port, process, call, connections=6, seconds=3.0) < 6 * (16 << 20)
 
 
 def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_a_few_operators(make_grid):

@@ -25,6 +25,18 @@ def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, bluepri
         assert read_adapter(model, state).digest() == state.digest()
 
 
+def test_an_adapter_lands_in_the_model_also_after_its_weights_have_moved(
+    resident: ResidentBase, blueprint: Blueprint
+) -> None:
+    model = resident.carrying(blueprint.spec, random_state(blueprint, 1))
+    model.to(torch.float64)  # new memory for every parameter, as a trainer's move to another device
+    state = random_state(blueprint, 2)
+    assert read_adapter(resident.carrying(blueprint.spec, state), state).digest() == state.digest()
+    name, parameter = next((n, p) for n, p in model.named_parameters() if "lora_A" in n)
+    assert float(parameter.detach().abs().sum()) == pytest.approx(np.abs(state[name.replace(".default", "")]).sum(), rel=1e-5)
+    model.to(resident.compute.dtype)
+
+
 def test_a_written_adapter_gives_the_same_logits_in_plain_peft(
     resident: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, tmp_path
 ) -> None:
