@@ -49,6 +49,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file, 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
+    suggest_commands=False,  # click does already
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
