@@ -33,7 +33,9 @@ def test_an_adapter_lands_in_the_model_also_after_its_weights_have_moved(
     state = random_state(blueprint, 2)
     assert read_adapter(resident.carrying(blueprint.spec, state), state).digest() == state.digest()
     name, parameter = next((n, p) for n, p in model.named_parameters() if "lora_A" in n)
-    assert float(parameter.detach().abs().sum()) == pytest.approx(np.abs(state[name.replace(".default", "")]).sum(), rel=1e-5)
+    assert float(parameter.detach().abs().sum()) == pytest.approx(
+        np.abs(state[name.replace(".default", "")]).sum(), rel=1e-5
+    )
     model.to(resident.compute.dtype)
 
 
