@@ -90,7 +90,7 @@ class Broadcasts:
         self._base_fingerprint = base_fingerprint
         self._unchanged: dict[int, bytes] = {}
         self._whole: dict[int, bytes] = {}
-        self._whole_base = b""
+        self._bases: dict[bool, bytes] = {}
 
     def leading_from(self, held: bytes, track: int) -> bytes:
         """The broadcast for a client that holds the adapter with digest `held` (empty: none, nor the spec)."""
@@ -111,21 +111,28 @@ class Broadcasts:
         return self._whole[track]
 
     def base_leading_from(self, held: Held) -> bytes:
-        """The envelope that brings a client's base up to date; empty where it is, or where it has not moved."""
+        """The envelope that brings a client's base up to date; empty while the base has not moved.
+
+        A client that is up to date is told so all the same: it may have lost what it held without knowing, if it can
+        derive the adapter anew.
+        """
         base = self._state.base
-        if not base.moved.digest or (held.adapter and held.base == base.moved.digest):
+        if not base.moved.digest:
             return b""
         if held.adapter and held.base == base.previous:
             return base.broadcast
-        if not self._whole_base:
-            whole, text = packed(base.moved.delta, self._ranks.master.geometry)
+        known = bool(held.adapter) and held.base == base.moved.digest
+        if known not in self._bases:
+            values, text = packed(base.moved.delta, self._ranks.master.geometry)
             header = replace(
-                _header(self._state, whole.layout.digest, self._base_fingerprint),
+                _header(self._state, values.layout.digest, self._base_fingerprint),
+                relative_to=base.moved.digest if known else b"",
                 result_digest=base.moved.digest,
                 spec_json=text,
             )
-            self._whole_base = seal(header, encode_delta(whole, codec_for("fp32"))).data
-        return self._whole_base
+            sent = AdapterState.zeros(values.layout) if known else values
+            self._bases[known] = seal(header, encode_delta(sent, codec_for("fp32"))).data
+        return self._bases[known]
 
 
 def _base_wire(wire: str) -> str:

@@ -327,22 +327,19 @@ class Participant:
         raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
 
     def _moved_base(self, data: bytes, header: Header, geometry: Geometry) -> MovedBase:
-        """The base that the server means: the one held, after the step (or the whole) that came beside the adapter."""
-        held = self._held_base(header.run_id, geometry)
+        """The base that the server means: the one held, or what the step (or the whole) beside the adapter makes."""
         if not data:
-            return held
+            return MovedBase()
+        held = self._held_base(header.run_id, geometry)
         said = read_header(data, max_bytes=len(data))
         if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
             raise PeerError("change of the base is no broadcast of this run")
-        opened = open_envelope(data, layout=layout_from_text(said.spec_json, geometry))
         if said.result_digest == held.digest:
             return held
-        if not said.relative_to:
-            moved = whole_base(opened.delta, geometry, said.result_digest)
-        elif said.relative_to == held.digest:
-            moved = held.after(opened.delta, geometry)
-        else:
+        if said.relative_to and said.relative_to != held.digest:
             raise NeedFullError(f"base {said.relative_to.hex()[:16]} is not held here")
+        change = open_envelope(data, layout=layout_from_text(said.spec_json, geometry)).delta
+        moved = held.after(change, geometry) if said.relative_to else whole_base(change, geometry, said.result_digest)
         if moved.digest != said.result_digest:
             raise NeedFullError("the base after its change is not the one that the server means")
         self._memory.save("base", header.run_id + base_to_bytes(moved, geometry))

@@ -10,7 +10,7 @@ from plait.adapters import Layout
 SHAPES = st.dictionaries(st.text(max_size=8), st.lists(st.integers(0, 5), max_size=3), max_size=6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SHAPES)
 def test_slots_are_packed_in_name_order_without_gaps(shapes: dict[str, list[int]]) -> None:
     layout = Layout.of(shapes)
@@ -23,7 +23,7 @@ def test_slots_are_packed_in_name_order_without_gaps(shapes: dict[str, list[int]
     assert layout.size == at
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SHAPES, st.randoms())
 def test_the_order_of_the_mapping_does_not_change_layout_or_digest(shapes: dict[str, list[int]], random) -> None:
     names = list(shapes)

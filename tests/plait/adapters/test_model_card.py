@@ -103,7 +103,7 @@ def test_markup_in_a_name_or_a_label_stays_text(name: str) -> None:
     assert not any(markup in text for markup in ("<", "![", "](", "://", "\u202e"))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_markdown_shows_escaped_text_as_it_was_given(text: str) -> None:
     # CommonMark 0.31, sections 2.4 and 2.5: a backslash makes punctuation literal, an entity stands for its character.

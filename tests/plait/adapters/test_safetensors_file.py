@@ -141,7 +141,7 @@ def test_hostile_files_are_refused_saying_why(data: bytes, message: str, tmp_pat
         read_safetensors(path)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(TENSORS)
 def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: dict[str, np.ndarray]) -> None:
     data = encode_safetensors(tensors)
@@ -153,14 +153,14 @@ def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: d
             assert read[name].tobytes() == tensor.tobytes()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(TENSORS)
 def test_what_the_library_writes_is_read_exactly(tensors: dict[str, np.ndarray]) -> None:
     read = decode_safetensors(reference.save(tensors, metadata={"format": "pt"}))
     assert {name: value.tobytes() for name, value in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_changed_file_is_refused_or_gives_finite_floats(data: st.DataObject) -> None:
     whole = bytearray(encode_safetensors({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float32)}, {"k": "v"}))

@@ -70,7 +70,7 @@ def test_a_finite_state_passes_the_check() -> None:
     check_finite(AdapterState.zeros(LAYOUT))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(FLATS, FLATS)
 def test_adding_what_subtraction_gave_restores_the_first(left: np.ndarray, right: np.ndarray) -> None:
     before, after = AdapterState(LAYOUT, left), AdapterState(LAYOUT, right)

@@ -18,13 +18,13 @@ def parse(data: bytes) -> object:
     return parse_object(data, what="thing", max_bytes=100_000)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(OBJECTS)
 def test_sound_objects_are_read_as_json_reads_them(value: dict) -> None:
     assert parse(json.dumps(value).encode()) == value
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]":,0-9eE.tfnul\\ ', max_size=60).map(str.encode))
 def test_any_bytes_give_an_object_or_a_peer_error(data: bytes) -> None:
     with contextlib.suppress(PeerError):

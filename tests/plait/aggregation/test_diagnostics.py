@@ -23,7 +23,7 @@ def observed(context, cohort, outcome, **settings):
     return observer.finish(outcome)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clients=CLIENTS, seed=st.integers(0, 2**32 - 1))
 def test_all_figures_are_those_of_dense_maths(lab, clients, seed):
     generator = np.random.default_rng(seed)

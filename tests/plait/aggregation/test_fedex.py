@@ -6,7 +6,7 @@ from plait.aggregation.fedavg import FedAvg
 from plait.aggregation.fedex import FedEx
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=6),
     rank=st.integers(1, 4),

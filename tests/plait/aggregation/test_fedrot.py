@@ -14,7 +14,7 @@ def orthogonal(generator, n):
     return np.linalg.qr(generator.normal(size=(n, n)))[0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=4),
     round_number=st.integers(1, 2),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from plait.aggregation.fedsvd import FedSvd
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5),
     rank=st.integers(1, 4),

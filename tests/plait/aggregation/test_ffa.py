@@ -9,7 +9,7 @@ from plait.aggregation.geometry import Side
 from plait.errors import PeerError
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
 def test_the_mean_of_b_is_the_exact_mean_of_the_products(lab, weights, seed):
     generator = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ CLIENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clients=CLIENTS, rank=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_the_result_is_the_truncated_decomposition_of_the_dense_mean(lab, clients, rank, seed):
     generator = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ RANKS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clients=RANKS, seed=st.integers(0, 2**32 - 1))
 def test_base_and_adapter_together_are_the_exact_mean_for_any_ranks_and_scales(lab, clients, seed):
     generator = np.random.default_rng(seed)

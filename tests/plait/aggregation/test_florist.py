@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from plait.aggregation.florist import Florist
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5),
     energy=st.floats(0.3, 0.999),

@@ -18,7 +18,7 @@ def padded(pair, server, flat):
     return b, a
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clients=CLIENTS, by_norm=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_the_result_is_the_mean_of_the_padded_factors(lab, clients, by_norm, seed):
     generator = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from plait.aggregation.fedavg import FedAvg
 from plait.aggregation.lora_fair import LoraFair
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
 def test_b_solves_the_ridge_regression_of_the_exact_mean_on_a(lab, weights, seed):
     generator = np.random.default_rng(seed)

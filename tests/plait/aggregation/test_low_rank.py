@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.aggregation.low_rank import LowRank, kept_rank
@@ -13,7 +13,6 @@ def factors(shape):
     return LowRank(generator.normal(size=(d_out, columns)), generator.normal(size=(columns, d_in)))
 
 
-@settings(deadline=None)
 @given(SHAPES)
 def test_norm_and_decomposition_are_those_of_the_dense_product(shape):
     product = factors(shape)
@@ -24,7 +23,6 @@ def test_norm_and_decomposition_are_those_of_the_dense_product(shape):
     np.testing.assert_allclose(svd.vt @ svd.vt.T, np.eye(len(svd.s)), atol=1e-12)
 
 
-@settings(deadline=None)
 @given(SHAPES)
 def test_as_many_columns_as_the_shorter_side_hold_everything(shape):
     product = factors(shape)
@@ -33,7 +31,6 @@ def test_as_many_columns_as_the_shorter_side_hold_everything(shape):
     np.testing.assert_allclose(fitted.b @ fitted.a, product.b @ product.a, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(SHAPES)
 def test_compression_without_tolerance_keeps_the_matrix_in_as_many_columns_as_its_rank(shape):
     product = factors(shape)
@@ -43,7 +40,6 @@ def test_compression_without_tolerance_keeps_the_matrix_in_as_many_columns_as_it
     assert compressed.columns == (np.linalg.matrix_rank(dense) if dense.size else 0)
 
 
-@settings(deadline=None)
 @given(SHAPES, st.floats(0, 1))
 def test_compression_stays_within_its_tolerance(shape, tolerance):
     product = factors(shape)

@@ -106,7 +106,7 @@ def partitioned_mean(cohort, lab, module):
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS, number=st.integers(1, 2))
 def test_an_exact_rule_is_the_dense_mean(lab, name, shapes, rank, alpha, clients, seed, number):
     rule, context, cohort = arrange(lab, name, shapes, rank, alpha, clients, seed, number)
@@ -116,7 +116,7 @@ def test_an_exact_rule_is_the_dense_mean(lab, name, shapes, rank, alpha, clients
 
 
 @pytest.mark.parametrize("name", BEST)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS)
 def test_a_rule_in_product_space_is_the_truncated_decomposition(lab, name, shapes, rank, alpha, clients, seed):
     rule, context, cohort = arrange(lab, name, shapes, rank, alpha, clients, seed)
@@ -128,7 +128,7 @@ def test_a_rule_in_product_space_is_the_truncated_decomposition(lab, name, shape
 
 
 @pytest.mark.parametrize("name", FACTORS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS, number=st.integers(1, 2))
 def test_a_rule_on_factors_gives_the_factors_of_its_paper(lab, name, shapes, rank, alpha, clients, seed, number):
     rule, context, cohort = arrange(lab, name, shapes, rank, alpha, clients, seed, number)
@@ -142,7 +142,7 @@ def test_a_rule_on_factors_gives_the_factors_of_its_paper(lab, name, shapes, ran
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "fedsb"])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(shapes=SHAPES, clients=CLIENTS, seed=SEEDS)
 def test_what_is_no_factor_is_averaged_plainly_by_all_but_the_robust(lab, name, shapes, clients, seed):
     rule, context, cohort = arrange(lab, name, shapes, 2, 4.0, clients, seed)
@@ -157,7 +157,7 @@ def test_what_is_no_factor_is_averaged_plainly_by_all_but_the_robust(lab, name, 
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "fedsb"])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(shapes=SHAPES, clients=CLIENTS, seed=SEEDS, shuffled=st.randoms(use_true_random=False))
 def test_the_order_of_the_clients_does_not_matter(lab, name, shapes, clients, seed, shuffled):
     rule, context, cohort = arrange(lab, name, shapes, 2, 4.0, clients, seed)

@@ -1,11 +1,10 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.aggregation.product_sketch import ProductSketch
 
 
-@settings(deadline=None)
 @given(
     st.integers(2, 9),
     st.integers(2, 9),

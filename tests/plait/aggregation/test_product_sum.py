@@ -1,13 +1,12 @@
 import tracemalloc
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.aggregation.product_sum import ProductSum, ProductSums
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), st.lists(st.integers(1, 4), max_size=30), st.integers(0, 2**32 - 1))
 def test_the_sum_of_products_of_any_ranks_is_exact_and_never_wider_than_needed(d_out, d_in, ranks, seed):
     generator = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.aggregation.low_rank import LowRank
@@ -18,7 +18,6 @@ def product(case):
 
 
 @pytest.mark.parametrize("factor", [balanced, kept])
-@settings(deadline=None)
 @given(case=CASES)
 def test_the_factors_are_the_best_of_their_rank(lab, factor, case):
     matrix, rank, near = product(case)

@@ -9,7 +9,7 @@ CLIENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clients=CLIENTS, seed=st.integers(0, 2**32 - 1))
 def test_each_slice_is_the_mean_over_its_owners_and_else_the_masters(lab, clients, seed):
     generator = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from plait.aggregation.rolora import RoLora
 from plait.errors import PeerError
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     weights=st.lists(st.integers(1, 1000), min_size=1, max_size=5),
     round_number=st.integers(1, 4),

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow  # several runs in processes of their own
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
-def started(jsonl: Path, out: Path, small: tuple[str, ...]) -> subprocess.Popen[str]:
+def started(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> subprocess.Popen[str]:
     command = (
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-        "--dtype", "float32", "--out", out,
+        "--dtype", "float32", *more, "--out", out,
     )  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-m", "plait.cli.main", *map(str, command)], stderr=subprocess.PIPE, text=True
@@ -56,6 +56,27 @@ def test_a_run_killed_mid_round_ends_bit_identical(
     summary = json.loads(ran.out)
     undisturbed = json.loads((original / "run" / "summary.json").read_text())
     assert summary["held_out_loss_by_round"] == undisturbed["held_out_loss_by_round"]
+    assert plait("verify", out).code == 0
+
+
+@pytest.mark.parametrize("mode", ["continue", "freeze"])
+def test_a_run_over_another_adapter_that_is_killed_ends_bit_identical(
+    mode: str, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    over = ("--init-adapter", original / "run", "--init-mode", mode)
+    undisturbed = started(jsonl, tmp_path / "undisturbed", small, *over)
+    _, err = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, err
+    out = tmp_path / "killed"
+    process = started(jsonl, out, small, *over)
+    wait_for(out, "update_received", 4)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    assert plait("resume", out).code == 0
+    weights = (out / WEIGHTS).read_bytes()
+    assert weights == (tmp_path / "undisturbed" / WEIGHTS).read_bytes()
+    assert weights != (original / "run" / WEIGHTS).read_bytes()
     assert plait("verify", out).code == 0
 
 

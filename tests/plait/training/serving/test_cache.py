@@ -80,7 +80,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(actions)
 def test_every_row_reads_its_own_tokens_whoever_comes_and_goes(actions: list[tuple[str, object]]) -> None:
     cache, model = AlignedCache(max_columns=400), Model([])

@@ -29,7 +29,7 @@ def test_encoding_what_was_decoded_changes_nothing(codec, flat):
 
 
 @pytest.mark.parametrize("codec", DIAL, ids=lambda codec: codec.name)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(flat=DELTAS)
 def test_payload_stays_below_its_bound(codec, flat):
     assert codec.encode(AdapterState(LAYOUT, flat)).size_bytes <= codec.max_payload_bytes(LAYOUT)

@@ -79,7 +79,7 @@ def test_tensors_of_zeros_do_not_travel():
     assert not Rate().decode(packed.parameters, packed.payload, layout)[4096:].any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     flat=hnp.arrays(np.float32, SMALL.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     bits=st.sampled_from([0.1, 1, 8]),
