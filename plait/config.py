@@ -147,6 +147,10 @@ class RunConfig(BaseModel, frozen=True):
         Field(description="whether training goes on from them, or they stay as they are beneath a new adapter"),
     ] = "continue"
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
+    weighting: Annotated[
+        Literal["examples", "equal"],
+        Field(description="how much a client counts: as it has training examples, or all alike"),
+    ] = "examples"
     server_optimizer: Annotated[
         str, Field(description="what the server makes of a round's step: sgd, nesterov, fedexp, fedadam …")
     ] = "none"

@@ -19,6 +19,7 @@ from plait.aggregation import (
 from plait.config import RunConfig, did_you_mean
 from plait.errors import ConfigError
 from plait.rounds.coordinator import RunPlan
+from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.training.blueprint import Blueprint, design, read_base_config
@@ -75,6 +76,7 @@ def plan_of(config: RunConfig) -> RunPlan:
         over_selection=config.over_selection,
         attempts=config.round_attempts,
         norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
+        weighting=Weighting(config.weighting),
         keep_updates=config.keep_updates,
         seed=config.seed,
         settings=settings_of(config),

@@ -14,8 +14,8 @@ from plait.config import RunConfig, config_from_table, read_config_table
 _PANELS: Mapping[str, tuple[str, ...]] = {
     "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
     "Rounds": (
-        "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "server_optimizer",
-        "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
+        "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "weighting",
+        "server_optimizer", "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
         "publish",
     ),
     "Clients that fail or lie": (

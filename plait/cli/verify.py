@@ -135,6 +135,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
             wire=settings.wire,
             seed=settings.seed,
             norm_bound=plan_of(settings).norm_bound,
+            weighting=plan_of(settings).weighting,
         )
 
     run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")

@@ -23,7 +23,7 @@ from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, mean_loss
-from plait.rounds.folding import Folding
+from plait.rounds.folding import Folding, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.recorded import Recorded
@@ -56,6 +56,7 @@ class RunPlan:
         over_selection: how many more clients than wanted are asked, as a fraction; the last to answer are let go.
         attempts: times that a round below its quorum is tried in all.
         norm_bound: how large an update may be.
+        weighting: how much each update counts.
         keep_updates: whether updates stay in the spool once their round is over.
     """
 
@@ -71,6 +72,7 @@ class RunPlan:
     over_selection: float = 0.0
     attempts: int = 1
     norm_bound: NormBound = field(default_factory=NormBound)
+    weighting: Weighting = Weighting.EXAMPLES
     keep_updates: bool = False
 
 
@@ -110,6 +112,7 @@ class Coordinator:
             wire=plan.settings.wire,
             seed=plan.seed,
             norm_bound=plan.norm_bound,
+            weighting=plan.weighting,
         )
         self._publish = publish
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TypeAlias
 
 from plait.adapters import Json, norm
@@ -39,6 +40,15 @@ Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Told of a stored update that does not count after all: its round, client, the reason and details."""
 
 
+class Weighting(StrEnum):
+    """How much a client's update counts in the mean."""
+
+    EXAMPLES = "examples"
+    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629)."""
+    EQUAL = "equal"
+    """As much as any other's: in a round each has trained on as much."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Which of a round's stored updates count.
@@ -68,6 +78,7 @@ class Folding:
         wire: of the run, as ``--wire`` says it.
         seed: of the run.
         norm_bound: how large an update may be.
+        weighting: how much each counts.
     """
 
     def __init__(
@@ -83,6 +94,7 @@ class Folding:
         wire: str,
         seed: int,
         norm_bound: NormBound,
+        weighting: Weighting,
     ) -> None:
         self._directory = directory
         self._refused = refused
@@ -94,6 +106,7 @@ class Folding:
         self._wire = wire
         self._seed = seed
         self._norm_bound = norm_bound
+        self._weighting = weighting
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
@@ -239,7 +252,7 @@ class Folding:
             expected.client,
             expected.received,
             opened.delta,
-            float(opened.header.examples),
+            float(opened.header.examples) if self._weighting is Weighting.EXAMPLES else 1.0,
             self._ranks.adapters[track].geometry,
         )
 

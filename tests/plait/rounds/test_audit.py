@@ -36,6 +36,7 @@ def replayed(federation):
             wire=wire,
             seed=SEED,
             norm_bound=federation.plan.norm_bound,
+            weighting=federation.plan.weighting,
         ),
     )
 

@@ -7,6 +7,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
+from plait.rounds.folding import Weighting
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.trust.keys import NodeKey
@@ -28,11 +29,12 @@ ALWAYS = 1 << 30
 
 
 def dense_fedavg(federation):
-    """Example-weighted FedAvg in float64, without any wire."""
+    """FedAvg in float64, without any wire."""
     plan, values = federation.plan, federation.initial.flat.astype(np.float64)
     for number in range(1, plan.rounds + 1):
         cohort = sample_cohort(list(federation.models), plan.cohort_size, seed=plan.seed, round_number=number)
-        weights = np.array([federation.models[name].train_examples for name in cohort], np.float64)
+        equal = plan.weighting is Weighting.EQUAL
+        weights = np.array([1 if equal else federation.models[name].train_examples for name in cohort], np.float64)
         deltas = [federation.train_alone(name, values, number) - values for name in cohort]
         values = values + weights @ np.array(deltas) / weights.sum()
     return values
@@ -46,8 +48,9 @@ def broadcast_header(asked):
 # What a run computes
 
 
-def test_the_result_is_the_weighted_mean_of_float64_maths(federate, everyone_holds):
-    federation = federate(rounds=4)
+@pytest.mark.parametrize("weighting", Weighting)
+def test_the_result_is_the_weighted_mean_of_float64_maths(federate, everyone_holds, weighting):
+    federation = federate(rounds=4, weighting=weighting)
     state = federation.run()
     np.testing.assert_allclose(state.adapter.flat, dense_fedavg(federation), rtol=0, atol=1e-6)
     np.testing.assert_allclose(state.shadow.flat, state.adapter.flat, rtol=0, atol=1e-6)
@@ -189,6 +192,30 @@ def test_a_client_that_lost_its_memory_is_sent_everything_within_the_same_round(
     (refused,) = federation.of_kind("update_refused")
     assert (refused["client"], refused["round"], refused["reason"]) == ("bob", 2, "need-full")
     assert [bool(broadcast_header(asked).spec_json) for asked in tasks_for_bob()] == [False, True]
+
+
+@pytest.mark.parametrize("lost", [{"base"}, {"base", "adapter"}])
+@pytest.mark.parametrize("purpose", [Purpose.TRAIN, Purpose.EVALUATE])
+def test_a_client_that_lost_its_moved_base_is_sent_it_even_where_nothing_new_was_to_come(federate, purpose, lost):
+    untouched = federate(rule="flora")
+    untouched.run()
+    # Told of everything in the evaluation before, the task that follows has nothing new.
+    federation = federate(rule="flora")
+
+    def forget(asked):
+        if (asked.client, asked.purpose, asked.round) == ("bob", purpose, 2):
+            for key in lost:
+                federation.memories["bob"].pop(key, None)
+
+    federation.channel.before = forget
+    federation.run()
+    assert [event["loss"] for event in federation.of_kind("evaluated")] == [
+        event["loss"] for event in untouched.of_kind("evaluated")
+    ]
+    assert [event["adapter"] for event in federation.of_kind("round_finished")] == [
+        event["adapter"] for event in untouched.of_kind("round_finished")
+    ]
+    assert {event["reason"] for event in federation.of_kind("update_refused")} == {"need-full"}
 
 
 # Losses
