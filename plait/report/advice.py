@@ -85,8 +85,10 @@ def _on_step(view: RunView) -> Iterator[str]:
     for reference in view.references:
         if final is None or reference.kind != "local" or final.mean.loss <= reference.final.loss:
             continue
+        elsewhere = reference.everywhere
+        for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
-            f"Each client alone reaches {loss_text(reference.final.loss)}, the federation "
-            f"{loss_text(final.mean.loss)}: one adapter for all follows no client as far as its own does. More rounds "
-            "may catch up; --rule fedsa lets each client keep a side of its own."
+            f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
+            f"{loss_text(final.mean.loss)}{for_all}: one adapter for all follows no client as far as its own does. "
+            "More rounds may catch up; --rule fedsa lets each client keep a side of its own."
         )

@@ -197,6 +197,7 @@ def _references(events: Sequence[Mapping[str, Json]]) -> tuple[Reference, ...]:
             final=Score(event.number("held_out_loss"), event.optional_number("accuracy")),
             loss_by_round=tuple(event.numbers("held_out_loss_by_round")),
             loss_by_client={name: by_client.number(name) for name in by_client.fields},
+            everywhere=event.optional_number("everywhere"),
         )
     return tuple(references.values())
 

@@ -140,12 +140,14 @@ class Reference:
         final: mean loss and accuracy at the end.
         loss_by_round: index = round; None where it was not evaluated.
         loss_by_client: at the end, on each client's held-out data.
+        everywhere: of ``local``, mean loss of its adapters on everybody's held-out data; None in older records.
     """
 
     kind: str
     final: Score
     loss_by_round: tuple[float | None, ...]
     loss_by_client: Mapping[str, float]
+    everywhere: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
         "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
         "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
+        "reference_loss_everywhere": {reference.kind: reference.everywhere for reference in view.references},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
         "clients": len(view.client_names),

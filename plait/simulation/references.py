@@ -55,6 +55,7 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
                 "reference",
                 kind=kind,
                 held_out_loss=fields.pop("loss"),
+                everywhere=reference.everywhere,
                 by_client={name: loss.loss for name, loss in reference.by_client.items()},
                 steps=reference.steps,
                 batch_size=reference.batch_size,

@@ -3,7 +3,9 @@
 *central*: one model on everybody's data, as if it could be pooled: rounds x local steps optimizer steps, each over
 clients x batch size sequences, so it takes as many sequential steps as a client and sees as many tokens as the cohort.
 *local*: every client alone, rounds x local steps steps of its own batch; nothing is shared.
-Both keep one optimizer from first step to last and are judged on every client's held-out part.
+Both keep one optimizer from first step to last and are judged on every client's held-out part. An adapter that a client
+trained alone is judged on its own part (what it is worth to that client) and on everybody's (what it is worth as an
+adapter for all, which is what a federation makes).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
 
+_MOST_JUDGES = 16
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -31,6 +35,8 @@ class Reference:
     Attributes:
         kind: ``central`` or ``local``.
         by_client: held-out loss on each client's held-out part.
+        everywhere: mean loss of the adapters of *local* on everybody's held-out parts (of many clients, on those of
+            sixteen); of *central*, as `by_client` says.
         steps: optimizer steps of one model.
         batch_size: sequences of one optimizer step.
         wall_s: how long it took.
@@ -38,6 +44,7 @@ class Reference:
 
     kind: str
     by_client: Mapping[str, ClientLoss]
+    everywhere: float
     steps: int
     batch_size: int
     wall_s: float
@@ -91,6 +98,7 @@ def train_reference(
         return ClientLoss(result.loss, result.counted, result.examples, result.correct)
 
     by_client: dict[str, ClientLoss] = {}
+    everywhere: list[ClientLoss] = []
     accumulation = settings.gradient_accumulation_steps
     if kind == "central":
         accumulation *= len(clients)
@@ -100,9 +108,20 @@ def train_reference(
         )
         model = train("central", pooled, pooled_settings)
         by_client = {name: judged(model, client) for name, client in clients.items()}
+        everywhere = list(by_client.values())
     else:
+        judges = list(clients.values())[:: -(-len(clients) // _MOST_JUDGES)]
         for name, client in clients.items():
             own_settings = replace(settings, seed=client_seed(seed, 0, name))
             model = train(f"local, {name}", client.split(spec, settings).train, own_settings)
             by_client[name] = judged(model, client)
-    return Reference(kind, by_client, steps, settings.batch_size * accumulation, time.perf_counter() - started)
+            everywhere += [by_client[name] if other is client else judged(model, other) for other in judges]
+    tokens = sum(loss.tokens for loss in everywhere)
+    return Reference(
+        kind,
+        by_client,
+        sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
+        steps,
+        settings.batch_size * accumulation,
+        time.perf_counter() - started,
+    )

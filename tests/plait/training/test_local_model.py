@@ -100,3 +100,10 @@ def test_baselines_take_the_same_steps_and_beat_the_base(
         )
         assert (reference.steps, reference.batch_size) == (6, batch)
         assert all(reference.by_client[name].loss < base[name] for name in clients)
+        own = sum(loss.loss * loss.tokens for loss in reference.by_client.values())
+        own /= sum(loss.tokens for loss in reference.by_client.values())
+        if kind == "central":
+            assert reference.everywhere == pytest.approx(own)
+        else:
+            # What a client learned alone is worth less to the other one.
+            assert own + 0.01 < reference.everywhere
