@@ -152,7 +152,7 @@ class Inbox:
         try:
             path.parent.mkdir(exist_ok=True)
             # A part with another digest is another answer to the same task, and gives way.
-            others = sum(file.stat().st_size for file in path.parent.iterdir() if file != path)
+            others = sum(_size_of(file) for file in path.parent.iterdir() if file != path)
             if others + size + _HEADER_BYTES > self._node_quota_bytes:
                 raise PeerError(f"answer of {size} bytes on top of {others}, expected {self._node_quota_bytes} in all")
             file = path.open("r+b" if held else "w+b")
@@ -225,6 +225,13 @@ class Inbox:
 
     def _path(self, node: str, task_id: str, suffix: str) -> Path:
         return self._directory / node / f"{task_id}{suffix}"
+
+
+def _size_of(file: Path) -> int:
+    # What is forgotten is deleted meanwhile.
+    with suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0
 
 
 class Incoming:

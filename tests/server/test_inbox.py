@@ -104,6 +104,14 @@ def test_one_node_cannot_fill_the_disk(inbox):
     assert receive(inbox, "1.train.2", node="bob")
 
 
+def test_a_file_that_is_deleted_meanwhile_stops_no_upload(inbox, tmp_path):
+    receive(inbox, "1.train.0")
+    # What `iterdir` still shows and `stat` no longer finds.
+    (tmp_path / "inbox" / "alice" / "0.train.0.answer").symlink_to(tmp_path / "gone")
+    assert receive(inbox, "2.train.0")
+    assert inbox.read("alice", "2.train.0").data == DATA
+
+
 def test_answers_of_other_groups_are_forgotten_but_for_those_that_are_asked_for(inbox):
     for task in ("1.train.0", "1.evaluate.0", "2.train.0"):
         receive(inbox, task, data=b"x", size=1, digest=hashlib.sha256(b"x").digest())
