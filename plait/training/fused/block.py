@@ -15,15 +15,8 @@ import torch
 
 from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_gradient, swiglu, swiglu_gradient
-from plait.training.fused.low_rank import (
-    Pair,
-    PairGradient,
-    Projection,
-    inner_gradient,
-    input_gradient,
-    pair_gradients,
-    project,
-)
+from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
+from plait.training.fused.thin import Pair, PairGradient
 
 Tensor = torch.Tensor
 
@@ -119,29 +112,27 @@ class _RunBlock(torch.autograd.Function):
         wanted = [(needed[at], needed[at + 1]) for at in range(0, 14, 2)]
 
         grads = (grad_outputs[0].contiguous(),)
-        thin = inner_gradient(grads, (down,), by)
-        activated_grad = input_gradient(grads, thin, (down,), by)
-        activated, gate_grad, up_grad = swiglu_gradient(activated_grad, gate_out, up_out)
+        activated_grad, thin = input_gradient(grads, (down,), by)
+        activated, gate_grad, up_grad = swiglu_gradient(cast("Tensor", activated_grad), gate_out, up_out)
         in_down = pair_gradients(grads, thin, activated, down_inner, (down,), by, wanted=wanted[6:])
 
         gated = (gate_grad, up_grad)
-        thin = inner_gradient(gated, (gate, up), by)
+        normed_grad, thin = input_gradient(gated, (gate, up), by)
         normed = rms_norm(y, block.norms[1], block.eps[1])
         in_gated = pair_gradients(gated, thin, normed, gated_inner, (gate, up), by, wanted=wanted[4:6])
-        normed_grad = input_gradient(gated, thin, (gate, up), by)
-        y_grad = (rms_norm_gradient(y, block.norms[1], normed_grad, grads[0], eps=block.eps[1]),)
+        y_grad = (rms_norm_gradient(y, block.norms[1], cast("Tensor", normed_grad), grads[0], eps=block.eps[1]),)
 
-        thin = inner_gradient(y_grad, (o,), by)
+        mixed_grad, thin = input_gradient(y_grad, (o,), by)
         in_o = pair_gradients(y_grad, thin, mixed, o_inner, (o,), by, wanted=wanted[3:4])
-        mixed_grad = input_gradient(y_grad, thin, (o,), by)
-        qkv_grad = attend_gradient(mixed_grad, kept, heads=block.heads, where=rows.sequences, angles=rows.angles)
+        qkv_grad = attend_gradient(
+            cast("Tensor", mixed_grad), kept, heads=block.heads, where=rows.sequences, angles=rows.angles
+        )
 
-        thin = inner_gradient(qkv_grad, (q, k, v), by)
+        normed_grad, thin = input_gradient(qkv_grad, (q, k, v), by, wanted=ctx.needs_input_grad[0])
         normed = rms_norm(x, block.norms[0], block.eps[0])
         in_qkv = pair_gradients(qkv_grad, thin, normed, qkv_inner, (q, k, v), by, wanted=wanted[:3])
         x_grad = None
-        if ctx.needs_input_grad[0]:
-            normed_grad = input_gradient(qkv_grad, thin, (q, k, v), by)
+        if normed_grad is not None:
             x_grad = rms_norm_gradient(x, block.norms[0], normed_grad, y_grad[0], eps=block.eps[0])
         return x_grad, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch.nn import functional
 
-from plait.training.fused.native import native_library
+from plait.training.fused.native import kernel
 
 Tensor = torch.Tensor
 
 LONGEST = 4096
 """Longest row of scores that `causal_softmax_` takes."""
-
-_SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -183,10 +180,7 @@ def _pointers(angles: tuple[Tensor, Tensor] | None) -> tuple[int | None, int | N
 
 def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:
     """The compiled kernel for tensors like these; the first one's type decides which."""
-    suffix = _SUFFIXES.get(tensors[0].dtype)
-    if suffix is None or not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
-        return None
-    return _compiled(f"{name}_{suffix}")
+    return kernel(name, _ARGUMENTS[name], *tensors)
 
 
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -202,14 +196,3 @@ _ARGUMENTS = {
     "absorb_logits": (_P, _P, _I, _P, _P, _P, _P, _I, _I),
     "accumulate_rescaled": (_P, _P, _P, _I, _I),
 }
-
-
-@cache
-def _compiled(symbol: str) -> Callable[..., None] | None:
-    library = native_library()
-    if library is None:
-        return None
-    function = getattr(library, symbol)
-    function.argtypes = _ARGUMENTS[symbol.rpartition("_")[0]]
-    function.restype = None
-    return function

@@ -1,7 +1,7 @@
-"""The compiled kernels: `kernels_cpp`, built by the machine's own C++ compiler at first use and kept in the cache.
+"""The compiled kernels: `kernels_cpp` and `low_rank_cpp`, built at first use and kept in the cache.
 
-Where there is no compiler, or the build fails, there is no library, and `kernels` computes with torch. Knows nothing of
-what the kernels compute.
+The machine's own C++ compiler builds them. Where there is none, or it fails, there is no library, and torch computes.
+Knows nothing of what the kernels compute.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
+
+import torch
 
 from plait.data.cache import cache_directory
 from plait.errors import PlaitError
 from plait.files import write_atomically
 from plait.training.device import cpu_features
-from plait.training.fused.kernels_cpp import SOURCE
+from plait.training.fused import kernels_cpp, low_rank_cpp
+
+_SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE
+_SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 # Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN by hand.
 _FLAGS = (
@@ -47,16 +53,42 @@ def native_library() -> ctypes.CDLL | None:
     return None
 
 
+def kernel(name: str, arguments: tuple[type, ...], *tensors: torch.Tensor) -> Callable[..., None] | None:
+    """The compiled kernel for tensors like these, which must be of one type; None where torch must compute.
+
+    Args:
+        name: without the suffix of a type, which the first tensor decides.
+        arguments: ctypes of its arguments.
+        tensors: what it is to read and write.
+    """
+    suffix = _SUFFIXES.get(tensors[0].dtype)
+    if suffix is None or not all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
+        return None
+    return compiled(f"{name}_{suffix}", arguments)
+
+
+@cache
+def compiled(symbol: str, arguments: tuple[type, ...]) -> Callable[..., None] | None:
+    """A function of the library that returns nothing."""
+    library = native_library()
+    if library is None:
+        return None
+    function = getattr(library, symbol)
+    function.argtypes = arguments
+    function.restype = None
+    return function
+
+
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
-    name = hashlib.sha256(about.encode() + SOURCE.encode()).hexdigest()[:20]
+    name = hashlib.sha256(about.encode() + _SOURCE.encode()).hexdigest()[:20]
     target = cache_directory() / "kernels" / f"{name}.so"
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-        source.write_text(SOURCE)
+        source.write_text(_SOURCE)
         subprocess.run(
             [compiler, *flags, str(source), "-o", str(made)], check=True, capture_output=True, timeout=_BUILD_TIMEOUT_S
         )

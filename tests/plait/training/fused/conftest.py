@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from plait.training.fused import kernels
-from plait.training.fused.native import native_library
+from plait.training.fused import native
+
+
+def nothing_compiled(_symbol: str, _arguments: tuple[type, ...]) -> None:
+    """Stands in for `native.compiled`."""
 
 
 @pytest.fixture(params=["compiled", "torch"])
 def computed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "torch":
-        monkeypatch.setattr(kernels, "_compiled", lambda _symbol: None)
-    elif native_library() is None:
+        monkeypatch.setattr(native, "compiled", nothing_compiled)
+    elif native.native_library() is None:
         pytest.skip("no C++ compiler here")
     return request.param

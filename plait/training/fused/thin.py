@@ -1,0 +1,227 @@
+"""The thin products of low-rank pairs beside projections of one input (LoRA, arXiv 2106.09685), forward and backward.
+
+One adapter has all rows, or several have as many as `rows` says, one after another's. On a CPU all pairs of an input
+are computed in one compiled pass over its rows (`low_rank_cpp`), with sums in float32; everywhere else the same
+formulas run as torch operations. Knows nothing of frozen weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from plait.training.fused.native import kernel
+
+Tensor = torch.Tensor
+
+_EIGHT = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The low-rank pairs of one projection, one for each adapter.
+
+    Attributes:
+        A: (adapters, rank, d_in)
+        B: (adapters, d_out, rank)
+        scale: alpha / rank.
+    """
+
+    A: Tensor
+    B: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, A: Tensor, B: Tensor, scale: float) -> Pair:
+        """A pair of one adapter, (rank, d_in) and (d_out, rank), or of several, stacked."""
+        return cls(A, B, scale) if A.ndim == 3 else cls(A[None], B[None], scale)
+
+    @property
+    def rank(self) -> int:
+        """Of each adapter."""
+        return self.A.shape[1]
+
+
+@dataclass(frozen=True)
+class PairGradient:
+    """Gradients of a pair, in its shapes; None where none was asked for."""
+
+    A: Tensor | None
+    B: Tensor | None
+
+
+def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows: Sequence[int]) -> Tensor:
+    """Add scale (x A') B' to each output, in place.
+
+    Args:
+        outs: (rows, d_out) for each pair.
+        x: (rows, d_in)
+        pairs: at least one.
+        rows: how many rows belong to each adapter.
+
+    Returns:
+        scale x A' of all pairs side by side, which `gradients` wants back.
+    """
+    if native := kernel("add_pairs", _ADD, x, *outs, *_factors(pairs)):
+        inner = _narrow(x, pairs)
+        native(_address(x), *_described(pairs), *_dealt(rows), _addresses(outs), _address(inner))
+        return inner
+    inner = _times(x, torch.cat([pair.A for pair in pairs], dim=1).transpose(1, 2), rows)
+    parts = inner.split([pair.rank for pair in pairs], dim=1)
+    for out, pair, part in zip(outs, pairs, parts, strict=True):
+        part.mul_(pair.scale)
+        _add_times_(out, part, pair.B.transpose(1, 2), rows)
+    return inner
+
+
+def add_input_gradient(
+    grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[int]
+) -> Tensor:
+    """Add the gradient in x that comes through the pairs, in place.
+
+    Args:
+        grad_x: (rows, d_in), or None where it is not wanted.
+        grads: (rows, d_out) for each pair.
+        pairs: at least one.
+        rows: how many rows belong to each adapter.
+
+    Returns:
+        The gradient in x A' of all pairs side by side, which `gradients` wants back.
+    """
+    like = grads[0] if grad_x is None else grad_x
+    if native := kernel("add_input_gradient", _ADD_GRADIENT, like, *grads, *_factors(pairs)):
+        inner = _narrow(grads[0], pairs)
+        native(_addresses(grads), *_described(pairs), *_dealt(rows), _address(inner), _address(grad_x))
+        return inner
+    parts = [_times(grad, pair.B, rows).mul_(pair.scale) for grad, pair in zip(grads, pairs, strict=True)]
+    inner = torch.cat(parts, dim=1)
+    if grad_x is not None:
+        _add_times_(grad_x, inner, torch.cat([pair.A for pair in pairs], dim=1), rows)
+    return inner
+
+
+def gradients(
+    x: Tensor,
+    grads: Sequence[Tensor],
+    inner: Tensor,
+    grad_inner: Tensor,
+    pairs: Sequence[Pair],
+    rows: Sequence[int],
+    *,
+    wanted: Sequence[tuple[bool, bool]],
+) -> list[PairGradient]:
+    """Gradients in the pairs.
+
+    Args:
+        x: (rows, d_in)
+        grads: (rows, d_out) for each pair.
+        inner: as `add_products` gave it.
+        grad_inner: as `add_input_gradient` gave it.
+        pairs: at least one.
+        rows: how many rows belong to each adapter.
+        wanted: for each pair, whether A and B are to get a gradient.
+    """
+    if native := kernel("pair_gradients", _GRADIENTS, x, *grads, *_factors(pairs)):
+        found = [
+            PairGradient(torch.empty_like(pair.A) if want_A else None, torch.empty_like(pair.B) if want_B else None)
+            for pair, (want_A, want_B) in zip(pairs, wanted, strict=True)
+        ]
+        into = (_addresses([each.A for each in found]), _addresses([each.B for each in found]))
+        inputs = (_address(x), _addresses(grads), _address(inner), _address(grad_inner))
+        native(*inputs, *_shapes(pairs), *_dealt(rows), *into)
+        return found
+    ranks = [pair.rank for pair in pairs]
+    in_A = [
+        _cross(part, x, rows) if want_A else None
+        for part, (want_A, _) in zip(grad_inner.split(ranks, dim=1), wanted, strict=True)
+    ]
+    in_B = [
+        _cross(grad, part, rows) if want_B else None
+        for part, grad, (_, want_B) in zip(inner.split(ranks, dim=1), grads, wanted, strict=True)
+    ]
+    return [PairGradient(A, B) for A, B in zip(in_A, in_B, strict=True)]
+
+
+_P, _I = ctypes.c_void_p, ctypes.c_int64
+_SHAPES = (_P, _P, _I, _I, _I)
+_DEALT = (_P, _I)
+_ADD = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
+_ADD_GRADIENT = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
+_GRADIENTS = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
+
+
+def _described(pairs: Sequence[Pair]) -> tuple[object, ...]:
+    scales = (ctypes.c_float * len(pairs))(*(pair.scale for pair in pairs))
+    return _addresses([pair.A for pair in pairs]), _addresses([pair.B for pair in pairs]), scales, *_shapes(pairs)
+
+
+def _shapes(pairs: Sequence[Pair]) -> tuple[object, ...]:
+    """Ranks, widths, how many pairs, depth, and how wide the narrow side is, padded."""
+    count = len(pairs)
+    ranks, widths = ((_I * count)(*sizes) for sizes in zip(*((p.rank, p.B.shape[1]) for p in pairs), strict=True))
+    return ranks, widths, count, pairs[0].A.shape[2], _padded(pairs)
+
+
+def _padded(pairs: Sequence[Pair]) -> int:
+    return -(-sum(pair.rank for pair in pairs) // _EIGHT) * _EIGHT
+
+
+def _narrow(x: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    return torch.empty(len(x), _padded(pairs), dtype=torch.float32)
+
+
+def _dealt(rows: Sequence[int]) -> tuple[object, ...]:
+    return (_I * len(rows))(*rows), len(rows)
+
+
+def _factors(pairs: Sequence[Pair]) -> list[Tensor]:
+    return [factor for pair in pairs for factor in (pair.A, pair.B)]
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> object:
+    return (_P * len(tensors))(*map(_address, tensors))
+
+
+def _equal(rows: Sequence[int]) -> bool:
+    return len(set(rows)) == 1
+
+
+def _by_adapter(x: Tensor, rows: Sequence[int]) -> Tensor:
+    return x.reshape(len(rows), rows[0], x.shape[1])
+
+
+def _times(x: Tensor, matrices: Tensor, rows: Sequence[int]) -> Tensor:
+    """Each adapter's rows of x with its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
+    if len(rows) == 1:
+        return x @ matrices[0]
+    if _equal(rows):
+        return torch.bmm(_by_adapter(x, rows), matrices).flatten(0, 1)
+    return torch.cat([part @ matrix for part, matrix in zip(x.split(list(rows)), matrices, strict=True)])
+
+
+def _add_times_(out: Tensor, x: Tensor, matrices: Tensor, rows: Sequence[int]) -> None:
+    if len(rows) == 1:
+        out.addmm_(x, matrices[0])
+    elif _equal(rows):
+        _by_adapter(out, rows).baddbmm_(_by_adapter(x, rows), matrices)
+    else:
+        sizes = list(rows)
+        for part, given, matrix in zip(out.split(sizes), x.split(sizes), matrices, strict=True):
+            part.addmm_(given, matrix)
+
+
+def _cross(left: Tensor, right: Tensor, rows: Sequence[int]) -> Tensor:
+    """Left' right for each adapter's rows. left: (rows, a), right: (rows, b) -> (adapters, a, b)."""
+    if len(rows) == 1:
+        return (left.t() @ right)[None]
+    if _equal(rows):
+        return torch.bmm(_by_adapter(left, rows).transpose(1, 2), _by_adapter(right, rows))
+    sizes = list(rows)
+    return torch.stack([a.t() @ b for a, b in zip(left.split(sizes), right.split(sizes), strict=True)])
