@@ -38,10 +38,12 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
-    # Threads that are out of work sleep: spinning, as OpenMP has it by default, they keep those that they wait for from
-    # the processor as soon as anything else runs, and small matrices take a hundred times as long.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+# Threads that are out of work spin for some microseconds, about as long as it takes to wake one, then sleep: spinning on
+# and on, as OpenMP has it by default, they keep those that they wait for from the processor as soon as anything else
+# runs, and small matrices take a hundred times as long. GNU's OpenMP goes by its own variable, others by the policy.
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 app = typer.Typer(
     name="plait",
@@ -88,7 +90,8 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``plait`` command."""
-    for key, value in _ENVIRONMENT.items():
+    waiting = {} if any(key in os.environ for key in _WAITING) else _WAITING
+    for key, value in {**_ENVIRONMENT, **waiting}.items():
         os.environ.setdefault(key, value)
     try:
         app()

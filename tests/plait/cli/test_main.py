@@ -109,13 +109,21 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
     assert ran.err[:-1].isprintable()
 
 
-@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_idle_threads_sleep_unless_the_environment_says_otherwise(given, found) -> None:
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, ["PASSIVE", "1000"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "-"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["-", "7"]),
+    ],
+)
+def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, found) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     program = (
         "import os, sys; sys.argv = ['plait', '--version']; from plait.cli.main import main; import atexit; "
-        "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); main()"
+        f"atexit.register(lambda: print(*(os.environ.get(name, '-') for name in {names}))); main()"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | given
+    environment = {key: value for key, value in os.environ.items() if key not in names} | given
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert ran.stdout.split()[-1] == found
+    assert ran.stdout.split()[-2:] == found
