@@ -40,8 +40,8 @@ _ENVIRONMENT = {
     "GRPC_VERBOSITY": "NONE",
 }
 
-# Threads that are out of work spin for some microseconds, about as long as it takes to wake one, then sleep: spinning on
-# and on, as OpenMP has it by default, they keep those that they wait for from the processor as soon as anything else
+# Threads that are out of work spin for some microseconds, about as long as it takes to wake one, then sleep: spinning
+# on and on, as OpenMP has it by default, they keep those that they wait for from the processor as soon as anything else
 # runs, and small matrices take a hundred times as long. GNU's OpenMP goes by its own variable, others by the policy.
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
