@@ -161,9 +161,22 @@ class RunConfig(BaseModel, frozen=True):
     proximal: Annotated[
         float, Field(ge=0, description="FedProx's mu: pulls local training towards the adapter it began from")
     ] = 0.0
-    carry_moments: Annotated[bool, Field(description="carry each client's AdamW moments over from round to round")] = (
-        False
-    )
+    moments: Annotated[
+        Literal["auto", "carry", "fresh"],
+        Field(
+            description="AdamW's moments at a client: carried over from round to round or fresh in each; auto carries "
+            "them where the rule's factors go on and every client takes part in every round"
+        ),
+    ] = "auto"
+    own_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="part of its own adapter that a client goes on from, the rest being the shared one; above 0 "
+            "each ends with an adapter of its own, which the losses are then of (0.7 serves each client best)",
+        ),
+    ] = 0.0
     scaffold: Annotated[
         bool, Field(description="SCAFFOLD: correct each local step for how the client drifted from the others")
     ] = False
@@ -228,8 +241,10 @@ class RunConfig(BaseModel, frozen=True):
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients learn how they drifted from the plain mean"
             )
-        if self.trainer and (self.proximal or self.scaffold or self.carry_moments):
-            raise ValueError("trainer is given, expected proximal, scaffold and carry-moments to be left to it")
+        if self.trainer and (self.proximal or self.scaffold or self.moments == "carry"):
+            raise ValueError("trainer is given, expected proximal, scaffold and moments to be left to it")
+        if self.scaffold and self.own_share:
+            raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
         if self.side_by_side > 1 and self.over_selection:
             raise ValueError(
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "

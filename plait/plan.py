@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plait.adapters import Task
 from plait.aggregation import (
+    RULES,
     Rule,
     ServerOptimizer,
     check_composition,
@@ -34,7 +35,14 @@ def settled(config: RunConfig) -> RunConfig:
         ConfigError: there is no such method.
     """
     rate = config.learning_rate or method_of(config.method).learning_rate
-    return config.model_copy(update={"learning_rate": rate})
+    moments = config.moments
+    if moments == "auto":
+        rule = RULES.get(config.rule)
+        # Flower's own strategies step in the factors as they are.
+        goes_on = rule is None or rule.continuous
+        all_meet = config.cohort_size == config.clients and not config.over_selection
+        moments = "carry" if goes_on and all_meet and not (config.trainer or config.scaffold) else "fresh"
+    return config.model_copy(update={"learning_rate": rate, "moments": moments})
 
 
 def settings_of(config: RunConfig) -> Settings:
@@ -58,7 +66,8 @@ def settings_of(config: RunConfig) -> Settings:
         total_steps=config.rounds * config.local_steps,
         wire=config.wire,
         proximal=config.proximal,
-        carry_moments=config.carry_moments,
+        carry_moments=config.moments == "carry",
+        own_share=config.own_share,
         scaffold=config.scaffold,
     )
 
@@ -103,14 +112,19 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
         raise ConfigError(
             f"rule is '{config.rule}', expected one of {', '.join(rules)}{did_you_mean(config.rule, rules)}"
         )
-    for key, is_set in (("carry-moments", config.carry_moments), ("scaffold", config.scaffold)):
+    for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
         if is_set and not rule.continuous:
             raise ConfigError(
-                f"{key} is true but rule '{rule.name}' gives other factors in every round, so nothing of the round "
+                f"{setting} but rule '{rule.name}' gives other factors in every round, so nothing of the round "
                 "before can be carried over"
             )
     if config.scaffold and rule.trained(1) != rule.trained(2):
         raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
+    if config.own_share and not (rule.linear and rule.continuous and rule.personal is None):
+        raise ConfigError(
+            f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
+            "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"
+        )
     return rule
 
 

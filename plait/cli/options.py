@@ -27,7 +27,8 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     ),
     "Local training": (
         "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
-        "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "carry_moments", "scaffold", "trainer",
+        "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "moments", "own_share", "scaffold",
+        "trainer",
     ),
     "Machine": ("device", "dtype", "threads", "side_by_side"),
 }  # fmt: skip

@@ -87,7 +87,7 @@ class Evaluate(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire", "trained", "personal", "proximal", "carry_moments", "scaffold", "without_feedback")
+    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire", "trained", "personal", "proximal", "carry_moments", "scaffold", "without_feedback", "own_share")
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class Settings(_message.Message):
     CARRY_MOMENTS_FIELD_NUMBER: _ClassVar[int]
     SCAFFOLD_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    OWN_SHARE_FIELD_NUMBER: _ClassVar[int]
     local_steps: int
     batch_size: int
     gradient_accumulation_steps: int
@@ -132,7 +133,8 @@ class Settings(_message.Message):
     carry_moments: bool
     scaffold: bool
     without_feedback: bool
-    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ..., trained: _Optional[_Union[Side, str]] = ..., personal: _Optional[_Union[Side, str]] = ..., proximal: _Optional[float] = ..., carry_moments: _Optional[bool] = ..., scaffold: _Optional[bool] = ..., without_feedback: _Optional[bool] = ...) -> None: ...
+    own_share: float
+    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ..., trained: _Optional[_Union[Side, str]] = ..., personal: _Optional[_Union[Side, str]] = ..., proximal: _Optional[float] = ..., carry_moments: _Optional[bool] = ..., scaffold: _Optional[bool] = ..., without_feedback: _Optional[bool] = ..., own_share: _Optional[float] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("schema", "card", "update", "evaluation", "refusal")

@@ -46,6 +46,7 @@ class Settings:
         carry_moments: whether AdamW's moments are carried over from the client's round before.
         scaffold: whether each step corrects for how the client drifted from the others in the round before.
         without_feedback: whether what the client's encoding drops is let go, since the next round's factors are others.
+        own_share: part of its own adapter that the client starts from, 0 (the shared one alone) to less than 1.
     """
 
     local_steps: int
@@ -70,6 +71,7 @@ class Settings:
     carry_moments: bool = False
     scaffold: bool = False
     without_feedback: bool = False
+    own_share: float = 0.0
 
 
 def encode_settings(settings: Settings) -> pb.Settings:
@@ -102,6 +104,7 @@ def encode_settings(settings: Settings) -> pb.Settings:
         carry_moments=settings.carry_moments,
         scaffold=settings.scaffold,
         without_feedback=settings.without_feedback,
+        own_share=settings.own_share,
     )
 
 
@@ -134,6 +137,7 @@ def decode_settings(message: pb.Settings) -> Settings:
         carry_moments=message.carry_moments,
         scaffold=message.scaffold,
         without_feedback=message.without_feedback,
+        own_share=message.own_share,
     )
     _check(settings)
     return settings
@@ -176,3 +180,5 @@ def _check(settings: Settings) -> None:
     if settings.personal not in _PERSONAL:
         raise PeerError(f"personal side is {settings.personal!r}, expected none, A or B")
     bounds.non_negative("proximal term", settings.proximal)
+    if bounds.non_negative("own share", settings.own_share) >= 1:
+        raise PeerError(f"own share is {settings.own_share}, expected less than 1")

@@ -33,7 +33,7 @@ def cases() -> dict[str, dict[str, object]]:
     """What is run, by name."""
     found: dict[str, dict[str, object]] = {
         "scaffold": {"scaffold": True},
-        "moments carried": {"carry_moments": True},
+        "moments carried": {"moments": "carry"},
         "learning rate x 10": {"learning_rate": 1e-2},
         "learning rate x 100": {"learning_rate": 1e-1},
         "warmup of 30 steps": {"warmup_steps": 30, "lr_schedule": "linear"},

@@ -34,7 +34,7 @@ TUNING_SEED = 100
 
 Settings = Mapping[str, object]
 
-PLAIN = {"server_optimizer": "none"}
+PLAIN = {"server_optimizer": "none", "moments": "fresh", "weighting": "examples"}
 # What a row is called, and what it adds to the scenario. Rules stand with the server optimizer `none`.
 RULES: Mapping[str, Settings] = {
     name: {"rule": name, **PLAIN}
@@ -44,12 +44,16 @@ RULES: Mapping[str, Settings] = {
     )
 } | {
     "fedsb": {"rule": "fedsb", "method": "lora_xs", **PLAIN},
-    "fedavg + fedexp": {"server_optimizer": "fedexp"},
-    "fedavg + nesterov": {"server_optimizer": "nesterov", "server_learning_rate": 0.7, "server_momentum": 0.9},
-    "fedavg + fedadam": {"server_optimizer": "fedadam", "server_learning_rate": 0.003, "server_momentum": 0.9},
+    "fedavg + fedexp": {**PLAIN, "server_optimizer": "fedexp"},
+    "fedavg + nesterov": {
+        **PLAIN, "server_optimizer": "nesterov", "server_learning_rate": 0.7, "server_momentum": 0.9
+    },
+    "fedavg + fedadam": {
+        **PLAIN, "server_optimizer": "fedadam", "server_learning_rate": 0.003, "server_momentum": 0.9
+    },
     "fedavg + fedprox": {"proximal": 0.01, **PLAIN},
     "fedavg + scaffold": {"scaffold": True, **PLAIN},
-    "fedavg + carried moments": {"carry_moments": True, **PLAIN},
+    "fedavg + carried moments": {**PLAIN, "moments": "carry"},
 }  # fmt: skip
 MIXED = ("zeropad", "hetlora", "rbla", "raflora", "flora", "flexlora", "product_mean")
 MAIN = ("fedavg", "ffa", "flexlora", "product_mean", "flora", "fedex", "median", "fedavg + fedexp")

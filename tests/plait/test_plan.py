@@ -2,7 +2,8 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.plan import settings_of, settled
+from plait.plan import rule_of, settings_of, settled
+from plait.simulation.flower_rules import ALL_RULES
 from plait.training.methods import METHODS
 
 
@@ -14,10 +15,38 @@ def test_a_method_has_its_own_learning_rate_where_none_is_given(method: str) -> 
 
 def test_a_learning_rate_that_is_given_stands() -> None:
     config = config_from_table({"method": "vera", "learning-rate": 1e-5})
-    assert settled(config) == config
+    assert settled(config).learning_rate == 1e-5
     assert settings_of(config).learning_rate == 1e-5
 
 
 def test_a_method_that_is_not_there_is_refused_before_anything_else() -> None:
     with pytest.raises(ConfigError, match=r"method is 'lorra', expected one of .*did you mean 'lora'"):
         settled(config_from_table({"method": "lorra"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "moments"),
+    [
+        ({}, "carry"),
+        ({"rule": "median"}, "carry"),
+        ({"rule": "krum"}, "carry"),
+        ({"rule": "flora"}, "fresh"),  # other factors in every round
+        ({"clients": 9, "clients-per-round": 3}, "fresh"),  # of rounds long ago
+        ({"over-selection": 0.5}, "fresh"),
+        ({"scaffold": True}, "fresh"),
+        ({"trainer": "mine:build"}, "fresh"),
+        ({"moments": "fresh"}, "fresh"),
+        ({"clients": 9, "clients-per-round": 3, "moments": "carry"}, "carry"),
+    ],
+)
+def test_moments_are_carried_where_they_are_of_the_round_before(given: dict[str, object], moments: str) -> None:
+    config = config_from_table(given)
+    assert settled(config).moments == moments
+    assert settings_of(config).carry_moments == (moments == "carry")
+
+
+@pytest.mark.parametrize("rule", ["flora", "fedsa", "median", "krum", "product_mean"])
+def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) -> None:
+    assert rule_of(config_from_table({"own-share": 0.5, "rule": "ffa"}), ALL_RULES).name == "ffa"
+    with pytest.raises(ConfigError, match=f"own-share is 0.5 but rule '{rule}' does more than add up"):
+        rule_of(config_from_table({"own-share": 0.5, "rule": rule}), ALL_RULES)

@@ -23,7 +23,7 @@ SETTINGS = table(
     1,
     "local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d max_grad_norm:d",
     "held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i total_steps:i",
-    "done_steps:i wire:t trained:i personal:i proximal:d carry_moments:i scaffold:i without_feedback:i",
+    "done_steps:i wire:t trained:i personal:i proximal:d carry_moments:i scaffold:i without_feedback:i own_share:d",
 )
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))

@@ -130,7 +130,14 @@ TASKS = {
     "task_train": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_train_on_a_moved_base": TrainTask(
         dataclasses.replace(
-            SETTINGS, trained="B", personal="A", proximal=0.01, carry_moments=True, scaffold=True, wire="1"
+            SETTINGS,
+            trained="B",
+            personal="A",
+            proximal=0.01,
+            carry_moments=True,
+            scaffold=True,
+            own_share=0.75,
+            wire="1",
         ),
         b"\x08\x01 an envelope",
         b"\x08\x01 another",

@@ -20,6 +20,7 @@ CASES = {
     "fedrot remembers": {"rule": "fedrot"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
     "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
+    "clients go on from their own": {"settings": {"own_share": 0.7, "carry_moments": True}, "wire": "bf16"},
 }
 
 

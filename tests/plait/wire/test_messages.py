@@ -65,6 +65,7 @@ ALL_SETTINGS = st.builds(
     personal=st.sampled_from(["", "A", "B"]),
     proximal=POSITIVE | st.just(0.0),
     carry_moments=st.booleans(),
+    own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
 )
 TASKS = (
