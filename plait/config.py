@@ -149,8 +149,11 @@ class RunConfig(BaseModel, frozen=True):
     rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
     weighting: Annotated[
         Literal["examples", "equal"],
-        Field(description="how much a client counts: as it has training examples, or all alike"),
-    ] = "examples"
+        Field(
+            description="how much a client counts: all alike, since in a round each trains on as much, or as it has "
+            "training examples (FedAvg's own)"
+        ),
+    ] = "equal"
     server_optimizer: Annotated[
         str, Field(description="what the server makes of a round's step: sgd, nesterov, fedexp, fedadam …")
     ] = "none"

@@ -213,7 +213,7 @@ _PRODUCT = "A and B, each by itself (fedavg) or as their product (see plait rule
 _ALL: tuple[Method, ...] = (
     Method(
         "lora", "LoRA (arXiv 2106.09685)", PeftType.LORA, lambda request, task, _: _lora(request, task),
-        f"{_PRODUCT}; exact where the rule is", "", Subject.FACTORS, _LORA,
+        f"{_PRODUCT}; exact where the rule is", "", Subject.FACTORS, _LORA, learning_rate=3e-3,
     ),
     Method(
         "rslora", "rsLoRA: alpha / sqrt(rank) (arXiv 2312.03732)", PeftType.LORA,
@@ -224,12 +224,12 @@ _ALL: tuple[Method, ...] = (
         "qlora", "QLoRA: LoRA over a base in four bits, NF4 (arXiv 2305.14314)", PeftType.LORA,
         lambda request, task, _: _lora(request, task),
         f"{_PRODUCT}; exact where the rule is", "the base's four bits: every client rounds its own copy alike",
-        Subject.FACTORS, _LORA, quantised=True,
+        Subject.FACTORS, _LORA, quantised=True, learning_rate=3e-3,
     ),
     Method(
         "dora", "DoRA (arXiv 2402.09353)", PeftType.LORA, lambda request, task, _: _lora(request, task, use_dora=True),
         f"{_PRODUCT}, and magnitudes; never exact, for weights are divided by their own norm",
-        "", Subject.FACTORS, _LORA,
+        "", Subject.FACTORS, _LORA, learning_rate=3e-3,
     ),
     Method(
         "lora_xs", "LoRA-XS (arXiv 2405.17604), with rule fedsb Fed-SB (arXiv 2502.15436)", PeftType.PSOFT, _lora_xs,
