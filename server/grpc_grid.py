@@ -116,6 +116,7 @@ class GrpcGrid(Grid):
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
         self._sent: dict[str, Message] = {}
+        self._uploads: Uploads | None = None
         self._run = Run.create_empty(run_id)
         self._server = GrpcServer(
             self._address,
@@ -309,7 +310,7 @@ class GrpcGrid(Grid):
             max_unproven=self._max_unproven,
             handshake_s=self._handshake_s,
         )
-        uploads = Uploads(
+        uploads = self._uploads = Uploads(
             self._inbox,
             self._desk.assignments,
             disk=self._disk,
@@ -337,6 +338,8 @@ class GrpcGrid(Grid):
             say("lost", level=logging.WARNING, node=assignment.node, task=assignment.task_id)
         if self._inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
             self._sweeping = self._disk.submit(self._inbox.sweep)
+        if self._uploads is not None:
+            self._uploads.tidy()
         self._metrics.nodes_attached.set(self._desk.sessions.attached)
         self._metrics.bodies_held_bytes.set(self._desk.assignments.held_bytes)
         if time.monotonic() - self._register_read > _REGISTER_EVERY_S:

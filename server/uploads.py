@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from plait.errors import MachineError, PeerError
+from plait.machine import give_back_memory
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 from plait.v1 import federation_pb2 as pb
@@ -22,6 +23,7 @@ from server.sessions import Session
 
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
+_TIDY_BYTES = 256 << 20
 
 
 class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
@@ -88,6 +90,7 @@ class Uploads:
         self._slots = asyncio.Semaphore(at_once)
         self._stall_s = stall_s
         self._running: dict[tuple[str, str], _Running] = {}
+        self._untidy_bytes = 0
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
         """What there is of an answer."""
@@ -101,6 +104,12 @@ class Uploads:
                 return pb.HeldReply(complete=True)
             case Standing.OPEN:
                 return pb.HeldReply(offset=self._inbox.held_bytes(node, request.task_id, request.sha256))
+
+    def tidy(self) -> None:
+        """Hand back what memory many answers took, once the last of them is here; to be called now and then."""
+        if self._untidy_bytes >= _TIDY_BYTES and not self._running:
+            self._untidy_bytes = 0
+            self._disk.submit(give_back_memory)
 
     async def take(
         self, session: Session, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
@@ -187,6 +196,7 @@ class Uploads:
                             "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
                         )
                     session.node.uplink_bytes += len(data)
+                    self._untidy_bytes += len(data)
                     # The next chunk travels while this one is written and hashed, but no more than that.
                     writing = loop.run_in_executor(self._disk, incoming.write, data)
                 whole = await loop.run_in_executor(self._disk, incoming.finish)

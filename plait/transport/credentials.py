@@ -41,6 +41,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Else a fast peer's window grows to megabytes a stream, filled before anybody reads; a message that is being read
     # opens it as far as it needs.
     ("grpc.http2.bdp_probe", 0),
+    # How much room a read is given. Else it grows to what came in at once, a megabyte and more, and a connection that
+    # has brought a large update keeps as much for its next read, however long that takes to come. From 12 KiB on gRPC
+    # takes 64 KiB at a time.
+    ("grpc.experimental.tcp_max_read_buffer_size", (12 << 10) - 1),
     # A connection without any call in progress is no node.
     ("grpc.max_connection_idle_ms", 60_000),
 )

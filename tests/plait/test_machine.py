@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -49,3 +50,34 @@ def test_threads_take_memory_from_few_places(tmp_path) -> None:
     if not (own := places("own")):
         pytest.skip("another C library")
     assert places("shared") <= 2 < own
+
+
+HELD = """
+import ctypes
+from pathlib import Path
+from plait import machine
+def own_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+# Less than what glibc maps by itself; the small blocks between keep the large ones from the end of the heap.
+large, small = [], []
+for _ in range(400):
+    large.append(libc.malloc(ctypes.c_size_t(100_000)))
+    ctypes.memset(large[-1], 1, 100_000)
+    small.append(libc.malloc(ctypes.c_size_t(100)))
+for block in large:
+    libc.free(ctypes.c_void_p(block))
+before = own_bytes()
+machine.give_back_memory()
+print(before - own_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_was_freed_between_blocks_in_use_is_given_back() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    given = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True, text=True).stdout
+    assert int(given) > 30_000_000

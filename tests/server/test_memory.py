@@ -30,6 +30,29 @@ with GrpcGrid(
     sys.stdin.read()
 """
 
+ROUND = """
+import sys
+from pathlib import Path
+from plait.machine import give_back_memory
+from plait.simulation.blob import to_content
+from server.grpc_grid import GrpcGrid
+def own_bytes():
+    give_back_memory()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+with GrpcGrid(
+    "127.0.0.1:0", inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
+    max_answer_bytes=1 << 23,
+) as grid:
+    print(grid.address, flush=True)
+    while len(nodes := grid.get_node_ids()) < int(sys.argv[2]):
+        grid.wait(1.0)
+    before = own_bytes()
+    messages = [grid.create_message(to_content(b"task"), "train", node, "1") for node in nodes]
+    answered = sum(not reply.has_error() for reply in grid.send_and_receive(messages, timeout=60.0))
+    print(answered, own_bytes() - before, flush=True)
+"""
+
 
 def frame(kind, stream, payload, *, flags=0):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
@@ -140,6 +163,22 @@ def server(tmp_path):
 def test_a_connection_that_proves_nothing_makes_the_server_hold_16_mib_at_most(server, call):
     port, process = server
     assert most_added_bytes(port, process, call, connections=6, seconds=3.0) < 6 * (16 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system without /proc")
+def test_a_connection_that_has_brought_a_large_answer_keeps_little_of_its_memory(tmp_path):
+    nodes, answer_bytes = 40, 4 << 20
+    command = [sys.executable, "-c", ROUND, str(tmp_path / "inbox"), str(nodes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        address = server.stdout.readline().strip()
+        swarm = [sys.executable, str(Path(__file__).with_name("swarm.py")), address, str(nodes), str(answer_bytes)]
+        subprocess.run(swarm, check=True, timeout=90)
+        answered, kept_bytes = map(int, server.stdout.readline().split())
+
+    assert answered == nodes
+    # A tenth of an answer: gRPC's room for the next read, and the odd block between.
+    assert kept_bytes < nodes * answer_bytes / 10
 
 
 def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_a_few_operators(make_grid):

@@ -258,6 +258,19 @@ class TestUploads:
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
             assert from_message(replies(grid, [message_id])[0]) == BIG
 
+    def test_memory_is_handed_back_once_many_bytes_of_answers_are_in(
+        self, grid, attending, send, replies, until, monkeypatch
+    ):
+        given_back = []
+        monkeypatch.setattr("server.uploads.give_back_memory", lambda: given_back.append(True))
+        monkeypatch.setattr("server.uploads._TIDY_BYTES", 2 * len(BIG))
+        with attending(grid, "alice", "bob") as (alice, bob):
+            for node, so_far in ((alice, 0), (bob, 1)):
+                message_id = send(grid, node.name, b"task")
+                node.upload(node.work().task_id, BIG)
+                replies(grid, [message_id])
+                until(lambda so_far=so_far: len(given_back) == so_far)
+
     def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, grid, attending, send, until):
         with attending(grid, "alice") as (alice,):
             send(grid, "alice", b"task")
