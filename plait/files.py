@@ -6,13 +6,19 @@ Knows nothing of what the files hold.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 from plait.errors import MachineError
+
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
+_MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -117,3 +123,38 @@ def _exchange(new: Path, path: Path) -> None:
 
 def _prefix(path: Path) -> str:
     return f".{path.name[:32]}."
+
+
+def begin_to_store(descriptor: int, offset: int, size: int) -> None:
+    """Have the disk begin to write a part of a file, so that a later fsync finds less to wait for (Linux only).
+
+    Promises nothing: elsewhere, and where it does not work, nothing happens.
+
+    Args:
+        descriptor: of the file.
+        offset: where the part begins, in bytes.
+        size: of the part, in bytes.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):
+            part = ctypes.c_int64(offset), ctypes.c_int64(size)
+            ctypes.CDLL(None).sync_file_range(descriptor, *part, _SYNC_FILE_RANGE_WRITE)
+
+
+def map_file(descriptor: int) -> memoryview | None:
+    """A whole file as memory that is the system's own copy of it, once all of it has been read.
+
+    Valid for as long as the view is, also once the file has been deleted; nobody may write to the file meanwhile.
+
+    Returns:
+        None where that is not possible (the file is empty, or cannot be read, or this is not Linux): read it instead.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        mapped = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        # A page that cannot be read is an error here; touched later it would end the process.
+        mapped.madvise(_MADV_POPULATE_READ)
+    except (OSError, ValueError):
+        return None
+    return memoryview(mapped)

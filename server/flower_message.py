@@ -54,9 +54,9 @@ def to_reply(answer: Answer, *, reply_to: Message) -> Message:
     if answer.content == pb.CONTENT_PLAIT:
         return _reply(to_content(answer.data), reply_to)
     if answer.content == pb.CONTENT_ERROR:
-        return to_error(answer.data.decode(errors="replace"), reply_to=reply_to)
+        return to_error(bytes(answer.data).decode(errors="replace"), reply_to=reply_to)
     try:
-        return _reply(recorddict_from_proto(RecordsProto.FromString(answer.data)), reply_to)
+        return _reply(recorddict_from_proto(RecordsProto.FromString(bytes(answer.data))), reply_to)
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         return to_error(f"answer holds no records ({type(error).__name__})", reply_to=reply_to)
 

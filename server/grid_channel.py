@@ -11,8 +11,8 @@ from typing import Protocol, Self, runtime_checkable
 from flwr.serverapp import Grid
 
 from plait.errors import PeerError
-from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
-from plait.simulation.blob import from_message, to_content
+from plait.rounds.channel import Data, Identity, NoAnswer, Purpose, TaskParts
+from plait.simulation.blob import data_of, to_content
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
 _SHORTEST_PAUSE_S = 0.02
@@ -121,7 +121,7 @@ class GridExchange:
         else:
             self._unsent.append(node)
 
-    def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """Wait for the next answer."""
         if self._unsent:
             node = self._unsent.popleft()
@@ -137,7 +137,7 @@ class GridExchange:
                     continue
                 self._waiting.popleft()
                 try:
-                    return node, from_message(reply)
+                    return node, data_of(reply)
                 except PeerError as error:
                     return node, NoAnswer(str(error))
             if deadline is not None:

@@ -19,12 +19,14 @@ from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import fsync_directory
+from plait.files import begin_to_store, fsync_directory, map_file
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
 _HEADER_BYTES = 1 + DIGEST_BYTES
 _PART, _ANSWER = ".part", ".answer"
+_MAPPED_BYTES = 1 << 18  # smaller answers are read: that is quicker
+_STORED_BYTES = 4 << 20  # so much of an answer is handed to the disk at a time
 _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
 
 
@@ -55,11 +57,11 @@ class Answer:
 
     Attributes:
         content: what it is, the number of a `Content` in federation.proto.
-        data: its bytes.
+        data: its bytes; of a large one a view of the file itself, which may be deleted meanwhile.
     """
 
     content: int
-    data: bytes
+    data: Data
 
 
 class Inbox:
@@ -104,6 +106,9 @@ class Inbox:
         try:
             # Not buffered: a buffer's read to the end would copy all of it once more.
             with path.open("rb", buffering=0) as file:
+                large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
+                if large and (view := map_file(file.fileno())) is not None:
+                    return Answer(view[0], view[_HEADER_BYTES:])
                 header = file.read(_HEADER_BYTES)
                 data = file.readall()
         except OSError as error:
@@ -262,7 +267,7 @@ class Incoming:
             self._hash.update(chunk)
             left -= len(chunk)
         file.truncate()
-        self._written = offset - left
+        self._written = self._handed = offset - left
 
     @property
     def missing_bytes(self) -> int:
@@ -282,6 +287,10 @@ class Incoming:
             self._file.write(data)
         except OSError as error:
             raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+        if self._durable and self._written - self._handed >= _STORED_BYTES:
+            # What was written before this call has left the file's buffer.
+            begin_to_store(self._file.fileno(), _HEADER_BYTES + self._handed, self._written - self._handed)
+            self._handed = self._written
         self._hash.update(data)
         self._written += len(data)
 

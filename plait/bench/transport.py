@@ -30,6 +30,7 @@ from plait.report import Table
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.trust import ServerKit
 from plait.trust.provision import provision
+from plait.wire.canonical import are_equal
 
 _START_S = 120.0
 _END_S = 20.0
@@ -253,8 +254,10 @@ class ChannelRounds:
                 answer = received[1]
                 if isinstance(answer, NoAnswer):
                     raise MachineError(f"a node did not answer: {answer.detail}")
-                if len(answer) != len(body):
-                    raise MachineError(f"a node answered with {len(answer)} bytes, expected {len(body)}")
+                if not are_equal(body, answer):
+                    raise MachineError(
+                        f"a node answered with {len(answer)} bytes, expected the {len(body)} it was sent"
+                    )
 
 
 def _in_turns(ways: Mapping[str, RoundOf], body: Callable[[], bytes], *, rounds: int) -> dict[str, Times]:

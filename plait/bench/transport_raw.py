@@ -55,7 +55,8 @@ class RawServer:
 
     def __init__(self, nodes: int, kit: ServerKit | None) -> None:
         self._nodes = nodes
-        self._answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._body = b""
+        self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._lines: list[queue.SimpleQueue[bytes | None]] = []
         self._all_here = threading.Event()
         self._lock = threading.Lock()
@@ -86,11 +87,12 @@ class RawServer:
 
     def round(self, body: bytes) -> None:
         """Send all nodes a body and wait until each has sent it back."""
+        self._body = body
         for line in self._lines:
             line.put(body)
         for _ in self._lines:
-            if self._answers.get() != len(body):
-                raise RuntimeError("a raw node went away")
+            if not self._answers.get():
+                raise RuntimeError("a raw node went away, or answered with something else")
 
     def _talk(self, said: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         del context
@@ -103,10 +105,10 @@ class RawServer:
         def listen() -> None:
             try:
                 while (answer := receive(said)) is not None:
-                    self._answers.put(len(answer))
+                    self._answers.put(answer == self._body)
             except Exception:
                 # gRPC raises a bare one where a call is gone.
-                self._answers.put(-1)
+                self._answers.put(False)
 
         threading.Thread(target=listen, daemon=True).start()
         while (body := line.get()) is not None:

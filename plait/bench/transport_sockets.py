@@ -82,15 +82,14 @@ class SocketServer:
 
     def round(self, body: bytes) -> None:
         """Send all nodes a body and wait until each has sent it back."""
-        for received in self._pool.map(_round_trip, self._lines, repeat(body)):
-            if received != len(body):
-                raise RuntimeError("a bare node went away")
+        if not all(self._pool.map(_round_trip, self._lines, repeat(body))):
+            raise RuntimeError("a bare node went away, or answered with something else")
 
 
-def _round_trip(line: socket.socket, body: bytes) -> int:
+def _round_trip(line: socket.socket, body: bytes) -> bool:
     send(line, body)
     answer = receive(line)
-    return -1 if answer is None else len(answer)
+    return answer is not None and len(answer) == len(body) and answer.startswith(body)
 
 
 def main(port: str) -> None:

@@ -13,7 +13,7 @@ from typing import Self
 
 from plait.errors import PeerError
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.channel import Channel, NoAnswer, Purpose
+from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import REPLY_BYTES, Roster
 from plait.rounds.run_state import Held, RunState
@@ -148,7 +148,7 @@ class Asking:
         self._waiting[node] = client
         self._exchange.send(node, parts)
 
-    def _decode(self, client: str, raw: bytes | NoAnswer) -> Answer:
+    def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
         if isinstance(raw, NoAnswer):
             return Answer(client, raw, 0)
         try:

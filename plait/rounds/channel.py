@@ -20,6 +20,9 @@ class Purpose(StrEnum):
     EVALUATE = "evaluate"
 
 
+Data: TypeAlias = "bytes | memoryview"
+"""An answer's bytes; a view where they lie in a file that is mapped into memory."""
+
 TaskParts: TypeAlias = tuple[bytes, bytes]
 """A task's own bytes and those that many tasks share (see `plait.wire.messages.encode_task`)."""
 
@@ -60,7 +63,7 @@ class Exchange(Protocol):
         """Send a task; a node that was sent one before is sent the next one after it answered."""
         ...
 
-    def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """Wait for the next answer.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plait.errors import BaseMismatchError, DataError, PeerError, PlaitError
-from plait.rounds.channel import Channel, NoAnswer, Purpose
+from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
 from plait.rounds.ledger import Ledger
 from plait.rounds.tracks import Ranks
 from plait.wire.messages import (
@@ -125,7 +125,7 @@ class Roster:
         if set(self.nodes) - before:
             self._tell()
 
-    def _card_of(self, node: int, raw: bytes | NoAnswer, track: int) -> ClientCard:
+    def _card_of(self, node: int, raw: Data | NoAnswer, track: int) -> ClientCard:
         """What a node says of itself; the ledger is told what was said."""
         if isinstance(raw, NoAnswer):
             raise PeerError(raw.detail)

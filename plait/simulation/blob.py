@@ -6,6 +6,8 @@ not. A task is a head of its own and a body that all tasks of a round share: the
 
 from __future__ import annotations
 
+from typing import TypeAlias, cast
+
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from plait.errors import PeerError
@@ -14,12 +16,21 @@ _RECORD = "plait"
 _HEAD, _BODY = "head", "body"
 _STYPE = "plait.v1"
 
+Data: TypeAlias = "bytes | memoryview"
 
-def to_content(head: bytes, body: bytes = b"") -> RecordDict:
-    """Wrap bytes as the content of a Flower message."""
+
+def to_content(head: Data, body: bytes = b"") -> RecordDict:
+    """Wrap bytes as the content of a Flower message.
+
+    Args:
+        head: a view where the message stays in this process and `data_of` reads it, bytes elsewhere.
+        body: the rest.
+    """
     parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
-    arrays = {name: Array(dtype="uint8", shape=(len(part),), stype=_STYPE, data=part) for name, part in parts.items()}
-    return RecordDict({_RECORD: ArrayRecord(arrays)})
+    record = ArrayRecord({name: _to_array(part) for name, part in parts.items()})
+    if not isinstance(head, bytes):
+        record[_HEAD].data = cast("bytes", head)  # Flower asks for bytes, and looks into them only where it sends them
+    return RecordDict({_RECORD: record})
 
 
 def parts_of(content: RecordDict) -> tuple[bytes, bytes] | None:
@@ -38,10 +49,24 @@ def from_message(message: Message) -> bytes:
     Raises:
         PeerError: the message carries an error, or something else than plait's bytes.
     """
+    data = data_of(message)
+    return data if isinstance(data, bytes) else bytes(data)
+
+
+def data_of(message: Message) -> Data:
+    """As `from_message`, but what went in as a view comes out as one, not copied.
+
+    Raises:
+        PeerError: as there.
+    """
     if message.has_error():
         raise PeerError(f"node {message.metadata.src_node_id} failed: {message.error.reason}")
     parts = parts_of(message.content)
     if parts is None:
         raise PeerError(f"node {message.metadata.src_node_id} sent a message without plait's bytes in it")
     head, body = parts
-    return head + body if body else head
+    return b"".join((head, body)) if body else head
+
+
+def _to_array(data: Data) -> Array:
+    return Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data if isinstance(data, bytes) else b"")

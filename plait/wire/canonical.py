@@ -6,13 +6,15 @@ short as possible, and nothing that this version does not know. Knows no particu
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
 from plait.errors import PeerError
 
 SCHEMA = 1
+
+_COMPARED_BYTES = 1 << 16
 
 _Message = TypeVar("_Message", bound=Message)
 
@@ -22,7 +24,7 @@ def to_bytes(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def parse(kind: type[_Message], data: bytes, what: str, *, max_bytes: int) -> _Message:
+def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_bytes: int) -> _Message:
     """Parse bytes that may yet be of another version, or not canonical.
 
     Raises:
@@ -31,7 +33,7 @@ def parse(kind: type[_Message], data: bytes, what: str, *, max_bytes: int) -> _M
     if len(data) > max_bytes:
         raise PeerError(f"{what} has {len(data)} bytes, expected at most {max_bytes}")
     try:
-        return kind.FromString(data)
+        return kind.FromString(cast("bytes", data))  # its stub knows nothing of views
     except DecodeError:
         expected = f"protobuf's {kind.DESCRIPTOR.full_name}"
         raise PeerError(f"{what} of {len(data)} bytes cannot be read, expected {expected}") from None
@@ -43,8 +45,22 @@ def check_schema(what: str, schema: int) -> None:
         raise PeerError(f"schema version of the {what} is {schema}, expected {SCHEMA}")
 
 
-def check_canonical(message: Message, data: bytes, what: str) -> None:
+def check_canonical(message: Message, data: bytes | memoryview, what: str) -> None:
     """Raise PeerError unless `data`, from which `message` was parsed, is its canonical form."""
     message.DiscardUnknownFields()
-    if to_bytes(message) != data:
+    if not are_equal(to_bytes(message), data):
         raise PeerError(f"{what} has unknown, repeated or disordered fields, expected the canonical form")
+
+
+def are_equal(expected: bytes, data: bytes | memoryview) -> bool:
+    """Whether these are the same bytes; of a view only a little is copied at a time.
+
+    Python compares views themselves byte by byte, twenty times slower than bytes with bytes.
+    """
+    if isinstance(data, bytes):
+        return expected == data
+    view = memoryview(expected)
+    starts = range(0, len(view), _COMPARED_BYTES)
+    return len(view) == len(data) and all(
+        bytes(view[start : start + _COMPARED_BYTES]) == bytes(data[start : start + _COMPARED_BYTES]) for start in starts
+    )

@@ -250,7 +250,7 @@ def encode_reply(reply: Reply) -> bytes:
     return canonical.to_bytes(answer)
 
 
-def decode_reply(data: bytes, *, max_bytes: int) -> Reply:
+def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
     """Read a reply.
 
     Raises:

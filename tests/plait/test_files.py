@@ -1,12 +1,13 @@
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from plait.errors import MachineError
-from plait.files import directory_written_aside, read_if_there, write_atomically
+from plait.files import begin_to_store, directory_written_aside, map_file, read_if_there, write_atomically
 
 
 def no_space(*_args):
@@ -139,3 +140,30 @@ def test_a_full_disk_leaves_the_old_directory_and_nothing_else(tmp_path, monkeyp
         write_folder(tmp_path / "folder", "new")
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["old"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps files on Linux only")
+def test_a_mapped_file_outlives_its_name(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"data" * 100_000)
+    with path.open("rb") as file:
+        view = map_file(file.fileno())
+    path.unlink()
+
+    assert view is not None
+    assert view.readonly
+    assert bytes(view) == b"data" * 100_000
+
+
+def test_an_empty_file_is_not_mapped(tmp_path):
+    with (tmp_path / "file").open("w+b") as file:
+        assert map_file(file.fileno()) is None
+
+
+def test_what_the_disk_begins_to_store_early_stays_as_it_is(tmp_path):
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(b"x" * 100_000)
+        begin_to_store(file.fileno(), 0, 50_000)
+    begin_to_store(-1, 0, 1)  # nothing happens
+
+    assert (tmp_path / "file").read_bytes() == b"x" * 100_000

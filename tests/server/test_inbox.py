@@ -56,6 +56,17 @@ def test_what_was_written_is_read_also_by_a_later_inbox(inbox, tmp_path):
         assert each.read("alice", "1.train.0") == Answer(1, DATA)
 
 
+def test_an_answer_that_was_read_stays_whole_when_it_is_deleted_and_received_anew(inbox):
+    receive(inbox)
+    answer = inbox.read("alice", "1.train.0")
+    inbox.remove("alice", "1.train.0")
+    inbox.sweep()
+    assert receive(inbox, data=DATA[::-1], digest=hashlib.sha256(DATA[::-1]).digest())
+
+    assert bytes(answer.data) == DATA
+    assert bytes(inbox.read("alice", "1.train.0").data) == DATA[::-1]
+
+
 @pytest.mark.parametrize("kept", [0, 1, 1000, len(DATA)])
 @pytest.mark.parametrize("offset", [0, 1, 1000, len(DATA)])
 def test_an_upload_goes_on_from_any_byte_that_is_held(inbox, kept, offset):

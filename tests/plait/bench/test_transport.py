@@ -116,7 +116,7 @@ class Channel:
     [
         (None, "no answer came within 120 s"),
         (NoAnswer("out of memory"), "a node did not answer: out of memory"),
-        (b"short", "a node answered with 5 bytes, expected 7"),
+        (b"short", "a node answered with 5 bytes, expected the 7 it was sent"),
     ],
 )
 def test_a_round_that_did_not_happen_is_not_measured(answer, complaint):

@@ -111,6 +111,16 @@ def test_a_reply_survives_the_wire(reply):
     assert decode_reply(data, max_bytes=len(data)) == reply
 
 
+@given(st.binary(max_size=200_000))
+def test_a_reply_is_read_from_a_view_as_from_bytes(update):
+    data = encode_reply(UpdateReply(update))
+
+    assert decode_reply(memoryview(data), max_bytes=len(data)) == UpdateReply(update)
+    unknown = data + bytes((15 << 3, 0))
+    with pytest.raises(PeerError, match="canonical"):
+        decode_reply(memoryview(unknown), max_bytes=len(unknown))
+
+
 def test_a_card_names_the_codecs_of_this_version():
     assert CARD.wire == tuple(CODECS)
 
