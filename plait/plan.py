@@ -162,7 +162,6 @@ def ranks_of(config: RunConfig, base_directory: Path, rule: Rule) -> Ranks:
     return ranks
 
 
-@lru_cache(maxsize=2)
 def blueprint_of(
     config: RunConfig, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
 ) -> Blueprint:
@@ -188,14 +187,26 @@ def blueprint_of(
         bias=config.bias,
         virtual_tokens=config.virtual_tokens,
     )
-    task, labels = task_of(config), config.label_names
-    base = read_base_config(base_directory, task, labels)
+    return _designed(base_directory, request, task_of(config), config.label_names, config.seed, init_rank, weights)
+
+
+# The command asks to see that it can be done, the server of its run asks again: PEFT takes a while to build an adapter.
+@lru_cache(maxsize=8)
+def _designed(
+    directory: Path,
+    request: AdapterRequest,
+    task: Task,
+    labels: tuple[str, ...],
+    seed: int,
+    init_rank: int,
+    weights: bool,
+) -> Blueprint:
     return design(
-        base,
+        read_base_config(directory, task, labels),
         request,
         task=task,
         labels=labels,
-        seed=config.seed,
+        seed=seed,
         init_rank=init_rank,
-        weights=base_directory if weights else None,
+        weights=directory if weights else None,
     )

@@ -68,7 +68,7 @@ class AdapterRequest:
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: str = ALL_LINEAR
-    rank_pattern: Mapping[str, int] = field(default_factory=dict[str, int])
+    rank_pattern: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
     bias: str = "none"
     virtual_tokens: int = 20
 

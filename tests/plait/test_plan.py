@@ -2,8 +2,9 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.plan import rule_of, settings_of, settled
+from plait.plan import blueprint_of, rule_of, settings_of, settled
 from plait.simulation.flower_rules import ALL_RULES
+from plait.training.bases import locate_base
 from plait.training.methods import METHODS
 
 
@@ -50,3 +51,13 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) ->
     assert rule_of(config_from_table({"own-share": 0.5, "rule": "ffa"}), ALL_RULES).name == "ffa"
     with pytest.raises(ConfigError, match=f"own-share is 0.5 but rule '{rule}' does more than add up"):
         rule_of(config_from_table({"own-share": 0.5, "rule": rule}), ALL_RULES)
+
+
+def test_an_adapter_is_built_once_for_all_settings_that_it_does_not_follow_from() -> None:
+    base = locate_base("tiny").directory
+    config = config_from_table({"base": "tiny", "rank-pattern": "q_proj=2"})
+    first = blueprint_of(config, base)
+    assert blueprint_of(config.model_copy(update={"out": "elsewhere", "partition": "iid"}), base, rank=8) is first
+    for changed in ({"seed": 1}, {"rank_pattern": "q_proj=4"}, {"alpha": 1.0}, {"rank": 4}):
+        other = blueprint_of(config.model_copy(update=changed), base)
+        assert other.spec.digest != first.spec.digest

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from plait.adapters import Task
 from plait.data import Message, Record, RecordKind
@@ -38,6 +39,24 @@ def test_packing_loses_only_the_tail_and_pads_nothing(resident: ResidentBase) ->
     packed = np.concatenate([example.tokens for example in examples])
     assert packed.tolist() == ids[: len(ids) // 32 * 32]
     assert all(np.array_equal(example.tokens, example.labels) for example in examples)
+
+
+def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_with(resident: ResidentBase) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(resident.directory)
+    texts = ["a tale of <|endoftext|> two", "", "Füße, 漢字 and \t\n tabs " * 20]
+    plain = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    examples = tokenise(
+        [Record(text=text) for text in texts],
+        kind=RecordKind.TEXT,
+        task=Task.CAUSAL_LM,
+        labels=(),
+        tokenizer=tokenizer,
+        seq_len=1,
+    )
+    expected = [token for ids in plain for token in (*ids, tokenizer.eos_token_id)]
+    assert [int(example.tokens[0]) for example in examples] == expected
 
 
 def test_only_the_completion_counts(resident: ResidentBase) -> None:
