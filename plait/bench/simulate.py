@@ -174,7 +174,10 @@ def deal_out(work: Workload, folder: Path) -> Dataset:
 
 
 def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run:
-    """Run plait's simulation. It evaluates before the first round and after the last, which cannot be left out."""
+    """Run plait's simulation, all clients of a round in one batch.
+
+    It evaluates before the first round and after the last, which cannot be left out.
+    """
     out = folder / name
     options = {
         "data": folder / "train.jsonl", "partition": "natural:client", "base": work.base.directory,
@@ -182,7 +185,7 @@ def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
         "batch-size": work.batch_size, "seq-len": work.seq_len, "rank": work.rank, "alpha": 2 * work.rank,
         "learning-rate": work.learning_rate, "wire": "fp32", "seed": work.seed, "device": work.compute.device,
         "dtype": work.compute.dtype_name, "eval-every": work.rounds, "eval-clients": 1, "max-held-out-sequences": 1,
-        "held-out-fraction": 0.01, "out": out,
+        "held-out-fraction": 0.01, "side-by-side": work.clients, "out": out,
     }  # fmt: skip
     given = itertools.chain.from_iterable((f"--{key}", str(value)) for key, value in options.items())
     took = measured(
