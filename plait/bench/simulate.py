@@ -176,6 +176,7 @@ def deal_out(work: Workload, folder: Path) -> Dataset:
 def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run:
     """Run plait's simulation, all clients of a round in one batch.
 
+    The stock app weighs clients by their examples and begins every round with a fresh optimizer, so this one does too.
     It evaluates before the first round and after the last, which cannot be left out.
     """
     out = folder / name
@@ -185,7 +186,8 @@ def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
         "batch-size": work.batch_size, "seq-len": work.seq_len, "rank": work.rank, "alpha": 2 * work.rank,
         "learning-rate": work.learning_rate, "wire": "fp32", "seed": work.seed, "device": work.compute.device,
         "dtype": work.compute.dtype_name, "eval-every": work.rounds, "eval-clients": 1, "max-held-out-sequences": 1,
-        "held-out-fraction": 0.01, "side-by-side": work.clients, "out": out,
+        "held-out-fraction": 0.01, "side-by-side": work.clients,
+        "weighting": "examples", "moments": "fresh", "out": out,
     }  # fmt: skip
     given = itertools.chain.from_iterable((f"--{key}", str(value)) for key, value in options.items())
     took = measured(
