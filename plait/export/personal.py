@@ -1,4 +1,4 @@
-"""The adapter of one client where each keeps a side of every pair to itself (FedSA-LoRA): the shared side and its own.
+"""The adapter of one client where each has its own: a side of every pair (FedSA-LoRA), or a share of the whole.
 
 A simulation keeps all of them in its run directory. On real machines each lies in its node's state, and nowhere else.
 """
@@ -18,6 +18,7 @@ from plait.export.source import Source, open_source
 from plait.files import read_if_there
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import base_from_bytes
+from plait.rounds.own_adapter import own_start, read_own_adapter
 from plait.rounds.past import Past
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
@@ -34,17 +35,18 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         progress: told in words what takes long.
 
     Raises:
-        ConfigError: the run's rule keeps nothing at clients, or it has no such client, or not its side.
+        ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
         PeerError: what is kept is not sound.
     """
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     rule = RULES.get(settings.rule)
-    if rule is None or rule.personal is None:
+    side = rule.personal if rule else None
+    if side is None and not settings.own_share:
         having = ", ".join(name for name, other in RULES.items() if other.personal)
         raise ConfigError(
-            f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} for "
-            "--client; nearest: leave out --client"
+            f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
+            "--own-share) for --client; nearest: leave out --client"
         )
     names = [
         str(card["client"])
@@ -57,12 +59,25 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     own = read_if_there(directory.client_memory(client) / "own")
     if own is None:
         raise ConfigError(
-            f"'{run}' has no side of '{client}': it has not trained yet, or keeps its side on its own "
+            f"'{run}' has nothing of '{client}': it has not trained yet, or keeps what is its own on its "
             "machine (there: plait export STATE/RUN/NAME --base BASE)"
         )
     source = open_source(run, base=base, progress=progress)
-    state = with_own_side(source.spec, source.state, _newest(own), Side(rule.personal))
+    state = (
+        _mixed(source, _newest(own), settings.own_share)
+        if side is None
+        else with_own_side(source.spec, source.state, _newest(own), side)
+    )
     return replace(source, name=f"{source.name}-personal", state=state, card=None, facts={})
+
+
+def _mixed(source: Source, own: bytes, share: float) -> AdapterState:
+    if read_own_adapter(own, source.state.layout.size) is None:
+        raise ConfigError(
+            f"adapter '{source.name}' is published in another form than clients train it in, expected the same for "
+            "--client; nearest: leave out --client"
+        )
+    return own_start(source.state, own, share)
 
 
 def is_node_state(path: Path) -> bool:
@@ -103,6 +118,8 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     own = read_if_there(path / "own")
     if own is not None:
         values = _newest(own)
+        if found := read_own_adapter(values, spec.layout.size):
+            state = own_start(state, values, found[0])
         sides = [side for side in (Side.B, Side.A) if geometry.side_size(side) * 4 == len(values)]
         if sides:
             state = with_own_side(spec, state, values, sides[0])

@@ -90,5 +90,5 @@ def _on_step(view: RunView) -> Iterator[str]:
         yield (
             f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
             f"{loss_text(final.mean.loss)}{for_all}: one adapter for all follows no client as far as its own does. "
-            "More rounds may catch up; --rule fedsa lets each client keep a side of its own."
+            "More rounds may catch up; with --own-share 0.7 each client goes on from an adapter of its own."
         )

@@ -11,6 +11,7 @@ from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
 from plait.rounds.moved_base import MovedBase, base_to_bytes
+from plait.rounds.own_adapter import own_adapter_bytes
 from plait.rounds.own_side import own_bytes, with_own
 from plait.rounds.past import Past
 from plait.training.bases import LocatedBase
@@ -70,6 +71,10 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     source = open_node(tmp_path, base="tiny")
     assert source.spec.digest == spec.digest
     assert source.state.digest() == with_own(shared, own, geometry, Side.B).digest()
+    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own_adapter_bytes(theirs, 0.75)).to_bytes())
+    mixed = open_node(tmp_path, base="tiny").state.flat
+    np.testing.assert_allclose(mixed, 0.25 * shared.flat + 0.75 * theirs.flat, rtol=0, atol=1e-6)
+    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own).to_bytes())
     with pytest.raises(ConfigError, match="names no base, expected --base"):
         open_node(tmp_path, base="")
     # Where the base has moved, or stands on frozen adapters, what is exported is all of it together.
