@@ -39,7 +39,7 @@ def samples(size: int, *, seed: int) -> Iterator[Source]:
 
 
 def trained(base: str, *, seed: int) -> Iterator[Source]:
-    """What a client sends in the first round of a run with default settings, and another one in the second.
+    """What a client sends in the first round of a run, and another one in the second, at a learning rate of 0.001.
 
     Raises:
         ConfigError: there is no such base.
@@ -50,7 +50,8 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
 
     # On a busy machine a second thread costs the tiny base more than it gives.
     threads = 1 if base == "tiny" else 0
-    config = config_from_table({"base": base, "local-steps": LOCAL_STEPS, "seed": seed, "threads": threads})
+    given = {"base": base, "local-steps": LOCAL_STEPS, "learning-rate": 1e-3, "seed": seed, "threads": threads}
+    config = config_from_table(given)
     blueprint = blueprint_of(config, resident_base(config).directory)
     before = blueprint.initial
     for round_number in (1, 2):

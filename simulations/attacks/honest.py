@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 BASE = {
     "data": "stdlib", "base": "tiny", "clients": 3, "rounds": 8, "local_steps": 4, "batch_size": 2, "seq_len": 32,
     "rank": 4, "eval_every": 8, "max_held_out_sequences": 1, "threads": 1, "device": "cpu", "dtype": "float32",
+    "learning_rate": 1e-3, "weighting": "examples", "moments": "fresh",
 }  # fmt: skip
 
 
@@ -44,9 +45,9 @@ def cases() -> dict[str, dict[str, object]]:
     }
     found |= {f"wire {wire}": {"wire": wire} for wire in ("0.1", "0.25", "0.5", "1", "8", "bf16", "fp32")}
     found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted(OPTIMIZERS)}
-    found |= {f"method {name}": {"method": name} for name in sorted(METHODS)}
+    found |= {f"method {name}": {"method": name, "learning_rate": 0.0} for name in sorted(METHODS)}
     found |= {f"rule {name}": {"rule": name, "clients": 8 if name in _MANY else 3} for name in sorted(ALL_RULES)}
-    found["rule fedsb"]["method"] = "lora_xs"  # it has no other
+    found["rule fedsb"] |= {"method": "lora_xs", "learning_rate": 0.0}  # it has no other
     return found
 
 
