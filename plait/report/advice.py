@@ -19,7 +19,6 @@ _NOTEWORTHY = 0.05
 _OUTLIER = 3.0
 # Rules that average B and A apart, so that their error is the covariance of the clients' factors.
 _APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
-_PERSONAL = frozenset({"fedsa"})
 
 
 def advice(view: RunView) -> tuple[str, ...]:
@@ -57,11 +56,11 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not found:
         return
     agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
-    if agreement < 1.25 * right_angles and view.rounds[-1].rule not in _PERSONAL:
+    if agreement < 1.25 * right_angles and not view.is_personal:
         yield (
             f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
-            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; --rule fedsa lets "
-            "each keep a side of its own."
+            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; --own-share 0.7 "
+            "lets each go on from an adapter of its own."
         )
 
 
@@ -83,7 +82,7 @@ def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
 def _on_step(view: RunView) -> Iterator[str]:
     final = view.final_evaluation
     for reference in view.references:
-        if final is None or reference.kind != "local" or final.mean.loss <= reference.final.loss:
+        if final is None or view.is_personal or reference.kind != "local" or final.mean.loss <= reference.final.loss:
             continue
         elsewhere = reference.everywhere
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""

@@ -207,6 +207,11 @@ class RunView:
     last_hash: str
 
     @property
+    def is_personal(self) -> bool:
+        """Whether every client has an adapter of its own, which the losses are of."""
+        return bool(self.config.get("own-share")) or self.config.get("rule") == "fedsa"
+
+    @property
     def is_classification(self) -> bool:
         """Whether examples carry labels, so that there is an accuracy."""
         return self.base.task == Task.CLASSIFICATION

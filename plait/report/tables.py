@@ -27,6 +27,7 @@ from plait.report.wording import (
 )
 
 _MOST_ROUNDS = 60
+_OWN = "Each is of the client's own adapter; the one that is published is what all share."
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
 
@@ -87,6 +88,8 @@ def loss_by_client_table(view: RunView) -> Table:
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 
+    left_out = _left_out(len(names), len(view.client_names), "clients, those that gained least")
+
     def row(name: str) -> tuple[str, ...]:
         before, after = _of(base, name), _of(final, name)
         client = described.get(name, Client(name, 0, 0, 0, 0, {}))
@@ -114,7 +117,7 @@ def loss_by_client_table(view: RunView) -> Table:
             "held-out tokens",
         ),
         rows=tuple(row(name) for name in names) if base or final or view.clients else (),
-        note=_left_out(len(names), len(view.client_names), "clients, those that gained least"),
+        note=" ".join((left_out, _OWN) if view.is_personal else (left_out,)).strip(),
     )
 
 

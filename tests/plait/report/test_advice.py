@@ -3,14 +3,16 @@ from plait.report.fold import fold_events
 from tests.plait.report.conftest import finished, numbered, round_finished, run_started
 
 
-def told(rule="fedavg", rounds=2, drift=None, **figures):
+def told(rule="fedavg", rounds=2, drift=None, own_share=0.0, **figures):
     drift = drift or {"ann": 1.0, "bob": 1.1, "cyd": 0.9, "dan": 1.0}
     diagnostics = {"error": 0.0, "covariance": 0.0, "effective_rank": 4.0, "agreement": 0.9} | figures
     diagnostics |= {"drift": drift, "update_norms": drift, "modules": 8, "exact_norm": 1.0}
     events = [
         round_finished(number + 1, len(drift)) | {"rule": rule, "diagnostics": diagnostics} for number in range(rounds)
     ]
-    return " ".join(advice(fold_events(numbered([run_started(), *events, finished(rounds)]))))
+    started = run_started()
+    started |= {"config": {**started["config"], "rule": rule, "own-share": own_share}}
+    return " ".join(advice(fold_events(numbered([started, *events, finished(rounds)]))))
 
 
 def test_a_large_covariance_names_rules_without_it():
@@ -34,6 +36,7 @@ def test_clients_at_right_angles_are_named_only_where_they_are():
     assert "right angles" in told(agreement=0.5)
     assert "right angles" not in told(agreement=0.9)
     assert "right angles" not in told(rule="fedsa", agreement=0.5)
+    assert "right angles" not in told(own_share=0.5, agreement=0.5)
 
 
 def test_a_client_far_beyond_the_others_is_named():

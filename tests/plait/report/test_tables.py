@@ -15,6 +15,7 @@ from plait.report.tables import (
     report_tables,
     savings_table,
 )
+from tests.plait.report.conftest import numbered
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -38,6 +39,13 @@ def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
         ("ann", "3.000", "2.500", f"{MINUS}0.500", "2.400", "500", "100"),
         ("bob", "5.000", "3.500", f"{MINUS}1.500", "3.400", "1,000", "100"),
     )
+
+
+def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
+    started = small_run[0] | {"config": {**small_run[0]["config"], "own-share": 0.7}}
+    assert loss_by_client_table(fold_events(numbered(small_run))).note == ""
+    table = loss_by_client_table(fold_events(numbered([started, *small_run[1:]])))
+    assert table.note.startswith("Each is of the client's own adapter")
 
 
 def test_bytes_by_round_end_with_the_total(small_run) -> None:
