@@ -33,6 +33,8 @@ from plait.training.methods import METHODS, method_of
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
+# FedAvg as it is in the literature, so that methods alone differ.
+PLAIN = {"wire": "fp32", "weighting": "examples", "moments": "fresh"}
 RATES = "-rates.jsonl"
 
 Settings = Mapping[str, object]
@@ -135,7 +137,7 @@ def write(results: Path, row: Mapping[str, object]) -> None:
 def run(table: Settings) -> dict[str, object]:
     """The figures of a simulation, or why there is none."""
     folder = Path(tempfile.mkdtemp())
-    given = {"wire": "fp32", "eval_every": table["rounds"], **table, "out": str(folder / "run")}
+    given = {**PLAIN, "eval_every": table["rounds"], **table, "out": str(folder / "run")}
     try:
         settings = prepare(config_from_table(given, where="scenario"), quiet=True)
         execute(settings, quiet=True)
