@@ -155,8 +155,12 @@ class RunConfig(BaseModel, frozen=True):
         ),
     ] = "equal"
     server_optimizer: Annotated[
-        str, Field(description="what the server makes of a round's step: sgd, nesterov, fedexp, fedadam …")
-    ] = "none"
+        str,
+        Field(
+            description="what the server makes of a round's step: none, sgd, nesterov, fedexp, fedadam …; auto takes "
+            "FedAvg's step 1.5 times where three clients or more make it, any other as it is"
+        ),
+    ] = "auto"
     server_learning_rate: Annotated[
         float, Field(gt=0, description="of the server optimizer: the round's step counts so often")
     ] = 1.0
@@ -239,7 +243,7 @@ class RunConfig(BaseModel, frozen=True):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         self._check_ranks()
         self._check_beginning()
-        if self.scaffold and self.server_optimizer != "none":
+        if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients learn how they drifted from the plain mean"

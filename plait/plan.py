@@ -27,9 +27,14 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.methods import AdapterRequest, check_method_and_rule, method_of
 from plait.wire.settings import Settings
 
+# How often FedAvg's step is taken: the mean of clients that pull apart is shorter than what each would go. On two bases
+# and three seeds it was ahead of once after every round (simulations/rules).
+_FEDAVG_STEP = 1.5
+_FEW_CLIENTS = 3
+
 
 def settled(config: RunConfig) -> RunConfig:
-    """The settings with what was left to the method filled in.
+    """The settings with what was left to method, rule and cohort filled in.
 
     Raises:
         ConfigError: there is no such method.
@@ -42,7 +47,18 @@ def settled(config: RunConfig) -> RunConfig:
         goes_on = rule is None or rule.continuous
         all_meet = config.cohort_size == config.clients and not config.over_selection
         moments = "carry" if goes_on and all_meet and not (config.trainer or config.scaffold) else "fresh"
-    return config.model_copy(update={"learning_rate": rate, "moments": moments})
+    return config.model_copy(update={"learning_rate": rate, "moments": moments, **_server_step(config)})
+
+
+def _server_step(config: RunConfig) -> dict[str, object]:
+    if config.server_optimizer != "auto":
+        return {}
+    if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
+        return {"server_optimizer": "sgd"}
+    is_plain = config.rule == "fedavg" and not (config.scaffold or config.own_share)
+    if is_plain and config.cohort_size >= _FEW_CLIENTS:
+        return {"server_optimizer": "sgd", "server_learning_rate": _FEDAVG_STEP}
+    return {"server_optimizer": "none"}
 
 
 def settings_of(config: RunConfig) -> Settings:
@@ -134,6 +150,7 @@ def optimizer_of(config: RunConfig, rule: Rule) -> ServerOptimizer:
     Raises:
         ConfigError: there is no such optimizer, or it means nothing after this rule.
     """
+    config = settled(config)
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )

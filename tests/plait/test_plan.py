@@ -2,7 +2,7 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.plan import blueprint_of, rule_of, settings_of, settled
+from plait.plan import optimizer_of, rule_of, settings_of, settled
 from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base
 from plait.training.methods import METHODS
@@ -61,3 +61,25 @@ def test_an_adapter_is_built_once_for_all_settings_that_it_does_not_follow_from(
     for changed in ({"seed": 1}, {"rank_pattern": "q_proj=4"}, {"alpha": 1.0}, {"rank": 4}):
         other = blueprint_of(config.model_copy(update=changed), base)
         assert other.spec.digest != first.spec.digest
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "step"),
+    [
+        ({}, "sgd", 1.5),
+        ({"clients": 2}, "none", 1.0),
+        ({"rule": "median"}, "none", 1.0),
+        ({"rule": "flora"}, "none", 1.0),
+        ({"own-share": 0.5}, "none", 1.0),
+        ({"scaffold": True}, "none", 1.0),
+        ({"server-learning-rate": 2.0}, "sgd", 2.0),
+        ({"server-optimizer": "none"}, "none", 1.0),
+        ({"server-optimizer": "sgd"}, "sgd", 1.0),
+    ],
+)
+def test_fedavg_steps_further_where_clients_are_some(given: dict[str, object], optimizer: str, step: float) -> None:
+    config = settled(config_from_table(given))
+    assert (config.server_optimizer, config.server_learning_rate) == (optimizer, step)
+    assert settled(config) == config
+    made = optimizer_of(config_from_table(given), ALL_RULES[config.rule])
+    assert made.name == optimizer
