@@ -2,7 +2,7 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError
-from plait.plan import optimizer_of, rule_of, settings_of, settled
+from plait.plan import blueprint_of, optimizer_of, rule_of, settings_of, settled
 from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base
 from plait.training.methods import METHODS
