@@ -352,13 +352,13 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         key = given.replace("_", "-").lower()
         key = ALIASES.get(key, key)
         if key not in known:
-            raise ConfigError(
+            raise _refusal(
                 f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
             )
         if key in settings:
-            raise ConfigError(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
+            raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise ConfigError(f"{where}: {key} is {value!a}, expected Unicode text")
+            raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
         settings[key], names[key] = value, given
     try:
         return RunConfig.model_validate(settings)
@@ -368,10 +368,15 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         if not key:
-            raise ConfigError(f"{where}: {message}") from error
-        raise ConfigError(
+            raise _refusal(f"{where}: {message}") from error
+        raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}"
         ) from error
+
+
+def _refusal(text: str) -> ConfigError:
+    """An error of one line, whatever the keys and values that it quotes are."""
+    return ConfigError("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -242,3 +242,13 @@ def test_a_beginning_that_means_nothing_is_refused():
         config_from_table({"init-mode": "freeze"})
     with pytest.raises(ConfigError, match="init-adapter gives 'a' weight 0"):
         config_from_table({"init-adapter": "a=0"})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"cli\nts-per-round": 1}, {"rank-pattern": "q\x1b[2J=x"}, {"clients": "8\r"}, {"r\n": 1, "lora_r": 2, "rank": 3}],
+)
+def test_an_error_is_one_line_whatever_it_quotes(table: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_table(table)
+    assert str(caught.value).isprintable()
