@@ -181,7 +181,7 @@ class RunConfig(BaseModel, frozen=True):
             ge=0,
             lt=1,
             description="part of its own adapter that a client goes on from, the rest being the shared one; above 0 "
-            "each ends with an adapter of its own, which the losses are then of (0.7 serves each client best)",
+            "each ends with an adapter of its own, which the losses are then of (0.7 is a good start)",
         ),
     ] = 0.0
     scaffold: Annotated[

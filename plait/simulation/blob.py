@@ -6,17 +6,16 @@ not. A task is a head of its own and a body that all tasks of a round share: the
 
 from __future__ import annotations
 
-from typing import TypeAlias, cast
+from typing import cast
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from plait.errors import PeerError
+from plait.rounds.channel import Data
 
 _RECORD = "plait"
 _HEAD, _BODY = "head", "body"
 _STYPE = "plait.v1"
-
-Data: TypeAlias = "bytes | memoryview"
 
 
 def to_content(head: Data, body: bytes = b"") -> RecordDict:
