@@ -18,7 +18,7 @@ from plait.adapters import Float32, norm
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import Geometry, Pair
-from plait.aggregation.low_rank import LowRank
+from plait.aggregation.low_rank import LowRank, common_cores
 from plait.aggregation.rule import Outcome, RoundContext
 from plait.aggregation.slice_sum import SliceSum
 from plait.aggregation.step import landing
@@ -97,30 +97,28 @@ class Observer:
             ValueError: nothing was added.
         """
         landed = landing(outcome.step, self._context.master)
-        exact_square = error_square = covariance_square = moved_square = rank_sum = 0.0
+        squares = np.zeros(4)
+        rank_sum = 0.0
         for pair in self._context.geometry.pairs:
-            exact = self._exact.product(pair)
             result = _product(pair, landed)
             if outcome.base is not None and pair.module in outcome.base.factors:
                 result = result.plus(outcome.base.factors[pair.module])
             widest = self._slices.pair(pair.module)
-            b, a = self._slices.mean_of_all(widest)
-            svd = exact.svd()
-            exact_square += float(np.square(svd.s).sum())
-            rank_sum += _effective_rank(svd.s)
-            moved_square += exact.plus(_product(pair, self._context.master.flat), factor=-1.0).norm() ** 2
-            error_square += exact.plus(result, factor=-1.0).norm() ** 2
-            covariance_square += exact.plus(LowRank(b, a), factor=-widest.scale).norm() ** 2
+            of_means = LowRank(*self._slices.mean_of_all(widest)).scaled(widest.scale)
+            before = _product(pair, self._context.master.flat)
+            exact, *others = common_cores([self._exact.product(pair), before, result, of_means])
+            squares += [np.square(core).sum() for core in (exact, *(exact - other for other in others))]
+            rank_sum += _effective_rank(np.linalg.svd(exact, compute_uv=False))
         modules = len(self._context.geometry.pairs)
-        size = math.sqrt(exact_square)
+        size, moved, error, covariance = map(float, np.sqrt(squares))
         total = sum(self._weights.values())
         drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
         return Diagnostics(
             exact_norm=size,
-            error=math.sqrt(error_square) / size if size else 0.0,
-            covariance=math.sqrt(covariance_square) / size if size else 0.0,
+            error=error / size if size else 0.0,
+            covariance=covariance / size if size else 0.0,
             effective_rank=rank_sum / modules if modules else 0.0,
-            agreement=math.sqrt(moved_square) * total / drifts if drifts else 0.0,
+            agreement=moved * total / drifts if drifts else 0.0,
             drift=dict(self._drift),
             update_norms=dict(self._norms),
             modules=modules,

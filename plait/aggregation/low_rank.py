@@ -6,6 +6,7 @@ the small core in the middle has its norm and its singular values. Knows no adap
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,13 @@ class LowRank:
 
     def norm(self) -> float:
         """Frobenius norm, with an error relative to the terms of about float64's rounding."""
-        return float(np.linalg.norm(self._core()[1]))
+        return float(np.linalg.norm(common_cores([self])[0]))
 
     def svd(self) -> Svd:
         """All singular values that can be other than zero, at most `columns`."""
-        (q_b, q_a), core = self._core()
-        u, s, vt = np.linalg.svd(core, full_matrices=False)
+        q_b, r_b = np.linalg.qr(self.b)
+        q_a, r_a = np.linalg.qr(self.a.T)
+        u, s, vt = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
         vt = vt @ q_a.T
         signs = np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(axis=1)])
         return Svd(q_b @ u * signs, s, vt * signs[:, None])
@@ -96,10 +98,25 @@ class LowRank:
         root = np.sqrt(svd.s[:rank])
         return LowRank(svd.u[:, :rank] * root, root[:, None] * svd.vt[:rank])
 
-    def _core(self) -> tuple[tuple[Float64, Float64], Float64]:
-        q_b, r_b = np.linalg.qr(self.b)
-        q_a, r_a = np.linalg.qr(self.a.T)
-        return (q_b, q_a), r_b @ r_a.T
+
+def common_cores(matrices: Sequence[LowRank]) -> list[Float64]:
+    """Small matrices with the norms and singular values of these, and their sums with those of these matrices' sums.
+
+    They are what is left of each matrix in two bases that all of them share.
+
+    Args:
+        matrices: of one shape, at least one.
+
+    Returns:
+        All of one shape, (at most d_out, at most d_in).
+    """
+    r_b = np.linalg.qr(np.hstack([matrix.b for matrix in matrices]), mode="r")
+    r_a = np.linalg.qr(np.hstack([matrix.a.T for matrix in matrices]), mode="r")
+    cores, at = list[Float64](), 0
+    for matrix in matrices:
+        part = slice(at, at := at + matrix.columns)
+        cores.append(r_b[:, part] @ r_a[:, part].T)
+    return cores
 
 
 def kept_rank(s: Float64, *, tolerance: float, dimension: int) -> int:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.aggregation.low_rank import LowRank, kept_rank
+from plait.aggregation.low_rank import LowRank, common_cores, kept_rank
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(0, 12), st.integers(1, 9), st.integers(0, 2**32 - 1))
 
@@ -21,6 +21,21 @@ def test_norm_and_decomposition_are_those_of_the_dense_product(shape):
     np.testing.assert_allclose(product.norm(), np.linalg.norm(dense), atol=1e-12)
     np.testing.assert_allclose(svd.u * svd.s @ svd.vt, dense, atol=1e-12)
     np.testing.assert_allclose(svd.vt @ svd.vt.T, np.eye(len(svd.s)), atol=1e-12)
+
+
+@given(SHAPES, st.integers(0, 12), st.integers(-3, 3))
+def test_cores_in_common_bases_stand_for_their_matrices_and_for_sums_of_them(shape, columns, factor):
+    d_out, _, d_in, seed = shape
+    matrices = factors(shape), factors((d_out, columns, d_in, seed + 1))
+    one, other = common_cores(matrices)
+    dense_one, dense_other = (matrix.b @ matrix.a for matrix in matrices)
+    both = dense_one + factor * dense_other
+    np.testing.assert_allclose(np.linalg.norm(one + factor * other), np.linalg.norm(both), atol=1e-11)
+    found, wanted = (np.linalg.svd(matrix, compute_uv=False) for matrix in (one, dense_one))
+    size = max(len(found), len(wanted))
+    np.testing.assert_allclose(
+        np.pad(found, (0, size - len(found))), np.pad(wanted, (0, size - len(wanted))), atol=1e-12
+    )
 
 
 @given(SHAPES)
