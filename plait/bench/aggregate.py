@@ -72,13 +72,13 @@ def rows(
 
 
 def of_memory(name: str, factors: Geometry, *, updates: int, seconds: float, seed: int = 0) -> Iterator[Row]:
-    """Memory after a tenth of the updates, after as many as there was time for, and with the step.
+    """Memory after a hundredth of the updates, after as many as there was time for, and with the step.
 
     A rule that needs all updates at once gets fewer: a machine's memory would not hold them.
     """
     if ALL_RULES[name].needs_all:
         updates = min(updates, max(1, _MOST_KEPT_BYTES // (4 * factors.layout.size)))
-    found = measure(name, factors, early=max(1, updates // 10), updates=updates, seconds=seconds, seed=seed)
+    found = measure(name, factors, early=max(1, updates // 100), updates=updates, seconds=seconds, seed=seed)
     for count, size_bytes in ((found.early_updates, found.early_bytes), (found.updates, found.added_bytes)):
         yield Row(f"{name}: memory, {count:,} updates", size_bytes / 1e6, "MB")
     yield Row(f"{name}: memory with the step, {found.updates:,} updates", found.peak_bytes / 1e6, "MB")
