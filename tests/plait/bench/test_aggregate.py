@@ -56,9 +56,9 @@ def test_a_rule_that_is_not_there_is_refused():
 
 
 def test_memory_rows_name_the_updates_that_they_are_of():
-    found = list(of_memory("fedavg", geometry_of(SPEC), updates=40, seconds=60))
+    found = list(of_memory("fedavg", geometry_of(SPEC), updates=400, seconds=60))
     assert [row.row for row in found] == [
         "fedavg: memory, 4 updates",
-        "fedavg: memory, 40 updates",
-        "fedavg: memory with the step, 40 updates",
+        "fedavg: memory, 400 updates",
+        "fedavg: memory with the step, 400 updates",
     ]
