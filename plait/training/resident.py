@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.machine import keep_freed_memory
 from plait.rounds.moved_base import MovedBase
 from plait.training.blueprint import (
     AUTO_CLASSES,
@@ -169,6 +170,8 @@ class ResidentBase:
                 # bitsandbytes has put it where it belongs.
                 keep_trainable(model)
                 return cast("PreTrainedModel", model)
+            if self.compute.device.type == "cpu":
+                keep_freed_memory()
             return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MachineError(

@@ -81,3 +81,34 @@ def test_memory_that_was_freed_between_blocks_in_use_is_given_back() -> None:
         pytest.skip("another C library")
     given = subprocess.run([sys.executable, "-c", HELD], capture_output=True, check=True, text=True).stdout
     assert int(given) > 30_000_000
+
+
+FREED = """
+import ctypes, resource, sys
+from plait import machine
+if sys.argv[1] == "kept":
+    machine.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def step():
+    blocks = [libc.malloc(ctypes.c_size_t(3 << 20)) for _ in range(10)]
+    for block in blocks:
+        ctypes.memset(block, 1, 3 << 20)
+    for block in reversed(blocks):
+        libc.free(ctypes.c_void_p(block))
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    faults = [
+        int(subprocess.run([sys.executable, "-c", FREED, how], capture_output=True, check=True, text=True).stdout)
+        for how in ("handed-back", "kept")
+    ]
+    assert faults[1] < 100 < 3000 < faults[0]

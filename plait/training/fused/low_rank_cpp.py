@@ -2,9 +2,11 @@
 
 SOURCE = r"""
 // The thin products of low-rank pairs beside several frozen projections of one input, for several adapters whose rows
-// lie one after another: sums in float32, each in one fixed order whatever the number of threads. thin.py says what
-// each one computes; its plain versions there are the specification.
+// lie one after another: sums in float32, each in one fixed order whatever the number of threads. With bfloat16 the
+// narrow side is rounded to it before it is multiplied again. thin.py says what each one computes; its plain versions
+// there are the specification.
 #include <memory>
+#include <utility>
 #include <vector>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -62,33 +64,121 @@ inline void store(bf16 *x, wide v) {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t padded(int64_t ranks) { return (ranks + EIGHT - 1) / EIGHT * EIGHT; }
 
+// What both sides of a product are held in: a cell is one float32, or two bfloat16 that follow each other in the sum,
+// where the machine multiplies and adds such twos at once.
+inline void accumulate(eight &sum, float z, eight row) { sum += z * row; }
+inline void accumulate(wide &sum, float z, wide row) { sum += z * row; }
+inline float product(float a, float b) { return a * b; }
+inline void pack(float *to, float first, float) { *to = first; }
+inline eight eight_cells(const float *x) { return take<eight>(x); }
+inline wide wide_cells(const float *x) { return take<wide>(x); }
+template <typename T>
+wide wide_cells(const T *x, const T *, const float *) {
+    return load(x);
+}
+template <typename T>
+void pack_row(float *to, const T *x, int64_t many) {
+    for (int64_t k = 0; k < many; k++) to[k] = get(x, k);
+}
+inline void pack_rows(float *to, const float *x, const float *, int64_t many) {
+    std::memcpy(to, x, static_cast<size_t>(many) * sizeof(float));
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+struct two {
+    bf16 held[2];
+};
+inline uint32_t bits_of(two z) {
+    uint32_t bits;
+    std::memcpy(&bits, &z, sizeof bits);
+    return bits;
+}
+inline void accumulate(eight &sum, two z, __m256bh row) {
+    sum = (eight)_mm256_dpbf16_ps((__m256)sum, row, (__m256bh)_mm256_set1_epi32(static_cast<int>(bits_of(z))));
+}
+inline void accumulate(wide &sum, two z, __m512bh row) {
+    sum = (wide)_mm512_dpbf16_ps((__m512)sum, row, (__m512bh)_mm512_set1_epi32(static_cast<int>(bits_of(z))));
+}
+inline float product(two a, two b) {
+    return get(a.held, 0) * get(b.held, 0) + get(a.held, 1) * get(b.held, 1);
+}
+inline void pack(two *to, float first, float second) {
+    put(to->held, 0, first);
+    put(to->held, 1, second);
+}
+inline __m256bh eight_cells(const two *x) { return (__m256bh)_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)); }
+inline __m512bh wide_cells(const two *x) { return (__m512bh)_mm512_loadu_si512(x); }
+// Of two rows; the second may be missing.
+inline __m512bh wide_cells(const bf16 *x, const bf16 *below, const two *) {
+    __m512i cells = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)));
+    if (below != nullptr) {
+        const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(below));
+        cells = _mm512_or_si512(cells, _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+    }
+    return (__m512bh)cells;
+}
+inline void pack_row(two *to, const bf16 *x, int64_t many) {
+    if (many % 2) pack(to + many / 2, get(x, many - 1), 0);
+    std::memcpy(static_cast<void *>(to), x, static_cast<size_t>(many / 2) * sizeof(two));
+}
+// Many is a multiple of EIGHT.
+inline void pack_rows(two *to, const float *x, const float *below, int64_t many) {
+    for (int64_t k = 0; k < many; k += EIGHT) {
+        const __m256i first = _mm256_cvtepu16_epi32((__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(x + k)));
+        const __m256i second = _mm256_cvtepu16_epi32((__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(below + k)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + k), _mm256_or_si256(first, _mm256_slli_epi32(second, 16)));
+    }
+}
+template <typename T>
+struct Held {
+    typedef float cell;
+};
+template <>
+struct Held<bf16> {
+    typedef two cell;
+};
+#else
+template <typename T>
+struct Held {
+    typedef float cell;
+};
+#endif
+template <typename T>
+using cell_of = typename Held<T>::cell;
+// So many numbers are in a cell, so many cells hold so many numbers.
+template <typename T>
+constexpr int64_t PER_CELL = sizeof(cell_of<T>) / sizeof(T) > 1 ? 2 : 1;
+template <typename T>
+int64_t cells(int64_t numbers) {
+    return (numbers + PER_CELL<T> - 1) / PER_CELL<T>;
+}
+
 // to += x @ matrix for ROWS rows and V eights of columns. x: rows CHUNK apart; matrix and to: rows `stride` apart.
-template <int V>
-void narrow_tile(const float *x, int64_t depth, const float *matrix, float *to, int64_t stride) {
+template <int V, typename C>
+void narrow_tile(const C *x, int64_t depth, const C *matrix, float *to, int64_t stride) {
     eight sums[ROWS][V];
     for (int64_t i = 0; i < ROWS; i++)
         for (int64_t v = 0; v < V; v++) sums[i][v] = take<eight>(to + i * stride + v * EIGHT);
     for (int64_t k = 0; k < depth; k++) {
-        eight row[V];
-        for (int64_t v = 0; v < V; v++) row[v] = take<eight>(matrix + k * stride + v * EIGHT);
+        decltype(eight_cells(matrix)) row[V];
+        for (int64_t v = 0; v < V; v++) row[v] = eight_cells(matrix + k * stride + v * EIGHT);
         for (int64_t i = 0; i < ROWS; i++)
-            for (int64_t v = 0; v < V; v++) sums[i][v] += x[i * CHUNK + k] * row[v];
+            for (int64_t v = 0; v < V; v++) accumulate(sums[i][v], x[i * CHUNK + k], row[v]);
     }
     for (int64_t i = 0; i < ROWS; i++)
         for (int64_t v = 0; v < V; v++) give(to + i * stride + v * EIGHT, sums[i][v]);
 }
 
-// to (ROWS, stride) = x (rows, depth) @ matrix (depth, stride), stride a multiple of EIGHT; rows beyond are 0.
+// to (ROWS, stride) = x (rows, depth) @ matrix (cells of depth, stride), stride a multiple of EIGHT; rows beyond are 0.
 template <typename T>
-void narrow(const T *x, int64_t rows, int64_t depth, const float *matrix, float *to, int64_t stride) {
-    float held[ROWS * CHUNK];
-    if (rows < ROWS) std::memset(held, 0, sizeof held);
+void narrow(const T *x, int64_t rows, int64_t depth, const cell_of<T> *matrix, float *to, int64_t stride) {
+    cell_of<T> held[ROWS * CHUNK];
+    if (rows < ROWS) std::memset(static_cast<void *>(held), 0, sizeof held);
     std::memset(to, 0, static_cast<size_t>(ROWS * stride) * sizeof(float));
-    for (int64_t first = 0; first < depth; first += CHUNK) {
-        const int64_t many = least(CHUNK, depth - first);
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t k = 0; k < many; k++) held[i * CHUNK + k] = get(x + i * depth + first, k);
-        const float *part = matrix + first * stride;
+    for (int64_t first = 0; first < depth; first += CHUNK * PER_CELL<T>) {
+        const int64_t numbers = least(CHUNK * PER_CELL<T>, depth - first), many = cells<T>(numbers);
+        for (int64_t i = 0; i < rows; i++) pack_row(held + i * CHUNK, x + i * depth + first, numbers);
+        const cell_of<T> *part = matrix + first / PER_CELL<T> * stride;
         int64_t at = 0;
         for (; at + 3 * EIGHT <= stride; at += 3 * EIGHT) narrow_tile<3>(held, many, part + at, to + at, stride);
         if (stride - at == 2 * EIGHT) narrow_tile<2>(held, many, part + at, to + at, stride);
@@ -96,18 +186,18 @@ void narrow(const T *x, int64_t rows, int64_t depth, const float *matrix, float 
     }
 }
 
-// out (rows, width) += z (rows, ranks) @ matrix (ranks, width); rows of z are z_stride apart.
+// out (rows, width) += z (rows, depth) @ matrix (depth, width), depth in cells.
 template <typename T>
-void widen(const float *z, int64_t z_stride, int64_t rows, int64_t ranks, const float *matrix, T *out, int64_t width) {
+void widen(const cell_of<T> *z, int64_t rows, int64_t depth, const cell_of<T> *matrix, T *out, int64_t width) {
     int64_t column = 0;
     for (; rows == ROWS && column + COLUMNS <= width; column += COLUMNS) {
         wide sums[ROWS][2];
         for (int64_t i = 0; i < ROWS; i++)
             for (int64_t v = 0; v < 2; v++) sums[i][v] = load(out + i * width + column + v * LANES);
-        for (int64_t r = 0; r < ranks; r++)
+        for (int64_t r = 0; r < depth; r++)
             for (int64_t v = 0; v < 2; v++) {
-                const wide row = load(matrix + r * width + column + v * LANES);
-                for (int64_t i = 0; i < ROWS; i++) sums[i][v] += z[i * z_stride + r] * row;
+                const auto row = wide_cells(matrix + r * width + column + v * LANES);
+                for (int64_t i = 0; i < ROWS; i++) accumulate(sums[i][v], z[i * depth + r], row);
             }
         for (int64_t i = 0; i < ROWS; i++)
             for (int64_t v = 0; v < 2; v++) store(out + i * width + column + v * LANES, sums[i][v]);
@@ -115,21 +205,23 @@ void widen(const float *z, int64_t z_stride, int64_t rows, int64_t ranks, const 
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = column; j < width; j++) {
             float sum = get(out, i * width + j);
-            for (int64_t r = 0; r < ranks; r++) sum += z[i * z_stride + r] * matrix[r * width + j];
+            for (int64_t r = 0; r < depth; r++) sum += product(z[i * depth + r], matrix[r * width + j]);
             put(out, i * width + j, sum);
         }
 }
 
-// Columns first to first + COLUMNS of z' x, for `some` ranks, at most EIGHT. z: (rows, stride), x: (rows, width).
+// Columns first to first + COLUMNS of z' x, for `some` ranks, at most EIGHT. z: (cells of rows, stride), x: (rows,
+// width).
 template <typename T>
-void cross(const float *z, int64_t stride, int64_t some, const T *x, int64_t width, int64_t rows, int64_t first,
+void cross(const cell_of<T> *z, int64_t stride, int64_t some, const T *x, int64_t width, int64_t rows, int64_t first,
            float (*to)[COLUMNS]) {
     if (some == EIGHT && first + COLUMNS <= width) {
         wide sums[EIGHT][2] = {};
-        for (int64_t i = 0; i < rows; i++)
+        for (int64_t i = 0; i < rows; i += PER_CELL<T>)
             for (int64_t v = 0; v < 2; v++) {
-                const wide row = load(x + i * width + first + v * LANES);
-                for (int64_t r = 0; r < EIGHT; r++) sums[r][v] += z[i * stride + r] * row;
+                const T *at = x + i * width + first + v * LANES;
+                const auto row = wide_cells(at, i + 1 < rows ? at + width : nullptr, z);
+                for (int64_t r = 0; r < EIGHT; r++) accumulate(sums[r][v], z[i / PER_CELL<T> * stride + r], row);
             }
         for (int64_t r = 0; r < EIGHT; r++)
             for (int64_t v = 0; v < 2; v++) store(to[r] + v * LANES, sums[r][v]);
@@ -137,9 +229,14 @@ void cross(const float *z, int64_t stride, int64_t some, const T *x, int64_t wid
     }
     const int64_t many = least(COLUMNS, width - first);
     std::memset(to, 0, EIGHT * COLUMNS * sizeof(float));
-    for (int64_t i = 0; i < rows; i++)
+    for (int64_t i = 0; i < rows; i += PER_CELL<T>)
         for (int64_t r = 0; r < some; r++)
-            for (int64_t j = 0; j < many; j++) to[r][j] += z[i * stride + r] * get(x, i * width + first + j);
+            for (int64_t j = 0; j < many; j++) {
+                const int64_t at = i * width + first + j;
+                cell_of<T> cell;
+                pack(&cell, get(x, at), i + 1 < rows ? get(x, at + width) : 0);
+                to[r][j] += product(z[i / PER_CELL<T> * stride + r], cell);
+            }
 }
 
 // The pairs beside the projections of one input, for each adapter: A (ranks[p], depth), B (widths[p], ranks[p]).
@@ -175,50 +272,72 @@ std::vector<Block> blocks(const int64_t *rows, int64_t adapters, int64_t most) {
     return found;
 }
 
+// Cells of z's columns at to at + ranks, for ROWS rows. z: rows `stride` apart.
+template <typename T>
+void pack_columns(cell_of<T> *to, const float *z, int64_t stride, int64_t ranks) {
+    for (int64_t i = 0; i < ROWS; i++)
+        for (int64_t r = 0; r < ranks; r += PER_CELL<T>)
+            pack(to++, z[i * stride + r], r + 1 < ranks ? z[i * stride + r + 1] : 0);
+}
+
 template <typename T>
 void add_pairs(const T *x, const Pairs<T> &pairs, T *const *outs, const int64_t *rows, int64_t adapters, float *inner) {
-    const int64_t depth = pairs.depth, stride = pairs.stride;
+    typedef cell_of<T> cell;
+    const int64_t depth = pairs.depth, stride = pairs.stride, per = PER_CELL<T>, depth_cells = cells<T>(depth);
     std::vector<int64_t> starts;  // of each projection's B among all of an adapter's
     int64_t size = 0;
-    for (int64_t p = 0; p < pairs.parts; size += pairs.ranks[p] * pairs.widths[p], p++) starts.push_back(size);
+    for (int64_t p = 0; p < pairs.parts; p++) {
+        starts.push_back(size);
+        size += cells<T>(pairs.ranks[p]) * pairs.widths[p];
+    }
     const std::vector<Block> all = blocks(rows, adapters, ROWS);
-    // scale A' and B', in float32.
-    const std::unique_ptr<float[]> down(new float[static_cast<size_t>(adapters * depth * stride)]);
-    const std::unique_ptr<float[]> up(new float[static_cast<size_t>(adapters * size)]);
+    const std::unique_ptr<cell[]> down(new cell[static_cast<size_t>(adapters * depth_cells * stride)]);  // A'
+    const std::unique_ptr<cell[]> up(new cell[static_cast<size_t>(adapters * size)]);                    // B'
 #pragma omp parallel
     {
 #pragma omp for schedule(static) collapse(2) nowait
         for (int64_t a = 0; a < adapters; a++)
-            for (int64_t k = 0; k < depth; k++) {
-                float *to = down.get() + (a * depth + k) * stride;
+            for (int64_t c = 0; c < depth_cells; c++) {
+                cell *to = down.get() + (a * depth_cells + c) * stride;
+                const int64_t k = c * per;
                 int64_t at = 0;
                 for (int64_t p = 0; p < pairs.parts; p++)
-                    for (int64_t r = 0; r < pairs.ranks[p]; r++)
-                        to[at++] = pairs.scales[p] * get(pairs.A[p], (a * pairs.ranks[p] + r) * depth + k);
-                while (at < stride) to[at++] = 0;
+                    for (int64_t r = 0; r < pairs.ranks[p]; r++) {
+                        const T *row = pairs.A[p] + (a * pairs.ranks[p] + r) * depth;
+                        pack(to + at++, get(row, k), k + 1 < depth ? get(row, k + 1) : 0);
+                    }
+                while (at < stride) pack(to + at++, 0, 0);
             }
 #pragma omp for schedule(static) collapse(2)
         for (int64_t a = 0; a < adapters; a++)
             for (int64_t p = 0; p < pairs.parts; p++) {
                 const int64_t ranks = pairs.ranks[p], width = pairs.widths[p];
-                float *to = up.get() + a * size + starts[static_cast<size_t>(p)];
-                for (int64_t r = 0; r < ranks; r++)
-                    for (int64_t j = 0; j < width; j++)
-                        to[r * width + j] = get(pairs.B[p], (a * width + j) * ranks + r);
+                cell *to = up.get() + a * size + starts[static_cast<size_t>(p)];
+                for (int64_t r = 0; r < ranks; r += per)
+                    for (int64_t j = 0; j < width; j++) {
+                        const T *row = pairs.B[p] + (a * width + j) * ranks;
+                        pack(to++, get(row, r), r + 1 < ranks ? get(row, r + 1) : 0);
+                    }
             }
         std::vector<float> z(static_cast<size_t>(ROWS * stride));
+        std::vector<cell> part(static_cast<size_t>(ROWS * stride));
 #pragma omp for schedule(static)
         for (size_t b = 0; b < all.size(); b++) {
             const Block &block = all[b];
-            narrow(x + block.first * depth, block.rows, depth, down.get() + block.adapter * depth * stride, z.data(),
-                   stride);
-            std::memcpy(inner + block.first * stride, z.data(),
-                        static_cast<size_t>(block.rows * stride) * sizeof(float));
+            narrow(x + block.first * depth, block.rows, depth, down.get() + block.adapter * depth_cells * stride,
+                   z.data(), stride);
             int64_t at = 0;
-            for (int64_t p = 0; p < pairs.parts; at += pairs.ranks[p++])
-                widen(z.data() + at, stride, block.rows, pairs.ranks[p],
+            for (int64_t p = 0; p < pairs.parts; at += pairs.ranks[p++]) {
+                for (int64_t i = 0; i < ROWS; i++)
+                    for (int64_t r = 0; r < pairs.ranks[p]; r++)
+                        z[static_cast<size_t>(i * stride + at + r)] *= pairs.scales[p];
+                pack_columns<T>(part.data(), z.data() + at, stride, pairs.ranks[p]);
+                widen(part.data(), block.rows, cells<T>(pairs.ranks[p]),
                       up.get() + block.adapter * size + starts[static_cast<size_t>(p)],
                       outs[p] + block.first * pairs.widths[p], pairs.widths[p]);
+            }
+            std::memcpy(inner + block.first * stride, z.data(),
+                        static_cast<size_t>(block.rows * stride) * sizeof(float));
         }
     }
 }
@@ -226,35 +345,48 @@ void add_pairs(const T *x, const Pairs<T> &pairs, T *const *outs, const int64_t 
 template <typename T>
 void add_input_gradient(const T *const *grads, const Pairs<T> &pairs, const int64_t *rows, int64_t adapters,
                         float *grad_inner, T *grad_x) {
-    const int64_t depth = pairs.depth, stride = pairs.stride, ranks_in_all = pairs.all_ranks();
+    typedef cell_of<T> cell;
+    const int64_t depth = pairs.depth, stride = pairs.stride, per = PER_CELL<T>;
+    const int64_t ranks_in_all = pairs.all_ranks(), rank_cells = cells<T>(ranks_in_all);
     std::vector<int64_t> starts;
     int64_t size = 0, most = 0;
     for (int64_t p = 0; p < pairs.parts; p++) {
         starts.push_back(size);
-        size += padded(pairs.ranks[p]) * pairs.widths[p];
+        size += padded(pairs.ranks[p]) * cells<T>(pairs.widths[p]);
         most = padded(pairs.ranks[p]) > most ? padded(pairs.ranks[p]) : most;
     }
+    // The rows of all A, one after another's.
+    std::vector<std::pair<const T *, int64_t>> of_rank;  // in the first adapter, and how far it is to the next one's
+    for (int64_t p = 0; p < pairs.parts; p++)
+        for (int64_t r = 0; r < pairs.ranks[p]; r++)
+            of_rank.push_back({pairs.A[p] + r * depth, pairs.ranks[p] * depth});
     const std::vector<Block> all = blocks(rows, adapters, ROWS);
-    // scale B and A, in float32.
-    const std::unique_ptr<float[]> down(new float[static_cast<size_t>(adapters * size)]);
-    const std::unique_ptr<float[]> up(new float[static_cast<size_t>(adapters * ranks_in_all * depth)]);
+    const std::unique_ptr<cell[]> down(new cell[static_cast<size_t>(adapters * size)]);                // B
+    const std::unique_ptr<cell[]> up(new cell[static_cast<size_t>(adapters * rank_cells * depth)]);  // A
 #pragma omp parallel
     {
-#pragma omp for schedule(static) collapse(2)
+#pragma omp for schedule(static) collapse(2) nowait
         for (int64_t a = 0; a < adapters; a++)
             for (int64_t p = 0; p < pairs.parts; p++) {
                 const int64_t ranks = pairs.ranks[p], width = pairs.widths[p], pad = padded(ranks);
-                float *to = down.get() + a * size + starts[static_cast<size_t>(p)];
-                for (int64_t j = 0; j < width; j++)
-                    for (int64_t r = 0; r < pad; r++)
-                        to[j * pad + r] =
-                            r < ranks ? pairs.scales[p] * get(pairs.B[p], (a * width + j) * ranks + r) : 0;
-                int64_t before = 0;
-                for (int64_t q = 0; q < p; q++) before += pairs.ranks[q];
-                to = up.get() + (a * ranks_in_all + before) * depth;
-                for (int64_t i = 0; i < ranks * depth; i++) to[i] = get(pairs.A[p], a * ranks * depth + i);
+                cell *to = down.get() + a * size + starts[static_cast<size_t>(p)];
+                for (int64_t j = 0; j < width; j += per)
+                    for (int64_t r = 0; r < pad; r++) {
+                        const T *at = pairs.B[p] + (a * width + j) * ranks + r;
+                        pack(to++, r < ranks ? get(at, 0) : 0, r < ranks && j + 1 < width ? get(at, ranks) : 0);
+                    }
+            }
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t a = 0; a < adapters; a++)
+            for (int64_t c = 0; c < rank_cells; c++) {
+                const size_t r = static_cast<size_t>(c * per);
+                cell *to = up.get() + (a * rank_cells + c) * depth;
+                const T *row = of_rank[r].first + a * of_rank[r].second, *below = nullptr;
+                if (per == 2 && r + 1 < of_rank.size()) below = of_rank[r + 1].first + a * of_rank[r + 1].second;
+                for (int64_t k = 0; k < depth; k++) pack(to + k, get(row, k), below == nullptr ? 0 : get(below, k));
             }
         std::vector<float> z(static_cast<size_t>(ROWS * stride)), part(static_cast<size_t>(ROWS * most));
+        std::vector<cell> packed(static_cast<size_t>(ROWS * rank_cells));
 #pragma omp for schedule(static)
         for (size_t b = 0; b < all.size(); b++) {
             const Block &block = all[b];
@@ -265,13 +397,16 @@ void add_input_gradient(const T *const *grads, const Pairs<T> &pairs, const int6
                        down.get() + block.adapter * size + starts[static_cast<size_t>(p)], part.data(), pad);
                 for (int64_t i = 0; i < ROWS; i++)
                     for (int64_t r = 0; r < pairs.ranks[p]; r++)
-                        z[static_cast<size_t>(i * stride + at + r)] = part[static_cast<size_t>(i * pad + r)];
+                        z[static_cast<size_t>(i * stride + at + r)] =
+                            pairs.scales[p] * part[static_cast<size_t>(i * pad + r)];
             }
             std::memcpy(grad_inner + block.first * stride, z.data(),
                         static_cast<size_t>(block.rows * stride) * sizeof(float));
-            if (grad_x != nullptr)
-                widen(z.data(), stride, block.rows, ranks_in_all, up.get() + block.adapter * ranks_in_all * depth,
+            if (grad_x != nullptr) {
+                pack_columns<T>(packed.data(), z.data(), stride, ranks_in_all);
+                widen(packed.data(), block.rows, rank_cells, up.get() + block.adapter * rank_cells * depth,
                       grad_x + block.first * depth, depth);
+            }
         }
     }
 }
@@ -279,7 +414,7 @@ void add_input_gradient(const T *const *grads, const Pairs<T> &pairs, const int6
 // One tensor's gradient is to be: left' right, or its transpose.
 template <typename T>
 struct Wanted {
-    const float *left;  // (rows, stride)
+    const cell_of<T> *left;  // (cells of each adapter's rows, stride)
     const T *right;     // (rows, width)
     int64_t ranks, width;
     T *out;
@@ -292,33 +427,58 @@ void pair_gradients(const T *x, const T *const *grads, const float *inner, const
     struct Task {
         Wanted<T> of;
         Block block;
-        int64_t rank, column;
+        int64_t left, rank, column;
     };
+    const int64_t stride = pairs.stride, per = PER_CELL<T>;
+    const std::vector<Block> whole = blocks(rows, adapters, INT64_MAX);
+    std::vector<int64_t> starts;  // of each adapter's rows among the cells
+    int64_t all = 0;
+    for (const Block &block : whole) {
+        starts.push_back(all);
+        all += cells<T>(block.rows);
+    }
+    const std::unique_ptr<cell_of<T>[]> packed(new cell_of<T>[static_cast<size_t>(2 * all * stride)]);
+    cell_of<T> *const in_A = packed.get(), *const in_B = packed.get() + all * stride;
     std::vector<Task> tasks;
     int64_t at = 0;
     for (int64_t p = 0; p < pairs.parts; at += pairs.ranks[p++]) {
-        const Wanted<T> both[] = {{grad_inner + at, x, pairs.ranks[p], pairs.depth, grad_A[p], false},
-                                  {inner + at, grads[p], pairs.ranks[p], pairs.widths[p], grad_B[p], true}};
+        const Wanted<T> both[] = {{in_A + at, x, pairs.ranks[p], pairs.depth, grad_A[p], false},
+                                  {in_B + at, grads[p], pairs.ranks[p], pairs.widths[p], grad_B[p], true}};
         for (const Wanted<T> &of : both)
-            for (const Block &block : blocks(rows, adapters, INT64_MAX))
+            for (size_t b = 0; b < whole.size(); b++)
                 for (int64_t rank = 0; of.out != nullptr && rank < of.ranks; rank += EIGHT)
                     for (int64_t column = 0; column < of.width; column += COLUMNS)
-                        tasks.push_back({of, block, rank, column});
+                        tasks.push_back({of, whole[b], starts[b], rank, column});
     }
-#pragma omp parallel for schedule(static)
-    for (size_t t = 0; t < tasks.size(); t++) {
-        const Task &task = tasks[t];
-        const Wanted<T> &of = task.of;
-        const int64_t some = least(EIGHT, of.ranks - task.rank), many = least(COLUMNS, of.width - task.column);
-        float sums[EIGHT][COLUMNS];
-        cross(of.left + task.block.first * pairs.stride + task.rank, pairs.stride, some,
-              of.right + task.block.first * of.width, of.width, task.block.rows, task.column, sums);
-        T *out = of.out + task.block.adapter * of.ranks * of.width;
-        for (int64_t r = 0; r < some; r++)
-            for (int64_t j = 0; j < many; j++)
-                put(out, of.transposed ? (task.column + j) * of.ranks + task.rank + r
-                                       : (task.rank + r) * of.width + task.column + j,
-                    sums[r][j]);
+    const std::vector<float> nothing(static_cast<size_t>(stride));
+#pragma omp parallel
+    {
+        for (size_t b = 0; b < whole.size(); b++) {
+            const int64_t many = whole[b].rows;
+#pragma omp for schedule(static) nowait
+            for (int64_t c = 0; c < cells<T>(many); c++) {
+                const int64_t from = (whole[b].first + c * per) * stride, to = (starts[b] + c) * stride;
+                const bool both = c * per + 1 < many;
+                pack_rows(in_A + to, grad_inner + from, both ? grad_inner + from + stride : nothing.data(), stride);
+                pack_rows(in_B + to, inner + from, both ? inner + from + stride : nothing.data(), stride);
+            }
+        }
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (size_t t = 0; t < tasks.size(); t++) {
+            const Task &task = tasks[t];
+            const Wanted<T> &of = task.of;
+            const int64_t some = least(EIGHT, of.ranks - task.rank), many = least(COLUMNS, of.width - task.column);
+            float sums[EIGHT][COLUMNS];
+            cross(of.left + task.left * stride + task.rank, stride, some, of.right + task.block.first * of.width,
+                  of.width, task.block.rows, task.column, sums);
+            T *out = of.out + task.block.adapter * of.ranks * of.width;
+            for (int64_t r = 0; r < some; r++)
+                for (int64_t j = 0; j < many; j++)
+                    put(out, of.transposed ? (task.column + j) * of.ranks + task.rank + r
+                                           : (task.rank + r) * of.width + task.column + j,
+                        sums[r][j]);
+        }
     }
 }
 
