@@ -85,6 +85,7 @@ inline void pack_rows(float *to, const float *x, const float *, int64_t many) {
 }
 
 #if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#define TWOS
 struct two {
     bf16 held[2];
 };
@@ -129,25 +130,24 @@ inline void pack_rows(two *to, const float *x, const float *below, int64_t many)
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + k), _mm256_or_si256(first, _mm256_slli_epi32(second, 16)));
     }
 }
+#endif
 template <typename T>
 struct Held {
     typedef float cell;
+    static constexpr int64_t numbers = 1;
 };
+#ifdef TWOS
 template <>
 struct Held<bf16> {
     typedef two cell;
-};
-#else
-template <typename T>
-struct Held {
-    typedef float cell;
+    static constexpr int64_t numbers = 2;
 };
 #endif
 template <typename T>
 using cell_of = typename Held<T>::cell;
-// So many numbers are in a cell, so many cells hold so many numbers.
 template <typename T>
-constexpr int64_t PER_CELL = sizeof(cell_of<T>) / sizeof(T) > 1 ? 2 : 1;
+constexpr int64_t PER_CELL = Held<T>::numbers;
+// So many cells hold so many numbers.
 template <typename T>
 int64_t cells(int64_t numbers) {
     return (numbers + PER_CELL<T> - 1) / PER_CELL<T>;

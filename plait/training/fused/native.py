@@ -28,8 +28,8 @@ from plait.training.fused import kernels_cpp, low_rank_cpp
 _SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
-# Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN by hand.
-_FLAGS = (
+# Of the compiler. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN by hand.
+FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
     "-ffinite-math-only", "-fno-signed-zeros",
 )  # fmt: skip
@@ -45,7 +45,7 @@ def native_library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     wide = _WIDE if "avx512f" in cpu_features() else ()
-    for flags in ((*_FLAGS, *wide, *_PARALLEL), _FLAGS):
+    for flags in ((*FLAGS, *wide, *_PARALLEL), FLAGS):
         try:
             return ctypes.CDLL(str(_built(compiler, flags)))
         except (OSError, PlaitError, subprocess.SubprocessError):
