@@ -28,7 +28,8 @@ from plait.training.fused import kernels_cpp, low_rank_cpp
 _SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
-# Of the compiler. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN by hand.
+# The compiler's. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN
+# by hand.
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
     "-ffinite-math-only", "-fno-signed-zeros",
