@@ -108,7 +108,7 @@ class Observer:
             before = _product(pair, self._context.master.flat)
             exact, *others = common_cores([self._exact.product(pair), before, result, of_means])
             squares += [np.square(core).sum() for core in (exact, *(exact - other for other in others))]
-            rank_sum += _effective_rank(np.linalg.svd(exact, compute_uv=False))
+            rank_sum += _effective_rank(np.linalg.svd(exact, compute_uv=False).astype(np.float64))
         modules = len(self._context.geometry.pairs)
         size, moved, error, covariance = map(float, np.sqrt(squares))
         total = sum(self._weights.values())

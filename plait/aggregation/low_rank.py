@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,13 +112,13 @@ def common_cores(matrices: Sequence[LowRank]) -> list[Float64]:
     Returns:
         All of one shape, (at most d_out, at most d_in).
     """
-    r_b = np.linalg.qr(np.hstack([matrix.b for matrix in matrices]), mode="r")
-    r_a = np.linalg.qr(np.hstack([matrix.a.T for matrix in matrices]), mode="r")
-    cores, at = list[Float64](), 0
-    for matrix in matrices:
-        part = slice(at, at := at + matrix.columns)
-        cores.append(r_b[:, part] @ r_a[:, part].T)
-    return cores
+    # numpy's types do not tell this mode from the others.
+    r_b, r_a = (
+        cast("Float64", np.linalg.qr(np.hstack(sides), mode="r"))
+        for sides in ([matrix.b for matrix in matrices], [matrix.a.T for matrix in matrices])
+    )
+    bounds = list(accumulate((matrix.columns for matrix in matrices), initial=0))
+    return [r_b[:, first:end] @ r_a[:, first:end].T for first, end in pairwise(bounds)]
 
 
 def kept_rank(s: Float64, *, tolerance: float, dimension: int) -> int:
