@@ -41,8 +41,8 @@ PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
 
 _LARGEST_RANK = 4096
-# What transformers calls the new head of a classifier.
-_HEADS = frozenset({"classifier", "score"})
+HEADS = frozenset({"classifier", "score"})
+"""What transformers calls the new head of a classifier."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def modules_of(model: nn.Module) -> BaseModules:
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
         if type(module).__name__ in ("Linear", "Conv1D"):
-            if module is not head and leaf not in _HEADS:
+            if module is not head and leaf not in HEADS:
                 linear[leaf] = None
         elif "norm" in type(module).__name__.lower():
             norms[leaf] = None
@@ -344,7 +344,7 @@ def _from_weights(
         torch.manual_seed(spec.init_seed)
         tensors = adapter_tensors(attach(model, peft_config))
     arrays = {
-        name: hollow[name] if _HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
+        name: hollow[name] if HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
         for name, tensor in tensors.items()
     }
     return AdapterState.from_tensors(spec.layout, arrays)

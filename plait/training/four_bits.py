@@ -7,6 +7,7 @@ scales are rounded too ("double quantisation"). Every product is computed in the
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
@@ -40,8 +41,12 @@ def check_four_bits(device: str) -> None:
         )
 
 
-def four_bits(compute: Compute) -> dict[str, object]:
+def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
     """What transformers' `from_pretrained` takes to load a base in four bits.
+
+    Args:
+        compute: where and in which type products are computed.
+        whole: names of layers to leave as they are; by default those that transformers finds to be an output layer.
 
     Raises:
         ConfigError: this machine cannot.
@@ -54,6 +59,7 @@ def four_bits(compute: Compute) -> dict[str, object]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute.dtype,
+        llm_int8_skip_modules=sorted(whole) or None,  # of all its ways, whatever it is called
     )
     return {"quantization_config": config, "device_map": {"": compute.device}}
 

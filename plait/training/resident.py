@@ -24,6 +24,7 @@ from plait.machine import keep_freed_memory
 from plait.rounds.moved_base import MovedBase
 from plait.training.blueprint import (
     AUTO_CLASSES,
+    HEADS,
     Blueprint,
     adapter_tensors,
     attach,
@@ -155,7 +156,10 @@ class ResidentBase:
             config.pad_token_id = config.eos_token_id
         # Fixed factors that PEFT makes of the weights come out as in plain PEFT only where the weights are not rounded.
         dtype = torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
-        quantised = four_bits(self.compute) if (method := METHODS.get(spec.method)) and method.quantised else {}
+        quantised = {}
+        if (method := METHODS.get(spec.method)) and method.quantised:
+            # A classifier's head is new, and trains.
+            quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(
                 self.directory,

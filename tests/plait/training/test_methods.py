@@ -205,7 +205,10 @@ def test_prefix_tuning_of_an_encoder_is_refused(tmp_path: Path) -> None:
         design(config, AdapterRequest(method="prefix"), task=Task.CLASSIFICATION, labels=("a", "b"), seed=0)
 
 
-@pytest.mark.parametrize("method", [*(name for name in PLAIN if name != "prefix"), "bias"])
+@pytest.mark.parametrize(
+    "method",
+    [*(name for name in PLAIN if name != "prefix"), "bias", pytest.param("qlora", marks=NEEDS_BITSANDBYTES)],
+)
 def test_an_encoder_classifies_with_every_other_method(method: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(architectures=["BertModel"], vocab_size=2048, num_labels=2, **sizes)
