@@ -6,17 +6,16 @@ configuration. Below the edge plain values are passed on, never this object.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 Scalar = bool | int | float | str
 
@@ -377,12 +376,6 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 def _refusal(text: str) -> ConfigError:
     """An error of one line, whatever the keys and values that it quotes are."""
     return ConfigError("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the nearest known word; empty where none is near."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def read_config_table(path: Path) -> dict[str, object]:

@@ -14,6 +14,9 @@ text.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PlaitError(Exception):
     """Base of every error that plait raises on purpose.
@@ -53,3 +56,9 @@ class MachineError(PlaitError):
 
 class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
     """The user asked to stop; everything received so far is on disk."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of an error message that names the nearest known word; empty where none is near."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -17,8 +17,8 @@ from plait.aggregation import (
     geometry_of,
     optimizer_for,
 )
-from plait.config import RunConfig, did_you_mean
-from plait.errors import ConfigError
+from plait.config import RunConfig
+from plait.errors import ConfigError, did_you_mean
 from plait.rounds.coordinator import RunPlan
 from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 # From (learning rate, momentum) to the optimizer.
 OPTIMIZERS: Mapping[str, Callable[[float, float], ServerOptimizer]] = {
@@ -35,7 +35,7 @@ def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> Server
     """The optimizer of a user's choice.
 
     Args:
-        name: one of `OPTIMIZERS`.
+        name: one of `OPTIMIZERS`; a user may also leave it to plait, by `auto`, which is none of them.
         learning_rate: positive.
         momentum: from 0 to less than 1; beta1 of the adaptive ones.
 
@@ -43,7 +43,9 @@ def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> Server
         ConfigError: there is no such optimizer, or a number is out of range.
     """
     if name not in OPTIMIZERS:
-        raise ConfigError(f"server optimizer is '{name}', expected one of {', '.join(OPTIMIZERS)}")
+        known = ("auto", *OPTIMIZERS)
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"server optimizer is '{name}', expected one of {', '.join(known)}{hint}")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ConfigError(f"server learning rate is {learning_rate:g}, expected a positive number")
     if not 0 <= momentum < 1:

@@ -17,8 +17,7 @@ from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundConte
 from plait.bench.footprint import measure
 from plait.bench.row import Row
 from plait.bench.updates import Drift, Updates
-from plait.config import did_you_mean
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 from plait.rounds.validate import Expected, open_update
 from plait.simulation.flower_rules import ALL_RULES
 from plait.wire.codecs import codec_for

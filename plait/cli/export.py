@@ -36,8 +36,7 @@ def export(
 
     Example: plait export runs/first --to vllm served/first
     """
-    from plait.config import did_you_mean
-    from plait.errors import ConfigError
+    from plait.errors import ConfigError, did_you_mean
     from plait.export import ExportRequest, Float, check_target, open_source
     from plait.export import export as write_export
     from plait.export.personal import is_node_state, open_node, open_personal

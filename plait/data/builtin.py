@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from plait.data import bbc, chatterbot, stdlib
 from plait.data.jsonl import read_jsonl
 from plait.data.packages import Progress
 from plait.data.records import Dataset
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 BUILTINS: Mapping[str, Callable[[Path, Progress], Dataset]] = {
     "bbc": bbc.load,
@@ -38,6 +37,5 @@ def load_dataset(name_or_path: str, *, cache: Path, progress: Progress) -> Datas
     looks_like_a_path = bool(path.suffix) or len(path.parts) > 1
     if looks_like_a_path or path.exists():
         return read_jsonl(path)
-    near = difflib.get_close_matches(name_or_path, BUILTINS, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(name_or_path, BUILTINS)
     raise ConfigError(f"data is '{name_or_path}', expected a JSONL file or one of {', '.join(sorted(BUILTINS))}{hint}")

@@ -12,8 +12,8 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState
 from plait.aggregation import RULES, Side, geometry_of
-from plait.config import config_from_table, did_you_mean, read_config_table
-from plait.errors import BaseMismatchError, ConfigError, PlaitError
+from plait.config import config_from_table, read_config_table
+from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.export.source import Source, open_source
 from plait.files import read_if_there
 from plait.rounds.ledger import read_events

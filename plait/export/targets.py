@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.config import did_you_mean
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.export.gguf_adapter import prepare_gguf
 from plait.export.merged import prepare_merged
 from plait.export.ollama import prepare_ollama

@@ -8,7 +8,6 @@ Knows nothing of tokens, models or rounds.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import math
 import re
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 from plait.simulation.clusters import k_means
 
 if TYPE_CHECKING:
@@ -136,8 +135,7 @@ def parse_partition(text: str) -> Scheme:
     given, _, argument = (part.strip() for part in text.partition(":"))
     names = [name.value for name in SchemeName]
     if given.lower() not in names:
-        near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(given.lower(), names)
         raise ConfigError(f"partition is '{text}', expected one of {', '.join(names)}{hint}")
     name = SchemeName(given.lower())
     match name:
@@ -208,8 +206,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
     if column not in dataset.column_names:
-        near = difflib.get_close_matches(column, dataset.column_names, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(column, dataset.column_names)
         available = ", ".join(dataset.column_names) or "none"
         raise ConfigError(f"data '{dataset.name}' has no column '{column}', expected one of: {available}{hint}")
     values = dataset.column(column)

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
-from plait.config import did_you_mean
 from plait.data.cache import cache_directory
 from plait.data.packages import fetch_package_files
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import directory_written_aside
 from plait.training.tiny import unpack_tiny
 

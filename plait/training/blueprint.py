@@ -27,8 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
 from plait.adapters.peft_directory import REACHING_KEYS
 from plait.aggregation import Handing, fitted, geometry_of
-from plait.config import did_you_mean
-from plait.errors import ConfigError, PeerError
+from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.training.methods import METHODS, AdapterRequest, BaseModules, peft_config_for, peft_config_of
 
 AUTO_CLASSES = {

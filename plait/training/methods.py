@@ -29,8 +29,7 @@ from peft import (
 
 from plait.adapters import Json, Task
 from plait.aggregation import RULES, Rule, Subject
-from plait.config import did_you_mean
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 ALL_LINEAR = "all-linear"
 

@@ -7,7 +7,6 @@ from plait.config import (
     ALIASES,
     RunConfig,
     config_from_table,
-    did_you_mean,
     known_keys,
     read_config_table,
     to_toml,
@@ -223,11 +222,6 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_config_table(path)
-
-
-def test_the_nearest_word_is_named_only_where_one_is_near():
-    assert did_you_mean("fedvag", ["fedavg", "krum"]) == "; did you mean 'fedavg'?"
-    assert did_you_mean("x", ["fedavg", "krum"]) == ""
 
 
 def test_adapters_to_begin_with_have_a_weight_each():

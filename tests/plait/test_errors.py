@@ -1,7 +1,7 @@
 import pytest
 
 from plait import errors
-from plait.errors import PlaitError
+from plait.errors import PlaitError, did_you_mean
 
 # What scripts may rely on: 2 is the user's, 3 a peer's or the data's, 1 anything else.
 EXIT_CODES = {
@@ -33,3 +33,8 @@ def test_an_adapter_of_another_base_is_a_peers_fault():
 def test_errors_of_different_parties_are_not_caught_for_each_other():
     parties = [errors.ConfigError, errors.DataError, errors.PeerError, errors.MachineError, errors.Interrupted]
     assert not [(a, b) for a in parties for b in parties if a is not b and issubclass(a, b)]
+
+
+def test_the_nearest_word_is_named_only_where_one_is_near():
+    assert did_you_mean("fedvag", ["fedavg", "krum"]) == "; did you mean 'fedavg'?"
+    assert did_you_mean("x", ["fedavg", "krum"]) == ""

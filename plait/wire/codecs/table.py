@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from plait.adapters import AdapterState
-from plait.errors import ConfigError, PeerError
+from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.fp32 import Fp32
@@ -36,8 +35,7 @@ def codec_for(wire: str) -> Codec:
         return CODECS[wire]
     if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
         return Rate(float(wire))
-    nearest = difflib.get_close_matches(wire.lower(), _EXACT, 1, cutoff=0.5)
-    hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+    hint = did_you_mean(wire.lower(), _EXACT)
     raise ConfigError(
         f"wire is '{wire}', expected {', '.join(_EXACT)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
     )
