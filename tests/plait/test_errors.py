@@ -13,7 +13,9 @@ EXIT_CODES = {
     "MachineError": 1,
     "Interrupted": 1,
 }
-CLASSES = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+CLASSES = {
+    name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
+}
 
 
 def test_every_error_has_its_exit_code():
