@@ -166,11 +166,7 @@ def memory(work: Workload, *, progress: Callable[[str], None] = lambda _: None) 
 def _peak_bytes(work: Workload, name: str) -> int:
     import torch
 
-    from plait.bench.train_ways import WAYS
-    from plait.training.device import use_threads
-
-    use_threads(work.threads)
-    loss = WAYS[name](work)(_MEMORY_STEPS)
+    _, loss = _take(work, name, _MEMORY_STEPS, WALL)
     if not math.isfinite(loss):
         raise ArithmeticError(f"loss of '{name}' is {loss}")
     return torch.cuda.max_memory_allocated() if work.device.startswith("cuda") else machine.peak_rss_bytes()

@@ -59,7 +59,7 @@ def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, obj
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute.dtype,
-        llm_int8_skip_modules=sorted(whole) or None,  # of all its ways, whatever it is called
+        llm_int8_skip_modules=sorted(whole) or None,  # counts for four bits as well
     )
     return {"quantization_config": config, "device_map": {"": compute.device}}
 

@@ -170,12 +170,12 @@ class ResidentBase:
                 use_safetensors=True,
                 **quantised,
             )
+            if self.compute.device.type == "cpu":
+                keep_freed_memory()
             if quantised:
                 # bitsandbytes has put it where it belongs.
                 keep_trainable(model)
                 return cast("PreTrainedModel", model)
-            if self.compute.device.type == "cpu":
-                keep_freed_memory()
             return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MachineError(

@@ -361,7 +361,7 @@ void add_input_gradient(const T *const *grads, const Pairs<T> &pairs, const int6
         for (int64_t r = 0; r < pairs.ranks[p]; r++)
             of_rank.push_back({pairs.A[p] + r * depth, pairs.ranks[p] * depth});
     const std::vector<Block> all = blocks(rows, adapters, ROWS);
-    const std::unique_ptr<cell[]> down(new cell[static_cast<size_t>(adapters * size)]);                // B
+    const std::unique_ptr<cell[]> down(new cell[static_cast<size_t>(adapters * size)]);               // B
     const std::unique_ptr<cell[]> up(new cell[static_cast<size_t>(adapters * rank_cells * depth)]);  // A
 #pragma omp parallel
     {
@@ -415,7 +415,7 @@ void add_input_gradient(const T *const *grads, const Pairs<T> &pairs, const int6
 template <typename T>
 struct Wanted {
     const cell_of<T> *left;  // (cells of each adapter's rows, stride)
-    const T *right;     // (rows, width)
+    const T *right;          // (rows, width)
     int64_t ranks, width;
     T *out;
     bool transposed;

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -118,7 +119,17 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
     ],
 )
 def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, found) -> None:
-    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    assert environment_of_plait(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"), given) == found
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch may compute with OpenBLAS there")
+@pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "4"}, "4")])
+def test_numpy_decomposes_with_one_thread_unless_the_environment_says_otherwise(given, found) -> None:
+    assert environment_of_plait(("OPENBLAS_NUM_THREADS",), given) == [found]
+
+
+def environment_of_plait(names, given) -> list[str]:
+    """The values of these variables once `plait` has begun; "-" where there is none."""
     program = (
         "import os, sys; sys.argv = ['plait', '--version']; from plait.cli.main import main; import atexit; "
         f"atexit.register(lambda: print(*(os.environ.get(name, '-') for name in {names}))); main()"
@@ -126,4 +137,4 @@ def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, fo
     environment = {key: value for key, value in os.environ.items() if key not in names} | given
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert ran.stdout.split()[-2:] == found
+    return ran.stdout.split()[-len(names) :]
