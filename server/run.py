@@ -50,7 +50,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     config = settled(config)
     rule = rule_of(config, ALL_RULES)
     optimizer = optimizer_of(config, rule)
-    codec = codec_for(config.wire)
+    codec_for(config.wire)  # a wire that there is not is refused before a base is fetched
     base = locate_base(config.base, revision=config.revision)
     blueprint = blueprint_of(config, base.directory)
     ranks = ranks_of(config, base.directory, rule)
@@ -77,7 +77,6 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         base_fingerprint=bytes.fromhex(base.reference.fingerprint),
         rule=rule,
         optimizer=optimizer,
-        codec=codec,
         publish=publisher.publish,
     )
     try:

@@ -3,8 +3,8 @@
 Ramesh and Dass, "FLoRIST: Singular Value Thresholding for Efficient and Accurate Federated Fine-Tuning of Large
 Language Models", arXiv 2506.09199: decompose the two stacks apart, then the small matrix between them, and keep the
 fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global adapter
-follows from tau; here the layout is fixed, so it is also at most the server's rank, and a lower one leaves columns of B
-at zero, which an entropy coder sends for nothing.
+follows from tau; here the layout is fixed, so it is also at most the server's rank, and the product is handed out in
+the factors nearest to those that there were, as with FlexLoRA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.projection import balanced
+from plait.aggregation.projection import kept
 from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -42,7 +42,7 @@ class Florist:
     moves_base = False
     needs_all = False
     least_clients = 1
-    continuous = False
+    continuous = True
     personal: Side | None = None
     handing = Handing.BEST
 
@@ -55,7 +55,7 @@ class Florist:
         return _Round(context, self.energy)
 
     def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's adapter both ways; less down where the threshold leaves columns at zero."""
+        """The client's adapter both ways."""
         return Traffic(parameters(client), parameters(client))
 
 
@@ -76,8 +76,7 @@ class _Round:
         for pair in self._context.geometry.pairs:
             exact = self._mean.product(pair)
             cut = exact.compressed(self._tolerance)
-            spare = pair.a_of(self._context.master.flat).astype(float)
-            best = balanced(cut, rank=pair.rank, scale=pair.scale, spare=spare)
+            best = kept(cut, scale=pair.scale, near=pair.a_of(self._context.master.flat).astype(float))
             factors[pair.module] = best.b, best.a
             columns += min(cut.columns, pair.rank)
             dropped += max(0.0, exact.norm() ** 2 - cut.norm() ** 2) + best.dropped**2

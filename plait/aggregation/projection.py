@@ -81,7 +81,13 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
 
 
 def fitted(
-    state: AdapterState, *, source: Geometry, target: Geometry, handing: Handing, fresh: AdapterState
+    state: AdapterState,
+    *,
+    source: Geometry,
+    target: Geometry,
+    handing: Handing,
+    fresh: AdapterState,
+    near: AdapterState | None = None,
 ) -> AdapterState:
     """The adapter of another rank that a client gets, or that is exported.
 
@@ -91,9 +97,10 @@ def fitted(
         state: in the layout of `source`.
         source: of the adapter there is.
         target: of the adapter wanted, on the same modules.
-        handing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
+        handing: how a lower rank gets its factors.
         fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
             get their rows of A.
+        near: the adapter in the layout of `target` that `Handing.BEST` stays close to; `fresh` by default.
     """
     if source.layout.digest == target.layout.digest and source.pairs == target.pairs:
         return state
@@ -101,24 +108,29 @@ def fitted(
     target.put_others(flat, source.others_of(state.flat))
     for theirs in target.pairs:
         ours = source.by_module[theirs.module]
-        factors = _fit_pair(state, ours, theirs, handing, fresh)
+        factors = _fit_pair(state, ours, theirs, handing, fresh, near or fresh)
         theirs.b_of(flat)[:] = factors.b
         theirs.a_of(flat)[:] = factors.a
     return AdapterState(target.layout, flat)
 
 
-def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState) -> Factored:
+def _fit_pair(
+    state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState, near: AdapterState
+) -> Factored:
     # The root goes to each factor, so that theirs.scale * b @ a is what ours.scale * b @ a was.
     root = (ours.scale / theirs.scale) ** 0.5
     b = root * ours.b_of(state.flat).astype(np.float64)
     a = root * ours.a_of(state.flat).astype(np.float64)
     spare = theirs.a_of(fresh.flat).astype(np.float64)
     shared = min(ours.rank, theirs.rank)
-    if theirs.rank < ours.rank and handing is Handing.BEST:
+    if theirs.rank < ours.rank and handing is not Handing.SLICE:
         if not b.any():
             # A fresh adapter stays one: its rows of A, not those of a singular value decomposition of zero.
             return Factored(b[:, :shared], a[:shared], 0.0)
-        return balanced(LowRank(theirs.scale * b, a), rank=theirs.rank, scale=theirs.scale, spare=spare)
+        product = LowRank(theirs.scale * b, a)
+        if handing is Handing.BEST:
+            return kept(product, scale=theirs.scale, near=theirs.a_of(near.flat).astype(np.float64))
+        return balanced(product, rank=theirs.rank, scale=theirs.scale, spare=spare)
     padded_b = np.zeros((theirs.d_out, theirs.rank))
     padded_b[:, :shared] = b[:, :shared]
     spare[:shared] = a[:shared]

@@ -44,7 +44,11 @@ class Handing(StrEnum):
     """How a client of another rank gets its adapter from the master: the parameter of `projection.fitted`."""
 
     SLICE = "slice"
+    """The leading rows of A and columns of B."""
     BEST = "best"
+    """The best product of its rank, in the factors nearest to those that it holds."""
+    ORDERED = "ordered"
+    """The best product of its rank, in balanced factors with the largest singular values first."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,6 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
     from plait.simulation.flower_rules import ALL_RULES
     from plait.stacking import beginning_of
     from plait.training.bases import locate_base, quiet_libraries
-    from plait.wire.codecs import codec_for
 
     quiet_libraries()
     base = locate_base(settings.base, revision=settings.revision)
@@ -130,7 +129,6 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
             ranks=ranks,
             rule=rule,
             optimizer=optimizer_of(settings, rule),
-            codec=codec_for(settings.wire),
             base_fingerprint=bytes.fromhex(base.reference.fingerprint),
             wire=settings.wire,
             seed=settings.seed,

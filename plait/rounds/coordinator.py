@@ -1,6 +1,6 @@
 """The server's side of a run: describe the clients, then broadcast, train, fold, checkpoint and evaluate by the round.
 
-Works the same over every driver: it sees a `Channel`, a run directory, a rule and a codec. Spool, then fold: an update
+Works the same over every driver: it sees a `Channel`, a run directory and a rule. Spool, then fold: an update
 is on disk before anything else happens to it, and the updates of a round are folded in client order once the round's
 answers are in, so the result does not depend on who answered first. A run that was stopped anywhere goes on to the same
 result, and what the ledger lacks of what is on disk is added first.
@@ -32,7 +32,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Held, RunState, choose_cohort, client_seed, note_held, sample_cohort
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
-from plait.wire.codec import Codec
 from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
@@ -90,7 +89,6 @@ class Coordinator:
         base_fingerprint: bytes,
         rule: Rule,
         optimizer: ServerOptimizer,
-        codec: Codec,
         publish: Callable[[RunState], None],
     ) -> None:
         self._channel = channel
@@ -107,7 +105,6 @@ class Coordinator:
             ranks=ranks,
             rule=rule,
             optimizer=optimizer,
-            codec=codec,
             base_fingerprint=base_fingerprint,
             wire=plan.settings.wire,
             seed=plan.seed,

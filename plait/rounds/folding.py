@@ -30,7 +30,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, open_update
-from plait.wire.codec import Codec
 from plait.wire.envelope import Opened, read_header
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
@@ -73,7 +72,6 @@ class Folding:
         ranks: the adapters that clients have.
         rule: combines updates.
         optimizer: makes a step of what the rule gives.
-        codec: of the broadcast.
         base_fingerprint: of the base, 32 bytes.
         wire: of the run, as ``--wire`` says it.
         seed: of the run.
@@ -89,7 +87,6 @@ class Folding:
         ranks: Ranks,
         rule: Rule,
         optimizer: ServerOptimizer,
-        codec: Codec,
         base_fingerprint: bytes,
         wire: str,
         seed: int,
@@ -101,7 +98,6 @@ class Folding:
         self._ranks = ranks
         self._rule = rule
         self._optimizer = optimizer
-        self._codec = codec
         self._base = base_fingerprint
         self._wire = wire
         self._seed = seed
@@ -207,7 +203,9 @@ class Folding:
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._wire)
             fields["base_distortion"] = cost.distortion
-        state, encoding = follow(state, self._ranks, self._base, self._codec, before=before)
+        state, encoding = follow(
+            state, self._ranks, self._base, wire=self._wire, turned=not self._rule.continuous, before=before
+        )
         fields["adapter"] = state.shadow.digest().hex()
         fields["broadcast_distortion"] = encoding.distortion
         fields["broadcast_codec_s"] = round(encoding.codec_s, 4)

@@ -26,7 +26,7 @@ def published(
         moved: the base that it stands on.
     """
     spec, state = servable(spec, state)
-    return with_base(spec, state, geometry, moved.delta) if moved.digest else (spec, state)
+    return with_base(spec, state, geometry, moved.delta) if moved.delta.factors else (spec, state)
 
 
 def with_base(

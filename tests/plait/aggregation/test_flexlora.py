@@ -36,6 +36,14 @@ def test_the_result_is_the_truncated_decomposition_of_the_dense_mean(lab, client
     np.testing.assert_allclose(others, expected, atol=1e-6)
 
 
+def test_a_small_change_of_the_products_is_a_small_change_of_the_factors(lab):
+    generator = np.random.default_rng(0)
+    context = lab.context(lab.geometry(), generator)
+    cohort = lab.contributions(FlexLora(), context, generator, weights=[1, 2], size=1e-4)
+    step = lab.run(FlexLora(), context, cohort).step
+    assert np.linalg.norm(step.flat) < 0.01 * np.linalg.norm(context.master.flat)
+
+
 def test_no_matrix_of_the_weights_size_is_formed(lab):
     side = 3000
     generator = np.random.default_rng(0)

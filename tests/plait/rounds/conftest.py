@@ -22,7 +22,6 @@ from plait.rounds.participant import Carried, DataSize, Participant, Trained
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 RANK = 2
@@ -296,7 +295,6 @@ class Federation:
             base_fingerprint=FINGERPRINT,
             rule=self.rule,
             optimizer=self.optimizer,
-            codec=codec_for(self.plan.settings.wire),
             publish=_between(self.published.append, watch),
         )
 

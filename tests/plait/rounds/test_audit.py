@@ -13,7 +13,6 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey
-from plait.wire.codecs import codec_for
 from tests.plait.rounds.conftest import FINGERPRINT, SEED
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES
@@ -31,7 +30,6 @@ def replayed(federation):
             ranks=federation.ranks,
             rule=federation.rule,
             optimizer=federation.optimizer,
-            codec=codec_for(wire),
             base_fingerprint=FINGERPRINT,
             wire=wire,
             seed=SEED,

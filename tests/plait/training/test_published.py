@@ -2,7 +2,8 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import BaseDelta, LowRank, geometry_of
-from plait.training.published import with_base
+from plait.rounds.moved_base import MovedBase
+from plait.training.published import published, with_base
 
 
 def test_an_adapter_of_higher_rank_is_adapter_and_moved_base_together():
@@ -25,3 +26,17 @@ def test_an_adapter_of_higher_rank_is_adapter_and_moved_base_together():
             expected = expected + moved[before.module].b @ moved[before.module].a
         result = after.scale * after.b_of(adapter.flat) @ after.a_of(adapter.flat)
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_that_was_moved_by_nothing_leaves_the_adapter_as_it_is():
+    spec = AdapterSpec(
+        "lora",
+        {"r": 1, "lora_alpha": 2},
+        Task.CAUSAL_LM,
+        (),
+        Layout.of({"q.lora_A.weight": [1, 2], "q.lora_B.weight": [3, 1]}),
+        0,
+    )
+    state = AdapterState.zeros(spec.layout)
+    moved = MovedBase(BaseDelta({}), digest=b"moved")
+    assert published(spec, state, geometry_of(spec), moved) == (spec, state)
