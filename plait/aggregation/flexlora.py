@@ -3,9 +3,9 @@
 Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", arXiv
 2402.11505: truncated singular value decomposition of sum p_k s_k B_k A_k. The paper forms that d_out x d_in matrix;
 here it stays the stack of factors, decomposed through QR of both stacks. Exact but for the truncation, whose size is
-reported; `product_mean` does nearly the same in a memory that does not grow with the stack. The paper leaves open which
-factors of that product to hand out: here those nearest to the A that there was (`projection.kept`), since balanced ones
-turn in every round, and a coarse encoding of so large a step would destroy them.
+reported; `product_mean` does nearly the same in a memory that does not grow with the stack. A product leaves open which
+factors to hand out: where all clients have one rank those nearest to the mean of their A (`projection.factored`), since
+balanced ones turn in every round, and a coarse encoding of so large a step would destroy them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.projection import kept
+from plait.aggregation.mean_a import MeanA
+from plait.aggregation.projection import factored
 from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -56,17 +57,18 @@ class _Round:
     def __init__(self, context: RoundContext) -> None:
         self._context = context
         self._mean = ExactMean(context)
+        self._mean_a = MeanA(context)
 
     def add(self, contribution: Contribution) -> None:
         contribution.check(self._context.geometry, ranks=ANY_RANK)
         self._mean.add(contribution)
+        self._mean_a.add(contribution)
 
     def finish(self) -> Outcome:
         factors: dict[str, tuple[Float64, Float64]] = {}
         dropped = 0.0
         for pair in self._context.geometry.pairs:
-            near = pair.a_of(self._context.master.flat).astype(float)
-            best = kept(self._mean.product(pair), scale=pair.scale, near=near)
+            best = factored(self._mean.product(pair), pair, near=self._mean_a.of(pair), one_rank=self._context.one_rank)
             factors[pair.module] = best.b, best.a
             dropped += best.dropped**2
         return Outcome(self._mean.step(factors), figures={"truncation": math.sqrt(dropped)})

@@ -4,7 +4,7 @@ Ramesh and Dass, "FLoRIST: Singular Value Thresholding for Efficient and Accurat
 Language Models", arXiv 2506.09199: decompose the two stacks apart, then the small matrix between them, and keep the
 fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global adapter
 follows from tau; here the layout is fixed, so it is also at most the server's rank, and the product is handed out in
-the factors nearest to those that there were, as with FlexLoRA.
+the factors nearest to the mean of the clients', as with FlexLoRA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.projection import kept
+from plait.aggregation.mean_a import MeanA
+from plait.aggregation.projection import factored
 from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.traffic import Traffic, parameters
 
@@ -63,12 +64,14 @@ class _Round:
     def __init__(self, context: RoundContext, energy: float) -> None:
         self._context = context
         self._mean = ExactMean(context)
+        self._mean_a = MeanA(context)
         # The norm of what is dropped, relative to the whole.
         self._tolerance = math.sqrt(1.0 - energy)
 
     def add(self, contribution: Contribution) -> None:
         contribution.check(self._context.geometry, ranks=ANY_RANK)
         self._mean.add(contribution)
+        self._mean_a.add(contribution)
 
     def finish(self) -> Outcome:
         factors: dict[str, tuple[Float64, Float64]] = {}
@@ -76,7 +79,7 @@ class _Round:
         for pair in self._context.geometry.pairs:
             exact = self._mean.product(pair)
             cut = exact.compressed(self._tolerance)
-            best = kept(cut, scale=pair.scale, near=pair.a_of(self._context.master.flat).astype(float))
+            best = factored(cut, pair, near=self._mean_a.of(pair), one_rank=self._context.one_rank)
             factors[pair.module] = best.b, best.a
             columns += min(cut.columns, pair.rank)
             dropped += max(0.0, exact.norm() ** 2 - cut.norm() ** 2) + best.dropped**2

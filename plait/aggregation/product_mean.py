@@ -17,7 +17,8 @@ exceeds that of the best possible adapter by at most 2 D and the rounding: `exce
 round, rounding of float64 left aside. `relative_error_bound` divides by ||S|| - D <= ||M||, and is left out where that
 is not positive.
 
-The factors are those nearest to the mean of A (`projection.kept`), so that steps stay small and optimizers may go on.
+The factors are those nearest to the mean of A where all clients have one rank, so that steps stay small and optimizers
+may go on, else balanced ones (`projection.factored`).
 Clients of other ranks form a group of their own with the adapter that they received.
 """
 
@@ -34,7 +35,7 @@ from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.product_probe import ProductProbe
 from plait.aggregation.product_sketch import ProductSketch
-from plait.aggregation.projection import kept
+from plait.aggregation.projection import factored
 from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
 from plait.aggregation.step import landing, step_to
 from plait.aggregation.traffic import Traffic, parameters
@@ -138,7 +139,7 @@ class _Round:
         held: dict[str, tuple[LowRank, float]] = {}
         for pair in geometry.pairs:
             total, lost = self._total(pair, means)
-            best = kept(total, scale=pair.scale, near=self._mean_a(pair, means))
+            best = factored(total, pair, near=self._mean_a(pair, means), one_rank=self._context.one_rank)
             pair.b_of(wanted)[:], pair.a_of(wanted)[:] = best.b, best.a
             held[pair.module] = total, lost
         step = step_to(wanted, master)

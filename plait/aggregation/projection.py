@@ -3,7 +3,9 @@
 The best approximation of rank r is the truncated singular value decomposition (Eckart-Young), taken through QR of the
 factors. A product does not say which factors to take: any invertible G gives (B G^-1)(G A). Two choices are made here.
 *Balanced* factors share the singular values evenly. *Kept* factors are those nearest to the A that there was, so that a
-step of the adapter stays a small one and optimizers may go on. Directions that the product does not use get a row of A
+step of the adapter stays a small one and optimizers may go on. They are taken where all clients have one rank. What is
+cut for a lower rank has other directions in every round, through the mean turns the master's too, and staying near what
+there was makes factors ever worse conditioned. Directions that the product does not use get a row of A
 but a zero column of B, as in a fresh adapter: were both zero, no gradient would ever reach them.
 """
 
@@ -80,14 +82,22 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
     return Factored(b, a, float(np.linalg.norm(svd.s[used:])))
 
 
+def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> Factored:
+    """The best factors of a pair's rank: near to what there was if all clients have this rank, else balanced.
+
+    Args:
+        product: what the pair's scale times its B A shall be.
+        pair: whose factors are wanted.
+        near: (rank, d_in), the A that there was.
+        one_rank: whether all clients have the pair's rank.
+    """
+    if one_rank:
+        return kept(product, scale=pair.scale, near=near)
+    return balanced(product, rank=pair.rank, scale=pair.scale, spare=near)
+
+
 def fitted(
-    state: AdapterState,
-    *,
-    source: Geometry,
-    target: Geometry,
-    handing: Handing,
-    fresh: AdapterState,
-    near: AdapterState | None = None,
+    state: AdapterState, *, source: Geometry, target: Geometry, handing: Handing, fresh: AdapterState
 ) -> AdapterState:
     """The adapter of another rank that a client gets, or that is exported.
 
@@ -97,10 +107,9 @@ def fitted(
         state: in the layout of `source`.
         source: of the adapter there is.
         target: of the adapter wanted, on the same modules.
-        handing: how a lower rank gets its factors.
+        handing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
         fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
             get their rows of A.
-        near: the adapter in the layout of `target` that `Handing.BEST` stays close to; `fresh` by default.
     """
     if source.layout.digest == target.layout.digest and source.pairs == target.pairs:
         return state
@@ -108,29 +117,24 @@ def fitted(
     target.put_others(flat, source.others_of(state.flat))
     for theirs in target.pairs:
         ours = source.by_module[theirs.module]
-        factors = _fit_pair(state, ours, theirs, handing, fresh, near or fresh)
+        factors = _fit_pair(state, ours, theirs, handing, fresh)
         theirs.b_of(flat)[:] = factors.b
         theirs.a_of(flat)[:] = factors.a
     return AdapterState(target.layout, flat)
 
 
-def _fit_pair(
-    state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState, near: AdapterState
-) -> Factored:
+def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState) -> Factored:
     # The root goes to each factor, so that theirs.scale * b @ a is what ours.scale * b @ a was.
     root = (ours.scale / theirs.scale) ** 0.5
     b = root * ours.b_of(state.flat).astype(np.float64)
     a = root * ours.a_of(state.flat).astype(np.float64)
     spare = theirs.a_of(fresh.flat).astype(np.float64)
     shared = min(ours.rank, theirs.rank)
-    if theirs.rank < ours.rank and handing is not Handing.SLICE:
+    if theirs.rank < ours.rank and handing is Handing.BEST:
         if not b.any():
             # A fresh adapter stays one: its rows of A, not those of a singular value decomposition of zero.
             return Factored(b[:, :shared], a[:shared], 0.0)
-        product = LowRank(theirs.scale * b, a)
-        if handing is Handing.BEST:
-            return kept(product, scale=theirs.scale, near=theirs.a_of(near.flat).astype(np.float64))
-        return balanced(product, rank=theirs.rank, scale=theirs.scale, spare=spare)
+        return balanced(LowRank(theirs.scale * b, a), rank=theirs.rank, scale=theirs.scale, spare=spare)
     padded_b = np.zeros((theirs.d_out, theirs.rank))
     padded_b[:, :shared] = b[:, :shared]
     spare[:shared] = a[:shared]

@@ -7,8 +7,8 @@ although few clients have the later ones, and round after round the energy colla
     M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :],
 
 W_h the weight of the owners of partition h, and then the best product of the server's rank. With all clients of one
-rank this is FlexLoRA. Slices mean the same to all only if factors come ordered by singular values, as
-`Handing.ORDERED` gives them.
+rank this is FlexLoRA. Slices mean the same to all only if factors come ordered by singular values, as `Handing.BEST`
+gives them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RaFlora:
     least_clients = 1
     continuous = False
     personal: Side | None = None
-    handing = Handing.ORDERED
+    handing = Handing.BEST
 
     def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
         """Both sides."""

@@ -46,8 +46,6 @@ class Handing(StrEnum):
     SLICE = "slice"
     """The leading rows of A and columns of B."""
     BEST = "best"
-    """The best product of its rank, in the factors nearest to those that it holds."""
-    ORDERED = "ordered"
     """The best product of its rank, in balanced factors with the largest singular values first."""
 
 
@@ -72,6 +70,11 @@ class RoundContext:
     seed: int = 0
     cohort: tuple[Geometry, ...] = ()
     memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+
+    @property
+    def one_rank(self) -> bool:
+        """Whether all clients have the master's geometry."""
+        return not self.cohort
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,8 +31,7 @@ def follow(
     base_fingerprint: bytes,
     *,
     wire: str,
-    turned: bool = False,
-    before: AdapterState | None = None,
+    before: AdapterState | None,
 ) -> tuple[RunState, Encoding]:
     """Let the shadows follow the master through the wire's codec, once, and keep the sealed steps.
 
@@ -43,20 +42,19 @@ def follow(
         ranks: of the tracks.
         base_fingerprint: of the base.
         wire: of the run, as ``--wire`` says it.
-        turned: whether the master's factors are other ones than those of the round before, not these and a small step.
-        before: the master of the round before, if what it did since says anything of what it will do.
+        before: the master of the round before; None where its factors were turned since, not moved by a small step.
 
     Returns:
         (the state, what the step of the master's own rank cost).
     """
+    codec = codec_for(_at_least(_TURNED_BITS, wire) if before is None else wire)
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
-        codec = codec_for(_at_least(_TURNED_BITS, wire) if turned or ranks.cuts(number) else wire)
         previous = track.shadow.digest()
-        wanted, drift = ranks.handed(state.adapter, number, held=track.shadow), None
+        wanted, drift = ranks.handed(state.adapter, number), None
         if before is not None and leads(codec):
-            drift = drift_after(track.drift, subtract(wanted, ranks.handed(before, number, held=track.shadow)))
+            drift = drift_after(track.drift, subtract(wanted, ranks.handed(before, number)))
         encoded = encode_delta(Debt(subtract(wanted, track.shadow), drift).due(codec), codec)
         shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)

@@ -104,6 +104,11 @@ class Folding:
         self._norm_bound = norm_bound
         self._weighting = weighting
 
+    @property
+    def turns(self) -> bool:
+        """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
+        return not self._rule.continuous or self._ranks.turn
+
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
         return Expected(
@@ -185,7 +190,7 @@ class Folding:
             self._refused(number, client, Reason.NORM, why)
         outcome, diagnostics, folded = self._fold(state, context, verdict)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
-        before = state.adapter if self._rule.continuous else None
+        before = None if self.turns else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         state = replace(state, norms=remembered(state.norms, [norms[client] for client in folded], verdict.limits))
         fields: dict[str, Json] = {
@@ -203,9 +208,7 @@ class Folding:
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._wire)
             fields["base_distortion"] = cost.distortion
-        state, encoding = follow(
-            state, self._ranks, self._base, wire=self._wire, turned=not self._rule.continuous, before=before
-        )
+        state, encoding = follow(state, self._ranks, self._base, wire=self._wire, before=before)
         fields["adapter"] = state.shadow.digest().hex()
         fields["broadcast_distortion"] = encoding.distortion
         fields["broadcast_codec_s"] = round(encoding.codec_s, 4)

@@ -59,12 +59,8 @@ class Ranks:
         fitting = (track for track in tracks if not max_rank or self.adapters[track].rank <= max_rank)
         return next(fitting, tracks[-1])
 
-    def cuts(self, track: int) -> bool:
-        """Whether clients of a track get factors that are decomposed anew in every round."""
-        return self.handing is not Handing.SLICE and self.adapters[track].rank < self.master.rank
-
-    def handed(self, master: AdapterState, track: int, *, held: AdapterState | None = None) -> AdapterState:
-        """What clients of a track are to hold next, who hold `held` (None: what is initial), of a server's `master`."""
+    def handed(self, master: AdapterState, track: int) -> AdapterState:
+        """What clients of a track are to hold when the server holds `master`."""
         target = self.adapters[track]
         return fitted(
             master,
@@ -72,8 +68,12 @@ class Ranks:
             target=target.geometry,
             handing=self.handing,
             fresh=target.initial,
-            near=held,
         )
+
+    @property
+    def turn(self) -> bool:
+        """Whether factors are other ones in every round, since each rank is cut anew from a product of them all."""
+        return self.handing is Handing.BEST and len(self.adapters) > 1
 
     @property
     def _of_clients(self) -> range:

@@ -1,0 +1,38 @@
+"""The mean of the clients' trained A, which new factors stay close to.
+
+Rules that decompose a product anew choose its factors by it (`projection.kept`). The A that was handed out would do for
+small steps only: what the clients moved their A by would be missing from the new one and be made up for in B, and at
+high learning rates the two drift apart in size until training breaks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import Pair
+from plait.aggregation.low_rank import Float64
+from plait.aggregation.rule import RoundContext
+from plait.aggregation.weighted_sum import WeightedSum
+
+
+class MeanA:
+    """Accumulates over the clients whose adapter has the master's layout; others have another A.
+
+    Args:
+        context: of the round.
+    """
+
+    def __init__(self, context: RoundContext) -> None:
+        self._context = context
+        self._deltas = WeightedSum(context.geometry.layout.size)
+
+    def add(self, contribution: Contribution) -> None:
+        """Take in one client's A; the caller has checked it."""
+        if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
+            self._deltas.add(contribution.delta.flat, contribution.weight)
+
+    def of(self, pair: Pair) -> Float64:
+        """The mean of one module, (rank, d_in); the master's where no client has its rank."""
+        a = pair.a_of(self._context.master.flat).astype(np.float64)
+        return a + pair.a_of(self._deltas.mean()) if self._deltas.weight else a
