@@ -1,25 +1,26 @@
 """Causal attention over sequences that lie one after another without padding, forward and backward.
 
-Short sequences on a CPU take plain matrix products with one pass of softmax between them: there the blocks of a
-flash kernel cost more than they save (its backward was ten times slower at 128 tokens). All else takes torch's own
-scaled-dot-product attention. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
+On a CPU it is compiled (`attention_cpp`): one pass from the projections to what they mix, and one back, in which scores
+are held for a few queries at a time. Elsewhere, and where nothing could be compiled, torch's own scaled-dot-product
+attention computes. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch.nn import functional
 
-from plait.training.fused.kernels import causal_softmax_, causal_softmax_gradient_, from_heads, to_heads
+from plait.training.fused.native import kernel
 
 Tensor = torch.Tensor
 
-_PLAIN_LONGEST = 512
-_KEPT_LONGEST = 256  # up to here what softmax gave is kept for the backward pass, beyond it is computed anew
+_LANES = 16  # a compiled head's width is a multiple of it
+_PLAIN_LONGEST = 512  # up to here the blocks of torch's own kernel cost more than they save on a CPU
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def stretches(lengths: Sequence[int]) -> tuple[Stretch, ...]:
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, where: Sequence[Stretch], angles: tuple[Tensor, Tensor]
-) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+) -> Tensor:
     """Attention of every sequence on itself.
 
     Args:
@@ -84,90 +85,115 @@ def attend(
         v: as k.
         heads: their shape.
         where: the sequences.
-        angles: float32 cosine and sine by position, at least (longest, width) each.
+        angles: float32 cosine and sine by position (RoPE, arXiv 2104.09864), at least (longest, width) each.
 
     Returns:
-        (rows, queries * width), and what `attend_gradient` wants back.
+        (rows, queries * width)
     """
+    if native := _native("attend", heads, q, k, v):
+        out = torch.empty_like(q)
+        native(*(x.data_ptr() for x in (q, k, v, out, *angles)), *_shape(heads, where))
+        return out
     outs: list[Tensor] = []
-    kept: list[tuple[Tensor, ...]] = []
     for stretch in where:
-        q_heads, k_heads, v_heads = (
-            to_heads(_sequences(x, stretch), turn, heads=count)
-            for x, count, turn in ((q, heads.queries, angles), (k, heads.keys, angles), (v, heads.keys, None))
-        )
-        if _is_plain(q, stretch):
-            chances = _chances(q_heads, k_heads, heads, stretch)
-            out = torch.bmm(chances, v_heads.flatten(0, 1)).view_as(q_heads)
-            keep = (chances,) if stretch.length <= _KEPT_LONGEST else ()
-        else:
-            out, keep = _library_attention(q_heads, k_heads, v_heads, heads), ()
-        outs.append(from_heads(out.contiguous(), None).flatten(0, 1))
-        kept.append((q_heads, k_heads, v_heads, *keep))
-    return (outs[0] if len(outs) == 1 else torch.cat(outs)), kept
+        q_heads, k_heads, v_heads = _by_head(q, k, v, stretch, heads, angles)
+        out = _library_attention(q_heads, k_heads, v_heads, heads)
+        outs.append(_from_heads(out, None))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def attend_gradient(
     grad: Tensor,
-    kept: Sequence[tuple[Tensor, ...]],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     *,
     heads: Heads,
     where: Sequence[Stretch],
     angles: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` in q, k and v."""
+    """Gradients of `attend` in q, k and v for an output gradient."""
+    if native := _native("attend_gradient", heads, q, k, v, grad):
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        native(*(x.data_ptr() for x in (q, k, v, grad, *grads, *angles)), *_shape(heads, where))
+        return grads
     parts: list[tuple[Tensor, ...]] = []
-    for stretch, (q_heads, k_heads, v_heads, *rest) in zip(where, kept, strict=True):
-        grad_heads = to_heads(_sequences(grad, stretch), None, heads=heads.queries)
-        if _is_plain(grad, stretch):
-            chances = rest[0] if rest else _chances(q_heads, k_heads, heads, stretch)
-            grads = _plain_gradient(grad_heads, q_heads, k_heads, v_heads, chances, heads, stretch)
-        else:
-            leaves = [x.detach().requires_grad_() for x in (q_heads, k_heads, v_heads)]
-            with torch.enable_grad():
-                out = _library_attention(leaves[0], leaves[1], leaves[2], heads)
-            grads = torch.autograd.grad(out, leaves, grad_heads)
+    for stretch in where:
+        grad_heads = _to_heads(_sequences(grad, stretch), None, heads=heads.queries)
+        leaves = [x.detach().requires_grad_() for x in _by_head(q, k, v, stretch, heads, angles)]
+        with torch.enable_grad():
+            out = _library_attention(leaves[0], leaves[1], leaves[2], heads)
+        found = torch.autograd.grad(out, leaves, grad_heads)
         turns = (angles, angles, None)
-        parts.append(tuple(from_heads(g.contiguous(), t).flatten(0, 1) for g, t in zip(grads, turns, strict=True)))
+        parts.append(tuple(_from_heads(g, t) for g, t in zip(found, turns, strict=True)))
     if len(parts) == 1:
         return parts[0][0], parts[0][1], parts[0][2]
-    q, k, v = (torch.cat(column) for column in zip(*parts, strict=True))
-    return q, k, v
+    in_q, in_k, in_v = (torch.cat(column) for column in zip(*parts, strict=True))
+    return in_q, in_k, in_v
 
 
-def _plain_gradient(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, chances: Tensor, heads: Heads, stretch: Stretch
+def _by_head(
+    q: Tensor, k: Tensor, v: Tensor, stretch: Stretch, heads: Heads, angles: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_out, queries = _grouped(grad, heads, stretch), _grouped(q, heads, stretch)
-    keys, values = k.flatten(0, 1), v.flatten(0, 1)
-    grad_values = torch.bmm(chances.transpose(1, 2), grad_out)
-    grad_scores = torch.bmm(grad_out, values.transpose(1, 2))
-    causal_softmax_gradient_(chances, grad_scores, length=stretch.length, scale=heads.scale)
-    grad_queries = torch.bmm(grad_scores, keys)
-    grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries)
-    return grad_queries.view_as(q), grad_keys.view_as(k), grad_values.view_as(v)
-
-
-def _chances(q: Tensor, k: Tensor, heads: Heads, stretch: Stretch) -> Tensor:
-    scores = torch.bmm(_grouped(q, heads, stretch), k.flatten(0, 1).transpose(1, 2))
-    return causal_softmax_(scores, length=stretch.length, scale=heads.scale)
-
-
-def _grouped(x: Tensor, heads: Heads, stretch: Stretch) -> Tensor:
-    """Query heads that share a key head as one long list of queries: (count * keys, group * length, width)."""
-    return x.view(stretch.count * heads.keys, heads.queries // heads.keys * stretch.length, heads.width)
+    """(count, heads, length, width) each, queries and keys turned."""
+    return (
+        _to_heads(_sequences(q, stretch), angles, heads=heads.queries),
+        _to_heads(_sequences(k, stretch), angles, heads=heads.keys),
+        _to_heads(_sequences(v, stretch), None, heads=heads.keys),
+    )
 
 
 def _library_attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     group = heads.queries // heads.keys
     if group > 1:
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    length = q.shape[2]
+    if q.device.type == "cpu" and length <= _PLAIN_LONGEST:
+        later = torch.ones(length, length, dtype=torch.bool).triu_(1)
+        return (heads.scale * q @ k.transpose(2, 3)).masked_fill(later, -torch.inf).softmax(dim=-1) @ v
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=heads.scale)
+
+
+def _to_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None, *, heads: int) -> Tensor:
+    """(count, length, heads * width) as (count, heads, length, width), turned by position unless angles are None."""
+    count, length, flat = x.shape
+    split = x.view(count, length, heads, flat // heads).transpose(1, 2)
+    if angles is None:
+        return split.contiguous()
+    cosine, sine = (part[:length] for part in angles)
+    first, second = split.float().chunk(2, dim=-1)
+    return (torch.cat((first, second), -1) * cosine + torch.cat((-second, first), -1) * sine).to(x.dtype)
+
+
+def _from_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The transpose of `_to_heads`, as rows: (count * length, heads * width)."""
+    if angles is not None:
+        cosine, sine = (part[: x.shape[2]] for part in angles)
+        first, second = (x.float() * sine).chunk(2, dim=-1)
+        x = (x.float() * cosine + torch.cat((second, -first), -1)).to(x.dtype)
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _sequences(x: Tensor, stretch: Stretch) -> Tensor:
     return x[stretch.rows].view(stretch.count, stretch.length, -1)
 
 
-def _is_plain(x: Tensor, stretch: Stretch) -> bool:
-    return x.device.type == "cpu" and stretch.length <= _PLAIN_LONGEST
+def _native(name: str, heads: Heads, *tensors: Tensor) -> Callable[..., None] | None:
+    return None if heads.width % _LANES else kernel(name, _ARGUMENTS[name], *tensors)
+
+
+def _shape(heads: Heads, where: Sequence[Stretch]) -> tuple[object, ...]:
+    """What the compiled kernels want to know of sequences and heads."""
+    flat = [
+        number
+        for stretch in where
+        for at in range(stretch.count)
+        for number in (stretch.first + at * stretch.length, stretch.length)
+    ]
+    sequences = (ctypes.c_int64 * len(flat))(*flat)
+    return sequences, len(flat) // 2, heads.queries, heads.keys, heads.width, heads.scale
+
+
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_OF_SHAPE = (_P, _I, _I, _I, _I, _F)
+_ARGUMENTS = {"attend": (*[_P] * 6, *_OF_SHAPE), "attend_gradient": (*[_P] * 9, *_OF_SHAPE)}

@@ -87,24 +87,22 @@ class _RunBlock(torch.autograd.Function):
         q, k, v, o, gate, up, down = _projections(block, pairs)
         by = rows.by_adapter
         normed = rms_norm(x, block.norms[0], block.eps[0])
-        (q_out, k_out, v_out), qkv_inner = project(normed, (q, k, v), by)
-        mixed, kept = attend(q_out, k_out, v_out, heads=block.heads, where=rows.sequences, angles=rows.angles)
+        qkv, qkv_inner = project(normed, (q, k, v), by)
+        mixed = attend(*qkv, heads=block.heads, where=rows.sequences, angles=rows.angles)
         (y,), o_inner = project(mixed, (o,), by, residual=x)
         normed = rms_norm(y, block.norms[1], block.eps[1])
         (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
         (out,), down_inner = project(swiglu(gate_out, up_out), (down,), by, residual=y)
         if any(ctx.needs_input_grad):
-            ctx.block, ctx.rows, ctx.groups = block, rows, [len(group) for group in kept]
+            ctx.block, ctx.rows = block, rows
             inner = (qkv_inner, o_inner, gated_inner, down_inner)
-            flat = (tensor for group in kept for tensor in group)
-            ctx.save_for_backward(x, mixed, y, gate_out, up_out, *inner, *pairs, *flat)
+            ctx.save_for_backward(x, *qkv, mixed, y, gate_out, up_out, *inner, *pairs)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, mixed, y, gate_out, up_out, *rest = ctx.saved_tensors
-        (qkv_inner, o_inner, gated_inner, down_inner), pairs, flat = rest[:4], rest[4:18], iter(rest[18:])
-        kept = [tuple(next(flat) for _ in range(size)) for size in ctx.groups]
+        x, q_out, k_out, v_out, mixed, y, gate_out, up_out, *rest = ctx.saved_tensors
+        (qkv_inner, o_inner, gated_inner, down_inner), pairs = rest[:4], rest[4:]
         block, rows = cast("Block", ctx.block), cast("Rows", ctx.rows)
         by = rows.by_adapter
         q, k, v, o, gate, up, down = _projections(block, pairs)
@@ -124,8 +122,9 @@ class _RunBlock(torch.autograd.Function):
 
         mixed_grad, thin = input_gradient(y_grad, (o,), by)
         in_o = pair_gradients(y_grad, thin, mixed, o_inner, (o,), by, wanted=wanted[3:4])
+        given = cast("Tensor", mixed_grad)
         qkv_grad = attend_gradient(
-            cast("Tensor", mixed_grad), kept, heads=block.heads, where=rows.sequences, angles=rows.angles
+            given, q_out, k_out, v_out, heads=block.heads, where=rows.sequences, angles=rows.angles
         )
 
         normed_grad, thin = input_gradient(qkv_grad, (q, k, v), by, wanted=ctx.needs_input_grad[0])

@@ -16,9 +16,6 @@ from plait.training.fused.native import kernel
 
 Tensor = torch.Tensor
 
-LONGEST = 4096
-"""Longest row of scores that `causal_softmax_` takes."""
-
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv 1910.07467): x / rms(x) * weight. x: (rows, width), weight: (width,)."""
@@ -65,71 +62,6 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
     return (silu * other).to(gate.dtype), grad_gate.to(gate.dtype), (given * silu).to(gate.dtype)
 
 
-def to_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None, *, heads: int) -> Tensor:
-    """Lay a projection out by head and turn it by position (RoPE, arXiv 2104.09864).
-
-    Args:
-        x: (batch, length, heads * width).
-        angles: float32 cosine and sine by position, at least (length, width) each; None does not turn.
-        heads: how many there are.
-
-    Returns:
-        (batch, heads, length, width)
-    """
-    batch, length, flat = x.shape
-    width = flat // heads
-    if native := _native("to_heads", x):
-        out = x.new_empty(batch, heads, length, width)
-        native(x.data_ptr(), out.data_ptr(), *_pointers(angles), batch, length, heads, width)
-        return out
-    split = x.view(batch, length, heads, width).transpose(1, 2)
-    if angles is None:
-        return split.contiguous()
-    cosine, sine = (part[:length] for part in angles)
-    first, second = split.float().chunk(2, dim=-1)
-    return (torch.cat((first, second), -1) * cosine + torch.cat((-second, first), -1) * sine).to(x.dtype)
-
-
-def from_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The transpose of `to_heads`: (batch, heads, length, width) to (batch, length, heads * width)."""
-    batch, heads, length, width = x.shape
-    if native := _native("from_heads", x):
-        out = x.new_empty(batch, length, heads * width)
-        native(x.data_ptr(), out.data_ptr(), *_pointers(angles), batch, length, heads, width)
-        return out
-    if angles is not None:
-        cosine, sine = (part[:length] for part in angles)
-        first, second = (x.float() * sine).chunk(2, dim=-1)
-        x = (x.float() * cosine + torch.cat((second, -first), -1)).to(x.dtype)
-    return x.transpose(1, 2).reshape(batch, length, heads * width)
-
-
-def causal_softmax_(scores: Tensor, *, length: int, scale: float) -> Tensor:
-    """softmax(scale * scores) in place, over the keys that a query may see, 0 elsewhere.
-
-    Args:
-        scores: (..., length, length), queries by keys; at most `LONGEST` keys.
-        length: of a sequence.
-        scale: usually 1 / sqrt(width of a head).
-    """
-    if native := _native("causal_softmax", scores):
-        native(scores.data_ptr(), scores.numel() // length, length, scale)
-        return scores
-    rows = scores.view(-1, length, length).float().mul_(scale)
-    hidden = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu_(1)
-    chances = rows.masked_fill_(hidden, -torch.inf).softmax(dim=-1)
-    return scores.copy_(chances.view_as(scores))
-
-
-def causal_softmax_gradient_(chances: Tensor, grad: Tensor, *, length: int, scale: float) -> Tensor:
-    """Gradient of `causal_softmax_` in the scores, in place of the gradient in its result."""
-    if native := _native("causal_softmax_gradient", chances, grad):
-        native(chances.data_ptr(), grad.data_ptr(), grad.numel() // length, length, scale)
-        return grad
-    given, seen = grad.float(), chances.float()
-    return grad.copy_(scale * seen * (given - (given * seen).sum(dim=-1, keepdim=True)))
-
-
 def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
     """Take a slice of a row's logits into its running softmax (online softmax, arXiv 1805.02867).
 
@@ -174,10 +106,6 @@ def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
 
 
-def _pointers(angles: tuple[Tensor, Tensor] | None) -> tuple[int | None, int | None]:
-    return (None, None) if angles is None else (angles[0].data_ptr(), angles[1].data_ptr())
-
-
 def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:
     """The compiled kernel for tensors like these; the first one's type decides which."""
     return kernel(name, _ARGUMENTS[name], *tensors)
@@ -189,10 +117,6 @@ _ARGUMENTS = {
     "rms_norm_gradient": (_P, _P, _P, _P, _P, _I, _I, _F),
     "swiglu": (_P, _P, _P, _I, _I),
     "swiglu_gradient": (_P, _P, _P, _P, _P, _P, _I, _I),
-    "to_heads": (_P, _P, _P, _P, _I, _I, _I, _I),
-    "from_heads": (_P, _P, _P, _P, _I, _I, _I, _I),
-    "causal_softmax": (_P, _I, _I, _F),
-    "causal_softmax_gradient": (_P, _P, _I, _I, _F),
     "absorb_logits": (_P, _P, _I, _P, _P, _P, _P, _I, _I),
     "accumulate_rescaled": (_P, _P, _P, _I, _I),
 }

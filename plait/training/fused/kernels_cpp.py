@@ -67,15 +67,6 @@ inline float not_a_number() {
     return value;
 }
 
-// A length rounded up to full vectors: what is left over from one runs ten times slower.
-inline int64_t whole_vectors(int64_t seen, int64_t length) {
-    const int64_t rounded = (seen + 15) / 16 * 16;
-    return rounded < length ? rounded : length;
-}
-
-// Scores of one row that are held in float32 between two passes.
-constexpr int64_t LONGEST = 4096;
-
 template <typename T>
 float inverse_rms(const T *x, int64_t width, float eps) {
     float sum = 0;
@@ -148,81 +139,6 @@ void swiglu_gradient(const T *grad, const T *gate, const T *up, T *out, T *grad_
     }
 }
 
-// Between (batch, length, heads, width) and (batch, heads, length, width), turning each head's two halves by the
-// position's angles on the way in, and back on the way out; angles may be null.
-template <typename T, bool INWARDS>
-void turn_heads(const T *x, T *out, const float *cosine, const float *sine, int64_t batch, int64_t length,
-                int64_t heads, int64_t width) {
-    const int64_t half = width / 2;
-#pragma omp parallel for schedule(static) collapse(2)
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t s = 0; s < length; s++)
-            for (int64_t h = 0; h < heads; h++) {
-                const int64_t flat = ((b * length + s) * heads + h) * width;
-                const int64_t by_head = ((b * heads + h) * length + s) * width;
-                const T *from = x + (INWARDS ? flat : by_head);
-                T *to = out + (INWARDS ? by_head : flat);
-                if (cosine == nullptr) {
-                    std::memcpy(to, from, static_cast<size_t>(width) * sizeof(T));
-                    continue;
-                }
-                const float *c = cosine + s * width, *n = sine + s * width;
-#pragma omp simd
-                for (int64_t j = 0; j < half; j++) {
-                    const float first = get(from, j), second = get(from, j + half);
-                    if (INWARDS) {
-                        put(to, j, first * c[j] - second * n[j]);
-                        put(to, j + half, second * c[j + half] + first * n[j + half]);
-                    } else {
-                        put(to, j, first * c[j] + second * n[j + half]);
-                        put(to, j + half, second * c[j + half] - first * n[j]);
-                    }
-                }
-            }
-}
-
-// rows x length scores, length at most LONGEST; the row's query stands at row % length and sees no later key.
-template <typename T>
-void causal_softmax(T *scores, int64_t rows, int64_t length, float scale) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        float held[LONGEST];
-        T *row = scores + i * length;
-        const int64_t seen = i % length + 1, whole = whole_vectors(seen, length);
-        float most = get(row, 0), check = 0, sum = 0;
-#pragma omp simd reduction(max : most) reduction(+ : check)
-        for (int64_t j = 0; j < whole; j++) {
-            most = j < seen ? std::fmax(most, get(row, j)) : most;
-            check += j < seen ? get(row, j) : 0.0f;
-        }
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < whole; j++) {
-            held[j] = j < seen ? exp_fast((get(row, j) - most) * scale) : 0.0f;
-            sum += held[j];
-        }
-        const float inverse = is_finite(check) ? 1.0f / sum : not_a_number();
-#pragma omp simd
-        for (int64_t j = 0; j < whole; j++) put(row, j, held[j] * inverse);
-        std::memset(static_cast<void *>(row + whole), 0, static_cast<size_t>(length - whole) * sizeof(T));
-    }
-}
-
-template <typename T>
-void causal_softmax_gradient(const T *chances, T *grad, int64_t rows, int64_t length, float scale) {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        const T *p = chances + i * length;
-        T *g = grad + i * length;
-        const int64_t whole = whole_vectors(i % length + 1, length);  // p is 0 where nothing is seen
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t j = 0; j < whole; j++) dot += get(p, j) * get(g, j);
-#pragma omp simd
-        for (int64_t j = 0; j < whole; j++) put(g, j, scale * get(p, j) * (get(g, j) - dot));
-        std::memset(static_cast<void *>(g + whole), 0, static_cast<size_t>(length - whole) * sizeof(T));
-    }
-}
-
 template <typename T>
 void absorb_logits(T *logits, const int64_t *targets, int64_t first, float *most, float *sum, float *hit,
                    float *rescale, int64_t rows, int64_t width) {
@@ -277,21 +193,6 @@ void accumulate_rescaled(float *total, const T *added, const float *rescale, int
     extern "C" void swiglu_gradient_##SUFFIX(const T *grad, const T *gate, const T *up, T *out, T *grad_gate,          \
                                              T *grad_up, int64_t rows, int64_t width) {                                \
         swiglu_gradient(grad, gate, up, out, grad_gate, grad_up, rows, width);                                         \
-    }                                                                                                                  \
-    extern "C" void to_heads_##SUFFIX(const T *x, T *out, const float *cosine, const float *sine, int64_t batch,       \
-                                      int64_t length, int64_t heads, int64_t width) {                                  \
-        turn_heads<T, true>(x, out, cosine, sine, batch, length, heads, width);                                        \
-    }                                                                                                                  \
-    extern "C" void from_heads_##SUFFIX(const T *x, T *out, const float *cosine, const float *sine, int64_t batch,     \
-                                        int64_t length, int64_t heads, int64_t width) {                                \
-        turn_heads<T, false>(x, out, cosine, sine, batch, length, heads, width);                                       \
-    }                                                                                                                  \
-    extern "C" void causal_softmax_##SUFFIX(T *scores, int64_t rows, int64_t length, float scale) {                    \
-        causal_softmax(scores, rows, length, scale);                                                                   \
-    }                                                                                                                  \
-    extern "C" void causal_softmax_gradient_##SUFFIX(const T *chances, T *grad, int64_t rows, int64_t length,          \
-                                                     float scale) {                                                    \
-        causal_softmax_gradient(chances, grad, rows, length, scale);                                                   \
     }                                                                                                                  \
     extern "C" void absorb_logits_##SUFFIX(T *logits, const int64_t *targets, int64_t first, float *most, float *sum,  \
                                            float *hit, float *rescale, int64_t rows, int64_t width) {                  \

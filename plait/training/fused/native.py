@@ -1,4 +1,4 @@
-"""The compiled kernels: `kernels_cpp` and `low_rank_cpp`, built at first use and kept in the cache.
+"""The compiled kernels: `kernels_cpp`, `low_rank_cpp` and `attention_cpp`, built at first use and kept in the cache.
 
 The machine's own C++ compiler builds them. Where there is none, or it fails, there is no library, and torch computes.
 Knows nothing of what the kernels compute.
@@ -23,9 +23,9 @@ from plait.data.cache import cache_directory
 from plait.errors import PlaitError
 from plait.files import write_atomically
 from plait.training.device import cpu_features
-from plait.training.fused import kernels_cpp, low_rank_cpp
+from plait.training.fused import attention_cpp, kernels_cpp, low_rank_cpp
 
-_SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE
+_SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE + attention_cpp.SOURCE
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 # The compiler's. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN

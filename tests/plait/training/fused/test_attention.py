@@ -7,40 +7,86 @@ from torch.nn import functional
 from plait.training.fused import attention
 from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient, stretches
 
+pytestmark = pytest.mark.usefixtures("computed")
+
 
 def test_neighbours_of_equal_length_are_one_stretch() -> None:
     assert stretches([4, 4, 3, 4]) == (Stretch(0, 2, 4), Stretch(8, 1, 3), Stretch(11, 1, 4))
 
 
-@pytest.mark.parametrize("longest", [(512, 256), (512, 0), (0, 0)], ids=["kept", "computed anew", "library"])
-@pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 8)], ids=["all heads", "grouped"])
-def test_each_sequence_attends_to_itself_alone(
-    heads: Heads, longest: tuple[int, int], monkeypatch: pytest.MonkeyPatch, computed: str
+def angles(longest: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    frequencies = 1e4 ** -(torch.arange(0, width, 2) / width)
+    angle = torch.outer(torch.arange(longest), frequencies).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def turned(x: torch.Tensor, by: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """RoPE as transformers writes it. x: (heads, length, width)."""
+    cosine, sine = (part[: x.shape[1]] for part in by)
+    first, second = x.chunk(2, -1)
+    return x * cosine + torch.cat((-second, first), -1) * sine
+
+
+def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads, lengths: list[int]) -> torch.Tensor:
+    """Each sequence by itself, in torch."""
+    by, outs = angles(max(lengths), heads.width), []
+    for parts in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
+        q_one, k_one, v_one = (x.unflatten(1, (-1, heads.width)).transpose(0, 1) for x in parts)
+        group = heads.queries // heads.keys
+        keys, values = (x.repeat_interleave(group, dim=0) for x in (turned(k_one, by), v_one))
+        out = functional.scaled_dot_product_attention(turned(q_one, by), keys, values, is_causal=True)
+        outs.append(out.transpose(0, 1).flatten(1))
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)], ids=["float32", "bfloat16"]
+)
+@pytest.mark.parametrize("lengths", [[5, 5, 3, 1, 9], [150], [16, 128, 300]], ids=str)
+@pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 16), Heads(9, 3, 64), Heads(2, 1, 80)], ids=str)
+def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_float64(
+    heads: Heads, lengths: list[int], dtype: torch.dtype, close: float
 ) -> None:
-    monkeypatch.setattr(attention, "_PLAIN_LONGEST", longest[0])
-    monkeypatch.setattr(attention, "_KEPT_LONGEST", longest[1])
-    lengths = [5, 5, 3, 1, 9]
-    rows = sum(lengths)
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (
-        torch.randn(rows, count * heads.width, generator=generator)
+        torch.randn(sum(lengths), count * heads.width, generator=generator).to(dtype)
         for count in (heads.queries, heads.keys, heads.keys, heads.queries)
     )
-    angles = (torch.ones(9, heads.width), torch.zeros(9, heads.width))
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
-    expected: list[torch.Tensor] = []
-    first = 0
-    for length in lengths:
-        parts = [x[first : first + length].view(length, -1, heads.width).transpose(0, 1) for x in leaves]
-        keys, values = (x.repeat_interleave(heads.queries // heads.keys, dim=0) for x in parts[1:])
-        out = functional.scaled_dot_product_attention(parts[0], keys, values, is_causal=True)
-        expected.append(out.transpose(0, 1).reshape(length, -1))
-        first += length
-    torch.cat(expected).backward(grad.double())
+    expected = exact(leaves[0], leaves[1], leaves[2], heads, lengths)
+    expected.backward(grad.double())
 
-    where = stretches(lengths)
-    out, kept = attend(q, k, v, heads=heads, where=where, angles=angles)
-    torch.testing.assert_close(out.double(), torch.cat(expected).detach(), rtol=1e-4, atol=1e-5)
-    ours = attend_gradient(grad, kept, heads=heads, where=where, angles=angles)
-    for gradient, leaf in zip(ours, leaves, strict=True):
-        torch.testing.assert_close(gradient.double(), leaf.grad, rtol=1e-4, atol=1e-5)
+    where, by = stretches(lengths), angles(max(lengths), heads.width)
+    out = attend(q, k, v, heads=heads, where=where, angles=by)
+    ours = attend_gradient(grad, q, k, v, heads=heads, where=where, angles=by)
+    for found, wanted in ((out, expected), *zip(ours, (leaf.grad for leaf in leaves), strict=True)):
+        assert found.dtype == dtype
+        assert torch.norm(found.double() - wanted) <= close * torch.norm(wanted)
+
+
+def test_a_long_sequence_on_torchs_own_kernel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads, lengths = Heads(2, 1, 16), [20, 7]
+    q, k, v = (torch.randn(27, count * heads.width) for count in (2, 1, 1))
+    given = {"heads": heads, "where": stretches(lengths), "angles": angles(20, 16)}
+    out, grads = attend(q, k, v, **given), attend_gradient(q, q, k, v, **given)
+    monkeypatch.setattr(attention, "_native", lambda *_: None)
+    monkeypatch.setattr(attention, "_PLAIN_LONGEST", 0)
+    torch.testing.assert_close(attend(q, k, v, **given), out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attend_gradient(q, q, k, v, **given), grads, rtol=1e-4, atol=1e-5)
+
+
+def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:
+    heads, by = Heads(1, 1, 16), angles(20, 16)
+    q, k, v = (torch.randn(20, 16) for _ in range(3))
+    k[7, 3] = torch.nan
+    out = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
+    assert out[7:].isnan().all()
+    assert not out[:7].isnan().any()
+
+
+def test_large_scores_neither_overflow_nor_lie() -> None:
+    heads, by = Heads(1, 1, 16), angles(20, 16)
+    q, k, v = (100 * torch.randn(20, 16) for _ in range(3))
+    out = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
+    expected = exact(q.double(), k.double(), v.double(), heads, [20])
+    torch.testing.assert_close(out.double(), expected, rtol=1e-3, atol=1e-3)

@@ -7,14 +7,10 @@ from torch.nn import functional
 from plait.training.fused.kernels import (
     absorb_logits_,
     accumulate_rescaled_,
-    causal_softmax_,
-    causal_softmax_gradient_,
-    from_heads,
     rms_norm,
     rms_norm_gradient,
     swiglu,
     swiglu_gradient,
-    to_heads,
 )
 
 pytestmark = pytest.mark.usefixtures("computed")
@@ -71,48 +67,7 @@ def test_far_from_zero_the_gate_neither_overflows_nor_lies() -> None:
     torch.testing.assert_close(swiglu(gate, ones), torch.tensor([[0.0, 0.0, 90.0, 200.0]]), atol=1e-30, rtol=1e-6)
 
 
-@TYPES
-def test_heads_are_turned_as_transformers_turns_them_and_back_by_the_transpose(
-    dtype: torch.dtype, close: dict[str, float]
-) -> None:
-    batch, length, heads, width = 2, 5, 3, 8
-    x = random(batch, length, heads * width, dtype=dtype)
-    angle = random(length, width // 2, dtype=torch.float32).repeat(1, 2)
-    cosine, sine = angle.cos().contiguous(), angle.sin().contiguous()
-    split = x.double().view(batch, length, heads, width).transpose(1, 2)
-    first, second = split.chunk(2, -1)
-    expected = split * cosine + torch.cat((-second, first), -1) * sine
-    turned = to_heads(x, (cosine, sine), heads=heads)
-    torch.testing.assert_close(turned.double(), expected, **close)
-    # A rotation's transpose is its inverse.
-    torch.testing.assert_close(from_heads(turned, (cosine, sine)).double(), x.double(), **close)
-    assert torch.equal(from_heads(to_heads(x, None, heads=heads), None), x)
-
-
-@TYPES
-@pytest.mark.parametrize("length", [1, 3, 16, 37, 130])
-def test_softmax_sees_no_later_key_and_its_gradient_is_that_of_float64(
-    dtype: torch.dtype, close: dict[str, float], length: int
-) -> None:
-    scores, grad = (4 * random(3, 2 * length, length, dtype=dtype, seed=seed) for seed in range(2))
-    leaf = scores.double().requires_grad_()
-    later = torch.ones(length, length, dtype=torch.bool).triu_(1).repeat(2, 1)
-    expected = (0.3 * leaf).masked_fill(later, -torch.inf).softmax(-1)
-    expected.backward(grad.double())
-    assert leaf.grad is not None
-    chances = causal_softmax_(scores.clone(), length=length, scale=0.3)
-    torch.testing.assert_close(chances.double(), expected.detach(), **close)
-    assert not chances[later.expand_as(chances)].any()
-    ours = causal_softmax_gradient_(chances, grad.clone(), length=length, scale=0.3)
-    torch.testing.assert_close(ours.double(), leaf.grad, rtol=close["rtol"], atol=4 * close["atol"])
-
-
 def test_not_a_number_is_not_lost() -> None:
-    scores = torch.zeros(1, 4, 4)
-    scores[0, 3, 1] = torch.nan
-    chances = causal_softmax_(scores, length=4, scale=1.0)
-    assert chances[0, 3].isnan().any()
-    assert not chances[0, :3].isnan().any()
     logits, most, total, hit = torch.tensor([[0.0, torch.nan]]), torch.zeros(1), torch.zeros(1), torch.zeros(1)
     absorb_logits_(logits, torch.tensor([0]), first=0, most=most, total=total, hit=hit)
     assert total.isnan().all() or most.isnan().all()
