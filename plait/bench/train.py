@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,17 +120,21 @@ def speeds(
     operations = 4 * multiplied_parameters(work)
     rates: dict[str, list[float]] = {name: [] for name in (OURS, *PEERS, _LIMIT)}
     losses: dict[str, float] = {}
-    context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        ways = {name: stack.enter_context(context.Pool(1)) for name in (OURS, *PEERS)}
+        ways = {name: stack.enter_context(_process()) for name in (OURS, *PEERS)}
         for repetition in range(repetitions + 1):
             for name in list(ways) if repetition % 2 else list(reversed(ways)):
                 progress(f"{name}, {repetition} of {repetitions}")
-                seconds, losses[name] = ways[name].apply(_take, (work, name, steps, clock))
+                seconds, losses[name] = ways[name].submit(_take, work, name, steps, clock).result()
                 rates[name].append(steps * work.tokens / seconds)
             rates[_LIMIT].append(1e9 * matrix_gflops(work.compute, clock=clock.now) / operations)
     what = f"{work.directory.name}, {work.batch_size} x {work.seq_len} tokens, rank {work.rank}, {work.dtype}"
     return Speeds(what, {name: each[1:] for name, each in rates.items()}, losses, clock.name)
+
+
+def _process() -> ProcessPoolExecutor:
+    """A process of its own, which inherits nothing."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 # The way of this process, once it has one.
@@ -156,8 +161,8 @@ def memory(work: Workload, *, progress: Callable[[str], None] = lambda _: None) 
     found: dict[str, float] = {}
     for name in (*_IN_MEMORY, *PEERS):
         progress(f"memory of {name}")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found[name] = pool.apply(_peak_bytes, (work, name)) / 1e6
+        with _process() as process:
+            found[name] = process.submit(_peak_bytes, work, name).result() / 1e6
     value, limit = found.pop(OURS), found.pop("inference")
     what = f"{work.directory.name}, {work.batch_size} x {work.seq_len} tokens, rank {work.rank}, {work.dtype}"
     yield Row(f"{what}: most memory", value, "MB", found, limit=limit)

@@ -1,14 +1,26 @@
-"""Sentence embeddings by the built-in MiniLM encoder, for partitioning text that has no labels."""
+"""Sentence embeddings by the built-in MiniLM encoder, for partitioning text that has no labels.
+
+What a list of texts gave is kept in the cache under the digest of encoder, libraries and texts: half a minute of every
+simulation on the standard library else.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
+from plait import machine
+from plait.data.cache import cache_directory
+from plait.errors import MachineError
+from plait.files import write_atomically
 from plait.training.bases import Progress, locate_base
 
 _BATCH = 32
@@ -20,12 +32,13 @@ def minilm_embedder(progress: Progress = lambda _: None) -> Callable[[Sequence[s
 
     Mean of the last hidden states over real tokens, normalised (Sentence-BERT, arXiv 1908.10084).
     """
-    directory = locate_base("minilm-l6", progress=progress).directory
+    base = locate_base("minilm-l6", progress=progress)
+    directory = base.directory
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True).eval()
 
     @torch.no_grad()
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+    def computed(texts: Sequence[str]) -> NDArray[np.float32]:
         parts: list[NDArray[np.float32]] = []
         for first in range(0, len(texts), _BATCH):
             batch = tokenizer(
@@ -41,4 +54,22 @@ def minilm_embedder(progress: Progress = lambda _: None) -> Callable[[Sequence[s
             parts.append(torch.nn.functional.normalize(mean, dim=-1).numpy())
         return np.concatenate(parts)
 
-    return embed
+    return lambda texts: _remembered(texts, base.reference.fingerprint, computed)
+
+
+def _remembered(
+    texts: Sequence[str], fingerprint: str, compute: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    digest = hashlib.sha256(json.dumps([fingerprint, machine.versions(), machine.processor(), _TOKENS]).encode())
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    path = Path(cache_directory() / "embeddings" / digest.hexdigest())
+    with suppress(OSError, ValueError):
+        return np.frombuffer(path.read_bytes(), "<f4").astype(np.float32).reshape(len(texts), -1)
+    found = compute(texts)
+    # A cache that cannot be written is no reason to end a run.
+    with suppress(MachineError, OSError):
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, found.astype("<f4").tobytes())
+    return found
