@@ -11,7 +11,7 @@ from plait.adapters import AdapterState
 from plait.aggregation.contribution import ONE_RANK, Contribution
 from plait.aggregation.geometry import Side
 from plait.aggregation.rule import Outcome, RoundContext
-from plait.aggregation.weighted_sum import WeightedSum
+from plait.aggregation.weighted_sum import F, WeightedSum
 
 
 class Mean:
@@ -35,14 +35,16 @@ class Mean:
         self._sum.add(contribution.delta.flat, contribution.weight)
 
     def mean(self) -> NDArray[np.float64]:
-        """The mean delta, (layout.size,)."""
-        mean = self._sum.mean()
+        """The mean delta, (layout.size,), of what is not kept."""
+        return self._without_kept(self._sum.mean())
+
+    def finish(self) -> Outcome:
+        """The mean as a step."""
+        return Outcome(AdapterState(self._context.geometry.layout, self._without_kept(self._sum.mean32())))
+
+    def _without_kept(self, mean: NDArray[F]) -> NDArray[F]:
         for side in self._kept:
             for pair in self._context.geometry.pairs:
                 slot = pair.slot(side)
                 mean[slot.offset : slot.offset + slot.size] = 0.0
         return mean
-
-    def finish(self) -> Outcome:
-        """The mean as a step."""
-        return Outcome(AdapterState(self._context.geometry.layout, self.mean().astype(np.float32)))

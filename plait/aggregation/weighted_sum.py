@@ -8,6 +8,8 @@ follows from the order of the calls and the linear algebra library alone.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,8 @@ from plait.adapters import Float32
 # machine takes a hundred times as long.
 _BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
+
+F = TypeVar("F", np.float32, np.float64)
 
 
 class WeightedSum:
@@ -51,9 +55,20 @@ class WeightedSum:
         Raises:
             ValueError: nothing was added.
         """
+        return self._mean(np.empty(len(self._sum)))
+
+    def mean32(self) -> Float32:
+        """The same, rounded to float32 in the same pass.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        return self._mean(np.empty(len(self._sum), np.float32))
+
+    def _mean(self, out: NDArray[F]) -> NDArray[F]:
         if not self.weight:
             raise ValueError("no update was added")
-        return self.total() / self.weight
+        return np.divide(self.total(), self.weight, out=out, casting="same_kind")
 
     def _fold(self) -> None:
         if not self._waiting:
