@@ -159,25 +159,8 @@ inline float largest_of(wide v) {
     for (int64_t j = 0; j < 4; j++) most[j] = both[j] > both[j + 4] ? both[j] : both[j + 4];
     return std::fmax(std::fmax(most[0], most[2]), std::fmax(most[1], most[3]));
 }
-// exp_fast of each.
-inline wide exp_of(wide x) {
-    typedef int32_t wide_ints __attribute__((vector_size(64)));
-    const wide lowest = wide{} - 87.3f, highest = wide{} + 88.3f;
-    x = x < lowest ? lowest : x;
-    x = x > highest ? highest : x;
-    const wide shifted = x * 1.44269504088896341f + 12582912.0f;
-    const wide n = shifted - 12582912.0f;
-    const wide r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    wide p = wide{} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    wide_ints power = ((wide_ints)shifted - 0x4b400000 + 127) << 23;
-    return p * (wide)power;
-}
+typedef int32_t wide_ints __attribute__((vector_size(64)));
+inline wide exp_fast(wide x) { return exp_of<wide, wide_ints>(x); }
 
 // Scores of TILE rows become exp(scale * (score - the row's largest)) up to each one's query and 0 beyond, up to
 // `columns`, less than LANES of which no row sees; inverses are one over the sums of rows.
@@ -199,11 +182,11 @@ inline void softmax_tile(float *scores, int64_t stride, int64_t columns, int64_t
         const float largest = largest_of(most);
         wide sum = {};
         for (int64_t j = 0; j < last; j += LANES) {
-            const wide e = exp_of((load(row + j) - largest) * scale);
+            const wide e = exp_fast((load(row + j) - largest) * scale);
             store(row + j, e);
             sum += e;
         }
-        const wide e = seen ? exp_of((final_scores - largest) * scale) : wide{};
+        const wide e = seen ? exp_fast((final_scores - largest) * scale) : wide{};
         store(row + last, e);
         inverses[i] = is_finite(sum_of(check)) ? 1.0f / sum_of(sum + e) : not_a_number();
     }

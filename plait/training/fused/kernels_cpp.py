@@ -31,27 +31,32 @@ inline void put(bf16 *x, int64_t i, float value) {
     x[i].bits = static_cast<uint16_t>(bits >> 16);
 }
 
-// exp(x) to 2 ulp: 2^n * p(r), |r| <= ln(2)/2 (Cephes' polynomial). libm's does not vectorise. Beyond float's range it
-// saturates, for NaN too: callers see to it that NaN is not lost.
-inline float exp_fast(float x) {
-    x = std::fmin(std::fmax(x, -87.3f), 88.3f);
-    const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23 rounds to an integer
-    const float n = shifted - 12582912.0f;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
+// exp(x) to 2 ulp: 2^n * p(r), |r| <= ln(2)/2 (Cephes' polynomial), of a float or of a vector of them, with integers of
+// the same shape. libm's does not vectorise. Beyond float's range it saturates; callers see to it that NaN is not lost.
+template <typename V, typename I>
+inline V exp_of(V x) {
+    const V lowest = V{} - 87.3f, highest = V{} + 88.3f;
+    x = x < lowest ? lowest : x;
+    x = x > highest ? highest : x;
+    const V shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23 rounds to an integer
+    const V n = shifted - 12582912.0f;
+    const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    V p = V{} + 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    int32_t bits;
-    std::memcpy(&bits, &shifted, 4);
-    uint32_t power = static_cast<uint32_t>(bits - 0x4b400000 + 127) << 23;
-    float two_to_n;
-    std::memcpy(&two_to_n, &power, 4);
+    I bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4b400000 + 127) << 23;
+    V two_to_n;
+    std::memcpy(&two_to_n, &bits, sizeof bits);
     return p * two_to_n;
 }
+
+inline float exp_fast(float x) { return exp_of<float, int32_t>(x); }
 
 // Whether x is neither infinite nor NaN; by its bits, for the compiler may take all numbers for finite.
 inline bool is_finite(float x) {
