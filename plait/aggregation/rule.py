@@ -223,3 +223,13 @@ class Rule(Protocol):
     def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:
         """What a client of `client`'s ranks sends and receives in a round of `clients` such clients."""
         ...
+
+
+def turns(rule: Rule, *, one_rank: bool) -> bool:
+    """Whether a rule's factors are other ones in every round, not those before and a small step.
+
+    Args:
+        rule: of the run.
+        one_rank: whether all clients have one; what is cut anew for each of several turns all.
+    """
+    return not rule.continuous or (rule.handing is Handing.BEST and not one_rank)

@@ -35,14 +35,17 @@ def estimate(
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """
     settings = run_config(given, config)
-    from plait.aggregation import geometry_of
-    from plait.plan import blueprint_of
+    from plait.aggregation import geometry_of, turns
+    from plait.plan import blueprint_of, rule_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
+    from plait.rounds.broadcasts import TURNED_BITS
+    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
     blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
     bits = _bits_of(settings.wire)
+    turned = turns(rule_of(settings, ALL_RULES), one_rank=not settings.client_ranks)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -51,7 +54,7 @@ def estimate(
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
             bits_up=bits,
-            bits_down=bits,
+            bits_down=max(bits, TURNED_BITS) if turned else bits,
             overhead_bytes=0,
             evaluating_clients=settings.clients if evaluate else 0,
             bandwidth_up_bps=up_mbps and up_mbps * 1e6,

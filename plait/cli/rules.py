@@ -77,6 +77,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
         "mixed_ranks": rule.mixed_ranks,
         "higher_ranks": rule.higher_ranks,
         "moves_base": rule.moves_base,
+        "turns_factors": not rule.continuous,
         "needs_all": rule.needs_all,
         "least_clients": rule.least_clients,
         "personal_side": rule.personal and rule.personal.value,
@@ -116,6 +117,7 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
         rows,
         note="Up and down: parameters, and megabytes as float32, before any codec (see --wire); the mean where rounds "
         "differ. Exact: the product B A is the weighted mean over clients. Linear: works under secure aggregation. "
+        "Turns factors: they are other ones in every round, and broadcasts have at least 4 bits a parameter. "
         "Needs all: memory grows with the cohort.",
         text_columns=(0, 1),
     )
@@ -123,7 +125,11 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
 
 def _traits(entry: dict[str, object]) -> str:
     traits = [str(entry["exactness"])]
-    traits += [name.replace("_", " ") for name in ("linear", "mixed_ranks", "moves_base", "needs_all") if entry[name]]
+    traits += [
+        name.replace("_", " ")
+        for name in ("linear", "mixed_ranks", "moves_base", "turns_factors", "needs_all")
+        if entry[name]
+    ]
     if entry["personal_side"]:
         traits.append(f"{entry['personal_side']} personal")
     return ", ".join(traits)

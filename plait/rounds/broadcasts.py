@@ -22,7 +22,8 @@ from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 _BASE_BITS = 8.0
 # Factors that are decomposed anew lie as far from those before as those from nothing: the tenth of that step's energy
 # that one bit leaves out is a tenth of the adapter's, in every round again. Measured in simulations/LOG.md.
-_TURNED_BITS = 4.0
+TURNED_BITS = 4.0
+"""Bits per parameter that a broadcast of turned factors has at least."""
 
 
 def follow(
@@ -47,7 +48,7 @@ def follow(
     Returns:
         (the state, what the step of the master's own rank cost).
     """
-    codec = codec_for(_at_least(_TURNED_BITS, wire) if before is None else wire)
+    codec = codec_for(_at_least(TURNED_BITS, wire) if before is None else wire)
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):

@@ -22,6 +22,7 @@ from plait.aggregation import (
     RoundContext,
     Rule,
     ServerOptimizer,
+    turns,
 )
 from plait.errors import MachineError, PeerError
 from plait.rounds.broadcasts import follow, move_base
@@ -107,7 +108,7 @@ class Folding:
     @property
     def turns(self) -> bool:
         """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
-        return not self._rule.continuous or self._ranks.turn
+        return turns(self._rule, one_rank=len(self._ranks.adapters) == 1)
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""

@@ -71,10 +71,5 @@ class Ranks:
         )
 
     @property
-    def turn(self) -> bool:
-        """Whether factors are other ones in every round, since each rank is cut anew from a product of them all."""
-        return self.handing is Handing.BEST and len(self.adapters) > 1
-
-    @property
     def _of_clients(self) -> range:
         return range(0 if self.clients_have_masters or len(self.adapters) == 1 else 1, len(self.adapters))

@@ -63,6 +63,16 @@ def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
     assert sent / 2**30 == pytest.approx(40.7, rel=0.005)  # published as 40.7 GB, counted in units of 2**30 bytes
 
 
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [((), 1), (("--rule", "raflora"), 4), (("--rule", "product_mean", "--client-ranks", "4,8"), 4)],
+    ids=["kept", "ordered", "several ranks"],
+)
+def test_estimate_counts_four_bits_down_where_factors_turn(plait, options: tuple[str, ...], times: int) -> None:
+    estimate = json.loads(plait("estimate", "--base", "tiny", "--no-evaluate", *options, "--json").out)
+    assert estimate["downlink_bytes"] == pytest.approx(times * estimate["uplink_bytes"], rel=1e-6)
+
+
 @pytest.mark.slow
 def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
     options = (

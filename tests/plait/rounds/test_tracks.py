@@ -35,9 +35,3 @@ def test_a_lower_rank_is_handed_the_best_product_where_the_rule_says_so(mixed):
     np.testing.assert_allclose(
         narrow.scale * narrow.b_of(flat) @ narrow.a_of(flat), s[0] * np.outer(u[:, 0], vt[0]), atol=1e-5
     )
-
-
-def test_factors_turn_where_ranks_are_cut_from_one_product(mixed, federate):
-    assert not mixed.turn
-    assert replace(mixed, handing=Handing.BEST).turn
-    assert not replace(federate().ranks, handing=Handing.BEST).turn
