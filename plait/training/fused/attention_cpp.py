@@ -233,15 +233,15 @@ void attend(const T *q, const T *k, const T *v, T *out, const Angles &angles, co
         for (int64_t number = 0; number < shape.tasks(); number++) {
             const Task task(shape, number);
             const int64_t first = task.first, length = task.length;
-            key.take(k + first * kv_stride + task.key * width, kv_stride, task.length, angles);
+            key.take(k + first * kv_stride + task.key * width, kv_stride, length, angles);
             key.pack_across();
-            value.take(v + first * kv_stride + task.key * width, kv_stride, task.length, still);
+            value.take(v + first * kv_stride + task.key * width, kv_stride, length, still);
             value.pack_by_row();
             const int64_t rows = key.rows;
             scores.resize(static_cast<size_t>(TILE * rows));
             chances.resize(static_cast<size_t>(TILE * rows));
             for (int64_t h = task.query; h < task.queries_end; h++) {
-                query.take(q + first * q_stride + h * width, q_stride, task.length, angles);
+                query.take(q + first * q_stride + h * width, q_stride, length, angles);
                 query.pack_by_width();
                 for (int64_t i = 0; i < length; i += TILE) {
                     const int64_t columns = whole(least(i + TILE, length), LANES);
@@ -281,10 +281,10 @@ void attend_gradient(const T *q, const T *k, const T *v, const T *grad, T *grad_
         for (int64_t number = 0; number < shape.tasks(); number++) {
             const Task task(shape, number);
             const int64_t first = task.first, length = task.length;
-            key.take(k + first * kv_stride + task.key * width, kv_stride, task.length, angles);
+            key.take(k + first * kv_stride + task.key * width, kv_stride, length, angles);
             key.pack_across();
             key.pack_by_row();
-            value.take(v + first * kv_stride + task.key * width, kv_stride, task.length, still);
+            value.take(v + first * kv_stride + task.key * width, kv_stride, length, still);
             value.pack_across();
             const int64_t rows = key.rows;
             in_keys.assign(static_cast<size_t>(rows * width), 0);
@@ -295,10 +295,10 @@ void attend_gradient(const T *q, const T *k, const T *v, const T *grad, T *grad_
             held_chances.resize(static_cast<size_t>(BLOCK / per * rows));
             held_grads.resize(static_cast<size_t>(BLOCK / per * rows));
             for (int64_t h = task.query; h < task.queries_end; h++) {
-                query.take(q + first * q_stride + h * width, q_stride, task.length, angles);
+                query.take(q + first * q_stride + h * width, q_stride, length, angles);
                 query.pack_by_width();
                 query.pack_by_row();
-                given.take(grad + first * q_stride + h * width, q_stride, task.length, still);
+                given.take(grad + first * q_stride + h * width, q_stride, length, still);
                 given.pack_by_width();
                 given.pack_by_row();
                 for (int64_t start = 0; start < length; start += BLOCK) {
