@@ -16,6 +16,7 @@ from plait.aggregation import (
     check_rule,
     geometry_of,
     optimizer_for,
+    turns,
 )
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
@@ -48,7 +49,7 @@ def _moments(config: RunConfig) -> str:
         return config.moments
     rule = RULES.get(config.rule)
     # Flower's own strategies step in the factors as they are.
-    goes_on = rule is None or rule.continuous
+    goes_on = rule is None or not factors_turn(config, rule)
     all_meet = config.cohort_size == config.clients and not config.over_selection
     return "carry" if goes_on and all_meet and not (config.trainer or config.scaffold) else "fresh"
 
@@ -132,10 +133,11 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
             f"rule is '{config.rule}', expected one of {', '.join(rules)}{did_you_mean(config.rule, rules)}"
         )
     for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
-        if is_set and not rule.continuous:
+        if is_set and factors_turn(config, rule):
+            to_whom = "" if turns(rule, one_rank=True) else " to clients of several ranks"
             raise ConfigError(
-                f"{setting} but rule '{rule.name}' gives other factors in every round, so nothing of the round "
-                "before can be carried over"
+                f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
+                "round before can be carried over"
             )
     if config.scaffold and rule.trained(1) != rule.trained(2):
         raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
@@ -145,6 +147,15 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
             "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"
         )
     return rule
+
+
+def factors_turn(config: RunConfig, rule: Rule) -> bool:
+    """Whether factors are other ones in every round of this run."""
+    return turns(rule, one_rank=_one_rank(config))
+
+
+def _one_rank(config: RunConfig) -> bool:
+    return set(config.ranks) == {config.rank}
 
 
 def optimizer_of(config: RunConfig, rule: Rule) -> ServerOptimizer:
@@ -157,7 +168,7 @@ def optimizer_of(config: RunConfig, rule: Rule) -> ServerOptimizer:
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )
-    check_composition(rule, optimizer)
+    check_composition(rule, optimizer, one_rank=_one_rank(config))
     return optimizer
 
 

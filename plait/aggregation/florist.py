@@ -4,7 +4,7 @@ Ramesh and Dass, "FLoRIST: Singular Value Thresholding for Efficient and Accurat
 Language Models", arXiv 2506.09199: decompose the two stacks apart, then the small matrix between them, and keep the
 fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global adapter
 follows from tau; here the layout is fixed, so it is also at most the server's rank, and the product is handed out in
-the factors nearest to the mean of the clients', as with FlexLoRA.
+the factors nearest to the mean of the clients' A, as with FlexLoRA.
 """
 
 from __future__ import annotations

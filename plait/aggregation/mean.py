@@ -11,7 +11,7 @@ from plait.adapters import AdapterState
 from plait.aggregation.contribution import ONE_RANK, Contribution
 from plait.aggregation.geometry import Side
 from plait.aggregation.rule import Outcome, RoundContext
-from plait.aggregation.weighted_sum import F, WeightedSum
+from plait.aggregation.weighted_sum import Floating, WeightedSum
 
 
 class Mean:
@@ -42,7 +42,7 @@ class Mean:
         """The mean as a step."""
         return Outcome(AdapterState(self._context.geometry.layout, self._without_kept(self._sum.mean32())))
 
-    def _without_kept(self, mean: NDArray[F]) -> NDArray[F]:
+    def _without_kept(self, mean: NDArray[Floating]) -> NDArray[Floating]:
         for side in self._kept:
             for pair in self._context.geometry.pairs:
                 slot = pair.slot(side)

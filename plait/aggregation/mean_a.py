@@ -1,8 +1,8 @@
 """The mean of the clients' trained A, which new factors stay close to.
 
-Rules that decompose a product anew choose its factors by it (`projection.kept`). The A that was handed out would do for
-small steps only: what the clients moved their A by would be missing from the new one and be made up for in B, and at
-high learning rates the two drift apart in size until training breaks.
+Rules that decompose a product anew choose its factors by it (`projection.factored`). The A that was handed out would do
+for small steps only: what the clients moved their A by would be missing from the new one and be made up for in B, and
+at high learning rates the two drift apart in size until training breaks.
 """
 
 from __future__ import annotations
@@ -35,4 +35,4 @@ class MeanA:
     def of(self, pair: Pair) -> Float64:
         """The mean of one module, (rank, d_in); the master's where no client has its rank."""
         a = pair.a_of(self._context.master.flat).astype(np.float64)
-        return a + pair.a_of(self._deltas.mean()) if self._deltas.weight else a
+        return a + pair.a_of(self._deltas.total()) / self._deltas.weight if self._deltas.weight else a

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32
-from plait.aggregation.rule import Outcome, RoundContext, Rule
+from plait.aggregation.rule import Outcome, RoundContext, Rule, turns
 from plait.errors import ConfigError
 
 OptimizerMemory = Mapping[str, NDArray[np.generic]]
@@ -34,7 +34,7 @@ class ServerOptimizer(Protocol):
 
     Attributes:
         name: what the user gives to ``--server-optimizer``.
-        turns: whether it makes sense where a rule turns the factors from round to round (see `Rule.continuous`).
+        turns: whether it makes sense where a rule turns the factors from round to round (see `rule.turns`).
     """
 
     @property
@@ -60,13 +60,18 @@ class ServerOptimizer(Protocol):
         ...
 
 
-def check_composition(rule: Rule, optimizer: ServerOptimizer) -> None:
+def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool = True) -> None:
     """Refuse an optimizer that means nothing after a rule.
+
+    Args:
+        rule: of the run.
+        optimizer: asked for.
+        one_rank: whether all clients have one.
 
     Raises:
         ConfigError: with the reason.
     """
-    if optimizer.name == Plain.name or rule.continuous:
+    if optimizer.name == Plain.name or not turns(rule, one_rank=one_rank):
         return
     if rule.moves_base:
         raise ConfigError(

@@ -21,7 +21,7 @@ from plait.adapters import Float32
 _BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
 
-F = TypeVar("F", np.float32, np.float64)
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 
 class WeightedSum:
@@ -65,7 +65,7 @@ class WeightedSum:
         """
         return self._mean(np.empty(len(self._sum), np.float32))
 
-    def _mean(self, out: NDArray[F]) -> NDArray[F]:
+    def _mean(self, out: NDArray[Floating]) -> NDArray[Floating]:
         if not self.weight:
             raise ValueError("no update was added")
         return np.divide(self.total(), self.weight, out=out, casting="same_kind")

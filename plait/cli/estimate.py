@@ -35,8 +35,8 @@ def estimate(
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """
     settings = run_config(given, config)
-    from plait.aggregation import geometry_of, turns
-    from plait.plan import blueprint_of, rule_of
+    from plait.aggregation import geometry_of
+    from plait.plan import blueprint_of, factors_turn, rule_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
     from plait.simulation.flower_rules import ALL_RULES
@@ -45,7 +45,7 @@ def estimate(
     quiet_libraries()
     blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
     bits = _bits_of(settings.wire)
-    turned = turns(rule_of(settings, ALL_RULES), one_rank=not settings.client_ranks)
+    turned = factors_turn(settings, rule_of(settings, ALL_RULES))
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,

@@ -306,14 +306,11 @@ class Coordinator:
         )
 
     def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
-        settings = self._plan.settings
         settings = replace(
-            settings,
+            self._plan.settings,
             round=number,
             personal=self._rule.personal or "",
             without_feedback=self._folding.turns,
-            carry_moments=settings.carry_moments and not self._folding.turns,
-            scaffold=settings.scaffold and not self._folding.turns,
         )
         if purpose is Purpose.EVALUATE:
             return EvaluateTask(settings, broadcast, base)

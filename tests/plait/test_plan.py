@@ -32,6 +32,10 @@ def test_a_method_that_is_not_there_is_refused_before_anything_else() -> None:
         ({"rule": "median"}, "carry"),
         ({"rule": "krum"}, "carry"),
         ({"rule": "flora"}, "fresh"),  # other factors in every round
+        ({"rule": "product_mean"}, "carry"),
+        ({"rule": "product_mean", "client-ranks": "8,8"}, "carry"),
+        ({"rule": "product_mean", "client-ranks": "2,8"}, "fresh"),  # each rank is cut anew in every round
+        ({"rule": "hetlora", "client-ranks": "2,8"}, "carry"),
         ({"clients": 9, "clients-per-round": 3}, "fresh"),  # of rounds long ago
         ({"over-selection": 0.5}, "fresh"),
         ({"scaffold": True}, "fresh"),
@@ -44,6 +48,16 @@ def test_moments_are_carried_where_they_are_of_the_round_before(given: dict[str,
     config = config_from_table(given)
     assert settled(config).moments == moments
     assert settings_of(config).carry_moments == (moments == "carry")
+
+
+@pytest.mark.parametrize("given", [{"moments": "carry"}, {"scaffold": True}], ids=["moments", "scaffold"])
+def test_nothing_is_carried_over_to_factors_that_turn(given: dict[str, object]) -> None:
+    assert rule_of(config_from_table({"rule": "product_mean", **given}), ALL_RULES).name == "product_mean"
+    several = config_from_table({"rule": "product_mean", "client-ranks": "2,8", **given})
+    with pytest.raises(ConfigError, match="gives other factors to clients of several ranks in every round"):
+        rule_of(several, ALL_RULES)
+    with pytest.raises(ConfigError, match="gives other factors in every round"):
+        rule_of(config_from_table({"rule": "raflora", **given}), ALL_RULES)
 
 
 @pytest.mark.parametrize("rule", ["flora", "fedsa", "median", "krum", "product_mean"])

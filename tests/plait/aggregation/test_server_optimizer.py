@@ -86,6 +86,12 @@ def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer
             check_composition(rule, optimizer)
 
 
+def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
+    with pytest.raises(ConfigError, match="this rule turns the factors"):
+        check_composition(ProductMean(), Sgd(momentum=0.9), one_rank=False)
+    check_composition(ProductMean(), ProductSpace(), one_rank=False)
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Sgd().momentum = 0.5
