@@ -26,6 +26,7 @@ from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.methods import AdapterRequest, check_method_and_rule, method_of
+from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 # How often FedAvg's step is taken: the mean of clients that pull apart is shorter than what each would go. It was ahead
@@ -38,8 +39,9 @@ def settled(config: RunConfig) -> RunConfig:
     """The settings with what was left to method, rule and cohort filled in.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method or wire.
     """
+    codec_for(config.wire)
     rate = config.learning_rate or method_of(config.method).learning_rate
     return config.model_copy(update={"learning_rate": rate, "moments": _moments(config), **_server_step(config)})
 

@@ -28,7 +28,6 @@ from plait.stacking import beginning_of
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint
 from plait.training.device import choose_compute, use_threads
-from plait.wire.codecs import codec_for
 from server.publisher import Publisher
 
 
@@ -50,7 +49,6 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     config = settled(config)
     rule = rule_of(config, ALL_RULES)
     optimizer = optimizer_of(config, rule)
-    codec_for(config.wire)  # a wire that there is not is refused before a base is fetched
     base = locate_base(config.base, revision=config.revision)
     blueprint = blueprint_of(config, base.directory)
     ranks = ranks_of(config, base.directory, rule)

@@ -20,6 +20,11 @@ def test_a_learning_rate_that_is_given_stands() -> None:
     assert settings_of(config).learning_rate == 1e-5
 
 
+def test_a_wire_that_is_not_there_is_refused_before_anything_else() -> None:
+    with pytest.raises(ConfigError, match="wire is '1bit'"):
+        settled(config_from_table({"wire": "1bit"}))
+
+
 def test_a_method_that_is_not_there_is_refused_before_anything_else() -> None:
     with pytest.raises(ConfigError, match=r"method is 'lorra', expected one of .*did you mean 'lora'"):
         settled(config_from_table({"method": "lorra"}))
