@@ -42,7 +42,7 @@ def settled(config: RunConfig) -> RunConfig:
         ConfigError: there is no such method or wire.
     """
     codec_for(config.wire)
-    rate = config.learning_rate or method_of(config.method).learning_rate
+    rate = config.learning_rate or method_of(config.method).learning_rate_at(config.rank)
     return config.model_copy(update={"learning_rate": rate, "moments": _moments(config), **_server_step(config)})
 
 

@@ -102,6 +102,10 @@ class Option(StrEnum):
 _LORA = frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS})
 
 
+# The rank at which simulations/methods chose learning rates.
+_CHOSEN_AT_RANK = 8
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to adapt a base.
@@ -116,7 +120,7 @@ class Method:
         subject: what it trains, in the words of the rules.
         options: the settings that it has.
         quantised: whether the base is held in four bits.
-        learning_rate: AdamW's where the user names none (chosen in simulations/methods).
+        learning_rate: AdamW's where the user names none, up to rank 8 (chosen in simulations/methods).
     """
 
     name: str
@@ -129,6 +133,11 @@ class Method:
     options: frozenset[Option] = frozenset({Option.TARGETS})
     quantised: bool = False
     learning_rate: float = 1e-3
+
+    def learning_rate_at(self, rank: int) -> float:
+        """AdamW's where the user names none; a square matrix moves its product the further the more rows it has."""
+        falls = self.subject is Subject.SQUARES and rank > _CHOSEN_AT_RANK
+        return self.learning_rate * _CHOSEN_AT_RANK / rank if falls else self.learning_rate
 
 
 def _alpha(request: AdapterRequest) -> int:

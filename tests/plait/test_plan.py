@@ -14,6 +14,13 @@ def test_a_method_has_its_own_learning_rate_where_none_is_given(method: str) -> 
     assert settled(config).learning_rate == settings_of(config).learning_rate == METHODS[method].learning_rate > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "rank", "rate"), [("lora_xs", 4, 1e-2), ("lora_xs", 32, 2.5e-3), ("lora", 32, 3e-3), ("vera", 32, 3e-2)]
+)
+def test_a_square_matrix_learns_the_slower_the_more_rows_it_has(method: str, rank: int, rate: float) -> None:
+    assert settled(config_from_table({"method": method, "rank": rank})).learning_rate == rate
+
+
 def test_a_learning_rate_that_is_given_stands() -> None:
     config = config_from_table({"method": "vera", "learning-rate": 1e-5})
     assert settled(config).learning_rate == 1e-5
