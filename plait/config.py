@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from plait.errors import ConfigError, did_you_mean
 
@@ -46,6 +46,14 @@ ALIASES: Mapping[str, str] = {
 _MOST = 2**32 - 1  # what a task can carry
 # A part of a name; as anything more PEFT would take it for a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+
+def _number(value: object) -> object:
+    """The command line gives a setting that need not be a number as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class RunConfig(BaseModel, frozen=True):
@@ -175,14 +183,13 @@ class RunConfig(BaseModel, frozen=True):
         ),
     ] = "auto"
     own_share: Annotated[
-        float,
+        Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)] | Literal["auto"],
         Field(
-            ge=0,
-            lt=1,
-            description="part of its own adapter that a client goes on from, the rest being the shared one; above 0 "
-            "each ends with an adapter of its own, which the losses are then of (0.7 is a good start)",
+            description="each client ends with an adapter of its own beside the shared one: how far it goes towards "
+            "where the client's own steps lead; 0 for none; auto is 0.4 where the rule adds up what clients moved and "
+            "every client takes part in every round, else 0"
         ),
-    ] = 0.0
+    ] = "auto"
     scaffold: Annotated[
         bool, Field(description="SCAFFOLD: correct each local step for how the client drifted from the others")
     ] = False
@@ -249,7 +256,7 @@ class RunConfig(BaseModel, frozen=True):
             )
         if self.trainer and (self.proximal or self.scaffold or self.moments == "carry"):
             raise ValueError("trainer is given, expected proximal, scaffold and moments to be left to it")
-        if self.scaffold and self.own_share:
+        if self.scaffold and self.given_own_share:
             raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
         if self.side_by_side > 1 and self.over_selection:
             raise ValueError(
@@ -309,6 +316,11 @@ class RunConfig(BaseModel, frozen=True):
         return tuple(part.strip() for part in self.labels.split(",") if part.strip())
 
     @property
+    def given_own_share(self) -> float:
+        """`own_share` where it is a number; 0 where it is left to rule and cohort."""
+        return 0.0 if self.own_share == "auto" else self.own_share
+
+    @property
     def cohort_size(self) -> int:
         """Clients that train in one round."""
         return self.clients_per_round or self.clients
@@ -363,7 +375,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         return RunConfig.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = str(first["loc"][0]) if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         if not key:

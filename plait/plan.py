@@ -33,6 +33,8 @@ from plait.wire.settings import Settings
 # of once on three seeds of SmolLM2 and, up to twenty rounds, on one of the tiny base (simulations/rules).
 _FEDAVG_STEP = 1.5
 _FEW_CLIENTS = 3
+# How far a client's own adapter goes towards where its own steps lead (simulations/rules).
+_OWN_SHARE = 0.4
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -43,7 +45,8 @@ def settled(config: RunConfig) -> RunConfig:
     """
     codec_for(config.wire)
     rate = config.learning_rate or method_of(config.method).learning_rate_at(config.rank)
-    return config.model_copy(update={"learning_rate": rate, "moments": _moments(config), **_server_step(config)})
+    left = {"learning_rate": rate, "moments": _moments(config), "own_share": _own_share(config)}
+    return config.model_copy(update={**left, **_server_step(config)})
 
 
 def _moments(config: RunConfig) -> str:
@@ -52,8 +55,25 @@ def _moments(config: RunConfig) -> str:
     rule = RULES.get(config.rule)
     # Flower's own strategies step in the factors as they are.
     goes_on = rule is None or not factors_turn(config, rule)
-    all_meet = config.cohort_size == config.clients and not config.over_selection
-    return "carry" if goes_on and all_meet and not (config.trainer or config.scaffold) else "fresh"
+    return "carry" if goes_on and _all_meet(config) and not (config.trainer or config.scaffold) else "fresh"
+
+
+def _own_share(config: RunConfig) -> float:
+    if config.own_share != "auto":
+        return config.own_share
+    rule = RULES.get(config.rule)
+    goes = rule is not None and _can_have_own(rule) and _all_meet(config) and not config.scaffold
+    return _OWN_SHARE if goes else 0.0
+
+
+def _can_have_own(rule: Rule) -> bool:
+    """Whether clients can have adapters of their own beside the shared one: it is the sum of what they moved."""
+    return rule.linear and rule.continuous and rule.personal is None
+
+
+def _all_meet(config: RunConfig) -> bool:
+    """Whether every client takes part in every round."""
+    return config.cohort_size == config.clients and not config.over_selection
 
 
 def _server_step(config: RunConfig) -> dict[str, object]:
@@ -61,8 +81,7 @@ def _server_step(config: RunConfig) -> dict[str, object]:
         return {}
     if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
         return {"server_optimizer": "sgd"}
-    is_plain = config.rule == "fedavg" and not (config.scaffold or config.own_share)
-    if is_plain and config.cohort_size >= _FEW_CLIENTS:
+    if config.rule == "fedavg" and not config.scaffold and config.cohort_size >= _FEW_CLIENTS:
         return {"server_optimizer": "sgd", "server_learning_rate": _FEDAVG_STEP}
     return {"server_optimizer": "none"}
 
@@ -89,7 +108,7 @@ def settings_of(config: RunConfig) -> Settings:
         wire=config.wire,
         proximal=config.proximal,
         carry_moments=config.moments == "carry",
-        own_share=config.own_share,
+        own_share=config.given_own_share,
         scaffold=config.scaffold,
     )
 
@@ -143,7 +162,7 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
             )
     if config.scaffold and rule.trained(1) != rule.trained(2):
         raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
-    if config.own_share and not (rule.linear and rule.continuous and rule.personal is None):
+    if config.given_own_share and not _can_have_own(rule):
         raise ConfigError(
             f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
             "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"

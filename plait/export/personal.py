@@ -18,7 +18,7 @@ from plait.export.source import Source, open_source
 from plait.files import read_if_there
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import base_from_bytes
-from plait.rounds.own_adapter import own_start, read_own_adapter
+from plait.rounds.own_adapter import own_adapter, read_own_adapter
 from plait.rounds.past import Past
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
@@ -42,7 +42,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     rule = RULES.get(settings.rule)
     side = rule.personal if rule else None
-    if side is None and not settings.own_share:
+    if side is None and not settings.given_own_share:
         having = ", ".join(name for name, other in RULES.items() if other.personal)
         raise ConfigError(
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
@@ -64,7 +64,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         )
     source = open_source(run, base=base, progress=progress)
     state = (
-        _mixed(source, _newest(own), settings.own_share)
+        _mixed(source, _newest(own), settings.given_own_share)
         if side is None
         else with_own_side(source.spec, source.state, _newest(own), side)
     )
@@ -77,7 +77,7 @@ def _mixed(source: Source, own: bytes, share: float) -> AdapterState:
             f"adapter '{source.name}' is published in another form than clients train it in, expected the same for "
             "--client; nearest: leave out --client"
         )
-    return own_start(source.state, own, share)
+    return own_adapter(source.state, own, share)
 
 
 def is_node_state(path: Path) -> bool:
@@ -119,7 +119,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     if own is not None:
         values = _newest(own)
         if found := read_own_adapter(values, spec.layout.size):
-            state = own_start(state, values, found[0])
+            state = own_adapter(state, values, found[0])
         sides = [side for side in (Side.B, Side.A) if geometry.side_size(side) * 4 == len(values)]
         if sides:
             state = with_own_side(spec, state, values, sides[0])

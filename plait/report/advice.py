@@ -20,6 +20,12 @@ _OUTLIER = 3.0
 # Rules that average B and A apart, so that their error is the covariance of the clients' factors.
 _APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
 
+_AHEAD_OF_ONE = (
+    "one adapter for all follows no client as far as its own does. More rounds may catch up; with --own-share 0.4 each "
+    "client ends with an adapter of its own."
+)
+_AHEAD_OF_OWN = "clients have too little in common for so few rounds. More of them, or a greater --own-share, may help."
+
 
 def advice(view: RunView) -> tuple[str, ...]:
     """Sentences on the run's rule, rank, clients and step; none where nothing stands out."""
@@ -56,11 +62,12 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not found:
         return
     agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
-    if agreement < 1.25 * right_angles and not view.is_personal:
+    final = view.final_evaluation
+    if agreement < 1.25 * right_angles and not view.is_personal and not (final and final.own):
         yield (
             f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
-            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; --own-share 0.7 "
-            "lets each go on from an adapter of its own."
+            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; with "
+            "--own-share 0.4 each ends with an adapter of its own beside the shared one."
         )
 
 
@@ -81,13 +88,20 @@ def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
 
 def _on_step(view: RunView) -> Iterator[str]:
     final = view.final_evaluation
+    if final is None or view.is_personal:
+        return
+    if final.own and final.own.mean.loss > final.mean.loss:
+        yield (
+            f"The clients' own adapters reach {loss_text(final.own.mean.loss)} where the one for all reaches "
+            f"{loss_text(final.mean.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
+        )
+    reached = min(final.own.mean.loss if final.own else math.inf, final.mean.loss)
     for reference in view.references:
-        if final is None or view.is_personal or reference.kind != "local" or final.mean.loss <= reference.final.loss:
+        if reference.kind != "local" or reached <= reference.final.loss:
             continue
         elsewhere = reference.everywhere
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
             f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
-            f"{loss_text(final.mean.loss)}{for_all}: one adapter for all follows no client as far as its own does. "
-            "More rounds may catch up; with --own-share 0.7 each client goes on from an adapter of its own."
+            f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if final.own else _AHEAD_OF_ONE}"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from plait.adapters import Json
-from plait.report.run_view import RunView
+from plait.report.run_view import Evaluation, RunView
 from plait.report.table import Table
 from plait.report.wording import change_text, clean, count_text, loss_text
 
@@ -77,13 +77,15 @@ def fairness(losses: Mapping[str, float], before: Mapping[str, float]) -> Fairne
 def fairness_of(view: RunView) -> Fairness | None:
     """Of the newest adapter that was evaluated."""
     final = view.final_evaluation
-    return fairness({name: score.loss for name, score in final.by_client.items()}, _before(view)) if final else None
+    return fairness(_losses(final), _before(view)) if final else None
 
 
 def fairness_table(view: RunView) -> Table:
     """The run beside its start and its baselines; nothing for a single client."""
     before = _before(view)
     rows = {"before round 1": fairness(before, {}), "federated": fairness_of(view)}
+    if view.final_evaluation and view.final_evaluation.own:
+        rows["own"] = fairness(_losses(view.final_evaluation.own), before)
     rows |= {reference.kind: fairness(reference.loss_by_client, before) for reference in view.references}
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(
@@ -110,5 +112,8 @@ def _row(name: str, found: Fairness) -> tuple[str, ...]:
 
 
 def _before(view: RunView) -> dict[str, float]:
-    base = view.base_evaluation
-    return {name: score.loss for name, score in base.by_client.items()} if base else {}
+    return _losses(view.base_evaluation) if view.base_evaluation else {}
+
+
+def _losses(evaluation: Evaluation) -> dict[str, float]:
+    return {name: score.loss for name, score in evaluation.by_client.items()}

@@ -8,6 +8,7 @@ report reads a newer ledger.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from plait.adapters import Json, Task
@@ -141,15 +142,17 @@ def _evaluations(events: Sequence[Mapping[str, Json]]) -> tuple[Evaluation, ...]
         sent_bytes += _sent(event).total_bytes
         if event.fields.get("event") != "evaluated":
             continue
-        by_client = event.record("by_client")
-        evaluation = Evaluation(
-            round=event.count("round"),
-            mean=_score(event),
-            by_client={name: _score(by_client.record(name)) for name in by_client.fields},
-            sent_bytes=sent_bytes,
-        )
+        evaluation, own = _evaluation(event, event.count("round"), sent_bytes), event.record("own")
+        if own.fields:
+            evaluation = replace(evaluation, own=_evaluation(own, evaluation.round, sent_bytes))
         evaluations[evaluation.round] = evaluation
     return tuple(evaluations[number] for number in sorted(evaluations))
+
+
+def _evaluation(record: Record, number: int, sent_bytes: int) -> Evaluation:
+    by_client = record.record("by_client")
+    scores = {name: _score(by_client.record(name)) for name in by_client.fields}
+    return Evaluation(number, _score(record), scores, sent_bytes)
 
 
 def _score(record: Record) -> Score:

@@ -24,6 +24,7 @@ from plait.report.tables import (
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
+    own_text,
     refusals_table,
     savings_table,
 )
@@ -117,6 +118,7 @@ def headline(view: RunView) -> str:
         if base.mean.accuracy is not None and final.mean.accuracy is not None:
             learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {percent_text(final.mean.accuracy)}"
     taught = f"{who} taught {clean(view.base.name)} in {plural(final.round, 'round')}: {learned}."
+    taught = " ".join(filter(None, (taught, own_text(view))))
     full_model = full_model_fp32(view.full_model_bytes)
     ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
     if ratio is None:
@@ -181,11 +183,13 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     base, final = view.base_evaluation, view.final_evaluation
     before, after = base.mean if base else None, final.mean if final else None
     change = change_text(after.loss, before.loss) if before and after else NOTHING
-    loss = ("held-out loss", loss_text(after.loss if after else None), f"{change} against the base")
-    if not view.is_classification:
-        return (loss,)
-    accuracy = percent_text(after.accuracy if after else None)
-    return loss, ("accuracy", accuracy, f"base: {percent_text(before.accuracy if before else None)}")
+    figures = [("held-out loss", loss_text(after.loss if after else None), f"{change} against the base")]
+    if view.is_classification:
+        accuracy = percent_text(after.accuracy if after else None)
+        figures.append(("accuracy", accuracy, f"base: {percent_text(before.accuracy if before else None)}"))
+    if final and final.own:
+        figures.append(("own adapters", loss_text(final.own.mean.loss), "each client's, on its own data"))
+    return tuple(figures)
 
 
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:

@@ -87,6 +87,11 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
     )
     if view.final_evaluation:
         labels.append(EndLabel(mean[-1][1], f"federated {loss_text(mean[-1][1])}", theme.accent, strong=True))
+        if own := view.final_evaluation.own:
+            axes.plot(
+                [own.round], [own.mean.loss], color=theme.accent, marker="D", markersize=6, zorder=6, clip_on=False
+            )
+            labels.append(EndLabel(own.mean.loss, f"each its own {loss_text(own.mean.loss)}", theme.accent))
 
     axes.set_xlim(-0.02 * max(1, mean[-1][0]), max(1, mean[-1][0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))

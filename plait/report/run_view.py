@@ -97,12 +97,14 @@ class Evaluation:
         mean: over all held-out data.
         by_client: on each client's own.
         sent_bytes: everything sent up to here, both directions.
+        own: the same of each client's own adapter; None where clients have none, or not yet.
     """
 
     round: int
     mean: Score
     by_client: Mapping[str, Score]
     sent_bytes: int
+    own: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,8 @@ class RunView:
 
     @property
     def is_personal(self) -> bool:
-        """Whether every client has an adapter of its own, which the losses are of."""
-        return bool(self.config.get("own-share")) or self.config.get("rule") == "fedsa"
+        """Whether clients keep a side of every pair to themselves, so that all losses are of adapters of their own."""
+        return self.config.get("rule") == "fedsa"
 
     @property
     def is_classification(self) -> bool:

@@ -16,14 +16,18 @@ def summarise(view: RunView) -> dict[str, Json]:
     All bytes are those really sent, describing and evaluating included, and so are the bytes per client-round: totals
     over the number of accepted updates. Both savings compare with one message each way per accepted update.
     ``fairness`` counts every client once (see `Fairness`).
+    What begins with ``own`` is of each client's own adapter on its own held-out data, where clients have one.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
     """
     base, final = view.base_evaluation, view.final_evaluation
+    own = final.own if final else None
     summary: dict[str, Json] = {
         "base_held_out_loss": base.mean.loss if base else None,
         "final_held_out_loss": final.mean.loss if final else None,
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
         "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
+        "own_held_out_loss": own.mean.loss if own else None,
+        "own_held_out_loss_by_client": _by_client(own, lambda score: score.loss),
         "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
         "reference_loss_everywhere": {reference.kind: reference.everywhere for reference in view.references},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
@@ -48,11 +52,14 @@ def summarise(view: RunView) -> dict[str, Json]:
 
 def _accuracies(view: RunView) -> dict[str, Json]:
     base, final = view.base_evaluation, view.final_evaluation
+    own = final.own if final else None
     return {
         "base_held_out_accuracy": base.mean.accuracy if base else None,
         "final_held_out_accuracy": final.mean.accuracy if final else None,
         "held_out_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
         "held_out_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
+        "own_held_out_accuracy": own.mean.accuracy if own else None,
+        "own_held_out_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
         "reference_held_out_accuracy": {reference.kind: reference.final.accuracy for reference in view.references},
     }
 

@@ -27,7 +27,8 @@ from plait.report.wording import (
 )
 
 _MOST_ROUNDS = 60
-_OWN = "Each is of the client's own adapter; the one that is published is what all share."
+_ALL_ARE_OWN = "Each is of the client's own adapter; the one that is published is what all share."
+_OWN = "own: each client's own adapter (plait export RUN DIR --client NAME)."
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
 
@@ -75,13 +76,26 @@ def loss_by_round_table(view: RunView) -> Table:
             *(reference.kind for reference in references),
         ),
         rows=rows,
-        note=_left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"),
+        note=" ".join((_left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"), own_text(view))).strip(),
     )
+
+
+def own_text(view: RunView) -> str:
+    """What clients' own adapters reach, as a sentence; nothing where there are none."""
+    final = view.final_evaluation
+    if final is None or final.own is None:
+        return ""
+    reached = f"Each client's own adapter reaches {loss_text(final.own.mean.loss)} on its own data"
+    if final.own.mean.accuracy is not None:
+        reached += f" (accuracy {percent_text(final.own.mean.accuracy)})"
+    alone = next((reference for reference in view.references if reference.kind == "local"), None)
+    return f"{reached}, one trained alone {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
 
 def loss_by_client_table(view: RunView) -> Table:
     """Each client's own held-out loss, base against newest adapter, beside the references; by name."""
     base, final = view.base_evaluation, view.final_evaluation
+    own = final.own if final else None
     references = [reference for reference in view.references if reference.loss_by_client]
     described = {client.name: client for client in view.clients}
     names = sorted(view.client_names)
@@ -99,6 +113,7 @@ def loss_by_client_table(view: RunView) -> Table:
             loss_text(after.loss if after else None),
             change_text(after.loss if after else None, before.loss if before else None),
             *((percent_text(after.accuracy if after else None),) if view.is_classification else ()),
+            *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
             *(loss_text(reference.loss_by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
             count_text(client.held_out_tokens),
@@ -112,12 +127,13 @@ def loss_by_client_table(view: RunView) -> Table:
             "federated",
             "change",
             *(("accuracy",) if view.is_classification else ()),
+            *(("own",) if own else ()),
             *(reference.kind for reference in references),
             "training tokens",
             "held-out tokens",
         ),
         rows=tuple(row(name) for name in names) if base or final or view.clients else (),
-        note=" ".join((left_out, _OWN) if view.is_personal else (left_out,)).strip(),
+        note=" ".join((left_out, _ALL_ARE_OWN if view.is_personal else _OWN if own else "")).strip(),
     )
 
 

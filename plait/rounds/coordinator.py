@@ -260,6 +260,7 @@ class Coordinator:
         if self._channel.open_ended:
             roster.gather(self._plan.clients)
         losses: dict[str, ClientLoss] = {}
+        own: dict[str, ClientLoss] = {}
         deadline = None if self._plan.deadline_s is None else time.monotonic() + self._plan.deadline_s
         count = self._plan.eval_clients or len(roster.nodes)
         with self._asking(state, roster, Purpose.EVALUATE, state.round) as asking:
@@ -284,8 +285,11 @@ class Coordinator:
                 )
                 state = note_held(state, answer.client, state.held_on(roster.tracks[answer.client]))
                 losses[answer.client] = ClientLoss(reply.loss, reply.tokens, reply.examples, reply.correct)
+                if reply.own_loss is not None:
+                    own[answer.client] = ClientLoss(reply.own_loss, reply.tokens, reply.examples, reply.own_correct)
         if losses:
-            self._ledger.append("evaluated", round=state.round, **mean_loss(losses))
+            more = {"own": mean_loss(own)} if own else {}
+            self._ledger.append("evaluated", round=state.round, **mean_loss(losses), **more)
         elif not self._channel.open_ended:
             raise PeerError(f"no client could evaluate round {state.round}, expected at least 1")
         return state
@@ -313,7 +317,9 @@ class Coordinator:
             without_feedback=self._folding.turns,
         )
         if purpose is Purpose.EVALUATE:
-            return EvaluateTask(settings, broadcast, base)
+            # What clients have of their own is complete, and measured, once the last round is over.
+            own_share = settings.own_share if number == self._plan.rounds else 0.0
+            return EvaluateTask(replace(settings, own_share=own_share), broadcast, base)
         trained = "".join(sorted(self._rule.trained(number))) or "AB"
         settings = replace(
             settings,

@@ -23,7 +23,7 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.memory import Memory
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
-from plait.rounds.own_adapter import own_adapter_bytes, own_start
+from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, read_own_adapter, share_at_start
 from plait.rounds.own_side import own_bytes, with_own, without
 from plait.rounds.past import Past, recall_past
 from plait.wire.codecs import codec_for
@@ -218,7 +218,12 @@ class Participant:
     ) -> UpdateReply:
         size = self._model.data_size(spec, settings)
         pasts = {key: recall_past(self._memory, key, header.run_id) for key in ("own", "moments", "drift")}
-        state = _own(received, pasts["own"].given_in(settings.round)[1], geometry, settings)
+        own = pasts["own"].given_in(settings.round)[1]
+        state = (
+            with_own(received, own, geometry, Side(settings.personal))
+            if settings.personal
+            else own_adapter(received, own, share_at_start(settings))
+        )
         carried, correction = _carried(pasts, received, settings)
         trained = self._model.train(spec, state, settings, carried)
         try:
@@ -230,7 +235,7 @@ class Participant:
             self._leave("own", pasts, settings, own_bytes(trained.state, geometry, Side(settings.personal)))
             delta = without(delta, geometry, Side(settings.personal))
         elif settings.own_share:
-            self._leave("own", pasts, settings, own_adapter_bytes(trained.state, settings.own_share))
+            self._leave("own", pasts, settings, own_adapter_bytes(trained.state, received, own, settings))
         if settings.carry_moments and trained.moments:
             self._leave("moments", pasts, settings, trained.moments.to_bytes())
         if settings.scaffold:
@@ -282,8 +287,13 @@ class Participant:
     def _evaluate(
         self, header: Header, spec: AdapterSpec, state: AdapterState, geometry: Geometry, settings: Settings
     ) -> Evaluation:
-        state = _own(state, recall_past(self._memory, "own", header.run_id).after, geometry, settings)
+        kept = recall_past(self._memory, "own", header.run_id).after
+        if settings.personal:
+            state = with_own(state, kept, geometry, Side(settings.personal))
         result = self._model.evaluate(spec, state, settings)
+        own = None
+        if settings.own_share and read_own_adapter(kept, state.layout.size):
+            own = self._model.evaluate(spec, own_adapter(state, kept, settings.own_share), settings)
         return Evaluation(
             client=self._name,
             round=header.round,
@@ -291,6 +301,8 @@ class Participant:
             tokens=result.tokens,
             correct=result.correct,
             examples=result.examples,
+            own_loss=own and own.loss,
+            own_correct=own and own.correct,
         )
 
     def _catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
@@ -362,13 +374,6 @@ class Participant:
     def _hold(self, spec_json: str, state: AdapterState) -> None:
         self._memory.save("spec", spec_json.encode())
         self._memory.save("adapter", state.flat.tobytes())
-
-
-def _own(received: AdapterState, kept: bytes, geometry: Geometry, settings: Settings) -> AdapterState:
-    """The adapter as it was received, with what the client has of its own."""
-    if settings.personal:
-        return with_own(received, kept, geometry, Side(settings.personal))
-    return own_start(received, kept, settings.own_share) if settings.own_share else received
 
 
 def _carried(pasts: Mapping[str, Past], received: AdapterState, settings: Settings) -> tuple[Carried, Float32 | None]:

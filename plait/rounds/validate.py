@@ -164,7 +164,10 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
         )
-    _check_figures({"loss": evaluation.loss})
+    _check_figures({"loss": evaluation.loss, "own loss": evaluation.own_loss or 0.0})
+    judged = evaluation.own_loss is not None and evaluation.correct is not None
+    if judged is not (evaluation.own_correct is not None):
+        raise UpdateRefused(Reason.FIGURE, "evaluation says half of what there is to say of the client's own adapter")
 
 
 def _check_signature(data: bytes, expected: Expected) -> None:

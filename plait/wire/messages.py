@@ -104,6 +104,8 @@ class Evaluation:
         tokens: held-out tokens that count.
         correct: classification only: examples whose label was predicted.
         examples: held-out examples.
+        own_loss: of the client's own adapter on the same data; None where it has none.
+        own_correct: the same of its right answers.
     """
 
     client: str
@@ -112,6 +114,8 @@ class Evaluation:
     tokens: int
     correct: int | None
     examples: int
+    own_loss: float | None = None
+    own_correct: int | None = None
 
 
 class RefusalReason(IntEnum):
@@ -235,6 +239,8 @@ def encode_reply(reply: Reply) -> bytes:
                     tokens=reply.tokens,
                     examples=reply.examples,
                     correct=reply.correct,
+                    own_loss=reply.own_loss,
+                    own_correct=reply.own_correct,
                 )
             )
         case Refusal():
@@ -314,6 +320,8 @@ def _decode_evaluation(message: pb.Evaluation) -> Evaluation:
         tokens=message.tokens,
         correct=message.correct if message.HasField("correct") else None,
         examples=message.examples,
+        own_loss=message.own_loss if message.HasField("own_loss") else None,
+        own_correct=message.own_correct if message.HasField("own_correct") else None,
     )
     _check_evaluation(evaluation)
     return evaluation
@@ -325,8 +333,11 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     bounds.finite("loss", evaluation.loss)
     bounds.integer("tokens", evaluation.tokens)
     bounds.integer("examples", evaluation.examples)
-    if evaluation.correct is not None:
-        bounds.integer("correct examples", evaluation.correct, maximum=evaluation.examples)
+    if evaluation.own_loss is not None:
+        bounds.finite("own loss", evaluation.own_loss)
+    for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
+        if correct is not None:
+            bounds.integer(name, correct, maximum=evaluation.examples)
 
 
 def _decode_refusal(message: pb.Refusal) -> Refusal:

@@ -46,7 +46,7 @@ class Settings:
         carry_moments: whether AdamW's moments are carried over from the client's round before.
         scaffold: whether each step corrects for how the client drifted from the others in the round before.
         without_feedback: whether what the client's encoding drops is let go, since the next round's factors are others.
-        own_share: part of its own adapter that the client starts from, 0 (the shared one alone) to less than 1.
+        own_share: how far the client's own adapter goes from the shared one, 0 (it has none) to less than 1.
     """
 
     local_steps: int

@@ -79,6 +79,30 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) ->
         rule_of(config_from_table({"own-share": 0.5, "rule": rule}), ALL_RULES)
 
 
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        ({}, 0.4),
+        ({"rule": "ffa"}, 0.4),
+        ({"own-share": 0}, 0.0),
+        ({"own-share": "0.25"}, 0.25),
+        ({"scaffold": True}, 0.0),
+        ({"rule": "fedsa"}, 0.0),
+        ({"rule": "flora"}, 0.0),
+        ({"rule": "krum"}, 0.0),
+        ({"clients": 20, "clients-per-round": 8}, 0.0),  # who is not asked for long has but an old adapter of its own
+    ],
+)
+def test_clients_have_an_adapter_of_their_own_where_that_is_sound(given: dict[str, object], share: float) -> None:
+    assert settings_of(config_from_table(given)).own_share == share
+
+
+@pytest.mark.parametrize("given", [{"own-share": 1.0}, {"own-share": -0.1}, {"own-share": "some"}])
+def test_a_share_that_is_none_is_refused_by_its_key(given: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"own-share is {given['own-share']!r}, expected|own-share is .*valid number"):
+        config_from_table(given)
+
+
 def test_an_adapter_is_built_once_for_all_settings_that_it_does_not_follow_from() -> None:
     base = locate_base("tiny").directory
     config = config_from_table({"base": "tiny", "rank-pattern": "q_proj=2"})
@@ -96,7 +120,7 @@ def test_an_adapter_is_built_once_for_all_settings_that_it_does_not_follow_from(
         ({"clients": 2}, "none", 1.0),
         ({"rule": "median"}, "none", 1.0),
         ({"rule": "flora"}, "none", 1.0),
-        ({"own-share": 0.5}, "none", 1.0),
+        ({"own-share": 0.5}, "sgd", 1.5),
         ({"scaffold": True}, "none", 1.0),
         ({"server-learning-rate": 2.0}, "sgd", 2.0),
         ({"server-optimizer": "none"}, "none", 1.0),

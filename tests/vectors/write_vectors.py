@@ -149,6 +149,7 @@ REPLIES = {
     "reply_update": UpdateReply(b"\x08\x01 an envelope"),
     "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
     "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),
+    "reply_evaluation_own": Evaluation("bob", 5, 2.5, 4096, 3, 32, 2.25, 0),
     "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
 }
 _FIELD = {

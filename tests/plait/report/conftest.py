@@ -251,3 +251,17 @@ def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def run_with_own(small_run: list[Event]) -> Callable[[float, dict[str, float]], list[Event]]:
+    """The small run with what its clients' own adapters reach at the end."""
+
+    def made(loss: float, by_client: dict[str, float]) -> list[Event]:
+        own = {name: evaluated(2, loss, by_client)[name] for name in ("loss", "by_client")}
+        return [
+            event | {"own": own} if event["event"] == "evaluated" and event["round"] == 2 else event
+            for event in small_run
+        ]
+
+    return made

@@ -3,7 +3,7 @@ from plait.report.fold import fold_events
 from tests.plait.report.conftest import finished, numbered, round_finished, run_started
 
 
-def told(rule="fedavg", rounds=2, drift=None, own_share=0.0, **figures):
+def told(rule="fedavg", rounds=2, drift=None, **figures):
     drift = drift or {"ann": 1.0, "bob": 1.1, "cyd": 0.9, "dan": 1.0}
     diagnostics = {"error": 0.0, "covariance": 0.0, "effective_rank": 4.0, "agreement": 0.9} | figures
     diagnostics |= {"drift": drift, "update_norms": drift, "modules": 8, "exact_norm": 1.0}
@@ -11,7 +11,7 @@ def told(rule="fedavg", rounds=2, drift=None, own_share=0.0, **figures):
         round_finished(number + 1, len(drift)) | {"rule": rule, "diagnostics": diagnostics} for number in range(rounds)
     ]
     started = run_started()
-    started |= {"config": {**started["config"], "rule": rule, "own-share": own_share}}
+    started |= {"config": {**started["config"], "rule": rule}}
     return " ".join(advice(fold_events(numbered([started, *events, finished(rounds)]))))
 
 
@@ -36,7 +36,6 @@ def test_clients_at_right_angles_are_named_only_where_they_are():
     assert "right angles" in told(agreement=0.5)
     assert "right angles" not in told(agreement=0.9)
     assert "right angles" not in told(rule="fedsa", agreement=0.5)
-    assert "right angles" not in told(own_share=0.5, agreement=0.5)
 
 
 def test_a_client_far_beyond_the_others_is_named():
@@ -44,8 +43,19 @@ def test_a_client_far_beyond_the_others_is_named():
     assert "moves" not in told(drift={"ann": 1.0, "bob": 2.0, "eve": 1.5, "dan": 1.0})
 
 
-def test_a_federation_that_loses_to_its_clients_is_told_so(small_run):
+def test_a_federation_that_loses_to_its_clients_is_told_so(small_run, run_with_own):
     alone = {"event": "reference", "kind": "local", "held_out_loss": 2.5, "by_client": {"ann": 2.4, "bob": 2.6}}
-    events = numbered([*small_run[:-1], alone, small_run[-1]])
-    assert "Each client alone reaches 2.500" in " ".join(advice(fold_events(events)))
+
+    def said(run):
+        return " ".join(advice(fold_events(numbered([*run[:-1], alone, run[-1]]))))
+
+    assert "Each client alone reaches 2.500" in said(small_run)
+    assert "the federation 3.000: one adapter for all" in said(small_run)
+    assert "the federation 2.750: clients have too little" in said(run_with_own(2.75, {"ann": 2.75}))
+    assert "alone" not in said(run_with_own(2.25, {"ann": 2.25}))
     assert "alone" not in " ".join(advice(fold_events(small_run)))
+
+
+def test_own_adapters_that_are_no_better_are_advised_against(run_with_own):
+    assert "--own-share 0 spends" in " ".join(advice(fold_events(run_with_own(3.25, {"ann": 3.25}))))
+    assert "--own-share 0 spends" not in " ".join(advice(fold_events(run_with_own(2.75, {"ann": 2.75}))))

@@ -12,6 +12,8 @@ KEYS = [
     "final_held_out_loss",
     "held_out_loss_by_round",
     "held_out_loss_by_client",
+    "own_held_out_loss",
+    "own_held_out_loss_by_client",
     "reference_held_out_loss",
     "reference_loss_everywhere",
     "fairness",
@@ -59,6 +61,8 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "final_held_out_loss": 3.0,
         "held_out_loss_by_round": [4.0, 3.5, 3.0],
         "held_out_loss_by_client": {"ann": 2.5, "bob": 3.5},
+        "own_held_out_loss": None,
+        "own_held_out_loss_by_client": {},
         "reference_held_out_loss": {"central": 2.9},
         "reference_loss_everywhere": {"central": None},
         "fairness": FAIRNESS,
@@ -78,6 +82,13 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "seed": 7,
         "versions": {"plait": "0.1.0", "python": "3.11"},
     }
+
+
+def test_own_adapters_stand_beside_the_shared_one(run_with_own) -> None:
+    summary = summarise(fold_events(run_with_own(2.25, {"ann": 2.0, "bob": 2.5})))
+    assert summary["final_held_out_loss"] == 3.0
+    assert summary["own_held_out_loss"] == 2.25
+    assert summary["own_held_out_loss_by_client"] == {"ann": 2.0, "bob": 2.5}
 
 
 def test_a_round_that_was_not_evaluated_leaves_a_gap(small_run) -> None:
@@ -101,6 +112,7 @@ def test_labels_add_accuracies(small_run) -> None:
         events.append(
             {"event": "evaluated", "round": number, "loss": 1.0, "accuracy": accuracy, "by_client": by_client}
         )
+    events[-1]["own"] = {"loss": 0.9, "accuracy": 0.5, "by_client": {"ann": {"loss": 0.9, "accuracy": 0.5}}}
     events.append({"event": "reference", "kind": "central", "held_out_loss": 0.5, "accuracy": 0.875})
     summary = summarise(fold_events(events))
     assert {key: value for key, value in summary.items() if key not in KEYS} == {
@@ -108,5 +120,7 @@ def test_labels_add_accuracies(small_run) -> None:
         "final_held_out_accuracy": 0.75,
         "held_out_accuracy_by_round": [0.25, 0.75],
         "held_out_accuracy_by_client": {"ann": 0.75, "bob": 0.75},
+        "own_held_out_accuracy": 0.5,
+        "own_held_out_accuracy_by_client": {"ann": 0.5},
         "reference_held_out_accuracy": {"central": 0.875},
     }

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+from plait.report.fairness import fairness_table
 from plait.report.fold import fold_events
 from plait.report.run_view import Client, Evaluation, Score
 from plait.report.tables import (
@@ -11,6 +12,7 @@ from plait.report.tables import (
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
+    own_text,
     refusals_table,
     report_tables,
     savings_table,
@@ -42,10 +44,23 @@ def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
 
 
 def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
-    started = small_run[0] | {"config": {**small_run[0]["config"], "own-share": 0.7}}
+    started = small_run[0] | {"config": {**small_run[0]["config"], "rule": "fedsa"}}
     assert loss_by_client_table(fold_events(numbered(small_run))).note == ""
     table = loss_by_client_table(fold_events(numbered([started, *small_run[1:]])))
     assert table.note.startswith("Each is of the client's own adapter")
+
+
+def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> None:
+    view = fold_events(run_with_own(2.25, {"ann": 2.0, "bob": 2.5}))
+    table = loss_by_client_table(view)
+    assert table.headings[4] == "own"
+    assert [row[4] for row in table.rows] == ["2.000", "2.500"]
+    assert "plait export RUN DIR --client NAME" in table.note
+    assert own_text(view) == "Each client's own adapter reaches 2.250 on its own data."
+    assert own_text(view) in loss_by_round_table(view).note
+    assert "own" in [row[0] for row in fairness_table(view).rows]
+    assert "own" not in loss_by_client_table(fold_events(small_run)).headings
+    assert own_text(fold_events(small_run)) == ""
 
 
 def test_bytes_by_round_end_with_the_total(small_run) -> None:

@@ -2,48 +2,80 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.rounds.own_adapter import own_adapter_bytes, own_start, read_own_adapter
+from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, read_own_adapter, share_at_start
+from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})
+NONE_YET = b""
 
 
 def state(value):
     return AdapterState(LAYOUT, np.full(6, value, np.float32))
 
 
-def test_a_round_starts_between_the_shared_adapter_and_the_clients_own():
-    kept = own_adapter_bytes(state(3), 0.75)
-    assert own_start(state(1), kept, 0.75).flat.tolist() == [2.5] * 6
-    assert own_start(state(1), kept, 0.0).flat.tolist() == [1.0] * 6
+def settings(done=0, share=0.5):
+    return Settings(
+        local_steps=4,
+        batch_size=1,
+        gradient_accumulation_steps=1,
+        seq_len=8,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        held_out_fraction=0.1,
+        max_held_out_sequences=1,
+        seed=0,
+        done_steps=done,
+        total_steps=12,
+        own_share=share,
+    )
+
+
+def test_the_last_round_alone_begins_at_the_clients_own():
+    assert [share_at_start(settings(done)) for done in (0, 4, 8)] == [0.0, 0.0, 0.5]
+
+
+def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead():
+    kept = own_adapter_bytes(state(3), state(1), NONE_YET, settings(share=0.75))
+    assert own_adapter(state(1), kept, 0.75).flat.tolist() == [2.5] * 6
+    assert own_adapter(state(1), kept, 0.0).flat.tolist() == [1.0] * 6
     assert read_own_adapter(kept, 6)[0] == 0.75
 
 
-@pytest.mark.parametrize("kept", [b"", b"12345678", own_adapter_bytes(AdapterState.zeros(Layout.of({"a": (7,)})), 0.5)])
+@pytest.mark.parametrize(("done", "share", "rest"), [(4, 0.5, 0.7), (8, 0.5, 0.2), (8, 0.9, 0.0)])
+def test_steps_of_earlier_rounds_fade_whether_or_not_the_round_began_at_them(done, share, rest):
+    kept = own_adapter_bytes(state(3), state(1), NONE_YET, settings())
+    kept = own_adapter_bytes(state(5), state(2), kept, settings(done, share))
+    np.testing.assert_allclose(read_own_adapter(kept, 6)[1], 5 + rest * (3 - 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [NONE_YET, b"12345678", b"1" * 40])
 def test_where_there_is_none_of_this_adapter_the_shared_one_counts(kept):
-    assert own_start(state(1), kept, 0.75).flat.tolist() == [1.0] * 6
+    assert own_adapter(state(1), kept, 0.75).flat.tolist() == [1.0] * 6
     assert read_own_adapter(kept, 6) is None
 
 
-def test_every_client_is_drawn_to_the_mean_and_judged_by_its_own(federate):
-    federation = federate(rounds=4, settings={"own_share": 0.75})
-    state = federation.run()
+def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
+    federation = federate(rounds=4, settings={"own_share": 0.5, "total_steps": 8})
+    after = federation.run().adapter.flat
     plan, shared = federation.plan, federation.initial.flat.astype(np.float64)
-    own, names = {}, sorted(federation.models)
+    names = sorted(federation.models)
+    apart = dict.fromkeys(names, np.zeros(shared.size))
     sizes = np.array([federation.models[name].train_examples for name in names], np.float64)
 
-    def start(name):
-        return shared + 0.75 * (own[name] - shared) if name in own else shared
-
     for number in range(1, plan.rounds + 1):
-        starts = {name: start(name) for name in names}
-        own = {name: federation.train_alone(name, starts[name], number) for name in names}
-        shared = shared + sizes @ np.array([own[name] - starts[name] for name in names]) / sizes.sum()
-    np.testing.assert_allclose(state.adapter.flat, shared, rtol=0, atol=1e-6)
-    # All took part in every round, so the shared adapter is the mean of theirs.
-    np.testing.assert_allclose(
-        shared, sizes @ np.array([own[name] for name in names]) / sizes.sum(), rtol=0, atol=1e-12
-    )
-    last = federation.of_kind("evaluated")[-1]["by_client"]
+        share = 0.5 if number == plan.rounds else 0.0
+        starts = {name: shared + share * apart[name] for name in names}
+        left = {name: federation.train_alone(name, starts[name], number) for name in names}
+        led = {name: left[name] + (0.7 - share) * apart[name] for name in names}
+        shared = shared + sizes @ np.array([left[name] - starts[name] for name in names]) / sizes.sum()
+        apart = {name: led[name] - shared for name in names}
+    np.testing.assert_allclose(after, shared, rtol=0, atol=1e-6)
+
+    evaluated = federation.of_kind("evaluated")
+    assert [event["round"] for event in evaluated if "own" in event] == [plan.rounds]
+    last = evaluated[-1]
     for name in names:
-        loss = float(np.mean((start(name) - federation.models[name].target) ** 2))
-        assert last[name]["loss"] == pytest.approx(loss, rel=1e-4)
+        target = federation.models[name].target
+        for found, adapter in ((last, shared), (last["own"], shared + 0.5 * apart[name])):
+            assert found["by_client"][name]["loss"] == pytest.approx(np.mean((adapter - target) ** 2), rel=1e-4)

@@ -20,7 +20,10 @@ CASES = {
     "fedrot remembers": {"rule": "fedrot"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
     "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
-    "clients go on from their own": {"settings": {"own_share": 0.7, "carry_moments": True}, "wire": "bf16"},
+    "clients end with their own": {
+        "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
+        "wire": "bf16",
+    },
 }
 
 

@@ -97,6 +97,8 @@ EVALUATION = Evaluation("bob", 3, 2.5, 39, None, 4)
 
 def test_an_evaluation_of_what_the_client_has_counts():
     check_evaluation(EVALUATION, CARD, 3)
+    check_evaluation(replace(EVALUATION, own_loss=2.0), CARD, 3)
+    check_evaluation(replace(EVALUATION, correct=3, own_loss=2.0, own_correct=0), CARD, 3)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,10 @@ def test_an_evaluation_of_what_the_client_has_counts():
         ({"tokens": 0}, "weight"),
         ({"tokens": 41}, "weight"),
         ({"loss": 1e300}, "figure"),
+        ({"own_loss": 1e300}, "figure"),
+        ({"own_correct": 1}, "figure"),
+        ({"correct": 1, "own_loss": 2.0}, "figure"),
+        ({"own_loss": 2.0, "own_correct": 1}, "figure"),
     ],
 )
 def test_an_evaluation_of_anything_else_does_not(changes, reason):

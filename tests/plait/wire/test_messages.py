@@ -81,6 +81,8 @@ EVALUATIONS = st.builds(
     tokens=COUNTS,
     correct=st.none() | st.integers(0, 10),
     examples=st.integers(10, 2**63 - 1),
+    own_loss=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    own_correct=st.none() | st.integers(0, 10),
 )
 CARDS = st.builds(
     ClientCard,
@@ -190,6 +192,8 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
         (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
         (dataclasses.replace(EVALUATION, loss=float("nan")), "loss is nan, expected a finite number"),
         (dataclasses.replace(EVALUATION, correct=5), "correct examples is 5, expected 0 to 4"),
+        (dataclasses.replace(EVALUATION, own_loss=float("inf")), "own loss is inf, expected a finite number"),
+        (dataclasses.replace(EVALUATION, own_correct=5), "own correct examples is 5, expected 0 to 4"),
         (dataclasses.replace(EVALUATION, tokens=-1), "tokens is -1"),
         (dataclasses.replace(EVALUATION, examples=-1), "examples is -1"),
         (dataclasses.replace(EVALUATION, round=2**32), "round is 4294967296"),
