@@ -62,8 +62,8 @@ def _own_share(config: RunConfig) -> float:
     if config.own_share != "auto":
         return config.own_share
     rule = RULES.get(config.rule)
-    goes = rule is not None and _can_have_own(rule) and _all_meet(config) and not config.scaffold
-    return _OWN_SHARE if goes else 0.0
+    are_several = config.clients > 1 and not config.scaffold
+    return _OWN_SHARE if rule and _can_have_own(rule) and _all_meet(config) and are_several else 0.0
 
 
 def _can_have_own(rule: Rule) -> bool:

@@ -34,7 +34,7 @@ TUNING_SEED = 100
 
 Settings = Mapping[str, object]
 
-PLAIN = {"server_optimizer": "none", "moments": "fresh", "weighting": "examples"}
+PLAIN = {"server_optimizer": "none", "moments": "fresh", "weighting": "examples", "own_share": 0}
 # What a row is called, and what it adds to the scenario. Rules stand with the server optimizer `none`.
 RULES: Mapping[str, Settings] = {
     name: {"rule": name, **PLAIN}

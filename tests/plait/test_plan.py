@@ -87,6 +87,7 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) ->
         ({"own-share": 0}, 0.0),
         ({"own-share": "0.25"}, 0.25),
         ({"scaffold": True}, 0.0),
+        ({"clients": 1}, 0.0),
         ({"rule": "fedsa"}, 0.0),
         ({"rule": "flora"}, 0.0),
         ({"rule": "krum"}, 0.0),
