@@ -7,6 +7,7 @@ and tell it what happens. Knows nothing of models.
 from __future__ import annotations
 
 import queue
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -253,7 +254,20 @@ class Node:
             sent_bytes=self._sent_bytes,
             received_bytes=received_bytes,
         )
+        self._tell_of_own_adapter()
         return True
+
+    def _tell_of_own_adapter(self) -> None:
+        """Where it is, if the run left one: nobody else has it."""
+        settings, run = self._settings, self._run
+        if run is None:
+            return
+        folder = memory_folder(settings.state, run.run_id, settings.name)
+        if not (folder / "own").is_file():
+            return
+        base = settings.base or shown(str(run.config.get("base", "BASE")))
+        command = shlex.join(["plait", "export", str(folder), "my-adapter", "--to", "peft", "--base", base])
+        self._journal.tell("own_adapter", f"this client's own adapter: {command}", folder=str(folder))
 
     def _stopped(self, *, by_system: bool) -> bool:
         task = self._worker.current

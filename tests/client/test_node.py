@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from client.state_directory import memory_folder
 from plait.errors import Interrupted, PeerError
 from plait.v1 import federation_pb2 as pb
 
@@ -23,6 +24,20 @@ def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, d
     node.end()
     assert node.error is None
     assert node.events("finished")[0]["tasks"] == 1
+    assert not node.events("own_adapter")
+
+
+def test_a_node_says_where_its_own_adapter_is(federation, start_node, wait_until, tmp_path) -> None:
+    node = start_node(base="my base")
+    wait_until(lambda: federation.readies, "the node to be ready")
+    folder = memory_folder(tmp_path / "state", federation.run_id, "ada")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "own").write_bytes(b"an adapter")
+    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
+    node.end()
+    (said,) = node.events("own_adapter")
+    assert said["folder"] == str(folder)
+    assert f"plait export {folder} my-adapter --to peft --base 'my base'" in said["text"]
 
 
 def test_a_download_that_breaks_goes_on_where_it_broke(federation, start_node, wait_until) -> None:
