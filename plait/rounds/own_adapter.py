@@ -44,8 +44,8 @@ def own_adapter(shared: AdapterState, kept: bytes, share: float) -> AdapterState
     return AdapterState(shared.layout, (shared.flat + step).astype(np.float32))
 
 
-def own_adapter_bytes(after: AdapterState, shared: AdapterState, kept: bytes, settings: Settings) -> bytes:
-    """Where a client's own steps lead after a round, for its memory, with the share that counts of it.
+def own_lead(after: AdapterState, shared: AdapterState, kept: bytes, settings: Settings) -> AdapterState:
+    """Where a client's own steps lead after a round.
 
     Args:
         after: the adapter as the round left it.
@@ -54,11 +54,15 @@ def own_adapter_bytes(after: AdapterState, shared: AdapterState, kept: bytes, se
         settings: of the round.
     """
     found = read_own_adapter(kept, shared.layout.size)
-    leads = after.flat
-    if found is not None:
-        rest = max(0.0, _LASTS - share_at_start(settings))
-        leads = leads + np.float32(rest) * (found[1] - shared.flat)
-    return _SHARE.pack(settings.own_share) + leads.astype("<f4").tobytes()
+    if found is None:
+        return after
+    rest = np.float32(max(0.0, _LASTS - share_at_start(settings))) * (found[1] - shared.flat)
+    return AdapterState(after.layout, (after.flat + rest).astype(np.float32))
+
+
+def own_adapter_bytes(lead: AdapterState, share: float) -> bytes:
+    """Where a client's own steps lead, for its memory, with the share that counts of it."""
+    return _SHARE.pack(share) + lead.flat.astype("<f4").tobytes()
 
 
 def read_own_adapter(kept: bytes, size: int) -> tuple[float, Float32] | None:

@@ -23,7 +23,7 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.memory import Memory
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
-from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, read_own_adapter, share_at_start
+from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, own_lead, read_own_adapter, share_at_start
 from plait.rounds.own_side import own_bytes, with_own, without
 from plait.rounds.past import Past, recall_past
 from plait.wire.codecs import codec_for
@@ -235,7 +235,8 @@ class Participant:
             self._leave("own", pasts, settings, own_bytes(trained.state, geometry, Side(settings.personal)))
             delta = without(delta, geometry, Side(settings.personal))
         elif settings.own_share:
-            self._leave("own", pasts, settings, own_adapter_bytes(trained.state, received, own, settings))
+            lead = own_lead(trained.state, received, own, settings)
+            self._leave("own", pasts, settings, own_adapter_bytes(lead, settings.own_share))
         if settings.carry_moments and trained.moments:
             self._leave("moments", pasts, settings, trained.moments.to_bytes())
         if settings.scaffold:
