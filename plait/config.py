@@ -53,7 +53,7 @@ def _number(value: object) -> object:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        return value
+        raise ValueError("expected auto or a number") from None
 
 
 class RunConfig(BaseModel, frozen=True):
