@@ -1,7 +1,7 @@
 """The adapter that a client keeps for itself beside the shared one (`--own-share`).
 
 Every client has a model of its own between the shared one and where its own steps alone would lead, as in Hanzely and
-Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds train the shared
+Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds begin at the shared
 adapter but the last one, which each client begins at its own. So both are to be had at the steps and bytes of one: what
 a client sends is what its training moved, and the server does what it always does.
 
@@ -18,7 +18,7 @@ import numpy as np
 from plait.adapters import AdapterState, Float32
 from plait.wire.settings import Settings
 
-# How much of it is left after a round. With less or more a client's own adapter is worth less (simulations/rules).
+# How much of it is left after a round; with less or more a client's own adapter is worth less (simulations/LOG.md).
 _LASTS = 0.7
 _SHARE = struct.Struct("<d")
 
