@@ -186,7 +186,7 @@ class RunConfig(BaseModel, frozen=True):
         Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)] | Literal["auto"],
         Field(
             description="each client ends with an adapter of its own beside the shared one: how far it goes towards "
-            "where the client's own steps lead; 0 for none; auto is 0.4 where the rule adds up what clients moved and "
+            "where the client's own steps lead; 0 for none; auto is 0.35 where the rule adds up what clients moved and "
             "every client takes part in every round, else 0"
         ),
     ] = "auto"

@@ -34,7 +34,7 @@ from plait.wire.settings import Settings
 _FEDAVG_STEP = 1.5
 _FEW_CLIENTS = 3
 # How far a client's own adapter goes towards where its own steps lead (simulations/rules).
-_OWN_SHARE = 0.4
+_OWN_SHARE = 0.35
 
 
 def settled(config: RunConfig) -> RunConfig:

@@ -21,7 +21,7 @@ _OUTLIER = 3.0
 _APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
 
 _AHEAD_OF_ONE = (
-    "one adapter for all follows no client as far as its own does. More rounds may catch up; with --own-share 0.4 each "
+    "one adapter for all follows no client as far as its own does. More rounds may catch up; with --own-share 0.5 each "
     "client ends with an adapter of its own."
 )
 _AHEAD_OF_OWN = "clients have too little in common for so few rounds. More of them, or a greater --own-share, may help."
@@ -67,7 +67,7 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
         yield (
             f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
             f"(alone, {percent_text(right_angles)} would be chance). They learn different things; with "
-            "--own-share 0.4 each ends with an adapter of its own beside the shared one."
+            "--own-share 0.5 each ends with an adapter of its own beside the shared one."
         )
 
 

@@ -82,8 +82,8 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) ->
 @pytest.mark.parametrize(
     ("given", "share"),
     [
-        ({}, 0.4),
-        ({"rule": "ffa"}, 0.4),
+        ({}, 0.35),
+        ({"rule": "ffa"}, 0.35),
         ({"own-share": 0}, 0.0),
         ({"own-share": "0.25"}, 0.25),
         ({"scaffold": True}, 0.0),
