@@ -1,9 +1,9 @@
 """The adapter that a client keeps for itself beside the shared one (`--own-share`).
 
 Every client has a model of its own between the shared one and where its own steps alone would lead, as in Hanzely and
-Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds begin at the shared
-adapter but the last one, which each client begins at its own. So both are to be had at the steps and bytes of one: what
-a client sends is what its training moved, and the server does what it always does.
+Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds begin at the
+shared adapter but the last one, which each client begins at its own. So both are to be had at the steps and bytes of
+one: what a client sends is what its training moved, and the server does what it always does.
 
 A client keeps how far its own steps lead away from the shared adapter. In every round its step is added and what was
 there fades, for the steps of earlier rounds answered to an adapter that has moved on since.
