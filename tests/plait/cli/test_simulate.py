@@ -23,6 +23,8 @@ def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Pat
     assert summary["held_out_loss_by_round"][0] == summary["base_held_out_loss"]
     assert summary["held_out_loss_by_round"][-1] == summary["final_held_out_loss"]
     assert set(summary["held_out_loss_by_client"]) == {"ada", "bob", "eve"}
+    assert set(summary["own_held_out_loss_by_client"]) == {"ada", "bob", "eve"}
+    assert summary["own_held_out_loss"] < summary["base_held_out_loss"]
     assert summary["reference_held_out_loss"]["central"] < summary["base_held_out_loss"]
     assert summary["reference_held_out_loss"]["local"] < summary["base_held_out_loss"]
     assert (summary["rounds"], summary["clients"], summary["seed"]) == (2, 3, 0)
