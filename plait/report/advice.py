@@ -62,8 +62,7 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not found:
         return
     agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
-    final = view.final_evaluation
-    if agreement < 1.25 * right_angles and not view.is_personal and not (final and final.own):
+    if agreement < 1.25 * right_angles and not view.is_personal and not view.own_evaluation:
         yield (
             f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
             f"(alone, {percent_text(right_angles)} would be chance). They learn different things; with "
@@ -87,15 +86,15 @@ def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
 
 
 def _on_step(view: RunView) -> Iterator[str]:
-    final = view.final_evaluation
+    final, own = view.final_evaluation, view.own_evaluation
     if final is None or view.is_personal:
         return
-    if final.own and final.own.mean.loss > final.mean.loss:
+    if own and own.mean.loss > final.mean.loss:
         yield (
-            f"The clients' own adapters reach {loss_text(final.own.mean.loss)} where the one for all reaches "
+            f"The clients' own adapters reach {loss_text(own.mean.loss)} where the one for all reaches "
             f"{loss_text(final.mean.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
         )
-    reached = min(final.own.mean.loss if final.own else math.inf, final.mean.loss)
+    reached = min(own.mean.loss if own else math.inf, final.mean.loss)
     for reference in view.references:
         if reference.kind != "local" or reached <= reference.final.loss:
             continue
@@ -103,5 +102,5 @@ def _on_step(view: RunView) -> Iterator[str]:
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
             f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
-            f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if final.own else _AHEAD_OF_ONE}"
+            f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"
         )

@@ -84,8 +84,8 @@ def fairness_table(view: RunView) -> Table:
     """The run beside its start and its baselines; nothing for a single client."""
     before = _before(view)
     rows = {"before round 1": fairness(before, {}), "federated": fairness_of(view)}
-    if view.final_evaluation and view.final_evaluation.own:
-        rows["own"] = fairness(_losses(view.final_evaluation.own), before)
+    if view.own_evaluation:
+        rows["own"] = fairness(_losses(view.own_evaluation), before)
     rows |= {reference.kind: fairness(reference.loss_by_client, before) for reference in view.references}
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(

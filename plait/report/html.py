@@ -187,8 +187,8 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     if view.is_classification:
         accuracy = percent_text(after.accuracy if after else None)
         figures.append(("accuracy", accuracy, f"base: {percent_text(before.accuracy if before else None)}"))
-    if final and final.own:
-        figures.append(("own adapters", loss_text(final.own.mean.loss), "each client's, on its own data"))
+    if own := view.own_evaluation:
+        figures.append(("own adapters", loss_text(own.mean.loss), "each client's, on its own data"))
     return tuple(figures)
 
 

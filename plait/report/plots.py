@@ -87,7 +87,7 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
     )
     if view.final_evaluation:
         labels.append(EndLabel(mean[-1][1], f"federated {loss_text(mean[-1][1])}", theme.accent, strong=True))
-        if own := view.final_evaluation.own:
+        if own := view.own_evaluation:
             axes.plot(
                 [own.round], [own.mean.loss], color=theme.accent, marker="D", markersize=6, zorder=6, clip_on=False
             )

@@ -261,6 +261,11 @@ class RunView:
         return self.evaluations[-1] if self.evaluations and self.evaluations[-1].round > 0 else None
 
     @property
+    def own_evaluation(self) -> Evaluation | None:
+        """Each client's own adapter, beside the newest shared one; None where clients have none, or not yet."""
+        return self.final_evaluation.own if self.final_evaluation else None
+
+    @property
     def train_tokens_per_s(self) -> float | None:
         """Tokens that a client trains on in a second of its own training time, over all updates."""
         timed = [(update.tokens, update.train_s) for update in self.updates if update.train_s]

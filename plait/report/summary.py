@@ -19,8 +19,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     What begins with ``own`` is of each client's own adapter on its own held-out data, where clients have one.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
     """
-    base, final = view.base_evaluation, view.final_evaluation
-    own = final.own if final else None
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {
         "base_held_out_loss": base.mean.loss if base else None,
         "final_held_out_loss": final.mean.loss if final else None,
@@ -51,8 +50,7 @@ def summarise(view: RunView) -> dict[str, Json]:
 
 
 def _accuracies(view: RunView) -> dict[str, Json]:
-    base, final = view.base_evaluation, view.final_evaluation
-    own = final.own if final else None
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     return {
         "base_held_out_accuracy": base.mean.accuracy if base else None,
         "final_held_out_accuracy": final.mean.accuracy if final else None,

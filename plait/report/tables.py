@@ -82,20 +82,19 @@ def loss_by_round_table(view: RunView) -> Table:
 
 def own_text(view: RunView) -> str:
     """What clients' own adapters reach, as a sentence; nothing where there are none."""
-    final = view.final_evaluation
-    if final is None or final.own is None:
+    own = view.own_evaluation
+    if own is None:
         return ""
-    reached = f"Each client's own adapter reaches {loss_text(final.own.mean.loss)} on its own data"
-    if final.own.mean.accuracy is not None:
-        reached += f" (accuracy {percent_text(final.own.mean.accuracy)})"
+    reached = f"Each client's own adapter reaches {loss_text(own.mean.loss)} on its own data"
+    if own.mean.accuracy is not None:
+        reached += f" (accuracy {percent_text(own.mean.accuracy)})"
     alone = next((reference for reference in view.references if reference.kind == "local"), None)
     return f"{reached}, one trained alone {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
 
 def loss_by_client_table(view: RunView) -> Table:
     """Each client's own held-out loss, base against newest adapter, beside the references; by name."""
-    base, final = view.base_evaluation, view.final_evaluation
-    own = final.own if final else None
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     references = [reference for reference in view.references if reference.loss_by_client]
     described = {client.name: client for client in view.clients}
     names = sorted(view.client_names)
