@@ -4,7 +4,8 @@
     ├── ConfigError            2    yours: what was asked for cannot be
     ├── DataError              3    the data's: a file or a record is not what it must be
     ├── PeerError              3    another party's: bytes that came from outside are refused
-    │   └── BaseMismatchError       ... because they belong to another base model
+    │   ├── BaseMismatchError       ... because they belong to another base model
+    │   └── PolicyError             ... because this machine's operator did not agree to what they ask
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
     └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` goes on
 
@@ -48,6 +49,10 @@ class PeerError(PlaitError):
 
 class BaseMismatchError(PeerError):
     """An adapter, update or broadcast that belongs to another base model."""
+
+
+class PolicyError(PeerError):
+    """A server asks a client for other or more than the client's operator agreed to."""
 
 
 class MachineError(PlaitError):

@@ -29,7 +29,8 @@ from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import Held, RunState, choose_cohort, client_seed, note_held, sample_cohort
+from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
 from plait.wire.envelope import Opened
@@ -111,6 +112,7 @@ class Coordinator:
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,
         )
+        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, turns=self._folding.turns)
         self._publish = publish
 
     def run(self, state: RunState) -> RunState:
@@ -310,24 +312,9 @@ class Coordinator:
         )
 
     def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
-        settings = replace(
-            self._plan.settings,
-            round=number,
-            personal=self._rule.personal or "",
-            without_feedback=self._folding.turns,
-        )
         if purpose is Purpose.EVALUATE:
-            # What clients have of their own is complete, and measured, once the last round is over.
-            own_share = settings.own_share if number == self._plan.rounds else 0.0
-            return EvaluateTask(replace(settings, own_share=own_share), broadcast, base)
-        trained = "".join(sorted(self._rule.trained(number))) or "AB"
-        settings = replace(
-            settings,
-            seed=client_seed(self._plan.seed, number, client),
-            done_steps=(number - 1) * settings.local_steps,
-            trained=trained,
-        )
-        return TrainTask(settings, broadcast, base)
+            return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
+        return TrainTask(self._settings.to_train(number, client), broadcast, base)
 
     def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Norms | None:
         """Store an update if it is usable; how large it is then."""

@@ -128,6 +128,7 @@ class RefusalReason(IntEnum):
     TOO_LITTLE_DATA = 5
     FAILED = 6
     BUSY = 7
+    POLICY = 8
 
 
 @dataclass(frozen=True)

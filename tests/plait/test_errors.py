@@ -10,6 +10,7 @@ EXIT_CODES = {
     "DataError": 3,
     "PeerError": 3,
     "BaseMismatchError": 3,
+    "PolicyError": 3,
     "MachineError": 1,
     "Interrupted": 1,
 }

@@ -1,0 +1,55 @@
+"""What every task of a run says of how to train and measure, by round and client.
+
+The server writes its tasks from it. A client derives the same from the run configuration that it was welcomed with and
+refuses a task that differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from plait.aggregation import Rule
+from plait.rounds.run_state import client_seed
+from plait.wire.settings import Settings
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The settings of a run's tasks.
+
+    Attributes:
+        settings: those of the run; round, seed and the rest that changes from task to task are filled in.
+        rounds: rounds of the run.
+        seed: of the run.
+        rule: how updates are combined.
+        turns: whether the factors of every round are others (see `plait.aggregation.turns`).
+    """
+
+    settings: Settings
+    rounds: int
+    seed: int
+    rule: Rule
+    turns: bool
+
+    def to_describe(self) -> Settings:
+        """What a client counts its data under."""
+        return self.settings
+
+    def to_train(self, number: int, client: str) -> Settings:
+        """How a client trains in round `number`."""
+        settings = self.settings
+        return replace(
+            self._of_round(number),
+            seed=client_seed(self.seed, number, client),
+            done_steps=(number - 1) * settings.local_steps,
+            trained="".join(sorted(self.rule.trained(number))) or "AB",
+        )
+
+    def to_evaluate(self, number: int) -> Settings:
+        """How a client measures the adapter after round `number`."""
+        settings = self._of_round(number)
+        # What clients have of their own is complete, and measured, once the last round is over.
+        return replace(settings, own_share=settings.own_share if number == self.rounds else 0.0)
+
+    def _of_round(self, number: int) -> Settings:
+        return replace(self.settings, round=number, personal=self.rule.personal or "", without_feedback=self.turns)
