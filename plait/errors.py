@@ -3,10 +3,12 @@
     PlaitError                      exit code 1
     ├── ConfigError            2    yours: what was asked for cannot be
     ├── DataError              3    the data's: a file or a record is not what it must be
+    │   └── TooLittleDataError      ... because there is too little of them
     ├── PeerError              3    another party's: bytes that came from outside are refused
     │   ├── BaseMismatchError       ... because they belong to another base model
     │   └── PolicyError             ... because this machine's operator did not agree to what they ask
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
+    │   └── DiskFullError           ... because a disk, or a quota on it, is full
     └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` goes on
 
 A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
@@ -41,6 +43,10 @@ class DataError(PlaitError):
     exit_code = 3
 
 
+class TooLittleDataError(DataError):
+    """Data that are fit for use, but too few to train on and to hold some out."""
+
+
 class PeerError(PlaitError):
     """Bytes from outside (a peer, an adapter file, a run directory) that are refused."""
 
@@ -57,6 +63,10 @@ class PolicyError(PeerError):
 
 class MachineError(PlaitError):
     """Something that this machine lacks: space, memory, network, a package, a permission."""
+
+
+class DiskFullError(MachineError):
+    """A disk, or a quota on it, is full. Once there is room the same work can go on where it stopped."""
 
 
 class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)

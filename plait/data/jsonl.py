@@ -58,7 +58,7 @@ def read_jsonl(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
                 )
             records.append(_record(fields, kind))
         except _LineError as error:
-            raise DataError(f"line {number} of '{path}' {error}") from error.__cause__
+            raise DataError(f"line {number} of '{path}' {error}; mend that line or leave it out") from error.__cause__
     if first_kind is None:
         raise DataError(f"'{path}' holds no record, expected one JSON object a line")
     return Dataset.of(path.stem, first_kind, records)

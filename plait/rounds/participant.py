@@ -15,7 +15,7 @@ import numpy as np
 from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, check_finite, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
-from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError
+from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError, TooLittleDataError
 from plait.rounds.broadcasts import take_step
 from plait.rounds.drift import Drift
 from plait.rounds.error_feedback import Debt
@@ -125,7 +125,8 @@ class LocalModel(Protocol):
         """Count the data under these settings.
 
         Raises:
-            DataError: there is too little.
+            TooLittleDataError: there is too little to train on and to hold some out.
+            DataError: they do not fit the base or the task.
         """
         ...
 
@@ -396,8 +397,10 @@ def _reason(error: PlaitError) -> RefusalReason:
         return RefusalReason.NEED_FULL
     if isinstance(error, BaseMismatchError):
         return RefusalReason.BASE_MISMATCH
-    if isinstance(error, DataError):
+    if isinstance(error, TooLittleDataError):
         return RefusalReason.TOO_LITTLE_DATA
+    if isinstance(error, DataError):
+        return RefusalReason.UNUSABLE_DATA
     if isinstance(error, ConfigError):
         return RefusalReason.SPEC_MISMATCH
     if isinstance(error, PeerError):

@@ -28,7 +28,8 @@ class Reason(StrEnum):
     """Why an answer does not count, as the ledger and the metrics say it; the codes are stable over versions.
 
     What a client itself says when it cannot do a task (`RefusalReason` of the wire) stands beside these under its own
-    name: need-full, base-mismatch, spec-mismatch, too-little-data, malformed, failed.
+    name: need-full, base-mismatch, spec-mismatch, too-little-data, unusable-data, malformed, failed, busy,
+    policy.
     """
 
     MALFORMED = "malformed"

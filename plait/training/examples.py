@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from plait.adapters import Task
 from plait.data import Record, RecordKind
-from plait.errors import DataError
+from plait.errors import DataError, TooLittleDataError
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
@@ -59,6 +60,10 @@ class Split:
     def held_out_tokens(self) -> int:
         """Tokens of the held-out part."""
         return sum(len(example.tokens) for example in self.held_out)
+
+
+class _RecordError(Exception):
+    """What is wrong with a record; whoever goes through the records adds which one it is."""
 
 
 class Tokenizer(Protocol):
@@ -123,14 +128,14 @@ def split_examples(
         by_label: set the last part of every class aside, so that data sorted by class are judged on all of them.
 
     Raises:
-        DataError: there is too little for one training and one held-out example.
+        TooLittleDataError: there is too little for one training and one held-out example.
     """
     if by_label:
         examples = _classes_in_step(examples)
     held = max(1, round(len(examples) * held_out_fraction))
     train, rest = examples[: len(examples) - held], examples[len(examples) - held :]
     if not train:
-        raise DataError(
+        raise TooLittleDataError(
             f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
             "expected at least 2 (one to train on, one held out)"
         )
@@ -177,7 +182,8 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
     if unknown:
         # Without the label itself: this goes to the server.
         raise DataError(
-            f"label of {unknown} of {len(records)} records is none of the run's labels: {', '.join(labels)}"
+            f"label of {unknown} of {len(records)} records is none of the run's labels: {', '.join(labels)}; "
+            "leave them out, or have the server's --labels name theirs"
         )
     encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
     return [
@@ -188,8 +194,11 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
 
 def _converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int) -> list[Example]:
     examples: list[Example] = []
-    for record in records:
-        text, spans = _render(record, kind, tokenizer)
+    for number, record in enumerate(records, start=1):
+        try:
+            text, spans = _render(record, kind, tokenizer)
+        except _RecordError as error:
+            raise DataError(f"record {number} of {len(records)} {error}; leave it out or change it") from error
         encoded = cast(
             "dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         )
@@ -217,6 +226,14 @@ def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str
     if tokenizer.chat_template is None:
         raise DataError("the base has no chat template, but the data has messages; use prompt/completion or text")
     turns = [{"role": role, "content": content} for role, content in messages]
+    try:
+        return _rendered(turns, tokenizer)
+    except TemplateError as error:
+        # Without the template's own words, which may quote the record: this goes to the server.
+        raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
+
+
+def _rendered(turns: list[dict[str, str]], tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
     text = tokenizer.apply_chat_template(turns, tokenize=False)
     spans: list[tuple[int, int]] = []
     for number, turn in enumerate(turns):
@@ -227,5 +244,5 @@ def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str
         if text.startswith(before) and text.startswith(upto):
             spans.append((len(before), len(upto.rstrip("\n"))))
     if not spans:
-        raise DataError("the base's chat template rewrites earlier turns, so what the model is to write cannot be told")
+        raise _RecordError("is rewritten by the base's chat template, so what the model is to write cannot be told")
     return text, spans

@@ -31,6 +31,7 @@ class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_REASON_FAILED: _ClassVar[RefusalReason]
     REFUSAL_REASON_BUSY: _ClassVar[RefusalReason]
     REFUSAL_REASON_POLICY: _ClassVar[RefusalReason]
+    REFUSAL_REASON_UNUSABLE_DATA: _ClassVar[RefusalReason]
 SIDE_UNSPECIFIED: Side
 SIDE_A: Side
 SIDE_B: Side
@@ -47,6 +48,7 @@ REFUSAL_REASON_TOO_LITTLE_DATA: RefusalReason
 REFUSAL_REASON_FAILED: RefusalReason
 REFUSAL_REASON_BUSY: RefusalReason
 REFUSAL_REASON_POLICY: RefusalReason
+REFUSAL_REASON_UNUSABLE_DATA: RefusalReason
 
 class Task(_message.Message):
     __slots__ = ("schema", "describe", "train", "evaluate")

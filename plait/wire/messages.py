@@ -129,6 +129,7 @@ class RefusalReason(IntEnum):
     FAILED = 6
     BUSY = 7
     POLICY = 8
+    UNUSABLE_DATA = 9
 
 
 @dataclass(frozen=True)

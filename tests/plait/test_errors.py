@@ -8,10 +8,12 @@ EXIT_CODES = {
     "PlaitError": 1,
     "ConfigError": 2,
     "DataError": 3,
+    "TooLittleDataError": 3,
     "PeerError": 3,
     "BaseMismatchError": 3,
     "PolicyError": 3,
     "MachineError": 1,
+    "DiskFullError": 1,
     "Interrupted": 1,
 }
 CLASSES = {

@@ -5,7 +5,7 @@ import pytest
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
-from plait.errors import ConfigError, DataError, MachineError
+from plait.errors import ConfigError, DataError, MachineError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
@@ -217,7 +217,8 @@ def test_a_task_that_is_too_large_is_refused_unread(model, memory, server):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (DataError("2 examples, expected at least 3"), RefusalReason.TOO_LITTLE_DATA),
+        (TooLittleDataError("2 examples, expected at least 3"), RefusalReason.TOO_LITTLE_DATA),
+        (DataError("label of 3 of 5 records is none of the run's"), RefusalReason.UNUSABLE_DATA),
         (ConfigError("no module 'q_proj'"), RefusalReason.SPEC_MISMATCH),
         (MachineError("out of memory"), RefusalReason.FAILED),
     ],

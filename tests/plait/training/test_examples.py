@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from plait.adapters import Task
 from plait.data import Message, Record, RecordKind
-from plait.errors import DataError
+from plait.errors import DataError, TooLittleDataError
 from plait.training.examples import IGNORED, Example, split_examples, tokenise
 from plait.training.resident import ResidentBase
 
@@ -100,7 +100,9 @@ def test_labels_become_their_index(resident: ResidentBase) -> None:
 
 def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: ResidentBase) -> None:
     records = [Record(text="x", label="tech"), Record(text="y", label="sport")]
-    with pytest.raises(DataError, match=r"^label of 1 of 2 records is none of the run's labels: business, sport$"):
+    with pytest.raises(
+        DataError, match=r"^label of 1 of 2 records is none of the run's labels: business, sport; leave them out"
+    ):
         examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
 
 
@@ -126,8 +128,33 @@ def test_a_bounded_held_out_part_is_spread_evenly() -> None:
 
 
 def test_one_example_is_too_little_data() -> None:
-    with pytest.raises(DataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"):
+    with pytest.raises(
+        TooLittleDataError, match=r"client 'ada' has too little data: 1 sequences .* expected at least 2"
+    ):
         split_examples(numbered(1), client="ada", seq_len=8, held_out_fraction=0.1, max_held_out=4)
+
+
+def test_a_record_that_the_chat_template_refuses_is_named_by_its_number_and_not_quoted(resident: ResidentBase) -> None:
+    class Strict(PlainTokenizer):
+        chat_template = "{{ raise_exception('roles must alternate: ' + messages[0]['content']) }}"
+
+        def apply_chat_template(self, conversation, **options):
+            strict = self.chat_template if conversation[0]["content"] == "secret" else None
+            return self._inner.apply_chat_template(
+                conversation, **options, **({"chat_template": strict} if strict else {})
+            )
+
+    records = [Record(prompt=text, completion="an answer") for text in ("a question", "secret")]
+    with pytest.raises(DataError, match=r"^record 2 of 2 is refused by the base's chat template") as refused:
+        tokenise(
+            records,
+            kind=RecordKind.PROMPT,
+            task=Task.CAUSAL_LM,
+            labels=(),
+            tokenizer=Strict(resident.tokenizer),
+            seq_len=64,
+        )
+    assert "secret" not in str(refused.value)
 
 
 class PlainTokenizer:
