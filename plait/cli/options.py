@@ -50,7 +50,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             annotation=Annotated[
                 _plain_type(field.annotation) | None,
                 typer.Option(
-                    f"--{name.replace('_', '-')}",
+                    _flag(name, field.annotation),
                     help=_help(field.description or "", field.default),
                     rich_help_panel=panels[name],
                     show_default=False,
@@ -90,6 +90,12 @@ def _plain_type(annotation: object) -> type:
     if get_origin(annotation) is Literal:
         return str
     return annotation if isinstance(annotation, type) else str
+
+
+def _flag(name: str, annotation: object) -> str:
+    """The option's name; a switch can be turned off too, so that a command can spell out every setting."""
+    key = name.replace("_", "-")
+    return f"--{key}/--no-{key}" if annotation is bool else f"--{key}"
 
 
 def _help(description: str, default: object) -> str:

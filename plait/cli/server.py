@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _LOG_BYTES = 16 << 20
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
+# What clients bring themselves. A file of settings may come from a simulation and name it.
+_NOT_THE_SERVERS = {"data": "", "partition": "", "reference": ""}
 
 
 @with_run_options
@@ -60,10 +62,10 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or try it out on this machine alone with --insecure"
         )
-    for key in ("data", "partition", "reference"):
+    for key in _NOT_THE_SERVERS:
         if key in given:
             raise ConfigError(f"--{key} is given, expected it left out: clients bring their own data")
-    settings = run_config({**given, **({"clients": min_clients} if min_clients else {})}, config)
+    settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **_NOT_THE_SERVERS}, config)
     out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
     directory = RunDirectory(Path(out))
     before = load_serving(directory.server)

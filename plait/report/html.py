@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,6 +15,7 @@ from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
 from plait.report.markup import Markup, element, fragment
+from plait.report.repeat import is_deployed, repeat_command
 from plait.report.run_view import RunView
 from plait.report.stylesheet import STYLESHEET
 from plait.report.table import Table
@@ -38,7 +38,6 @@ from plait.report.wording import (
     loss_text,
     percent_text,
     plural,
-    printable,
     ratio_text,
     rough_text,
     short_count_text,
@@ -52,8 +51,6 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "aggregation": "Two line plots over rounds: error of the aggregate, and how far every client moved.",
     "savings": "Bars on a logarithmic scale: bytes of this run beside other exchanges.",
 }
-# Where a run is written to belongs to that run, not to its repetition.
-_NOT_REPEATED = frozenset({"out"})
 
 
 def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
@@ -126,22 +123,6 @@ def headline(view: RunView) -> str:
     cost = f"{bytes_text(view.sent.total_bytes)} crossed the wire in all"
     spent = bytes_text(full_model.sent_bytes(view.client_rounds))
     return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
-
-
-def repeat_command(config: Mapping[str, Json]) -> tuple[str, ...]:
-    """The command line that does the run again, quoted for a shell: the command, then one option after another.
-
-    Every setting is spelt out, because defaults may change between versions.
-    """
-    options: list[str] = []
-    for key, value in config.items():
-        if key in _NOT_REPEATED or value is None or value == "":
-            continue
-        text = printable(value) if isinstance(value, str) else json.dumps(value)
-        # A value that begins with a dash would be taken for an option.
-        words = [f"--{printable(key)}={text}"] if text.startswith("-") else [f"--{printable(key)}", text]
-        options.append(shlex.join(words))
-    return ("plait simulate", *options)
 
 
 def _header(view: RunView) -> Markup:
@@ -262,7 +243,12 @@ def _table(table: Table) -> Markup:
 def _command(view: RunView) -> Markup:
     # The spaces between the options are part of what is copied.
     words = (fragment(element("span", word), " ") for word in repeat_command(view.config))
-    return element("p", element("code", *words), class_="command")
+    command = element("p", element("code", *words), class_="command")
+    if not is_deployed(view.config):
+        return command
+    clients = "Give it your own kit and --listen. Each client takes part with its own data:"
+    client = element("p", element("code", "plait client --kit KIT --server HOST:PORT --data FILE"), class_="command")
+    return fragment(command, element("p", clients), client)
 
 
 def _pairs(pairs: Mapping[str, Json]) -> Markup:

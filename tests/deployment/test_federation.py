@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -34,6 +35,11 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
     assert down < proxy.down_bytes < 1.01 * down
     assert sees_canary(federation), "it is nowhere to be found"
     assert not sees_canary(deployment.folder)
+
+    report = re.sub(r"<[^>]+>", "", (deployment.run / "report.html").read_text())
+    assert "plait server --kit plait-server --" in report
+    assert "--min-clients 3" in report
+    assert "--data stdlib" not in report
 
 
 def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(

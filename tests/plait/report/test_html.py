@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import pytest
-
 from plait.report.fold import fold_events
-from plait.report.html import headline, render_html, repeat_command
+from plait.report.html import headline, render_html
 
 PLOTS = dict.fromkeys(
     ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation"), b"\x89PNG"
@@ -101,17 +98,3 @@ def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
         page = Page(render_html(fold_events(small_run[:length]), VARIANTS))
         assert "This run has not finished" in page.text
     assert "no round has been evaluated yet" in Page(render_html(fold_events(small_run[:1]), VARIANTS)).text
-
-
-def test_the_command_gives_every_setting_back_to_a_shell(hostile_run) -> None:
-    config = fold_events(hostile_run).config
-    words = shlex.split(" ".join(repeat_command(config)))
-    assert words[:2] == ["plait", "simulate"]
-    given = dict(zip(words[2::2], words[3::2], strict=True))
-    assert given["--data"] == config["data"] == "a b'; rm -rf ~"
-    assert given == {f"--{key}": str(value) for key, value in config.items() if key != "out"}
-
-
-@pytest.mark.parametrize("value", ["-x", "--rounds"])
-def test_a_value_like_an_option_stays_a_value(value: str) -> None:
-    assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")

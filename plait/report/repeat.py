@@ -1,0 +1,52 @@
+"""The command that does a run again, from the settings that its ledger holds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+
+from plait.adapters import Json
+from plait.report.wording import printable
+
+# Where a run is written to belongs to that run, not to its repetition.
+_NOT_REPEATED = frozenset({"out"})
+# Clients decide these for themselves, or they mean nothing without data at hand.
+_NOT_THE_SERVERS = frozenset({"data", "partition", "reference", "side-by-side"})
+_SERVED_NAMES: Mapping[str, str] = {"clients": "min-clients"}
+_SERVER = "plait server --kit plait-server"
+
+
+def is_deployed(config: Mapping[str, Json]) -> bool:
+    """Whether clients brought their own data: then the server's settings name none."""
+    return config.get("data") == ""
+
+
+def repeat_command(config: Mapping[str, Json]) -> tuple[str, ...]:
+    """The command line that does the run again, quoted for a shell: the command, then one option after another.
+
+    Every setting is spelt out, because defaults may change between versions. A deployed run is served again, from the
+    kit that `plait provision` calls ``plait-server``.
+
+    Args:
+        config: settings under the keys that users write.
+    """
+    deployed = is_deployed(config)
+    left_out = _NOT_REPEATED | (_NOT_THE_SERVERS if deployed else frozenset())
+    names = _SERVED_NAMES if deployed else {}
+    options = [
+        _option(names.get(key, key), value)
+        for key, value in config.items()
+        if key not in left_out and value is not None and value != ""
+    ]
+    return (_SERVER if deployed else "plait simulate", *options)
+
+
+def _option(key: str, value: Json) -> str:
+    key = printable(key)
+    if isinstance(value, bool):
+        return shlex.quote(f"--{key}" if value else f"--no-{key}")
+    text = printable(value) if isinstance(value, str) else json.dumps(value)
+    # A value that begins with a dash would be taken for an option.
+    words = [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    return shlex.join(words)

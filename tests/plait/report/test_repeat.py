@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from plait.report.fold import fold_events
+from plait.report.repeat import repeat_command
+
+
+def test_the_command_gives_every_setting_back_to_a_shell(hostile_run) -> None:
+    config = fold_events(hostile_run).config
+    words = shlex.split(" ".join(repeat_command(config)))
+    assert words[:2] == ["plait", "simulate"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given["--data"] == config["data"] == "a b'; rm -rf ~"
+    assert given == {f"--{key}": str(value) for key, value in config.items() if key != "out"}
+
+
+@pytest.mark.parametrize("value", ["-x", "--rounds"])
+def test_a_value_like_an_option_stays_a_value(value: str) -> None:
+    assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")
+
+
+def test_a_switch_is_spelt_out_without_a_value() -> None:
+    assert repeat_command({"data": "x", "keep-updates": False, "scaffold": True}) == (
+        "plait simulate", "--data x", "--no-keep-updates", "--scaffold",
+    )  # fmt: skip
+
+
+def test_a_run_whose_clients_brought_their_data_is_served_again() -> None:
+    config = {"data": "", "clients": 2, "partition": "", "side-by-side": 1, "rounds": 3}
+    assert repeat_command(config) == ("plait server --kit plait-server", "--min-clients 2", "--rounds 3")
