@@ -37,12 +37,14 @@ from server.metrics import Metrics, MetricsServer
 from server.revocation import Revocation
 from server.service import FederationService
 from server.status import RunSummary
+from server.transfers import Pace
 from server.uploads import Uploads
 
 _DISK_THREADS = 4
-_STALL_S = 30.0
 _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
+PACE = Pace()
+"""How slow an upload or a download may be."""
 
 
 class GrpcGrid(Grid):
@@ -316,7 +318,7 @@ class GrpcGrid(Grid):
             disk=self._disk,
             max_answer_bytes=self._terms.max_answer_bytes,
             at_once=self._transfers_at_once,
-            stall_s=_STALL_S,
+            pace=PACE,
         )
         return FederationService(
             attendance=attendance,
@@ -329,7 +331,7 @@ class GrpcGrid(Grid):
             operator_token=None if self._kit is None else self._kit.operator_token.encode(),
             start_s=self._handshake_s,
             downloads_at_once=self._transfers_at_once,
-            stall_s=_STALL_S,
+            pace=PACE,
         )
 
     def _tend(self) -> None:
@@ -359,4 +361,5 @@ class GrpcGrid(Grid):
             self._metrics_server.close()
             self._metrics_server = None
         self._disk.shutdown()
+        self._inbox.close()
         self._inbox.sweep()

@@ -7,7 +7,6 @@ Knows nothing of connections and of who may send what; names of nodes and tasks 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -15,18 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import begin_to_store, fsync_directory, map_file
+from plait.files import map_file
 from plait.transport.framing import Data
-from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
+from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
 
-_HEADER_BYTES = 1 + DIGEST_BYTES
-_PART, _ANSWER = ".part", ".answer"
 _MAPPED_BYTES = 1 << 18  # smaller answers are read: that is quicker
-_STORED_BYTES = 4 << 20  # so much of an answer is handed to the disk at a time
 _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
 
 
@@ -88,9 +83,10 @@ class Inbox:
         # forget: both happen a thousand times a round.
         found = list(self._all())
         self._here = {(node, task) for node, task, _ in found}
-        self._whole = {(node, task) for node, task, suffix in found if suffix == _ANSWER}
+        self._whole = {(node, task) for node, task, suffix in found if suffix == ANSWER_SUFFIX}
         self._doomed: set[tuple[str, str]] = set()
         self._deleting = threading.Lock()
+        self._open: set[Incoming] = set()
 
     def has(self, node: str, task_id: str) -> bool:
         """Whether the answer to a task is here, whole."""
@@ -102,19 +98,19 @@ class Inbox:
         Raises:
             MachineError: it is not here, or cannot be read.
         """
-        path = self._path(node, task_id, _ANSWER)
+        path = self._path(node, task_id, ANSWER_SUFFIX)
         try:
             # Not buffered: a buffer's read to the end would copy all of it once more.
             with path.open("rb", buffering=0) as file:
                 large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
                 if large and (view := map_file(file.fileno())) is not None:
-                    return Answer(view[0], view[_HEADER_BYTES:])
-                header = file.read(_HEADER_BYTES)
+                    return Answer(view[0], view[HEADER_BYTES:])
+                header = file.read(HEADER_BYTES)
                 data = file.readall()
         except OSError as error:
             raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
-        if len(header) < _HEADER_BYTES:
-            raise MachineError(f"'{path}' has {len(header)} bytes, expected at least {_HEADER_BYTES}")
+        if len(header) < HEADER_BYTES:
+            raise MachineError(f"'{path}' has {len(header)} bytes, expected at least {HEADER_BYTES}")
         return Answer(header[0], data)
 
     def held_bytes(self, node: str, task_id: str, digest: bytes) -> int:
@@ -122,10 +118,10 @@ class Inbox:
         if (node, task_id) not in self._here:
             return 0
         try:
-            with self._path(node, task_id, _PART).open("rb") as file:
-                if file.read(_HEADER_BYTES)[1:] != digest:
+            with self._path(node, task_id, PART_SUFFIX).open("rb") as file:
+                if file.read(HEADER_BYTES)[1:] != digest:
                     return 0
-                return max(file.seek(0, os.SEEK_END) - _HEADER_BYTES, 0)
+                return max(file.seek(0, os.SEEK_END) - HEADER_BYTES, 0)
         except OSError:
             return 0
 
@@ -152,30 +148,36 @@ class Inbox:
         held = self.held_bytes(node, task_id, digest)
         if not 0 <= offset <= held:
             raise PeerError(f"upload starts at byte {offset}, expected at most {held}, which is what the server holds")
-        path = self._path(node, task_id, _PART)
+        path = self._path(node, task_id, PART_SUFFIX)
         self._here.add((node, task_id))
         try:
             path.parent.mkdir(exist_ok=True)
             # A part with another digest is another answer to the same task, and gives way.
             others = sum(_size_of(file) for file in path.parent.iterdir() if file != path)
-            if others + size + _HEADER_BYTES > self._node_quota_bytes:
+            if others + size + HEADER_BYTES > self._node_quota_bytes:
                 raise PeerError(f"answer of {size} bytes on top of {others}, expected {self._node_quota_bytes} in all")
-            file = path.open("r+b" if held else "w+b")
-            try:
-                return Incoming(
-                    file,
-                    path,
-                    header=bytes((content,)) + digest,
-                    size=size,
-                    offset=offset,
-                    durable=durable,
-                    whole=lambda: self._whole.add((node, task_id)),
-                )
-            except BaseException:
-                file.close()
-                raise
+            incoming = Incoming(
+                path,
+                held=held,
+                header=bytes((content,)) + digest,
+                size=size,
+                offset=offset,
+                durable=durable,
+                whole=lambda: self._whole.add((node, task_id)),
+                closed=self._open.discard,
+            )
         except OSError as error:
             raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+        self._open.add(incoming)
+        return incoming
+
+    def close(self) -> None:
+        """Close the files of all answers that are still coming in; what there is of them stays.
+
+        Call it once no thread writes any more.
+        """
+        for incoming in list(self._open):
+            incoming.close()
 
     def remove(self, node: str, task_id: str) -> None:
         """Forget what there is of an answer; `sweep` deletes it."""
@@ -217,7 +219,7 @@ class Inbox:
                 self._delete(node, task_id)
 
     def _delete(self, node: str, task_id: str) -> None:
-        for suffix in (_PART, _ANSWER):
+        for suffix in (PART_SUFFIX, ANSWER_SUFFIX):
             with suppress(OSError):
                 self._path(node, task_id, suffix).unlink(missing_ok=True)
 
@@ -225,7 +227,7 @@ class Inbox:
         for directory in list(self._directory.iterdir()):
             if directory.is_dir():
                 for file in list(directory.iterdir()):
-                    if file.suffix in (_PART, _ANSWER):
+                    if file.suffix in (PART_SUFFIX, ANSWER_SUFFIX):
                         yield directory.name, file.stem, file.suffix
 
     def _path(self, node: str, task_id: str, suffix: str) -> Path:
@@ -237,90 +239,3 @@ def _size_of(file: Path) -> int:
     with suppress(FileNotFoundError):
         return file.stat().st_size
     return 0
-
-
-class Incoming:
-    """An answer that is being written; used by one thread at a time."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        path: Path,
-        *,
-        header: bytes,
-        size: int,
-        offset: int,
-        durable: bool,
-        whole: Callable[[], None],
-    ) -> None:
-        self._file = file
-        self._path = path
-        self._digest = header[1:]
-        self._size = size
-        self._durable = durable
-        self._whole = whole
-        self._hash = hashlib.sha256()
-        file.seek(0)
-        file.write(header)
-        left = offset
-        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
-            self._hash.update(chunk)
-            left -= len(chunk)
-        file.truncate()
-        self._written = self._handed = offset - left
-
-    @property
-    def missing_bytes(self) -> int:
-        """What is still to come."""
-        return self._size - self._written
-
-    def write(self, data: Data) -> None:
-        """Append to the answer.
-
-        Raises:
-            PeerError: more than was announced.
-            MachineError: the disk is full.
-        """
-        if len(data) > self.missing_bytes:
-            raise PeerError(f"answer has more than the {self._size} bytes that were announced")
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
-        if self._durable and self._written - self._handed >= _STORED_BYTES:
-            # What was written before this call has left the file's buffer.
-            begin_to_store(self._file.fileno(), _HEADER_BYTES + self._handed, self._written - self._handed)
-            self._handed = self._written
-        self._hash.update(data)
-        self._written += len(data)
-
-    def finish(self) -> bool:
-        """Make the answer whole, and durable if it is to be; False, and it is gone, if its SHA-256 is another.
-
-        Raises:
-            PeerError: less than was announced; what there is stays.
-            MachineError: cannot be written.
-        """
-        if self.missing_bytes:
-            raise PeerError(f"answer ends after {self._written} bytes, expected {self._size}")
-        try:
-            if self._hash.digest() != self._digest:
-                self.close()
-                self._path.unlink(missing_ok=True)
-                return False
-            self._file.flush()
-            if self._durable:
-                os.fsync(self._file.fileno())
-            self.close()
-            self._path.replace(self._path.with_suffix(_ANSWER))
-            if self._durable:
-                fsync_directory(self._path.parent)
-            self._whole()
-        except OSError as error:
-            raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
-        return True
-
-    def close(self) -> None:
-        """Stop writing; what has come in stays for the upload to go on."""
-        with suppress(OSError):
-            self._file.close()

@@ -26,6 +26,7 @@ from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
 from server.status import RunSummary, status_json
+from server.transfers import CutOff, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
@@ -47,8 +48,8 @@ class FederationService:
         summary: what the run says of itself.
         operator_token: who shows it may see the status; None lets anybody, on an insecure connection.
         start_s: an upload must say what it is within so many seconds.
-        downloads_at_once: so many are under way at a time, the others wait.
-        stall_s: a download of which nothing is read for so long is cut off.
+        downloads_at_once: so many are in progress at a time, the others wait.
+        pace: how slow one may be.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FederationService:
         operator_token: bytes | None,
         start_s: float,
         downloads_at_once: int,
-        stall_s: float,
+        pace: Pace,
     ) -> None:
         self._attendance = attendance
         self._uploads = uploads
@@ -75,8 +76,7 @@ class FederationService:
         self._summary = summary
         self._operator_token = operator_token
         self._start_s = start_s
-        self._downloads = asyncio.Semaphore(downloads_at_once)
-        self._stall_s = stall_s
+        self._downloads = Transfers(at_once=downloads_at_once, pace=pace)
 
     @property
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -103,7 +103,7 @@ class FederationService:
         del request_iterator
         try:
             await self._attendance.serve(
-                _ContextLine(context), peer=context.peer(), certified_name=_certified_name(context)
+                _ContextLine(context), peer=context.peer(), certified_name=certified_name(context)
             )
         except PlaitError as error:
             say("cannot-admit", level=logging.ERROR, detail=error)
@@ -121,17 +121,17 @@ class FederationService:
             )
         view = memoryview(body)
         try:
-            async with self._downloads:
+            async with self._downloads.turn(session.node.name) as transfer:
                 for start in range(request.offset, len(view), CHUNK_BYTES):
                     if not session.is_open:
                         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
                     chunk = view[start : start + CHUNK_BYTES]
-                    async with asyncio.timeout(self._stall_s):
-                        await context.write(pack_chunk(chunk))
+                    await context.write(pack_chunk(chunk))
+                    transfer.moved(len(chunk))
                     session.node.downlink_bytes += len(chunk)
                     self._metrics.downlink_bytes.inc(len(chunk))
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.ABORTED, f"nothing was read for {self._stall_s:g} s, go on later")
+        except CutOff as cut:
+            await context.abort(grpc.StatusCode.ABORTED, str(cut))
 
     async def held(self, request: pb.HeldRequest, context: _Context) -> pb.HeldReply:
         """Say how much of an answer is here."""
@@ -180,16 +180,21 @@ class FederationService:
     async def status(self, request: pb.StatusRequest, context: _Context) -> pb.StatusReply:
         """Tell an operator, or a node, what the run is doing."""
         token = self._operator_token
-        may = token is None or hmac.compare_digest(request.token, token) or self._desk.sessions.find(request.token)
-        if not may:
+        if not (token is None or hmac.compare_digest(request.token, token) or self._found(request.token, context)):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
         return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self._disk, self._status))
 
     def _status(self) -> str:
         return status_json(self._summary(), self._desk.sessions, self._desk.assignments)
 
-    async def _session(self, token: bytes, context: _Context) -> Session:
+    def _found(self, token: bytes, context: _Context) -> Session | None:
+        """The session of a token, over a connection of its own node: another's is worth nothing to whoever stole it."""
         session = self._desk.sessions.find(token)
+        name = certified_name(context)
+        return session if session is not None and name in (None, session.node.name) else None
+
+    async def _session(self, token: bytes, context: _Context) -> Session:
+        session = self._found(token, context)
         try:
             if session is None or not self._revocation.may_stay(session):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
@@ -213,7 +218,8 @@ class _ContextLine:
         await self._context.write(event)
 
 
-def _certified_name(context: _Context) -> str | None:
+def certified_name(context: _Context) -> str | None:
+    """The name in the certificate of whoever calls; None on an insecure connection."""
     names = list(context.auth_context().get("x509_common_name", ()))
     return names[0].decode(errors="replace") if names else None
 

@@ -1,16 +1,14 @@
 """Answers on their way in: checked before anything is buffered, written as they come, one receipt at the end.
 
-A node that stalls is cut off and goes on later from where it was; a newer upload of the same answer takes the place of
-the older. Knows nothing of who may call.
+A node whose upload is cut off goes on later from where it was. Knows nothing of who may call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 
 from plait.errors import MachineError, PeerError
 from plait.machine import give_back_memory
@@ -18,8 +16,10 @@ from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.assignments import DURABLE_TYPE, Assignment, Assignments, Standing
-from server.inbox import Inbox, Incoming
+from server.inbox import Inbox
+from server.incoming import Incoming
 from server.sessions import Session
+from server.transfers import CutOff, Pace, Transfer, Transfers
 
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
@@ -40,27 +40,6 @@ class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
         self.retry = retry
 
 
-@dataclass(eq=False)
-class _Running:
-    """An upload in progress."""
-
-    clock: asyncio.Timeout
-    over: asyncio.Event
-    superseded: bool = False
-
-    def extend(self, seconds: float) -> None:
-        """Let the next chunk take so long."""
-        if not self.superseded:
-            self.clock.reschedule(asyncio.get_running_loop().time() + seconds)
-
-    async def supersede(self) -> None:
-        """Cut it off and wait until it has let go of its file."""
-        self.superseded = True
-        with suppress(RuntimeError):  # it is ending already
-            self.clock.reschedule(asyncio.get_running_loop().time())
-        await self.over.wait()
-
-
 class Uploads:
     """Takes the answers of all nodes.
 
@@ -70,7 +49,7 @@ class Uploads:
         disk: where files are written, so that the event loop never waits for a disk.
         max_answer_bytes: the largest one.
         at_once: so many come in at a time, the others wait; each takes up to three chunks of memory.
-        stall_s: an upload that brings no chunk for so long is cut off.
+        pace: how slow one may be.
     """
 
     def __init__(
@@ -81,15 +60,13 @@ class Uploads:
         disk: Executor,
         max_answer_bytes: int,
         at_once: int,
-        stall_s: float,
+        pace: Pace,
     ) -> None:
         self._inbox = inbox
         self._assignments = assignments
         self._disk = disk
         self._max_answer_bytes = max_answer_bytes
-        self._slots = asyncio.Semaphore(at_once)
-        self._stall_s = stall_s
-        self._running: dict[tuple[str, str], _Running] = {}
+        self._transfers = Transfers(at_once=at_once, pace=pace)
         self._untidy_bytes = 0
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
@@ -107,7 +84,7 @@ class Uploads:
 
     def tidy(self) -> None:
         """Hand back what memory many answers took, once the last of them is here; to be called now and then."""
-        if self._untidy_bytes >= _TIDY_BYTES and not self._running:
+        if self._untidy_bytes >= _TIDY_BYTES and not self._transfers.busy:
             self._untidy_bytes = 0
             self._disk.submit(give_back_memory)
 
@@ -137,21 +114,11 @@ class Uploads:
         if assignment is None:
             raise UploadRefused("unknown-task", "this task has not been given out, or not again yet", retry=True)
         self._check(start, assignment)
-        key = (node, start.task_id)
-        while (older := self._running.get(key)) is not None:
-            await older.supersede()
-        clock = asyncio.timeout(None)
-        running = self._running[key] = _Running(clock, asyncio.Event())
         try:
-            async with clock:
-                return await self._receive(session, start, assignment, read, running)
-        except TimeoutError as error:
-            if running.superseded:
-                raise UploadRefused("superseded", "the same answer is coming in again", retry=True) from error
-            raise UploadRefused("stalled", f"no data for {self._stall_s:g} s, go on later", retry=True) from error
-        finally:
-            del self._running[key]
-            running.over.set()
+            async with self._transfers.turn(node) as transfer:
+                return await self._receive(session, start, assignment, read, transfer)
+        except CutOff as cut:
+            raise UploadRefused(cut.reason, str(cut), retry=True) from cut
 
     def _check(self, start: pb.UploadStart, assignment: Assignment) -> None:
         limit = _MAX_ERROR_BYTES if start.content == pb.CONTENT_ERROR else self._max_answer_bytes
@@ -162,8 +129,12 @@ class Uploads:
             raise UploadRefused("too-large", detail, retry=False)
         if len(start.sha256) != DIGEST_BYTES:
             raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
-        if start.content not in (pb.CONTENT_PLAIT, pb.CONTENT_RECORDS, pb.CONTENT_ERROR):
-            raise UploadRefused("malformed", f"content is {int(start.content)}, expected 1, 2 or 3", retry=False)
+        asked = assignment.work.content
+        if start.content not in (asked, pb.CONTENT_ERROR):
+            # A record dictionary, say, takes many times its bytes in memory; nobody asked for one.
+            detail = f"content is {int(start.content)}, expected {int(asked)} as in the task, or 3 for an error"
+            self._assignments.fail(assignment, f"node {assignment.node}: {detail}")
+            raise UploadRefused("malformed", detail, retry=False)
 
     async def _receive(
         self,
@@ -171,20 +142,17 @@ class Uploads:
         start: pb.UploadStart,
         assignment: Assignment,
         read: Callable[[], Awaitable[Data | None]],
-        running: _Running,
+        transfer: Transfer,
     ) -> tuple[bool, bool]:
         loop = asyncio.get_running_loop()
-        async with self._slots:
-            incoming = await loop.run_in_executor(self._disk, self._begin, assignment, start)
+        async with self._incoming(assignment, start) as incoming:
             writing: asyncio.Future[None] | None = None
-            running.extend(self._stall_s)
             try:
                 while True:
                     data = await read()
                     if writing is not None:
                         await writing
                         writing = None
-                    running.extend(self._stall_s)
                     if not session.is_open:
                         raise UploadRefused("session-over", "the session is over, enrol again", retry=True)
                     if not assignment.is_open:
@@ -195,6 +163,7 @@ class Uploads:
                         raise UploadRefused(
                             "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
                         )
+                    transfer.moved(len(data))
                     session.node.uplink_bytes += len(data)
                     self._untidy_bytes += len(data)
                     # The next chunk travels while this one is written and hashed, but no more than that.
@@ -211,9 +180,8 @@ class Uploads:
                 return False, False
             finally:
                 if writing is not None:
-                    # A file must not be closed under a thread that writes to it.
-                    await asyncio.wait([writing])
-                await loop.run_in_executor(self._disk, incoming.close)
+                    # What it raises is told by the next line that fails, or by nobody.
+                    writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not whole:
             assignment.mismatches += 1
             detail = "answer's SHA-256 is not what was announced, expected the same bytes"
@@ -221,6 +189,22 @@ class Uploads:
                 self._assignments.fail(assignment, f"node {assignment.node}: {detail}")
             raise UploadRefused("wrong-digest", detail, retry=assignment.is_open)
         return self._assignments.answer(assignment), True
+
+    @asynccontextmanager
+    async def _incoming(self, assignment: Assignment, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
+        """The file of an answer; closed whatever happens, also where a thread opens it as the upload is cut off."""
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(self._disk, self._begin, assignment, start)
+
+        async def let_go() -> None:
+            with suppress(UploadRefused, MachineError):
+                incoming = await opening
+                await loop.run_in_executor(self._disk, incoming.close)
+
+        try:
+            yield await asyncio.shield(opening)
+        finally:
+            await asyncio.shield(let_go())
 
     def _begin(self, assignment: Assignment, start: pb.UploadStart) -> Incoming:
         try:

@@ -82,7 +82,8 @@ def test_other_flower_records_travel_serialised(grid, attending, replies):
 
 def test_records_that_are_none_and_errors_of_the_app_come_back_as_errors(grid, attending, send, replies):
     with attending(grid, "alice") as (alice,):
-        ids = [send(grid, "alice", b"1"), send(grid, "alice", b"2")]
+        records = grid.create_message(RecordDict({"c": ConfigRecord({"a": 1})}), "train", node_number("alice"), "1")
+        ids = [*grid.push_messages([records]), send(grid, "alice", b"2")]
         alice.upload(alice.work().task_id, b"\xff\xff", content=pb.CONTENT_RECORDS)
         alice.upload(alice.work().task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
 

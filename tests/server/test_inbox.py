@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,3 +156,42 @@ def test_a_directory_that_cannot_be_made_is_the_machines_fault(tmp_path):
 
     with pytest.raises(MachineError, match="cannot make"):
         Inbox(tmp_path / "file" / "inbox", node_quota_bytes=1)
+
+
+def test_an_upload_that_is_resumed_again_and_again_is_hashed_once_at_its_end(inbox, monkeypatch):
+    hashed = []
+
+    class Counting:
+        def __init__(self):
+            self.genuine = hashlib.sha256()
+
+        def update(self, data):
+            hashed.append(len(data))
+            self.genuine.update(data)
+
+        def digest(self):
+            return self.genuine.digest()
+
+    incoming = inbox.receive("alice", "1.train.0", content=1, digest=DIGEST, size=SIZE, offset=0)
+    incoming.write(DATA[:-1])
+    incoming.close()
+    monkeypatch.setattr("server.incoming.hashlib", SimpleNamespace(sha256=Counting))
+    for _ in range(20):
+        inbox.receive("alice", "1.train.0", content=1, digest=DIGEST, size=SIZE, offset=SIZE - 1).close()
+
+    assert sum(hashed) == 0
+    assert receive(inbox, data=DATA[-1:], offset=SIZE - 1)
+    assert sum(hashed) == SIZE
+    assert inbox.read("alice", "1.train.0") == Answer(1, DATA)
+
+
+def test_a_closed_inbox_has_no_file_open_and_lets_nothing_be_written(inbox):
+    incoming = inbox.receive("alice", "1.train.0", content=1, digest=DIGEST, size=SIZE, offset=0)
+    incoming.write(DATA[:100])
+
+    inbox.close()
+
+    assert incoming.is_closed
+    with pytest.raises(MachineError, match="the server stops"):
+        incoming.write(DATA[100:])
+    assert inbox.held_bytes("alice", "1.train.0", DIGEST) == 100

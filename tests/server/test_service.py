@@ -1,11 +1,14 @@
 import hashlib
 import json
 import threading
+import time
 import urllib.request
 from datetime import UTC, datetime
 
 import grpc
 import pytest
+from flwr.app import ConfigRecord, RecordDict
+from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
@@ -14,7 +17,9 @@ from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server import grpc_grid
+from server.inbox import Inbox
 from server.status import RunSummary
+from server.transfers import Pace
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
 
@@ -209,6 +214,77 @@ class TestBadKeys:
 
         assert code(self.node(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
 
+    def test_a_stolen_session_token_is_worth_nothing_to_another_member(
+        self, secure, kits, bare_node, attending, send, until
+    ):
+        alice = self.node(bare_node, secure, kits["alice"]).attend()
+        bob = self.node(bare_node, secure, kits["bob"]).attend()
+        until(lambda: len(list(secure.get_node_ids())) == 2)
+        send(secure, "alice", b"head", BIG)
+        work = alice.work()
+        token, bob.session = bob.session, alice.session
+
+        assert code(bob.held, work.task_id, b"x") == "UNAUTHENTICATED"
+        assert code(bob.upload, work.task_id, b"stolen") == "UNAUTHENTICATED"
+        assert code(bob.body, work) == "UNAUTHENTICATED"
+        assert code(bob.stub.Status, pb.StatusRequest(token=alice.session), timeout=20) == "UNAUTHENTICATED"
+        assert bob.stub.Status(pb.StatusRequest(token=token), timeout=20).json
+        assert alice.task(work) == b"head" + BIG
+        assert alice.upload(work.task_id, b"answer").kept
+
+
+class TestDownloads:
+    """Bodies larger than what the windows and sockets between server and node take in unread."""
+
+    BODY = bytes(64 << 20)
+
+    def unread(self, node, work):
+        """A download of which only the first chunk is read."""
+        call = node.stub.Download(pb.DownloadRequest(session=node.session, sha256=work.body_sha256), timeout=120)
+        next(call)
+        return call
+
+    def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_grid, attending, send):
+        grid = make_grid(transfers_at_once=2)
+        with attending(grid, "alice", "bob") as (alice, bob):
+            for name in ("alice", "bob"):
+                send(grid, name, b"head", self.BODY)
+            work = bob.work()
+            unread = [self.unread(bob, work) for _ in range(6)]
+
+            # Alice is not kept waiting though bob asks for more than there may be in all.
+            assert len(alice.task(alice.work())) == len(b"head") + len(self.BODY)
+            for call in unread[:-1]:
+                assert code(lambda call=call: list(call)) == "ABORTED"
+            assert sum(len(chunk.data) for chunk in unread[-1]) == len(self.BODY) - CHUNK_BYTES
+
+    @pytest.mark.parametrize(
+        ("pace", "pauses"),
+        [(Pace(stall_s=0.5), [3.0]), (Pace(stall_s=1.0, least_bytes_s=1e12), [0.1] * 63)],
+        ids=["stalled", "slow"],
+    )
+    def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(
+        self, make_grid, attending, send, monkeypatch, pace, pauses
+    ):
+        monkeypatch.setattr(grpc_grid, "PACE", pace)
+        grid = make_grid()
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"head", self.BODY)
+            work = alice.work()
+            unread, left = self.unread(alice, work), iter(pauses)
+            received = [CHUNK_BYTES]
+
+            def read():
+                for chunk in unread:
+                    received.append(len(chunk.data))
+                    time.sleep(next(left, 0.0))
+
+            assert code(read) == "ABORTED"
+            assert "go on later" in unread.details()
+            assert sum(received) < len(self.BODY)
+            monkeypatch.undo()
+            assert alice.body(work, offset=len(self.BODY) - 10) == bytes(10)
+
 
 class TestUploads:
     def test_an_upload_goes_on_where_it_broke_off(self, grid, attending, send, replies, until):
@@ -257,6 +333,31 @@ class TestUploads:
             assert alice.held(alice.work().task_id, BIG).offset == CHUNK_BYTES
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
             assert from_message(replies(grid, [message_id])[0]) == BIG
+
+    def test_a_file_that_is_being_opened_when_its_upload_breaks_off_is_closed(
+        self, grid, attending, send, until, monkeypatch
+    ):
+        opened, go_on = [], threading.Event()
+        genuine = Inbox.receive
+
+        def slow(*arguments, **named):
+            opened.append(genuine(*arguments, **named))
+            go_on.wait(20)
+            return opened[-1]
+
+        monkeypatch.setattr(Inbox, "receive", slow)
+        with attending(grid, "alice") as (alice,):
+            send(grid, "alice", b"task")
+            broken = alice.stub.Upload.future(iter([alice.start(alice.work().task_id, BIG)]))
+            until(lambda: opened)
+            broken.cancel()
+        stopping = threading.Thread(target=grid.stop)
+        stopping.start()
+        until(lambda: not grid._server._thread.is_alive())
+        go_on.set()
+        stopping.join()
+
+        assert [incoming._file.closed for incoming in opened] == [True]
 
     def test_memory_is_handed_back_once_many_bytes_of_answers_are_in(
         self, grid, attending, send, replies, until, monkeypatch
@@ -352,6 +453,26 @@ class TestUploads:
             send(grid, "alice", b"task")
 
             assert code(alice.upload, alice.work().task_id, b"answer", **changes) == "INVALID_ARGUMENT"
+
+    @pytest.mark.parametrize(("asked", "sent"), [(pb.CONTENT_PLAIT, pb.CONTENT_RECORDS), (pb.CONTENT_RECORDS, 1)])
+    def test_an_answer_of_another_kind_than_its_task_is_refused_unread_and_fails_the_task(
+        self, grid, attending, send, replies, asked, sent, monkeypatch
+    ):
+        monkeypatch.setattr("server.flower_message.recorddict_from_proto", lambda _: pytest.fail("it was parsed"))
+        with attending(grid, "alice") as (alice,):
+            if asked == pb.CONTENT_PLAIT:
+                message_id = send(grid, "alice", b"task")
+            else:
+                number = next(iter(grid.get_node_ids()))
+                records = RecordDict({"config": ConfigRecord({"a": 1})})
+                (message_id,) = grid.push_messages([grid.create_message(records, "train", number, "1")])
+            task_id = alice.work().task_id
+            # Sixty thousand records in a megabyte.
+            answer = RecordsProto(items=[{"key": f"{i}", "config_record": {}} for i in range(60_000)])
+
+            assert code(alice.upload, task_id, answer.SerializeToString(), content=sent) == "INVALID_ARGUMENT"
+            (reply,) = replies(grid, [message_id])
+            assert f"content is {sent}, expected {asked}" in reply.error.reason
 
     def test_an_upload_without_a_start_and_one_with_two_are_refused(self, grid, attending, send):
         with attending(grid, "alice") as (alice,):
