@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Generator
@@ -66,6 +68,97 @@ def read_if_there(path: Path) -> bytes | None:
         raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
+def make_private_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, each for its owner alone whatever the umask.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    for folder in (*reversed(path.parents), path):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `path` exists and nobody but this user and root could have made or can change what it holds."""
+    try:
+        return not others_can_change(path)
+    except OSError:
+        return False
+
+
+def others_can_change(path: Path, *, depth: int = sys.maxsize) -> str:
+    """How somebody else could have put something at `path`, or could change it; empty where only we and root can.
+
+    Everything must belong to this user or root, and be writable by nobody else: `path`, which may be no symbolic link,
+    all below it, and every directory that leads to it. In a sticky directory, as `/tmp` is, others cannot rename what
+    is ours, so one may lead to it. Where owners are not numbers (Windows) nothing is looked at.
+
+    Args:
+        path: a file or directory.
+        depth: levels below it that are looked at.
+
+    Raises:
+        OSError: there is nothing, or it cannot be looked at.
+    """
+    if sys.platform == "win32":
+        return ""
+    return _above(path.absolute().parent) or _itself_and_below(path.absolute(), depth)
+
+
+def _above(directory: Path) -> str:
+    for folder in (*reversed(directory.parents), directory):
+        facts = folder.lstat()
+        if stat.S_ISLNK(facts.st_mode):
+            # Who made it decides where it leads; what it leads to is looked at in its place.
+            wrong = _owner(folder, facts) or _above(folder.parent / folder.readlink())
+        else:
+            wrong = _owner(folder, facts) or ("" if facts.st_mode & stat.S_ISVTX else _mode(folder, facts))
+        if wrong:
+            return wrong
+    return ""
+
+
+def _itself_and_below(path: Path, depth: int) -> str:
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode):
+        return f"'{path}' is a symbolic link"
+    wrong = _owner(path, facts) or _mode(path, facts)
+    if wrong or not depth or not stat.S_ISDIR(facts.st_mode):
+        return wrong
+    for entry in path.iterdir():
+        # Another process of ours may have taken it away again.
+        with contextlib.suppress(FileNotFoundError):
+            if wrong := _itself_and_below(entry, depth - 1):
+                return wrong
+    return ""
+
+
+def _owner(path: Path, facts: os.stat_result) -> str:
+    if facts.st_uid in (0, os.geteuid()):
+        return ""
+    return f"'{path}' belongs to user {facts.st_uid}, expected {os.geteuid()} or root"
+
+
+def _mode(path: Path, facts: os.stat_result) -> str:
+    by_others = facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and not _is_own_group(facts))
+    return f"'{path}' can be written by others (mode {stat.S_IMODE(facts.st_mode):04o})" if by_others else ""
+
+
+def _is_own_group(facts: os.stat_result) -> bool:
+    """Whether a file's group is its owner alone, as distributions set users up whose umask is 002."""
+    import grp
+    import pwd
+
+    try:
+        owner, group = pwd.getpwuid(facts.st_uid), grp.getgrgid(facts.st_gid)
+    except KeyError:
+        return False
+    return owner.pw_gid == facts.st_gid and owner.pw_name == group.gr_name and set(group.gr_mem) <= {owner.pw_name}
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names inside `path` durable (a no-op where directories cannot be opened, as on Windows)."""
     if os.name == "nt":
@@ -93,6 +186,8 @@ def directory_written_aside(path: Path) -> Generator[Path]:
         aside.chmod(0o755)
         yield aside
         for file in aside.rglob("*"):
+            # Whatever the umask of who wrote it: what others can change is not taken for ours.
+            file.chmod(stat.S_IMODE(file.lstat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
@@ -107,16 +202,17 @@ def directory_written_aside(path: Path) -> Generator[Path]:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    if not path.exists():
+    if not os.path.lexists(path):
         new.replace(path)
         return
     away = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old."))
-    old = away / path.name
+    # A directory that is somebody else's can be renamed here, but not be moved into another directory.
+    old = away if path.is_dir() and not path.is_symlink() else away / path.name
     try:
         path.replace(old)
         new.replace(path)
     finally:
-        if old.exists() and not path.exists():
+        if not os.path.lexists(path) and os.path.lexists(old):
             old.replace(path)
         shutil.rmtree(away, ignore_errors=True)
 

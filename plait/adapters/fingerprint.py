@@ -36,7 +36,7 @@ from plait.adapters.safetensors_header import TensorEntry, read_header
 from plait.adapters.spec import Json
 from plait.adapters.strict_json import parse_object, shown
 from plait.errors import DataError, MachineError
-from plait.files import write_atomically
+from plait.files import is_ours, make_private_directory, write_atomically
 
 TOKENIZER_FILES = (
     "chat_template.jinja",
@@ -80,7 +80,7 @@ def fingerprint_base(
     Args:
         directory: a Hugging Face model directory with safetensors weights.
         cache: a JSON file that remembers fingerprints by path, file sizes and modification times, so that the next
-            call reads no weights. What it holds is trusted: keep it where only the user writes.
+            call reads no weights. What it holds is trusted, so it counts only where nobody else can have written it.
         progress: called with (bytes of weights hashed, bytes of weights in all) after every tensor.
 
     Raises:
@@ -249,6 +249,8 @@ def _stamps(files: list[Path]) -> Stamps:
 
 def _read_cache(cache: Path) -> Mapping[str, Json]:
     # The cache only saves time: whatever is wrong with it, it counts as empty.
+    if not is_ours(cache):
+        return {}
     try:
         parsed = cast("Json", json.loads(cache.read_bytes()))
     except (OSError, ValueError, RecursionError):
@@ -267,5 +269,5 @@ def _remembered(cache: Path | None, place: str, stamps: Stamps) -> str | None:
 def _remember(cache: Path, place: str, stamps: Stamps, fingerprint: str) -> None:
     entries = {**_read_cache(cache), place: {"files": stamps, "fingerprint": fingerprint}}
     with suppress(MachineError, OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(cache.parent)
         write_atomically(cache, json.dumps(entries, indent=1, sort_keys=True).encode())

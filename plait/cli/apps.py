@@ -27,8 +27,8 @@ def add_apps_to_path() -> None:
     package = Path(plait.__file__).parent
     for folder in (package / "_app", package.parent):
         if (folder / "server" / "app.py").is_file() and (folder / "client" / "app.py").is_file():
-            if str(folder) not in sys.path:
-                sys.path.insert(0, str(folder))
+            # First, for `server` and `client` are names that other folders on the path may have too.
+            sys.path[:] = [str(folder), *(place for place in sys.path if place != str(folder))]
             return
     raise MachineError(f"plait in '{package}' lacks its server and client apps; install it again")
 

@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # No Python that plait starts looks for modules in the current directory.
+    "PYTHONSAFEPATH": "1",
     # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
 }

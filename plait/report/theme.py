@@ -153,7 +153,10 @@ def written(write: Callable[[float], str]) -> FuncFormatter:
 def draw(plot: Callable[[], Figure]) -> bytes:
     """Make the figure and answer with its PNG; no name in it is read as mathematics."""
     fonts = ["DejaVu Sans", *_installed_fallbacks()]
-    with warnings.catch_warnings(), mpl.rc_context({"text.parse_math": False, "font.family": fonts, "font.size": 9}):
+    with warnings.catch_warnings(), mpl.rc_context():
+        # Not the settings of a matplotlibrc in the current directory, which could have LaTeX run.
+        mpl.rcdefaults()
+        mpl.rcParams.update({"text.parse_math": False, "font.family": fonts, "font.size": 9})
         # A script that no installed font covers shows as boxes; no reason to print a warning for each character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         buffer = io.BytesIO()

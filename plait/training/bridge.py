@@ -41,7 +41,7 @@ BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], Train
 
 
 def load_own_trainer(where: str) -> OwnTrainer:
-    """Import ``module:function`` (the current directory counts) and wrap it.
+    """Import ``module:function`` and wrap it. The current directory counts, after all that is installed.
 
     Raises:
         ConfigError: no such module or function.
@@ -51,7 +51,7 @@ def load_own_trainer(where: str) -> OwnTrainer:
         raise ConfigError(f"trainer is '{where}', expected MODULE:FUNCTION")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     try:
         build = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:

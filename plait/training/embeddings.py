@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 from plait import machine
 from plait.data.cache import cache_directory
 from plait.errors import MachineError
-from plait.files import write_atomically
+from plait.files import is_ours, make_private_directory, write_atomically
 from plait.training.bases import Progress, locate_base
 
 _BATCH = 32
@@ -66,10 +66,11 @@ def _remembered(
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     path = Path(cache_directory() / "embeddings" / digest.hexdigest())
     with suppress(OSError, ValueError):
-        return np.frombuffer(path.read_bytes(), "<f4").astype(np.float32).reshape(len(texts), -1)
+        if is_ours(path):
+            return np.frombuffer(path.read_bytes(), "<f4").astype(np.float32).reshape(len(texts), -1)
     found = compute(texts)
     # A cache that cannot be written is no reason to end a run.
     with suppress(MachineError, OSError):
-        path.parent.mkdir(exist_ok=True)
+        make_private_directory(path.parent)
         write_atomically(path, found.astype("<f4").tobytes())
     return found

@@ -15,7 +15,7 @@ from typing import cast
 
 from plait.data.cache import cache_directory
 from plait.errors import MachineError
-from plait.files import write_atomically
+from plait.files import is_ours, make_private_directory, write_atomically
 
 _SOURCE = Path(__file__).parent / "tiny_base"
 _PACKED = "packed.json"
@@ -31,20 +31,20 @@ def unpack_tiny() -> Path:
     # The cache is shared with other versions of plait, which may have another one.
     digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
     target = cache_directory() / "bases" / f"tiny-{digest[:12]}"
-    if target.is_dir():
+    if is_ours(target):
         return target
     packed = cast("dict[str, str]", json.loads(files.pop(_PACKED)))
     files.update({name: base64.b64decode(text) for name, text in packed.items()})
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny.") as aside:
             folder = Path(aside) / target.name
-            folder.mkdir()
+            folder.mkdir(mode=0o755)
             for name, data in files.items():
                 write_atomically(folder / name, data)
             folder.rename(target)
     except OSError as error:
         # Many workers may start at once; whoever came first has put the same files there.
-        if not target.is_dir():
-            raise MachineError(f"cannot write '{target}': {error.strerror or error}") from error
+        if not is_ours(target):
+            raise MachineError(f"cannot write '{target}': {error.strerror or error}; remove what is there") from error
     return target

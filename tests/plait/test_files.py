@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from plait.errors import MachineError
-from plait.files import begin_to_store, directory_written_aside, map_file, read_if_there, write_atomically
+from plait.files import (
+    begin_to_store,
+    directory_written_aside,
+    is_ours,
+    make_private_directory,
+    map_file,
+    others_can_change,
+    read_if_there,
+    write_atomically,
+)
 
 
 def no_space(*_args):
@@ -167,3 +176,98 @@ def test_what_the_disk_begins_to_store_early_stays_as_it_is(tmp_path):
     begin_to_store(-1, 0, 1)  # nothing happens
 
     assert (tmp_path / "file").read_bytes() == b"x" * 100_000
+
+
+def test_what_we_made_in_a_sticky_directory_is_ours(tmp_path):
+    tmp_path.chmod(0o1777)
+    (tmp_path / "file").write_bytes(b"")
+    assert is_ours(tmp_path / "file")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o775])
+def test_what_lies_below_a_directory_that_others_can_write_is_not_ours(tmp_path, mode):
+    (tmp_path / "open" / "below").mkdir(parents=True)
+    (tmp_path / "open" / "below" / "file").write_bytes(b"")
+    assert is_ours(tmp_path / "open" / "below" / "file")
+    (tmp_path / "open").chmod(mode)
+    if mode == 0o775:
+        os.chown(tmp_path / "open", -1, 2 if os.geteuid() == 0 else os.getegid())
+        if os.geteuid():
+            pytest.skip("only root can give a file to a group that others are in")
+    assert not is_ours(tmp_path / "open" / "below" / "file")
+    assert f"'{tmp_path / 'open'}' can be written by others" in others_can_change(tmp_path / "open" / "below" / "file")
+
+
+def test_a_directory_is_ours_only_with_all_that_lies_in_it(tmp_path):
+    (tmp_path / "base" / "deep").mkdir(parents=True)
+    (tmp_path / "base" / "deep" / "weights").write_bytes(b"")
+    assert is_ours(tmp_path / "base")
+    (tmp_path / "base" / "deep" / "weights").chmod(0o666)
+    assert not is_ours(tmp_path / "base")
+    assert not others_can_change(tmp_path / "base", depth=1)
+
+
+def test_a_symbolic_link_is_not_ours_but_one_of_ours_may_lead_there(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert not is_ours(tmp_path / "link")
+    assert is_ours(tmp_path / "link" / "file")
+    (tmp_path / "real").chmod(0o777)
+    assert not is_ours(tmp_path / "link" / "file")
+
+
+def test_what_is_not_there_is_not_ours(tmp_path):
+    assert not is_ours(tmp_path / "missing")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_belongs_to_somebody_else_is_not_ours(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_bytes(b"")
+    os.chown(tmp_path / "theirs", 65534, -1)
+    assert not is_ours(tmp_path / "theirs" / "file")
+    os.chown(tmp_path / "theirs", 0, -1)
+    os.chown(tmp_path / "theirs" / "file", 65534, -1)
+    assert not is_ours(tmp_path / "theirs" / "file")
+
+
+def test_directories_are_made_for_their_owner_alone_also_below_one_that_is_open(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        make_private_directory(tmp_path / "open" / "a" / "b")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / "open" / name).stat().st_mode) for name in (".", "a", "a/b")]
+    assert modes == [0o755, 0o700, 0o700]
+    make_private_directory(tmp_path / "open" / "a")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        make_private_directory(tmp_path / "file")
+
+
+def test_what_was_written_aside_can_be_changed_by_its_owner_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        with directory_written_aside(tmp_path / "folder") as aside:
+            (aside / "deep").mkdir()
+            (aside / "deep" / "file").write_bytes(b"")
+    finally:
+        os.umask(before)
+    assert is_ours(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "link", "dangling link"])
+def test_a_directory_takes_the_place_of_whatever_is_there(tmp_path, in_the_way):
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "folder"
+    if in_the_way == "file":
+        path.write_bytes(b"")
+    else:
+        path.symlink_to(tmp_path / ("elsewhere" if in_the_way == "link" else "missing"))
+    with directory_written_aside(path) as aside:
+        (aside / "file").write_bytes(b"new")
+    assert (path / "file").read_bytes() == b"new"
+    assert not path.is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "folder"]

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from plait.data.cache import cache_directory
-from plait.errors import PlaitError
-from plait.files import write_atomically
+from plait.errors import MachineError, PlaitError
+from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
 from plait.training.device import cpu_features
 from plait.training.fused import attention_cpp, kernels_cpp, low_rank_cpp
 
@@ -83,16 +83,22 @@ def compiled(symbol: str, arguments: tuple[type, ...]) -> Callable[..., None] | 
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
-    name = hashlib.sha256(about.encode() + _SOURCE.encode()).hexdigest()[:20]
+    name = hashlib.sha256(about.encode() + _SOURCE.encode()).hexdigest()
     target = cache_directory() / "kernels" / f"{name}.so"
-    if target.is_file():
+    if is_ours(target):
         return target
-    with tempfile.TemporaryDirectory() as folder:
+    make_private_directory(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build.") as folder:
         source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
         source.write_text(_SOURCE)
         subprocess.run(
-            [compiler, *flags, str(source), "-o", str(made)], check=True, capture_output=True, timeout=_BUILD_TIMEOUT_S
+            [compiler, *flags, str(source), "-o", str(made)],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            timeout=_BUILD_TIMEOUT_S,
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, made.read_bytes(), mode=0o755)
+    if wrong := others_can_change(target):
+        raise MachineError(f"compiled kernels are not loaded: {wrong}")
     return target

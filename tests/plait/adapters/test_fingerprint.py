@@ -243,6 +243,19 @@ def test_a_remembered_value_that_is_no_fingerprint_is_not_returned(base: Path, c
     assert fingerprint_base(base, cache=cache) == first
 
 
+@pytest.mark.parametrize("how", ["writable", "writable folder", "link"])
+def test_a_cache_that_others_can_change_counts_as_empty(base: Path, cache: Path, how: str) -> None:
+    first = fingerprint_base(base, cache=cache)
+    cache.write_text(cache.read_text().replace(first, "0" * 64))
+    assert fingerprint_base(base, cache=cache) == "0" * 64
+    if how == "link":
+        cache.rename(cache.with_suffix(".planted"))
+        cache.symlink_to(cache.with_suffix(".planted"))
+    else:
+        (cache if how == "writable" else cache.parent).chmod(0o777)
+    assert fingerprint_base(base, cache=cache) == first
+
+
 def test_a_cache_that_cannot_be_written_does_not_matter(base: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert fingerprint_base(base, cache=tmp_path / "file" / "cache.json") == fingerprint_base(base)

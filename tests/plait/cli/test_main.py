@@ -148,3 +148,15 @@ def environment_of_plait(names, given) -> list[str]:
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return ran.stdout.split()[-len(names) :]
+
+
+def test_python_that_plait_starts_does_not_look_into_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "wave.py").write_text("raise SystemExit('planted')")
+    code = (
+        "import subprocess, sys; from plait.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "sys.exit(subprocess.run([sys.executable, '-c', 'import wave']).returncode)"
+    )
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    done = subprocess.run([sys.executable, "-c", code, "--version"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

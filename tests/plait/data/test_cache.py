@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import platformdirs
@@ -33,3 +34,31 @@ def test_a_directory_without_write_permission_is_named(tmp_path: Path, monkeypat
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(MachineError, match=r"cannot write the cache directory '.*'; set PLAIT_CACHE"):
         cache_directory()
+
+
+def test_it_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "a" / "b"))
+    cache_directory()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a", tmp_path / "a" / "b")] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("where", ["shared", "shared/kernels", "."])
+def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    (tmp_path / "shared" / "kernels").mkdir(parents=True)
+    (tmp_path / where).chmod(0o777)
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "shared"))
+    found = cache_directory()
+    assert tmp_path not in found.parents
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    assert cache_directory() == found
+    (said,) = caplog.messages
+    assert said.startswith(f"cache not used: '{(tmp_path / where).resolve()}' can be written by others (mode 0777)")
+
+
+def test_a_link_to_a_directory_of_our_own_is_followed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large-disk")
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "link"))
+    assert cache_directory() == tmp_path / "large-disk"

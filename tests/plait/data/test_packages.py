@@ -40,7 +40,7 @@ class FakePip:
     stderr: str = ""
     commands: list[Sequence[str]] = field(default_factory=list)
 
-    def __call__(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: Sequence[str], _directory: Path) -> subprocess.CompletedProcess[str]:
         self.commands.append(command)
         if self.stderr:
             return subprocess.CompletedProcess(command, 1, "", self.stderr)
@@ -71,9 +71,46 @@ def test_pip_is_asked_for_the_one_wheel_alone(tmp_path: Path) -> None:
     pip = FakePip(wheel_of(MEMBERS))
     fetch(tmp_path, pip)
     (command,) = pip.commands
-    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert command[:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary=:all:"} < set(command)
     assert command[-1] == "toy==1.0"
+
+
+def test_modules_planted_in_the_working_directory_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = "toy-1.0.dist-info"
+    wheel = wheel_of(
+        {
+            **MEMBERS,
+            f"{about}/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
+            f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{about}/RECORD": b"",
+        }
+    )
+    links, planted = tmp_path / "links", tmp_path / "planted"
+    links.mkdir()
+    planted.mkdir()
+    (links / "toy-1.0-py3-none-any.whl").write_bytes(wheel)
+    for name in ("pip", "zipfile", "sitecustomize"):
+        (planted / f"{name}.py").write_text(f"open({str(planted / 'ran')!r}, 'a').write({name!r})")
+    monkeypatch.chdir(planted)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    directory = fetch_package_files(
+        "toy==1.0", sha256=hashlib.sha256(wheel).hexdigest(), members="toy/data/", cache=tmp_path, progress=print
+    )
+    assert (directory / "toy" / "data" / "a.txt").read_bytes() == MEMBERS["toy/data/a.txt"]
+    assert not (planted / "ran").exists()
+
+
+def test_files_that_others_can_change_are_fetched_anew(tmp_path: Path) -> None:
+    pip = FakePip(wheel_of(MEMBERS))
+    directory = fetch(tmp_path, pip)
+    changed = directory / "toy" / "data" / "a.txt"
+    changed.write_bytes(b"planted")
+    changed.chmod(0o666)
+    assert fetch(tmp_path, pip) == directory
+    assert changed.read_bytes() == MEMBERS["toy/data/a.txt"]
+    assert len(pip.commands) == 2
 
 
 def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_an_entry_that_makes_no_sense_is_measured_anew(tmp_path, content) -> Non
     assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
 
 
+def test_an_entry_that_others_can_change_is_measured_anew(tmp_path) -> None:
+    RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
+    (entry,) = (tmp_path / "losses").iterdir()
+    entry.write_text("[9.0, 1, 1, null]")
+    entry.chmod(0o666)
+    assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
+    assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
+
+
 def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path) -> None:
     (tmp_path / "losses").write_text("a file")
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS

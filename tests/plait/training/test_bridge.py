@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +88,17 @@ def test_a_trainer_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatc
     (tmp_path / "my_own_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
     monkeypatch.chdir(tmp_path)
     assert callable(load_own_trainer("my_own_trainer_module:build"))
+
+
+def test_nothing_beside_a_trainer_hides_an_installed_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "another_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
+    for name in ("numpy", "datasets", "wave"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    load_own_trainer("another_trainer_module:build")
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    assert Path(str(importlib.import_module("wave").__file__)).parent != tmp_path
 
 
 @pytest.mark.parametrize(

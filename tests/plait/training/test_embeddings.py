@@ -25,7 +25,11 @@ def test_alike_texts_lie_close_and_what_was_computed_is_kept(tmp_path: Path, mon
     np.testing.assert_array_equal(embeddings._remembered(texts, fingerprint, fail), first)
     with pytest.raises(AssertionError):
         embeddings._remembered([*texts, "another"], fingerprint, fail)
-    # A damaged entry is computed anew.
+    # So is an entry that others can change, and one that is damaged.
+    for entry in (tmp_path / "embeddings").iterdir():
+        entry.write_bytes(bytes(first.nbytes))
+        entry.chmod(0o666)
+    np.testing.assert_array_equal(minilm_embedder()(texts), first)
     for entry in (tmp_path / "embeddings").iterdir():
         entry.write_bytes(b"damaged")
     np.testing.assert_array_equal(minilm_embedder()(texts), first)

@@ -24,6 +24,13 @@ def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(cach
     assert fingerprint_base(directory) == "b1528fbe5e2b7e500c0a7ccf9f8a134c8bd37e45eb96acb9e4a12e8c9d39f158"
 
 
+def test_a_base_that_others_can_change_is_not_taken(cache: Path) -> None:
+    directory = unpack_tiny()
+    (directory / "config.json").chmod(0o666)
+    with pytest.raises(MachineError, match=r"cannot write .*: Directory not empty; remove what is there"):
+        unpack_tiny()
+
+
 def test_a_cache_that_cannot_be_written_is_the_machines_fault(cache: Path) -> None:
     (cache / "bases").write_text("in the way")
     with pytest.raises(MachineError, match="cannot write"):

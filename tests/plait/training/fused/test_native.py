@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_a_machine_without_a_compiler_has_no_library(monkeypatch: pytest.MonkeyP
 def test_a_compiler_that_fails_leaves_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native.shutil, "which", lambda _name: "/bin/false")
     assert build() is None
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "kernels").iterdir())
 
 
 def test_what_is_no_library_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,6 +46,36 @@ def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(native.subprocess, "run", lambda *_a, **_k: pytest.fail("built again"))
     assert build() is not None
     assert built.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("how", ["writable file", "writable folder", "symbolic link", "foreign file"])
+def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path: Path, how: str) -> None:
+    if build() is None:
+        pytest.skip("no C++ compiler here")
+    (built,) = (tmp_path / "kernels").glob("*.so")
+    built.unlink()
+    planted = tmp_path / "planted.so"
+    planted.write_bytes(b"not what was built")
+    if how == "symbolic link":
+        built.symlink_to(planted)
+    else:
+        planted.rename(built)
+    if how == "writable file":
+        built.chmod(0o666)
+    elif how == "writable folder":
+        built.parent.chmod(0o777)
+    elif how == "foreign file":
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        os.chown(built, 65534, 65534)
+    loaded: list[bytes] = []
+    genuine = ctypes.CDLL
+    native.ctypes.CDLL = lambda path: loaded.append(Path(path).read_bytes()) or genuine(path)
+    try:
+        build()
+    finally:
+        native.ctypes.CDLL = genuine
+    assert b"not what was built" not in loaded
 
 
 def test_importing_compiles_nothing(tmp_path: Path) -> None:
