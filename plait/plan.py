@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from plait.adapters import Task
+from plait.adapters import AdapterSpec, Task
 from plait.aggregation import (
     RULES,
     Rule,
@@ -20,12 +20,15 @@ from plait.aggregation import (
 )
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
+from plait.policy import EMBEDDINGS, Policy, bits_of
 from plait.rounds.coordinator import RunPlan
 from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.task_settings import TaskSettings
+from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.methods import AdapterRequest, check_method_and_rule, method_of
+from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
+from plait.training.methods import AdapterRequest, BaseModules, check_method_and_rule, method_of
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
@@ -131,6 +134,50 @@ def plan_of(config: RunConfig) -> RunPlan:
         seed=config.seed,
         settings=settings_of(config),
     )
+
+
+def terms_of(
+    config: RunConfig, base_directory: Path, rule: Rule, *, client: str, max_rank: int = 0, policy: Policy | None = None
+) -> Terms:
+    """What a client agrees to when it takes part in a run of this configuration.
+
+    Args:
+        config: as it was told.
+        base_directory: of the base.
+        rule: of the run.
+        client: its name.
+        max_rank: the largest rank that it takes; 0 for any.
+        policy: its operator's; None for no limits.
+
+    Raises:
+        ConfigError: the base cannot carry the run's adapter.
+        PolicyError: the run asks for more than the policy allows.
+    """
+    if policy:
+        policy.check_run(config)
+    ranks = ranks_of(config, base_directory, rule)
+    largest, own = (ranks.adapters[ranks.track_for(rank)].spec for rank in (0, max_rank))
+    if policy:
+        _check_reach(policy, own, base_modules(read_base_config(base_directory, own.task, own.labels), own.task))
+        policy.check_upload(own.layout.size * bits_of(config.wire) / 8)
+    tasks = TaskSettings(settings_of(config), config.rounds, config.seed, rule, turns=factors_turn(config, rule))
+    return Terms(client, tasks, (largest, own), own, policy)
+
+
+def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
+    """Refuse an adapter with a tensor on a module that the policy does not allow, whatever the module is called."""
+    in_blocks = {*base.linear, *base.norms}
+    for name in spec.layout.by_name:
+        parts = name.split(".")
+        module = next((part for part in parts if part in in_blocks), "")
+        if module:
+            policy.check_targets([name[: name.index(module) + len(module)]])
+        elif not (name.startswith("prompt_") or (spec.task is Task.CLASSIFICATION and HEADS.intersection(parts))):
+            is_embedding = "lora_embedding_" in name or EMBEDDINGS.intersection(parts)
+            if is_embedding and not policy.embeddings:
+                raise policy.refuse_embeddings(name)
+            if not is_embedding and not policy.output_layer:
+                raise policy.refuse_output_layer(name)
 
 
 def task_of(config: RunConfig) -> Task:

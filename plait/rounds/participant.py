@@ -15,7 +15,15 @@ import numpy as np
 from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, check_finite, subtract
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
-from plait.errors import BaseMismatchError, ConfigError, DataError, PeerError, PlaitError, TooLittleDataError
+from plait.errors import (
+    BaseMismatchError,
+    ConfigError,
+    DataError,
+    PeerError,
+    PlaitError,
+    PolicyError,
+    TooLittleDataError,
+)
 from plait.rounds.broadcasts import take_step
 from plait.rounds.drift import Drift
 from plait.rounds.error_feedback import Debt
@@ -26,6 +34,7 @@ from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, l
 from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, own_lead, read_own_adapter, share_at_start
 from plait.rounds.own_side import own_bytes, with_own, without
 from plait.rounds.past import Past, recall_past
+from plait.rounds.terms import Asked, Terms
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import (
     Direction,
@@ -62,6 +71,19 @@ class DataSize:
     held_out_examples: int
     held_out_tokens: int
     histogram: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a client's data one local training run visits.
+
+    Attributes:
+        examples: different ones.
+        tokens: in all, an example that is visited twice counted twice.
+    """
+
+    examples: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -130,6 +152,14 @@ class LocalModel(Protocol):
         """
         ...
 
+    def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
+        """How much of the data `train` would visit under these settings.
+
+        Raises:
+            DataError: there is too little.
+        """
+        ...
+
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part; `state` is not changed."""
         ...
@@ -153,6 +183,7 @@ class Participant:
         max_rank: the largest rank that it can carry; 0 for any.
         sign: makes a signature of 64 bytes; without it updates are not signed.
         max_task_bytes: larger tasks are refused unread.
+        terms: what the client agreed to; whatever differs is refused. None takes any task.
     """
 
     def __init__(
@@ -164,6 +195,7 @@ class Participant:
         max_rank: int = 0,
         sign: Callable[[bytes], bytes] | None = None,
         max_task_bytes: int = 1 << 31,
+        terms: Terms | None = None,
     ) -> None:
         self._name = name
         self._model = model
@@ -171,6 +203,8 @@ class Participant:
         self._max_rank = max_rank
         self._sign = sign
         self._max_task_bytes = max_task_bytes
+        self._terms = terms
+        self._policy = terms.policy if terms else None
 
     def answer(self, task_bytes: bytes) -> bytes:
         """Do what one task asks; whatever is wrong with it becomes a refusal with a reason code.
@@ -187,12 +221,19 @@ class Participant:
 
     def _work(self, task_bytes: bytes) -> Reply:
         task = decode_task(task_bytes, max_bytes=self._max_task_bytes)
+        if self._terms:
+            self._terms.check_task(task)
         if isinstance(task, DescribeTask):
             return self._describe(task)
         header = read_header(task.broadcast, max_bytes=len(task.broadcast))
+        if self._terms:
+            self._terms.check_header(header, task)
         spec, state = self._catch_up(header, task.broadcast)
         geometry = geometry_of(spec)
-        self._model.stand_on(self._moved_base(task.base, header, geometry), geometry)
+        base = self._moved_base(task.base, header, geometry)
+        if self._policy:
+            Asked.recall(self._memory).note(self._memory, header, base.digest, task, self._policy.max_repeats)
+        self._model.stand_on(base, geometry)
         if isinstance(task, TrainTask):
             return self._train(header, spec, state, geometry, task.settings)
         return self._evaluate(header, spec, state, geometry, task.settings)
@@ -202,6 +243,8 @@ class Participant:
         # An adapter that is held stays: a server that was restarted asks again and goes on from it.
         self._memory.save("spec", task.spec_json.encode())
         size = self._model.data_size(spec, task.settings)
+        if self._terms:
+            self._check_coverage(spec, self._terms.tasks.to_train(1, self._name))
         return ClientCard(
             client=self._name,
             base_fingerprint=self._model.base_fingerprint,
@@ -218,6 +261,7 @@ class Participant:
         self, header: Header, spec: AdapterSpec, received: AdapterState, geometry: Geometry, settings: Settings
     ) -> UpdateReply:
         size = self._model.data_size(spec, settings)
+        self._check_coverage(spec, settings)
         pasts = {key: recall_past(self._memory, key, header.run_id) for key in ("own", "moments", "drift")}
         own = pasts["own"].given_in(settings.round)[1]
         state = (
@@ -264,7 +308,14 @@ class Participant:
             ),
             encoded,
         )
+        if self._policy:
+            self._policy.check_upload(len(sealed.data))
         return UpdateReply(with_signature(sealed.data, self._sign) if self._sign else sealed.data)
+
+    def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
+        if self._policy:
+            covered = self._model.coverage(spec, settings)
+            self._policy.check_coverage(examples=covered.examples, tokens=covered.tokens)
 
     def _encode(self, run_id: bytes, geometry: Geometry, settings: Settings, delta: AdapterState) -> EncodedDelta:
         """Encode a delta with what earlier rounds still owe, and keep what this encoding drops."""
@@ -403,6 +454,8 @@ def _reason(error: PlaitError) -> RefusalReason:
         return RefusalReason.UNUSABLE_DATA
     if isinstance(error, ConfigError):
         return RefusalReason.SPEC_MISMATCH
+    if isinstance(error, PolicyError):
+        return RefusalReason.POLICY
     if isinstance(error, PeerError):
         return RefusalReason.MALFORMED
     return RefusalReason.FAILED

@@ -257,6 +257,11 @@ def modules_of(model: nn.Module) -> BaseModules:
     return BaseModules(tuple(linear), tuple(norms))
 
 
+def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
+    """The names of a base's modules, from its config alone."""
+    return modules_of(_meta_model(config, task))
+
+
 def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
     """PEFT passes over a name that matches nothing as long as another one matches."""
     known = (*modules.linear, *(modules.norms if request.method == "full" else ()))

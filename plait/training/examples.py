@@ -8,9 +8,11 @@ labelled text the last of every class), so that what comes later in time is pred
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -38,6 +40,12 @@ class Example:
     tokens: Tokens
     labels: Tokens
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of tokens and labels; equal for equal examples."""
+        lengths = f"{len(self.tokens)} {len(self.labels)} ".encode()
+        return hashlib.sha256(lengths + self.tokens.tobytes() + self.labels.tobytes()).digest()
+
 
 @dataclass(frozen=True)
 class Split:
@@ -55,6 +63,11 @@ class Split:
     def train_tokens(self) -> int:
         """Tokens of the training part."""
         return sum(len(example.tokens) for example in self.train)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) of the training part."""
+        return hashlib.sha256(b"".join(example.digest for example in self.train)).digest()
 
     @property
     def held_out_tokens(self) -> int:

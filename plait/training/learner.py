@@ -116,7 +116,7 @@ class Learner:
             if lesson.drift is None
             else self._optimizer.where_trained(torch.from_numpy(lesson.drift.copy()).to(device))
         )
-        self._order = _endless(len(lesson.examples), np.random.default_rng(settings.seed))
+        self._order = order(len(lesson.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
 
@@ -175,7 +175,13 @@ def _clip_(gradient: Tensor, longest: float) -> None:
     gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
 
-def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
-    """Indices without end: every example once in random order, then all again in another."""
+def order(count: int, seed: int) -> Iterator[int]:
+    """The order in which examples are visited: every one once at random, then all again in another order, without end.
+
+    Args:
+        count: how many there are.
+        seed: decides the order.
+    """
+    generator = np.random.default_rng(seed)
     while True:
         yield from (int(index) for index in generator.permutation(count))

@@ -6,8 +6,10 @@ puts those that fit together into one batch (`cohort`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from peft import PeftModel
@@ -17,10 +19,10 @@ from plait.aggregation import Geometry, geometry_of
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import ClientLoss
 from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried, DataSize, Trained
+from plait.rounds.participant import Carried, Coverage, DataSize, Trained
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
-from plait.training.learner import Lesson, LocalTraining, StepReport
+from plait.training.learner import Lesson, LocalTraining, StepReport, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
@@ -117,8 +119,19 @@ class PeftLocalModel:
             histogram=self._histogram,
         )
 
+    def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
+        """How much of the data a training visits, in the order in which it does."""
+        split = self.split(spec, settings)
+        visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+        visited = list(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
+        return Coverage(
+            examples=len({split.train[index].digest for index in set(visited)}),
+            tokens=sum(len(split.train[index].tokens) for index in visited),
+        )
+
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
-        """Train from `state` on the client's training part."""
+        """Train from `state` on the client's training part, in an order that follows from seed and data."""
+        settings = replace(settings, seed=data_seed(settings.seed, self.split(spec, settings)))
         return self._train_with(Training(self, spec, state, settings, carried, self._moved))
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
@@ -224,6 +237,15 @@ class PeftLocalModel:
         # Others may have stood on another base since.
         self._base.stand_on(training.base, geometry_of(training.spec))
         return self._base.carrying(training.spec, training.state)
+
+
+def data_seed(seed: int, split: Split) -> int:
+    """The 63-bit seed of a training on these data.
+
+    Which examples come together is decided by the data as well as by the seed, so that whoever chooses seeds and does
+    not know the data cannot choose batches.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1
 
 
 def train_clients(trainings: Sequence[Training]) -> list[Trained]:

@@ -50,14 +50,19 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
     ("record", "labels", "told"),
     [
         ({"text": "a few words of text " * 9, "author": "CANARY"}, "", {}),
-        ({"text": "a few words of text", "label": "sport", "author": "CANARY"}, "sport,tech", {"sport": 40}),
+        (
+            {"text": "a few words of text, and some more", "label": "sport", "author": "CANARY"},
+            "sport,tech",
+            {"sport": 40},
+        ),
     ],
 )
 def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
     tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int]
 ) -> None:
     path = tmp_path / "my.jsonl"
-    path.write_text((json.dumps(record) + "\n") * 40)
+    records = [{**record, "text": f"{record['text']} {number}"} for number in range(40)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
     config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32", labels=labels)
     context = context_of({"data": str(path), "name": "ada"}, config=config)
     spec = blueprint_of(config, locate_base("tiny").directory).spec

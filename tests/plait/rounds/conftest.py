@@ -18,7 +18,7 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried, DataSize, Participant, Trained
+from plait.rounds.participant import Carried, Coverage, DataSize, Participant, Trained
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -67,6 +67,10 @@ class FakeModel:
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
+
+    def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
+        visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+        return Coverage(min(self.train_examples, visits), 10 * visits)
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         after = self.trained(state.flat, settings.seed, settings)

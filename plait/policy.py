@@ -1,0 +1,305 @@
+"""What an operator lets servers ask of this machine's data: limits of a client's own, from a TOML file or by default.
+
+A run that asks for more is refused before anything is loaded or trained. Knows nothing of rounds and of models: callers
+bring the figures. To add a limit: a field here and a check where its figure is known.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from plait.config import RunConfig
+from plait.errors import ConfigError, PolicyError, did_you_mean
+
+METHODS = (
+    "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
+)  # fmt: skip
+"""The adapter methods that a policy can name."""
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
+"""What transformers calls the layers that read tokens."""
+OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
+"""What transformers calls the layer that writes tokens."""
+
+_LARGEST = 2**63 - 1
+_EXACT_BITS = {"fp32": 32.0, "bf16": 16.0}
+
+
+def _as_tuple(value: object) -> object:
+    """TOML has lists."""
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+def bits_of(wire: str) -> float:
+    """Bits per parameter of an encoding, as ``--wire`` names it.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return _EXACT_BITS.get(wire) or float(wire)
+    except ValueError:
+        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter") from None
+
+
+class Policy(BaseModel, frozen=True):
+    """The limits of one client; the default of each key is safe for text that must not be read by the server."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+    consent: Annotated[
+        Literal["policy", "ask"],
+        Field(description="without a terminal: policy takes what is within this policy, ask takes nothing unasked"),
+    ] = "policy"
+    methods: Annotated[_Names, Field(description="adapter methods; full sends changes of whole weights")] = tuple(
+        name for name in METHODS if name != "full"
+    )
+    targets: Annotated[
+        _Names, Field(description="modules that an adapter may touch; none named: any linear or norm layer in a block")
+    ] = ()
+    embeddings: Annotated[
+        bool, Field(description="whether it may touch the embeddings, whose changes name the tokens of a text")
+    ] = False
+    output_layer: Annotated[
+        bool, Field(description="the same of the layer that writes tokens; a classifier's new head is always allowed")
+    ] = False
+    min_examples: Annotated[
+        int, Field(ge=1, le=_LARGEST, description="different training examples that every update must cover")
+    ] = 8
+    min_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens that every update must cover")] = 128
+    min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens of a training sequence, at least")] = 16
+    max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="rank of an adapter")] = 256
+    max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="length of a learned prompt")] = 256
+    max_rounds: Annotated[int, Field(ge=1, le=_LARGEST, description="rounds of a run")] = 10_000
+    max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="optimizer steps of a round")] = 10_000
+    max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens that a round trains on")] = 100_000_000
+    max_repeats: Annotated[
+        int,
+        Field(ge=0, le=_LARGEST, description="times in a run that a round may be asked for again from another adapter"),
+    ] = 3
+    finest_wire: Annotated[
+        str, Field(description="the most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
+    ] = "fp32"
+    max_upload_mb: Annotated[float, Field(gt=0, description="size of an update")] = 512.0
+    max_task_mb: Annotated[float, Field(gt=0, description="size of a task, which is held in memory")] = 2048.0
+    max_download_gb: Annotated[float, Field(ge=0, description="size of a base that is fetched from the hub")] = 20.0
+
+    @field_validator("finest_wire")
+    @classmethod
+    def _is_a_wire(cls, value: str) -> str:
+        try:
+            bits_of(value)
+        except ConfigError as error:
+            raise ValueError("expected fp32, bf16 or bits per parameter such as 2") from error
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _are_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in METHODS:
+                raise ValueError(f"expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+        return value
+
+    @property
+    def max_task_bytes(self) -> int:
+        """The largest task, in bytes."""
+        return int(self.max_task_mb * 1e6)
+
+    @property
+    def max_download_bytes(self) -> int:
+        """The largest base that is fetched, in bytes."""
+        return int(self.max_download_gb * 1e9)
+
+    def check_run(self, config: RunConfig) -> None:
+        """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
+
+        Args:
+            config: what the client was welcomed with.
+
+        Raises:
+            PolicyError: with the key that it breaks, what it asks for, and how to allow it.
+        """
+        if config.method not in self.methods:
+            raise self._refusal(
+                "methods", f"the run asks for method '{config.method}'", ", ".join(self.methods), "add it"
+            )
+        self.check_targets(
+            name.strip() for name in (*config.target_modules.split(","), *config.module_ranks) if name.strip()
+        )
+        self._at_most(
+            "max-rank", "the run asks for rank", max(config.rank, *config.ranks, *config.module_ranks.values(), 0)
+        )
+        if config.method in ("prompt", "prefix", "p_tuning"):
+            self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", config.virtual_tokens)
+        self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
+        self._at_most("max-local-steps", "the run asks for local steps:", config.local_steps)
+        self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
+        examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
+        self._at_most("max-tokens", "the run asks for tokens a round:", examples * config.seq_len)
+        # What no data could mend is said before a base is fetched.
+        self._at_least("min-examples", "the run asks for updates that cover at most so many examples:", examples)
+        self._at_least(
+            "min-tokens", "the run asks for updates that cover at most so many tokens:", examples * config.seq_len
+        )
+        if bits_of(config.wire) > bits_of(self.finest_wire):
+            raise self._refusal(
+                "finest-wire",
+                f"the run asks for wire '{config.wire}'",
+                f"'{self.finest_wire}' at most",
+                f"set it to '{config.wire}'",
+            )
+
+    def check_targets(self, modules: Iterable[str]) -> None:
+        """Refuse modules that are named and may not be touched.
+
+        Args:
+            modules: names, or the ends of names; ``all-linear`` stands for what is allowed anyway.
+
+        Raises:
+            PolicyError: one of them may not.
+        """
+        for module in modules:
+            leaf = module.rsplit(".", 1)[-1]
+            if leaf == "all-linear":
+                continue
+            if leaf in EMBEDDINGS and not self.embeddings:
+                raise self.refuse_embeddings(module)
+            if leaf in OUTPUTS and not self.output_layer:
+                raise self.refuse_output_layer(module)
+            if self.targets and not any(module == name or module.endswith(f".{name}") for name in self.targets):
+                raise self._refusal(
+                    "targets", f"the run asks for an adapter on '{module}'", ", ".join(self.targets), "add it"
+                )
+
+    def refuse_embeddings(self, module: str) -> PolicyError:
+        """The refusal of an adapter that touches `module`, which reads tokens."""
+        return self._refusal(
+            "embeddings", f"the run asks for an adapter on '{module}'", "none on embeddings", "set it to true"
+        )
+
+    def refuse_output_layer(self, module: str) -> PolicyError:
+        """The refusal of an adapter that touches `module`, which writes tokens."""
+        return self._refusal(
+            "output-layer", f"the run asks for an adapter on '{module}'", "none on that layer", "set it to true"
+        )
+
+    def check_coverage(self, *, examples: int, tokens: int) -> None:
+        """Refuse to train on so little that the update would tell of single texts.
+
+        Args:
+            examples: different examples that the training visits.
+            tokens: that it visits.
+
+        Raises:
+            PolicyError: it covers too little.
+        """
+        self._at_least("min-examples", "different examples that an update would cover:", examples)
+        self._at_least("min-tokens", "tokens that an update would cover:", tokens)
+
+    def check_upload(self, size_bytes: float) -> None:
+        """Refuse to send an update of this size.
+
+        Raises:
+            PolicyError: it is too large.
+        """
+        if size_bytes > self.max_upload_mb * 1e6:
+            megabytes = size_bytes / 1e6
+            raise self._refusal(
+                "max-upload-mb",
+                f"an update has {megabytes:.3g} MB",
+                f"at most {self.max_upload_mb:g}",
+                f"set it to {megabytes:.3g} or more",
+            )
+
+    def check_download(self, what: str, size_bytes: int) -> None:
+        """Refuse to fetch a base of this size.
+
+        Raises:
+            PolicyError: it is too large.
+        """
+        if size_bytes > self.max_download_bytes:
+            gigabytes = size_bytes / 1e9
+            raise self._refusal(
+                "max-download-gb",
+                f"{what} has {gigabytes:.3g} GB to fetch",
+                f"at most {self.max_download_gb:g}",
+                f"set it to {gigabytes:.3g} or more, or give --base DIRECTORY",
+            )
+
+    def _at_most(self, key: str, what: str, value: float) -> None:
+        most = cast("float", getattr(self, key.replace("-", "_")))
+        if value > most:
+            raise self._refusal(key, f"{what} {value:,}", f"at most {most:,}", f"set it to {value} or more")
+
+    def _at_least(self, key: str, what: str, value: float) -> None:
+        least = cast("float", getattr(self, key.replace("-", "_")))
+        if value < least:
+            raise self._refusal(key, f"{what} {value:,}", f"at least {least:,}", f"set it to {value} or less")
+
+    @staticmethod
+    def _refusal(key: str, asked: str, allowed: str, remedy: str) -> PolicyError:
+        return PolicyError(
+            f"{asked}, but {key} of this client's policy allows {allowed}; "
+            f"to take part, {remedy} in the file given with --policy"
+        )
+
+
+def load_policy(path: Path | None) -> Policy:
+    """A policy from a TOML file; the default without one.
+
+    Raises:
+        ConfigError: it cannot be read, or a key or value is none that a policy has.
+    """
+    if path is None:
+        return Policy()
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read policy '{path}': {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy '{path}' is not TOML: {error}") from error
+    known = [name.replace("_", "-") for name in Policy.model_fields]
+    for key in table:
+        if key not in known:
+            hint = did_you_mean(key, known) or f", expected one of: {', '.join(known)}"
+            raise ConfigError(f"policy '{path}': unknown key {key!a}{hint}")
+    try:
+        return Policy.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        raise ConfigError(f"policy '{path}': {first['loc'][0]} is {first['input']!a}, {message}") from error
+
+
+def default_policy_toml() -> str:
+    """The default policy as a file: every key with what it means."""
+    lines: list[str] = []
+    for name, field in Policy.model_fields.items():
+        value = field.get_default()
+        lines.append(f"# {field.description}\n{name.replace('_', '-')} = {_toml(value)}\n")
+    return "".join(lines)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in cast("tuple[object, ...]", value)) + "]"
+    return repr(value)

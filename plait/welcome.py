@@ -1,0 +1,60 @@
+"""The run configuration as a server tells it to nodes: what a client needs to know, and nothing of the server's own.
+
+Paths and addresses of the server (`out`, `publish`, `init-adapter`), what it reports, and how it waits for clients stay
+there. A client takes no other keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from plait.config import RunConfig, Scalar, config_from_table
+from plait.errors import ConfigError, PeerError
+
+WELCOME_KEYS = frozenset(
+    {
+        # What is adapted, and how.
+        "base", "revision", "labels", "method", "rank", "alpha", "client-ranks", "rank-pattern", "bias",
+        "virtual-tokens", "dropout", "target-modules",
+        # How clients train and measure.
+        "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate", "lr-schedule",
+        "warmup-steps", "weight-decay", "max-grad-norm", "proximal", "moments", "own-share", "scaffold", "trainer",
+        "held-out-fraction", "max-held-out-sequences", "wire", "seed",
+        # How the run goes.
+        "rounds", "rule", "clients", "clients-per-round", "over-selection",
+    }
+)  # fmt: skip
+"""The keys that a server tells its clients."""
+
+
+def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What a server tells its clients of a run configuration.
+
+    Args:
+        table: all of it.
+    """
+    told = {key: value for key, value in table.items() if key in WELCOME_KEYS}
+    base = told.get("base")
+    if isinstance(base, str) and Path(base).expanduser().is_dir():
+        # A directory of the server's means nothing to others; the fingerprint tells which base it is.
+        told["base"] = Path(base).expanduser().resolve().name
+    return told
+
+
+def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
+    """The run configuration that a client was told, checked to the last key and value.
+
+    Raises:
+        PeerError: a key that no server tells its clients, or a value that cannot be.
+    """
+    for key in table:
+        if key not in WELCOME_KEYS:
+            raise PeerError(
+                f"server's run configuration has {key!a}, expected only what clients need; "
+                "install the plait version that the server runs"
+            )
+    try:
+        return config_from_table(table, where="server's run configuration")
+    except ConfigError as error:
+        raise PeerError(str(error)) from error

@@ -1,0 +1,205 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import AdapterState
+from plait.aggregation import RULES, Subject, turns
+from plait.policy import Policy
+from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.participant import Participant
+from plait.rounds.run_state import advance, client_seed, initial_state
+from plait.rounds.task_settings import TaskSettings
+from plait.rounds.terms import Terms
+from plait.wire.envelope import open_envelope
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    EvaluateTask,
+    Evaluation,
+    Refusal,
+    RefusalReason,
+    TrainTask,
+    UpdateReply,
+    decode_reply,
+    encode_task,
+)
+from plait.wire.settings import Settings
+
+ROUNDS = 3
+LOOSE = Policy(min_examples=1, min_tokens=1)
+OTHER = {
+    "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True, "scaffold": True,
+    "without_feedback": True, "own_share": 0.5, "held_out_fraction": 0.75,
+}  # fmt: skip
+
+
+@pytest.fixture
+def bob(federate, ranks):
+    federation = federate(rounds=ROUNDS)
+    plan = federation.plan
+    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES["fedavg"], turns=False)
+    spec = ranks.master.spec
+
+    class Bob:
+        model = federation.models["bob"]
+        memory = federation.memories["bob"]
+        start = initial_state(b"r" * 16, ranks)
+        terms = Terms("bob", tasks, (spec,), spec, LOOSE)
+
+        def ask(self, task, terms=None):
+            participant = Participant("bob", self.model, self.memory, terms=terms or self.terms)
+            return decode_reply(participant.answer(b"".join(encode_task(task))), max_bytes=1 << 20)
+
+        def broadcast(self, state, held=b""):
+            return Broadcasts(state, ranks, self.model.base_fingerprint).leading_from(held, 0)
+
+        def describe(self, **changes):
+            return self.ask(DescribeTask(replace(tasks.to_describe(), **changes), spec.text))
+
+        def train(self, number=1, state=None, **changes):
+            broadcast = self.broadcast(state or self.after(number - 1))
+            return self.ask(TrainTask(replace(tasks.to_train(number, "bob"), **changes), broadcast))
+
+        def evaluate(self, number=1, state=None, **changes):
+            broadcast = self.broadcast(state or self.after(number))
+            return self.ask(EvaluateTask(replace(tasks.to_evaluate(number), **changes), broadcast))
+
+        def after(self, number, amount=0.25):
+            state = self.start
+            for _ in range(number):
+                step = AdapterState(spec.layout, np.full(spec.layout.size, amount, np.float32))
+                state = follow(advance(state, step), ranks, self.model.base_fingerprint, wire="fp32", before=None)[0]
+            return state
+
+    return Bob()
+
+
+def refused(reply, words):
+    assert isinstance(reply, Refusal), reply
+    assert reply.reason is RefusalReason.POLICY
+    assert words in reply.detail, reply.detail
+    return True
+
+
+def test_what_was_agreed_on_is_done(bob):
+    assert isinstance(bob.describe(), ClientCard)
+    for number in range(1, ROUNDS + 1):
+        assert isinstance(bob.train(number), UpdateReply)
+        assert isinstance(bob.evaluate(number), Evaluation)
+
+
+def other_value(name, value):
+    if name in OTHER:
+        return OTHER[name]
+    return value + 1
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Settings) if each.name != "round"])
+@pytest.mark.parametrize("purpose", ["describe", "train", "evaluate"])
+def test_a_setting_that_differs_is_refused_before_anything_is_trained_or_kept(bob, purpose, name):
+    agreed = getattr(bob.terms.tasks, f"to_{purpose}")(
+        *{"describe": (), "train": (1, "bob"), "evaluate": (1,)}[purpose]
+    )
+    reply = getattr(bob, purpose)(**{name: other_value(name, getattr(agreed, name))})
+    assert refused(reply, f"{name.replace('_', '-')} of the task is")
+    assert not bob.memory
+
+
+def test_the_seed_of_another_client_is_refused(bob):
+    seed = client_seed(bob.terms.tasks.seed, 1, "alice")
+    assert refused(bob.train(seed=seed), "seed of the task is")
+
+
+@pytest.mark.parametrize("number", [0, ROUNDS + 1, 2**31])
+def test_a_round_outside_of_the_run_is_refused(bob, number):
+    assert refused(bob.train(1, round=number), f"round of the task is {number}, expected 1 to {ROUNDS}")
+
+
+def test_a_task_of_another_round_than_its_broadcast_is_refused(bob):
+    assert refused(bob.train(3, state=bob.after(1)), "broadcast is of round 1, expected 2")
+    assert refused(bob.evaluate(3, state=bob.after(2)), "broadcast is of round 2, expected 3")
+
+
+@pytest.mark.parametrize("change", [{"init_seed": 6}, {"peft_config": {"r": 2, "lora_alpha": 8}}, {"method": "dora"}])
+def test_another_adapter_is_refused_unread(bob, ranks, change):
+    other = replace(ranks.master.spec, **change)
+    assert refused(bob.ask(DescribeTask(bob.terms.tasks.to_describe(), other.text)), "is none that the run")
+    asked = bob.terms.tasks.to_train(1, "bob")
+    strange = replace(ranks, adapters=(replace(ranks.master, spec=other),))
+    broadcast = Broadcasts(bob.start, strange, bob.model.base_fingerprint).leading_from(b"", 0)
+    assert refused(bob.ask(TrainTask(asked, broadcast)), "adapter spec of the broadcast is")
+    assert not bob.memory
+
+
+def test_a_round_that_is_asked_for_again_from_the_same_adapter_is_done_again(bob):
+    bob.describe()
+    layout = bob.terms.own.layout
+    first = open_envelope(bob.train(2).update, layout=layout)
+    for _ in range(10):
+        assert open_envelope(bob.train(2).update, layout=layout).delta.digest() == first.delta.digest()
+
+
+def test_a_round_is_asked_for_from_few_adapters_however_the_node_is_restarted(bob):
+    most = LOOSE.max_repeats
+    for number in range(most + 1):
+        assert isinstance(bob.train(2, state=bob.after(1, amount=number)), UpdateReply)
+    assert refused(bob.train(2, state=bob.after(1, amount=-1.0)), "asked for again from another adapter")
+    assert isinstance(bob.train(2, state=bob.after(1, amount=most)), UpdateReply)
+    assert isinstance(bob.train(3), UpdateReply)
+    # Going back and forth gains nothing.
+    assert refused(bob.train(1), "asked for again from another adapter")
+    assert refused(bob.train(2, state=bob.after(1, amount=-2.0)), "asked for again from another adapter")
+
+
+def test_evaluations_are_counted_in_the_same_way(bob):
+    for number in range(LOOSE.max_repeats + 1):
+        assert isinstance(bob.evaluate(1, state=bob.after(1, amount=number)), Evaluation)
+    assert refused(bob.evaluate(1, state=bob.after(1, amount=-1.0)), "asked for again from another adapter")
+
+
+def test_another_run_does_not_begin_the_count_anew(bob):
+    assert isinstance(bob.train(1), UpdateReply)
+    bob.start = replace(bob.start, run_id=b"q" * 16)
+    assert refused(bob.train(1), "run of the broadcast is")
+
+
+def test_without_a_policy_nothing_is_counted(bob):
+    bob.terms = replace(bob.terms, policy=None)
+    for number in range(10):
+        assert isinstance(bob.train(2, state=bob.after(1, amount=number)), UpdateReply)
+
+
+def test_too_little_data_for_the_policy_is_said_when_the_client_describes_itself(bob):
+    bob.terms = replace(bob.terms, policy=Policy(min_examples=1000))
+    assert refused(bob.describe(), "min-examples of this client's policy")
+    assert refused(bob.train(1), "min-examples of this client's policy")
+
+
+def test_an_update_that_is_too_large_is_not_sent(bob):
+    bob.terms = replace(bob.terms, policy=LOOSE.model_copy(update={"max_upload_mb": 1e-4}))
+    assert refused(bob.train(1), "max-upload-mb of this client's policy")
+
+
+MANY = 6
+
+
+@pytest.mark.parametrize("rule", sorted(name for name, rule in RULES.items() if rule.subject is not Subject.SQUARES))
+def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_model, rule):
+    federation = federate(
+        {f"c{number}": fake_model(number - 2.0, 7) for number in range(MANY)},
+        rule=rule,
+        rounds=ROUNDS,
+        norm_bound=NormBound(NormPolicy.OFF),
+        settings={"own_share": 0.3} if rule == "fedavg" else None,
+    )
+    plan, spec = federation.plan, federation.spec
+    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES[rule], turns=turns(RULES[rule], one_rank=True))
+    channel = federation.channel
+    for node, name in channel.names.items():
+        terms = Terms(name, tasks, (spec,), spec, LOOSE)
+        channel.participants[node] = Participant(name, federation.models[name], federation.memories[name], terms=terms)
+    federation.run()
+    assert len(federation.of_kind("update_received")) == MANY * ROUNDS
+    assert not [event for event in federation.of_kind("update_refused") if event["reason"] != "need-full"]

@@ -1,0 +1,122 @@
+import tomllib
+
+import pytest
+
+from plait.config import RunConfig
+from plait.errors import ConfigError, PolicyError
+from plait.policy import METHODS, Policy, default_policy_toml, load_policy
+from plait.training import methods
+
+
+def test_the_default_takes_plaits_own_defaults():
+    Policy().check_run(RunConfig())
+
+
+def test_a_policy_knows_every_method_and_takes_all_but_whole_weights_by_default():
+    assert set(METHODS) == set(methods.METHODS)
+    assert set(Policy().methods) == set(METHODS) - {"full"}
+
+
+def test_the_default_file_is_the_default_policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(default_policy_toml())
+    assert load_policy(path) == load_policy(None) == Policy()
+    assert set(tomllib.loads(default_policy_toml())) == {name.replace("_", "-") for name in Policy.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        ({"method": "full"}, "methods"),
+        ({"target_modules": "q_proj,embed_tokens"}, "embeddings"),
+        ({"target_modules": "model.embed_tokens"}, "embeddings"),
+        ({"target_modules": "wte"}, "embeddings"),
+        ({"target_modules": "lm_head"}, "output-layer"),
+        ({"rank_pattern": "lm_head=1"}, "output-layer"),
+        ({"rank": 257}, "max-rank"),
+        ({"rank_pattern": "q_proj=300"}, "max-rank"),
+        ({"method": "prompt", "virtual_tokens": 257}, "max-virtual-tokens"),
+        ({"rounds": 10_001}, "max-rounds"),
+        ({"local_steps": 10_001}, "max-local-steps"),
+        ({"seq_len": 15}, "min-seq-len"),
+        ({"local_steps": 1000, "batch_size": 1000, "seq_len": 128}, "max-tokens"),
+        ({"local_steps": 1, "batch_size": 7}, "min-examples"),
+        ({"local_steps": 1, "batch_size": 1, "seq_len": 8}, "min-seq-len"),
+    ],
+)
+def test_a_run_that_asks_for_too_much_is_refused_with_the_key_and_the_remedy(asked, key):
+    with pytest.raises(PolicyError, match=rf"^the run asks for .* but {key} of this client's policy allows .*--policy"):
+        Policy().check_run(RunConfig(**asked))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [
+        ({"methods": ["full"]}, {"method": "full"}),
+        ({"embeddings": True}, {"target_modules": "embed_tokens"}),
+        ({"output-layer": True}, {"target_modules": "lm_head"}),
+        ({"max-rank": 512}, {"rank": 512}),
+        ({"min-seq-len": 8}, {"seq_len": 8}),
+        ({"min-examples": 1}, {"local_steps": 1, "batch_size": 1}),
+    ],
+)
+def test_an_operator_can_allow_more(allowed, asked):
+    Policy.model_validate(allowed).check_run(RunConfig(**asked))
+
+
+@pytest.mark.parametrize(
+    ("finest", "taken", "refused"), [("2", "2", "2.5"), ("bf16", "8", "fp32"), ("1", "0.5", "bf16")]
+)
+def test_an_operator_can_demand_a_coarser_wire(finest, taken, refused):
+    policy = Policy(finest_wire=finest)
+    policy.check_run(RunConfig(wire=taken))
+    with pytest.raises(PolicyError, match="finest-wire"):
+        policy.check_run(RunConfig(wire=refused))
+
+
+def test_only_named_targets_are_allowed_where_some_are_named():
+    policy = Policy(targets=("q_proj", "v_proj"))
+    policy.check_targets(["layers.0.q_proj", "v_proj"])
+    with pytest.raises(PolicyError, match=r"targets of this client's policy allows q_proj, v_proj"):
+        policy.check_targets(["k_proj"])
+
+
+def test_an_update_must_cover_enough_examples_and_tokens():
+    Policy().check_coverage(examples=8, tokens=128)
+    with pytest.raises(PolicyError, match="min-examples"):
+        Policy().check_coverage(examples=7, tokens=10_000)
+    with pytest.raises(PolicyError, match="min-tokens"):
+        Policy().check_coverage(examples=100, tokens=127)
+
+
+def test_sizes_are_bounded():
+    Policy().check_upload(512e6)
+    Policy().check_download("base", 20 * 10**9)
+    with pytest.raises(PolicyError, match="max-upload-mb"):
+        Policy().check_upload(513e6)
+    with pytest.raises(PolicyError, match="give --base DIRECTORY"):
+        Policy().check_download("base 'org/large'", 30 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max-ranks = 3", "unknown key 'max-ranks'; did you mean 'max-rank'"),
+        ("max-rank = 'many'", "max-rank is 'many'"),
+        ("max-rank = 0", "max-rank is 0"),
+        ("methods = ['lorra']", "did you mean 'lora'"),
+        ("finest-wire = 'thin'", "finest-wire is 'thin'"),
+        ("consent = 'always'", "consent is 'always'"),
+        ("max-rank", "is not TOML"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused(tmp_path, text, words):
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_policy(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read policy"):
+        load_policy(tmp_path / "none.toml")
