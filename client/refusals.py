@@ -10,7 +10,8 @@ from plait.v1 import federation_pb2 as pb
 
 _REMEDIES: Mapping[int, str] = {
     pb.REFUSED_REASON_PROTOCOL: "install the plait version that the server runs",
-    pb.REFUSED_REASON_UNKNOWN_KEY: "have the server's operator run `plait provision` for this name, and use that kit",
+    pb.REFUSED_REASON_UNKNOWN_KEY: "if this name is provisioned, the server's operator must copy clients.json from the "
+    "server folder that `plait provision` made into the server's kit; else have it provisioned and use that kit",
     pb.REFUSED_REASON_REVOKED_KEY: "ask the server's operator for a new kit",
     pb.REFUSED_REASON_WRONG_NAME: "run with the name that the kit was made for, or ask for a kit for this name",
     pb.REFUSED_REASON_BAD_PROOF: "the kit's key is not its own; ask the server's operator for a new kit",
@@ -36,7 +37,7 @@ def passing_refusal(refused: pb.Refused) -> str:
     """Why the node has to wait."""
     if refused.reason == pb.REFUSED_REASON_FULL:
         return f"server takes no more nodes now: {shown(refused.detail) or 'it is full'}"
-    return f"server turned this node away for now: {shown(refused.detail) or _word(refused.reason)}"
+    return f"server did not take this node in: {shown(refused.detail) or _word(refused.reason)}"
 
 
 def _word(reason: int) -> str:

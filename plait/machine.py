@@ -63,6 +63,28 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kilobytes
 
 
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's limit on open files to `wanted`, as far as the system lets it.
+
+    Returns:
+        How many it may open then; `wanted` where the system has no such limit.
+    """
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # macOS has a lower limit beside the hard one.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft
+
+
 def share_memory_between_threads() -> None:
     """Have all threads take memory from few places (glibc only; elsewhere nothing happens).
 

@@ -6,10 +6,12 @@ Knows nothing of gRPC's calls but that one reads and writes, and nothing of answ
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,12 +22,16 @@ from server.desk import Desk
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
 from server.log import say
 from server.metrics import Metrics
-from server.sessions import Fitness, Session
+from server.sessions import REPLACED_DETAIL, Fitness, Session
 
 _MAX_METHODS = 64
 _MAX_TEXT = 120
 _PROGRESS_PAUSE_S = 0.05
 _FAREWELL_S = 2.0
+_ENTERING_A_NAME = 2
+"""A node has one call on its way in, and perhaps an older one on a connection that is gone."""
+_QUEUE_S = 20.0
+"""Less than a node's own patience, so that it hears why it is not let in."""
 
 
 class Line(Protocol):
@@ -69,8 +75,8 @@ class Attendance:
         admission: who may take part; None lets anybody in.
         desk: where nodes and tasks meet.
         metrics: counts refusals and bytes.
-        max_unproven: so many may be on their way in at a time; more wait, and within the same time.
-        handshake_s: a node must have proved its key within so many seconds.
+        max_unproven: so many may be on their way in at a time; more wait, at most two of one certificate's name.
+        handshake_s: a node must prove its key within so many seconds once it has its turn.
     """
 
     def __init__(
@@ -89,6 +95,8 @@ class Attendance:
         self._sessions = desk.sessions
         self._metrics = metrics
         self._door = asyncio.Semaphore(max_unproven)
+        self._entering: Counter[str | None] = Counter()
+        self._arrivals = itertools.count()
         self._handshake_s = handshake_s
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
@@ -102,13 +110,12 @@ class Attendance:
         Raises:
             PlaitError: the register cannot be read.
         """
-        enrolment = Enrolment(self._admission, certified_name=certified_name)
+        enrolment, arrival = Enrolment(self._admission, certified_name=certified_name), next(self._arrivals)
         try:
-            session = await self._let_in(line, enrolment)
+            session = await self._let_in(line, enrolment, arrival)
         except EnrolmentRefused as refused:
-            reason = pb.RefusedReason.Name(refused.reason).removeprefix("REFUSED_REASON_").lower()
-            self._metrics.enrolments_refused.labels(reason).inc()
-            say("refused", reason=reason, detail=refused, node=enrolment.name, peer=peer)
+            self._metrics.enrolments_refused.labels(refused.word).inc()
+            say("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
                     await line.write(refused.to_message())
@@ -120,30 +127,51 @@ class Attendance:
             self._desk.leave(session)
             say("left", node=session.node.name, peer=peer)
 
-    async def _let_in(self, line: Line, enrolment: Enrolment) -> Session:
-        at_door = False
-        try:
-            async with asyncio.timeout(self._handshake_s), self._door:
-                at_door = True
-                challenge = enrolment.challenge(await self._read(line))
-                await line.write(challenge)
-                enrolment.check(await self._read(line))
-        except TimeoutError as error:
-            if not at_door:
-                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes enrol at once, try again") from error
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_MALFORMED, f"no proof came within {self._handshake_s:g} s, expected one"
-            ) from error
-        session = self._sessions.attach(enrolment.name, enrolment.public_key)
+    async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
+        async with self._turn(enrolment.certified_name):
+            try:
+                # Its own time, not what others took before it.
+                async with asyncio.timeout(self._handshake_s):
+                    await line.write(enrolment.challenge(await self._read(line)))
+                    enrolment.check(await self._read(line))
+            except TimeoutError as error:
+                raise EnrolmentRefused(
+                    pb.REFUSED_REASON_LATE, f"no proof came within {self._handshake_s:g} s, try again"
+                ) from error
+        if self._sessions.has_newer(enrolment.name, arrival=arrival):
+            # Read late, from a connection that the node has given up: it must not end the one that it has now.
+            raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
+        session = self._sessions.attach(enrolment.name, enrolment.public_key, arrival=arrival)
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server has all the nodes that it takes, try again later")
         return session
+
+    @asynccontextmanager
+    async def _turn(self, name: str | None) -> AsyncGenerator[None]:
+        """Wait to be let in; nobody can fill the queue alone, since places are counted by the certificate's name."""
+        if name is not None and self._entering[name] >= _ENTERING_A_NAME:
+            raise EnrolmentRefused(
+                pb.REFUSED_REASON_FULL, f"{_ENTERING_A_NAME} connections of this node enrol at the moment, try again"
+            )
+        self._entering[name] += 1
+        try:
+            try:
+                async with asyncio.timeout(_QUEUE_S):
+                    await self._door.acquire()
+            except TimeoutError as error:
+                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes enrol at once, try again") from error
+            try:
+                yield
+            finally:
+                self._door.release()
+        finally:
+            self._entering[name] -= 1
 
     @staticmethod
     async def _read(line: Line) -> pb.FromNode:
         event = await line.read()
         if event is None:
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "node hung up before it proved its key")
+            raise EnrolmentRefused(pb.REFUSED_REASON_LATE, "node hung up before it proved its key")
         if event.ByteSize() > HEAD_BYTES:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_MALFORMED, f"message has {event.ByteSize()} bytes, expected at most {HEAD_BYTES}"

@@ -21,7 +21,7 @@ _REASONS = {
     Verdict.WRONG_NAME: pb.REFUSED_REASON_WRONG_NAME,
 }
 _DETAILS = {
-    Verdict.UNKNOWN_KEY: "key is not registered at this server",
+    Verdict.UNKNOWN_KEY: "this server's register (clients.json) does not have this node",
     Verdict.REVOKED_KEY: "key has been revoked",
     Verdict.WRONG_NAME: "key is registered for another name",
 }
@@ -32,6 +32,10 @@ class Admission(Protocol):
 
     def check(self, name: str, public_key: bytes) -> Verdict:
         """What is known of a name and a key."""
+        ...
+
+    def standing(self, name: str) -> Verdict:
+        """What is known of a name, whatever the key."""
         ...
 
 
@@ -46,9 +50,19 @@ class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
         super().__init__(detail)
         self.reason = reason
 
+    @property
+    def word(self) -> str:
+        """The reason for logs and metrics."""
+        return pb.RefusedReason.Name(self.reason).removeprefix("REFUSED_REASON_").lower()
+
     def to_message(self) -> pb.ToNode:
         """What the node is told."""
         return pb.ToNode(refused=pb.Refused(reason=self.reason, detail=str(self)))
+
+
+def refusal_of(verdict: Verdict) -> EnrolmentRefused:
+    """Why a node with this verdict is turned away."""
+    return EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
 
 
 class Enrolment:
@@ -64,6 +78,11 @@ class Enrolment:
         self._certified_name = certified_name
         self._hello = pb.Hello()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
+
+    @property
+    def certified_name(self) -> str | None:
+        """The name in the certificate; None on an insecure connection."""
+        return self._certified_name
 
     @property
     def name(self) -> str:
@@ -106,7 +125,7 @@ class Enrolment:
         if self._admission is not None:
             verdict = self._admission.check(hello.name, hello.public_key)
             if verdict is not Verdict.KNOWN:
-                raise EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
+                raise refusal_of(verdict)
         # Where keys count, TLS has checked a certificate, and what that says counts too.
         if self._certified_name != hello.name and (self._admission is not None or self._certified_name is not None):
             raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name is not the certificate's")

@@ -20,6 +20,7 @@ from flwr.supercore.run import Run
 
 from plait.config import Scalar
 from plait.errors import ConfigError, PlaitError
+from plait.machine import allow_open_files
 from plait.simulation.local_grid import SERVER_NODE
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
@@ -31,6 +32,7 @@ from server.attendance import Attendance, Terms
 from server.desk import Desk
 from server.flower_message import emptied, identify, stamped, to_error, to_parts, to_reply
 from server.grpc_server import GrpcServer
+from server.guard import Guard
 from server.inbox import Inbox
 from server.log import say
 from server.metrics import Metrics, MetricsServer
@@ -43,6 +45,7 @@ from server.uploads import Uploads
 _DISK_THREADS = 4
 _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
+_OWN_FILES = 256
 PACE = Pace()
 """How slow an upload or a download may be."""
 
@@ -61,6 +64,7 @@ class GrpcGrid(Grid):
         grace_s: the tasks of a node that is away for longer are given up.
         max_nodes: so many may be attached.
         max_unproven: so many may be enrolling at a time.
+        strangers: room for so many more connections, of operators and of whoever proves nothing.
         handshake_s: a node must prove its key within so many seconds.
         transfers_at_once: so many uploads, and as many downloads, are under way at a time while others wait; each
             upload takes about 3 MB of memory, each download 2 MB.
@@ -85,6 +89,7 @@ class GrpcGrid(Grid):
         grace_s: float = 30.0,
         max_nodes: int = 10_000,
         max_unproven: int = 256,
+        strangers: int = 4096,
         handshake_s: float = 10.0,
         transfers_at_once: int = 32,
         metrics_listen: str | None = None,
@@ -124,10 +129,12 @@ class GrpcGrid(Grid):
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
+            guard=Guard(self._revocation, metrics=self._metrics),
             tend=self._tend,
             drain=self._drain,
-            # Room for those at the door and for operators.
-            options=[("grpc.max_allowed_incoming_connections", max_nodes + max_unproven + 64)],
+            options=[
+                ("grpc.max_allowed_incoming_connections", _most_connections(max_nodes + max_unproven + strangers))
+            ],
         )
         identify(run_id)
 
@@ -363,3 +370,8 @@ class GrpcGrid(Grid):
         self._disk.shutdown()
         self._inbox.close()
         self._inbox.sweep()
+
+
+def _most_connections(wanted: int) -> int:
+    """As many as wanted, but so few that files can be opened beside them: each is an open file of this process."""
+    return min(wanted, max(allow_open_files(wanted + _OWN_FILES) - _OWN_FILES, 1))

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from plait.errors import MachineError
 from plait.transport.credentials import SERVER_OPTIONS
@@ -34,6 +35,7 @@ class GrpcServer:
         address: where to listen.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
+        guard: refuses calls.
         tend: called several times a second in that loop.
         drain: called in that loop when it is to stop; tells the nodes.
         options: gRPC's, on top of the protocol's own.
@@ -45,6 +47,7 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None,
         *,
         service: Callable[[], FederationService],
+        guard: grpc.aio.ServerInterceptor,
         tend: Callable[[], None],
         drain: Callable[[], None],
         options: Sequence[tuple[str, int]] = (),
@@ -52,6 +55,7 @@ class GrpcServer:
         self._address = address
         self._credentials = credentials
         self._service = service
+        self._guard = guard
         self._tend = tend
         self._drain = drain
         self._options = (*SERVER_OPTIONS, *options)
@@ -101,10 +105,9 @@ class GrpcServer:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers((self._service().handlers,))
+        server = grpc.aio.server(options=self._options, interceptors=[self._guard])
         healthy = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (set while importing)
-        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        server.add_generic_rpc_handlers((self._service().handlers, _health(healthy)))
         port = self._listen(server)
         await server.start()
         for name in ("", SERVICE_NAME):
@@ -130,3 +133,13 @@ class GrpcServer:
         if not port:
             raise MachineError(f"cannot listen on {self._address}, is another server running there?")
         return port
+
+
+def _health(servicer: Any) -> grpc.GenericRpcHandler:
+    """grpc-health without its Watch, a call that never ends."""
+    check = grpc.unary_unary_rpc_method_handler(
+        servicer.Check,
+        health_pb2.HealthCheckRequest.FromString,
+        health_pb2.HealthCheckResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(health.SERVICE_NAME, {"Check": check})

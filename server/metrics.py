@@ -24,6 +24,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.nodes_attached = self._gauge("nodes_attached", "Nodes that are connected and have proved their key.")
         self.enrolments_refused = self._counter("enrolments_refused", "Nodes turned away.", "reason")
+        self.calls_refused = self._counter("calls_refused", "Calls turned away for their certificate.", "reason")
         self.downlink_bytes = self._counter("downlink_bytes", "Bytes of tasks sent to nodes.")
         self.uplink_bytes = self._counter("uplink_bytes", "Bytes of answers received from nodes.")
         self.tasks_given = self._counter("tasks_given", "Tasks given out.")

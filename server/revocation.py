@@ -1,4 +1,4 @@
-"""Whether a node that was let in may still be here: its key can be revoked at any time, and no longer counts then.
+"""Whether a node may be here, or still be here: its key can be revoked at any time, and no longer counts then.
 
 Knows nothing of how nodes get in.
 """
@@ -32,6 +32,18 @@ class Revocation:
         self._desk = desk
         self._metrics = metrics
 
+    def verdict(self, name: str) -> Verdict:
+        """What the register says of a name in a certificate; a node of a name that no longer counts is sent away.
+
+        Raises:
+            PlaitError: the register cannot be read.
+        """
+        verdict = Verdict.KNOWN if self._admission is None else self._admission.standing(name)
+        node = self._desk.sessions.named(name)
+        if verdict is not Verdict.KNOWN and node is not None and node.session is not None:
+            self._turn_out(node.session)
+        return verdict
+
     def may_stay(self, session: Session) -> bool:
         """Whether the node's key still holds; if not, its session is over and nobody waits for its answers.
 
@@ -41,9 +53,14 @@ class Revocation:
         node = session.node
         if self._admission is None or self._admission.check(node.name, node.public_key) is Verdict.KNOWN:
             return True
-        say("revoked", level=logging.WARNING, node=node.name)
-        self._metrics.tasks_lost.inc(self._desk.turn_out(session, _REVOKED, f"key of {node.name} has been revoked"))
+        self._turn_out(session)
         return False
+
+    def _turn_out(self, session: Session) -> None:
+        if session.is_open:
+            name = session.node.name
+            say("revoked", level=logging.WARNING, node=name)
+            self._metrics.tasks_lost.inc(self._desk.turn_out(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
         """Ask about everybody who is here.

@@ -10,10 +10,8 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from typing import TypeAlias
 
 import grpc
-import grpc.aio
 
 from plait.errors import MachineError, PlaitError
 from plait.transport.framing import Data, pack_chunk, unpack_part
@@ -21,6 +19,7 @@ from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.desk import Desk
+from server.guard import Context, certified_name
 from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
@@ -28,9 +27,6 @@ from server.sessions import Session
 from server.status import RunSummary, status_json
 from server.transfers import CutOff, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
-
-_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
-
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
@@ -98,7 +94,7 @@ class FederationService:
             },
         )
 
-    async def attend(self, request_iterator: AsyncIterator[pb.FromNode], context: _Context) -> None:
+    async def attend(self, request_iterator: AsyncIterator[pb.FromNode], context: Context) -> None:
         """Serve a node for as long as it stays."""
         del request_iterator
         try:
@@ -109,7 +105,7 @@ class FederationService:
             say("cannot-admit", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
 
-    async def download(self, request: pb.DownloadRequest, context: _Context) -> None:
+    async def download(self, request: pb.DownloadRequest, context: Context) -> None:
         """Send the body of a task."""
         session = await self._session(request.session, context)
         body = self._desk.assignments.body_for(session.node.name, request.sha256)
@@ -133,12 +129,12 @@ class FederationService:
         except CutOff as cut:
             await context.abort(grpc.StatusCode.ABORTED, str(cut))
 
-    async def held(self, request: pb.HeldRequest, context: _Context) -> pb.HeldReply:
+    async def held(self, request: pb.HeldRequest, context: Context) -> pb.HeldReply:
         """Say how much of an answer is here."""
         session = await self._session(request.session, context)
         return self._uploads.held(session.node.name, request)
 
-    async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: _Context) -> pb.Receipt:
+    async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: Context) -> pb.Receipt:
         """Take an answer."""
         parts = aiter(request_iterator)
         first = None
@@ -177,7 +173,7 @@ class FederationService:
             say("answer", size=first.size, node=session.node.name, task=first.task_id)
         return pb.Receipt(kept=kept)
 
-    async def status(self, request: pb.StatusRequest, context: _Context) -> pb.StatusReply:
+    async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         """Tell an operator, or a node, what the run is doing."""
         token = self._operator_token
         if not (token is None or hmac.compare_digest(request.token, token) or self._found(request.token, context)):
@@ -187,13 +183,13 @@ class FederationService:
     def _status(self) -> str:
         return status_json(self._summary(), self._desk.sessions, self._desk.assignments)
 
-    def _found(self, token: bytes, context: _Context) -> Session | None:
+    def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: another's is worth nothing to whoever stole it."""
         session = self._desk.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
 
-    async def _session(self, token: bytes, context: _Context) -> Session:
+    async def _session(self, token: bytes, context: Context) -> Session:
         session = self._found(token, context)
         try:
             if session is None or not self._revocation.may_stay(session):
@@ -207,7 +203,7 @@ class FederationService:
 class _ContextLine:
     """A long call as `Attendance` sees it."""
 
-    def __init__(self, context: _Context) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
 
     async def read(self) -> pb.FromNode | None:
@@ -216,12 +212,6 @@ class _ContextLine:
 
     async def write(self, event: pb.ToNode) -> None:
         await self._context.write(event)
-
-
-def certified_name(context: _Context) -> str | None:
-    """The name in the certificate of whoever calls; None on an insecure connection."""
-    names = list(context.auth_context().get("x509_common_name", ()))
-    return names[0].decode(errors="replace") if names else None
 
 
 def _code_of(refused: UploadRefused) -> grpc.StatusCode:

@@ -61,6 +61,7 @@ class Session:
 
     Attributes:
         node: whose it is.
+        arrival: number of its call among all that arrived.
         token: authorises the node's other calls.
         since: when it began, on the monotonic clock.
         fitness: what the node said when it was ready; None until then.
@@ -70,6 +71,7 @@ class Session:
     """
 
     node: Node
+    arrival: int
     token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES), repr=False)
     since: float = field(default_factory=time.monotonic)
     fitness: Fitness | None = None
@@ -134,8 +136,18 @@ class Sessions:
         """Whether no other node may attach."""
         return self.attached >= self._max_nodes
 
-    def attach(self, name: str, public_key: bytes) -> Session | None:
+    def has_newer(self, name: str, *, arrival: int) -> bool:
+        """Whether a node has a session whose call arrived after this one."""
+        node = self._by_name.get(name)
+        return node is not None and node.session is not None and node.session.arrival > arrival
+
+    def attach(self, name: str, public_key: bytes, *, arrival: int) -> Session | None:
         """Begin a session; an older one of the same node is told that it is replaced.
+
+        Args:
+            name: of the node.
+            public_key: that it proved.
+            arrival: number of the call among all that arrived.
 
         Returns:
             The session; None if there are too many nodes.
@@ -152,7 +164,7 @@ class Sessions:
                 node = Node(name, public_key, node_number(name))
                 self._by_name[name] = self._by_number[node.number] = node
             node.public_key = public_key
-            node.session = session = Session(node)
+            node.session = session = Session(node, arrival)
             self._by_token[session.token] = session
             return session
 
@@ -210,8 +222,5 @@ class Sessions:
             del self._by_name[longest.name], self._by_number[longest.number]
 
 
-_REPLACED = pb.ToNode(
-    refused=pb.Refused(
-        reason=pb.REFUSED_REASON_REPLACED, detail="this node has connected again, and its newest connection is the one"
-    )
-)
+REPLACED_DETAIL = "this node has connected again, and its newest connection is the one"
+_REPLACED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REPLACED, detail=REPLACED_DETAIL))

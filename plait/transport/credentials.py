@@ -35,7 +35,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Two servers on one port would each get some of the nodes.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
-    ("grpc.server_handshake_timeout_ms", 10_000),
+    # So that strangers who connect and say nothing soon make room.
+    ("grpc.server_handshake_timeout_ms", 5_000),
     # A node has its long call open, one download, one upload, and a question or two.
     ("grpc.max_concurrent_streams", 8),
     # Else a fast peer's window grows to megabytes a stream, filled before anybody reads; a message that is being read
@@ -46,7 +47,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # takes 64 KiB at a time.
     ("grpc.experimental.tcp_max_read_buffer_size", (12 << 10) - 1),
     # A connection without any call in progress is no node.
-    ("grpc.max_connection_idle_ms", 60_000),
+    ("grpc.max_connection_idle_ms", 10_000),
 )
 """Options of the server."""
 

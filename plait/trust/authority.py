@@ -24,6 +24,8 @@ from plait.trust.secret_file import write_secret
 
 AUTHORITY_DAYS = 3653
 LEAF_DAYS = 730
+SERVER_COMMON_NAME = "plait server"
+"""Of a server's certificate; a client's has its name, and no name has a space in it."""
 
 # So that a certificate holds at once on machines whose clock is a time zone off.
 _BACKDATED = timedelta(days=1)
@@ -99,7 +101,7 @@ class Authority:
         alternatives = x509.SubjectAlternativeName(
             [x509.IPAddress(ipaddress.ip_address(name)) if is_address(name) else x509.DNSName(name) for name in names]
         )
-        builder = self._leaf("plait server", key, now=now, days=days)
+        builder = self._leaf(SERVER_COMMON_NAME, key, now=now, days=days)
         return self._signed(
             builder.add_extension(alternatives, critical=False),
             purposes=[ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],

@@ -57,7 +57,7 @@ class Register:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = _stamp_of(path)
-        self._clients = _by_key(read_clients(path))
+        self._read()
 
     @classmethod
     def load(cls, kit: Path) -> Register:
@@ -93,12 +93,29 @@ class Register:
             return Verdict.REVOKED_KEY
         return Verdict.KNOWN if client.name == name else Verdict.WRONG_NAME
 
+    def standing(self, name: str) -> Verdict:
+        """Whether a client of this name may take part, with whatever key; its certificate says no more than the name.
+
+        Raises:
+            ConfigError: the file has become malformed, or is gone.
+            MachineError: cannot be read.
+        """
+        self._current()
+        return self._standings.get(name, Verdict.UNKNOWN_KEY)
+
     def _current(self) -> Mapping[bytes, RegisteredClient]:
         stamp = _stamp_of(self._path)
         if stamp != self._stamp:
-            self._clients = _by_key(read_clients(self._path))
+            self._read()
             self._stamp = stamp
         return self._clients
+
+    def _read(self) -> None:
+        clients = read_clients(self._path)
+        self._clients = _by_key(clients)
+        # A name that was revoked and provisioned anew has a key that holds.
+        revoked = {client.name: Verdict.REVOKED_KEY for client in clients}
+        self._standings = revoked | {client.name: Verdict.KNOWN for client in clients if client.revoked is None}
 
 
 def read_clients(path: Path) -> tuple[RegisteredClient, ...]:

@@ -19,6 +19,7 @@ class RefusedReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSED_REASON_REPLACED: _ClassVar[RefusedReason]
     REFUSED_REASON_MALFORMED: _ClassVar[RefusedReason]
     REFUSED_REASON_FULL: _ClassVar[RefusedReason]
+    REFUSED_REASON_LATE: _ClassVar[RefusedReason]
 
 class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,6 +37,7 @@ REFUSED_REASON_BASE_MISMATCH: RefusedReason
 REFUSED_REASON_REPLACED: RefusedReason
 REFUSED_REASON_MALFORMED: RefusedReason
 REFUSED_REASON_FULL: RefusedReason
+REFUSED_REASON_LATE: RefusedReason
 CONTENT_UNSPECIFIED: Content
 CONTENT_PLAIT: Content
 CONTENT_RECORDS: Content

@@ -185,7 +185,7 @@ def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federa
     ("reason", "remedy"),
     [
         (pb.REFUSED_REASON_PROTOCOL, "install the plait version"),
-        (pb.REFUSED_REASON_UNKNOWN_KEY, "plait provision"),
+        (pb.REFUSED_REASON_UNKNOWN_KEY, "copy clients.json from the server folder that `plait provision` made"),
         (pb.REFUSED_REASON_REVOKED_KEY, "new kit"),
         (pb.REFUSED_REASON_WRONG_NAME, "name that the kit was made for"),
         (pb.REFUSED_REASON_BAD_PROOF, "new kit"),
@@ -205,7 +205,7 @@ def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node
     assert len(federation.hellos) == 1
 
 
-@pytest.mark.parametrize("reason", [pb.REFUSED_REASON_FULL, 99])
+@pytest.mark.parametrize("reason", [pb.REFUSED_REASON_FULL, pb.REFUSED_REASON_LATE, 99])
 def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, wait_until, reason) -> None:
     federation.refusal = pb.Refused(reason=reason)
     start_node()

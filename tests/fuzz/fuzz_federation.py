@@ -83,7 +83,7 @@ async def attend(data: bytes) -> None:
 
 async def upload(data: bytes) -> None:
     desk = Desk(INBOX, max_nodes=2)
-    session = desk.sessions.attach("n", KEY)
+    session = desk.sessions.attach("n", KEY, arrival=0)
     desk.assignments.give(
         "n", message_id="m", message_type="train", group="1", content=pb.CONTENT_PLAIT, head=b"h", body=b""
     )

@@ -112,3 +112,17 @@ def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
         for how in ("handed-back", "kept")
     ]
     assert faults[1] < 100 < 3000 < faults[0]
+
+
+FILES = """
+import resource
+from plait.machine import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
+print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
+    said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout
+    assert said.split() == ["200", "200", "300", "300"]

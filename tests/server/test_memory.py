@@ -181,8 +181,8 @@ def test_a_connection_that_has_brought_a_large_answer_keeps_little_of_its_memory
     assert kept_bytes < nodes * answer_bytes / 10
 
 
-def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_a_few_operators(make_grid):
-    grid = make_grid(max_nodes=2, max_unproven=2)
+def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_so_many_strangers(make_grid):
+    grid = make_grid(max_nodes=2, max_unproven=2, strangers=64)
     port = int(grid.address.rpartition(":")[2])
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(80)]
     # All stay open until the last is counted, so that none makes room for another.

@@ -68,24 +68,32 @@ class TestBadNodes:
 
         assert refusal(node.enrol(name="a" * 70_000)) == "MALFORMED"
 
-    def test_who_does_not_prove_its_key_in_time_is_refused(self, make_grid, bare_node):
+    def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_grid, bare_node):
         grid = make_grid(handshake_s=0.2)
         silent, hesitant = bare_node(grid.address, "alice"), bare_node(grid.address, "bob")
         hesitant.say(hello=hesitant.hello())
         assert hesitant.hear().HasField("challenge")
 
-        assert refusal(silent.hear()) == "MALFORMED"
-        assert refusal(hesitant.hear()) == "MALFORMED"
+        assert refusal(silent.hear()) == "LATE"
+        assert refusal(hesitant.hear()) == "LATE"
 
-    def test_when_too_many_enrol_at_once_the_next_are_refused_and_later_ones_get_in(self, make_grid, bare_node):
-        grid = make_grid(handshake_s=0.5, max_unproven=2)
+    def test_when_too_many_enrol_at_once_the_next_wait_and_get_in(self, make_grid, bare_node):
+        grid = make_grid(handshake_s=2.0, max_unproven=2)
         silent = [bare_node(grid.address, name) for name in ("alice", "bob")]
         for node in silent:
             node.say(hello=node.hello())
             node.hear()
 
-        assert refusal(bare_node(grid.address, "carol").hear()) in ("FULL", "MALFORMED")
-        assert bare_node(grid.address, "dora").enrol().HasField("welcome")
+        assert bare_node(grid.address, "carol").enrol().HasField("welcome")
+
+    def test_when_too_many_wait_for_long_the_next_are_told_to_try_again(self, make_grid, bare_node, monkeypatch):
+        monkeypatch.setattr("server.attendance._QUEUE_S", 0.2)
+        grid = make_grid(max_unproven=1)
+        silent = bare_node(grid.address, "alice")
+        silent.say(hello=silent.hello())
+        silent.hear()
+
+        assert refusal(bare_node(grid.address, "carol").hear()) == "FULL"
 
     def test_more_nodes_than_the_server_takes_are_refused_but_a_known_one_may_replace_itself(
         self, make_grid, bare_node
@@ -156,7 +164,7 @@ class TestBadKeys:
 
         revoke(federation, "alice", now=datetime.now(UTC))
 
-        assert code(alice.upload, task_ids[0], b"answer") == "UNAUTHENTICATED"
+        assert code(alice.upload, task_ids[0], b"answer") == "PERMISSION_DENIED"
         assert refusal(alice.hear()) == "REVOKED_KEY"
         assert bob.upload(task_ids[1], b"answer").kept
         lost, kept = replies(secure, ids)

@@ -126,3 +126,13 @@ def test_a_file_that_is_no_register_is_refused(path, text):
 def test_a_register_that_cannot_be_read_is_the_machines_fault(tmp_path):
     with pytest.raises(MachineError, match="cannot read"):
         read_clients(tmp_path)
+
+
+def test_the_standing_of_a_name_is_that_of_its_best_key_and_follows_the_file(path, alice, bob):
+    write_clients(path, [alice, bob])
+    register = Register(path)
+    names = ("alice", "bob", "carol")
+    assert [register.standing(name) for name in names] == [Verdict.KNOWN, Verdict.REVOKED_KEY, Verdict.UNKNOWN_KEY]
+    again = RegisteredClient("bob", NodeKey.generate().public_bytes, alice.provisioned)
+    write_clients(path, [again, replace(alice, revoked=alice.provisioned), bob])
+    assert [register.standing(name) for name in names] == [Verdict.REVOKED_KEY, Verdict.KNOWN, Verdict.UNKNOWN_KEY]

@@ -1,0 +1,125 @@
+"""Who may make a call at all: looks at the caller's certificate before anything that it sends is read.
+
+A certificate outlives its client: after `plait provision --revoke` TLS still lets it connect. So every call, health
+checks included, is refused where the register does not know the certificate's name or has it revoked, and no name has
+more than so many calls at a time. Knows nothing of what calls do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from plait.errors import PlaitError
+from plait.trust.authority import SERVER_COMMON_NAME
+from plait.trust.register import Verdict
+from plait.v1 import federation_pb2 as pb
+from server.enrolment import EnrolmentRefused, refusal_of
+from server.log import say
+from server.metrics import Metrics
+from server.revocation import Revocation
+
+Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+ATTEND = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}/Attend"
+_CALLS_A_NAME = 16
+"""A node has its long call, a download, an upload, a question or two, and all of them again while it reconnects."""
+_TOLD_EVERY_S = 60.0
+
+
+def certified_name(context: Context) -> str | None:
+    """The name in the certificate of whoever calls; None on an insecure connection."""
+    names = list(context.auth_context().get("x509_common_name", ()))
+    return names[0].decode(errors="replace") if names else None
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses calls before they are served.
+
+    Args:
+        revocation: knows whose certificate still counts.
+        metrics: counts refusals.
+    """
+
+    def __init__(self, revocation: Revocation, *, metrics: Metrics) -> None:
+        self._revocation = revocation
+        self._metrics = metrics
+        self._calls: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        """The handler of a call, guarded; None where there is none."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else self._guarded(handler, handler_call_details.method)
+
+    def _guarded(self, handler: Any, method: str) -> _Handler:
+        serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        # To gRPC every call is a stream of requests: it would read a single one, up to a megabyte, before it asks.
+        async def guarded(requests: AsyncIterator[object], context: Context) -> object:
+            name = certified_name(context)
+            try:
+                refused = self._refusal(name)
+            except PlaitError as error:
+                say("register", level=logging.ERROR, detail=error)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
+            if refused is not None:
+                return await self._turn_away(refused, name, method, context)
+            if name is None:
+                return await serve(requests if handler.request_streaming else await _only(requests, context), context)
+            self._calls[name] += 1
+            try:
+                return await serve(requests if handler.request_streaming else await _only(requests, context), context)
+            finally:
+                self._calls[name] -= 1
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _refusal(self, name: str | None) -> EnrolmentRefused | None:
+        if name is None:
+            return None
+        if name != SERVER_COMMON_NAME and (verdict := self._revocation.verdict(name)) is not Verdict.KNOWN:
+            return refusal_of(verdict)
+        if self._calls[name] >= _CALLS_A_NAME:
+            return EnrolmentRefused(
+                pb.REFUSED_REASON_FULL, f"this node has {_CALLS_A_NAME} calls in progress, try again later"
+            )
+        return None
+
+    async def _turn_away(self, refused: EnrolmentRefused, name: str | None, method: str, context: Context) -> None:
+        self._metrics.calls_refused.labels(refused.word).inc()
+        now = time.monotonic()
+        # So that whoever tries without end does not fill the log.
+        if name is not None and now - self._told.get(name, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
+            self._told[name] = now
+            say("call-refused", reason=refused.word, node=name, call=method, peer=context.peer())
+        if method == ATTEND:
+            await context.write(refused.to_message())
+            return
+        full = refused.reason == pb.REFUSED_REASON_FULL
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.PERMISSION_DENIED
+        await context.abort(code, str(refused))
+
+
+async def _only(requests: AsyncIterator[object], context: Context) -> object:
+    """The one message of a call that has one."""
+    request = await anext(aiter(requests), None)
+    if request is None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "call has no message, expected one")
+    return request

@@ -1,0 +1,192 @@
+"""What a member, a revoked one or a stranger can take from the others at the door: over TLS, real certificates."""
+
+import socket
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from plait.errors import ConfigError
+from plait.transport import channel_credentials, fetch_status
+from plait.trust import ClientKit, ServerKit, revoke
+from plait.trust.authority import SERVER_COMMON_NAME
+from plait.trust.names import check_client_name
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+
+
+@pytest.fixture
+def kits(federation):
+    return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
+
+
+@pytest.fixture
+def make_secure(make_grid, federation):
+    """Makes grids with room for few, as `plait server` does."""
+
+    def make(**changes):
+        return make_grid(kit=ServerKit.load(federation / "server"), **{"max_nodes": 20, "max_unproven": 64, **changes})
+
+    return make
+
+
+def node(bare_node, grid, kit):
+    return bare_node(grid.address, kit.name, key=kit.node_key, credentials=channel_credentials(kit))
+
+
+def channel(grid, kit):
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return grpc.secure_channel(grid.address, channel_credentials(kit), options=options)
+
+
+def reason(event):
+    return pb.RefusedReason.Name(event.refused.reason).removeprefix("REFUSED_REASON_")
+
+
+def code(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code().name
+
+
+class TestDoor:
+    def test_idle_streams_of_one_member_keep_nobody_else_waiting(self, make_secure, kits, bare_node):
+        grid = make_secure()
+        channels = [channel(grid, kits["bob"]) for _ in range(40)]
+        idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in channels for _ in range(8)]
+        # All but two of them are answered.
+        heard = [reason(event) for call in idle[-8:] if (event := next(call, None))]
+
+        alice = node(bare_node, grid, kits["alice"])
+
+        assert set(heard) == {"FULL"}
+        assert alice.enrol().HasField("welcome")
+        for each in channels:
+            each.close()
+
+    def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
+        grid = make_secure(max_unproven=1, handshake_s=3.0)
+        bob = node(bare_node, grid, kits["bob"])
+        bob.say(hello=bob.hello())
+        assert bob.hear().HasField("challenge")
+
+        assert node(bare_node, grid, kits["alice"]).enrol().HasField("welcome")
+        assert reason(bob.hear()) == "LATE"
+
+    def test_a_connection_that_a_node_has_given_up_does_not_end_its_newer_one(
+        self, make_secure, kits, bare_node, until
+    ):
+        grid = make_secure()
+        older, newer = (node(bare_node, grid, kits["alice"]) for _ in range(2))
+        hello = older.hello()
+        older.say(hello=hello)
+        challenge = older.hear().challenge
+        newer.attend()
+        until(lambda: list(grid.get_node_ids()))
+
+        older.say(proof=older.proof(challenge, hello))
+
+        assert reason(older.hear()) == "REPLACED"
+        assert newer.held("1.train.0", b"").unknown
+
+
+class TestCertificates:
+    @pytest.mark.parametrize("how", ["revoked", "unknown"])
+    def test_whoever_the_register_does_not_know_is_refused_at_every_call(
+        self, make_secure, kits, bare_node, federation, how
+    ):
+        grid = make_secure()
+        if how == "revoked":
+            revoke(federation, "bob", now=datetime.now(UTC))
+        else:
+            (federation / "server" / "clients.json").write_text('{"clients": []}')
+        bob = node(bare_node, grid, kits["bob"])
+        health = health_pb2_grpc.HealthStub(bob.channel)
+        requests = {
+            "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=20),
+            "Status": lambda: bob.stub.Status(pb.StatusRequest(), timeout=20),
+            "Held": lambda: bob.held("1.train.0", b""),
+            "Download": lambda: bob.body(pb.Work(body_sha256=b"x" * 32)),
+            "Upload": lambda: bob.upload("1.train.0", b"answer"),
+        }
+
+        assert {name: code(call) for name, call in requests.items()} == dict.fromkeys(requests, "PERMISSION_DENIED")
+        # Before it has said anything.
+        assert reason(bob.hear()) == f"{how.upper()}_KEY"
+        assert bob.heard_end()
+
+    def test_health_can_be_asked_but_not_watched(self, make_secure, kits):
+        with channel(make_secure(), kits["bob"]) as opened:
+            health = health_pb2_grpc.HealthStub(opened)
+
+            assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == 1
+            assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))) == "UNIMPLEMENTED"
+
+    def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits, bare_node, until):
+        grid = make_secure()
+        channels = [channel(grid, kits["bob"]) for _ in range(4)]
+        calls = [FederationStub(each).Upload.future(iter(threading.Event().wait, True)) for each in channels * 5]
+
+        until(lambda: sum(call.done() for call in calls) == 4)
+        assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
+        assert node(bare_node, grid, kits["alice"]).enrol().HasField("welcome")
+        for each in channels:
+            each.close()
+        until(lambda: node(bare_node, grid, kits["bob"]).enrol().HasField("welcome"))
+
+    def test_no_client_can_be_called_as_the_servers_certificate_is(self):
+        with pytest.raises(ConfigError):
+            check_client_name(SERVER_COMMON_NAME)
+
+
+class TestStrangers:
+    def test_sockets_that_are_opened_again_all_the_time_keep_neither_operators_nor_nodes_out(
+        self, make_secure, kits, bare_node, federation, send, until
+    ):
+        grid = make_secure()
+        alice = node(bare_node, grid, kits["alice"]).attend()
+        until(lambda: list(grid.get_node_ids()))
+        over = threading.Event()
+        strangers = [threading.Thread(target=reopen, args=(grid.address, over, 25)) for _ in range(8)]
+        for stranger in strangers:
+            stranger.start()
+        try:
+            statuses = [fetch_status(grid.address, kit=ServerKit.load(federation / "server")) for _ in range(10)]
+            send(grid, "alice", b"task")
+            assert alice.work().head == b"task"
+            assert node(bare_node, grid, kits["bob"]).enrol().HasField("welcome")
+        finally:
+            over.set()
+            for stranger in strangers:
+                stranger.join()
+
+        assert [len(status["nodes"]) for status in statuses] == [1] * 10
+
+
+def reopen(address, over, count):
+    """Hold so many sockets, and open each anew once the server hangs up."""
+    host, _, port = address.rpartition(":")
+    opened = []
+    while not over.wait(0.01):
+        while len(opened) < count:
+            with suppress(OSError):
+                opened.append(socket.create_connection((host, int(port)), timeout=5))
+                opened[-1].setblocking(False)
+        opened = [each for each in opened if not hung_up(each)]
+    for each in opened:
+        each.close()
+
+
+def hung_up(connection):
+    with suppress(BlockingIOError):
+        try:
+            while connection.recv(1 << 12):
+                pass
+        except ConnectionError:
+            pass
+        connection.close()
+        return True
+    return False
