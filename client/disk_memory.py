@@ -8,18 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.errors import MachineError
-from plait.files import read_if_there, write_atomically
+from plait.files import make_private_directory, read_if_there, write_atomically
 
 
 class DiskMemory:
     """A `plait.rounds.memory.Memory` in a folder.
 
     Args:
-        folder: made when something is first kept.
+        folder: made when something is first kept, for its owner alone.
+        advice: what to do where it cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, advice: str = "free some, or give another --state") -> None:
         self._folder = folder
+        self._advice = advice
 
     def load(self, key: str) -> bytes | None:
         """The bytes kept under `key`.
@@ -39,10 +41,10 @@ class DiskMemory:
         if self.load(key) == data:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self._folder)
         except OSError as error:
             raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
         try:
-            write_atomically(self._folder / key, data)
+            write_atomically(self._folder / key, data, mode=0o600)
         except MachineError as error:
-            raise MachineError(f"{error}; free some, or give another --state") from error
+            raise MachineError(f"{error}; {self._advice}") from error

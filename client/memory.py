@@ -7,9 +7,8 @@ from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context
 
-from plait.errors import MachineError
-from plait.files import write_atomically
-from plait.rounds.memory import IRREPLACEABLE
+from client.disk_memory import DiskMemory
+from plait.rounds.memory import IRREPLACEABLE, Memory
 
 _SHARED_KEPT = 4
 _shared: OrderedDict[int, bytes] = OrderedDict()
@@ -45,16 +44,11 @@ class SimulatedMemory:
 
     def __init__(self, context: Context, folder: Path) -> None:
         self._inner = ContextMemory(context)
-        self._folder = folder
+        self._kept = DiskMemory(folder, advice="free some, then go on with `plait resume`")
 
     def load(self, key: str) -> bytes | None:
         """The bytes kept under `key`."""
-        if key not in IRREPLACEABLE:
-            return self._inner.load(key)
-        try:
-            return (self._folder / key).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._of(key).load(key)
 
     def save(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`.
@@ -62,14 +56,10 @@ class SimulatedMemory:
         Raises:
             MachineError: the disk is full or read-only.
         """
-        if key not in IRREPLACEABLE:
-            self._inner.save(key, data)
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
-        write_atomically(self._folder / key, data)
+        self._of(key).save(key, data)
+
+    def _of(self, key: str) -> Memory:
+        return self._kept if key in IRREPLACEABLE else self._inner
 
 
 def _share(data: bytes) -> bytes:

@@ -47,7 +47,8 @@ from client.wording import shown, size
 from client.worker import Worker
 from client.workplace import Capacity, Run, Workplace
 from plait.abandon import ABANDONMENT
-from plait.errors import Interrupted
+from plait.errors import Interrupted, PlaitError
+from plait.rounds.leftovers import keep_only_what_lasts
 from plait.transport.credentials import channel_credentials, channel_options
 from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb
@@ -254,8 +255,18 @@ class Node:
             sent_bytes=self._sent_bytes,
             received_bytes=received_bytes,
         )
+        self._tidy()
         self._tell_of_own_adapter()
         return True
+
+    def _tidy(self) -> None:
+        """Remove what only further rounds would have needed."""
+        if self._run is None:
+            return
+        try:
+            keep_only_what_lasts(memory_folder(self._settings.state, self._run.run_id, self._settings.name))
+        except PlaitError as error:
+            self._journal.tell("trouble", str(error))
 
     def _tell_of_own_adapter(self) -> None:
         """Where it is, if the run left one: nobody else has it."""
@@ -345,7 +356,17 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         check_machine(settings, progress=progress)
 
         def open_for(run: Run) -> Workplace:
-            prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
+            earlier = prune(
+                settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name)
+            )
+            if earlier.runs:
+                journal.tell(
+                    "state",
+                    f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): own adapters "
+                    "and what an unfinished run goes on from; delete the folders of runs that you no longer need",
+                    runs=earlier.runs,
+                    bytes=earlier.bytes,
+                )
             return open_workplace(run, settings, progress=progress)
 
         node = Node(settings, open_for, journal)

@@ -1,6 +1,6 @@
 """Where nodes of this machine keep what must outlive them: ``STATE/<run>/<name>/``, and a lock for each name.
 
-Knows nothing of what is kept there.
+Everything there is for its owner alone. Knows nothing of what is kept, but which of it the server could send again.
 """
 
 from __future__ import annotations
@@ -8,16 +8,32 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from plait.errors import ConfigError, MachineError
+from plait.files import make_private_directory
 
 RUNS_KEPT = 4
-"""Runs whose state is kept for each name, the newest."""
+"""Runs of each name, the newest, whose state is kept whole."""
+_OWN = "own"
+_REPLACEABLE = ("adapter", "base", "spec")
+
+
+@dataclass(frozen=True)
+class EarlierRuns:
+    """What a node keeps of runs other than the one under way.
+
+    Attributes:
+        runs: how many.
+        bytes: what that takes on disk.
+    """
+
+    runs: int
+    bytes: int
 
 
 def default_state_directory() -> Path:
@@ -30,17 +46,25 @@ def memory_folder(state: Path, run_id: int, name: str) -> Path:
     return state / f"{run_id:016x}" / name
 
 
-def prune(state: Path, name: str, *, keep: Path) -> None:
-    """Remove what a node kept for runs long ago; `keep` stays, and with it the newest others.
+def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
+    """Remove what the server could send again of runs long ago; `keep` and the newest others stay whole.
 
-    What cannot be removed stays: it does no harm but take space.
+    What nobody else has stays for ever, unless the operator removes it: a client's own adapter with what it is made
+    from, what an encoder owes, an optimizer's moments, a drift. What cannot be removed stays too.
+
+    Returns:
+        What is there of other runs afterwards.
     """
-    folders = [folder for folder in state.glob(f"*/{name}") if folder.is_dir() and folder != keep]
-    by_age = sorted(folders, key=_age, reverse=True)
-    for folder in by_age[RUNS_KEPT - 1 :]:
-        shutil.rmtree(folder, ignore_errors=True)
+    folders = sorted((folder for folder in state.glob(f"*/{name}") if folder != keep), key=_age, reverse=True)
+    for folder in folders[RUNS_KEPT - 1 :]:
         with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # stays where another node's state is in it
+            if not (folder / _OWN).exists():
+                for key in _REPLACEABLE:
+                    (folder / key).unlink(missing_ok=True)
+            folder.rmdir()  # stays where something nobody else has is in it
+            folder.parent.rmdir()  # and where another node's state is
+    left = [folder for folder in folders if folder.is_dir()]
+    return EarlierRuns(len(left), sum(map(_size, left)))
 
 
 @contextlib.contextmanager
@@ -53,7 +77,10 @@ def locked(state: Path, name: str) -> Generator[None]:
     """
     path = state / f"{name}.lock"
     try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_directory(state)
+        # An earlier version made them as the umask said.
+        for folder in (each for kept in state.glob(f"*/{name}") for each in (kept.parent, kept)):
+            folder.chmod(0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise MachineError(f"cannot write '{path}': {error.strerror or error}; give another --state") from error
@@ -79,6 +106,12 @@ def locked(state: Path, name: str) -> Generator[None]:
 def _holder(descriptor: int) -> str:
     text = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
     return text if text.isdecimal() else "unknown"
+
+
+def _size(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in folder.iterdir())
+    return 0
 
 
 def _age(folder: Path) -> float:

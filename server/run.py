@@ -87,6 +87,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
             peak_rss_bytes=machine.peak_rss_bytes(),
             adapter=state.shadow.digest().hex(),
         )
+        directory.tidy_clients()
     finally:
         ledger.close()
     return directory

@@ -11,6 +11,7 @@ RUN/config.toml   what was really used
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
 from plait.files import fsync_directory, read_if_there, write_atomically
+from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -78,6 +80,13 @@ class RunDirectory:
     def client_memory(self, client: str) -> Path:
         """Where a simulated client keeps what it must not lose."""
         return self.path / "clients" / _file_name(client)
+
+    def tidy_clients(self) -> None:
+        """Once the run is over, remove what simulated clients kept for further rounds."""
+        for folder in (self.path / "clients").glob("*/"):
+            # What cannot be removed only takes space.
+            with contextlib.suppress(MachineError):
+                keep_only_what_lasts(folder)
 
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
         """Make one received update durable; from here on it is never asked for again.

@@ -33,9 +33,11 @@ def test_a_node_says_where_its_own_adapter_is(federation, start_node, wait_until
     folder = memory_folder(tmp_path / "state", federation.run_id, "ada")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "own").write_bytes(b"an adapter")
+    (folder / "moments").write_bytes(b"of no use once the run is over")
     federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
     node.end()
     (said,) = node.events("own_adapter")
+    assert [file.name for file in folder.iterdir()] == ["own"]
     assert said["folder"] == str(folder)
     assert f"plait export {folder} my-adapter --to peft --base 'my base'" in said["text"]
 

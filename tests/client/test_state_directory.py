@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from client.state_directory import RUNS_KEPT, locked, memory_folder, prune
+from client.disk_memory import DiskMemory
+from client.state_directory import RUNS_KEPT, EarlierRuns, locked, memory_folder, prune
 from plait.errors import ConfigError, MachineError
+from plait.rounds.memory import IRREPLACEABLE
 
 
 def keep_something(state: Path, run_id: int, name: str, *, age_s: int) -> Path:
     folder = memory_folder(state, run_id, name)
     folder.mkdir(parents=True)
-    (folder / "residual").write_bytes(b"owed")
+    (folder / "adapter").write_bytes(b"sent again when lost")
     os.utime(folder, (1_000_000 - age_s, 1_000_000 - age_s))
     return folder
 
@@ -25,15 +28,52 @@ def test_runs_and_names_are_kept_apart(tmp_path: Path) -> None:
     assert len(folders) == 4
 
 
-def test_the_newest_runs_are_kept_and_others_nodes_left_alone(tmp_path: Path) -> None:
+def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path: Path) -> None:
     folders = [keep_something(tmp_path, run, "ada", age_s=run) for run in range(7)]
     bob = keep_something(tmp_path, 6, "bob", age_s=99)
     prune(tmp_path, "ada", keep=folders[5])
     # The run under way is kept though it is old, and with it the three newest.
-    assert [folder.exists() for folder in folders] == [True, True, True, False, False, True, False]
-    assert sum(folder.exists() for folder in folders) == RUNS_KEPT
-    assert bob.exists()
-    assert not folders[4].parent.exists()
+    assert [(folder / "adapter").exists() for folder in folders] == [True, True, True, False, False, True, False]
+    assert sum((folder / "adapter").exists() for folder in folders) == RUNS_KEPT
+    assert (bob / "adapter").exists()
+
+
+def test_what_nobody_else_has_is_never_removed(tmp_path: Path) -> None:
+    kept = [keep_something(tmp_path, run, "ada", age_s=run) for run in range(9)]
+    for folder, key in zip(kept[4:8], sorted(IRREPLACEABLE), strict=True):
+        (folder / key).write_bytes(key.encode() * 100)
+        os.utime(folder, (1000, 1000))
+    left = prune(tmp_path, "ada", keep=kept[0])
+    for folder, key in zip(kept[4:8], sorted(IRREPLACEABLE), strict=True):
+        assert (folder / key).read_bytes() == key.encode() * 100
+    # An own adapter is exported with the shared one that it stands on.
+    own = kept[4 + sorted(IRREPLACEABLE).index("own")]
+    assert sorted(file.name for file in own.iterdir()) == ["adapter", "own"]
+    assert not kept[8].parent.exists()
+    there = [folder for folder in kept[1:] if folder.exists()]
+    assert left == EarlierRuns(len(there), sum(file.stat().st_size for folder in there for file in folder.iterdir()))
+    assert left.runs == 7
+
+
+@pytest.mark.parametrize("open_before", [False, True])
+def test_everything_is_for_its_owner_alone_also_below_a_directory_that_is_open(
+    tmp_path: Path, open_before: bool
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    folder = memory_folder(state, 1, "ada")
+    if open_before:
+        folder.mkdir(parents=True)
+    before = os.umask(0o022)
+    try:
+        with locked(state, "ada"):
+            for key in ("adapter", "own"):
+                DiskMemory(folder).save(key, b"bytes")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*") if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in state.rglob("*") if path.is_file()} == {0o600}
+    assert stat.S_IMODE(state.stat().st_mode) == 0o755
 
 
 def test_two_nodes_do_not_share_a_name_here(tmp_path: Path) -> None:

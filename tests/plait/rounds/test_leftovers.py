@@ -1,0 +1,40 @@
+import stat
+
+import pytest
+
+from plait.errors import MachineError
+from plait.rounds.leftovers import keep_only_what_lasts
+from plait.rounds.memory import IRREPLACEABLE
+from plait.rounds.past import Past
+
+RUN = b"r" * 16
+
+
+def test_of_what_nobody_else_has_only_the_own_adapter_outlasts_a_run(tmp_path):
+    for key in (*IRREPLACEABLE, "adapter", "spec"):
+        (tmp_path / key).write_bytes(Past(RUN, 4, b"before" * 99, 5, b"after").to_bytes())
+    keep_only_what_lasts(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "own", "spec"]
+    assert Past.from_bytes((tmp_path / "own").read_bytes(), RUN).after == b"after"
+    assert (tmp_path / "own").stat().st_size < 99
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o600
+    content = (tmp_path / "own").read_bytes()
+    keep_only_what_lasts(tmp_path)
+    assert (tmp_path / "own").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"no past", RUN + bytes(40)])
+def test_what_is_no_own_adapter_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "own").write_bytes(content)
+    keep_only_what_lasts(tmp_path)
+    assert (tmp_path / "own").read_bytes() == content
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
+    keep_only_what_lasts(tmp_path / "missing")
+
+
+def test_what_cannot_be_removed_is_said(tmp_path):
+    (tmp_path / "residual" / "in the way").mkdir(parents=True)
+    with pytest.raises(MachineError, match="cannot remove what a run left in"):
+        keep_only_what_lasts(tmp_path)
