@@ -10,11 +10,42 @@ from typing import Protocol, cast
 
 import grpc
 
+from client.wording import shown
 from plait.transport.framing import Data, unpack_chunk
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 
 _SERVICE = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
+
+
+# Codes whose text is the server's own; of the others gRPC says what happened inside it.
+_TOLD_BY_THE_SERVER = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+_IN_PLAIN_WORDS = {
+    grpc.StatusCode.CANCELLED: "the call was broken off",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the server did not answer in time",
+    grpc.StatusCode.UNAVAILABLE: "the connection to the server is lost",
+    grpc.StatusCode.UNIMPLEMENTED: "the server does not know this call; install the plait version that it runs",
+}
+
+
+def what_failed(error: grpc.RpcError) -> str:
+    """Why a call failed, in plain words on one line."""
+    call = cast("grpc.Call", error)
+    details, code = shown(call.details() or ""), call.code()
+    if details and (code in _TOLD_BY_THE_SERVER or details.startswith("server cannot")):
+        return details
+    return _IN_PLAIN_WORDS.get(code, "the server failed at this call; its log may say why")
 
 
 class Attending(Protocol):

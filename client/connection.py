@@ -14,7 +14,7 @@ from typing import cast
 import grpc
 
 from client.backoff import Backoff
-from client.calls import Attending, Calls
+from client.calls import Attending, Calls, what_failed
 from client.enrolment import Credential, Enrolment
 from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
 from client.refusals import final_refusal, passing_refusal
@@ -133,9 +133,7 @@ class Connection:
                     raise PeerError("server sent work before it took this node in, expected a challenge or a welcome")
             return "server closed the connection"
         except grpc.RpcError as error:
-            return self._cause(
-                cast("grpc.Call", error), heard=heard, timed_out=patience.finished.is_set() and not welcomed
-            )
+            return self._cause(error, heard=heard, timed_out=patience.finished.is_set() and not welcomed)
         finally:
             patience.cancel()
             self._sessions.replace(None)
@@ -170,17 +168,17 @@ class Connection:
         self._tell(Failed(final))
         return None
 
-    def _cause(self, error: grpc.Call, *, heard: bool, timed_out: bool) -> str:
+    def _cause(self, error: grpc.RpcError, *, heard: bool, timed_out: bool) -> str:
         if self._closing.is_set():
             return ""
         if timed_out:
             return f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        code = cast("grpc.Call", error).code()
+        if code is grpc.StatusCode.UNIMPLEMENTED:
             return "a gRPC server answers there, but not plait's; check --server"
-        if error.code() is grpc.StatusCode.UNAVAILABLE and not heard:
+        if code is grpc.StatusCode.UNAVAILABLE and not heard:
             return self._explain()
-        lost = "connection lost" if heard else "no connection"
-        return f"{lost} ({error.code().name.lower()}: {shown(error.details() or 'no details')})"
+        return what_failed(error)
 
 
 def _run_config(text: str) -> dict[str, Scalar]:

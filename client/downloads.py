@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from typing import cast
 
 import grpc
 
 from client.backoff import Backoff
+from client.calls import what_failed
 from client.effort import Effort
 from client.session import CurrentSession, SessionOverError
-from client.wording import shown
 from plait.errors import PeerError
 from plait.transport.framing import Data
 
@@ -69,20 +68,17 @@ class Downloads:
                     if received.sha256 != task.body_sha256:
                         raise _DamagedError("its digest is another")
                     return received.together()
-                cause = f"body of task '{shown(task.task_id)}' broke off at {received.size} of {task.body_bytes} bytes"
+                cause = f"{task.doing}: download broke off at {received.size} of {task.body_bytes} bytes"
             except _DamagedError as error:
                 received = _Received()
                 tries += 1
-                cause = f"body of task '{shown(task.task_id)}' is not what the server declared: {error}"
+                cause = f"{task.doing}: download is not what the server declared: {error}"
                 if tries == _TRIES:
                     raise PeerError(cause) from error
             except SessionOverError:
                 continue
             except grpc.RpcError as error:
-                call = cast("grpc.Call", error)
-                cause = (
-                    f"body of task '{shown(task.task_id)}': {call.code().name.lower()} {shown(call.details() or '')}"
-                )
+                cause = f"{task.doing}: download: {what_failed(error)}"
             effort.check()
             self._trouble(cause)
             if received.size > before:

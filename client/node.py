@@ -17,7 +17,7 @@ from types import FrameType
 
 import grpc
 
-from client.backoff import Backoff
+from client.backoff import FIRST_S, MOST_S, Backoff
 from client.base import check_machine, open_workplace
 from client.connection import Connection
 from client.downloads import Downloads
@@ -67,8 +67,8 @@ class Timing:
         progress_s: between two reports of what it is doing.
     """
 
-    first_s: float = 1.0
-    most_s: float = 60.0
+    first_s: float = FIRST_S
+    most_s: float = MOST_S
     progress_s: float = _PROGRESS_S
 
     def backoff(self) -> Backoff:

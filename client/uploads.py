@@ -15,12 +15,13 @@ from typing import cast
 import grpc
 
 from client.backoff import Backoff
+from client.calls import what_failed
 from client.effort import Effort
 from client.events import Delivered, Dropped, Event, Shelved
 from client.session import CurrentSession, Session, SessionOverError
 from client.task import Answer, Task
 from client.watched_thread import watched_thread
-from client.wording import shown, size
+from client.wording import size
 from plait.abandon import Abandoned
 from plait.transport.framing import pack_part
 from plait.transport.protocol import CHUNK_BYTES
@@ -156,21 +157,20 @@ class Uploads:
             try:
                 if self._try(session, parcel) or self._shelve(parcel, offers):
                     return
-                cause = f"answer to task '{shown(effort.task.task_id)}': asked for again meanwhile"
+                cause = f"{effort.task.doing}: answer was asked for again meanwhile"
             except SessionOverError:
                 continue
             except grpc.FutureCancelledError:
                 effort.check()
-                cause = f"answer to task '{shown(effort.task.task_id)}': cancelled"
+                cause = f"{effort.task.doing}: upload was broken off"
             except grpc.RpcError as error:
                 effort.check()
-                call = cast("grpc.Call", error)
-                status = f"{call.code().name.lower()} {shown(call.details() or '')}"
-                cause = f"answer to task '{shown(effort.task.task_id)}': {status}"
-                if call.code() in _FINAL:
+                code = cast("grpc.Call", error).code()
+                cause = f"{effort.task.doing}: upload: {what_failed(error)}"
+                if code in _FINAL:
                     self._give_up(parcel, cause)
                     return
-                if call.code() is grpc.StatusCode.FAILED_PRECONDITION and self._shelve(parcel, offers):
+                if code is grpc.StatusCode.FAILED_PRECONDITION and self._shelve(parcel, offers):
                     return
             self._trouble(cause)
             effort.pause(backoff.next_s())

@@ -27,6 +27,7 @@ class RunSummary:
     Attributes:
         run: name of the run.
         state: what it does, in a word or two.
+        wanted: how many clients the run waits for while it waits for some.
         round: the round under way, or the last one.
         rounds: how many there are to be.
         cohort: the clients of this round.
@@ -37,6 +38,7 @@ class RunSummary:
 
     run: str = ""
     state: str = "starting"
+    wanted: int = 0
     round: int = 0
     rounds: int = 0
     cohort: tuple[str, ...] = ()
@@ -67,7 +69,7 @@ def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments)
     ]
     return {
         "run": summary.run,
-        "state": summary.state,
+        "state": _state(summary, nodes),
         "round": summary.round,
         "rounds": summary.rounds,
         "deadline_s": summary.deadline_s,
@@ -79,6 +81,13 @@ def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments)
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),
     }
+
+
+def _state(summary: RunSummary, nodes: Sequence[Node]) -> str:
+    """What the run does. Who is here is counted now, as the nodes below are; the ledger knows who was."""
+    if not summary.wanted or summary.state != "waiting for clients":
+        return summary.state
+    return f"waiting for clients: {sum(node.is_ready for node in nodes)} of {summary.wanted} are ready"
 
 
 def status_json(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> str:

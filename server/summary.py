@@ -53,7 +53,7 @@ class LedgerSummary:
                 cohort = tuple(cast("list[str]", event["cohort"]))
                 now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort, lost={})
             case "waiting_for_clients":
-                now = replace(now, state=f"waiting for clients: {event['here']} of {event['wanted']} are here")
+                now = replace(now, state="waiting for clients", wanted=cast("int", event["wanted"]))
             case "update_refused" if event["reason"] != "need-full":
                 now = replace(now, lost={**now.lost, cast("str", event["client"]): cast("str", event["reason"])})
             case "update_received":

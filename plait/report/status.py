@@ -20,7 +20,7 @@ def _run(said: Mapping[str, object]) -> Table:
         ("run", _text(said.get("run"))),
         ("state", _text(said.get("state"))),
         ("round", f"{_count(said.get('round'))} of {_count(said.get('rounds'))}"),
-        ("clients attached", f"{len(_list(said, 'nodes'))}"),
+        ("clients attached", _attached(said)),
         ("late", ", ".join(map(_text, late)) if late else "nobody"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
@@ -28,6 +28,12 @@ def _run(said: Mapping[str, object]) -> Table:
         ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
     )
     return Table("Run", ("", ""), rows, text_columns=(0, 1))
+
+
+def _attached(said: Mapping[str, object]) -> str:
+    nodes = _objects(said, "nodes")
+    joining = sum(not node.get("ready") for node in nodes)
+    return f"{len(nodes)}, {joining} of them still getting ready" if joining else f"{len(nodes)}"
 
 
 def _clients(said: Mapping[str, object]) -> Table:

@@ -12,11 +12,10 @@ import grpc
 
 from plait.errors import MachineError, PeerError
 from plait.transport.credentials import channel_credentials, channel_options
+from plait.trust.diagnose import explain
 from plait.trust.kit import ServerKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
-
-_DETAIL_CHARACTERS = 160
 
 
 def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0) -> dict[str, object]:
@@ -44,7 +43,7 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
                 "pb.StatusReply", FederationStub(channel).Status(pb.StatusRequest(token=token), timeout=timeout_s)
             )
         except grpc.RpcError as error:
-            raise _plain(cast("grpc.Call", error), address) from error
+            raise _plain(cast("grpc.Call", error), address, kit) from error
     try:
         said: object = json.loads(reply.json)
     except (ValueError, RecursionError) as error:
@@ -54,14 +53,13 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
     return cast("dict[str, object]", said)
 
 
-def _plain(error: grpc.Call, address: str) -> MachineError | PeerError:
-    code, details = error.code(), ascii(error.details() or "")[1:-1][:_DETAIL_CHARACTERS]
+def _plain(error: grpc.Call, address: str, kit: ServerKit | None) -> MachineError | PeerError:
+    code = error.code()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return MachineError(
-            f"no plait server answers at {address} ({details}): is it running, is the port open, is the kit its own?"
-        )
-    return MachineError(f"asking {address} for its status failed: {code.name} {details}")
+        host, _, port = address.rpartition(":")
+        return MachineError(f"no plait server answers: {explain(host, int(port) if port.isdecimal() else 0, kit)}")
+    return MachineError(f"{address} failed to say its status ({code.name}); its server.log may say why")

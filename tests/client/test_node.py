@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from client.address import ServerAddress
 from client.state_directory import memory_folder
 from plait.errors import Interrupted, PeerError
 from plait.v1 import federation_pb2 as pb
@@ -100,6 +103,37 @@ def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
     desk.go_on.set()
     wait_until(lambda: federation.answers, "an answer")
     assert desk.asked == [b"slow"]
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from server.grpc_grid import GrpcGrid
+with GrpcGrid(
+    sys.argv[2], inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
+    max_answer_bytes=1 << 20,
+) as grid:
+    print(grid.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_until, tmp_path) -> None:
+    def serve(listen: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SERVE, str(tmp_path / "inbox"), listen]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with serve("127.0.0.1:0") as server:
+        address = server.stdout.readline().strip()
+        node = start_node(server=ServerAddress.parse(address))
+        wait_until(lambda: node.events("ready"), "the node to be ready")
+        server.kill()
+    # By the reset of the connection: keepalive would take longer than this waits.
+    wait_until(lambda: node.events("lost"), "the node to notice")
+    assert node.events("lost")[0]["text"] == "the connection to the server is lost; trying again"
+    with serve(address) as server:
+        wait_until(lambda: len(node.events("ready")) == 2, "the node to come back")
+        server.kill()
 
 
 def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(

@@ -158,7 +158,7 @@ def without_its_key(kits, tmp_path):
     ("make", "code", "cause", "remedy"),
     [
         (other_federation, 0, "is not from this kit's authority", "is it another server"),
-        (never_registered, 3, "key is not registered", "plait provision"),
+        (never_registered, 3, "does not have this node", "must copy clients.json"),
         (revoked, 3, "key has been revoked", "ask the server's operator for a new kit"),
         (expired, 2, "expired on", "plait provision"),
         (from_the_future, 2, "is valid from", "set this machine's clock"),

@@ -12,6 +12,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
+from plait.report import status_tables
 from plait.simulation.blob import from_message
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
@@ -535,6 +536,22 @@ class TestOperators:
         assert status["nodes"][0]["device"] == "cpu"
         json.dumps(status)
 
+    def test_the_status_of_a_run_that_waits_counts_who_is_here_now(self, make_grid, bare_node, until):
+        grid = make_grid(summary=lambda: RunSummary(state="waiting for clients", wanted=2))
+
+        def state():
+            status = fetch_status(grid.address, kit=None)
+            return status["state"], len(status["nodes"])
+
+        assert state() == ("waiting for clients: 0 of 2 are ready", 0)
+        alice = bare_node(grid.address, "alice")
+        alice.enrol()
+        assert state() == ("waiting for clients: 0 of 2 are ready", 1)
+        shown = "\n".join(map(str, status_tables(fetch_status(grid.address, kit=None))[0].rows))
+        assert "1, 1 of them still getting ready" in shown
+        alice.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu"))
+        until(lambda: state() == ("waiting for clients: 1 of 2 are ready", 1))
+
     def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_grid, federation, bare_node):
         grid = make_grid(kit=ServerKit.load(federation / "server"))
         kit = ClientKit.load(federation / "clients" / "alice")
@@ -551,7 +568,7 @@ class TestOperators:
         address = grid.address
         grid.stop()
 
-        with pytest.raises(MachineError, match="no plait server answers"):
+        with pytest.raises(MachineError, match=r"no plait server answers: nothing listens at 127\.0\.0\.1:"):
             fetch_status(address, kit=None, timeout_s=2)
 
     def test_another_grpc_server_is_told_apart(self):

@@ -17,12 +17,12 @@ def summary_of(tmp_path):
     return LedgerSummary(tmp_path / "ledger.jsonl", name="first", rounds=3, deadline_s=None)
 
 
-def test_a_run_that_lacks_clients_says_how_many_are_here(tmp_path, ledger):
+def test_a_run_that_lacks_clients_says_how_many_it_waits_for(tmp_path, ledger):
     summary = summary_of(tmp_path)
     ledger.append("run_started", run="r")
     assert summary().state == "waiting for clients"
     ledger.append("waiting_for_clients", here=1, wanted=2)
-    assert summary().state == "waiting for clients: 1 of 2 are here"
+    assert (summary().state, summary().wanted) == ("waiting for clients", 2)
     ledger.append("clients_described", clients=[])
     assert summary().state == "evaluating the base"
 
