@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from client.consent import Consents, agree, consent_digest
+from client.proposal import Proposal
 from client.settings import NodeSettings
 from client.wording import shown
 from client.workplace import AppWorkplace, Capacity, Run
 from plait import machine
-from plait.config import Scalar, config_from_table
+from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import BaseMismatchError, ConfigError
+from plait.welcome import config_from_welcome
+
+_AGREED = {
+    "before": "this configuration was agreed to before",
+    "yes": "agreed to with --yes",
+    "asked": "agreed to",
+    "policy": "within the policy of this client, and nobody to ask: agreed to",
+}
 
 
 def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) -> dict[str, Scalar]:
@@ -46,23 +56,46 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
         locate_base(settings.base, progress=progress)
 
 
-def open_workplace(run: Run, settings: NodeSettings, *, progress: Callable[[str], None]) -> AppWorkplace:
+def open_workplace(
+    run: Run, settings: NodeSettings, *, progress: Callable[[str], None], ask: Callable[[], bool] | None = None
+) -> AppWorkplace:
     """Load plait's ClientApp and the run's base; may take minutes where the base has to be fetched.
+
+    Nothing is fetched, and no base is read, before the run is within the operator's policy and has consent.
+
+    Args:
+        run: as the server told it.
+        settings: of the node.
+        progress: told in words what the run asks for and what is being done.
+        ask: asks the operator for consent; None where nobody can be asked.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
+        PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not to be had, or the run configuration makes no sense.
     """
     from client.app import app
+    from plait.plan import rule_of, terms_of
     from plait.simulation.clients import resident_base
-    from plait.training.bases import locate_base, quiet_libraries
+    from plait.simulation.flower_rules import ALL_RULES
+    from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
     from plait.training.methods import METHODS
 
     quiet_libraries()
+    told, policy = config_from_welcome(run.config), settings.policy
     table = node_run_config(run.config, settings)
     config = config_from_table(table, where="run configuration")
+    if not settings.base and not is_known_to_all(config.base):
+        raise ConfigError(
+            f"base of the run is '{shown(config.base)}', a directory of the server's or nothing that plait knows; "
+            "give --base DIRECTORY with the model that the run adapts"
+        )
+    policy.check_run(told)
+    _consented(run, told, config, settings, progress=progress, ask=ask)
     try:
-        located = locate_base(config.base, revision=config.revision, progress=progress)
+        located = locate_base(
+            config.base, revision=config.revision, progress=progress, check_size=policy.check_download
+        )
     except ConfigError as error:
         hint = "" if settings.base else "; give --base DIRECTORY if it is called otherwise here"
         raise ConfigError(f"{error}{hint}") from error
@@ -72,6 +105,9 @@ def open_workplace(run: Run, settings: NodeSettings, *, progress: Callable[[str]
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             "server; give --base the model that the run adapts, weights, config and tokenizer alike"
         )
+    # What only the base can tell of the adapter is refused before anybody waits for this node.
+    rule = rule_of(config, ALL_RULES)
+    terms_of(config, located.directory, rule, client=settings.name, max_rank=settings.max_rank, policy=policy)
     compute = resident_base(config).compute
     device, memory = _device(str(compute.device))
     return AppWorkplace(
@@ -86,6 +122,35 @@ def open_workplace(run: Run, settings: NodeSettings, *, progress: Callable[[str]
             device=f"{device}, {compute.dtype_name}",
         ),
     )
+
+
+def _consented(
+    run: Run,
+    told: RunConfig,
+    config: RunConfig,
+    settings: NodeSettings,
+    *,
+    progress: Callable[[str], None],
+    ask: Callable[[], bool] | None,
+) -> None:
+    """Put the run to the operator, unless it was before."""
+    from plait.plan import blueprint_of
+    from plait.training.bases import base_at_hand
+
+    authority = settings.kit.tls.authority if settings.kit else b""
+    digest = consent_digest(run.config, run.base_fingerprint, authority)
+    consents = Consents.of(settings.state, settings.name)
+    if not consents.has(digest):
+        here = base_at_hand(config.base, revision=config.revision)
+        parameters = blueprint_of(config, here, weights=False).spec.layout.size if here else None
+        proposal = Proposal(
+            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters
+        )
+        for line in proposal.lines:
+            progress(line)
+    by_policy = settings.policy.consent == "policy"
+    how = agree(digest, consents, yes=settings.consents, by_policy=by_policy, ask=ask)
+    progress(_AGREED[how])
 
 
 def _device(name: str) -> tuple[str, int]:

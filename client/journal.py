@@ -35,6 +35,11 @@ class Journal:
         self._screen = screen
         self._lock = Lock()
 
+    @property
+    def style(self) -> Style:
+        """How events are shown."""
+        return self._style
+
     def tell(self, event: str, text: str, **facts: Scalar) -> None:
         """Show one event.
 

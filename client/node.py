@@ -37,17 +37,18 @@ from client.events import (
     Welcomed,
     Withdrawn,
 )
-from client.journal import Journal
+from client.journal import Journal, Style
 from client.own_data import own_dataset
 from client.session import CurrentSession
 from client.settings import NodeSettings
 from client.state_directory import locked, memory_folder, prune
+from client.terminal import asker
 from client.uploads import Uploads
 from client.wording import shown, size
 from client.worker import Worker
-from client.workplace import Capacity, Run, Workplace
+from client.workplace import Capacity, DecliningWorkplace, Run, Workplace
 from plait.abandon import ABANDONMENT
-from plait.errors import Interrupted, PlaitError
+from plait.errors import Interrupted, PlaitError, PolicyError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.transport.credentials import channel_credentials, channel_options
 from plait.trust.diagnose import explain
@@ -168,6 +169,7 @@ class Node:
         """Act on an event; whether it is the last."""
         match event:
             case None:
+                self._give_up_declining()
                 self._report_progress()
             case Welcomed():
                 self._welcomed(event.run)
@@ -207,6 +209,12 @@ class Node:
 
     def _prepared(self, capacity: Capacity) -> None:
         self._capacity = capacity
+        if capacity.declined:
+            self._journal.tell("declined", f"takes no part: {capacity.declined}")
+            if not self._connected:
+                raise capacity.declined
+            self._be_ready(capacity)
+            return
         self._journal.tell(
             "base",
             f"base ready on {capacity.device} with {size(capacity.memory_bytes)} of memory",
@@ -228,6 +236,8 @@ class Node:
                 )
             )
         )
+        if capacity.declined:
+            return
         task = self._worker.current
         self._journal.tell("ready", f"going on with {task.doing}" if task else "waiting for work")
 
@@ -311,6 +321,8 @@ class Node:
                 pass
 
     def _delivered(self, event: Delivered) -> None:
+        if self._capacity and self._capacity.declined:
+            raise self._capacity.declined  # the server has been told
         self._tasks += 1
         self._sent_bytes += event.sent_bytes
         task = event.task
@@ -332,6 +344,13 @@ class Node:
         self._reports += 1
         if self._reports % _LONG_WORK == 0:
             self._journal.tell("progress", doing, task=task.task_id, step=steps)
+
+    def _give_up_declining(self) -> None:
+        """A server that never asks need not be told why this node takes no part."""
+        if self._capacity and self._capacity.declined:
+            self._reports += 1
+            if self._reports > _LONG_WORK:
+                raise self._capacity.declined
 
     def _send_progress(self, task_id: str, doing: str) -> None:
         self._connection.send(pb.FromNode(progress=pb.Progress(task_id=task_id, doing=doing)))
@@ -355,6 +374,8 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         progress("loading libraries")
         check_machine(settings, progress=progress)
 
+        ask = asker("Take part in this run?") if journal.style is Style.LINES else None
+
         def open_for(run: Run) -> Workplace:
             earlier = prune(
                 settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name)
@@ -367,7 +388,10 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
                     runs=earlier.runs,
                     bytes=earlier.bytes,
                 )
-            return open_workplace(run, settings, progress=progress)
+            try:
+                return open_workplace(run, settings, progress=progress, ask=ask)
+            except PolicyError as error:
+                return DecliningWorkplace(run, settings.name, error)
 
         node = Node(settings, open_for, journal)
         with _stopped_by_signals(node):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.address import ServerAddress
@@ -10,6 +10,7 @@ from client.enrolment import Credential
 from client.state_directory import default_state_directory
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
+from plait.policy import Policy, load_policy
 from plait.trust.kit import NODE_KEY_FILE, ClientKit
 from plait.trust.names import check_client_name
 
@@ -31,6 +32,9 @@ class NodeSettings:
         state: where it keeps what must outlive it.
         max_memory_bytes: the most memory that it says it may use; 0 for all there is.
         max_rank: the largest rank of an adapter that it takes; 0 for any.
+        policy: what its operator allows.
+        policy_file: where that stands; None for the default.
+        consents: whether the operator consented to whatever run is within the policy (``--yes``).
     """
 
     server: ServerAddress
@@ -45,6 +49,9 @@ class NodeSettings:
     state: Path
     max_memory_bytes: int
     max_rank: int = 0
+    policy: Policy = field(default_factory=Policy)
+    policy_file: Path | None = None
+    consents: bool = False
 
     @property
     def credential(self) -> Credential:
@@ -59,6 +66,8 @@ class NodeSettings:
             "name": self.name,
             "state": str(self.state),
             "max-rank": self.max_rank,
+            "trainer": self.trainer,
+            "policy": str(self.policy_file.absolute()) if self.policy_file else "",
         }
         return config | ({"key": str(self.kit.directory / NODE_KEY_FILE)} if self.kit else {})
 
@@ -78,6 +87,8 @@ def check_settings(
     state: Path | None = None,
     max_memory_gb: float = 0.0,
     max_rank: int = 0,
+    policy: Path | None = None,
+    yes: bool = False,
 ) -> NodeSettings:
     """Check what an operator typed, as far as that goes without reading the data.
 
@@ -119,4 +130,7 @@ def check_settings(
         state=(state or default_state_directory()).expanduser().absolute(),
         max_memory_bytes=int(max_memory_gb * 1e9),
         max_rank=max_rank,
+        policy=load_policy(policy),
+        policy_file=policy,
+        consents=yes,
     )

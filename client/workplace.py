@@ -13,11 +13,12 @@ from flwr.app import Context, Message, RecordDict
 from flwr.app.user_config import UserConfig
 
 from client.flower_message import to_answer, to_message
-from client.task import Answer, Task
+from client.task import Answer, Kind, Task
 from client.wording import failure
 from plait.abandon import Abandoned
 from plait.config import Scalar
-from plait.errors import PlaitError
+from plait.errors import PlaitError, PolicyError
+from plait.wire.messages import Refusal, RefusalReason, encode_reply
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Capacity:
         methods: adapter methods that it can train.
         memory_bytes: memory that it may use.
         device: what it computes with, in words.
+        declined: why it takes no part in the run; None where it does.
     """
 
     base_fingerprint: bytes
     methods: tuple[str, ...]
     memory_bytes: int
     device: str
+    declined: PolicyError | None = None
 
 
 class Workplace(Protocol):
@@ -114,3 +117,24 @@ class AppWorkplace:
         except Exception as error:
             # An app may raise anything; the node outlives it.
             return Answer.failed(failure(error))
+
+
+class DecliningWorkplace:
+    """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
+
+    Args:
+        run: the run.
+        name: of the node.
+        error: why.
+    """
+
+    def __init__(self, run: Run, name: str, error: PolicyError) -> None:
+        self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
+        self._name = name
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Refuse, whatever is asked."""
+        del task, body
+        text = str(self.capacity.declined)
+        reply = encode_reply(Refusal(self._name, RefusalReason.POLICY, text))
+        return Answer.of(Kind.PLAIT, reply, failure=text)

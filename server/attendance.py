@@ -18,6 +18,7 @@ from typing import Protocol
 from plait.config import Scalar
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
+from plait.welcome import welcome_table
 from server.desk import Desk
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
 from server.log import say
@@ -52,7 +53,7 @@ class Terms:
 
     Attributes:
         run_id: Flower's number of the run.
-        run_config: what the ClientApp sees.
+        run_config: the run configuration; nodes are told what clients need of it.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
         max_answer_bytes: the largest answer.
     """
@@ -64,7 +65,7 @@ class Terms:
     run_config_json: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "run_config_json", json.dumps(dict(self.run_config), sort_keys=True))
+        object.__setattr__(self, "run_config_json", json.dumps(welcome_table(self.run_config), sort_keys=True))
 
 
 class Attendance:

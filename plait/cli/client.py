@@ -46,6 +46,13 @@ def client(
             "--max-rank", help="Take no adapter of a larger rank, where the rule mixes ranks; 0 for any.", min=0
         ),
     ] = 0,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="TOML file with what a server may ask of this machine; by default safe limits."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Consent to the run that the server asks for, within the policy.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -73,6 +80,8 @@ def client(
         state=state,
         max_memory_gb=max_memory_gb,
         max_rank=max_rank,
+        policy=policy,
+        yes=yes,
     )
     node_module, journal_module = (importlib.import_module(f"client.{name}") for name in ("node", "journal"))
     style = journal_module.Style

@@ -96,7 +96,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     machine.share_memory_between_threads()
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
-        from plait.plan import optimizer_of, ranks_of, rule_of
+        from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.rounds.roster import REPLY_BYTES
         from plait.rounds.validate import max_update_bytes
         from plait.simulation.flower_rules import ALL_RULES
@@ -107,6 +107,8 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         server_app, _ = load_apps()
         grpc_grid = importlib.import_module("server.grpc_grid")
         summary = importlib.import_module("server.summary")
+        # Clients are told the values that count, not which were left open.
+        settings = settled(settings)
     with status(f"looking for base {settings.base}", quiet=quiet):
         base = locate_base(settings.base, revision=settings.revision, progress=lambda text: say(text, quiet=quiet))
         # What cannot be is said before anybody is let in.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
@@ -22,6 +24,8 @@ from plait.files import directory_written_aside, is_ours, make_private_directory
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
+CheckSize = Callable[[str, int], None]
+"""Told what is about to be fetched from the hub and its size in bytes; may refuse."""
 
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
@@ -76,19 +80,30 @@ BUILT_IN: Mapping[str, Callable[[Progress], Path]] = {
 }
 
 
-def locate_base(name: str, *, revision: str = "", progress: Progress = lambda _: None) -> LocatedBase:
+_WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def locate_base(
+    name: str,
+    *,
+    revision: str = "",
+    progress: Progress = lambda _: None,
+    check_size: CheckSize = lambda _what, _size: None,
+) -> LocatedBase:
     """Bring a base onto this disk, if it is not there yet, and fingerprint it.
 
     Args:
         name: built-in name, directory, or hub id (``org/model``).
         revision: branch, tag or commit of a hub base.
         progress: told in words what takes long.
+        check_size: asked before anything is fetched from the hub.
 
     Raises:
         ConfigError: the name is none of the three.
         MachineError: no network at first start, or no space.
     """
-    directory = _directory_of(name, revision, progress)
+    directory = _directory_of(name, revision, progress, check_size)
     cache = cache_directory() / "fingerprints.json"
     if not (directory / "config.json").is_file():
         raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
@@ -98,7 +113,25 @@ def locate_base(name: str, *, revision: str = "", progress: Progress = lambda _:
     return LocatedBase(directory, BaseReference(name=known_as, revision=revision or None, fingerprint=fingerprint))
 
 
-def _directory_of(name: str, revision: str, progress: Progress) -> Path:
+def base_at_hand(name: str, *, revision: str = "") -> Path | None:
+    """The directory of a base that is on this disk already; None where it would have to be fetched first."""
+    from huggingface_hub import snapshot_download
+
+    if name == "tiny":
+        return unpack_tiny()
+    directory = cache_directory() / "bases" / name if name in BUILT_IN else Path(name).expanduser()
+    if name not in BUILT_IN and not directory.is_dir() and _is_hub_id(name):
+        with contextlib.suppress(OSError, ValueError):
+            directory = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    return directory if (directory / "config.json").is_file() else None
+
+
+def is_known_to_all(name: str) -> bool:
+    """Whether a name means the same base on every machine: a built-in or a hub id, not a directory."""
+    return name in BUILT_IN or (_HUB_ID.fullmatch(name) is not None and not Path(name).exists())
+
+
+def _directory_of(name: str, revision: str, progress: Progress, check_size: CheckSize) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name](progress)
     path = Path(name).expanduser()
@@ -106,7 +139,7 @@ def _directory_of(name: str, revision: str, progress: Progress) -> Path:
         return path.resolve()
     if _is_hub_id(name):
         progress(f"looking for {name} in the hub cache, then on the hub")
-        return _hub_download(name, revision, patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
+        return _hub_download(name, revision, patterns=_WHOLE_BASE, progress=progress, check_size=check_size)
     raise ConfigError(
         f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
         f"{did_you_mean(name, BUILT_IN)}"
@@ -128,7 +161,7 @@ def locate_config(name: str, *, revision: str = "") -> Path:
     if name in known:
         return known[name]
     if name in BUILT_IN or Path(name).expanduser().is_dir():
-        return _directory_of(name, revision, lambda _: None)
+        return _directory_of(name, revision, lambda _: None, lambda _what, _size: None)
     if _is_hub_id(name):
         return _hub_download(name, revision, patterns=["config.json"])
     everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
@@ -142,12 +175,27 @@ def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
-def _hub_download(name: str, revision: str, *, patterns: list[str]) -> Path:
+def _hub_download(
+    name: str,
+    revision: str,
+    *,
+    patterns: list[str],
+    progress: Progress = lambda _: None,
+    check_size: CheckSize = lambda _what, _size: None,
+) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        size = _bytes_to_fetch(name, revision, patterns) if patterns == _WHOLE_BASE else None
+        if size:
+            check_size(f"base '{name}'", size)
+            progress(f"fetching {name} from the hub, {size / 1e9:.3g} GB")
+        # Nothing comes from the hub whose size is not known.
+        here_only = patterns == _WHOLE_BASE and not size
+        return Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=here_only)
+        )
     except LocalEntryNotFoundError as error:
         raise MachineError(
             f"cannot fetch base '{name}': the hub is out of reach and nothing is cached; "
@@ -156,6 +204,30 @@ def _hub_download(name: str, revision: str, *, patterns: list[str]) -> Path:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MachineError(f"cannot fetch base '{name}' from the hub: {reason}") from error
+
+
+def _bytes_to_fetch(name: str, revision: str, patterns: list[str]) -> int:
+    """What a base would have to fetch; 0 where its weights are cached, or the hub is out of reach.
+
+    Raises:
+        HfHubHTTPError: the hub has no such base, or not for everybody.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
+        cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+            return 0
+    try:
+        files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
+    except HfHubHTTPError:
+        raise
+    except Exception:
+        # Whatever the HTTP library of the day raises where there is no network.
+        return 0
+    wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
+    return sum(file.size or 0 for file in wanted)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,16 +11,17 @@ from client.settings import check_settings
 from client.workplace import Run
 from plait.adapters import fingerprint_base
 from plait.config import RunConfig
-from plait.errors import BaseMismatchError, ConfigError
+from plait.errors import BaseMismatchError, ConfigError, PeerError, PolicyError
 from plait.training.bases import locate_base
+from plait.welcome import welcome_table
 
 
 def settings(tmp_path: Path, **changes: object):
     return check_settings(server="localhost:1", data="my.jsonl", insecure=True, state=tmp_path, **changes)  # type: ignore[arg-type]
 
 
-def a_run(base: str, fingerprint: bytes) -> Run:
-    return Run(7, 5, RunConfig(base=base).to_table(), fingerprint)
+def a_run(base: str, fingerprint: bytes, **changes: object) -> Run:
+    return Run(7, 5, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
 
 
 def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> None:
@@ -59,3 +62,97 @@ def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) 
 def test_a_base_that_is_called_otherwise_here_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --base DIRECTORY"):
         open_workplace(a_run("/models/of/the/server", bytes(32)), settings(tmp_path), progress=lambda _: None)
+
+
+TINY = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc", "~", ".", "../models", "models", "org/name/more", "file:///etc", "org\x00/x", ""]
+)
+def test_a_server_cannot_name_a_directory_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, "base": name})
+    with pytest.raises(ConfigError, match="give --base DIRECTORY"):
+        open_workplace(run, settings(tmp_path), progress=lambda _: None)
+
+
+@pytest.mark.parametrize("key", ["out", "publish", "init-adapter", "data", "device", "keep-updates", "surprise"])
+def test_a_key_that_no_client_needs_is_refused(tmp_path: Path, key: str) -> None:
+    run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: "x"})
+    with pytest.raises(PeerError, match="expected only what clients need"):
+        open_workplace(run, settings(tmp_path), progress=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rounds", 0), ("rounds", "3"), ("batch-size", 2**40), ("learning-rate", -1.0), ("rank", True)]
+)
+def test_a_value_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: value})
+    with pytest.raises(PeerError, match=f"{key} is"):
+        open_workplace(run, settings(tmp_path), progress=lambda _: None)
+
+
+@pytest.fixture
+def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for a base fails the test."""
+
+    def look(*_: object, **__: object) -> None:
+        raise AssertionError("a base was looked for")
+
+    monkeypatch.setattr("plait.training.bases.locate_base", look)
+
+
+@pytest.mark.usefixtures("no_base")
+def test_a_run_beyond_the_policy_is_refused_before_a_base_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="max-rounds of this client's policy allows at most 10,000"):
+        open_workplace(a_run("org/large", TINY, rounds=20_000), settings(tmp_path), progress=lambda _: None)
+
+
+@pytest.mark.usefixtures("no_base")
+def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text('consent = "ask"\n')
+    asking = settings(tmp_path, policy=tmp_path / "policy.toml")
+    told: list[str] = []
+    with pytest.raises(PolicyError, match="nobody has consented"):
+        open_workplace(a_run("org/large", TINY), asking, progress=told.append)
+    with pytest.raises(PolicyError, match="did not consent"):
+        open_workplace(a_run("org/large", TINY), asking, progress=told.append, ask=lambda: False)
+    said = "\n".join(told)
+    for words in ("5 rounds with rule fedavg", "base org/large", "method lora, rank 8", "2,048 tokens of my.jsonl"):
+        assert words in said
+
+
+def test_consent_is_remembered_and_a_configuration_that_differs_is_asked_about_anew(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def ask() -> bool:
+        asked.append("once")
+        return True
+
+    for rounds, times in ((3, 1), (3, 1), (4, 2), (3, 2)):
+        open_workplace(a_run("tiny", TINY, rounds=rounds), settings(tmp_path), progress=lambda _: None, ask=ask)
+        assert len(asked) == times
+
+
+def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def download(name: str, **options: object) -> str:
+        if not options.get("local_files_only"):
+            fetched.append(name)
+        raise FileNotFoundError(name)
+
+    class Hub:
+        def model_info(self, name: str, **_: object) -> object:
+            files = [("model.safetensors", 29_000_000_000), ("tokenizer.json", 10**9), ("model.bin", 10**12)]
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in files])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(PolicyError, match="'org/large' has 30 GB to fetch, but max-download-gb"):
+        open_workplace(a_run("org/large", TINY), settings(tmp_path), progress=lambda _: None)
+    assert not fetched

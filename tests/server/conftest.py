@@ -175,7 +175,7 @@ def make_grid(tmp_path):
             "inbox": tmp_path / "inbox",
             "kit": None,
             "run_id": 7,
-            "run_config": {"rounds": 3, "base": "tiny", "rate": 0.5, "flag": True},
+            "run_config": {"rounds": 3, "base": "tiny", "alpha": 0.5, "scaffold": True},
             "base_fingerprint": BASE,
             "max_answer_bytes": MAX_ANSWER_BYTES,
         }

@@ -1,0 +1,121 @@
+"""Whether this node's operator agreed to a run: asked once for each configuration, remembered by its digest.
+
+Knows nothing of what is agreed to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from plait.config import Scalar
+from plait.errors import MachineError, PolicyError
+from plait.files import read_if_there, write_atomically
+
+_MOST_KEPT = 256
+
+
+def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, authority: bytes) -> str:
+    """What consent is given to, in hexadecimal.
+
+    Args:
+        config: the run configuration that the server told.
+        base_fingerprint: of the base.
+        authority: certificate of the federation's authority; empty without TLS.
+    """
+    text = json.dumps(dict(config), sort_keys=True).encode()
+    parts = (text, base_fingerprint, authority)
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Consents:
+    """The configurations that an operator agreed to.
+
+    Attributes:
+        path: the file that remembers them, for its owner alone.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, state: Path, name: str) -> Consents:
+        """Those of the node called `name`."""
+        return cls(state / f"{name}.consents.json")
+
+    def has(self, digest: str) -> bool:
+        """Whether this configuration is among them."""
+        return digest in self._read()
+
+    def add(self, digest: str, how: str) -> None:
+        """Remember this configuration.
+
+        Args:
+            digest: of it.
+            how: consent was given: ``asked``, ``yes`` or ``policy``.
+
+        Raises:
+            MachineError: the disk is full or read-only.
+        """
+        kept = {**self._read(), digest: {"how": how, "time": round(time.time())}}
+        newest = dict(list(kept.items())[-_MOST_KEPT:])
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise MachineError(f"cannot make '{self.path.parent}': {error.strerror or error}") from error
+        write_atomically(self.path, json.dumps(newest, indent=1).encode(), mode=0o600)
+
+    def _read(self) -> dict[str, object]:
+        data = read_if_there(self.path)
+        try:
+            kept = cast("object", json.loads(data)) if data else {}
+        except ValueError:
+            kept = {}  # damaged: the operator is asked again
+        return cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
+
+
+def agree(
+    digest: str,
+    consents: Consents,
+    *,
+    yes: bool,
+    by_policy: bool,
+    ask: Callable[[], bool] | None,
+) -> str:
+    """Go on only with the operator's consent.
+
+    Args:
+        digest: of the configuration.
+        consents: those given before.
+        yes: whether the operator gave it on the command line.
+        by_policy: whether being within the policy is consent where nobody can be asked.
+        ask: asks the operator; None where there is no terminal.
+
+    Returns:
+        How it was given: ``before``, ``yes``, ``asked`` or ``policy``.
+
+    Raises:
+        PolicyError: it was not given.
+    """
+    if consents.has(digest):
+        return "before"
+    if yes:
+        how = "yes"
+    elif ask is not None:
+        if not ask():
+            raise PolicyError("the operator of this client did not consent to the run")
+        how = "asked"
+    elif by_policy:
+        how = "policy"
+    else:
+        raise PolicyError(
+            "nobody has consented to the run and consent is 'ask' in this client's policy; "
+            "run `plait client … --yes`, or answer once on a terminal"
+        )
+    consents.add(digest, how)
+    return how

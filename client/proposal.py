@@ -1,0 +1,67 @@
+"""What a run asks of this machine, in plain words for its operator, before anything is fetched or trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client.wording import shown, size
+from plait.config import RunConfig
+from plait.policy import Policy, bits_of
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run as it is put to the operator.
+
+    Attributes:
+        server: where it comes from.
+        config: as the server told it.
+        base_fingerprint: of the base; empty where any will do.
+        data: what it would train on.
+        policy: the operator's limits.
+        parameters: of the adapter; None where the base is not here yet to tell.
+    """
+
+    server: str
+    config: RunConfig
+    base_fingerprint: bytes
+    data: str
+    policy: Policy
+    parameters: int | None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The run in plain words."""
+        config = self.config
+        examples = config.batch_size * config.gradient_accumulation_steps
+        tokens = config.local_steps * examples * config.seq_len
+        fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
+        labels = ", how often each label occurs" if config.labels else ""
+        trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
+        return (
+            (
+                f"{self.server} asks for {config.rounds:,} rounds with rule {shown(config.rule)}, "
+                f"{config.cohort_size:,} of {config.clients:,} clients in each"
+            ),
+            (
+                f"base {shown(config.base)}{fingerprint}, method {shown(config.method)}, rank {config.rank}, "
+                f"on {shown(config.target_modules)}{trainer}"
+            ),
+            (
+                f"a round trains {config.local_steps:,} steps of {examples:,} x {config.seq_len:,} tokens: "
+                f"at most {tokens:,} tokens of {shown(self.data)}"
+            ),
+            self._sent,
+            (f"also sent: losses, counts of examples and tokens{labels}, this machine's device and memory"),
+            "stays here: the data, and an adapter of your own where the run makes one",
+            "an update can give away parts of the text that it was trained on: join only whom you trust with that",
+        )
+
+    @property
+    def _sent(self) -> str:
+        bits = bits_of(self.config.wire)
+        how = f"{bits:g} {'bit' if bits == 1 else 'bits'} a parameter"
+        if self.parameters is None:
+            return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
+        update = round(self.parameters * bits / 8)
+        return f"sent: about {size(update)} a round ({how}), {size(update * self.config.rounds)} in all"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.consent import Consents, agree, consent_digest
+from plait.errors import PolicyError
+
+CONFIG = {"rounds": 3, "base": "tiny", "learning-rate": 0.01}
+DIGEST = consent_digest(CONFIG, b"f" * 32, b"authority")
+
+
+def never() -> bool:
+    raise AssertionError("asked")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        consent_digest({**CONFIG, "rounds": 4}, b"f" * 32, b"authority"),
+        consent_digest({**CONFIG, "rank": 8}, b"f" * 32, b"authority"),
+        consent_digest(CONFIG, b"g" * 32, b"authority"),
+        consent_digest(CONFIG, b"f" * 32, b"another"),
+    ],
+)
+def test_consent_is_to_one_configuration_base_and_federation(other: str) -> None:
+    assert other != DIGEST
+    assert consent_digest(dict(reversed(CONFIG.items())), b"f" * 32, b"authority") == DIGEST
+
+
+def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path / "state", "ada")
+    assert agree(DIGEST, consents, yes=False, by_policy=False, ask=lambda: True) == "asked"
+    assert agree(DIGEST, Consents.of(tmp_path / "state", "ada"), yes=False, by_policy=False, ask=never) == "before"
+    assert stat.S_IMODE(consents.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(consents.path.parent.stat().st_mode) == 0o700
+
+
+def test_a_no_is_not_remembered(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path, "ada")
+    with pytest.raises(PolicyError, match="did not consent"):
+        agree(DIGEST, consents, yes=False, by_policy=True, ask=lambda: False)
+    assert not consents.has(DIGEST)
+
+
+def test_without_a_terminal_the_policy_decides(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path, "ada")
+    with pytest.raises(PolicyError, match="`plait client … --yes`, or answer once on a terminal"):
+        agree(DIGEST, consents, yes=False, by_policy=False, ask=None)
+    assert agree(DIGEST, consents, yes=False, by_policy=True, ask=None) == "policy"
+    assert agree("another", consents, yes=True, by_policy=False, ask=None) == "yes"
+    assert consents.has(DIGEST)
+    assert consents.has("another")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_damaged_memory_asks_again(tmp_path: Path, damaged: bytes) -> None:
+    consents = Consents.of(tmp_path, "ada")
+    consents.path.write_bytes(damaged)
+    assert not consents.has(DIGEST)
+    consents.add(DIGEST, "asked")
+    assert consents.has(DIGEST)
