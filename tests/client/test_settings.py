@@ -24,7 +24,7 @@ def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path)
     assert settings.credential.key.public_bytes == key.public_bytes
     assert settings.node_config == {
         "data": "some/my.jsonl", "name": "ada", "state": str(tmp_path / "state"), "key": str(kit / "node.key"),
-        "max-rank": 0,
+        "max-rank": 0, "trainer": "", "policy": "",
     }  # fmt: skip
 
 
