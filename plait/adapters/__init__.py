@@ -13,6 +13,7 @@ from plait.adapters.safetensors_file import (
     write_safetensors,
 )
 from plait.adapters.spec import AdapterSpec, Json, Task
+from plait.adapters.spec_request import SpecRequest, parse_spec
 from plait.adapters.state import AdapterState, Float32, add, check_finite, norm, subtract
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Layout",
     "Parent",
     "PeftAdapter",
+    "SpecRequest",
     "Task",
     "TensorSlot",
     "add",
@@ -37,6 +39,7 @@ __all__ = [
     "norm",
     "parameter_count",
     "parents_from",
+    "parse_spec",
     "read_safetensors",
     "save_peft_directory",
     "subtract",

@@ -17,7 +17,8 @@ from pathlib import Path
 from plait.adapters.base_reference import BaseReference, is_fingerprint
 from plait.adapters.layout import Layout
 from plait.adapters.parent import Parent, parents_from
-from plait.adapters.safetensors_file import MAX_BYTES, read_metadata, read_safetensors, write_safetensors
+from plait.adapters.peft_settings import checked_settings
+from plait.adapters.safetensors_file import MAX_BYTES, read_metadata, read_safetensors, tensor_names, write_safetensors
 from plait.adapters.spec import PLACE_KEYS, AdapterSpec, Json, Task
 from plait.adapters.state import AdapterState, Float32
 from plait.adapters.strict_json import parse_object, shown
@@ -33,8 +34,10 @@ _PROVENANCE = "plait"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 4096
 _TASKS = {"CAUSAL_LM": Task.CAUSAL_LM, "SEQ_CLS": Task.CLASSIFICATION}
-# With these PEFT imports a module or unpickles a file that the configuration names.
-REACHING_KEYS = ("corda_config", "lora_ga_config", "megatron_config", "prompt_tuning_init_state_dict_path")
+# Where a prompt's words came from; once it is trained its tensors say all.
+_PROMPT_TEXT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+# With these LoRA's factors begin elsewhere, and the base stays what it is.
+_OTHER_DRAWS = ("eva", "orthogonal", "mica", "lora_ga")
 # What the same tensors mean: an adapter with another value of one of these is another adapter.
 _MEANING_KEYS = ("peft_type", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
@@ -65,7 +68,7 @@ class PeftAdapter:
     """What a PEFT directory holds.
 
     Attributes:
-        config: all of ``adapter_config.json``.
+        config: ``adapter_config.json``: settings that are checked (`checked_settings`), and the keys that name a place.
         tensors: by PEFT's names.
         base_name: hub id or directory of the base, where it is given.
         revision: of the base on the hub, where it is given.
@@ -165,8 +168,8 @@ def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapte
         max_bytes: refuse a larger ``adapter_model.safetensors``.
 
     Raises:
-        PeerError: a file is missing or not what it must be, the tensors are pickled, or the configuration would make
-            PEFT import modules or open files.
+        PeerError: a file is missing or not what it must be, the tensors are pickled, or the configuration has a key, a
+            type or a value that `checked_settings` does not allow.
     """
     weights = path / WEIGHTS_FILE
     if not weights.is_file() and (path / _PICKLE_FILE).is_file():
@@ -220,10 +223,26 @@ def _read_config(path: Path) -> dict[str, Json]:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a PEFT configuration") from error
     config = parse_object(data, what=f"'{path}'", max_bytes=_MAX_CONFIG_BYTES)
     _text(config, "peft_type")
-    for key in REACHING_KEYS:
-        if config.get(key):
-            raise PeerError(f"{key} of '{path}' is {shown(config[key])}, expected null: it names code or files to load")
-    return config
+    places = {key: config.pop(key) for key in PLACE_KEYS & config.keys()}
+    return {**checked_settings(_as_trained(config, path.with_name(WEIGHTS_FILE)), what=f"'{path}'"), **places}
+
+
+def _as_trained(config: Mapping[str, Json], weights: Path) -> dict[str, Json]:
+    """The settings of an adapter whose values are there: where it began no longer counts, and which modules it has."""
+    settings = dict(config)
+    if settings.get("prompt_tuning_init") == "TEXT":
+        settings = {key: value for key, value in settings.items() if key not in _PROMPT_TEXT_KEYS}
+    if settings.get("init_lora_weights") in _OTHER_DRAWS:
+        del settings["init_lora_weights"]
+    if isinstance(targets := settings.get("target_modules"), str) and targets != "all-linear":
+        # A regular expression. It is not run: the tensors are named by the modules that it matched.
+        settings["target_modules"] = list[Json](sorted(_adapted_modules(weights))) or targets
+    return settings
+
+
+def _adapted_modules(weights: Path) -> set[str]:
+    parts = (name.removeprefix("base_model.model.").partition(".lora_") for name in tensor_names(weights))
+    return {module for module, found, _ in parts if found}
 
 
 def _read_provenance(weights: Path) -> Provenance | None:

@@ -67,6 +67,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(read_header(file, size=_size(file)).metadata)
 
 
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in the file at `path`, without reading their values.
+
+    Raises:
+        PeerError: the file cannot be read or its header is not sound.
+    """
+    with _opened(path) as file:
+        return list(read_header(file, size=_size(file)).tensors)
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Float32], metadata: Mapping[str, str] | None = None) -> None:
     """Write named float32 tensors to `path`; equal tensors and metadata give equal bytes.
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, Json, Layout, TensorSlot
+from plait.adapters.module_names import value_for
 from plait.errors import ConfigError
 
 Scalar = TypeVar("Scalar", bound=np.floating)
@@ -171,13 +172,6 @@ def _of_module(config: Mapping[str, Json], module: str, *, key: str, default: fl
     pattern = config.get(key)
     if not isinstance(pattern, dict):
         return default
-    # PEFT matches the end of a name, at a dot; the names there do not have the prefix of its wrapper.
-    name = module.removeprefix(_PEFT_PREFIX)
-    for expression, value in pattern.items():
-        try:
-            match = re.match(rf"(.*\.)?({expression})$", name)
-        except re.error as error:
-            raise ConfigError(f"{key} has '{expression}', expected a regular expression: {error}") from error
-        if match and isinstance(value, (int, float)):
-            return float(value)
-    return default
+    # The names there do not have the prefix of PEFT's wrapper.
+    value = value_for(module.removeprefix(_PEFT_PREFIX), pattern, None)
+    return float(value) if isinstance(value, (int, float)) else default

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState
+from plait.adapters import AdapterSpec, AdapterState, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
@@ -98,7 +98,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         PeerError: what is kept is not sound.
     """
     # Brings torch along.
-    from plait.training.blueprint import design_from_spec, parse_spec, read_base_config
+    from plait.training.blueprint import design_from_spec, read_base_config
     from plait.training.published import published
 
     if not base:

@@ -13,7 +13,16 @@ from typing import Protocol
 import numpy as np
 
 from plait.abandon import Abandoned
-from plait.adapters import AdapterSpec, AdapterState, Float32, Layout, check_finite, subtract
+from plait.adapters import (
+    AdapterSpec,
+    AdapterState,
+    Float32,
+    Layout,
+    SpecRequest,
+    check_finite,
+    parse_spec,
+    subtract,
+)
 from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
 from plait.errors import (
     BaseMismatchError,
@@ -239,9 +248,14 @@ class Participant:
         return self._evaluate(header, spec, state, geometry, task.settings)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
-        spec, _ = self._model.prepare(task.spec_json)
-        # An adapter that is held stays: a server that was restarted asks again and goes on from it.
-        self._memory.save("spec", task.spec_json.encode())
+        request = parse_spec(task.spec_json)
+        if self._carries(request):
+            spec, _ = self._model.prepare(task.spec_json)
+            # An adapter that is held stays: a server that was restarted asks again and goes on from it.
+            self._memory.save("spec", task.spec_json.encode())
+        else:
+            # The server reads in the card what it may ask for instead; nothing is built.
+            spec = request.unbuilt()
         size = self._model.data_size(spec, task.settings)
         if self._terms:
             self._check_coverage(spec, self._terms.tasks.to_train(1, self._name))
@@ -368,6 +382,11 @@ class Participant:
                 f"expected {self._model.base_fingerprint.hex()[:16]}"
             )
         spec_json = header.spec_json or self._recall("spec").decode()
+        if not self._carries(request := parse_spec(spec_json)):
+            raise ConfigError(
+                f"rank of the adapter is {request.largest_rank}, expected at most {self._max_rank}, "
+                "this client's max-rank"
+            )
         spec, initial = self._model.prepare(spec_json)
         if spec.digest != header.spec_digest:
             raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
@@ -379,6 +398,9 @@ class Participant:
             raise NeedFullError("the adapter after the broadcast is not the one that the server means")
         self._hold(spec_json, state)
         return spec, state
+
+    def _carries(self, request: SpecRequest) -> bool:
+        return not self._max_rank or request.largest_rank <= self._max_rank
 
     def _step(self, header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
         for candidate in filter(None, candidates):

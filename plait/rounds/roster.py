@@ -165,6 +165,12 @@ class Roster:
                 f"base of client {card.client!r} is {card.base_fingerprint.hex()[:16]}, "
                 f"expected {self._base.hex()[:16]}"
             )
+        rank = self._ranks.adapters[track].rank
+        if card.max_rank and rank > card.max_rank:
+            raise _UnfitError(
+                f"client {card.client!r} carries a rank of at most {card.max_rank}, expected {rank}: "
+                "give the run a lower --rank or --client-ranks, or the client a higher --max-rank"
+            )
         if card.spec_digest != self._ranks.adapters[track].spec.digest:
             raise _UnfitError(f"client {card.client!r} derives another adapter from the same spec and base")
         for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):

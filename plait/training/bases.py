@@ -241,11 +241,13 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
             gguf_file=gguf.name,
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
     # Not a setting of the model but a trace of where it came from: it would change the fingerprint for nothing.
     model.config.__dict__.pop("_model_name_or_path", None)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
 
 
 def quiet_libraries() -> None:

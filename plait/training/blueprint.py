@@ -12,7 +12,6 @@ import copy
 import enum
 import json
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -24,11 +23,12 @@ from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_mod
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
-from plait.adapters import AdapterSpec, AdapterState, Json, Layout, Task
-from plait.adapters.peft_directory import REACHING_KEYS
+from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task
+from plait.adapters.module_names import unescaped
 from plait.aggregation import Handing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
-from plait.training.methods import METHODS, AdapterRequest, BaseModules, peft_config_for, peft_config_of
+from plait.training.adapter_size import check_size
+from plait.training.methods import PATTERN_KEYS, AdapterRequest, BaseModules, peft_config_for, peft_config_of
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -39,7 +39,6 @@ AUTO_CLASSES = {
 PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
 
-_LARGEST_RANK = 4096
 HEADS = frozenset({"classifier", "score"})
 """What transformers calls the new head of a classifier."""
 
@@ -66,7 +65,7 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
         ConfigError: no config there, an architecture that transformers does not know, or one that cannot do the task.
     """
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
@@ -131,49 +130,6 @@ def _predicts_the_next_token(config: PretrainedConfig) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class SpecRequest:
-    """What `AdapterSpec.text` says, parsed but not yet matched with a base."""
-
-    method: str
-    peft_config: Mapping[str, Json]
-    task: Task
-    labels: tuple[str, ...]
-    seed: int
-    init_rank: int = 0
-
-
-def parse_spec(text: str) -> SpecRequest:
-    """Read a spec that another party sent.
-
-    Raises:
-        PeerError: it is no spec, or one of a method that this version does not know.
-    """
-    try:
-        spec = cast("dict[str, Json]", json.loads(text))
-        request = SpecRequest(
-            method=str(spec["method"]),
-            peft_config=dict(cast("dict[str, Json]", spec["peft_config"])),
-            task=Task(cast("str", spec["task"])),
-            labels=tuple(str(label) for label in cast("list[Json]", spec["labels"])),
-            seed=int(cast("int", spec["init_seed"])),
-            init_rank=int(cast("int", spec.get("init_rank", 0))),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise PeerError(f"adapter spec is not understood: {error}") from error
-    for key in REACHING_KEYS:
-        if request.peft_config.get(key):
-            raise PeerError(f"adapter spec sets {key}, which makes PEFT load code or files, expected none")
-    for key in ("target_modules", "feedforward_modules"):
-        targets = request.peft_config.get(key, [])
-        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-            # As a string PEFT takes it for a regular expression, and some of those never come to an end.
-            raise PeerError(f"{key} of the adapter spec is no list of names, expected module names")
-    if request.method not in METHODS:
-        raise PeerError(f"method of the adapter spec is {request.method!r}, expected one of {', '.join(METHODS)}")
-    return request
-
-
 def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> Blueprint:
     """The adapter that another party described, on this base.
 
@@ -186,18 +142,12 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
         PeerError: PEFT does not take its configuration.
         ConfigError: it does not fit this base.
     """
+    # What PEFT derives from the base is derived anew.
+    settings = {key: value for key, value in request.peft_config.items() if key not in _DERIVED_KEYS}
     try:
-        peft_config = peft_config_of(request.peft_config)
+        peft_config = peft_config_of(settings)
     except (KeyError, TypeError, ValueError) as error:
-        raise PeerError(f"adapter spec is not understood: {error}") from error
-    if not 0 <= request.init_rank <= _LARGEST_RANK:
-        raise PeerError(f"init_rank of the adapter spec is {request.init_rank}, expected 0 to {_LARGEST_RANK}")
-    # PEFT has dozens of methods, some of which load files that their settings name: only the table's own are built.
-    allowed = METHODS[request.method].peft_type
-    if peft_config.peft_type != allowed:
-        raise PeerError(
-            f"peft_type of the adapter spec is {peft_config.peft_type}, expected {allowed} of method '{request.method}'"
-        )
+        raise PeerError(f"adapter spec is not understood: {_first_sentence(error)}") from error
     return _build(config, request, peft_config, weights)
 
 
@@ -210,8 +160,9 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
         in_float32: whether the adapter is in float32 whatever the base is in; else it is in the base's type.
 
     Raises:
-        ConfigError: the targets match no module of this base.
+        ConfigError: the targets match no module of this base, or the adapter would be larger than `check_size` allows.
     """
+    check_size(model, peft_config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -342,7 +293,12 @@ def _from_weights(
         model = cast(
             "nn.Module",
             AUTO_CLASSES[spec.task].from_pretrained(
-                directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                directory,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
             ),
         )
         torch.manual_seed(spec.init_seed)
@@ -356,7 +312,8 @@ def _from_weights(
 
 def _meta_model(config: PretrainedConfig, task: Task) -> nn.Module:
     with torch.device("meta"):
-        return cast("nn.Module", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
+        model = AUTO_CLASSES[task].from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return cast("nn.Module", model)
 
 
 def _hollow_model(config: PretrainedConfig, task: Task) -> nn.Module:
@@ -371,6 +328,8 @@ def _hollow_model(config: PretrainedConfig, task: Task) -> nn.Module:
     return model
 
 
+# Sizes of the base, which PEFT writes into the configuration of a learned prompt.
+_DERIVED_KEYS = frozenset({"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"})
 _ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target_modules"})
 
 
@@ -390,6 +349,9 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
         # PEFT keeps these as sets, or adds its own names to them once more: a list in name order means the same.
         if isinstance(value := stated.get(key), list):
             stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))
+    for key in PATTERN_KEYS:
+        if key in stated:
+            stated[key] = unescaped(stated[key])
     return {key: value for key, value in stated.items() if key in _ALWAYS_STATED or value != defaults.get(key)}
 
 

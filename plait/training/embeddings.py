@@ -34,8 +34,10 @@ def minilm_embedder(progress: Progress = lambda _: None) -> Callable[[Sequence[s
     """
     base = locate_base("minilm-l6", progress=progress)
     directory = base.directory
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    model = AutoModel.from_pretrained(
+        directory, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()
 
     @torch.no_grad()
     def computed(texts: Sequence[str]) -> NDArray[np.float32]:

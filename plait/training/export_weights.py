@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import PeftConfig
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, read_base_config
+from plait.training.methods import peft_config_of
 from plait.training.resident import load_adapter
 
 _SHARD_SIZE = "5GB"
@@ -91,9 +91,14 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
     stored = config.dtype if config.dtype in _STORED_TYPES else torch.float32
     try:
         loaded = AUTO_CLASSES[spec.task].from_pretrained(
-            directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            directory,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-        model = attach(cast("nn.Module", loaded), PeftConfig.from_peft_type(**dict(spec.peft_config)))
+        model = attach(cast("nn.Module", loaded), peft_config_of(spec.peft_config))
         shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
         if shapes != {slot.name: slot.shape for slot in spec.layout.slots}:
             raise BaseMismatchError(
@@ -114,7 +119,8 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
     except (NotImplementedError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{spec.method} cannot be merged into base '{directory.name}': {reason}") from error
-    AutoTokenizer.from_pretrained(directory, local_files_only=True).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
 
 
 def _round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -124,7 +130,8 @@ def _round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def _empty_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     with torch.device("meta"):
-        return cast("PreTrainedModel", AUTO_CLASSES[task].from_config(config, dtype=torch.float32))
+        model = AUTO_CLASSES[task].from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return cast("PreTrainedModel", model)
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -28,10 +28,13 @@ from peft import (
 )
 
 from plait.adapters import Json, Task
+from plait.adapters.module_names import escaped
 from plait.aggregation import RULES, Rule, Subject
 from plait.errors import ConfigError, did_you_mean
 
 ALL_LINEAR = "all-linear"
+PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
+"""Where PEFT takes a module's name for a regular expression."""
 
 _TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
 # The last layer of a block's second half: what PEFT's table for IA3 calls feedforward in the architectures it knows.
@@ -151,7 +154,7 @@ def _lora(request: AdapterRequest, task: TaskType, **more: bool) -> PeftConfig:
         lora_alpha=_alpha(request),
         lora_dropout=request.dropout,
         target_modules=request.targets,
-        rank_pattern=dict(request.rank_pattern),
+        rank_pattern=escaped(dict(request.rank_pattern)),  # pyright: ignore[reportArgumentType]
         bias=request.bias,  # pyright: ignore[reportArgumentType]
         task_type=task,
         **more,  # pyright: ignore[reportArgumentType]
@@ -387,14 +390,15 @@ def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> P
 
 
 def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
-    """PEFT's configuration from the settings in a spec.
+    """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
 
     Raises:
         KeyError, TypeError, ValueError: they are none.
     """
+    given = {key: escaped(value) if key in PATTERN_KEYS else value for key, value in settings.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return PeftConfig.from_peft_type(**dict(settings))
+        return PeftConfig.from_peft_type(**given)
 
 
 def rules_for(method: Method) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
@@ -29,7 +29,6 @@ from plait.training.blueprint import (
     adapter_tensors,
     attach,
     design_from_spec,
-    parse_spec,
     read_base_config,
 )
 from plait.training.device import Compute
@@ -84,7 +83,8 @@ class ResidentBase:
         if self._tokenizer is None:
             try:
                 self._tokenizer = cast(
-                    "Tokenizer", AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
+                    "Tokenizer",
+                    AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False),
                 )
             except (OSError, ValueError) as error:
                 raise ConfigError(f"base '{self.directory}' has no tokenizer that transformers can load") from error
@@ -168,6 +168,7 @@ class ResidentBase:
                 attn_implementation=self.compute.attention(self._seq_len),
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
                 **quantised,
             )
             if self.compute.device.type == "cpu":

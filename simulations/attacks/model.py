@@ -32,7 +32,13 @@ def spec_and_initial() -> tuple[AdapterSpec, AdapterState]:
     layout = Layout.of({"head.lora_A.weight": [RANK, WIDTH], "head.lora_B.weight": [len(CLASSES), RANK]})
     spec = AdapterSpec(
         method="lora",
-        peft_config={"r": RANK, "lora_alpha": ALPHA},
+        peft_config={
+            "peft_type": "LORA",
+            "task_type": "SEQ_CLS",
+            "r": RANK,
+            "lora_alpha": ALPHA,
+            "target_modules": ["head"],
+        },
         task=Task.CLASSIFICATION,
         labels=CLASSES,
         layout=layout,

@@ -127,7 +127,7 @@ class Engine:
         self._limits = limits or Limits()
         self._model = _load(directory, compute)
         self._routing = route_layers(cast("torch.nn.Module", self._model))
-        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         self.context = _context(self._model, self._limits.context)
         self._vocabulary = int(cast("torch.Tensor", self._model.get_input_embeddings().weight).shape[0])
         self._ends = _end_tokens(self._model, self._tokenizer)
@@ -380,6 +380,7 @@ def _load(directory: Path, compute: Compute) -> PreTrainedModel:
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
         )
         cast("torch.nn.Module", model).to(compute.device)
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -228,7 +228,7 @@ def test_a_configuration_changed_after_saving_gives_no_spec(saved: Path) -> None
 @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", ["CAUSAL_LM"]])
 def test_a_task_that_plait_does_not_have_gives_no_spec(saved: Path, task_type: object) -> None:
     set_config(task_type=task_type)(saved)
-    with pytest.raises(PeerError, match="task_type of the adapter is"):
+    with pytest.raises(PeerError, match="task_type of"):
         load_peft_directory(saved).spec()
 
 

@@ -56,6 +56,13 @@ def test_a_pattern_that_starts_at_the_name_matches_without_the_prefix_of_peft(la
     assert lab.geometry({"q": (7, 5)}, alpha_pattern={"^q": 8}).pairs[0].scale == 4.0
 
 
+def test_a_pattern_is_a_plain_name_and_no_regular_expression(lab):
+    shapes = {"a.q": (7, 5), "axq": (7, 5)}
+    geometry = lab.geometry(shapes, alpha_pattern={"a.q": 8, "(a+)+$": 6})
+    assert [pair.scale for pair in geometry.pairs] == [4.0, geometry.pairs[1].scale]
+    assert geometry.pairs[1].scale != 4.0
+
+
 def test_embeddings_and_convolutions_are_products_too(lab):
     spec = lab.spec({"q": (7, 5)})
     shapes = {
@@ -76,13 +83,8 @@ def test_embeddings_and_convolutions_are_products_too(lab):
         ({"q.lora_A.weight": [3, 5], "q.lora_B.weight": [7, 3]}, {}, "rank of 'q' is 3, expected 2"),
         ({"q.lora_A.weight": [2, 0], "q.lora_B.weight": [7, 2]}, {}, "a factor of 'q' is empty"),
         ({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]}, {"lora_alpha": math.inf}, "scale of 'q' is inf"),
-        (
-            {"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]},
-            {"rank_pattern": {"(": 2}},
-            r"rank_pattern has '\(', expected a regular expression",
-        ),
     ],
-    ids=["no-partner", "two-ranks", "not-declared", "empty", "infinite", "no-pattern"],
+    ids=["no-partner", "two-ranks", "not-declared", "empty", "infinite"],
 )
 def test_factors_that_are_no_pair_are_refused(lab, shapes, config, message):
     spec = lab.spec({"q": (7, 5)}, rank=2)

@@ -8,7 +8,7 @@ import pytest
 from peft import IA3Config, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PeerError
 from plait.export import open_source
 from plait.export.plain_lora import lora_fault, plain_lora
 from plait.training.bases import LocatedBase
@@ -27,9 +27,6 @@ def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callabl
         ({"modules_to_save": ["norm"]}, "holds whole modules"),
         ({"bias": "all"}, "trains biases"),
         ({"lora_bias": True}, "trains biases of the factors"),
-        ({"layer_replication": [[0, 3], [2, 4]]}, "repeats layers"),
-        ({"init_lora_weights": "pissa"}, "began as 'pissa', which moves weights of the base"),
-        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, "is no factor of LoRA"),
     ],
 )
 def test_every_feature_that_servers_overlook_is_named(
@@ -38,6 +35,21 @@ def test_every_feature_that_servers_overlook_is_named(
     found = lora_fault(open_source(by_peft(**settings)).spec)
     assert found is not None
     assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"layer_replication": [[0, 3], [2, 4]]}, "layer_replication of .*, expected null"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights of .* is 'pissa'.* convert it to plain LoRA"),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, "trainable_token_indices of .*"),
+    ],
+)
+def test_what_no_method_of_plait_has_is_refused_when_it_is_read(
+    by_peft: Callable[..., Path], settings: dict[str, object], fault: str
+) -> None:
+    with pytest.raises(PeerError, match=fault):
+        open_source(by_peft(**settings))
 
 
 def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:

@@ -111,7 +111,13 @@ def cut(drawn: AdapterState, spec: AdapterSpec) -> AdapterState:
 def spec_text(rank: int = RANK) -> str:
     facts = {
         "method": "lora",
-        "peft_config": {"r": rank, "lora_alpha": 4},
+        "peft_config": {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": rank,
+            "lora_alpha": 4,
+            "target_modules": ["layer"],
+        },
         "task": "causal-lm",
         "labels": [],
         "init_seed": 5,

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig
 
-from plait.adapters import Task
+from plait.adapters import Task, parse_spec
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, parse_spec, read_base_config
+from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.methods import AdapterRequest
 
 
@@ -126,5 +126,5 @@ def test_a_spec_that_peft_does_not_take_is_the_peers_fault(tiny: LocatedBase, bl
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     spec = json.loads(blueprint.spec.text)
     spec["peft_config"]["peft_type"] = "NO_SUCH"
-    with pytest.raises(PeerError, match="adapter spec is not understood"):
+    with pytest.raises(PeerError, match="peft_type of the adapter spec is 'NO_SUCH'"):
         design_from_spec(config, parse_spec(json.dumps(spec)))

@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig
 
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
 from plait.aggregation import RULES
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import Blueprint, design, design_from_spec, parse_spec, read_base_config
+from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.methods import METHODS, AdapterRequest, check_method_and_rule, method_of, rules_for
@@ -257,5 +257,5 @@ def test_a_rule_that_does_not_apply_is_refused(method: str, rule: str, mixed: bo
 
 def test_a_spec_may_only_be_of_its_methods_own_kind(tiny: LocatedBase) -> None:
     text = made(tiny, "lora").spec.text.replace('"method":"lora"', '"method":"vera"')
-    with pytest.raises(PeerError, match=r"peft_type of the adapter spec is PeftType\.LORA, expected PeftType\.VERA"):
+    with pytest.raises(PeerError, match="peft_type of the adapter spec is 'LORA', expected 'VERA'"):
         design_from_spec(read_base_config(tiny.directory, Task.CAUSAL_LM), parse_spec(text))

@@ -1,0 +1,62 @@
+"""Names of a model's modules in an adapter's configuration: plain text that matches the end of a full name, at a dot.
+
+PEFT takes some of them for regular expressions. `escaped` is what PEFT is given, so that there too they match nothing
+but themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from plait.adapters.spec import Json
+
+Value = TypeVar("Value")
+
+MAX_CHARACTERS = 256
+
+# Parts and dots have no character in common, so this takes linear time.
+_PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+
+
+def is_plain(name: object) -> bool:
+    """Whether `name` is a module's name, or the end of one: letters, digits, underscores, single dots in between."""
+    return isinstance(name, str) and len(name) <= MAX_CHARACTERS and _PLAIN.fullmatch(name) is not None
+
+
+def ends_of(module: str) -> Iterator[str]:
+    """All names that match the module called `module`, the longest first."""
+    yield module
+    for at, character in enumerate(module):
+        if character == ".":
+            yield module[at + 1 :]
+
+
+def matches(module: str, names: Iterable[str]) -> bool:
+    """Whether one of `names` is `module` or an end of it, at a dot."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def value_for(module: str, table: Mapping[str, Value], default: Value) -> Value:
+    """The value of the first name in `table` that matches `module`, as PEFT takes it; ``^NAME`` is the whole name."""
+    found = (value for name, value in table.items() if f"^{module}" == name or matches(module, (name,)))
+    return next(found, default)
+
+
+def escaped(names: Json) -> Json:
+    """One name, several, or the keys of a table, as regular expressions that match nothing but these names."""
+    return _with_each(names, lambda name: name.replace(".", r"\."))
+
+
+def unescaped(expressions: Json) -> Json:
+    """The plain names that `escaped` made expressions of."""
+    return _with_each(expressions, lambda expression: expression.replace(r"\.", "."))
+
+
+def _with_each(names: Json, change: Callable[[str], str]) -> Json:
+    if isinstance(names, dict):
+        return {change(name): value for name, value in names.items()}
+    if isinstance(names, list):
+        return [change(name) if isinstance(name, str) else name for name in names]
+    return change(names) if isinstance(names, str) else names

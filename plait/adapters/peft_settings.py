@@ -1,0 +1,312 @@
+"""What a PEFT configuration from outside may say: for each type of adapter the keys, their types and their ranges.
+
+A spec that a server sends and an ``adapter_config.json`` that a stranger wrote go through the same `checked_settings`,
+before PEFT or torch see them. What is not in the table is refused, unless it is null, false or empty: so PEFT writes
+what is off, and newer versions of it have keys that older ones do not know. Whoever calls gets nothing but keys of the
+table.
+
+Regular expressions, paths, code and unbounded work cannot be expressed in what passes: modules go by plain names,
+initial values that decompose weights or read files are not in the table, numbers have bounds. How many parameters an
+adapter comes to depends on the base and is checked where the base is known (`plait.training.adapter_size`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from plait.adapters.module_names import MAX_CHARACTERS, is_plain
+from plait.adapters.spec import Json
+from plait.adapters.strict_json import shown
+from plait.errors import PeerError
+
+MAX_RANK = 4096
+MAX_SQUARE_RANK = 512
+"""Of LoRA-XS, whose fixed factors are computed from the weights."""
+MAX_VIRTUAL_TOKENS = 4096
+MAX_WIDTH = 1 << 16
+"""Of a prompt's encoder."""
+MAX_LAYERS = 1024
+MAX_DEPTH = 8
+MAX_NAMES = 1024
+MAX_PATTERNS = 256
+"""Modules with a rank or an alpha of their own: PEFT tries each on each module."""
+MAX_SAVED = 64
+MAX_ALPHA = 1e12
+_MAX_SEED = (1 << 63) - 1
+
+PEFT_TYPES: Mapping[str, str] = {
+    "lora": "LORA",
+    "rslora": "LORA",
+    "qlora": "LORA",
+    "dora": "LORA",
+    "lora_xs": "PSOFT",
+    "vera": "VERA",
+    "ia3": "IA3",
+    "peanut": "PEANUT",
+    "prompt": "PROMPT_TUNING",
+    "prefix": "PREFIX_TUNING",
+    "p_tuning": "P_TUNING",
+    "full": "LN_TUNING",
+}
+"""PEFT's type of each method of plait."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What one key may hold.
+
+    Attributes:
+        holds: whether a value is one of them.
+        expected: the same in words.
+    """
+
+    holds: Callable[[Json], bool]
+    expected: str
+
+    def or_null(self) -> _Rule:
+        return _Rule(lambda value: value is None or self.holds(value), f"{self.expected}, or null")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Keys of one type of adapter.
+
+    Attributes:
+        rules: by key.
+        required: keys that must be there, as PEFT's default is something else, or nothing.
+    """
+
+    rules: Mapping[str, _Rule]
+    required: frozenset[str] = field(default_factory=frozenset[str])
+
+
+def _one_of(*values: Json) -> _Rule:
+    def holds(value: Json) -> bool:
+        # Of the same type too: 1 == True, and a list is in no set.
+        return any(type(value) is type(known) and value == known for known in values)
+
+    return _Rule(
+        holds,
+        " or ".join(
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+            for value in values
+        ),
+    )
+
+
+def _whole(least: int, most: int) -> _Rule:
+    # type() and not isinstance: JSON's true is no number.
+    return _Rule(lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}")
+
+
+def _number(least: float, most: float) -> _Rule:
+    def holds(value: Json) -> bool:
+        return type(value) in (int, float) and least <= value <= most  # pyright: ignore[reportOperatorIssue]
+
+    return _Rule(holds, f"a number from {least:g} to {most:g}")
+
+
+def _list_of(rule: _Rule, *, most: int, least: int = 0) -> _Rule:
+    def holds(value: Json) -> bool:
+        return isinstance(value, list) and least <= len(value) <= most and all(map(rule.holds, value))
+
+    return _Rule(holds, f"a list of {least} to {most}, each {rule.expected}")
+
+
+def _by_name(rule: _Rule) -> _Rule:
+    def holds(value: Json) -> bool:
+        return (
+            isinstance(value, dict)
+            and len(value) <= MAX_PATTERNS
+            and all(is_plain(name.removeprefix("^")) and rule.holds(item) for name, item in value.items())
+        )
+
+    return _Rule(holds, f"at most {MAX_PATTERNS} plain names of modules with {rule.expected}")
+
+
+def _either(*rules: _Rule) -> _Rule:
+    return _Rule(lambda value: any(rule.holds(value) for rule in rules), ", or ".join(rule.expected for rule in rules))
+
+
+_FLAG = _Rule(lambda value: isinstance(value, bool), "true or false")
+_NAME = _Rule(is_plain, f"a plain name of a module (at most {MAX_CHARACTERS} letters, digits, '_', '.')")
+_FRACTION = _number(0, 1)
+_LAYER = _whole(0, 9999)
+_ALPHA = _number(1 / MAX_ALPHA, MAX_ALPHA)
+_RANK = _whole(1, MAX_RANK)
+_BIAS = _one_of("none", "all", "lora_only")
+_NAMES = _list_of(_NAME, most=MAX_NAMES)
+_SIZE = _whole(1, MAX_WIDTH).or_null()
+_ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "swish", "tanh", "sigmoid", "leaky_relu", "mish", "linear")
+
+_SAVED: Mapping[str, _Rule] = {"modules_to_save": _list_of(_NAME, most=MAX_SAVED).or_null()}
+_TARGETED: Mapping[str, _Rule] = {
+    **_SAVED,
+    "target_modules": _either(_one_of("all-linear"), _list_of(_NAME, most=MAX_NAMES, least=1)),
+}
+_EXCLUDING: Mapping[str, _Rule] = {**_TARGETED, "exclude_modules": _NAMES.or_null()}
+_LAYERED: Mapping[str, _Rule] = {
+    **_TARGETED,
+    "layers_to_transform": _either(_LAYER, _list_of(_LAYER, most=MAX_LAYERS)).or_null(),
+    "layers_pattern": _either(_NAME, _one_of(""), _list_of(_NAME, most=16)).or_null(),
+}
+_PROMPT: Mapping[str, _Rule] = {
+    **_SAVED,
+    "num_virtual_tokens": _whole(1, MAX_VIRTUAL_TOKENS),
+    "token_dim": _SIZE,
+    "num_transformer_submodules": _whole(1, 2).or_null(),
+    "num_attention_heads": _whole(1, MAX_LAYERS).or_null(),
+    "num_layers": _whole(1, MAX_LAYERS).or_null(),
+}
+_TOKENS = frozenset({"num_virtual_tokens"})
+_TARGETS = frozenset({"target_modules"})
+
+_TABLES: Mapping[str, _Table] = {
+    "LORA": _Table(
+        {
+            **_LAYERED,
+            **_EXCLUDING,
+            "r": _RANK,
+            "lora_alpha": _ALPHA,
+            "lora_dropout": _FRACTION,
+            "lora_bias": _FLAG,
+            "bias": _BIAS,
+            "use_rslora": _FLAG,
+            "use_dora": _FLAG,
+            "fan_in_fan_out": _FLAG,
+            # Others decompose every weight, run any number of iterations, or move the base itself.
+            "init_lora_weights": _one_of(True, False, "gaussian"),
+            "rank_pattern": _by_name(_RANK),
+            "alpha_pattern": _by_name(_ALPHA),
+            "megatron_core": _one_of("megatron.core", None),
+            "qalora_group_size": _SIZE,
+        },
+        _TARGETS,
+    ),
+    # PSOFT as LoRA-XS is one: its square matrix free, its factors from a bounded number of iterations.
+    "PSOFT": _Table(
+        {
+            **_LAYERED,
+            **_EXCLUDING,
+            "r": _whole(1, MAX_SQUARE_RANK),
+            "psoft_alpha": _ALPHA,
+            "psoft_dropout": _FRACTION,
+            "psoft_orth": _one_of(False),
+            "psoft_mag_a": _one_of(False),
+            "psoft_mag_b": _one_of(False),
+            "psoft_svd": _one_of("lowrank"),
+            "psoft_svd_lowrank_niter": _whole(0, 10),
+            "ab_svd_init": _one_of("psoft_init"),
+            "random_seed": _whole(0, _MAX_SEED),
+            "fan_in_fan_out": _FLAG,
+            "init_weights": _FLAG,
+            "num_cayley_neumann_terms": _one_of(5),
+        },
+        _TARGETS | {"r", "psoft_orth", "psoft_mag_a", "psoft_mag_b", "psoft_svd"},
+    ),
+    "VERA": _Table(
+        {
+            **_LAYERED,
+            "r": _RANK,
+            "projection_prng_key": _whole(0, _MAX_SEED),
+            "save_projection": _FLAG,
+            "vera_dropout": _FRACTION,
+            "d_initial": _number(-MAX_ALPHA, MAX_ALPHA),
+            "fan_in_fan_out": _FLAG,
+            "bias": _one_of("none", "all", "vera_only"),
+            "init_weights": _FLAG,
+        },
+        _TARGETS,
+    ),
+    "IA3": _Table(
+        {
+            **_EXCLUDING,
+            "feedforward_modules": _NAMES.or_null(),
+            "fan_in_fan_out": _FLAG,
+            "init_ia3_weights": _FLAG,
+        },
+        _TARGETS,
+    ),
+    "PEANUT": _Table(
+        {
+            **_LAYERED,
+            **_EXCLUDING,
+            "r": _RANK,
+            "depth": _whole(0, MAX_DEPTH),
+            "act_fn": _one_of(*_ACTIVATIONS),
+            "scaling": _number(-MAX_ALPHA, MAX_ALPHA),
+            "init_weights": _FLAG,
+        },
+        _TARGETS,
+    ),
+    # The words of a text would come from a tokenizer that the configuration names.
+    "PROMPT_TUNING": _Table({**_PROMPT, "prompt_tuning_init": _one_of("RANDOM", "SAMPLE_VOCAB")}, _TOKENS),
+    "PREFIX_TUNING": _Table(
+        {
+            **_PROMPT,
+            "encoder_hidden_size": _SIZE,
+            "prefix_projection": _one_of(False),
+            "init_weights": _one_of("zero", None),
+        },
+        _TOKENS,
+    ),
+    "P_TUNING": _Table(
+        {
+            **_PROMPT,
+            "encoder_hidden_size": _SIZE,
+            "encoder_reparameterization_type": _one_of("MLP"),
+            "encoder_num_layers": _one_of(2),
+            "encoder_dropout": _FRACTION,
+        },
+        _TOKENS,
+    ),
+    "LN_TUNING": _Table(_EXCLUDING, _TARGETS),
+}  # fmt: skip
+_TASK_TYPES = _one_of("CAUSAL_LM", "SEQ_CLS", None)
+
+
+def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Json]:
+    """The settings that PEFT may be given, each checked; what is null, false or empty beside them is left out.
+
+    Args:
+        settings: PEFT's configuration as JSON, without the keys that name a place (`PLACE_KEYS`).
+        what: its name in error messages.
+
+    Raises:
+        PeerError: a key that no method has is set, one has a value outside its range, or one is missing.
+    """
+    kind = settings.get("peft_type")
+    table = _TABLES.get(kind) if isinstance(kind, str) else None
+    if table is None:
+        raise PeerError(f"peft_type of {what} is {shown(kind)}, expected one of {', '.join(_TABLES)}")
+    kept: dict[str, Json] = {}
+    for key, value in settings.items():
+        rule = _TASK_TYPES if key == "task_type" else table.rules.get(key)
+        if key == "peft_type" or (rule is not None and rule.holds(value)):
+            kept[key] = value
+        elif rule is not None:
+            raise PeerError(f"{key} of {what} is {shown(value)}, expected {rule.expected}{_hint(key, value)}")
+        elif not (value is None or value is False or value in ([], {}, "")):
+            raise PeerError(
+                f"{shown(key)[1:-1]} of {what} is {shown(value)}, expected null: adapters of type {kind} are taken "
+                "without it"
+            )
+    for key in sorted(table.required - kept.keys()):
+        raise PeerError(f"{key} of {what} is missing, expected {table.rules[key].expected}")
+    return kept
+
+
+def largest_rank(settings: Mapping[str, Json]) -> int:
+    """The largest rank of any module in checked settings; 0 where the method has none."""
+    patterns = settings.get("rank_pattern")
+    ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    return max((rank for rank in ranks if type(rank) is int), default=0)
+
+
+def _hint(key: str, value: Json) -> str:
+    if key == "init_lora_weights":
+        return ": others compute on, or change, the base's weights; convert it to plain LoRA with PEFT first"
+    if key.endswith("_modules") and isinstance(value, str):
+        return ": a regular expression is not run; list the names of the modules instead"
+    return ""

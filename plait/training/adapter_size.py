@@ -1,0 +1,140 @@
+"""How large an adapter would be on a base, from shapes alone, so that none is built that is out of all proportion.
+
+Counts what PEFT would allocate, fixed factors too, and knows nothing of values. Where a setting leaves modules out
+again it counts them all the same: what is checked is a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import cast
+
+from peft import PeftConfig, PeftType
+from torch import nn
+
+from plait.adapters.module_names import ends_of, escaped
+from plait.errors import ConfigError
+
+SMALL = 1 << 24
+"""Parameters that an adapter may have on any base; beyond them no more than the base itself."""
+
+
+def check_size(model: nn.Module, config: PeftConfig) -> None:
+    """Refuse an adapter that would have more parameters than the base, and more than `SMALL`.
+
+    Args:
+        model: the base; its weights may be on any device, also on none.
+        config: of the adapter.
+
+    Raises:
+        ConfigError: it would.
+    """
+    most = max(SMALL, sum(parameter.numel() for parameter in model.parameters()))
+    size = adapter_size(model, config)
+    if size > most:
+        raise ConfigError(
+            f"the adapter would have {size} parameters, expected at most {most} on this base: ask for a lower rank, "
+            "fewer virtual tokens or fewer modules"
+        )
+
+
+def adapter_size(model: nn.Module, config: PeftConfig) -> int:
+    """Numbers that PEFT allocates for an adapter on `model`, at most."""
+    whole = sum(_parameters(module) for module in _matching(model, _names(config, "modules_to_save")))
+    if config.is_prompt_learning:
+        return whole + _prompt_size(model, config)
+    targets = _targets(model, config)
+    biases = getattr(config, "bias", "none") not in ("none", None)
+    if biases:
+        whole += sum(parameter.numel() for name, parameter in model.named_parameters() if name.endswith("bias"))
+    if config.peft_type == PeftType.LN_TUNING:
+        return whole + sum(_parameters(target.module) for target in targets)
+    if config.peft_type == PeftType.VERA:
+        shapes = [_shape(target.module) for target in targets]
+        rank = cast("int", getattr(config, "r", 1))
+        # Two projections are shared by all modules.
+        shared = rank * (max(rows for rows, _ in shapes) + max(columns for _, columns in shapes)) if shapes else 0
+        return whole + shared + sum(rank + rows + columns for rows, columns in shapes)
+    return whole + sum(_size_on(config, target, *_shape(target.module)) for target in targets)
+
+
+@dataclass(frozen=True)
+class _Target:
+    name: str
+    module: nn.Module
+
+
+def _size_on(config: PeftConfig, target: _Target, rows: int, columns: int) -> int:
+    rank = _rank_of(config, target.name)
+    factors = rank * (rows + columns)
+    if config.peft_type == PeftType.PEANUT:
+        depth = cast("int", getattr(config, "depth", 0))
+        return 2 * rank * max(rows, columns) + 2 * depth * rank * rank
+    # A magnitude or a scale beside the factors, and LoRA-XS's square.
+    return factors + rows + columns + (rank * rank if config.peft_type == PeftType.PSOFT else 0)
+
+
+def _rank_of(config: PeftConfig, name: str) -> int:
+    own = cast("Mapping[str, int]", getattr(config, "rank_pattern", None) or {})
+    found = [own[end] for end in map(_escaped, (f"^{name}", *ends_of(name))) if end in own]
+    return max(found, default=cast("int", getattr(config, "r", None) or 0))
+
+
+def _escaped(name: str) -> str:
+    return str(escaped(name))
+
+
+def _targets(model: nn.Module, config: PeftConfig) -> list[_Target]:
+    targets = getattr(config, "target_modules", None)
+    if targets is None or isinstance(targets, str):
+        # "all-linear", or PEFT's own choice for this architecture.
+        return [_Target(name, module) for name, module in model.named_modules() if _is_linear(module)]
+    names = set(cast("list[str]", targets))
+    return [_Target(name, module) for name, module in model.named_modules() if not names.isdisjoint(ends_of(name))]
+
+
+def _matching(model: nn.Module, names: AbstractSet[str]) -> Iterator[nn.Module]:
+    for name, module in model.named_modules():
+        if not names.isdisjoint(ends_of(name)):
+            yield module
+
+
+def _names(config: PeftConfig, key: str) -> AbstractSet[str]:
+    return set(cast("list[str]", getattr(config, key, None) or ()))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit")
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """Rows and columns of a module's weight; a convolution's kernel counts with its columns."""
+    if isinstance(module, nn.Linear):
+        # A weight of four bits is packed, and its shape says nothing.
+        return module.out_features, module.in_features
+    weight = getattr(module, "weight", None)
+    shape = tuple(getattr(weight, "shape", ()))
+    return (shape[0], math.prod(shape[1:])) if shape else (0, 0)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _prompt_size(model: nn.Module, config: PeftConfig) -> int:
+    base = getattr(model, "config", None)
+    text = base.get_text_config() if base is not None else None
+
+    def stated(key: str, *names: str) -> int:
+        found = [getattr(config, key, None), *(getattr(text, name, None) for name in names)]
+        return next((value for value in found if isinstance(value, int)), 1)
+
+    width = stated("token_dim", "hidden_size", "n_embd", "d_model")
+    tokens = stated("num_virtual_tokens") * stated("num_transformer_submodules")
+    if config.peft_type == PeftType.PREFIX_TUNING:
+        return tokens * width * 2 * stated("num_layers", "num_hidden_layers", "n_layer")
+    hidden = stated("encoder_hidden_size", "hidden_size") if config.peft_type == PeftType.P_TUNING else 0
+    return tokens * width + hidden * (2 * width + hidden + 3)

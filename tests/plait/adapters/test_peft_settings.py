@@ -1,0 +1,151 @@
+"""The allow-list of PEFT's configurations, key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers.activations import ACT2FN
+
+from plait.adapters.peft_settings import _ACTIVATIONS, _TABLES, PEFT_TYPES, checked_settings, largest_rank
+from plait.adapters.spec import PLACE_KEYS
+from plait.errors import PeerError
+from plait.training.methods import METHODS
+
+LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+LORA_XS = {
+    "peft_type": "PSOFT", "r": 8, "target_modules": ["q_proj"], "psoft_orth": False, "psoft_mag_a": False,
+    "psoft_mag_b": False, "psoft_svd": "lowrank",
+}  # fmt: skip
+PROMPT = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 20}
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 20}
+P_TUNING = {"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_size": 128}
+VERA = {"peft_type": "VERA", "r": 8, "target_modules": ["q_proj"]}
+IA3 = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": []}
+PEANUT = {"peft_type": "PEANUT", "r": 8, "target_modules": ["q_proj"]}
+FULL = {"peft_type": "LN_TUNING", "target_modules": ["norm"]}
+EVERY = [LORA, LORA_XS, PROMPT, PREFIX, P_TUNING, VERA, IA3, PEANUT, FULL]
+
+NESTED = "(a+)+$"
+HOSTILE = [
+    *((base, {key: NESTED}) for base in (LORA, IA3, FULL) for key in ("target_modules", "exclude_modules")),
+    *((base, {key: [NESTED]}) for base in (LORA, IA3, FULL) for key in ("target_modules", "exclude_modules")),
+    *((base, {"modules_to_save": [NESTED]}) for base in EVERY),
+    *((base, {"layers_pattern": pattern}) for base in (LORA, LORA_XS, VERA, PEANUT) for pattern in (NESTED, [NESTED])),
+    (LORA, {"rank_pattern": {NESTED: 4}}),
+    (LORA, {"alpha_pattern": {NESTED: 4}}),
+    (LORA, {"rank_pattern": {"q_proj": 1 << 30}}),
+    (LORA, {"rank_pattern": {f"m{n}": 4 for n in range(10_000)}}),
+    (LORA, {"rank_pattern": [["q_proj", 4]]}),
+    (LORA, {"target_modules": [f"m{n}" for n in range(10_000)]}),
+    (LORA, {"target_modules": ["a" * 10_000]}),
+    (LORA, {"target_modules": ["a..b"]}),
+    (LORA, {"target_modules": [""]}),
+    (LORA, {"target_modules": []}),
+    (LORA, {"target_modules": [["q_proj"]]}),
+    (LORA, {"target_modules": None}),
+    (IA3, {"feedforward_modules": NESTED}),
+    *((base, {"r": rank}) for base in (LORA, LORA_XS, VERA, PEANUT) for rank in (200_000, 1 << 30, 0, 8.0, True, "8")),
+    (LORA, {"lora_alpha": 0}),
+    (LORA, {"lora_alpha": True}),
+    (LORA, {"lora_alpha": 1e300}),
+    (LORA, {"lora_dropout": 2}),
+    (LORA, {"use_dora": 1}),
+    (LORA, {"bias": ["none"]}),
+    *((LORA, {"init_lora_weights": init}) for init in ("pissa", "pissa_niter_100000000", "olora", "corda", "loftq", 1)),
+    (LORA, {"trainable_token_indices": [1]}),
+    (LORA, {"layer_replication": [[0, 1 << 30]]}),
+    (LORA, {"target_parameters": [NESTED]}),
+    (LORA, {"megatron_config": {"a": 1}}),
+    (LORA, {"megatron_core": "os"}),
+    (LORA, {"corda_config": {"cache_file": "evil.pt"}}),
+    (LORA, {"eva_config": {"rho": 2}}),
+    (LORA, {"loftq_config": {"loftq_iter": 1 << 30}}),
+    (LORA, {"layers_to_transform": [-1]}),
+    (LORA, {"layers_to_transform": list(range(10_000))}),
+    (LORA, {"a_key_of_tomorrow": "on"}),
+    *((LORA_XS, {key: value}) for key, value in [
+        ("psoft_orth", True), ("psoft_mag_a", True), ("psoft_svd", "full"), ("psoft_svd_lowrank_niter", 1 << 30),
+        ("use_cayley_neumann", True), ("num_cayley_neumann_terms", 1 << 30), ("r", 4096), ("random_seed", -1),
+    ]),
+    *((base, {"num_virtual_tokens": tokens}) for base in (PROMPT, PREFIX, P_TUNING) for tokens in (1 << 30, 0, None)),
+    *((base, {key: 1 << 30}) for base in (PROMPT, PREFIX, P_TUNING) for key in ("token_dim", "num_layers")),
+    *((PROMPT, {key: value}) for key, value in [
+        ("prompt_tuning_init", "TEXT"), ("tokenizer_name_or_path", "/etc"), ("tokenizer_kwargs", {"a": 1}),
+        ("prompt_tuning_init_text", "hello"), ("prompt_tuning_init_state_dict_path", "evil.bin"),
+    ]),
+    (PREFIX, {"prefix_projection": True}),
+    (PREFIX, {"encoder_hidden_size": 1 << 30}),
+    (P_TUNING, {"encoder_reparameterization_type": "LSTM"}),
+    (P_TUNING, {"encoder_num_layers": 100_000_000}),
+    (P_TUNING, {"encoder_hidden_size": 1 << 30}),
+    (PEANUT, {"depth": 100_000_000}),
+    (PEANUT, {"act_fn": "__import__"}),
+    (VERA, {"projection_prng_key": -1}),
+    (LORA, {"peft_type": "ADALORA"}),
+    (LORA, {"peft_type": ["LORA"]}),
+    (LORA, {"task_type": "SEQ_2_SEQ_LM"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "changed"), HOSTILE, ids=lambda value: "-".join(f"{value}".split())[:60])
+def test_what_is_outside_its_range_is_refused_by_name(settings: dict, changed: dict) -> None:
+    with pytest.raises(PeerError, match=f"^{next(iter(changed))} of the adapter is .*, expected ") as refusal:
+        checked_settings({**settings, **changed}, what="the adapter")
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=lambda settings: settings["peft_type"])
+def test_ordinary_settings_pass_as_they_are(settings: dict) -> None:
+    assert checked_settings(settings, what="it") == settings
+
+
+def test_what_is_off_is_left_out_whatever_its_name() -> None:
+    off = {"corda_config": None, "eva_config": None, "loftq_config": {}, "enable_lora": False, "a_new_key": []}
+    assert checked_settings({**LORA, **off}, what="it") == LORA
+
+
+@pytest.mark.parametrize("kind", sorted(set(PEFT_TYPES.values())))
+def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
+    """So a directory that PEFT wrote with a setting left alone is never refused for it."""
+    needed = {"psoft_orth": False, "psoft_mag_a": False, "psoft_mag_b": False, "psoft_svd": "lowrank"}
+    given: dict[str, object] = {"peft_type": kind}
+    for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]):
+        if field.name in PLACE_KEYS or field.name in ("peft_type", "target_modules", "num_virtual_tokens"):
+            continue
+        if field.default is not dataclasses.MISSING and field.name != "runtime_config":
+            given[field.name] = getattr(field.default, "value", field.default)
+    given.update({key: value for key, value in needed.items() if key in _TABLES[kind].rules})
+    given.update({"target_modules": ["q"]} if "target_modules" in _TABLES[kind].rules else {"num_virtual_tokens": 4})
+    checked_settings(given, what="it")
+
+
+@pytest.mark.parametrize("kind", sorted(_TABLES))
+def test_every_key_of_a_table_is_one_that_peft_takes(kind: str) -> None:
+    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
+    assert set(_TABLES[kind].rules) <= known
+    assert issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], PeftConfig)
+
+
+def test_a_key_whose_default_in_peft_is_something_else_must_be_there() -> None:
+    without = {key: value for key, value in LORA_XS.items() if key != "psoft_svd"}
+    with pytest.raises(PeerError, match="psoft_svd of the adapter is missing, expected 'lowrank'"):
+        checked_settings(without, what="the adapter")
+
+
+def test_the_table_has_every_method_under_pefts_own_type() -> None:
+    assert {name: method.peft_type.value for name, method in METHODS.items()} == dict(PEFT_TYPES)
+    assert set(PEFT_TYPES.values()) == set(_TABLES)
+
+
+def test_activations_are_ones_that_transformers_has() -> None:
+    assert set(_ACTIVATIONS) <= set(ACT2FN)
+
+
+def test_the_largest_rank_counts_modules_with_one_of_their_own() -> None:
+    assert largest_rank(LORA) == 8
+    assert largest_rank({**LORA, "rank_pattern": {"q_proj": 64, "v_proj": 2}}) == 64
+    assert largest_rank(PROMPT) == 0
