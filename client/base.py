@@ -8,10 +8,10 @@ from client.consent import Consents, agree, consent_digest
 from client.proposal import Proposal
 from client.settings import NodeSettings
 from client.wording import shown
-from client.workplace import AppWorkplace, Capacity, Run
+from client.workplace import AppWorkplace, Capacity, DecliningWorkplace, Run, Workplace
 from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
-from plait.errors import BaseMismatchError, ConfigError
+from plait.errors import BaseMismatchError, ConfigError, PolicyError
 from plait.welcome import config_from_welcome
 
 _AGREED = {
@@ -122,6 +122,16 @@ def open_workplace(
             device=f"{device}, {compute.dtype_name}",
         ),
     )
+
+
+def open_or_decline(
+    run: Run, settings: NodeSettings, *, progress: Callable[[str], None], ask: Callable[[], bool] | None = None
+) -> Workplace:
+    """As `open_workplace`; where policy or operator decline, a workplace that tells the server so."""
+    try:
+        return open_workplace(run, settings, progress=progress, ask=ask)
+    except PolicyError as error:
+        return DecliningWorkplace(run, settings.name, error)
 
 
 def _consented(

@@ -30,6 +30,8 @@ from plait.v1 import federation_pb2 as pb
 
 _ENROL_S = 30.0
 _GOODBYE_S = 2.0
+_MOST_UNHEARD = 32
+_LOOK_S = 0.2
 
 
 class Connection:
@@ -62,6 +64,9 @@ class Connection:
         self._tell = tell
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        # What was said and not dealt with yet: past this the server waits, not this node's memory.
+        self._room = threading.Semaphore(_MOST_UNHEARD)
+        self._broken_off = ""
         self._outgoing: queue.SimpleQueue[pb.FromNode | None] | None = None
         self._call: Attending | None = None
         self._thread = watched_thread(self._stay, name="connection", tell=tell)
@@ -75,6 +80,21 @@ class Connection:
         with self._lock:
             if self._outgoing is not None:
                 self._outgoing.put(message)
+
+    def heard(self) -> None:
+        """A task, its withdrawal or a farewell was dealt with: the server may be listened to further."""
+        self._room.release()
+
+    def break_off(self, cause: str) -> None:
+        """End the call of a server that does not keep to the protocol; another is tried later.
+
+        Args:
+            cause: for the operator.
+        """
+        with self._lock:
+            self._broken_off, call = cause, self._call
+        if call is not None:
+            call.cancel()
 
     def close(self) -> None:
         """Say goodbye and end."""
@@ -113,17 +133,22 @@ class Connection:
         patience = threading.Timer(_ENROL_S, call.cancel)
         patience.daemon = True
         patience.start()
-        heard = welcomed = False
+        heard = challenged = welcomed = False
         with self._lock:
-            self._call, self._outgoing = call, outgoing
+            self._call, self._outgoing, self._broken_off = call, outgoing, ""
         try:
             for message in call:
                 heard = True
                 if message.HasField("challenge"):
+                    if challenged:
+                        raise PeerError("server challenged this node twice, expected a welcome")
+                    challenged = True
                     outgoing.put(enrolment.proof(message.challenge))
                 elif message.HasField("refused"):
                     return self._refused(message.refused)
                 elif message.HasField("welcome"):
+                    if welcomed:
+                        raise PeerError("server took this node in twice, expected work")
                     patience.cancel()
                     welcomed = True
                     self._welcome(message.welcome, calls)
@@ -155,11 +180,17 @@ class Connection:
 
     def _hand_on(self, message: pb.ToNode) -> None:
         if message.HasField("work"):
-            self._tell(Offered(Task.from_work(message.work)))
+            self._pass_on(Offered(Task.from_work(message.work)))
         elif message.HasField("withdraw"):
-            self._tell(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
+            self._pass_on(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
         elif message.HasField("drain"):
-            self._tell(Draining(message.drain.finished))
+            self._pass_on(Draining(message.drain.finished))
+
+    def _pass_on(self, event: Offered | Withdrawn | Draining) -> None:
+        while not self._room.acquire(timeout=_LOOK_S):
+            if self._closing.is_set():
+                return
+        self._tell(event)
 
     def _refused(self, refused: pb.Refused) -> str | None:
         final = final_refusal(refused)
@@ -171,6 +202,8 @@ class Connection:
     def _cause(self, error: grpc.RpcError, *, heard: bool, timed_out: bool) -> str:
         if self._closing.is_set():
             return ""
+        if self._broken_off:
+            return self._broken_off
         if timed_out:
             return f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
         code = cast("grpc.Call", error).code()

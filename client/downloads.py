@@ -15,7 +15,8 @@ from client.backoff import Backoff
 from client.calls import what_failed
 from client.effort import Effort
 from client.session import CurrentSession, SessionOverError
-from plait.errors import PeerError
+from client.task import MAX_BODY_BYTES
+from plait.errors import PeerError, PolicyError
 from plait.transport.framing import Data
 
 _TRIES = 3  # of a body that comes damaged
@@ -32,11 +33,18 @@ class Downloads:
         sessions: whom to ask.
         backoff: makes the waits of one download.
         trouble: told of what will be tried again.
+        max_bytes: larger bodies are not fetched.
     """
 
     def __init__(
-        self, sessions: CurrentSession, *, backoff: Callable[[], Backoff], trouble: Callable[[str], None]
+        self,
+        sessions: CurrentSession,
+        *,
+        backoff: Callable[[], Backoff],
+        trouble: Callable[[str], None],
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        self._max_bytes = max_bytes
         self._sessions = sessions
         self._backoff = backoff
         self._trouble = trouble
@@ -49,8 +57,14 @@ class Downloads:
         Raises:
             Abandoned: the task was withdrawn.
             PeerError: what comes is not what was declared, again and again.
+            PolicyError: it is larger than what this node holds.
         """
         task = effort.task
+        if task.body_bytes > self._max_bytes:
+            raise PolicyError(
+                f"task has {task.body_bytes / 1e6:.0f} MB, but max-task-mb of this client's policy allows at most "
+                f"{self._max_bytes / 1e6:.0f}; to take part, raise it in the file given with --policy"
+            )
         if not task.body_bytes:
             return b""
         if self._kept[0] != task.body_sha256:

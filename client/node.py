@@ -18,7 +18,7 @@ from types import FrameType
 import grpc
 
 from client.backoff import FIRST_S, MOST_S, Backoff
-from client.base import check_machine, open_workplace
+from client.base import check_machine, open_or_decline
 from client.connection import Connection
 from client.downloads import Downloads
 from client.events import (
@@ -45,10 +45,10 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.uploads import Uploads
 from client.wording import shown, size
-from client.worker import Worker
-from client.workplace import Capacity, DecliningWorkplace, Run, Workplace
+from client.worker import MOST_WAITING, Worker
+from client.workplace import Capacity, Run, Workplace
 from plait.abandon import ABANDONMENT
-from plait.errors import Interrupted, PlaitError, PolicyError
+from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.transport.credentials import channel_credentials, channel_options
 from plait.trust.diagnose import explain
@@ -105,7 +105,9 @@ class Node:
         def trouble(cause: str) -> None:
             self._events.put(Trouble(cause))
 
-        self._downloads = Downloads(sessions, backoff=timing.backoff, trouble=trouble)
+        self._downloads = Downloads(
+            sessions, backoff=timing.backoff, trouble=trouble, max_bytes=settings.policy.max_task_bytes
+        )
         self._uploads = Uploads(sessions, backoff=timing.backoff, tell=self._events.put, trouble=trouble)
         self._worker = Worker(open_workplace, downloads=self._downloads, uploads=self._uploads, tell=self._events.put)
         self._connection = Connection(
@@ -174,12 +176,17 @@ class Node:
             case Welcomed():
                 self._welcomed(event.run)
             case Offered():
-                if not self._uploads.offer(event.task):
-                    self._worker.take(event.task)
+                self._connection.heard()
+                if not self._uploads.offer(event.task) and not self._worker.take(event.task):
+                    self._connection.break_off(
+                        f"server sent a task while {MOST_WAITING} others wait, expected one at a time"
+                    )
             case Withdrawn():
+                self._connection.heard()
                 self._worker.withdraw(event.task_id, shown(event.reason))
                 self._uploads.withdraw(event.task_id, shown(event.reason))
             case Draining():
+                self._connection.heard()
                 return self._drained(finished=event.finished)
             case Lost():
                 self._lost(event)
@@ -388,10 +395,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
                     runs=earlier.runs,
                     bytes=earlier.bytes,
                 )
-            try:
-                return open_workplace(run, settings, progress=progress, ask=ask)
-            except PolicyError as error:
-                return DecliningWorkplace(run, settings.name, error)
+            return open_or_decline(run, settings, progress=progress, ask=ask)
 
         node = Node(settings, open_for, journal)
         with _stopped_by_signals(node):

@@ -20,6 +20,9 @@ from client.workplace import Run, Workplace
 from plait.abandon import ABANDONMENT, Abandoned
 from plait.errors import MachineError, PlaitError
 
+MOST_WAITING = 8
+"""Tasks that wait beside the one under way; an honest server sends one at a time."""
+
 
 class Worker:
     """Works for one run at a time.
@@ -79,20 +82,23 @@ class Worker:
             self._waiting.clear()
             self._confirmed = False
 
-    def take(self, task: Task) -> None:
-        """Do a task, unless it is under way already."""
+    def take(self, task: Task) -> bool:
+        """Do a task, unless it is under way already; False where more wait already than a server has reason to send."""
         with self._changed:
             current = self._current
             if current is not None and not current.called_off:
                 if current.task == task:
                     self._confirmed = True
-                    return
+                    return True
                 same_name = current.task.task_id == task.task_id
                 if same_name or (not self._confirmed and current.task.message_type == task.message_type):
                     self._call_off(current, "the server sent another task instead")
             if all(effort.task != task for effort in self._waiting):
+                if len(self._waiting) >= MOST_WAITING:
+                    return False
                 self._waiting.append(Effort(task))
                 self._changed.notify_all()
+            return True
 
     def withdraw(self, task_id: str, reason: str) -> None:
         """Nobody waits for a task any more."""

@@ -43,7 +43,10 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
-_MOST = 2**32 - 1  # what a task can carry
+# What a task can carry.
+_MOST = 2**32 - 1
+_MOST_EXAMPLES = 1 << 20
+_MOST_TOKENS = 1 << 24
 # A part of a name; as anything more PEFT would take it for a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -105,11 +108,11 @@ class RunConfig(BaseModel, frozen=True):
     ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps of one client in one round")] = 4
-    batch_size: Annotated[int, Field(ge=1, le=_MOST, description="sequences in one forward pass")] = 4
+    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences in one forward pass")] = 4
     gradient_accumulation_steps: Annotated[
-        int, Field(ge=1, le=_MOST, description="forward passes in one optimizer step")
+        int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes in one optimizer step")
     ] = 1
-    seq_len: Annotated[int, Field(ge=8, le=_MOST, description="tokens of one training sequence")] = 128
+    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens of one training sequence")] = 128
     learning_rate: Annotated[
         float, Field(ge=0, description="peak learning rate of AdamW; 0 takes the method's own (see plait methods)")
     ] = 0.0
@@ -243,6 +246,11 @@ class RunConfig(BaseModel, frozen=True):
         if self.clients_per_round > self.clients:
             raise ValueError(
                 f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
+            )
+        examples = self.batch_size * self.gradient_accumulation_steps
+        if examples > _MOST_EXAMPLES:
+            raise ValueError(
+                f"batch-size times gradient-accumulation-steps is {examples}, expected at most {_MOST_EXAMPLES}"
             )
         for kind in self.references:
             if kind not in ("central", "local"):

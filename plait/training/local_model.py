@@ -120,14 +120,18 @@ class PeftLocalModel:
         )
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        """How much of the data a training visits, in the order in which it does."""
+        """How much of the data a training visits, in the order in which it does; of tokens, no fewer than this."""
         split = self.split(spec, settings)
         visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
-        visited = list(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
-        return Coverage(
-            examples=len({split.train[index].digest for index in set(visited)}),
-            tokens=sum(len(split.train[index].tokens) for index in visited),
-        )
+        passes, rest = divmod(visits, len(split.train))
+        lengths = [len(example.tokens) for example in split.train]
+        if passes:
+            visited = range(len(split.train))
+            tokens = passes * sum(lengths) + rest * min(lengths)
+        else:
+            visited = list(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
+            tokens = sum(lengths[index] for index in visited)
+        return Coverage(len({split.train[index].digest for index in visited}), tokens)
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part, in an order that follows from seed and data."""

@@ -23,6 +23,8 @@ MAX_HISTOGRAM = 1024
 MAX_CODECS = 32
 MAX_COUNT = 2**63 - 1
 MAX_STEPS = 2**32 - 1
+MAX_EXAMPLES = 1 << 20  # of one optimizer step
+MAX_SEQ_LEN = 1 << 24
 
 _Enum = TypeVar("_Enum", bound=IntEnum)
 

@@ -154,16 +154,18 @@ def _side(what: str, number: int) -> int:
 
 
 def _check(settings: Settings) -> None:
-    for what, value, minimum in (
-        ("local steps", settings.local_steps, 1),
-        ("batch size", settings.batch_size, 1),
-        ("gradient accumulation steps", settings.gradient_accumulation_steps, 1),
-        ("sequence length", settings.seq_len, 1),
-        ("held-out sequences", settings.max_held_out_sequences, 1),
-        ("warm-up steps", settings.warmup_steps, 0),
-        ("round", settings.round, 0),
+    for what, value, minimum, maximum in (
+        ("local steps", settings.local_steps, 1, bounds.MAX_STEPS),
+        ("batch size", settings.batch_size, 1, bounds.MAX_EXAMPLES),
+        ("gradient accumulation steps", settings.gradient_accumulation_steps, 1, bounds.MAX_EXAMPLES),
+        ("sequence length", settings.seq_len, 1, bounds.MAX_SEQ_LEN),
+        ("held-out sequences", settings.max_held_out_sequences, 1, bounds.MAX_STEPS),
+        ("warm-up steps", settings.warmup_steps, 0, bounds.MAX_STEPS),
+        ("round", settings.round, 0, bounds.MAX_STEPS),
     ):
-        bounds.integer(what, value, minimum=minimum, maximum=bounds.MAX_STEPS)
+        bounds.integer(what, value, minimum=minimum, maximum=maximum)
+    examples = settings.batch_size * settings.gradient_accumulation_steps
+    bounds.integer("sequences of an optimizer step", examples, minimum=1, maximum=bounds.MAX_EXAMPLES)
     bounds.integer("total steps", settings.total_steps)
     bounds.integer("done steps", settings.done_steps)
     bounds.integer("seed", settings.seed, maximum=2**64 - 1)

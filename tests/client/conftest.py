@@ -46,6 +46,7 @@ class FederationDouble(FederationServicer):
 
     run_id: int = 77
     run_config: str = "{}"
+    base_fingerprint: bytes = FINGERPRINT
     refusal: pb.Refused | None = None
     tasks: dict[str, pb.Work] = field(default_factory=dict)
     bodies: dict[bytes, bytes] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class FederationDouble(FederationServicer):
                 node_id=5,
                 run_id=self.run_id,
                 run_config_json=self.run_config,
-                base_fingerprint=FINGERPRINT,
+                base_fingerprint=self.base_fingerprint,
                 max_answer_bytes=self.max_answer_bytes,
             )
         )

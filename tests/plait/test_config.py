@@ -12,7 +12,7 @@ from plait.config import (
     to_toml,
 )
 from plait.errors import ConfigError
-from plait.wire.bounds import MAX_COUNT, MAX_STEPS
+from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
 TEXTS = (
     "data",
@@ -177,17 +177,19 @@ def test_settings_that_exclude_each_other_are_an_error_that_names_both(table, me
 
 
 def test_what_may_be_set_can_be_sent():
-    for key in (
-        "local-steps",
-        "batch-size",
-        "gradient-accumulation-steps",
-        "seq-len",
-        "max-held-out-sequences",
-        "warmup-steps",
+    for key, most in (
+        ("local-steps", MAX_STEPS),
+        ("batch-size", MAX_EXAMPLES),
+        ("gradient-accumulation-steps", MAX_EXAMPLES),
+        ("seq-len", MAX_SEQ_LEN),
+        ("max-held-out-sequences", MAX_STEPS),
+        ("warmup-steps", MAX_STEPS),
     ):
-        config_from_table({key: MAX_STEPS})
-        with pytest.raises(ConfigError, match=f"{key} is {MAX_STEPS + 1}, expected less than or equal to {MAX_STEPS}"):
-            config_from_table({key: MAX_STEPS + 1})
+        config_from_table({key: most, **({} if key == "batch-size" else {"batch-size": 1})})
+        with pytest.raises(ConfigError, match=f"{key} is {most + 1}, expected less than or equal to {most}"):
+            config_from_table({key: most + 1})
+    with pytest.raises(ConfigError, match="batch-size times gradient-accumulation-steps is 2097152"):
+        config_from_table({"batch-size": MAX_EXAMPLES, "gradient-accumulation-steps": 2})
     assert 1_000_000 * MAX_STEPS <= MAX_COUNT
 
 

@@ -46,9 +46,9 @@ POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 ALL_SETTINGS = st.builds(
     Settings,
     local_steps=SOME,
-    batch_size=SOME,
-    gradient_accumulation_steps=SOME,
-    seq_len=SOME,
+    batch_size=st.integers(1, 2**10),
+    gradient_accumulation_steps=st.integers(1, 2**10),
+    seq_len=st.integers(1, 2**24),
     learning_rate=POSITIVE,
     weight_decay=POSITIVE | st.just(0.0),
     max_grad_norm=POSITIVE,
@@ -150,7 +150,10 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
     [
         ({"local_steps": 0}, "local steps is 0, expected 1 to 4294967295"),
         ({"batch_size": 0}, "batch size is 0"),
+        ({"batch_size": 2**32 - 1}, "batch size is 4294967295, expected 1 to 1048576"),
+        ({"batch_size": 2**11, "gradient_accumulation_steps": 2**10}, "sequences of an optimizer step is 2097152"),
         ({"gradient_accumulation_steps": 2**32}, "gradient accumulation steps is 4294967296"),
+        ({"seq_len": 2**24 + 1}, "sequence length is 16777217"),
         ({"seq_len": -1}, "sequence length is -1"),
         ({"learning_rate": 0.0}, "learning rate is 0.0, expected more than 0"),
         ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),

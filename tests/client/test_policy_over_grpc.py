@@ -1,0 +1,205 @@
+"""A real node, with plait's own app on the tiny base, and a server that asks for other than it said."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client.base import open_or_decline
+from client.journal import Journal, Style
+from client.node import Node, Timing
+from client.settings import check_settings
+from plait.config import RunConfig
+from plait.errors import ConfigError, PolicyError
+from plait.plan import plan_of, ranks_of, rule_of, settled, terms_of
+from plait.rounds.broadcasts import Broadcasts
+from plait.rounds.run_state import initial_state
+from plait.simulation.flower_rules import ALL_RULES
+from plait.training.bases import locate_base
+from plait.v1 import federation_pb2 as pb
+from plait.welcome import welcome_table
+from plait.wire.messages import (
+    ClientCard,
+    DescribeTask,
+    EvaluateTask,
+    Refusal,
+    RefusalReason,
+    TrainTask,
+    UpdateReply,
+    decode_reply,
+    encode_task,
+)
+
+CONFIG = settled(
+    RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, wire="fp32")
+)
+
+
+class Server:
+    """What an honest server would send, to be changed."""
+
+    def __init__(self, federation, wait_until, config: RunConfig) -> None:
+        self.federation, self.wait_until = federation, wait_until
+        located = locate_base("tiny")
+        rule = rule_of(config, ALL_RULES)
+        self.base = bytes.fromhex(located.reference.fingerprint)
+        self.ranks = ranks_of(config, located.directory, rule)
+        self.tasks = terms_of(config, located.directory, rule, client="ada").tasks
+        self.plan = plan_of(config)
+        self.state = initial_state(b"r" * 16, self.ranks)
+        self.sent = len(federation.answers)
+        federation.base_fingerprint = self.base
+        federation.run_config = json.dumps(welcome_table(config.to_table()))
+
+    def describe(self, spec_text: str = "", **changes: object):
+        settings = replace(self.tasks.to_describe(), **changes)
+        return self.ask("query", DescribeTask(settings, spec_text or self.ranks.master.spec.text))
+
+    def train(self, *, ranks=None, **changes: object):
+        broadcast = Broadcasts(self.state, ranks or self.ranks, self.base).leading_from(b"", 0)
+        return self.ask("train", TrainTask(replace(self.tasks.to_train(1, "ada"), **changes), broadcast))
+
+    def evaluate(self, **changes: object):
+        broadcast = Broadcasts(self.state, self.ranks, self.base).leading_from(b"", 0)
+        return self.ask("evaluate", EvaluateTask(replace(self.tasks.to_evaluate(0), **changes), broadcast))
+
+    def ask(self, message_type: str, task):
+        head, body = encode_task(task)
+        name = f"{self.sent}.{message_type}.0"
+        self.sent += 1
+        self.federation.give(name, head, body, message_type=message_type)
+        self.wait_until(lambda: name in self.federation.answers, f"an answer to {name}", timeout_s=300.0)
+        kind, data = self.federation.answers[name]
+        assert kind == pb.CONTENT_PLAIT, data
+        return decode_reply(data, max_bytes=1 << 24)
+
+
+@pytest.fixture
+def server(federation, wait_until) -> Server:
+    return Server(federation, wait_until, CONFIG)
+
+
+@pytest.fixture
+def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
+    running: list[tuple[Node, threading.Thread]] = []
+    data = tmp_path / "ada.jsonl"
+    data.write_text(
+        "".join(json.dumps({"text": f"line {number} of what ada wrote\n" * 6}) + "\n" for number in range(40))
+    )
+
+    class Running:
+        error: BaseException | None = None
+        asked = 0
+        screen: io.StringIO
+        thread: threading.Thread
+
+    def begin(*, answer: bool | None = None, **changes: object) -> Running:
+        settings = check_settings(
+            server=f"127.0.0.1:{federation.port}", data=str(data), name="ada", insecure=True, device="cpu",
+            dtype="float32", threads=1, state=tmp_path / "state", **changes,
+        )  # fmt: skip
+        here = Running()
+        here.screen = io.StringIO()
+        journal = Journal(Style.JSON, here.screen)
+
+        def ask() -> bool:
+            here.asked += 1
+            return bool(answer)
+
+        def open_workplace(run):
+            told = lambda text: journal.tell("preparing", text)  # noqa: E731
+            return open_or_decline(run, settings, progress=told, ask=None if answer is None else ask)
+
+        node = Node(settings, open_workplace, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
+
+        def run() -> None:
+            try:
+                node.run()
+            except BaseException as error:  # the test looks at it
+                here.error = error
+
+        here.thread = threading.Thread(target=run)
+        here.thread.start()
+        running.append((node, here.thread))
+        return here
+
+    yield begin
+    for node, thread in running:
+        node.stop()
+        thread.join()
+
+
+def refused(reply, words: str) -> None:
+    assert isinstance(reply, Refusal), reply
+    assert (reply.reason, words in reply.detail) == (RefusalReason.POLICY, True), reply
+
+
+def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_none(server, start) -> None:
+    start()
+    assert isinstance(server.describe(), ClientCard)
+    for changes, words in (
+        ({"local_steps": 1}, "local-steps of the task is 1, expected 2"),
+        ({"batch_size": 1}, "batch-size of the task is 1, expected 4"),
+        ({"seq_len": 8}, "seq-len of the task is 8, expected 32"),
+        ({"wire": "8"}, "wire of the task is 8, expected fp32"),
+        ({"seed": 3}, "seed of the task is 3, expected"),
+        ({"round": 3}, "round of the task is 3, expected 1 to 2"),
+    ):
+        refused(server.train(**changes), words)
+    refused(server.describe(seq_len=2), "seq-len of the task is 2")
+    refused(server.evaluate(max_held_out_sequences=1), "max-held-out-sequences of the task is 1")
+    spec = server.ranks.master.spec
+    other = replace(spec, peft_config={**spec.peft_config, "r": 1, "target_modules": ["embed_tokens", "lm_head"]})
+    refused(server.describe(other.text), "adapter spec of the task is none")
+    master = replace(server.ranks.master, spec=other)
+    refused(server.train(ranks=replace(server.ranks, adapters=(master,))), "adapter spec of the broadcast is")
+    assert isinstance(server.train(), UpdateReply)
+
+
+def test_a_trainer_that_a_server_names_is_not_imported(federation, wait_until, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.py").write_text("open('ran', 'w')\ndef build(*_):\n    pass\n")
+    Server(federation, wait_until, CONFIG.model_copy(update={"trainer": "theirs:build", "moments": "fresh"}))
+    node = start()
+    node.thread.join(120)
+    assert isinstance(node.error, ConfigError)
+    assert "give --trainer theirs:build to agree" in str(node.error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_consent_outlives_the_process_and_is_asked_for_anew_where_the_configuration_differs(
+    federation, server, start, wait_until
+) -> None:
+    first = start(answer=True)
+    assert isinstance(server.describe(), ClientCard)
+    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
+    first.thread.join(60)
+    assert first.asked == 1
+
+    second = start(answer=False)
+    assert isinstance(server.describe(), ClientCard)
+    federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
+    second.thread.join(60)
+    assert second.asked == 0
+
+    federation.run_id += 1
+    longer = Server(federation, wait_until, CONFIG.model_copy(update={"rounds": 3}))
+    third = start(answer=False)
+    refused(longer.describe(), "did not consent")
+    third.thread.join(60)
+    assert third.asked == 1
+    assert isinstance(third.error, PolicyError)
+
+
+def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start, tmp_path) -> None:
+    (tmp_path / "policy.toml").write_text('finest-wire = "2"\n')
+    node = start(policy=tmp_path / "policy.toml")
+    refused(server.describe(), "finest-wire of this client's policy allows '2' at most")
+    node.thread.join(60)
+    assert isinstance(node.error, PolicyError)
