@@ -38,6 +38,8 @@ _FEDAVG_STEP = 1.5
 _FEW_CLIENTS = 3
 # How far a client's own adapter goes towards where its own steps lead (simulations/rules).
 _OWN_SHARE = 0.35
+# Held-out sequences of all clients together, and of each, however short the training is.
+_LEAST_JUDGED, _LEAST_OF_ONE = 64, 4
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -48,8 +50,25 @@ def settled(config: RunConfig) -> RunConfig:
     """
     codec_for(config.wire)
     rate = config.learning_rate or method_of(config.method).learning_rate_at(config.rank)
-    left = {"learning_rate": rate, "moments": _moments(config), "own_share": _own_share(config)}
+    left = {
+        "learning_rate": rate,
+        "moments": _moments(config),
+        "own_share": _own_share(config),
+        "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
+    }
     return config.model_copy(update={**left, **_server_step(config)})
+
+
+def _held_out_sequences(config: RunConfig) -> int:
+    """As many as take about a third of the time of the training between two evaluations.
+
+    Judging a sequence is a forward pass, training on it is about three. The figure has to mean something however little
+    is trained, hence the least.
+    """
+    trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
+    trained *= min(config.eval_every, config.rounds) * config.cohort_size
+    judging = min(config.eval_clients or config.clients, config.clients)
+    return min(max(trained // judging, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
 
 
 def _moments(config: RunConfig) -> str:

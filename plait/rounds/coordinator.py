@@ -22,7 +22,7 @@ from plait.rounds.asking import Answer, Asking
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.evaluation import ClientLoss, mean_loss
+from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.folding import Folding, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
@@ -286,9 +286,9 @@ class Coordinator:
                     uplink_bytes=answer.uplink_bytes,
                 )
                 state = note_held(state, answer.client, state.held_on(roster.tracks[answer.client]))
-                losses[answer.client] = ClientLoss(reply.loss, reply.tokens, reply.examples, reply.correct)
-                if reply.own_loss is not None:
-                    own[answer.client] = ClientLoss(reply.own_loss, reply.tokens, reply.examples, reply.own_correct)
+                losses[answer.client], own_loss = client_losses(reply)
+                if own_loss is not None:
+                    own[answer.client] = own_loss
         if losses:
             more = {"own": mean_loss(own)} if own else {}
             self._ledger.append("evaluated", round=state.round, **mean_loss(losses), **more)

@@ -1,9 +1,83 @@
-"""How the held-out losses of single clients become one figure."""
+"""What held-out losses say: the mean of a client, the mean of a federation, and how sure each is.
+
+A client judges the same sequences in every round. It sends their mean loss and how far that has changed since before
+round 1, each with its standard error; the losses of single sequences stay where they are. The change is taken sequence
+by sequence, so it is known far better than the losses themselves.
+
+Intervals are at 95 % and answer to the choice of sequences within each client; the clients are fixed (stratified
+sampling, with the linearised variance of a ratio and Satterthwaite's degrees of freedom: Cochran, "Sampling
+Techniques", 3rd edition, chapters 5 and 6). Of accuracies they are Wilson's (1927).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from plait.wire.messages import Evaluation
+
+# Of fewer sequences there is no standard error: it would be rough, and with two it would give both losses away.
+_FEWEST = 4
+_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model makes of held-out sequences, one by one; never leaves the machine.
+
+    Attributes:
+        losses: of each sequence, cross-entropy in nats summed over its tokens (over the one label of an example).
+        counts: tokens (labels) that each is the sum over.
+        correct: right classes, for classification.
+        digest: of the sequences, so that two judgements are compared only where they are of the same ones.
+    """
+
+    losses: tuple[float, ...]
+    counts: tuple[int, ...]
+    correct: int | None = None
+    digest: str = ""
+
+    @property
+    def loss(self) -> float:
+        """Mean over tokens (over examples for classification), in nats."""
+        return math.fsum(self.losses) / self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the mean is over."""
+        return sum(self.counts)
+
+    @property
+    def examples(self) -> int:
+        """Sequences."""
+        return len(self.counts)
+
+    def since(self, before: Judgement | None) -> ClientLoss:
+        """What the client tells of this, beside what it was `before`; None, or other sequences, where nobody knows."""
+        change = change_error = None
+        if before is not None and (before.digest, before.counts) == (self.digest, self.counts):
+            moved = [after - early for after, early in zip(self.losses, before.losses, strict=True)]
+            change, change_error = _mean_and_error(moved, self.counts)
+        loss, error = _mean_and_error(self.losses, self.counts)
+        return ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
+
+    def to_bytes(self) -> bytes:
+        """For this machine's own memory."""
+        return json.dumps([self.losses, self.counts, self.correct, self.digest]).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Judgement | None:
+        """What `to_bytes` made; None for anything else."""
+        try:
+            losses, counts, correct, digest = json.loads(data)
+            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest)
+        except (ValueError, TypeError):
+            return None
+        return known if known.to_bytes() == data and len(known.losses) == len(known.counts) > 0 else None
 
 
 @dataclass(frozen=True)
@@ -15,29 +89,150 @@ class ClientLoss:
         tokens: label tokens it is the mean of.
         examples: sequences it is the mean of.
         correct: right answers, for classification.
+        error: standard error of the loss over sequences; None where there are too few.
+        change: of the loss since before round 1, on the same sequences; None where that is not known.
+        change_error: its standard error.
     """
 
     loss: float
     tokens: int
     examples: int
     correct: int | None = None
+    error: float | None = None
+    change: float | None = None
+    change_error: float | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """Half of the loss's 95 % interval."""
+        return _margin(self.error, self.examples - 1)
+
+    @property
+    def change_margin(self) -> float | None:
+        """Half of the change's 95 % interval."""
+        return _margin(self.change_error, self.examples - 1)
 
 
 def mean_loss(by_client: Mapping[str, ClientLoss]) -> dict[str, object]:
-    """The fields of an ``evaluated`` event: the mean over all held-out tokens, and every client's own figures."""
-    total = sum(entry.tokens for entry in by_client.values())
+    """The fields of an ``evaluated`` event: the mean over all held-out tokens, and every client's own figures.
+
+    A margin is half of a 95 % interval. What is not known is left out.
+    """
+    clients = list(by_client.values())
+    total = sum(entry.tokens for entry in clients)
     fields: dict[str, object] = {
-        "loss": sum(entry.loss * entry.tokens for entry in by_client.values()) / total,
+        "loss": sum(entry.loss * entry.tokens for entry in clients) / total,
         "by_client": {name: _row(entry) for name, entry in sorted(by_client.items())},
     }
-    judged = [(entry.correct, entry.examples) for entry in by_client.values() if entry.correct is not None]
+    margin = _stratified_margin([_Stratum(each.loss, each.error, each.tokens, each.examples) for each in clients])
+    if margin is not None:
+        fields["loss_margin"] = margin
+    moved = [
+        _Stratum(each.change, each.change_error, each.tokens, each.examples)
+        for each in clients
+        if each.change is not None
+    ]
+    # The change of a part of the clients would not be that of the mean.
+    if len(moved) == len(clients):
+        fields["change"] = sum(each.mean * each.tokens for each in moved) / total
+        if (margin := _stratified_margin(moved)) is not None:
+            fields["change_margin"] = margin
+    judged = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
     if judged:
-        fields["accuracy"] = sum(correct for correct, _ in judged) / sum(examples for _, examples in judged)
+        correct, examples = sum(correct for correct, _ in judged), sum(examples for _, examples in judged)
+        fields["accuracy"] = correct / examples
+        fields["accuracy_interval"] = list(wilson(correct, examples))
     return fields
 
 
-def _row(entry: ClientLoss) -> dict[str, float | int]:
-    row: dict[str, float | int] = {"loss": entry.loss, "tokens": entry.tokens}
+def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
+    """What a client said of the shared adapter, and of its own where it has one."""
+    shared = ClientLoss(
+        reply.loss, reply.tokens, reply.examples, reply.correct, reply.loss_error, reply.change, reply.change_error
+    )
+    if reply.own_loss is None:
+        return shared, None
+    own = replace(
+        shared,
+        loss=reply.own_loss,
+        correct=reply.own_correct,
+        error=reply.own_loss_error,
+        change=reply.own_change,
+        change_error=reply.own_change_error,
+    )
+    return shared, own
+
+
+def wilson(correct: int, examples: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a proportion (J. Am. Stat. Assoc. 22, 1927)."""
+    part, square = correct / examples, _Z * _Z
+    middle = (part + square / (2 * examples)) / (1 + square / examples)
+    half = _Z / (1 + square / examples) * math.sqrt(part * (1 - part) / examples + square / (4 * examples**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _row(entry: ClientLoss) -> dict[str, object]:
+    row: dict[str, object] = {"loss": entry.loss, "tokens": entry.tokens, "sequences": entry.examples}
+    known = {"loss_margin": entry.margin, "change": entry.change, "change_margin": entry.change_margin}
+    row |= {key: value for key, value in known.items() if value is not None}
     if entry.correct is not None:
         row["accuracy"] = entry.correct / entry.examples
+        row["accuracy_interval"] = list(wilson(entry.correct, entry.examples))
     return row
+
+
+def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:
+    """Mean per token, and its standard error where the sequences are a sample; a ratio of two sums, linearised."""
+    x, c = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    mean = math.fsum(sums) / sum(counts)
+    if len(sums) < _FEWEST:
+        return mean, None
+    with np.errstate(all="ignore"):
+        squares = float(((x - mean * c) ** 2).sum())
+    return mean, math.sqrt(squares * len(sums) / (len(sums) - 1)) / sum(counts)
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """One client's mean; `error` None where it cannot tell."""
+
+    mean: float
+    error: float | None
+    tokens: int
+    examples: int
+
+
+def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
+    """Half of the 95 % interval of the mean over all tokens; None where too little is known of it."""
+    total = sum(each.tokens for each in strata)
+    mean = sum(each.mean * each.tokens for each in strata) / total
+    variances = [
+        ((each.error * each.tokens / total) ** 2, each.examples - 1) for each in strata if each.error is not None
+    ]
+    # Of a client with too few sequences only its distance from the mean is known. It holds what clients differ by as
+    # well, so the interval becomes rather too wide than too narrow.
+    alone = [each for each in strata if each.error is None]
+    if alone:
+        if len(strata) == 1:
+            return None
+        squares = sum(((each.mean - mean) * each.tokens / total) ** 2 for each in alone)
+        variances.append((squares * len(strata) / (len(strata) - 1), len(strata) - 1))
+    variance = sum(each for each, _ in variances)
+    if not variance:
+        return 0.0
+    freedom = variance**2 / sum(each**2 / degrees for each, degrees in variances)
+    return _margin(math.sqrt(variance), freedom)
+
+
+def _margin(error: float | None, freedom: float) -> float | None:
+    """Half of a 95 % interval by Student's distribution, expanded in 1 / freedom (Abramowitz and Stegun, 26.7.5)."""
+    if error is None or freedom < _FEWEST - 1 - 1e-9:
+        return None
+    z = _Z
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return error * sum(term / freedom**power for power, term in enumerate(terms))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# What nobody else has: what an encoder still owes, an optimizer's moments, a drift, a personal side.
-IRREPLACEABLE = frozenset({"residual", "moments", "drift", "own"})
+# What nobody else has: what an encoder still owes, an optimizer's moments, a drift, a personal side, and the losses of
+# single sequences before round 1.
+IRREPLACEABLE = frozenset({"residual", "moments", "drift", "own", "judged"})
 
 
 class Memory(Protocol):

@@ -36,7 +36,7 @@ from plait.errors import (
 from plait.rounds.broadcasts import take_step
 from plait.rounds.drift import Drift
 from plait.rounds.error_feedback import Debt
-from plait.rounds.evaluation import ClientLoss
+from plait.rounds.evaluation import Judgement
 from plait.rounds.memory import Memory
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
@@ -173,8 +173,8 @@ class LocalModel(Protocol):
         """Train from `state` on the client's training part; `state` is not changed."""
         ...
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
-        """Held-out loss of `state` on the part that never trains."""
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
+        """Held-out losses of `state` on the part that never trains."""
         ...
 
 
@@ -357,10 +357,13 @@ class Participant:
         kept = recall_past(self._memory, "own", header.run_id).after
         if settings.personal:
             state = with_own(state, kept, geometry, Side(settings.personal))
-        result = self._model.evaluate(spec, state, settings)
-        own = None
+        judged = self._model.evaluate(spec, state, settings)
+        if header.round == 0:
+            self._memory.save("judged", header.run_id + judged.to_bytes())
+        before = self._judged_before(header)
+        result, own = judged.since(before), None
         if settings.own_share and read_own_adapter(kept, state.layout.size):
-            own = self._model.evaluate(spec, own_adapter(state, kept, settings.own_share), settings)
+            own = self._model.evaluate(spec, own_adapter(state, kept, settings.own_share), settings).since(before)
         return Evaluation(
             client=self._name,
             round=header.round,
@@ -370,7 +373,20 @@ class Participant:
             examples=result.examples,
             own_loss=own and own.loss,
             own_correct=own and own.correct,
+            loss_error=result.error,
+            change=result.change,
+            change_error=result.change_error,
+            own_loss_error=own and own.error,
+            own_change=own and own.change,
+            own_change_error=own and own.change_error,
         )
+
+    def _judged_before(self, header: Header) -> Judgement | None:
+        """What the adapter that the run began with made of the held-out part; None where that is not known."""
+        data = self._memory.load("judged") or b""
+        if header.round == 0 or not data.startswith(header.run_id):
+            return None
+        return Judgement.from_bytes(data[len(header.run_id) :])
 
     def _catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
         """The adapter that the server means by `header`, from what is held and what the broadcast carries."""

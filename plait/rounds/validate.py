@@ -165,9 +165,28 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
             f"{card.held_out_examples} and 1 to {card.held_out_tokens}",
         )
-    _check_figures({"loss": evaluation.loss, "own loss": evaluation.own_loss or 0.0})
+    figures = {
+        "loss": evaluation.loss,
+        "standard error of the loss": evaluation.loss_error,
+        "change": evaluation.change,
+        "standard error of the change": evaluation.change_error,
+        "own loss": evaluation.own_loss,
+        "standard error of the own loss": evaluation.own_loss_error,
+        "own change": evaluation.own_change,
+        "standard error of the own change": evaluation.own_change_error,
+    }
+    _check_figures({name: figure for name, figure in figures.items() if figure is not None})
+    for error, change in (
+        (evaluation.change_error, evaluation.change),
+        (evaluation.own_change_error, evaluation.own_change),
+    ):
+        if error is not None and change is None:
+            raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change that it does not give")
     judged = evaluation.own_loss is not None and evaluation.correct is not None
-    if judged is not (evaluation.own_correct is not None):
+    beside = (evaluation.own_loss_error, evaluation.own_change)
+    if judged is not (evaluation.own_correct is not None) or (
+        evaluation.own_loss is None and any(figure is not None for figure in beside)
+    ):
         raise UpdateRefused(Reason.FIGURE, "evaluation says half of what there is to say of the client's own adapter")
 
 

@@ -18,7 +18,7 @@ import plait
 from plait import machine
 from plait.errors import MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
-from plait.rounds.evaluation import ClientLoss
+from plait.rounds.evaluation import Judgement
 
 _FOLDER = "losses"
 
@@ -33,11 +33,11 @@ class RememberedLosses:
     def __init__(self, cache: Path) -> None:
         self._folder = cache / _FOLDER
 
-    def recall(self, inputs: Sequence[bytes], measure: Callable[[], ClientLoss]) -> ClientLoss:
-        """The loss under these inputs, measured where it is not known.
+    def recall(self, inputs: Sequence[bytes], measure: Callable[[], Judgement]) -> Judgement:
+        """The losses under these inputs, measured where they are not known.
 
         Args:
-            inputs: all that the loss depends on but code, libraries and processor.
+            inputs: all that they depend on but code, libraries and processor.
             measure: does so.
         """
         digest = hashlib.sha256(_surroundings())
@@ -50,21 +50,17 @@ class RememberedLosses:
         # A cache that cannot be written is no reason to end a run.
         with suppress(MachineError, OSError):
             make_private_directory(self._folder)
-            write_atomically(path, json.dumps([found.loss, found.tokens, found.examples, found.correct]).encode())
+            write_atomically(path, found.to_bytes())
         return found
 
 
-def _read(path: Path) -> ClientLoss | None:
+def _read(path: Path) -> Judgement | None:
     if not is_ours(path):
         return None
     try:
-        loss, tokens, examples, correct = json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+        return Judgement.from_bytes(path.read_bytes())
+    except OSError:
         return None
-    right = correct is None or isinstance(correct, int)
-    if not (isinstance(loss, float) and isinstance(tokens, int) and isinstance(examples, int) and right):
-        return None
-    return ClientLoss(loss, tokens, examples, correct)
 
 
 @cache

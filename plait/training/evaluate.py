@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from plait.adapters import AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, DataError
+from plait.rounds.evaluation import ClientLoss, Judgement
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
-from plait.training.examples import tokenise
+from plait.training.examples import spread, tokenise
 from plait.training.resident import ResidentBase
-from plait.training.trainer import Judgement, judge
+from plait.training.trainer import judge
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A base and an adapter on the same sequences."""
+    """A base and an adapter on the same sequences; the adapter's change is against the base."""
 
-    base: Judgement
-    adapter: Judgement
+    base: ClientLoss
+    adapter: ClientLoss
 
 
 def evaluate_adapter(
@@ -69,8 +70,7 @@ def evaluate_adapter(
     )
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
-    step = max(1.0, len(examples) / max_sequences)
-    chosen = [examples[int(index * step)] for index in range(min(max_sequences, len(examples)))]
+    chosen = spread(examples, max_sequences)
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
@@ -79,4 +79,5 @@ def evaluate_adapter(
 
     with_adapter = judged()
     with model.disable_adapter():
-        return Comparison(judged(), with_adapter)
+        alone = judged()
+    return Comparison(alone.since(None), with_adapter.since(alone))

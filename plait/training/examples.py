@@ -67,7 +67,7 @@ class Split:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the training part."""
-        return hashlib.sha256(b"".join(example.digest for example in self.train)).digest()
+        return digest_of(self.train)
 
     @property
     def held_out_tokens(self) -> int:
@@ -152,10 +152,19 @@ def split_examples(
             f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
             "expected at least 2 (one to train on, one held out)"
         )
-    # Spread over the whole held-out part, not only its beginning.
-    step = max(1.0, len(rest) / max_held_out)
-    chosen = [rest[int(index * step)] for index in range(min(max_held_out, len(rest)))]
-    return Split(tuple(train), tuple(chosen))
+    # Over the whole held-out part, not only its beginning.
+    return Split(tuple(train), spread(rest, max_held_out))
+
+
+def spread(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """At most so many of the examples, evenly spaced from the first one on."""
+    step = max(1.0, len(examples) / most)
+    return tuple(examples[int(index * step)] for index in range(min(most, len(examples))))
+
+
+def digest_of(examples: Sequence[Example]) -> bytes:
+    """SHA-256 (32 bytes) of examples in their order."""
+    return hashlib.sha256(b"".join(example.digest for example in examples)).digest()
 
 
 def _classes_in_step(examples: Sequence[Example]) -> list[Example]:

@@ -17,11 +17,11 @@ from peft import PeftModel
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import Geometry, geometry_of
 from plait.data import Record, RecordKind
-from plait.rounds.evaluation import ClientLoss
+from plait.rounds.evaluation import Judgement
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.participant import Carried, Coverage, DataSize, Trained
 from plait.training.cohort import train_cohort
-from plait.training.examples import Example, Split, Tokenizer, split_examples, tokenise
+from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import Lesson, LocalTraining, StepReport, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import judge, train_steps
@@ -30,8 +30,8 @@ from plait.wire.settings import Settings
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepReport]
 
-# The loss under inputs that determine it: known from before, or measured now.
-Recall = Callable[[Sequence[bytes], Callable[[], ClientLoss]], ClientLoss]
+# The losses under inputs that determine them: known from before, or measured now.
+Recall = Callable[[Sequence[bytes], Callable[[], Judgement]], Judgement]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,29 +138,29 @@ class PeftLocalModel:
         settings = replace(settings, seed=data_seed(settings.seed, self.split(spec, settings)))
         return self._train_with(Training(self, spec, state, settings, carried, self._moved))
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
-        """Held-out loss of `state` on the part that never trains."""
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
+        """Held-out losses of `state` on the part that never trains."""
         if self._recall is None or self._moved.digest:
             return self._measure(spec, state, settings)
         if state.digest() != self._base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
-        lengths = [(len(example.tokens), len(example.labels)) for example in held_out]
-        tokens = [part.tobytes() for example in held_out for part in (example.tokens, example.labels)]
-        numbers = repr((lengths, settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
-        inputs = (*self._base.identity, spec.digest, state.digest(), numbers, *tokens)
+        numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
+        inputs = (*self._base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
         return self._recall(inputs, lambda: self._measure(spec, state, settings))
 
-    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
-        model = self._base.carrying(spec, state)
-        judged = judge(
+    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
+        return self.judge(self._base.carrying(spec, state), spec, settings)
+
+    def judge(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> Judgement:
+        """Held-out losses of a model as it is."""
+        return judge(
             model,
             self.split(spec, settings).held_out,
             task=spec.task,
             pad_token=self._base.pad_token,
             batch_size=settings.batch_size,
         )
-        return ClientLoss(judged.loss, judged.counted, judged.examples, judged.correct)
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once.

@@ -47,6 +47,18 @@ class BatchLoss:
             return self._fused.token_losses(batch)[0].sum()
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
 
+    def by_sequence(self, batch: Sequence[Example]) -> list[float]:
+        """The same of every sequence of a language model's batch apart, without gradients."""
+        with torch.no_grad():
+            if self._fused is not None and self._fused.takes(batch):
+                losses, counts = self._fused.token_losses(batch)
+            else:
+                logits, targets = _predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
+                losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+                losses = losses[targets != IGNORED]
+                counts = [count_labels(example, self._task) for example in batch]
+        return [float(part.sum()) for part in losses.double().cpu().split(counts)]
+
 
 def summed_loss(
     model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
@@ -55,6 +67,14 @@ def summed_loss(
     if task is Task.CLASSIFICATION:
         logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
         return nn.functional.cross_entropy(logits, labels, reduction="sum")
+    logits, targets = _predictions(model, batch, pad_token=pad_token, device=device)
+    return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+
+
+def _predictions(
+    model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, (positions, words) float32, and what each position is to predict; in the order of the batch."""
     tokens, mask = pad([example.tokens for example in batch], pad_token, device)
     labels, _ = pad([example.labels for example in batch], IGNORED, device)
     # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
@@ -64,7 +84,7 @@ def summed_loss(
     counts = targets != IGNORED
     if counts.float().mean() < _MOSTLY:
         logits, targets = logits[counts], targets[counts]
-    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return logits.float(), targets
 
 
 def count_labels(example: Example, task: Task) -> int:

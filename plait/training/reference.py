@@ -22,7 +22,7 @@ from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import judge, train_steps
+from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 
 _MOST_JUDGES = 16
@@ -92,10 +92,10 @@ def train_reference(
         )
         return model
 
+    before = {id(client): client.evaluate(spec, initial, settings) for client in clients.values()}
+
     def judged(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
-        held_out = client.split(spec, settings).held_out
-        result = judge(model, held_out, task=spec.task, pad_token=base.pad_token, batch_size=settings.batch_size)
-        return ClientLoss(result.loss, result.counted, result.examples, result.correct)
+        return client.judge(model, spec, settings).since(before[id(client)])
 
     by_client: dict[str, ClientLoss] = {}
     everywhere: list[ClientLoss] = []

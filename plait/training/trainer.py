@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,8 +16,9 @@ from torch import nn
 from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
+from plait.rounds.evaluation import Judgement
 from plait.rounds.moments import Moments
-from plait.training.examples import Example
+from plait.training.examples import Example, digest_of
 from plait.training.learner import Learner, Lesson, LocalTraining
 from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.wire.settings import Settings
@@ -127,37 +127,30 @@ def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) 
         parameter.copy_(flat.view_as(parameter))
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Held-out loss of a model.
-
-    Attributes:
-        loss: mean cross-entropy in nats over `counted`.
-        counted: label tokens (language model) or examples (classification).
-        examples: sequences.
-        correct: right classes, for classification.
-    """
-
-    loss: float
-    counted: int
-    examples: int
-    correct: int | None
-
-
 @torch.no_grad()
 def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int) -> Judgement:
-    """Mean loss (and right answers) over examples, in evaluation mode."""
+    """Loss (and right answers) of every example, in evaluation mode.
+
+    Raises:
+        Abandoned: nobody waits for this any more.
+    """
     model.eval()
     device = next(model.parameters()).device
-    summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    total, counted, correct = 0.0, 0, 0
+    batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
+    losses: list[float] = []
+    correct = 0
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
-            total += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             correct += int((logits.argmax(dim=-1) == labels).sum())
         else:
-            total += summed_loss(batch).item()
-        counted += sum(count_labels(example, task) for example in batch)
-    return Judgement(total / counted, counted, len(examples), correct if task is Task.CLASSIFICATION else None)
+            losses += batch_loss.by_sequence(batch)
+        check_abandoned()
+    return Judgement(
+        tuple(losses),
+        tuple(count_labels(example, task) for example in examples),
+        correct if task is Task.CLASSIFICATION else None,
+        digest_of(examples).hex(),
+    )

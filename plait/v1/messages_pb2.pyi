@@ -186,7 +186,7 @@ class ClientCard(_message.Message):
     def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct")
+    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,12 @@ class Evaluation(_message.Message):
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     OWN_LOSS_FIELD_NUMBER: _ClassVar[int]
     OWN_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    LOSS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    OWN_LOSS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    OWN_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    OWN_CHANGE_ERROR_FIELD_NUMBER: _ClassVar[int]
     client: str
     round: int
     loss: float
@@ -203,7 +209,13 @@ class Evaluation(_message.Message):
     correct: int
     own_loss: float
     own_correct: int
-    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ...) -> None: ...
+    loss_error: float
+    change: float
+    change_error: float
+    own_loss_error: float
+    own_change: float
+    own_change_error: float
+    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("client", "reason", "detail")

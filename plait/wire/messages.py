@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from plait.errors import PeerError
 from plait.v1 import messages_pb2 as pb
@@ -23,6 +23,11 @@ from plait.wire.settings import Settings, decode_settings, encode_settings
 _SCHEMA = bytes((1 << 3, canonical.SCHEMA))
 _TRAIN_TAG, _EVALUATE_TAG = bytes((3 << 3 | 2,)), bytes((4 << 3 | 2,))
 _SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,)), bytes((3 << 3 | 2,))
+
+_Optional = Literal["loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error"]
+# Optional figures of an evaluation: standard errors, and changes of either sign.
+_ERRORS: tuple[_Optional, ...] = ("loss_error", "change_error", "own_loss_error", "own_change_error")
+_CHANGES: tuple[_Optional, ...] = ("change", "own_change")
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,12 @@ class Evaluation:
         examples: held-out examples.
         own_loss: of the client's own adapter on the same data; None where it has none.
         own_correct: the same of its right answers.
+        loss_error: standard error of `loss` over sequences; None where they are too few.
+        change: of the loss since before round 1, on the same sequences; None where that is not known.
+        change_error: standard error of `change` over sequences.
+        own_loss_error: as `loss_error`, of the client's own adapter.
+        own_change: as `change`, of the client's own adapter.
+        own_change_error: as `change_error`, of the client's own adapter.
     """
 
     client: str
@@ -116,6 +127,12 @@ class Evaluation:
     examples: int
     own_loss: float | None = None
     own_correct: int | None = None
+    loss_error: float | None = None
+    change: float | None = None
+    change_error: float | None = None
+    own_loss_error: float | None = None
+    own_change: float | None = None
+    own_change_error: float | None = None
 
 
 class RefusalReason(IntEnum):
@@ -243,6 +260,7 @@ def encode_reply(reply: Reply) -> bytes:
                     correct=reply.correct,
                     own_loss=reply.own_loss,
                     own_correct=reply.own_correct,
+                    **{name: getattr(reply, name) for name in _ERRORS + _CHANGES},
                 )
             )
         case Refusal():
@@ -324,6 +342,7 @@ def _decode_evaluation(message: pb.Evaluation) -> Evaluation:
         examples=message.examples,
         own_loss=message.own_loss if message.HasField("own_loss") else None,
         own_correct=message.own_correct if message.HasField("own_correct") else None,
+        **{name: getattr(message, name) for name in _ERRORS + _CHANGES if message.HasField(name)},
     )
     _check_evaluation(evaluation)
     return evaluation
@@ -337,6 +356,11 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     bounds.integer("examples", evaluation.examples)
     if evaluation.own_loss is not None:
         bounds.finite("own loss", evaluation.own_loss)
+    figures = {name: getattr(evaluation, name) for name in _ERRORS + _CHANGES}
+    for name, figure in figures.items():
+        if figure is not None:
+            check = bounds.non_negative if name in _ERRORS else bounds.finite
+            check(name.replace("_", " "), figure)
     for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
         if correct is not None:
             bounds.integer(name, correct, maximum=evaluation.examples)

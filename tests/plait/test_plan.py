@@ -1,6 +1,6 @@
 import pytest
 
-from plait.config import config_from_table
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.plan import blueprint_of, optimizer_of, rule_of, settings_of, settled
 from plait.simulation.flower_rules import ALL_RULES
@@ -137,3 +137,22 @@ def test_fedavg_steps_further_where_clients_are_some(given: dict[str, object], o
     assert settled(config) == config
     made = optimizer_of(config_from_table(given), ALL_RULES[config.rule])
     assert made.name == optimizer
+
+
+@pytest.mark.parametrize(
+    ("given", "sequences"),
+    [
+        ({}, 16),  # judged at a third of the 4 steps of 4 sequences, three passes each
+        ({"eval_every": 5}, 80),
+        ({"eval_every": 50}, 80),  # no more is trained than the run's 5 rounds
+        ({"local_steps": 20, "gradient_accumulation_steps": 2}, 160),
+        ({"eval_clients": 2}, 64),
+        ({"clients": 1000, "clients_per_round": 500}, 8),
+        ({"clients": 1000, "clients_per_round": 10}, 4),
+        ({"clients": 2, "local_steps": 1, "batch_size": 1}, 32),
+        ({"clients": 2, "max_held_out_sequences": 1}, 1),
+    ],
+)
+def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough(given, sequences) -> None:
+    assert settings_of(RunConfig(**given)).max_held_out_sequences == sequences
+    assert settled(settled(RunConfig(**given))).max_held_out_sequences == sequences

@@ -350,6 +350,9 @@ def evaluations() -> Iterator[Case]:
         ({"loss": math.inf}, "malformed"), ({"loss": 1e300}, "figure"), ({"tokens": 0}, "weight"),
         ({"tokens": 41}, "weight"), ({"tokens": 2**62}, "weight"), ({"examples": 0}, "weight"),
         ({"examples": 5}, "weight"), ({"correct": 5}, "malformed"),
+        ({"loss_error": -1.0}, "malformed"), ({"loss_error": math.nan}, "malformed"), ({"loss_error": 1e300}, "figure"),
+        ({"change": math.inf}, "malformed"), ({"change": -1e300}, "figure"), ({"own_change": 0.5}, "figure"),
+        ({"own_loss_error": 0.5}, "figure"), ({"own_change_error": 0.5}, "figure"),
     ]  # fmt: skip
     for fields, reason in table:
         ((name, value),) = fields.items()

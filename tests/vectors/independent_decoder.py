@@ -30,7 +30,11 @@ WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i")), ("wire", ["t"]), "max_rank:i")
-EVALUATION = table(1, "client:t round:i loss:d tokens:i examples:i correct:o own_loss:e own_correct:o")
+EVALUATION = table(
+    1,
+    "client:t round:i loss:d tokens:i examples:i correct:o own_loss:e own_correct:o",
+    "loss_error:e change:e change_error:e own_loss_error:e own_change:e own_change_error:e",
+)
 REFUSAL = table(1, "client:t reason:i detail:t")
 REPLY = table(2, ("card", CARD), "update:b", ("evaluation", EVALUATION), ("refusal", REFUSAL))
 WHO = "direction:i run_id:b round:i client:t base_fingerprint:b spec_digest:b relative_to:b result_digest:b"

@@ -150,6 +150,22 @@ REPLIES = {
     "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
     "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),
     "reply_evaluation_own": Evaluation("bob", 5, 2.5, 4096, 3, 32, 2.25, 0),
+    "reply_evaluation_errors": Evaluation(
+        "bob",
+        5,
+        2.5,
+        4096,
+        3,
+        32,
+        2.25,
+        0,
+        0.125,
+        -0.25,
+        0.0,
+        own_loss_error=0.5,
+        own_change=0.0,
+        own_change_error=2**-40,
+    ),
     "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
 }
 _FIELD = {

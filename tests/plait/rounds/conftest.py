@@ -14,7 +14,7 @@ from plait.aggregation import RULES, Geometry, fitted, geometry_of, optimizer_fo
 from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
-from plait.rounds.evaluation import ClientLoss
+from plait.rounds.evaluation import Judgement
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase
@@ -94,10 +94,13 @@ class FakeModel:
             flat = flat + rate * (flat.dtype.type(self.target) - flat + noise)
         return flat
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> ClientLoss:
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
         moved = sum(base.delta.norm() for base in self.stood_on[-1:])
         loss = float(np.mean((state.flat - self.target) ** 2)) + moved
-        return ClientLoss(loss, tokens=self.held_out_tokens, examples=4)
+        counts = (self.held_out_tokens - 6, 3, 2, 1)
+        apart = (0.5, -0.5, 0.25, -0.25)
+        sums = [loss * count + more for count, more in zip(counts, apart, strict=True)]
+        return Judgement(tuple(sums), counts, digest=str(self.held_out_tokens))
 
 
 def cut(drawn: AdapterState, spec: AdapterSpec) -> AdapterState:

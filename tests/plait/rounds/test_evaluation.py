@@ -1,12 +1,21 @@
+import math
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
 import pytest
 
-from plait.rounds.evaluation import ClientLoss, mean_loss
+from plait.rounds.evaluation import ClientLoss, Judgement, client_losses, mean_loss, wilson
+from plait.wire.messages import Evaluation
 
 
 def test_the_mean_is_over_tokens_and_not_over_clients():
     fields = mean_loss({"b": ClientLoss(2.0, 300, 3), "a": ClientLoss(1.0, 100, 1)})
     assert fields["loss"] == pytest.approx((2.0 * 300 + 1.0 * 100) / 400)
-    assert fields["by_client"] == {"a": {"loss": 1.0, "tokens": 100}, "b": {"loss": 2.0, "tokens": 300}}
+    assert fields["by_client"] == {
+        "a": {"loss": 1.0, "tokens": 100, "sequences": 1},
+        "b": {"loss": 2.0, "tokens": 300, "sequences": 3},
+    }
     assert list(fields["by_client"]) == ["a", "b"]
     assert "accuracy" not in fields
 
@@ -14,4 +23,121 @@ def test_the_mean_is_over_tokens_and_not_over_clients():
 def test_accuracy_is_the_part_of_all_examples_that_was_right():
     fields = mean_loss({"a": ClientLoss(1.0, 4, 4, correct=1), "b": ClientLoss(1.0, 6, 6, correct=6)})
     assert fields["accuracy"] == pytest.approx(7 / 10)
+    assert fields["accuracy_interval"] == pytest.approx(wilson(7, 10))
     assert fields["by_client"]["a"]["accuracy"] == pytest.approx(1 / 4)
+    assert fields["by_client"]["a"]["accuracy_interval"] == pytest.approx(wilson(1, 4))
+
+
+@pytest.mark.parametrize(("correct", "examples"), [(15, 16), (1, 10), (0, 7), (40, 40), (512, 1000)])
+def test_the_ends_of_an_accuracy_lie_where_the_proportion_is_just_not_rejected(correct, examples):
+    z, found = NormalDist().inv_cdf(0.975), correct / examples
+    for end in wilson(correct, examples):
+        # Where the end is 0 or 1 the proportion itself is.
+        assert abs(found - end) == pytest.approx(z * math.sqrt(end * (1 - end) / examples), abs=1e-7)
+
+
+def test_the_error_of_a_mean_over_sequences_of_one_length_is_that_of_their_means():
+    losses = (20.0, 24.0, 31.0, 18.0, 27.0)
+    told = Judgement(losses, (10,) * 5).since(None)
+    means = np.array(losses) / 10
+    assert told.loss == pytest.approx(means.mean())
+    assert told.error == pytest.approx(means.std(ddof=1) / math.sqrt(5))
+    assert told.margin == pytest.approx(2.776 * told.error, rel=0.005)  # Student's with 4 degrees of freedom
+
+
+def test_the_error_of_a_mean_over_sequences_of_any_length_is_what_drawing_them_again_gives():
+    generator = np.random.default_rng(3)
+    counts = generator.integers(5, 100, 60)
+    sums = counts * generator.normal(2.0, 0.4, 60) + generator.normal(0, 3, 60)
+    told = Judgement(tuple(sums), tuple(map(int, counts))).since(None)
+    drawn = [generator.integers(0, 60, 60) for _ in range(4000)]
+    again = np.std([sums[rows].sum() / counts[rows].sum() for rows in drawn])
+    assert told.error == pytest.approx(again, rel=0.06)
+
+
+def test_a_change_is_measured_sequence_by_sequence():
+    before = Judgement((20.0, 30.0, 40.0, 50.0), (10,) * 4, digest="x")
+    after = Judgement((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x").since(before)
+    assert after.change == pytest.approx(-0.25)
+    assert after.change_error == pytest.approx(np.std([0.2, 0.3, 0.2, 0.3], ddof=1) / 2)
+    assert after.change_error < after.error / 10
+
+
+@pytest.mark.parametrize("other", [{"digest": "y"}, {"counts": (10, 10, 10, 9)}])
+def test_a_change_between_other_sequences_is_none(other):
+    after = Judgement((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x")
+    told = after.since(replace(after, **other))
+    assert (told.change, told.change_error) == (None, None)
+    assert told == after.since(None)
+
+
+def test_of_a_few_sequences_only_the_mean_is_told():
+    before = Judgement((1.0, 2.0, 3.0), (1, 1, 1))
+    told = before.since(before)
+    assert (told.error, told.change_error, told.margin) == (None, None, None)
+    assert told.change == 0
+
+
+@pytest.mark.parametrize("freedom", [3, 5, 10, 30, 1000])
+def test_margins_are_students(freedom):
+    table = {3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 1000: 1.962}
+    assert ClientLoss(1.0, 1, freedom + 1, error=1.0).margin == pytest.approx(table[freedom], rel=0.01)
+
+
+def test_the_margin_of_a_federation_adds_up_what_clients_do_not_know():
+    clients = {"a": ClientLoss(1.0, 600, 500, error=0.05), "b": ClientLoss(3.0, 200, 400, error=0.3)}
+    fields = mean_loss(clients)
+    expected = 1.96 * math.sqrt((0.75 * 0.05) ** 2 + (0.25 * 0.3) ** 2)
+    assert fields["loss_margin"] == pytest.approx(expected, rel=0.01)
+    assert fields["by_client"]["b"]["loss_margin"] == pytest.approx(1.96 * 0.3, rel=0.01)
+    # However far the clients lie apart: they are fixed.
+    apart = mean_loss(clients | {"b": replace(clients["b"], loss=30.0)})
+    assert apart["loss_margin"] == fields["loss_margin"]
+
+
+def test_the_change_of_a_federation_is_that_of_its_mean():
+    first = {"a": ClientLoss(2.0, 300, 16, error=0.1), "b": ClientLoss(3.0, 100, 16, error=0.1)}
+    last = {
+        "a": ClientLoss(1.5, 300, 16, error=0.1, change=-0.5, change_error=0.01),
+        "b": ClientLoss(2.9, 100, 16, error=0.1, change=-0.1, change_error=0.02),
+    }
+    fields = mean_loss(last)
+    assert fields["change"] == pytest.approx(fields["loss"] - mean_loss(first)["loss"])
+    assert fields["change_margin"] < fields["loss_margin"] / 5
+    assert "change" not in mean_loss(first)
+
+
+def test_a_change_that_one_client_does_not_know_is_not_the_federations():
+    fields = mean_loss({"a": ClientLoss(1.0, 10, 10, change=-0.5, change_error=0.1), "b": ClientLoss(1.0, 10, 10)})
+    assert "change" not in fields
+    assert fields["by_client"]["a"]["change"] == -0.5
+
+
+def test_clients_of_one_sequence_each_are_a_sample_together():
+    losses = np.random.default_rng(0).normal(2.0, 0.5, 400)
+    fields = mean_loss({f"c{number}": ClientLoss(loss, 50, 1) for number, loss in enumerate(losses)})
+    assert fields["loss_margin"] == pytest.approx(1.96 * losses.std(ddof=1) / 20, rel=0.01)
+
+
+def test_a_client_of_a_few_sequences_hides_no_interval():
+    many = {f"c{number}": ClientLoss(2.0, 1000, 100, error=0.05) for number in range(7)}
+    alone = mean_loss(many)["loss_margin"]
+    joined = mean_loss(many | {"few": ClientLoss(3.0, 20, 2)})["loss_margin"]
+    assert alone < joined < 1.05 * alone
+
+
+def test_where_nothing_can_be_said_there_is_no_margin():
+    assert "loss_margin" not in mean_loss({"a": ClientLoss(1.0, 10, 3)})
+    assert "loss_margin" not in mean_loss({"a": ClientLoss(1.0, 10, 1), "b": ClientLoss(2.0, 10, 1)})
+
+
+def test_a_federation_of_clients_that_all_stand_still_has_a_margin_of_nothing():
+    still = ClientLoss(1.0, 10, 10, error=0.1, change=0.0, change_error=0.0)
+    assert mean_loss({"a": still, "b": still})["change_margin"] == 0
+
+
+def test_what_a_client_sent_of_both_adapters_is_taken_apart():
+    shared, own = client_losses(Evaluation("bob", 1, 2.5, 40, 3, 4, 2.0, 4, 0.5, -0.25, 0.125, 0.75, -1.0, 0.0625))
+    assert shared == ClientLoss(2.5, 40, 4, 3, 0.5, -0.25, 0.125)
+    assert own == ClientLoss(2.0, 40, 4, 4, 0.75, -1.0, 0.0625)
+    assert client_losses(Evaluation("bob", 1, 2.5, 40, None, 4))[1] is None

@@ -7,6 +7,7 @@ from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
 from plait.errors import ConfigError, DataError, MachineError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.evaluation import Judgement
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
 from plait.wire.codecs import codec_for
@@ -246,6 +247,36 @@ def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start
     refusal = ask(bob, TrainTask(server.settings, server.broadcast(start, start.shadow.digest())))
     assert refusal.reason is RefusalReason.FAILED
     assert "training diverged: tensor 'layer.lora_A.weight' holds NaN or infinity" in refusal.detail
+
+
+@pytest.mark.parametrize("kept", ["kept", "lost", "another run's", "damaged"])
+def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob, memory, server, start, kept):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    at_first = replace(server.settings, round=0)
+    first = ask(bob, EvaluateTask(at_first, server.broadcast(start, start.shadow.digest())))
+    assert first.change is None
+    assert first.loss_error > 0
+    if kept == "lost":
+        memory.pop("judged")
+    elif kept != "kept":
+        memory["judged"] = b"x" * 16 + memory["judged"][16:] if kept == "another run's" else memory["judged"][:-1]
+    state = server.next(start)
+    later = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
+    assert later.loss_error > 0
+    if kept == "kept":
+        assert later.change == pytest.approx(later.loss - first.loss)
+        assert later.change_error < later.loss_error
+    else:
+        assert (later.change, later.change_error) == (None, None)
+
+
+def test_the_loss_of_a_single_sequence_stays_at_the_client(bob, memory, server, start):
+    ask(bob, DescribeTask(server.settings, server.spec.text))
+    task = EvaluateTask(replace(server.settings, round=0), server.broadcast(start, start.shadow.digest()))
+    answer = bob.answer(b"".join(encode_task(task)))
+    losses = Judgement.from_bytes(memory["judged"][16:]).losses
+    assert len(losses) == 4
+    assert not any(np.float64(loss).tobytes() in answer for loss in losses)
 
 
 def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):

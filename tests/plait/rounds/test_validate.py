@@ -99,6 +99,10 @@ def test_an_evaluation_of_what_the_client_has_counts():
     check_evaluation(EVALUATION, CARD, 3)
     check_evaluation(replace(EVALUATION, own_loss=2.0), CARD, 3)
     check_evaluation(replace(EVALUATION, correct=3, own_loss=2.0, own_correct=0), CARD, 3)
+    check_evaluation(replace(EVALUATION, loss_error=0.5, change=-1.0), CARD, 3)
+    check_evaluation(replace(EVALUATION, change=-1.0, change_error=0.0), CARD, 3)
+    own = {"own_loss": 2.0, "own_loss_error": 0.5, "own_change": 1.0, "own_change_error": 0.5}
+    check_evaluation(replace(EVALUATION, **own), CARD, 3)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,13 @@ def test_an_evaluation_of_what_the_client_has_counts():
         ({"own_correct": 1}, "figure"),
         ({"correct": 1, "own_loss": 2.0}, "figure"),
         ({"own_loss": 2.0, "own_correct": 1}, "figure"),
+        ({"loss_error": 1e300}, "figure"),
+        ({"change": -1e300}, "figure"),
+        ({"change": 1.0, "change_error": 1e300}, "figure"),
+        ({"change_error": 0.5}, "figure"),
+        ({"own_loss_error": 0.5}, "figure"),
+        ({"own_change": 0.5}, "figure"),
+        ({"own_loss": 2.0, "own_change_error": 0.5}, "figure"),
     ],
 )
 def test_an_evaluation_of_anything_else_does_not(changes, reason):

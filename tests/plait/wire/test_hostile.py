@@ -305,6 +305,8 @@ REPLIES = {
         "histogram of 'a' is 9223372036854775808",
     ),
     "a loss that is no number": (evaluation(loss=float("nan")), "loss is nan"),
+    "a standard error below 0": (evaluation(loss_error=-1.0), "loss error is -1.0, expected 0 or more"),
+    "a change that is no number": (evaluation(change=float("nan")), "change is nan"),
     "more correct than there are": (evaluation(correct=5), "correct examples is 5, expected 0 to 4"),
     "a refusal without a reason": (
         reply(refusal=mpb.Refusal(client="b")),

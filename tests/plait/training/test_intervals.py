@@ -1,0 +1,85 @@
+"""Whether the intervals of held-out losses hold what they say: on the tiny base, with subsets of known wholes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import plait
+from plait.data import Record, RecordKind
+from plait.rounds.evaluation import Judgement, mean_loss
+from plait.rounds.participant import Carried
+from plait.training.blueprint import Blueprint
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase
+from plait.wire.settings import Settings
+
+ALL = 2**31
+SETTINGS = Settings(
+    local_steps=12, batch_size=8, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.5, max_held_out_sequences=ALL, seed=5, total_steps=12,
+)  # fmt: skip
+DRAWS = 600
+
+
+@pytest.fixture(scope="module")
+def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[Judgement, Judgement]]:
+    """Of three clients, every held-out sequence before and after training."""
+    found = {}
+    for room in ("report", "data", "export"):
+        files = sorted(Path(plait.__file__).parent.joinpath(room).glob("*.py"))
+        records = [Record(text="".join(file.read_text() for file in files)[:50_000])]
+        client = PeftLocalModel(resident, room, records, kind=RecordKind.TEXT, histogram={})
+        before = client.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
+        trained = client.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+        found[room] = before, client.evaluate(blueprint.spec, trained.state, SETTINGS)
+    return found
+
+
+def part(whole: Judgement, rows: np.ndarray) -> Judgement:
+    return Judgement(tuple(whole.losses[row] for row in rows), tuple(whole.counts[row] for row in rows))
+
+
+@pytest.mark.parametrize("sequences", [5, 16])
+def test_an_interval_of_a_few_sequences_holds_the_loss_of_all_95_times_in_100(judged, sequences: int) -> None:
+    generator = np.random.default_rng(7)
+    # Every client weighs alike here, as it does in the subsets.
+    loss = np.mean([after.loss for _, after in judged.values()])
+    change = np.mean([after.loss - before.loss for before, after in judged.values()])
+    assert change < -0.1
+    held, margins = {"loss": 0, "change": 0}, []
+    for _ in range(DRAWS):
+        told = {}
+        for name, (before, after) in judged.items():
+            rows = generator.choice(len(after.losses), sequences, replace=False)
+            told[name] = part(after, rows).since(part(before, rows))
+        fields = mean_loss(told)
+        held["loss"] += abs(fields["loss"] - loss) <= fields["loss_margin"]
+        held["change"] += abs(fields["change"] - change) <= fields["change_margin"]
+        margins.append((fields["change_margin"], fields["loss_margin"]))
+    # Three standard deviations of what 600 draws give around 95 %, and some for skewness.
+    assert all(0.91 <= count / DRAWS <= 0.985 for count in held.values()), held
+    assert np.mean(margins, axis=0)[0] < np.mean(margins, axis=0)[1]
+
+
+def test_a_paired_change_is_known_better_than_the_losses_that_it_lies_between(judged) -> None:
+    for before, after in judged.values():
+        told = after.since(before)
+        unpaired = np.hypot(before.since(None).error, told.error)
+        assert told.change_error < 0.7 * unpaired
+        assert told.change == pytest.approx(after.loss - before.loss)
+
+
+def test_the_sum_of_a_sequence_is_its_own_loss_whatever_lies_beside_it_in_the_batch(
+    judged, resident, blueprint
+) -> None:
+    text = "".join(f"def f{number}(x):\n    return x + {number}\n" for number in range(200))
+    client = PeftLocalModel(resident, "one", [Record(text=text)], kind=RecordKind.TEXT, histogram={})
+    together = client.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
+    apart = client.evaluate(blueprint.spec, blueprint.initial, replace(SETTINGS, batch_size=1))
+    assert together.losses == pytest.approx(apart.losses, rel=1e-4)
+    assert len(set(together.losses)) > 1
+    assert together.counts == (31,) * together.examples
