@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.output import print_json
 from plait.cli.progress import say, status
 from plait.errors import ConfigError
+
+if TYPE_CHECKING:
+    from plait.adapters import Json
+    from plait.rounds.evaluation import ClientLoss
 
 
 def evaluate(
@@ -60,33 +64,50 @@ def evaluate(
         )
     rows = {"base": result.base, "adapter": result.adapter}
     if json_output:
-        print_json(
-            {
-                name: {
-                    "loss": row.loss,
-                    "perplexity": math.exp(row.loss),
-                    "tokens": row.counted,
-                    **({} if row.correct is None else {"accuracy": row.correct / row.examples}),
-                }
-                for name, row in rows.items()
-            }
-        )
+        print_json({name: _figures(row) for name, row in rows.items()})
         return
     from plait.report import Table, to_rich
 
     by_label = result.base.correct is not None
     table = Table(
         title=f"{name} on {dataset.name}, {result.base.examples} sequences",
-        headings=("", "loss", "accuracy" if by_label else "perplexity"),
-        rows=tuple(
-            (
-                title,
-                f"{row.loss:.4f}",
-                f"{math.exp(row.loss):.2f}" if row.correct is None else f"{row.correct / row.examples:.3f}",
-            )
-            for title, row in rows.items()
-        ),
+        headings=("", "loss", "change", "accuracy" if by_label else "perplexity"),
+        rows=tuple((title, *_cells(row)) for title, row in rows.items()),
+        note="± and brackets are 95 % intervals; the change is compared sequence by sequence.",
     )
     from rich.console import Console
 
     Console().print(to_rich(table))
+
+
+def _figures(row: ClientLoss) -> dict[str, Json]:
+    """For scripts; what is not known is left out."""
+    from plait.rounds.evaluation import wilson
+
+    figures: dict[str, Json] = {
+        "loss": row.loss,
+        "perplexity": math.exp(row.loss),
+        "tokens": row.tokens,
+        "sequences": row.examples,
+    }
+    if row.margin is not None:
+        figures["loss_interval"] = [row.loss - row.margin, row.loss + row.margin]
+    if row.change is not None:
+        figures["change"] = row.change
+        if row.change_margin is not None:
+            figures["change_interval"] = [row.change - row.change_margin, row.change + row.change_margin]
+    if row.correct is not None:
+        figures["accuracy"] = row.correct / row.examples
+        figures["accuracy_interval"] = list(wilson(row.correct, row.examples))
+    return figures
+
+
+def _cells(row: ClientLoss) -> tuple[str, str, str]:
+    from plait.report.wording import accuracy_text, change_text, within_text
+    from plait.rounds.evaluation import wilson
+
+    change = "" if row.change is None else within_text(change_text(row.change, 0.0), row.change_margin)
+    last = f"{math.exp(row.loss):.2f}"
+    if row.correct is not None:
+        last = accuracy_text(row.correct / row.examples, wilson(row.correct, row.examples))
+    return within_text(f"{row.loss:.3f}", row.margin), change, last

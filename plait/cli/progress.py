@@ -99,13 +99,22 @@ class _Viewer:
     def _show_loss(self, number: int, event: Mapping[str, Json]) -> None:
         loss = cast("float", event["loss"])
         accuracy = event.get("accuracy")
-        text = f"held-out loss {loss:.4f}" + (f", accuracy {accuracy:.3f}" if isinstance(accuracy, float) else "")
+        text = f"held-out loss {loss:.4f}{_within(event.get('loss_margin'))}"
+        if isinstance(accuracy, float):
+            text += f", accuracy {accuracy:.3f}"
+            if isinstance(interval := event.get("accuracy_interval"), list):
+                low, high = cast("list[float]", interval)
+                text += f" ({low:.3f} to {high:.3f})"
         if number == 0:
             self._base_loss = loss
             self._screen.print(f"base      {text}")
         else:
-            change = "" if self._base_loss is None else f" ({loss - self._base_loss:+.4f} against the base)"
-            self._screen.print(f"round {number:<3} {text}{change}")
+            change = event.get("change")
+            if change is None and self._base_loss is not None:
+                change = loss - self._base_loss
+            if isinstance(change, float):
+                text += f" ({change:+.4f}{_within(event.get('change_margin'))} against the base)"
+            self._screen.print(f"round {number:<3} {text}")
 
 
 def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
@@ -123,6 +132,11 @@ def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
         if last:
             return
         stop.wait(_PAUSE_S)
+
+
+def _within(margin: Json) -> str:
+    """Half of a 95 % interval, where it is known."""
+    return f" \N{PLUS-MINUS SIGN} {margin:.4f}" if isinstance(margin, float) else ""
 
 
 def _clean(value: Json) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from statistics import fmean, median
 
-from plait.report.run_view import Diagnostics, RunView
+from plait.report.run_view import Diagnostics, RunView, Score
 from plait.report.wording import clean, loss_text, percent_text
 
 # Below it, what averaging B and A apart loses is small beside what one more step changes.
@@ -89,14 +89,15 @@ def _on_step(view: RunView) -> Iterator[str]:
     final, own = view.final_evaluation, view.own_evaluation
     if final is None or view.is_personal:
         return
-    if own and own.mean.loss > final.mean.loss:
+    if own and _is_above(own.mean, final.mean):
         yield (
             f"The clients' own adapters reach {loss_text(own.mean.loss)} where the one for all reaches "
             f"{loss_text(final.mean.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
         )
-    reached = min(own.mean.loss if own else math.inf, final.mean.loss)
+    best = min((own.mean, final.mean) if own else (final.mean,), key=lambda score: score.loss)
+    reached = best.loss
     for reference in view.references:
-        if reference.kind != "local" or reached <= reference.final.loss:
+        if reference.kind != "local" or not _is_above(best, reference.final):
             continue
         elsewhere = reference.everywhere
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
@@ -104,3 +105,9 @@ def _on_step(view: RunView) -> Iterator[str]:
             f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
             f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"
         )
+
+
+def _is_above(score: Score, other: Score) -> bool:
+    """Whether a loss is higher by more than chance, on the same sequences; by anything where no margins are known."""
+    chance = math.hypot(score.change_margin or 0.0, other.change_margin or 0.0)
+    return score.loss - other.loss > chance

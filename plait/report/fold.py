@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TypedDict
 
 from plait.adapters import Json, Task
 from plait.errors import PeerError
@@ -28,6 +29,15 @@ from plait.report.run_view import (
     Traffic,
     Update,
 )
+
+
+class _Certainty(TypedDict):
+    """The fields of a `Score` that say how sure it is."""
+
+    loss_margin: float | None
+    change: float | None
+    change_margin: float | None
+    accuracy_interval: tuple[float, float] | None
 
 
 def fold_events(events: Sequence[Mapping[str, Json]]) -> RunView:
@@ -156,7 +166,17 @@ def _evaluation(record: Record, number: int, sent_bytes: int) -> Evaluation:
 
 
 def _score(record: Record) -> Score:
-    return Score(record.number("loss"), record.optional_number("accuracy"))
+    return Score(record.number("loss"), record.optional_number("accuracy"), **_certainty(record))
+
+
+def _certainty(record: Record) -> _Certainty:
+    ends = [end for end in record.numbers("accuracy_interval") if end is not None]
+    return {
+        "loss_margin": record.optional_number("loss_margin"),
+        "change": record.optional_number("change"),
+        "change_margin": record.optional_number("change_margin"),
+        "accuracy_interval": (ends[0], ends[1]) if len(ends) == 2 else None,
+    }
 
 
 def _updates(events: Sequence[Mapping[str, Json]]) -> tuple[Update, ...]:
@@ -197,7 +217,7 @@ def _references(events: Sequence[Mapping[str, Json]]) -> tuple[Reference, ...]:
         kind = event.text("kind")
         references[kind] = Reference(
             kind=kind,
-            final=Score(event.number("held_out_loss"), event.optional_number("accuracy")),
+            final=Score(event.number("held_out_loss"), event.optional_number("accuracy"), **_certainty(event)),
             loss_by_round=tuple(event.numbers("held_out_loss_by_round")),
             loss_by_client={name: by_client.number(name) for name in by_client.fields},
             everywhere=event.optional_number("everywhere"),

@@ -24,14 +24,15 @@ from plait.report.tables import (
     bytes_by_round_table,
     loss_by_client_table,
     loss_by_round_table,
+    moved_text,
     own_text,
     refusals_table,
     savings_table,
 )
 from plait.report.wording import (
     NOTHING,
+    accuracy_text,
     bytes_text,
-    change_text,
     clean,
     count_text,
     duration_text,
@@ -112,8 +113,11 @@ def headline(view: RunView) -> str:
     if base:
         verb = "fell" if final.mean.loss < base.mean.loss else "rose" if final.mean.loss > base.mean.loss else "went"
         learned = f"held-out loss {verb} from {loss_text(base.mean.loss)} to {loss_text(final.mean.loss)}"
+        if final.mean.change_margin is not None:
+            learned += f" ({moved_text(final.mean, base.mean)})"
         if base.mean.accuracy is not None and final.mean.accuracy is not None:
-            learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {percent_text(final.mean.accuracy)}"
+            after = accuracy_text(final.mean.accuracy, final.mean.accuracy_interval)
+            learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {after}"
     taught = f"{who} taught {clean(view.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
     full_model = full_model_fp32(view.full_model_bytes)
@@ -163,11 +167,13 @@ def _key_figures(view: RunView) -> Markup:
 def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     base, final = view.base_evaluation, view.final_evaluation
     before, after = base.mean if base else None, final.mean if final else None
-    change = change_text(after.loss, before.loss) if before and after else NOTHING
-    figures = [("held-out loss", loss_text(after.loss if after else None), f"{change} against the base")]
+    change = f"{moved_text(after, before)} against the base"
+    figures = [("held-out loss", loss_text(after.loss if after else None), change)]
     if view.is_classification:
         accuracy = percent_text(after.accuracy if after else None)
-        figures.append(("accuracy", accuracy, f"base: {percent_text(before.accuracy if before else None)}"))
+        interval = after.accuracy_interval if after else None
+        within = f"95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f} %, " if interval else ""
+        figures.append(("accuracy", accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}"))
     if own := view.own_evaluation:
         figures.append(("own adapters", loss_text(own.mean.loss), "each client's, on its own data"))
     return tuple(figures)

@@ -35,7 +35,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Client:
-    """What one client holds; `histogram` counts its examples by label or source."""
+    """What one client holds; `histogram` counts its examples by label or source, and what is held out is measured."""
 
     name: str
     train_examples: int
@@ -82,10 +82,27 @@ class Round:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss on held-out data (nats a token; nats an example for labels), and accuracy where there are labels."""
+    """Mean loss on held-out data, and accuracy where there are labels. What older records lack is None.
+
+    Attributes:
+        loss: nats a token; nats an example for labels.
+        accuracy: part of the examples whose label was predicted.
+        loss_margin: half of the loss's 95 % interval.
+        change: of the loss since before round 1, on the same sequences.
+        change_margin: half of the change's 95 % interval.
+        accuracy_interval: 95 % interval of the accuracy.
+    """
 
     loss: float
     accuracy: float | None
+    loss_margin: float | None = None
+    change: float | None = None
+    change_margin: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+
+    def change_since(self, before: Score) -> float:
+        """How far the loss has moved: on the same sequences where that is known."""
+        return self.loss - before.loss if self.change is None else self.change
 
 
 @dataclass(frozen=True)

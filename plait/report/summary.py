@@ -17,17 +17,27 @@ def summarise(view: RunView) -> dict[str, Json]:
     over the number of accepted updates. Both savings compare with one message each way per accepted update.
     ``fairness`` counts every client once (see `Fairness`).
     What begins with ``own`` is of each client's own adapter on its own held-out data, where clients have one.
+    What ends with ``interval`` is a 95 % interval, [low, high]; ``gain`` is how far the loss fell since before round 1,
+    compared sequence by sequence.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {
         "base_held_out_loss": base.mean.loss if base else None,
+        "base_held_out_loss_interval": _loss_interval(base),
         "final_held_out_loss": final.mean.loss if final else None,
+        "final_held_out_loss_interval": _loss_interval(final),
+        "gain": _gain(final),
+        "gain_interval": _gain_interval(final),
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
         "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
         "own_held_out_loss": own.mean.loss if own else None,
+        "own_held_out_loss_interval": _loss_interval(own),
+        "own_gain": _gain(own),
+        "own_gain_interval": _gain_interval(own),
         "own_held_out_loss_by_client": _by_client(own, lambda score: score.loss),
         "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
+        "held_out_sequences": sum(client.held_out_examples for client in view.clients),
         "reference_loss_everywhere": {reference.kind: reference.everywhere for reference in view.references},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
@@ -53,13 +63,37 @@ def _accuracies(view: RunView) -> dict[str, Json]:
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     return {
         "base_held_out_accuracy": base.mean.accuracy if base else None,
+        "base_held_out_accuracy_interval": _accuracy_interval(base),
         "final_held_out_accuracy": final.mean.accuracy if final else None,
+        "final_held_out_accuracy_interval": _accuracy_interval(final),
         "held_out_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
         "held_out_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
         "own_held_out_accuracy": own.mean.accuracy if own else None,
+        "own_held_out_accuracy_interval": _accuracy_interval(own),
         "own_held_out_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
         "reference_held_out_accuracy": {reference.kind: reference.final.accuracy for reference in view.references},
     }
+
+
+def _loss_interval(evaluation: Evaluation | None) -> Json:
+    return _around(evaluation.mean.loss, evaluation.mean.loss_margin) if evaluation else None
+
+
+def _gain(evaluation: Evaluation | None) -> float | None:
+    return None if evaluation is None or evaluation.mean.change is None else -evaluation.mean.change
+
+
+def _gain_interval(evaluation: Evaluation | None) -> Json:
+    return _around(_gain(evaluation), evaluation.mean.change_margin) if evaluation else None
+
+
+def _around(middle: float | None, margin: float | None) -> Json:
+    return None if middle is None or margin is None else [middle - margin, middle + margin]
+
+
+def _accuracy_interval(evaluation: Evaluation | None) -> Json:
+    interval = evaluation.mean.accuracy_interval if evaluation else None
+    return None if interval is None else list(interval)
 
 
 def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:

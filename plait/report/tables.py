@@ -15,6 +15,7 @@ from plait.report.run_view import Client, Evaluation, RunView, Score, Traffic
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
+    accuracy_text,
     bytes_text,
     change_text,
     count_text,
@@ -24,6 +25,7 @@ from plait.report.wording import (
     perplexity_text,
     plural,
     ratio_text,
+    within_text,
 )
 
 _MOST_ROUNDS = 60
@@ -57,9 +59,11 @@ def loss_by_round_table(view: RunView) -> Table:
     rows = tuple(
         (
             _round_text(evaluation.round),
-            loss_text(evaluation.mean.loss),
-            change_text(evaluation.mean.loss, base.mean.loss) if base and evaluation.round else "",
-            percent_text(evaluation.mean.accuracy) if view.is_classification else perplexity_text(evaluation.mean.loss),
+            within_text(loss_text(evaluation.mean.loss), evaluation.mean.loss_margin),
+            moved_text(evaluation.mean, base.mean) if base and evaluation.round else "",
+            accuracy_text(evaluation.mean.accuracy, evaluation.mean.accuracy_interval)
+            if view.is_classification
+            else perplexity_text(evaluation.mean.loss),
             loss_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
             *(loss_text(_at(reference.loss_by_round, evaluation.round)) for reference in references),
         )
@@ -76,8 +80,37 @@ def loss_by_round_table(view: RunView) -> Table:
             *(reference.kind for reference in references),
         ),
         rows=rows,
-        note=" ".join((_left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"), own_text(view))).strip(),
+        note=" ".join(
+            filter(
+                None,
+                (
+                    _left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"),
+                    own_text(view),
+                    measured_text(view),
+                ),
+            )
+        ),
     )
+
+
+def measured_text(view: RunView) -> str:
+    """What the losses are measured on, and what stands beside them; nothing where nobody knows."""
+    counts = [client.held_out_examples for client in view.clients if client.held_out_examples]
+    if not counts or view.base_evaluation is None or view.base_evaluation.mean.loss_margin is None:
+        return ""
+    fewest, most = min(counts), max(counts)
+    each = plural(most, "sequence") if fewest == most else f"{fewest:,} to {plural(most, 'sequence')}"
+    return (
+        f"Measured on {each} of each client, none of them trained on, the same ones in every round; ± and brackets are "
+        "95 % intervals. The change is compared sequence by sequence, so it is known better than the losses."
+    )
+
+
+def moved_text(after: Score | None, before: Score | None) -> str:
+    """How far a loss has moved, with half of its 95 % interval where that is known."""
+    if after is None or before is None:
+        return NOTHING
+    return within_text(change_text(after.change_since(before), 0.0), after.change_margin)
 
 
 def own_text(view: RunView) -> str:
@@ -85,9 +118,10 @@ def own_text(view: RunView) -> str:
     own = view.own_evaluation
     if own is None:
         return ""
-    reached = f"Each client's own adapter reaches {loss_text(own.mean.loss)} on its own data"
+    loss = within_text(loss_text(own.mean.loss), own.mean.loss_margin)
+    reached = f"Each client's own adapter reaches {loss} on its own data"
     if own.mean.accuracy is not None:
-        reached += f" (accuracy {percent_text(own.mean.accuracy)})"
+        reached += f" (accuracy {accuracy_text(own.mean.accuracy, own.mean.accuracy_interval)})"
     alone = next((reference for reference in view.references if reference.kind == "local"), None)
     return f"{reached}, one trained alone {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
@@ -110,12 +144,12 @@ def loss_by_client_table(view: RunView) -> Table:
             name,
             loss_text(before.loss if before else None),
             loss_text(after.loss if after else None),
-            change_text(after.loss if after else None, before.loss if before else None),
+            moved_text(after, before),
             *((percent_text(after.accuracy if after else None),) if view.is_classification else ()),
             *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
             *(loss_text(reference.loss_by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
-            count_text(client.held_out_tokens),
+            count_text(client.held_out_examples),
         )
 
     return Table(
@@ -129,7 +163,7 @@ def loss_by_client_table(view: RunView) -> Table:
             *(("own",) if own else ()),
             *(reference.kind for reference in references),
             "training tokens",
-            "held-out tokens",
+            "held-out sequences",
         ),
         rows=tuple(row(name) for name in names) if base or final or view.clients else (),
         note=" ".join((left_out, _ALL_ARE_OWN if view.is_personal else _OWN if own else "")).strip(),

@@ -78,6 +78,11 @@ def change_text(after: float | None, before: float | None) -> str:
     return f"{after - before:+.3f}".replace("-", _MINUS)
 
 
+def within_text(text: str, margin: float | None) -> str:
+    """A loss, or a change of one, with half of its 95 % interval: ``2.476 ± 0.061``."""
+    return text if margin is None or text == NOTHING else f"{text} ± {margin:.3f}"
+
+
 def perplexity_text(loss: float | None) -> str:
     """The exponential of a loss in nats a token."""
     if loss is None:
@@ -88,6 +93,14 @@ def perplexity_text(loss: float | None) -> str:
 def percent_text(share: float | None) -> str:
     """A share of 1 as a percentage: ``73.8 %``."""
     return NOTHING if share is None else f"{100 * share:.1f} %".replace("-", _MINUS)
+
+
+def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) -> str:
+    """An accuracy with its 95 % interval: ``93.8 % (71.7-98.9)``, with a dash between the ends."""
+    if accuracy is None or interval is None:
+        return percent_text(accuracy)
+    low, high = interval
+    return f"{percent_text(accuracy)} ({100 * low:.1f}\N{EN DASH}{100 * high:.1f})"
 
 
 def duration_text(seconds: float | None) -> str:

@@ -60,7 +60,7 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
                 steps=reference.steps,
                 batch_size=reference.batch_size,
                 wall_s=round(reference.wall_s, 3),
-                **{key: value for key, value in fields.items() if key == "accuracy"},
+                **{key: value for key, value in fields.items() if key != "by_client"},
             )
     finally:
         ledger.close()

@@ -83,6 +83,10 @@ def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measure
             bare = model(input_ids=torch.arange(3, 35)[None]).logits
     assert (adapted - bare).abs().max() > 1e-3
     assert ours["adapter"]["loss"] < ours["base"]["loss"]
+    assert ours["adapter"]["change"] == pytest.approx(ours["adapter"]["loss"] - ours["base"]["loss"])
+    low, high = ours["adapter"]["change_interval"]
+    assert low < ours["adapter"]["change"] < high
+    assert high - low < ours["base"]["loss_interval"][1] - ours["base"]["loss_interval"][0]
 
 
 @pytest.mark.slow

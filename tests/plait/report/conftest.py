@@ -254,6 +254,22 @@ def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
 
 
 @pytest.fixture
+def run_with_margins(small_run: list[Event]) -> list[Event]:
+    """The small run with how sure its losses are, as mean_loss says it."""
+
+    def sure(scores: Event, change: float) -> Event:
+        moved = {"change": change, "change_margin": 0.125} if change else {}
+        return scores | {"loss_margin": 0.5} | moved
+
+    def made(event: Event) -> Event:
+        change = {1: -0.5, 2: -1.0}.get(int(str(event["round"])), 0.0)
+        by_client = {name: sure(scores, change) for name, scores in event["by_client"].items()}  # type: ignore[attr-defined]
+        return sure(event, change) | {"by_client": by_client}
+
+    return [made(event) if event["event"] == "evaluated" else event for event in small_run]
+
+
+@pytest.fixture
 def run_with_own(small_run: list[Event]) -> Callable[[float, dict[str, float]], list[Event]]:
     """The small run with what its clients' own adapters reach at the end."""
 

@@ -59,3 +59,22 @@ def test_a_federation_that_loses_to_its_clients_is_told_so(small_run, run_with_o
 def test_own_adapters_that_are_no_better_are_advised_against(run_with_own):
     assert "--own-share 0 spends" in " ".join(advice(fold_events(run_with_own(3.25, {"ann": 3.25}))))
     assert "--own-share 0 spends" not in " ".join(advice(fold_events(run_with_own(2.75, {"ann": 2.75}))))
+
+
+def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_own):
+    run = run_with_own(3.25, {"ann": 3.25})
+    alone = {"event": "reference", "kind": "local", "held_out_loss": 2.9, "by_client": {"ann": 2.9, "bob": 2.9}}
+    alone |= {"change": -1.1, "change_margin": 0.3}
+
+    def said(margin):
+        changed = []
+        for event in run:
+            if event["event"] == "evaluated" and "own" in event:
+                sure = {"change": -1.0, "change_margin": margin}
+                event = event | sure | {"own": event["own"] | sure}
+            changed.append(event)
+        return " ".join(advice(fold_events(numbered([*changed[:-1], alone, changed[-1]]))))
+
+    assert "--own-share 0 spends" in said(0.1)
+    assert "--own-share 0 spends" not in said(0.2)
+    assert "Each client alone" not in said(0.01)

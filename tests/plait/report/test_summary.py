@@ -9,12 +9,20 @@ from plait.report.summary import summarise
 
 KEYS = [
     "base_held_out_loss",
+    "base_held_out_loss_interval",
     "final_held_out_loss",
+    "final_held_out_loss_interval",
+    "gain",
+    "gain_interval",
     "held_out_loss_by_round",
     "held_out_loss_by_client",
     "own_held_out_loss",
+    "own_held_out_loss_interval",
+    "own_gain",
+    "own_gain_interval",
     "own_held_out_loss_by_client",
     "reference_held_out_loss",
+    "held_out_sequences",
     "reference_loss_everywhere",
     "fairness",
     "rounds",
@@ -58,12 +66,20 @@ def test_every_number_follows_by_hand(small_run) -> None:
     client_rounds = 2 * 2
     assert summary == {
         "base_held_out_loss": 4.0,
+        "base_held_out_loss_interval": None,
         "final_held_out_loss": 3.0,
+        "final_held_out_loss_interval": None,
+        "gain": None,
+        "gain_interval": None,
         "held_out_loss_by_round": [4.0, 3.5, 3.0],
         "held_out_loss_by_client": {"ann": 2.5, "bob": 3.5},
         "own_held_out_loss": None,
+        "own_held_out_loss_interval": None,
+        "own_gain": None,
+        "own_gain_interval": None,
         "own_held_out_loss_by_client": {},
         "reference_held_out_loss": {"central": 2.9},
+        "held_out_sequences": 4,
         "reference_loss_everywhere": {"central": None},
         "fairness": FAIRNESS,
         "rounds": 2,
@@ -91,6 +107,13 @@ def test_own_adapters_stand_beside_the_shared_one(run_with_own) -> None:
     assert summary["own_held_out_loss_by_client"] == {"ann": 2.0, "bob": 2.5}
 
 
+def test_losses_and_gains_have_their_intervals_where_they_are_known(run_with_margins) -> None:
+    summary = summarise(fold_events(run_with_margins))
+    assert summary["base_held_out_loss_interval"] == [3.5, 4.5]
+    assert summary["final_held_out_loss_interval"] == [2.5, 3.5]
+    assert (summary["gain"], summary["gain_interval"]) == (1.0, [0.875, 1.125])
+
+
 def test_a_round_that_was_not_evaluated_leaves_a_gap(small_run) -> None:
     events = [event for event in small_run if not (event["event"] == "evaluated" and event["round"] == 1)]
     assert summarise(fold_events(events))["held_out_loss_by_round"] == [4.0, None, 3.0]
@@ -112,15 +135,19 @@ def test_labels_add_accuracies(small_run) -> None:
         events.append(
             {"event": "evaluated", "round": number, "loss": 1.0, "accuracy": accuracy, "by_client": by_client}
         )
+    events[-1]["accuracy_interval"] = [0.5, 0.875]
     events[-1]["own"] = {"loss": 0.9, "accuracy": 0.5, "by_client": {"ann": {"loss": 0.9, "accuracy": 0.5}}}
     events.append({"event": "reference", "kind": "central", "held_out_loss": 0.5, "accuracy": 0.875})
     summary = summarise(fold_events(events))
     assert {key: value for key, value in summary.items() if key not in KEYS} == {
         "base_held_out_accuracy": 0.25,
+        "base_held_out_accuracy_interval": None,
         "final_held_out_accuracy": 0.75,
+        "final_held_out_accuracy_interval": [0.5, 0.875],
         "held_out_accuracy_by_round": [0.25, 0.75],
         "held_out_accuracy_by_client": {"ann": 0.75, "bob": 0.75},
         "own_held_out_accuracy": 0.5,
+        "own_held_out_accuracy_interval": None,
         "own_held_out_accuracy_by_client": {"ann": 0.5},
         "reference_held_out_accuracy": {"central": 0.875},
     }

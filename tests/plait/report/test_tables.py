@@ -35,12 +35,37 @@ def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
 def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
     table = loss_by_client_table(fold_events(small_run))
     assert table.headings == (
-        "client", "base", "federated", "change", "central", "training tokens", "held-out tokens",
+        "client", "base", "federated", "change", "central", "training tokens", "held-out sequences",
     )  # fmt: skip
     assert table.rows == (
-        ("ann", "3.000", "2.500", f"{MINUS}0.500", "2.400", "500", "100"),
-        ("bob", "5.000", "3.500", f"{MINUS}1.500", "3.400", "1,000", "100"),
+        ("ann", "3.000", "2.500", f"{MINUS}0.500", "2.400", "500", "2"),
+        ("bob", "5.000", "3.500", f"{MINUS}1.500", "3.400", "1,000", "2"),
     )
+
+
+def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
+    view = fold_events(run_with_margins)
+    table = loss_by_round_table(view)
+    assert [row[1:3] for row in table.rows] == [
+        ("4.000 ± 0.500", ""),
+        ("3.500 ± 0.500", f"{MINUS}0.500 ± 0.125"),
+        ("3.000 ± 0.500", f"{MINUS}1.000 ± 0.125"),
+    ]
+    assert table.note.startswith("Measured on 2 sequences of each client, none of them trained on")
+    assert loss_by_client_table(view).rows[0][1:4] == ("3.000", "2.500", f"{MINUS}1.000 ± 0.125")
+
+
+def test_an_accuracy_has_both_ends_of_its_interval(small_run) -> None:
+    base = {**small_run[0]["base"], "task": "classification"}
+    judged = {"event": "evaluated", "round": 0, "loss": 1.0, "accuracy": 15 / 16, "accuracy_interval": [0.717, 0.989]}
+    table = loss_by_round_table(fold_events([{**small_run[0], "base": base}, judged]))
+    assert table.rows[0][3] == "93.8 % (71.7\N{EN DASH}98.9)"
+
+
+def test_an_older_record_says_nothing_of_intervals(small_run) -> None:
+    table = loss_by_round_table(fold_events(small_run))
+    assert table.note == ""
+    assert not any("±" in cell for row in table.rows for cell in row)
 
 
 def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:

@@ -1,0 +1,37 @@
+import io
+
+from rich.console import Console
+from rich.progress import Progress
+
+from plait.cli.progress import _Viewer
+
+
+def shown(*events):
+    screen = Console(file=io.StringIO(), width=200)
+    viewer = _Viewer(screen, Progress(console=screen, disable=True), total=1, rounds=2)
+    for event in events:
+        viewer.show({"event": "evaluated", **event})
+    return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+def test_losses_and_changes_stand_beside_how_sure_they_are():
+    lines = shown(
+        {"round": 0, "loss": 2.817, "loss_margin": 0.06},
+        {"round": 1, "loss": 2.476, "loss_margin": 0.061, "change": -0.341, "change_margin": 0.012},
+    )
+    assert lines == [
+        "base      held-out loss 2.8170 ± 0.0600",
+        "round 1   held-out loss 2.4760 ± 0.0610 (-0.3410 ± 0.0120 against the base)",
+    ]
+
+
+def test_an_accuracy_has_both_ends_of_its_interval():
+    judged = {"round": 0, "loss": 0.5, "accuracy": 0.9375, "accuracy_interval": [0.717, 0.989]}
+    assert shown(judged) == ["base      held-out loss 0.5000, accuracy 0.938 (0.717 to 0.989)"]
+
+
+def test_what_is_not_known_is_not_shown():
+    assert shown({"round": 0, "loss": 2.0}, {"round": 1, "loss": 1.5}) == [
+        "base      held-out loss 2.0000",
+        "round 1   held-out loss 1.5000 (-0.5000 against the base)",
+    ]
