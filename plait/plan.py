@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
 from plait.aggregation import (
     RULES,
+    Geometry,
     Rule,
     ServerOptimizer,
     check_composition,
@@ -21,7 +23,10 @@ from plait.aggregation import (
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
 from plait.policy import EMBEDDINGS, Policy, bits_of
+from plait.rounds.broadcasts import TURNED_BITS
+from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.coordinator import RunPlan
+from plait.rounds.error_feedback import leads
 from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
@@ -239,6 +244,44 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
 def factors_turn(config: RunConfig, rule: Rule) -> bool:
     """Whether factors are other ones in every round of this run."""
     return turns(rule, one_rank=_one_rank(config))
+
+
+@dataclass(frozen=True)
+class CopiesOnDisk:
+    """What a run keeps on disk, in float32 values for each parameter of the adapter.
+
+    Attributes:
+        client: at a client while the run lasts, beside the adapter itself.
+        client_after: the same once the run is over.
+        server: in the run directory, the published adapter among them.
+    """
+
+    client: float
+    client_after: float
+    server: float
+
+
+def copies_on_disk(config: RunConfig, rule: Rule, geometry: Geometry) -> CopiesOnDisk:
+    """What clients and server keep. What moves the base, and what a rule itself remembers, comes on top.
+
+    Every value that a client carries from round to round is there twice: as the newest round began, and as it ended.
+    """
+    config = settled(config)
+    codec = codec_for(config.wire)
+    lag = 0 if not codec.distortion else 2 if leads(codec) else 1  # what is owed, and where the adapter is drifting
+    own = float(bool(config.given_own_share))
+    if rule.personal:
+        own = geometry.side_size(rule.personal) / geometry.layout.size
+    owed = 0 if factors_turn(config, rule) else lag
+    moments = 2 if config.moments == "carry" else 0
+    drift = 2 if config.scaffold else 0
+    optimizer = {"none": 0, "sgd": 1}.get(config.server_optimizer, 2)
+    bits = max(bits_of(config.wire), TURNED_BITS if factors_turn(config, rule) else 0)
+    return CopiesOnDisk(
+        client=2 * (own + owed + moments + drift),
+        client_after=own,
+        server=1 + CHECKPOINTS_KEPT * (1 + max(lag, 1) + optimizer + bits / 32),
+    )
 
 
 def _one_rank(config: RunConfig) -> bool:

@@ -36,7 +36,7 @@ def estimate(
     """
     settings = run_config(given, config)
     from plait.aggregation import geometry_of
-    from plait.plan import blueprint_of, factors_turn, rule_of
+    from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
     from plait.simulation.flower_rules import ALL_RULES
@@ -45,7 +45,9 @@ def estimate(
     quiet_libraries()
     blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
     bits = _bits_of(settings.wire)
-    turned = factors_turn(settings, rule_of(settings, ALL_RULES))
+    rule, geometry = rule_of(settings, ALL_RULES), geometry_of(blueprint.spec)
+    turned = factors_turn(settings, rule)
+    copies = copies_on_disk(settings, rule, geometry)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -64,7 +66,10 @@ def estimate(
             * settings.gradient_accumulation_steps
             * settings.seq_len,
             train_tokens_per_s=tokens_per_s,
-            parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry_of(blueprint.spec).pairs) or None,
+            parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry.pairs) or None,
+            client_copies=copies.client,
+            client_copies_after=copies.client_after,
+            server_copies=copies.server,
         )
     )
     if json_output:

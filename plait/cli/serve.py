@@ -29,6 +29,14 @@ def serve(
     api_key: Annotated[
         str, typer.Option("--api-key", envvar="PLAIT_API_KEY", help="Key that every request must bring.")
     ] = "",
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            "--allowed-hosts",
+            help="Further names that requests may call this server by, separated by commas; * for any.",
+            metavar="NAME,NAME",
+        ),
+    ] = "",
     context: Annotated[int, typer.Option("--context", min=0, help="Tokens of a text; 0: all the base allows.")] = 0,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Texts written at a time; more wait.")] = 32,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -51,7 +59,7 @@ def serve(
         import uvicorn
 
         from plait.export import open_source
-        from plait.serve import Access, Catalogue, Follower, common_base, make_app
+        from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
         from plait.training.bases import BUILT_IN, locate_base, quiet_libraries
         from plait.training.device import choose_compute, use_threads
         from plait.training.export_weights import describe_base
@@ -78,7 +86,8 @@ def serve(
         followers = [Follower(catalogue, name, path, _say) for name, path in followed.items()]
         for follower in followers:
             follower.look()
-        app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or _is_local(host)))
+        hosts = AllowedHosts.of(host, allowed_hosts.split(","))
+        app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or _is_local(host), hosts=hosts))
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=3)
         # Whoever reads the line may come at once: from here on connections wait to be accepted.
         listener.listen()

@@ -19,6 +19,9 @@ from plait.report.wording import bytes_text, count_text, duration_text, plural
 _BF16_BYTES = 2
 # Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
 _TRAINED_BYTES = 4 * 4 + 2 * _BF16_BYTES
+# A report page with its plots, and what the ledger says of a client in a round.
+_REPORT_BYTES = 2_200_000
+_RECORD_BYTES = 1_000
 
 
 # What supervised fine-tuning teaches, bits a token, and what a parameter of an adapter holds of it: Thinking Machines,
@@ -85,6 +88,9 @@ class CostInputs:
         tokens_per_client_round: tokens that a client trains on in one round; None leaves training out.
         train_tokens_per_s: tokens that a client trains on in a second.
         parameters_per_rank: of an adapter of rank 1; None where the method has no rank.
+        client_copies: float32 values for each parameter that a client keeps on disk beside the adapter.
+        client_copies_after: the same once the run is over.
+        server_copies: the same in the run directory.
     """
 
     trainable_parameters: int
@@ -101,6 +107,9 @@ class CostInputs:
     tokens_per_client_round: int | None = None
     train_tokens_per_s: float | None = None
     parameters_per_rank: int | None = None
+    client_copies: float = 0
+    client_copies_after: float = 0
+    server_copies: float = 0
 
     def __post_init__(self) -> None:
         for name in ("trainable_parameters", "full_model_parameters", "clients", "clients_per_round", "rounds"):
@@ -132,6 +141,40 @@ class CostEstimate:
     def client_adapter_memory_bytes(self) -> int:
         """What adapter, gradients and optimizer take there while it trains; activations are not counted."""
         return _TRAINED_BYTES * self.inputs.trainable_parameters
+
+    @property
+    def client_disk_bytes(self) -> int:
+        """What a client keeps on disk while the run lasts; its base comes on top."""
+        return self._copies(1 + self.inputs.client_copies)
+
+    @property
+    def client_disk_bytes_after(self) -> int:
+        """What is left of it once the run is over."""
+        return self._copies(1 + self.inputs.client_copies_after)
+
+    @property
+    def server_disk_bytes(self) -> int:
+        """What the run directory of a server takes: until the run is over it holds every update that came."""
+        return self._run_directory_bytes + self.uplink_bytes
+
+    @property
+    def simulation_disk_bytes(self) -> int:
+        """What the run directory of a simulation takes while it lasts, with the updates of a round."""
+        kept = self.inputs.clients * self._copies(self.inputs.client_copies)
+        return self._run_directory_bytes + self.uplink_bytes_per_round + kept
+
+    @property
+    def simulation_disk_bytes_after(self) -> int:
+        """What it takes once the run is over."""
+        return self._run_directory_bytes + self.inputs.clients * self._copies(self.inputs.client_copies_after)
+
+    @property
+    def _run_directory_bytes(self) -> int:
+        records = self.client_rounds + self.inputs.rounds * self.inputs.evaluating_clients
+        return self._copies(self.inputs.server_copies) + _REPORT_BYTES + _RECORD_BYTES * records
+
+    def _copies(self, count: float) -> int:
+        return round(4 * self.inputs.trainable_parameters * count)
 
     @property
     def client_rounds(self) -> int:
@@ -217,6 +260,11 @@ class CostEstimate:
             "full_model_bytes": self.full_model_bytes,
             "client_base_memory_bytes": self.client_base_memory_bytes,
             "client_adapter_memory_bytes": self.client_adapter_memory_bytes,
+            "client_disk_bytes": self.client_disk_bytes,
+            "client_disk_bytes_after": self.client_disk_bytes_after,
+            "server_disk_bytes": self.server_disk_bytes,
+            "simulation_disk_bytes": self.simulation_disk_bytes,
+            "simulation_disk_bytes_after": self.simulation_disk_bytes_after,
             "uplink_bytes": self.uplink_bytes,
             "downlink_bytes": self.downlink_bytes,
             "uplink_bytes_per_round": self.uplink_bytes_per_round,
@@ -281,7 +329,11 @@ def _training_note(estimate: CostEstimate) -> str:
     parameters = (
         f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client's memory holds the base in "
         f"bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
-        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter; activations come on top."
+        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter; activations come on top. On disk a "
+        f"client keeps {bytes_text(estimate.client_disk_bytes)} beside the base, "
+        f"{bytes_text(estimate.client_disk_bytes_after)} once the run is over, and the server "
+        f"{bytes_text(estimate.server_disk_bytes)}; a simulation takes {bytes_text(estimate.simulation_disk_bytes)}, "
+        f"{bytes_text(estimate.simulation_disk_bytes_after)} once it is over."
     )
     tokens = estimate.inputs.tokens_per_client_round
     if tokens is None:

@@ -3,5 +3,6 @@
 from plait.serve.app import Access, make_app
 from plait.serve.catalogue import Catalogue, Model, common_base
 from plait.serve.follow import Follower
+from plait.serve.hosts import AllowedHosts
 
-__all__ = ["Access", "Catalogue", "Follower", "Model", "common_base", "make_app"]
+__all__ = ["Access", "AllowedHosts", "Catalogue", "Follower", "Model", "common_base", "make_app"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import json
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -32,11 +34,13 @@ from plait.serve.answer import (
     model_list,
 )
 from plait.serve.catalogue import Catalogue, Model
+from plait.serve.hosts import AllowedHosts
 from plait.serve.request import Body, Wish, parse_chat, parse_completion
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 
 _MAX_BODY_BYTES = 4 << 20
 _CLIENT_IS_GONE = 499  # nobody reads it; logs know it by this number
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class Access:
     Attributes:
         api_key: every request must bring it; empty for none.
         may_load: whether adapters can be loaded and unloaded by requests, which makes the server read directories.
+        hosts: what requests may call this server, and where pages that send them may come from.
     """
 
     api_key: str = ""
     may_load: bool = True
+    hosts: AllowedHosts = field(default_factory=AllowedHosts)
 
 
 def make_app(engine: Engine, catalogue: Catalogue, access: Access) -> Starlette:
@@ -65,7 +71,10 @@ def make_app(engine: Engine, catalogue: Catalogue, access: Access) -> Starlette:
             Route("/v1/load_lora_adapter", face.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", face.unload, methods=["POST"]),
         ],
-        middleware=[Middleware(_KeyCheck, api_key=access.api_key)] if access.api_key else [],
+        middleware=[
+            Middleware(_HostCheck, hosts=access.hosts),
+            *([Middleware(_KeyCheck, api_key=access.api_key)] if access.api_key else []),
+        ],
         exception_handlers={PlaitError: _refuse},
     )
 
@@ -104,7 +113,15 @@ class _Face:
         body = await _body(request)
         name, place = _text(body, "lora_name"), _text(body, "lora_path")
         replace = body.get("load_inplace") is True
-        await asyncio.to_thread(self._catalogue.load, name, Path(place), replace=replace)
+        self._catalogue.check_name(name, replace=replace)
+        try:
+            await asyncio.to_thread(self._catalogue.load, name, Path(place), replace=replace)
+        except (PlaitError, OSError, ValueError) as error:
+            # One answer for all: what lies where on this machine is not for whoever may ask.
+            _LOGGER.warning("adapter '%s' is not served: %s", name, error)
+            raise ConfigError(
+                "lora_path holds no adapter that this server can serve; the server's own terminal says why"
+            ) from error
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     async def unload(self, request: Request) -> Response:
@@ -265,6 +282,32 @@ async def _unless_gone(request: Request, pieces: _Pieces) -> list[Choice] | None
             task.cancel()
 
 
+class _HostCheck:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wrong = self._what_is_foreign(scope["headers"]) if scope["type"] == "http" else ""
+        if wrong:
+            body = error_body(wrong, kind="permission_error", status=403)
+            await JSONResponse(body, status_code=403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _what_is_foreign(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        hosts, origins = (
+            [value.decode("latin-1") for name, value in headers if name == wanted] for wanted in (b"host", b"origin")
+        )
+        host = hosts[0] if len(hosts) == 1 else ""
+        if not self._hosts.has(host):
+            return f"host is {host[:80]!a}, which is none of this server's names: start it with --allowed-hosts"
+        foreign = [origin for origin in origins if not self._hosts.has_origin(origin, host)]
+        if foreign:
+            return f"origin is {foreign[0][:80]!a}, a page of another site: start the server with --allowed-hosts"
+        return ""
+
+
 class _KeyCheck:
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
@@ -302,7 +345,12 @@ async def _body(request: Request) -> Body:
         data += chunk
         if len(data) > _MAX_BODY_BYTES:
             raise ConfigError(f"the request is longer than {_MAX_BODY_BYTES} bytes")
-    return parse_object(bytes(data), what="the request", max_bytes=_MAX_BODY_BYTES)
+    body = parse_object(bytes(data), what="the request", max_bytes=_MAX_BODY_BYTES)
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("the request holds half of a surrogate pair, expected text that UTF-8 can carry") from error
+    return body
 
 
 def _text(body: Body, key: str) -> str:

@@ -90,9 +90,7 @@ class Catalogue:
             PeerError: the directory is not sound.
             MachineError: it does not fit into memory.
         """
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"name of the adapter is {name!r}, expected letters, digits, dots, dashes and slashes")
-        self._check_free(name, replace=replace)
+        self.check_name(name, replace=replace)
         source = open_source(place, base=str(self._base.directory))
         geometry = plain_lora(source, use="plait serve", instead="export --to merged, and serve that as --base")
         check_fit(geometry, self._shape, base=self.base_name)
@@ -116,7 +114,18 @@ class Catalogue:
                 raise ConfigError(f"'{name}' is the base, which stays as long as the server runs")
             return self._models.pop(name, None) is not None
 
-    def _check_free(self, name: str, *, replace: bool) -> None:
+    def check_name(self, name: str, *, replace: bool = False) -> None:
+        """See whether an adapter can have this name.
+
+        Args:
+            name: what requests would call it.
+            replace: whether it may take the place of an adapter of that name.
+
+        Raises:
+            ConfigError: it cannot be, or is taken.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"name of the adapter is {name!r}, expected letters, digits, dots, dashes and slashes")
         with self._lock:
             if name == self.base_name:
                 raise ConfigError(f"'{name}' is the name of the base, expected another name for an adapter")

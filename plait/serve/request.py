@@ -18,6 +18,7 @@ _MAX_PROMPTS = 64
 _MAX_CHOICES = 16
 _MAX_STOPS = 16
 _COMPLETION_TOKENS = 16  # OpenAI's own default
+_COLDEST = 1e-4  # below it dividing by the temperature overflows, and nothing but the likeliest would be drawn
 
 # What the API has and this server has not: the values that ask for nothing.
 _NOTHING: Mapping[str, tuple[Json, ...]] = {
@@ -131,10 +132,11 @@ def _wish(body: Body, *, max_tokens: int | None) -> Wish:
         raise ConfigError(f"stop is {_shown(stop)}, expected a string or at most {_MAX_STOPS} of them")
     # Chat has a newer name for it.
     asked = _whole(body, "max_completion_tokens", None, least=1)
+    temperature = _number(body, "temperature", 1.0, most=2.0)
     return Wish(
         model=model,
         max_tokens=asked if asked is not None else _whole(body, "max_tokens", max_tokens, least=1),
-        temperature=_number(body, "temperature", 1.0, most=2.0),
+        temperature=temperature if temperature >= _COLDEST else 0.0,
         top_p=_number(body, "top_p", 1.0, most=1.0, above=0.0),
         seed=_whole(body, "seed", None),
         stop=tuple(cast("list[str]", stops)),

@@ -5,10 +5,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from plait import __version__
+from plait.rounds.run_directory import RunDirectory
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
@@ -71,6 +73,51 @@ def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
 def test_estimate_counts_four_bits_down_where_factors_turn(plait, options: tuple[str, ...], times: int) -> None:
     estimate = json.loads(plait("estimate", "--base", "tiny", "--no-evaluate", *options, "--json").out)
     assert estimate["downlink_bytes"] == pytest.approx(times * estimate["uplink_bytes"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--wire", "fp32", "--own-share", 0),
+        ("--wire", 0.4, "--server-optimizer", "fedadam", "--server-learning-rate", 0.001),
+        ("--rule", "fedsa", "--learning-rate", 0.003),
+        ("--scaffold", "--moments", "fresh"),
+    ],
+    ids=["defaults", "exact", "led", "personal", "scaffold"],
+)
+def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, monkeypatch, options) -> None:
+    given = (
+        "--base", "tiny", "--rank", 8, "--rounds", 3, "--clients", 3, "--local-steps", 2, "--batch-size", 2,
+        "--seq-len", 32, *options,
+    )  # fmt: skip
+
+    def take(folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    estimate = json.loads(plait("estimate", *given, "--json").out)
+    during: list[int] = []
+    tidy = RunDirectory.tidy_clients
+
+    def measured(directory: RunDirectory) -> None:
+        during.append(take(directory.path / "clients"))
+        tidy(directory)
+
+    monkeypatch.setattr(RunDirectory, "tidy_clients", measured)
+    run = tmp_path / "run"
+    assert plait("simulate", "--data", jsonl, "--partition", "iid", *given, "--out", run, "--json").code == 0
+    adapter = 4 * estimate["trainable_parameters"]
+    for bytes_, name in ((during[0], "client_disk_bytes"), (take(run / "clients"), "client_disk_bytes_after")):
+        assert bytes_ == pytest.approx(3 * (estimate[name] - adapter), rel=0.02), name
+    assert take(run) == pytest.approx(estimate["simulation_disk_bytes_after"], rel=0.2)
+    checkpoints = take(run / "checkpoints") + take(run / "adapter")
+    assert checkpoints == pytest.approx(
+        estimate["server_disk_bytes"] - estimate["uplink_bytes"] - 2_200_000 - 18_000, rel=0.1
+    )
+    dropped = estimate["simulation_disk_bytes"] - estimate["simulation_disk_bytes_after"]
+    dropped -= estimate["uplink_bytes_per_round"]
+    assert dropped == pytest.approx(during[0] - take(run / "clients"), rel=0.02)
 
 
 @pytest.mark.slow

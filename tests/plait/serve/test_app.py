@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import pytest
 
 from plait.errors import PeerError
 from plait.export import load_into_vllm
-from plait.serve import Access
+from plait.serve import Access, AllowedHosts
 
 Start = Callable[..., Any]
 PROMPT = "def add(left, right):\n    return"
@@ -130,7 +132,9 @@ def test_adapters_come_and_go_as_with_vllm(start: Start, adapters: dict[str, Pat
 
 def test_an_adapter_that_does_not_fit_is_refused_as_a_bad_request(start: Start, tmp_path: Path) -> None:
     server = start({})
-    with pytest.raises(PeerError, match=r"refuses adapter 'x' \(status 400\).*is no directory"):
+    with pytest.raises(
+        PeerError, match=r"refuses adapter 'x' \(status 400\).*holds no adapter that this server can serve"
+    ):
         load_into_vllm(server.url, name="x", adapter=tmp_path / "nothing")
 
 
@@ -160,6 +164,93 @@ def test_a_body_that_is_none_is_refused(start: Start, headers: dict[str, str], c
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example", "origin": "http://evil.example"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+    ],
+)
+def test_a_page_of_another_site_gets_nothing_not_even_under_a_name_that_leads_here(
+    start: Start, adapters: dict[str, Path], headers: dict[str, str]
+) -> None:
+    server = start(adapters)
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+    for method, path in (("GET", "/v1/models"), ("GET", "/health"), ("POST", "/v1/completions"), ("POST", "/nowhere")):
+        answer = httpx.request(method, f"{server.url}{path}", headers=headers, json=body if method == "POST" else None)
+        assert answer.status_code == 403, path
+        assert "--allowed-hosts" in answer.json()["error"]["message"]
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
+    named = start({}, access=Access(hosts=AllowedHosts.of("127.0.0.1", ["evil.example"])))
+    assert httpx.get(f"{named.url}/v1/models", headers={**headers, "origin": "http://evil.example"}).status_code == 200
+
+
+def test_what_a_directory_is_like_is_told_to_nobody(start: Start, adapters: dict[str, Path], tmp_path: Path) -> None:
+    server = start({})
+    broken = tmp_path / "broken"
+    shutil.copytree(adapters["formal"], broken)
+    (broken / "adapter_model.safetensors").write_bytes(b"no weights")
+    (tmp_path / "closed").mkdir(mode=0o000)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    answers = {
+        place: httpx.post(f"{server.url}/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": place})
+        for place in (
+            *(str(tmp_path / name) for name in ("broken", "closed", "file", "empty", "nothing")),
+            "/", "/etc/passwd", "~", "..", "\0", "x" * 5000,
+        )
+    }  # fmt: skip
+    assert {answer.status_code for answer in answers.values()} == {400}
+    assert len({answer.text for answer in answers.values()}) == 1
+    there = {"lora_name": "x", "lora_path": str(adapters["formal"])}
+    assert httpx.post(f"{server.url}/v1/load_lora_adapter", json=there).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", r'{"model": "tiny", "prompt": "\ud800"}'),
+        ("completions", r'{"model": "\ud800", "prompt": "x"}'),
+        ("completions", r'{"model": "tiny", "prompt": "x", "stop": "\ud800", "stream": true}'),
+        ("completions", r'{"model": "tiny", "prompt": "x", "\udfff": 1}'),
+        ("chat/completions", r'{"model": "tiny", "messages": [{"role": "user", "content": "\ud800"}]}'),
+        ("chat/completions", r'{"model": "tiny", "messages": [{"role": "\ud800", "content": "x"}]}'),
+        ("load_lora_adapter", r'{"lora_name": "x", "lora_path": "\ud800"}'),
+        ("unload_lora_adapter", r'{"lora_name": "\ud800"}'),
+        ("completions", '{"model": "tiny", "prompt": []}'),
+        ("completions", '{"model": "tiny", "prompt": [[]]}'),
+        ("completions", '{"model": "tiny", "prompt": [[1], []]}'),
+        ("completions", '{"model": "tiny", "prompt": [[]], "stream": true}'),
+        ("completions", '{"model": "tiny", "prompt": ""}'),
+    ],
+)
+def test_half_a_surrogate_pair_and_no_tokens_are_bad_requests_and_the_connection_stays(
+    start: Start, path: str, body: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = start({})
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.connect()
+    kept = connection.sock
+    connection.request("POST", f"/v1/{path}", body=body, headers={"content-type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert json.loads(answer.read())["error"]["type"] == "invalid_request_error"
+    connection.request("GET", "/v1/models")
+    assert connection.getresponse().status == 200
+    assert connection.sock is kept
+    connection.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_temperature_next_to_nothing_takes_the_likeliest(start: Start) -> None:
+    client = client_of(start({}))
+    asked = {"model": "tiny", "prompt": PROMPT, "max_tokens": 8}
+    texts = {client.completions.create(temperature=each, **asked).choices[0].text for each in (0, 1e-320, 1e-5)}
+    assert len(texts) == 1
+
+
 def test_without_the_key_nothing_is_answered(start: Start, adapters: dict[str, Path]) -> None:
     server = start(adapters, access=Access(api_key="right"))
     with pytest.raises(openai.AuthenticationError):
@@ -183,7 +274,7 @@ def test_a_client_that_goes_away_makes_room_for_others(start: Start, stream: boo
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (len(body), body.encode())
         )
         while not server.engine.busy:
