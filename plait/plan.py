@@ -71,9 +71,11 @@ def _held_out_sequences(config: RunConfig) -> int:
     is trained, hence the least.
     """
     trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
-    trained *= min(config.eval_every, config.rounds) * config.cohort_size
+    trained *= min(config.eval_every, config.rounds)
     judging = min(config.eval_clients or config.clients, config.clients)
-    return min(max(trained // judging, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
+    # Neither all clients together (in a simulation) nor the one that judges (in a deployment) takes longer.
+    affordable = trained * min(config.cohort_size, judging) // judging
+    return min(max(affordable, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
 
 
 def _moments(config: RunConfig) -> str:

@@ -175,7 +175,8 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         within = f"95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f} %, " if interval else ""
         figures.append(("accuracy", accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}"))
     if own := view.own_evaluation:
-        figures.append(("own adapters", loss_text(own.mean.loss), "each client's, on its own data"))
+        moved = f"{moved_text(own.mean, before)}, " if before else ""
+        figures.append(("own adapters", loss_text(own.mean.loss), f"{moved}each on its client's own data"))
     return tuple(figures)
 
 

@@ -118,8 +118,10 @@ def own_text(view: RunView) -> str:
     own = view.own_evaluation
     if own is None:
         return ""
-    loss = within_text(loss_text(own.mean.loss), own.mean.loss_margin)
-    reached = f"Each client's own adapter reaches {loss} on its own data"
+    reached = f"Each client's own adapter reaches {loss_text(own.mean.loss)}"
+    if own.mean.change_margin is not None:
+        reached += f" ({moved_text(own.mean, own.mean)})"
+    reached += " on its own data"
     if own.mean.accuracy is not None:
         reached += f" (accuracy {accuracy_text(own.mean.accuracy, own.mean.accuracy_interval)})"
     alone = next((reference for reference in view.references if reference.kind == "local"), None)

@@ -107,7 +107,8 @@ PLANS: Mapping[str, Plan] = {
         "8 iid",
     ),
     "smollm2": Plan(
-        {"base": "smollm2-135m", "rounds": 5, "clients": 8, "eval_every": 5, "wire": "1"},
+        {"base": "smollm2-135m", "rounds": 5, "clients": 8, "eval_every": 5, "wire": "1",
+         "max_held_out_sequences": 4},
         {"8 natural": {"partition": SKEWS["natural"]}},
         {name: RULES[name] for name in ("fedavg", "flexlora", "fedex", "fedavg + fedexp")},
         (1e-3,),

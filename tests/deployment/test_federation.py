@@ -78,6 +78,7 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
 
     reference = simulated(*THREE_ROUNDS)
     assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert _losses(deployment.run) == _losses(reference)
     received = [event["client"] for event in deployment.events("update_received", round=2)]
     assert received[0] == "alice"
     assert sorted(received) == ["alice", "bob", "carol"]
@@ -115,5 +116,8 @@ def _status(deployment, federation) -> dict[str, object]:
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def _losses(run) -> list[float]:
-    return json.loads((run / "summary.json").read_text())["held_out_loss_by_round"]
+def _losses(run) -> dict[str, object]:
+    """What was measured on held-out data, with its intervals."""
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["gain_interval"][0] < summary["gain"] < summary["gain_interval"][1]
+    return {key: value for key, value in summary.items() if "held_out" in key or "gain" in key}

@@ -146,7 +146,8 @@ def test_fedavg_steps_further_where_clients_are_some(given: dict[str, object], o
         ({"eval_every": 5}, 80),
         ({"eval_every": 50}, 80),  # no more is trained than the run's 5 rounds
         ({"local_steps": 20, "gradient_accumulation_steps": 2}, 160),
-        ({"eval_clients": 2}, 64),
+        ({"eval_clients": 2}, 32),
+        ({"eval_clients": 2, "local_steps": 30}, 120),  # one that judges takes no longer than one that trains
         ({"clients": 1000, "clients_per_round": 500}, 8),
         ({"clients": 1000, "clients_per_round": 10}, 4),
         ({"clients": 2, "local_steps": 1, "batch_size": 1}, 32),
