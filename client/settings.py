@@ -12,7 +12,7 @@ from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
 from plait.policy import Policy, load_policy
 from plait.trust.kit import NODE_KEY_FILE, ClientKit
-from plait.trust.names import check_client_name
+from plait.trust.names import check_client_name, composed
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def check_settings(
     return NodeSettings(
         server=address,
         kit=loaded,
-        name=loaded.name if loaded else check_client_name(name or Path(data).stem),
+        name=loaded.name if loaded else check_client_name(composed(name or Path(data).stem)),
         data=data,
         base=base,
         trainer=trainer,

@@ -18,6 +18,8 @@ text.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -77,3 +79,31 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The end of an error message that names the nearest known word; empty where none is near."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+# By the words of libraries that raise no class of their own: torch's allocator, and the systems below it.
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
+_ASKED_FOR = re.compile(r"(?:tried|[Uu]nable) to allocate ([\d.]+ ?[A-Za-z]+)", re.IGNORECASE)
+
+
+def machine_fault(error: BaseException) -> MachineError | None:
+    """What a full disk or too little memory is called, whoever noticed it; None where `error` is something else."""
+    text = str(error)
+    if (isinstance(error, OSError) and error.errno in _FULL) or any(words in text for words in _DISK_IS_FULL):
+        place = getattr(error, "filename", None)
+        return MachineError(
+            f"the disk is full{f' at {place!r}' if place else ''}: free some space or give a place on another disk, "
+            "then run the same command again"
+        )
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if named or any(words in text for words in _NO_MEMORY):
+        asked = _ASKED_FOR.search(text)
+        where = "GPU" if "CUDA" in text or "MPS" in text else "machine"
+        wanted = f" ({asked[1]} more were asked for)" if asked else ""
+        return MachineError(
+            f"this {where} has too little memory{wanted}: stop what else uses it, or take a smaller --base, "
+            "--batch-size, --seq-len or --rank"
+        )
+    return None

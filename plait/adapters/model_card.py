@@ -61,6 +61,7 @@ def model_card(
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     table = "\n".join(f"| {fact} | {value} |" for fact, value in facts if value is not None)
+    remark = f"\n{base.origin.remark}\n" if base.origin.remark else ""
     return f"""{_front_matter(spec, base)}
 # {title}
 
@@ -69,7 +70,7 @@ An adapter trained by federated fine-tuning with plait: every client kept its da
 | | |
 |---|---|
 {table}
-
+{remark}
 ## Use it
 
 ```python

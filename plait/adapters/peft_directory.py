@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters.base_reference import BaseReference, is_fingerprint
+from plait.adapters.base_reference import ORIGINS, BaseReference, is_fingerprint
 from plait.adapters.layout import Layout
 from plait.adapters.parent import Parent, parents_from
 from plait.adapters.peft_settings import checked_settings
@@ -53,6 +53,7 @@ class Provenance:
         init_seed: seed of the initial adapter.
         spec_digest: `AdapterSpec.digest` in hexadecimal.
         parents: the adapters that it comes from.
+        built_in: name of the base where it comes with plait.
     """
 
     base_fingerprint: str
@@ -61,6 +62,7 @@ class Provenance:
     init_seed: int
     spec_digest: str
     parents: tuple[Parent, ...] = ()
+    built_in: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class PeftAdapter:
     base_name: str | None
     revision: str | None
     provenance: Provenance | None
+
+    @property
+    def base_here(self) -> str | None:
+        """What `locate_base` finds the base by, where it is given."""
+        return (self.provenance and self.provenance.built_in) or self.base_name
 
     @property
     def base_fingerprint(self) -> str | None:
@@ -150,6 +157,7 @@ def save_peft_directory(
         "method": spec.method,
         "spec_digest": spec.digest.hex(),
         **({"parents": [parent.to_json() for parent in parents]} if parents else {}),
+        **({"built_in": base.built_in} if base.built_in else {}),
     }
     # "format" is what PEFT itself writes.
     metadata = {"format": "pt", _PROVENANCE: json.dumps(provenance, sort_keys=True)}
@@ -251,6 +259,7 @@ def _read_provenance(weights: Path) -> Provenance | None:
         return None
     facts = parse_object(text.encode(errors="replace"), what="provenance", max_bytes=_MAX_CONFIG_BYTES)
     fingerprint, seed, labels = _text(facts, "base_fingerprint"), facts.get("init_seed"), facts.get("labels")
+    built_in = facts.get("built_in")
     if not is_fingerprint(fingerprint):
         raise PeerError(f"base_fingerprint of the adapter is {shown(fingerprint)}, expected 64 hexadecimal digits")
     if type(seed) is not int:
@@ -264,6 +273,8 @@ def _read_provenance(weights: Path) -> Provenance | None:
         init_seed=seed,
         spec_digest=_text(facts, "spec_digest"),
         parents=parents_from(facts.get("parents")),
+        # A name that is new here says nothing; the base's own name still does.
+        built_in=built_in if isinstance(built_in, str) and built_in in ORIGINS else None,
     )
 
 

@@ -48,7 +48,7 @@ def evaluate(
     quiet_libraries()
     compute = choose_compute(device, dtype)
     dataset = load_dataset(data, cache=cache_directory(), progress=lambda text: say(text, quiet=json_output))
-    name = base or loaded.base_name
+    name = base or loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")
     located = locate_base(name, revision=loaded.revision or "", progress=lambda text: say(text, quiet=json_output))

@@ -17,7 +17,9 @@ def export(
         Path, typer.Argument(help="Run directory, PEFT directory, or a node's state of a run.", show_default=False)
     ],
     directory: Annotated[Path, typer.Argument(help="New or empty directory to write to.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="peft, merged, gguf, vllm or ollama.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", metavar="peft|merged|gguf|vllm|ollama", help="What for.", show_default=False)
+    ],
     rank: Annotated[
         int | None,
         typer.Option("--rank", min=1, help="Give every module this rank: cut to the best of it, or padded."),
@@ -27,9 +29,11 @@ def export(
         str, typer.Option("--served-base", help="What vLLM or Ollama calls the base, where that is another name.")
     ] = "",
     client: Annotated[
-        str, typer.Option("--client", help="The personal adapter of this client, where the rule gives each its own.")
+        str, typer.Option("--client", help="This client's own adapter (see --own-share of plait simulate).")
     ] = "",
-    gguf_type: Annotated[str, typer.Option("--gguf-type", help="Numbers in a GGUF file: f32 or f16.")] = "f32",
+    gguf_type: Annotated[
+        str, typer.Option("--gguf-type", metavar="f32|f16", help="Type of numbers in a GGUF file.")
+    ] = "f32",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write an adapter for the program that will serve it, and print the command that does.
@@ -83,6 +87,8 @@ def export(
     sys.stdout.write(f"wrote {directory}: {len(exported.files)} files, {size / 1e6:.1f} MB\n")
     if written.lost:
         sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the change was lost\n")
+    if adapter.base.origin.remark:
+        sys.stdout.write(f"base {adapter.base.name}: {adapter.base.origin.remark}\n")
     for command in written.commands:
         sys.stdout.write(f"\n{command.purpose}:\n\n{_indented(command.text)}\n")
 

@@ -30,7 +30,7 @@ from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
 from plait.cli.verify import verify
-from plait.errors import PlaitError
+from plait.errors import Interrupted, PlaitError, machine_fault
 
 # What the user has not set otherwise. Nobody's tools phone home because plait started them.
 _ENVIRONMENT = {
@@ -108,6 +108,9 @@ def main() -> None:
     gc.set_threshold(_COLLECT_EVERY)
     try:
         app()
+    except Interrupted as stopped:
+        sys.stderr.write(f"{_harmless(str(stopped))}\n")
+        sys.exit(stopped.exit_code)
     except PlaitError as error:
         sys.stderr.write(f"error: {_harmless(str(error))}\n")
         sys.exit(error.exit_code)
@@ -118,9 +121,12 @@ def main() -> None:
         # The reader of a pipe has gone (`plait report RUN | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
+    except Exception as error:
+        fault = machine_fault(error)
+        if fault is None and not isinstance(error, OSError):
+            raise
         # A path that no system takes, say; whatever reads and writes says its own errors in plait's words.
-        sys.stderr.write(f"error: {_harmless(str(error))}\n")
+        sys.stderr.write(f"error: {_harmless(str(fault or error))}\n")
         sys.exit(1)
 
 

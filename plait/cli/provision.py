@@ -44,9 +44,9 @@ def provision(
     if revoke:
         if clients or server_name or days is not None:
             raise ConfigError("--revoke is given with other options, expected it alone")
-        _tell_revoked(directory, trust.revoke(directory, revoke, now=now), json_output=json_output)
+        _tell_revoked(directory, trust.revoke(directory, trust.composed(revoke), now=now), json_output=json_output)
         return
-    names = _split(clients)
+    names = [trust.composed(name) for name in _split(clients)]
     if not names and not (directory / "authority").exists():
         raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
     made = trust.provision(directory, names, _split(server_name), now=now, days=days)

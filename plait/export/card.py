@@ -49,6 +49,7 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         ("Method", escaped(spec.method)),
         ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
         ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
+        ("Own adapter of client", escaped(source.client) or None),
         ("Rounds", _shown(facts.get("rounds"), "g")),
         ("Clients", _shown(facts.get("clients"), "g")),
         *parent_rows(source.parents),
@@ -57,7 +58,7 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         ("Made from the adapter with SHA-256", f"`{source.digest}`"),
     ]
     table = "\n".join(f"| {fact} | {value} |" for fact, value in rows if value is not None)
-    below = "".join(f"\n{note}\n" for note in notes)
+    below = "".join(f"\n{note}\n" for note in (*filter(None, [base.origin.remark]), *notes))
     return f"""{_front_matter(source, style)}
 # {escaped(source.name)}
 

@@ -19,15 +19,15 @@ import numpy as np
 from gguf import GGUFWriter, LlamaFileType, get_tensor_name_map
 from numpy.typing import NDArray
 
-from plait.adapters import Float32
+from plait.adapters import BaseReference, Float32
 from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import ConfigError, MachineError
 from plait.export.base_fit import check_fit, module_name
-from plait.export.card import CardStyle, export_card
+from plait.export.card import BASE_ELSEWHERE, CardStyle, export_card
 from plait.export.peft import at_rank, rank_notes
 from plait.export.plain_lora import plain_lora
 from plait.export.request import Command, ExportRequest, Float, Writer, Written
-from plait.export.source import Source
+from plait.export.source import Source, base_in_commands
 from plait.export.uniform import Uniform
 from plait.files import write_atomically
 from plait.training.bases import Progress, locate_config
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from plait.training.export_weights import BaseShape
 
 ADAPTER_FILE = "adapter.gguf"
+_BASE_FILE = "BASE.gguf"
 
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF, for llama.cpp.")
 _MAX_NAME_CHARACTERS = 64
@@ -100,10 +101,17 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
     def write(folder: Path) -> Written:
         write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_float)
         source = adapter.fitted.source
-        card = export_card(source, _STYLE, language="sh", usage=_usage(ADAPTER_FILE), notes=rank_notes(adapter.fitted))
+        usage = f"{_conversion(source.base, BASE_ELSEWHERE)}\n{_usage(ADAPTER_FILE)}"
+        card = export_card(source, _STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
         write_atomically(folder / "README.md", card.encode())
-        command = Command("run it with llama.cpp", _usage(str(request.directory / ADAPTER_FILE)))
-        return Written((command,), rank=source.spec.rank, lost=adapter.fitted.lost)
+        commands = (
+            Command(
+                f"make {_BASE_FILE} with the script in llama.cpp's source",
+                _conversion(source.base, base_in_commands(source.base)),
+            ),
+            Command("run it with llama.cpp", _usage(str(request.directory / ADAPTER_FILE))),
+        )
+        return Written(commands, rank=source.spec.rank, lost=adapter.fitted.lost)
 
     return write
 
@@ -123,7 +131,7 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
     from plait.training.export_weights import describe_base
 
     base = source.base
-    shape = describe_base(locate_config(base.name, revision=base.revision or ""), source.spec.task)
+    shape = describe_base(locate_config(base.here, revision=base.revision or ""), source.spec.task)
     if shape.model_type not in ARCHITECTURES:
         raise ConfigError(
             f"base '{base.name}' is of type '{shape.model_type}', expected one of {', '.join(ARCHITECTURES)} "
@@ -204,4 +212,12 @@ def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -
 
 
 def _usage(path: str) -> str:
-    return f"llama-cli --model BASE.gguf --lora {shlex.quote(path)}"
+    return f"llama-cli --model {_BASE_FILE} --lora {shlex.quote(path)}"
+
+
+def _conversion(base: BaseReference, directory: str) -> str:
+    """How the base becomes a GGUF file; the script is in llama.cpp's source."""
+    revision = f" --revision {shlex.quote(base.revision)}" if base.revision else ""
+    fetch = f"hf download {shlex.quote(base.hub_id)}{revision} --local-dir base && " if base.hub_id else ""
+    place = "base" if base.hub_id else shlex.quote(directory)
+    return f"{fetch}python convert_hf_to_gguf.py {place} --outfile {_BASE_FILE}"

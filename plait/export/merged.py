@@ -78,7 +78,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
     def write(folder: Path) -> Written:
         progress("merging in float32")
         if in_place:
-            _copy_base(located.directory, folder)
+            copy_model(located.directory, folder)
             merge_in_place(folder, geometry, source.state)
         else:
             merge_with_peft(located.directory, source.spec, source.state, folder)
@@ -103,6 +103,26 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
             _add_product(path, entry, pair, state)
         except OSError as error:
             raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def copy_model(directory: Path, folder: Path) -> None:
+    """Copy a model's weights, configuration and tokenizer, and nothing else that lies beside them.
+
+    Args:
+        directory: a base that has been fingerprinted.
+        folder: where to; made if it is not there.
+
+    Raises:
+        MachineError: a file cannot be read or written.
+    """
+    others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
+    try:
+        folder.mkdir(exist_ok=True)
+        for name in {*_weight_files(directory), *others}:
+            shutil.copyfile(directory / name, folder / name)
+            (folder / name).chmod(0o644)
+    except OSError as error:
+        raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
 
 
 def _add_product(path: Path, entry: TensorEntry, pair: Pair, state: AdapterState) -> None:
@@ -167,16 +187,6 @@ def _weight_files(directory: Path) -> list[str]:
         return [_WEIGHTS]
     index = cast("dict[str, dict[str, str]]", json.loads((directory / _INDEX).read_bytes()))
     return sorted(set(index["weight_map"].values()))
-
-
-def _copy_base(directory: Path, folder: Path) -> None:
-    others = [path.name for path in directory.iterdir() if path.is_file() and path.suffix in _OTHER_FILES]
-    try:
-        for name in {*_weight_files(directory), *others}:
-            shutil.copyfile(directory / name, folder / name)
-            (folder / name).chmod(0o644)
-    except OSError as error:
-        raise MachineError(f"cannot copy the base to '{folder.parent}': {error.strerror or error}") from error
 
 
 def _usage(source: Source, directory: str) -> str:

@@ -1,23 +1,27 @@
 """A Modelfile for Ollama beside the adapter in GGUF.
 
 Ollama makes the base from a directory of safetensors, a GGUF file or a model of its own (``FROM``) and puts the adapter
-on it (``ADAPTER``). It cannot fetch a base from the hub by its plain name.
+on it (``ADAPTER``). It cannot fetch a base from the hub by its plain name. A path in a Modelfile is relative to it.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 from plait.errors import ConfigError
 from plait.export.card import CardStyle, export_card
 from plait.export.gguf_adapter import ADAPTER_FILE, fit_gguf, write_gguf
+from plait.export.merged import copy_model
 from plait.export.peft import rank_notes
 from plait.export.request import Command, ExportRequest, Writer, Written
-from plait.export.source import Source
+from plait.export.source import Source, ascii_name, locate_weights
 from plait.files import write_atomically
 from plait.training.bases import Progress
 
+# Where a base goes that neither Ollama nor the hub has.
+_BASE_COPY = "./base"
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF with a Modelfile, for Ollama.")
 
 
@@ -33,6 +37,8 @@ def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
 
     def write(folder: Path) -> Written:
         source = adapter.fitted.source
+        if base == _BASE_COPY:
+            copy_model(locate_weights(source, progress=progress).directory, folder / _BASE_COPY)
         write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_float)
         write_atomically(folder / "Modelfile", f"FROM {_quoted(base)}\nADAPTER ./{ADAPTER_FILE}\n".encode())
         usage = _usage(source, "Modelfile")
@@ -45,12 +51,17 @@ def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
 
 
 def _base(request: ExportRequest) -> str:
-    name = request.served_base or request.source.base.name
-    if not request.served_base and not Path(name).is_dir():
-        raise ConfigError(
-            f"base '{name}' is no directory on this machine, and Ollama does not fetch it by that name: "
-            "give --served-base with its name in Ollama (llama3.2:1b) or a GGUF file"
-        )
+    """What FROM names: a name in Ollama, or a path from the Modelfile to the base."""
+    base = request.source.base
+    name = request.served_base or base.origin.ollama or (_BASE_COPY if base.built_in else base.name)
+    if not request.served_base and name == base.name:
+        if not Path(name).is_dir():
+            raise ConfigError(
+                f"base '{name}' is no directory on this machine, and Ollama does not fetch it by that name: "
+                "give --served-base with its name in Ollama (llama3.2:1b) or a GGUF file"
+            )
+        name = os.path.relpath(name, request.directory)
+        name = name if name.startswith("..") else f"./{name}"
     if "\n" in name or '"' in name:
         raise ConfigError(f"base {name!r} has a quote or a line break in its name, which a Modelfile cannot hold")
     return name
@@ -61,5 +72,5 @@ def _quoted(name: str) -> str:
 
 
 def _usage(source: Source, modelfile: str) -> str:
-    name = source.name.lower()
+    name = ascii_name(source.name).lower()
     return f"ollama create {name} --file {shlex.quote(modelfile)} && ollama run {name}"

@@ -10,7 +10,7 @@ from plait.errors import ConfigError
 from plait.export.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
 from plait.export.plain_lora import plain_lora
 from plait.export.request import Command, ExportRequest, Writer, Written
-from plait.export.source import Source
+from plait.export.source import Source, base_in_commands
 from plait.export.uniform import Uniform, uniform
 from plait.training.bases import Progress
 
@@ -31,7 +31,7 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
 
     def write(folder: Path) -> Written:
         source = fitted.source
-        usage = peft_usage(source, base=source.base.name, directory=str(request.directory))
+        usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
         elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
         # An adapter that is handed on as it is keeps the card that says how it came about.
         kept = source.card if source is request.source else None

@@ -14,7 +14,7 @@ from plait.adapters import AdapterSpec, AdapterState, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
-from plait.export.source import Source, open_source
+from plait.export.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import base_from_bytes
@@ -68,7 +68,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         if side is None
         else with_own_side(source.spec, source.state, _newest(own), side)
     )
-    return replace(source, name=f"{source.name}-personal", state=state, card=None, facts={})
+    return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
 
 
 def _mixed(source: Source, own: bytes, share: float) -> AdapterState:
@@ -129,7 +129,8 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
     spec, state = published(spec, state, geometry, moved)
     return Source(
-        name=f"{path.name}-personal",
+        name=plain_name(path.name, "own"),
+        client=path.name,
         spec=spec,
         state=state,
         base=located.reference,

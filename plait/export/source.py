@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.training.bases import LocatedBase, Progress, locate_base
 
 _MAX_TEXT_BYTES = 1 << 20
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE = re.compile(r"[^\w.-]+")
+_NOT_ASCII = re.compile(r"[^A-Za-z0-9._-]+")
+_MOST_CHARACTERS = 64
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Source:
     """An adapter that is to be exported.
 
     Attributes:
-        name: letters, digits, dots and dashes, for titles and for what a server calls the adapter.
+        name: as `plain_name` makes it, for titles and for what a server calls the adapter.
         spec: method, configuration, layout.
         state: the values.
         base: the base that it was trained on.
@@ -34,6 +38,7 @@ class Source:
         facts: rounds, clients and losses of the run that made it, by the key names of ``summary.json``.
         digest: SHA-256 of the adapter's safetensors file, hexadecimal.
         parents: the adapters that it comes from.
+        client: whose own adapter it is; empty for the one that all share.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Source:
     facts: Mapping[str, float]
     digest: str
     parents: tuple[Parent, ...] = ()
+    client: str = ""
 
     @property
     def peft_type(self) -> str:
@@ -71,7 +77,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
     loaded = load_peft_directory(folder)
     spec = loaded.spec()
     return Source(
-        name=_plain_name(path),
+        name=_name_of(path),
         spec=spec,
         state=AdapterState.from_tensors(spec.layout, loaded.tensors),
         base=_base_of(loaded, folder, base, progress),
@@ -89,16 +95,24 @@ def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
         BaseMismatchError: what goes by its name is another base.
         ConfigError, MachineError: it is not at hand.
     """
-    located = locate_base(source.base.name, revision=source.base.revision or "", progress=progress)
+    located = locate_base(source.base.here, revision=source.base.revision or "", progress=progress)
     _check_fingerprint(located, source.base.fingerprint)
     return located
+
+
+def base_in_commands(base: BaseReference) -> str:
+    """What a program on this machine loads the base by: its hub id where it has one, else its directory."""
+    if base.hub_id or not base.built_in:
+        return base.name
+    return str(locate_base(base.built_in).directory)
 
 
 def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) -> BaseReference:
     stated = loaded.base_fingerprint
     if stated and loaded.base_name and not given:
-        return BaseReference(loaded.base_name, loaded.revision, stated)
-    name = given or loaded.base_name
+        built_in = loaded.provenance.built_in if loaded.provenance else None
+        return BaseReference(loaded.base_name, loaded.revision, stated, built_in)
+    name = given or loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{folder}' names no base, expected --base NAME or DIRECTORY")
     revision = "" if given else loaded.revision or ""
@@ -116,10 +130,24 @@ def _check_fingerprint(located: LocatedBase, expected: str) -> None:
         )
 
 
-def _plain_name(path: Path) -> str:
+def plain_name(*parts: str) -> str:
+    """A name for titles and servers made of these parts: letters and digits of any script, ``.``, ``_`` and ``-``."""
+    return _UNSAFE.sub("-", unicodedata.normalize("NFC", "-".join(parts))).strip("-.")[:_MOST_CHARACTERS] or "adapter"
+
+
+def ascii_name(name: str) -> str:
+    """`name` for a server that takes nothing but ASCII; names that differ stay different."""
+    plain = _NOT_ASCII.sub("", unicodedata.normalize("NFKD", name))
+    if plain == name:
+        return name
+    # What an accent or another script said is lost: a few digits keep the names apart.
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
+    return f"{plain.strip('-.') or 'adapter'}-{digest}"
+
+
+def _name_of(path: Path) -> str:
     resolved = path.resolve()
-    name = resolved.parent.name if resolved.name == "adapter" and resolved.parent.name else resolved.name
-    return _UNSAFE.sub("-", name).strip("-.")[:64] or "adapter"
+    return plain_name(resolved.parent.name if resolved.name == "adapter" and resolved.parent.name else resolved.name)
 
 
 def _read_text(path: Path) -> str | None:

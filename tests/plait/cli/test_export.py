@@ -40,7 +40,7 @@ TARGET_FILES = {
     "peft": {"README.md", "adapter_config.json", "adapter_model.safetensors"},
     "gguf": {"README.md", "adapter.gguf"},
     "vllm": {"README.md", "adapter_config.json", "adapter_model.safetensors"},
-    "ollama": {"Modelfile", "README.md", "adapter.gguf"},
+    "ollama": {"Modelfile", "README.md", "adapter.gguf", "base"},
 }
 
 
@@ -50,8 +50,9 @@ def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Pat
     assert (done.code, done.err) == (0, "")
     printed = json.loads(done.out)
     assert printed["target"] == target
-    assert set(printed["files"]) == TARGET_FILES[target] == {path.name for path in (tmp_path / "out").iterdir()}
-    assert all(str(tmp_path / "out") in command for command in printed["commands"].values())
+    assert TARGET_FILES[target] == {path.name for path in (tmp_path / "out").iterdir()}
+    assert TARGET_FILES[target] == {name.partition("/")[0] for name in printed["files"]}
+    assert str(tmp_path / "out") in list(printed["commands"].values())[-1]
 
 
 def test_merged_weights_need_nothing_but_transformers(plait: Plait, run: Path, tmp_path: Path) -> None:
@@ -113,6 +114,7 @@ def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
     for name in losses:
         written = plait("export", tmp_path / "run", tmp_path / name, "--to", "peft", "--client", name, "--json")
         assert written.code == 0
+        assert f"\n# run-{name}\n" in (tmp_path / name / "README.md").read_text().replace("\\-", "-")
         for other in losses:
             lines = [line for line in jsonl.read_text().splitlines() if json.loads(line)["author"] == other]
             (tmp_path / f"{other}.jsonl").write_text("\n".join(lines))

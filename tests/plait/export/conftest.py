@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters import AdapterState, BaseReference, Task, save_peft_directory
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.methods import AdapterRequest
@@ -63,13 +63,20 @@ def by_peft(tiny: LocatedBase, tmp_path: Path) -> PeftAdapterMaker:
 def by_plait(tiny: LocatedBase, tmp_path: Path) -> Callable[..., Path]:
     """Write an adapter as a run does."""
 
-    def make(name: str = "by-plait", *, seed: int = 0, rank: int = 4, card: str = "the run's own card") -> Path:
+    def make(
+        name: str = "by-plait",
+        *,
+        seed: int = 0,
+        rank: int = 4,
+        card: str = "the run's own card",
+        base: BaseReference = tiny.reference,
+    ) -> Path:
         request = AdapterRequest(rank=rank, alpha=2.0 * rank)
         spec = design(read_base_config(tiny.directory, Task.CAUSAL_LM), request, task=Task.CAUSAL_LM, seed=seed).spec
         values = np.random.default_rng(seed).normal(0, 0.1, spec.layout.size).astype(np.float32)
         folder = tmp_path / name
         state = AdapterState(spec.layout, values)
-        save_peft_directory(folder, spec=spec, state=state, base=tiny.reference, card=card)
+        save_peft_directory(folder, spec=spec, state=state, base=base, card=card)
         return folder
 
     return make

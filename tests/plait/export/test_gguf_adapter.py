@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from plait.adapters import BaseReference
 from plait.errors import ConfigError
 from plait.export import ExportRequest, Float, export, open_source
 from plait.training.bases import LocatedBase, locate_base
@@ -209,3 +211,18 @@ def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_p
     theirs = greedy_by_transformers(base.directory, tmp_path / "adapter", prompt, 24)
     assert theirs != greedy_by_transformers(base.directory, None, prompt, 24)
     assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 24) == theirs
+
+
+def test_it_says_where_the_base_in_gguf_comes_from(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    source = open_source(by_plait())
+    exported = export("gguf", ExportRequest(source, tmp_path / "local"))
+    make, run = exported.written.commands
+    assert make.text == f"python convert_hf_to_gguf.py {locate_base('tiny').directory} --outfile BASE.gguf"
+    assert "--model BASE.gguf" in run.text
+    hub = replace(source, base=BaseReference("owner/model", "v1", source.base.fingerprint, built_in="tiny"))
+    make, _ = export("gguf", ExportRequest(hub, tmp_path / "hub")).written.commands
+    assert make.text == (
+        "hf download owner/model --revision v1 --local-dir base && "
+        "python convert_hf_to_gguf.py base --outfile BASE.gguf"
+    )
+    assert make.text in (tmp_path / "hub" / "README.md").read_text()

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from plait.adapters import Task, save_peft_directory
+from plait.adapters import Task, load_peft_directory, save_peft_directory
+from plait.adapters.base_reference import ORIGINS, Origin
 from plait.aggregation import Subject
+from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.export import TARGETS, ExportRequest, check_target, export, open_source
-from plait.training.bases import LocatedBase
+from plait.export.source import locate_weights
+from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.methods import METHODS, AdapterRequest
 from plait.training.prompts import servable
@@ -22,8 +27,46 @@ def test_every_target_writes_a_card_and_a_command_that_names_the_place(
 ) -> None:
     exported = export(target, ExportRequest(open_source(by_plait()), tmp_path / "deep" / "out"))
     assert "README.md" in exported.files
-    assert exported.files == {path.name: path.stat().st_size for path in (tmp_path / "deep" / "out").iterdir()}
-    assert all(str(tmp_path / "deep" / "out") in command.text for command in exported.written.commands)
+    out = tmp_path / "deep" / "out"
+    assert exported.files == {
+        path.relative_to(out).as_posix(): path.stat().st_size for path in out.rglob("*") if path.is_file()
+    }
+    assert str(out) in exported.written.commands[-1].text
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("hub_id", [None, "owner/tiny-model"])
+def test_no_file_of_an_export_says_where_this_machine_keeps_a_built_in_base(
+    by_plait: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, hub_id: str | None
+) -> None:
+    ours = Origin(hub_id, ollama="tiny:latest" if hub_id else None, remark="A copy of it." if hub_id else "")
+    monkeypatch.setitem(cast("dict[str, Origin]", ORIGINS), "tiny", ours)
+    located = locate_base("tiny")
+    assert located.reference.name == (hub_id or "tiny")
+    by_plait("made", base=located.reference)
+    exported = export(target, ExportRequest(open_source(tmp_path / "made"), tmp_path / "out"))
+    texts = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(str(cache_directory()).encode() in text for text in texts)
+    card = (tmp_path / "out" / "README.md").read_text()
+    if hub_id:
+        assert not any(str(cache_directory()) in command.text for command in exported.written.commands)
+        assert target == "peft" or ('base_model: "owner/tiny-model"' in card and "\nA copy of it.\n" in card)
+
+
+def test_a_hub_id_that_stands_for_a_built_in_base_leads_back_to_it_without_a_network(
+    by_plait: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cast("dict[str, Origin]", ORIGINS), "tiny", Origin("owner/tiny-model"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
+    tiny = locate_base("tiny")
+    adapter = by_plait("made", base=tiny.reference)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "owner/tiny-model"
+    exported = export("peft", ExportRequest(open_source(adapter), tmp_path / "again"))
+    assert 'from_pretrained("owner/tiny-model")' in exported.written.commands[0].text
+    for place in (adapter, tmp_path / "again"):
+        assert locate_weights(open_source(place), progress=lambda _: None).directory == tiny.directory
+        assert load_peft_directory(place).base_here == "tiny"
 
 
 def test_a_target_that_is_misspelt_is_refused_with_the_nearest(tmp_path: Path) -> None:

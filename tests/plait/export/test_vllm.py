@@ -172,3 +172,14 @@ def test_an_adapter_with_a_layer_that_the_base_lacks_is_refused(by_plait: Callab
     other = replace(source, spec=replace(source.spec, layout=layout), state=AdapterState.zeros(layout))
     with pytest.raises(PeerError, match=r"has no linear layer 'model\.layers\.9"):
         export("vllm", ExportRequest(other, tmp_path / "out"))
+
+
+def test_the_command_for_a_cpu_names_the_module_and_bounds_its_memory(
+    by_plait: Callable[..., Path], tmp_path: Path
+) -> None:
+    exported = export("vllm", ExportRequest(open_source(by_plait()), tmp_path / "out"))
+    commands = {command.purpose: command.text for command in exported.written.commands}
+    assert commands["serve it with vLLM on a CPU"].startswith(
+        "VLLM_CPU_KVCACHE_SPACE=2 python -m vllm.entrypoints.openai.api_server --model "
+    )
+    assert f"--lora-modules by-plait={tmp_path / 'out'}" in commands["serve it with vLLM on a CPU"]

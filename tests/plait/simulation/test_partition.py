@@ -162,11 +162,19 @@ def test_client_names_are_safe_short_and_unique() -> None:
         "../../etc/x": "etc-x",
         "Ann": "Ann",
         "ann": "ann-2",
-        "日本": "client-06",
+        "日本": "日本",
         "x" * 100: "x" * 64,
         "x" * 101: "x" * 62 + "-2",
         "a b\nc": "a-b-c",
     }
+
+
+def test_names_in_other_scripts_are_kept_and_what_cannot_be_kept_is_told() -> None:
+    values = ["Zoë", "李雷", "राम", "a b"]
+    records = [Record(text="x", columns={"who": value}) for value in values]
+    dealt = deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=4)
+    assert {share.name for share in dealt.shares} == {"Zoë", "李雷", "राम", "a-b"}
+    assert dealt.notes == ("names in column 'who' that clients cannot have: 'a b' became a-b",)
 
 
 @pytest.mark.parametrize(

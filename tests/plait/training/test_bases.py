@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from plait.adapters.base_reference import ORIGINS
 from plait.errors import ConfigError, MachineError
 from plait.training import bases
 from plait.training.bases import locate_base, locate_config
@@ -24,9 +25,13 @@ def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
     assert locate_base(str(copy)).reference.fingerprint == tiny.reference.fingerprint
 
 
-def test_a_nickname_is_written_down_as_the_directory_that_it_stands_for() -> None:
-    tiny = locate_base("tiny")
-    assert tiny.reference.name == str(tiny.directory)
+def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ORIGINS.keys() == bases.BUILT_IN.keys()
+    assert locate_base("tiny").reference.name == "tiny"
+    monkeypatch.setitem(bases.BUILT_IN, "minilm-l6", lambda _: locate_base("tiny").directory)
+    reference = locate_base("minilm-l6").reference
+    assert (reference.name, reference.built_in) == ("sentence-transformers/all-MiniLM-L6-v2", "minilm-l6")
+    assert reference.here == "minilm-l6"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

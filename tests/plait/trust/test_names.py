@@ -3,24 +3,48 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.names import check_client_name, check_client_names, check_server_names
+from plait.trust.names import check_client_name, check_client_names, check_server_names, composed
 
 
-@pytest.mark.parametrize("name", ["a", "alice", "Site-7", "_x", "-x", "eu.west.3", "a" * 64, "a..b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "alice",
+        "Site-7",
+        "_x",
+        "-x",
+        "eu.west.3",
+        "a" * 64,
+        "a..b",
+        "Zoë",
+        "李雷",
+        "Мария",
+        "राम",
+        "نور",
+        "李" * 21,
+    ],
+)
 def test_a_plain_name_passes(name):
     assert check_client_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", ".hidden", "a/b", "../etc", "/etc", "a\\b", "a b", "a\n", "a\x00", "a\x1b[2J", "ü", "\uff11",
-     "a" * 65, "a:b", "a*"],
+    ["", ".", "..", ".hidden", "a/b", "../etc", "/etc", "a\\b", "a b", "a\n", "a\x00", "a\x1b[2J", "u\u0308", "\uff11",
+     "a" * 65, "a:b", "a*", "李" * 22, "\u0301a", "a\u202eb", "a\u200bb", "\u3164", "\ud800", "ﬁn", "a\u2028b"],
 )  # fmt: skip
 def test_a_name_that_could_leave_its_folder_or_fool_a_reader_is_refused_in_one_printable_line(name):
-    with pytest.raises(ConfigError, match=r"expected at most 64 letters .* no dot in front") as caught:
+    with pytest.raises(
+        ConfigError, match=r"expected letters and digits .* no dot in front, at most 64 bytes"
+    ) as caught:
         check_client_name(name)
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
+
+
+def test_the_two_ways_to_write_an_accent_are_one_name():
+    assert check_client_name(composed("Zoe\u0308")) == "Zoë"
 
 
 def test_a_huge_name_makes_no_huge_message():
