@@ -43,11 +43,12 @@ def seeds() -> list[bytes]:
     begun |= {"full_model_bytes": 396, "versions": {"plait": "0"}, "machine": {"cpu": "x"}}
     refused = {"round": 1, "client": "bob", "reason": "late", "detail": "", "uplink_bytes": 0}
     finished = {"round": 1, "rule": "fedavg", "received": 1, "refused": 0, "update_norm": 0.5, "wall_s": 2.0}
-    scores = {"ada": {"loss": 2.5, "tokens": 40}}
+    sure = {"loss_margin": 0.5, "change": -0.25, "change_margin": 0.125, "accuracy_interval": [0.5, 0.75]}
+    scores = {"ada": {"loss": 2.5, "tokens": 40, "sequences": 4, **sure}}
     events = [
         {"event": "run_started", "time": 1.0, **begun},
         {"event": "clients_described", "time": 1.5, "clients": [described]},
-        {"event": "evaluated", "time": 2.0, "round": 0, "loss": 2.5, "by_client": scores},
+        {"event": "evaluated", "time": 2.0, "round": 0, "loss": 2.5, "by_client": scores, **sure},
         {"event": "round_started", "time": 3.0, "round": 1, "cohort": ["ada"]},
         {"event": "broadcast", "time": 3.1, "round": 1, "client": "ada", "purpose": "train", "downlink_bytes": 7},
         {"event": "update_received", "time": 4.0, **update},
