@@ -22,7 +22,7 @@ WELCOME_KEYS = frozenset(
         "warmup-steps", "weight-decay", "max-grad-norm", "proximal", "moments", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection",
+        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
     }
 )  # fmt: skip
 """The keys that a server tells its clients."""

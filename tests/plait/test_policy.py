@@ -1,4 +1,5 @@
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,8 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, text, words):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read policy"):
         load_policy(tmp_path / "none.toml")
+
+
+def test_the_clients_page_shows_the_default_policy():
+    page = (Path(__file__).parents[2] / "client" / "README.md").read_text()
+    assert f"```toml\n{default_policy_toml()}```" in page

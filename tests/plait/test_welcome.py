@@ -1,0 +1,58 @@
+import pytest
+
+from plait.config import RunConfig, known_keys
+from plait.errors import PeerError
+from plait.plan import settings_of, settled
+from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
+
+SERVERS_OWN = {
+    "out": "/srv/secret/run", "publish": "http://10.0.0.7:8000", "init-adapter": "/srv/secret/adapter",
+    "data": "/srv/secret.jsonl", "reference": "central", "device": "cuda:3",
+}  # fmt: skip
+
+
+def test_nothing_of_the_servers_own_is_told():
+    told = welcome_table({**RunConfig().to_table(), **SERVERS_OWN})
+    assert not set(told) & set(SERVERS_OWN)
+    assert not [value for value in told.values() if isinstance(value, str) and ("secret" in value or "10.0" in value)]
+
+
+def test_a_base_in_a_directory_of_the_servers_is_told_by_its_name_alone(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    assert welcome_table({"base": str(tmp_path / "my-model")}) == {"base": "my-model"}
+    assert welcome_table({"base": "org/model"}) == {"base": "org/model"}
+
+
+def test_every_key_that_is_told_is_a_key_of_a_run():
+    assert set(known_keys()) >= WELCOME_KEYS
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"rule": "rolora"},
+        {"rule": "flora"},
+        {"scaffold": True},
+        {"clients": 9, "clients-per-round": 3, "over-selection": 0.5},
+        {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
+        {"labels": "a,b", "client-ranks": "2,4,8", "rounds": 7, "eval-every": 7},
+        {"server-optimizer": "fedadam", "learning-rate": 0.5},
+    ],
+)
+def test_a_client_works_out_the_same_settings_as_the_server(given):
+    config = RunConfig.model_validate(given)
+    for table in (config.to_table(), settled(config).to_table()):
+        assert settings_of(config_from_welcome(welcome_table(table))) == settings_of(config)
+
+
+@pytest.mark.parametrize("key", ["out", "publish", "learning_rate", "lr", "surprise", ""])
+def test_any_other_key_is_refused(key):
+    with pytest.raises(PeerError, match="expected only what clients need"):
+        config_from_welcome({key: 1})
+
+
+@pytest.mark.parametrize(("key", "value"), [("rank", 0), ("rank", "8"), ("alpha", float("nan")), ("scaffold", 1)])
+def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
+    with pytest.raises(PeerError, match=f"server's run configuration: {key} is"):
+        config_from_welcome({key: value})
