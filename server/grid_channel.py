@@ -11,7 +11,7 @@ from typing import Protocol, Self, runtime_checkable
 from flwr.serverapp import Grid
 
 from plait.errors import PeerError
-from plait.rounds.channel import Data, Identity, NoAnswer, Purpose, TaskParts
+from plait.rounds.channel import Data, Identity, NoAnswer, Presence, Purpose, TaskParts
 from plait.simulation.blob import data_of, to_content
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
@@ -37,6 +37,10 @@ class AttendedGrid(Protocol):
 
     def public_key(self, node_id: int) -> bytes | None:
         """The key that it proved with; None on an insecure connection."""
+        ...
+
+    def presence(self, node_id: int) -> tuple[float, float] | None:
+        """When it attached, and for how many seconds it has shown no sign of work; None while it is away."""
         ...
 
 
@@ -85,6 +89,11 @@ class GridChannel:
             raise PeerError(f"node {node} has left, expected one that is attached")
         return Identity(name, self._grid.public_key(node) or b"")
 
+    def presence(self, node: int) -> Presence:
+        """How a node is there; one that is away is the grid's to give up."""
+        found = self._grid.presence(node) if isinstance(self._grid, AttendedGrid) else None
+        return Presence() if found is None else Presence(*found)
+
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""
         return GridExchange(self, self._grid, purpose, group)
@@ -120,6 +129,13 @@ class GridExchange:
             self._waiting.append((message_id, node))
         else:
             self._unsent.append(node)
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Wait for a node's answer no more."""
+        given_up = [message_id for message_id, asked in self._waiting if asked == node]
+        if isinstance(self._grid, AttendedGrid):
+            self._grid.withdraw(given_up, reason)
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in given_up)
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """Wait for the next answer."""

@@ -123,6 +123,7 @@ class GrpcGrid(Grid):
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
         self._sent: dict[str, Message] = {}
+        self._moved: dict[int, tuple[int, float]] = {}
         self._uploads: Uploads | None = None
         self._run = Run.create_empty(run_id)
         self._server = GrpcServer(
@@ -225,6 +226,21 @@ class GrpcGrid(Grid):
         """The Ed25519 key that the node of a number proved, 32 bytes; None if it never attached, or showed none."""
         node = self._desk.sessions.node(node_id)
         return None if node is None else node.public_key or None
+
+    def presence(self, node_id: int) -> tuple[float, float] | None:
+        """Since when a node is attached, on the monotonic clock, and for how many seconds it has not been heard of.
+
+        What counts is its word on what it does, and bytes that travelled since this was last asked.
+        """
+        node = self._desk.sessions.node(node_id)
+        session = node.session if node is not None else None
+        if node is None or session is None:
+            return None
+        now, moved_bytes = time.monotonic(), node.uplink_bytes + node.downlink_bytes
+        before, _ = self._moved.get(node_id, (-1, now))
+        if moved_bytes != before:
+            self._moved[node_id] = moved_bytes, now
+        return session.since, now - max(session.doing_since, self._moved[node_id][1])
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages.

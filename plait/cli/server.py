@@ -97,7 +97,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
-        from plait.rounds.roster import REPLY_BYTES
+        from plait.rounds.description import REPLY_BYTES
         from plait.rounds.validate import max_update_bytes
         from plait.simulation.flower_rules import ALL_RULES
         from plait.stacking import beginning_of

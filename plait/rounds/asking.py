@@ -14,21 +14,35 @@ from typing import Self
 from plait.errors import PeerError
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
+from plait.rounds.description import REPLY_BYTES
 from plait.rounds.ledger import Ledger
-from plait.rounds.roster import REPLY_BYTES, Roster
+from plait.rounds.patience import Patience
+from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held, RunState
 from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
+_LOOK_S = 1.0  # so often it is seen to that nobody is waited for in vain
+
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's last word on a task: a decoded reply, or why there is none."""
+    """One client's last word on a task: a decoded reply, or why there is none.
+
+    Attributes:
+        client: its name.
+        reply: what it said.
+        uplink_bytes: of the reply.
+        given_up: why nobody waits for it any more, where that is why there is no reply.
+        waited_s: how long it was waited for then.
+    """
 
     client: str
     reply: Reply | NoAnswer
     uplink_bytes: int
+    given_up: Reason | None = None
+    waited_s: float = 0.0
 
     @property
     def needs_full(self) -> bool:
@@ -48,6 +62,7 @@ class Asking:
         purpose: what is asked.
         number: the round.
         task: makes a client's task around a broadcast and what moves its base.
+        patience: how long clients that come and go are waited for.
     """
 
     def __init__(
@@ -61,7 +76,10 @@ class Asking:
         purpose: Purpose,
         number: int,
         task: Callable[[str, bytes, bytes], Task],
+        patience: Patience,
     ) -> None:
+        self._channel = channel
+        self._patience = patience
         self._exchange = channel.exchange(purpose, str(number))
         self._roster = roster
         self._state = state
@@ -71,6 +89,8 @@ class Asking:
         self._number = number
         self._task = task
         self._waiting: dict[int, str] = {}
+        self._asked_at: dict[str, float] = {}
+        self._took_s: list[float] = []
         self._sent_whole: set[str] = set()
         self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in state.tracks)
 
@@ -90,6 +110,7 @@ class Asking:
 
     def ask(self, client: str) -> None:
         """Send a client its task."""
+        self._asked_at[client] = time.monotonic()
         self._send(client, self._state.held.get(client, Held()))
 
     def next_answer(self, deadline: float | None) -> Answer | None:
@@ -99,19 +120,27 @@ class Asking:
             deadline: on `time.monotonic`'s clock; None for none.
 
         Returns:
-            The answer, or None once everybody answered or the deadline passed.
+            The answer, or None once everybody answered or the deadline passed. Where clients come and go, one that
+            nobody waits for any more has none, and `Answer.given_up` says why.
         """
+        open_ended = self._channel.open_ended
         while self._waiting:
-            timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            received = self._exchange.receive(timeout_s)
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
+            received = self._exchange.receive(slice_s)
             if received is None:
-                return None
+                if slice_s == left_s:
+                    return None
+                if given_up := self._give_up():
+                    return given_up
+                continue
             node, raw = received
             client = self._waiting.pop(node, None)
             if client is None:
                 continue  # was not asked, or has answered
             answer = self._decode(client, raw)
             if not answer.needs_full or client in self._sent_whole:
+                self._took_s.append(time.monotonic() - self._asked_at[client])
                 return answer
             self._ledger.note(
                 "update_refused",
@@ -122,6 +151,22 @@ class Asking:
                 uplink_bytes=answer.uplink_bytes,
             )
             self._send(client, Held())
+        return None
+
+    def _give_up(self) -> Answer | None:
+        """Whoever is silent, or far slower than the others: its task is withdrawn."""
+        now = time.monotonic()
+        for node, client in self._waiting.items():
+            asked_s = now - self._asked_at[client]
+            if self._patience.too_quiet(asked_s=asked_s, quiet_s=self._channel.presence(node).quiet_s):
+                reason, why = Reason.SILENT, f"has shown no sign of work for {self._patience.silent_s:.0f} s"
+            elif self._patience.too_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
+                reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
+            else:
+                continue
+            del self._waiting[node]
+            self._exchange.withdraw(node, reason.value)
+            return Answer(client, NoAnswer(f"is attached, but {why}"), 0, given_up=reason, waited_s=asked_s)
         return None
 
     def _send(self, client: str, held: Held) -> None:

@@ -47,6 +47,19 @@ class Identity:
     public_key: bytes
 
 
+@dataclass(frozen=True)
+class Presence:
+    """How a node is there.
+
+    Attributes:
+        since: when it attached, on a clock of the driver's; another number once it has come back.
+        quiet_s: seconds since it last showed a sign of work: a word on its progress, a byte that travelled.
+    """
+
+    since: float = 0.0
+    quiet_s: float = 0.0
+
+
 class Exchange(Protocol):
     """Tasks of one purpose and round on their way, and the answers to them.
 
@@ -61,6 +74,15 @@ class Exchange(Protocol):
 
     def send(self, node: int, task: TaskParts) -> None:
         """Send a task; a node that was sent one before is sent the next one after it answered."""
+        ...
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Wait for a node's answer no more.
+
+        Args:
+            node: it was sent a task, and has not answered.
+            reason: one word for its log.
+        """
         ...
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
@@ -93,6 +115,10 @@ class Channel(Protocol):
 
     def identity(self, node: int) -> Identity | None:
         """Who the node proved to be; None where the driver leaves proof to others."""
+        ...
+
+    def presence(self, node: int) -> Presence:
+        """How a node is there; always the same where the driver cannot tell."""
         ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:

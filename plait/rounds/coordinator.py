@@ -26,6 +26,7 @@ from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.folding import Folding, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
+from plait.rounds.patience import Patience
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
@@ -58,6 +59,7 @@ class RunPlan:
         norm_bound: how large an update may be.
         weighting: how much each update counts.
         keep_updates: whether updates stay in the spool once their round is over.
+        patience: how long clients that come and go are waited for; no longer than `deadline_s`, where there is one.
     """
 
     rounds: int
@@ -74,6 +76,7 @@ class RunPlan:
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES
     keep_updates: bool = False
+    patience: Patience = field(default_factory=Patience)
 
 
 class Coordinator:
@@ -125,7 +128,8 @@ class Coordinator:
             The final state; checkpoints, ledger and published adapter are up to date after every round.
 
         Raises:
-            PeerError: fewer clients than planned, or a round without a usable update.
+            PeerError: fewer clients than planned, or than the quorum where all are there from the start; or a round
+                without as many usable updates as the quorum.
             Interrupted: the user asked to stop.
             MachineError: the disk is full.
         """
@@ -135,29 +139,52 @@ class Coordinator:
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
-            roster = Roster(self._channel, self._ledger, plan.settings, self._ranks, self._base)
-            roster.gather(plan.clients)
-            if state.round == 0:
-                # Every described client derived the initial adapter from the spec's seed: where the run begins from it,
-                # nothing need be sent.
-                held = [Held(adapter.initial.digest()) for adapter in self._ranks.adapters]
-                state = replace(state, held={client: held[track] for client, track in roster.tracks.items()})
-            elif self._channel.open_ended:
-                # Who evaluated the last round holds its adapter, which the checkpoint, made before, does not say. So
-                # its task has the same bytes as before, and what it is at need not be begun anew.
-                for client, track in roster.tracks.items():
-                    if (state.round, client) in recorded.evaluations:
-                        state = note_held(state, client, state.held_on(track))
-            if recorded.evaluated < state.round and self._evaluation_due(state.round):
-                state = self._evaluate(state, roster)
-            while state.round < plan.rounds:
-                state = self._round(state, roster, recorded)
-                if self._evaluation_due(state.round):
+            if state.round == plan.rounds and recorded.evaluated == plan.rounds:
+                return state
+            with self._roster() as roster:
+                state = self._begin(state, roster, recorded)
+                if recorded.evaluated < state.round and self._evaluation_due(state.round):
                     state = self._evaluate(state, roster)
+                while state.round < plan.rounds:
+                    state = self._round(state, roster, recorded)
+                    if self._evaluation_due(state.round):
+                        state = self._evaluate(state, roster)
         except (Interrupted, KeyboardInterrupt):
             self._ledger.append("interrupted", round=state.round)
             raise
         return state
+
+    def _begin(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
+        """Gather the clients; what they are known to hold then."""
+        self._gather(roster, begun=recorded.begun)
+        if state.round == 0:
+            # Every described client derived the initial adapter from the spec's seed: where the run begins from it,
+            # nothing need be sent.
+            held = [Held(adapter.initial.digest()) for adapter in self._ranks.adapters]
+            return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
+        if self._channel.open_ended:
+            # Who evaluated the last round holds its adapter, which the checkpoint, made before, does not say. So its
+            # task has the same bytes as before, and what it is at need not be begun anew.
+            for client, track in roster.tracks.items():
+                if (state.round, client) in recorded.evaluations:
+                    state = note_held(state, client, state.held_on(track))
+        return state
+
+    def _roster(self) -> Roster:
+        plan = self._plan
+        return Roster(self._channel, self._ledger, plan.settings, self._ranks, self._base, patience=self._patience)
+
+    def _gather(self, roster: Roster, *, begun: bool = True) -> None:
+        """Wait for those that the run begins with; later for a while, and then go on with the quorum."""
+        enough = self._plan.quorum if begun or not self._channel.open_ended else None
+        roster.gather(self._plan.clients, enough=enough)
+
+    @property
+    def _patience(self) -> Patience:
+        plan = self._plan
+        if plan.deadline_s is None:
+            return plan.patience
+        return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
         return round_number % self._plan.eval_every == 0 or round_number == self._plan.rounds
@@ -171,8 +198,8 @@ class Coordinator:
             self._recover(state, number, client, recorded, stored)
         verdict = self._folding.judge(state, stored)
         for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
-            if attempt > 1 or self._channel.open_ended:
-                roster.gather(self._plan.clients)
+            if self._channel.open_ended:
+                self._gather(roster)
             state = self._collect(state, roster, number, stored, without=verdict.refused if attempt > 1 else ())
             verdict = self._folding.judge(state, stored)
             if len(verdict.accepted) >= self._plan.quorum:
@@ -185,7 +212,11 @@ class Coordinator:
             )
 
         state, finished = self._folding.step(state, number, stored)
-        finished["refused"] = max(0, self._plan.cohort_size - cast("int", finished["received"]))
+        wanted = self._plan.cohort_size
+        if not self._channel.open_ended:
+            # Nobody else can come.
+            wanted = min(wanted, len({*roster.nodes, *stored}))
+        finished["refused"] = max(0, wanted - cast("int", finished["received"]))
         finished["wall_s"] = round(time.perf_counter() - started, 3)
         state = replace(state, finished=finished)
         save_checkpoint(self._directory.checkpoints, state, self._ranks)
@@ -229,7 +260,7 @@ class Coordinator:
                     self._log_failure(number, answer)
                 if client in usable:
                     continue
-                roster.doubt(client)
+                self._doubt(roster, answer)
                 if len(usable) + len(asking.waiting) < plan.cohort_size and (name := next(replacements, None)):
                     self._ledger.append("client_replaced", round=number, client=client, by=name)
                     asking.ask(name)
@@ -237,6 +268,14 @@ class Coordinator:
         for client in late:
             self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
+
+    @staticmethod
+    def _doubt(roster: Roster, answer: Answer) -> None:
+        """Ask nothing of a client that went wrong before it has described itself anew, if it is to be asked at all."""
+        if answer.given_up and isinstance(answer.reply, NoAnswer):
+            roster.rest(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
+        else:
+            roster.doubt(answer.client)
 
     def _conclude(self, state: RunState) -> None:
         """What is left of a round once its checkpoint is whole."""
@@ -260,7 +299,7 @@ class Coordinator:
 
     def _evaluate(self, state: RunState, roster: Roster) -> RunState:
         if self._channel.open_ended:
-            roster.gather(self._plan.clients)
+            self._gather(roster)
         losses: dict[str, ClientLoss] = {}
         own: dict[str, ClientLoss] = {}
         deadline = None if self._plan.deadline_s is None else time.monotonic() + self._plan.deadline_s
@@ -272,6 +311,8 @@ class Coordinator:
                 reply = answer.reply
                 if not isinstance(reply, Evaluation):
                     self._log_failure(state.round, answer)
+                    if answer.given_up:
+                        self._doubt(roster, answer)
                     continue
                 try:
                     check_evaluation(reply, roster.cards[answer.client], state.round)
@@ -309,6 +350,7 @@ class Coordinator:
             purpose=purpose,
             number=number,
             task=task,
+            patience=self._patience,
         )
 
     def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
@@ -363,7 +405,7 @@ class Coordinator:
         if isinstance(reply, Refusal):
             self._log_refusal(number, answer, reply.reason.name.lower().replace("_", "-"), reply.detail)
         elif isinstance(reply, NoAnswer):
-            self._log_refusal(number, answer, reason, reply.detail)
+            self._log_refusal(number, answer, answer.given_up or reason, reply.detail)
         else:
             self._log_refusal(number, answer, Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task")
 

@@ -19,6 +19,7 @@ class Recorded:
     """What the ledger of a run that is gone on with holds already.
 
     Attributes:
+        begun: whether the run has begun: enough clients were there once.
         finished: the last round that it calls finished.
         evaluated: the last round that it has losses of; -1 for none.
         received: rounds and clients of the updates that it has.
@@ -27,6 +28,7 @@ class Recorded:
         misfits: rounds, clients and reasons of the refusals that it has.
     """
 
+    begun: bool
     finished: int
     evaluated: int
     received: frozenset[tuple[int, str]]
@@ -42,6 +44,7 @@ class Recorded:
             return [cast("int", event["round"]) for event in events if event["event"] == kind]
 
         return cls(
+            begun=any(event["event"] in ("evaluated", "round_started") for event in events),
             finished=max(rounds("round_finished"), default=0),
             evaluated=max(rounds("evaluated"), default=-1),
             received=frozenset(

@@ -1,34 +1,58 @@
 """Who takes part: every node is asked once for its name, its data's size and the base that it holds.
 
-Where nodes come and go, newcomers are described between rounds, and so is a client whose last answer was refused: it
-may have come back with other data.
+Where nodes come and go, newcomers are asked while rounds go on, and their answers taken in between rounds: nobody waits
+for one that says nothing as long as enough others can take part. A client whose last answer was refused is described
+anew, since it may have come back with other data. Who cannot take part is told to the ledger, with the reason and in
+the client's own words, and asked again once it has attached anew.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-from plait.errors import BaseMismatchError, DataError, PeerError, PlaitError
-from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
+from plait.errors import PeerError
+from plait.rounds.channel import Channel, Data, Identity, NoAnswer, Presence, Purpose
+from plait.rounds.description import UnfitError, check_description, read_description
 from plait.rounds.ledger import Ledger
+from plait.rounds.patience import Patience
 from plait.rounds.tracks import Ranks
-from plait.wire.messages import (
-    ClientCard,
-    DescribeTask,
-    Refusal,
-    RefusalReason,
-    decode_reply,
-    encode_task,
-)
+from plait.rounds.validate import Reason
+from plait.wire.messages import ClientCard, DescribeTask, encode_task
 from plait.wire.settings import Settings
 
-REPLY_BYTES = 1 << 20  # replies other than updates are a few names and numbers
-_DESCRIBE_S = 600.0  # a node counts its data in this time or is left out
+MOST_QUESTIONS = 2
+"""A node is asked about the largest rank, and then about its own."""
+
 _PAUSE_S = 1.0
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A node that was asked to describe itself: about which track, when, and how often."""
+
+    track: int
+    at: float
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """A node that cannot take part: its client, why, since which visit, and when it is asked again all the same."""
+
+    client: str
+    reason: str
+    detail: str
+    visit: float
+    again_at: float | None
 
 
 class Roster:
-    """The clients of a run, as far as they can be reached.
+    """The clients of a run, as far as they can be reached. Asks within a ``with`` block.
 
     Attributes:
         nodes: client name to the driver's node number.
@@ -38,14 +62,22 @@ class Roster:
 
     Args:
         channel: reaches them.
-        ledger: told who takes part.
+        ledger: told who takes part and who cannot.
         settings: under which data are counted.
         ranks: the adapters that they are to carry.
         base_fingerprint: of the base that they are to hold.
+        patience: how long they are waited for.
     """
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, settings: Settings, ranks: Ranks, base_fingerprint: bytes
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        settings: Settings,
+        ranks: Ranks,
+        base_fingerprint: bytes,
+        *,
+        patience: Patience | None = None,
     ) -> None:
         self.nodes: dict[str, int] = {}
         self.cards: dict[str, ClientCard] = {}
@@ -56,138 +88,242 @@ class Roster:
         self._ranks = ranks
         self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
-        self._unfit: dict[int, PlaitError] = {}
+        self._patience = patience or Patience()
+        self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
+        self._presence: dict[int, Presence] = {}
+        self._asked: dict[int, _Question] = {}
+        self._unfit: dict[int, _Unfit] = {}
+        self._once_fit: set[int] = set()
+        self._told: dict[str, tuple[ClientCard, bytes, int]] = {}
+        self._told_unfit: dict[int, tuple[str, str]] = {}
+        self._told_waiting: tuple[int, int, int] | None = None
+        self._short_since: float | None = None
+        self._is_first = True
 
-    def gather(self, at_least: int) -> None:
-        """Describe whoever is there, until `at_least` so many clients can take part.
+    def __enter__(self) -> Self:
+        self._exchange.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange.__exit__(kind, error, trace)
+
+    def gather(self, at_least: int, *, enough: int | None = None) -> None:
+        """Take in who has described itself, and wait until `at_least` so many clients can take part.
+
+        Args:
+            at_least: where nodes come and go, so many are waited for.
+            enough: go on with so many once those missing were waited for, or are here and cannot take part; None before
+                the run has begun. Where all nodes are there from the start it is what they must be at least.
 
         Raises:
-            BaseMismatchError: a client holds another base.
-            DataError: a client has too little data.
-            PeerError: fewer clients answered usably, or two have one name. Where nodes come and go none of these is
-                raised: the ledger is told, and others are waited for.
+            PeerError: where all nodes are there from the start, fewer than `enough` can take part. Where they come and
+                go the ledger is told, and others are waited for.
         """
+        if not self._channel.open_ended:
+            self._gather_all(at_least if enough is None else enough)
+            return
         while True:
-            if self._channel.open_ended and (here := len(self._channel.nodes(0))) < at_least:
-                self._ledger.append("waiting_for_clients", here=here, wanted=at_least)
-            self._update(self._channel.nodes(at_least))
-            if len(self.nodes) >= at_least:
-                return
-            if not self._channel.open_ended:
-                because = f": {next(iter(self._unfit.values()))}" if self._unfit else ""
-                raise PeerError(f"{len(self.nodes)} clients answered, expected {at_least}{because}")
-            self._channel.wait(_PAUSE_S)
+            self._look()
+            self._listen(0.0)
+            if self._suffices(at_least, enough):
+                break
+            self._tell_waiting(at_least)
+            if self._asked:
+                self._listen(_PAUSE_S)
+            else:
+                self._channel.wait(_PAUSE_S)
+        self._is_first = False
+        self._told_waiting = None
+
+    def _gather_all(self, enough: int) -> None:
+        self._look()
+        self._listen(None)
+        if len(self.nodes) >= enough:
+            return
+        unfit = list(self._unfit.values())
+        named = "; ".join(f"{each.client}: {each.detail}" for each in unfit[:_MOST_NAMED])
+        more = f"; and {len(unfit) - _MOST_NAMED} more" if len(unfit) > _MOST_NAMED else ""
+        raise PeerError(
+            f"{len(self.nodes)} of {len(self._presence)} clients can take part, expected at least {enough}"
+            + (f": {named}{more}" if named else "")
+        )
 
     def doubt(self, client: str) -> None:
         """Have a client that went wrong describe itself anew before it is asked again."""
         if self._channel.open_ended:
             self._forget(client)
 
+    def rest(self, client: str, reason: str, detail: str, *, waited_s: float) -> None:
+        """Ask a client that was given up nothing for a while.
+
+        Args:
+            client: its name.
+            reason: a code for the ledger.
+            detail: why, in a line.
+            waited_s: for so long it was waited for in vain.
+        """
+        node = self.nodes[client]
+        self._forget(client)
+        self._set_aside(node, client, reason, detail, again_s=self._patience.rest_s(waited_s))
+
     def _forget(self, client: str) -> None:
         for table in (self.nodes, self.cards, self.keys, self.tracks):
             table.pop(client, None)
 
-    def _update(self, reachable: Sequence[int]) -> None:
-        here = set(reachable)
-        for client in [client for client, node in self.nodes.items() if node not in here]:
+    def _look(self) -> None:
+        """See who has come and gone, and ask who is new."""
+        self._presence = {node: self._channel.presence(node) for node in self._channel.nodes(0)}
+        for client in [client for client, node in self.nodes.items() if node not in self._presence]:
             self._forget(client)
+        now = time.monotonic()
         # One that left may come back another.
-        self._unfit = {node: error for node, error in self._unfit.items() if node in here}
-        known = {*self.nodes.values(), *self._unfit}
-        newcomers = [node for node in reachable if node not in known]
-        before = set(self.nodes)
-        with self._channel.exchange(Purpose.DESCRIBE, "0") as exchange:
+        self._unfit = {
+            node: unfit
+            for node, unfit in self._unfit.items()
+            if node in self._presence
+            and self._presence[node].since == unfit.visit
+            and (unfit.again_at is None or now < unfit.again_at)
+        }
+        for node, question in list(self._asked.items()):
+            there = self._presence.get(node)
+            asked_s = now - question.at
+            if there and self._patience.too_quiet(asked_s=asked_s, quiet_s=there.quiet_s):
+                del self._asked[node]
+                self._exchange.withdraw(node, "silent")
+                detail = f"is attached, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
+                self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self._patience.again_s)
+        for node in [node for node in self._presence if self._is_new(node)]:
             # Whoever cannot carry so large a rank is asked once more, about its own.
-            asked = dict.fromkeys(newcomers, self._ranks.track_for(0))
-            for node, track in asked.items():
-                exchange.send(node, self._tasks[track])
-            while asked and (received := exchange.receive(_DESCRIBE_S)):
-                node, raw = received
-                if node not in asked:
-                    continue
-                track = asked.pop(node)
-                try:
-                    card = self._card_of(node, raw, track)
-                    own = self._ranks.track_for(card.max_rank)
-                    if own == track:
-                        self._take_in(node, card, track)
-                    else:
-                        asked[node] = own
-                        exchange.send(node, self._tasks[own])
-                except PlaitError as error:
-                    self._turn_away(node, error)
+            self._ask(node, _Question(self._ranks.track_for(0), now))
+
+    def _is_new(self, node: int) -> bool:
+        return node not in self._asked and node not in self._unfit and node not in self.nodes.values()
+
+    def _ask(self, node: int, question: _Question) -> None:
+        self._asked[node] = question
+        self._exchange.send(node, self._tasks[question.track])
+
+    def _listen(self, timeout_s: float | None) -> None:
+        """Take in what nodes say of themselves: the first answer within the time, and all that have come by then."""
+        before = set(self.nodes)
+        while self._asked and (received := self._exchange.receive(timeout_s)):
+            if timeout_s is not None:
+                timeout_s = 0.0
+            node, raw = received
+            question = self._asked.pop(node, None)
+            if question is None:
+                continue  # was not asked, or has answered
+            try:
+                self._hear(node, question, raw)
+            except UnfitError as error:
+                client = error.client or self._name_of(node)
+                again_s = self._patience.again_s if error.passing else None
+                self._set_aside(node, client, error.reason, str(error), again_s=again_s)
+        if not (new := sorted(set(self.nodes) - before)):
+            return
         # By name, whoever answered first.
         names = sorted(self.nodes)
         self.nodes = {name: self.nodes[name] for name in names}
         self.cards = {name: self.cards[name] for name in names}
         self.keys = {name: self.keys[name] for name in names}
         self.tracks = {name: self.tracks[name] for name in names}
-        if set(self.nodes) - before:
-            self._tell()
+        self._tell(new)
 
-    def _card_of(self, node: int, raw: Data | NoAnswer, track: int) -> ClientCard:
-        """What a node says of itself; the ledger is told what was said."""
-        if isinstance(raw, NoAnswer):
-            raise PeerError(raw.detail)
-        try:
-            card = decode_reply(raw, max_bytes=REPLY_BYTES)
-        except PeerError as error:
-            raise PeerError(f"node {node}: {error}") from error
-        if isinstance(card, Refusal):
-            raise _error_of(card)
-        if not isinstance(card, ClientCard):
-            raise PeerError(f"node {node} answered with {type(card).__name__}, expected a description of itself")
-        identity = self._channel.identity(node)
-        if identity and identity.name != card.client:
-            raise PeerError(f"node of {identity.name!r} calls itself {card.client!r}, expected the name of its key")
-        self._ledger.note(
-            "broadcast",
-            round=0,
-            client=card.client,
-            purpose="describe",
-            downlink_bytes=sum(map(len, self._tasks[track])),
-        )
-        self._ledger.note(
-            "reply_received",
-            round=0,
-            client=card.client,
-            purpose="describe",
-            uplink_bytes=len(raw),
-        )
-        return card
+    def _hear(self, node: int, question: _Question, raw: Data | NoAnswer) -> None:
+        card = read_description(raw, node=node, identity=self._identity(node))
+        self._note_bytes(card.client, question.track, raw)
+        own = self._ranks.track_for(card.max_rank)
+        if own == question.track:
+            self._take_in(node, card, question.track)
+        elif question.times >= MOST_QUESTIONS:
+            raise UnfitError(
+                Reason.RANK,
+                f"client {card.client!r} states {card.max_rank} as its largest rank, expected what it stated before it "
+                f"was asked about rank {self._ranks.adapters[question.track].rank}",
+                client=card.client,
+            )
+        else:
+            self._ask(node, _Question(own, question.at, question.times + 1))
 
     def _take_in(self, node: int, card: ClientCard, track: int) -> None:
-        identity = self._channel.identity(node)
-        if card.client in self.nodes:
-            raise _UnfitError(f"two clients are called {card.client!r}, expected different names")
-        if card.base_fingerprint != self._base:
-            raise BaseMismatchError(
-                f"base of client {card.client!r} is {card.base_fingerprint.hex()[:16]}, "
-                f"expected {self._base.hex()[:16]}"
+        name = card.client
+        if name in self.nodes:
+            raise UnfitError(
+                Reason.SAME_NAME, f"two clients are called {name!r}, expected different names", client=name
             )
-        rank = self._ranks.adapters[track].rank
-        if card.max_rank and rank > card.max_rank:
-            raise _UnfitError(
-                f"client {card.client!r} carries a rank of at most {card.max_rank}, expected {rank}: "
-                "give the run a lower --rank or --client-ranks, or the client a higher --max-rank"
-            )
-        if card.spec_digest != self._ranks.adapters[track].spec.digest:
-            raise _UnfitError(f"client {card.client!r} derives another adapter from the same spec and base")
-        for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):
-            if not examples:
-                raise DataError(f"client {card.client!r} has no {part} examples, expected at least 1")
-        self.nodes[card.client], self.cards[card.client] = node, card
-        self.keys[card.client] = identity.public_key if identity else b""
-        self.tracks[card.client] = track
+        adapter = self._ranks.adapters[track]
+        check_description(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest, rank=adapter.rank)
+        identity = self._identity(node)
+        self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
+        self.keys[name] = identity.public_key if identity else b""
+        self._once_fit.add(node)
+        self._told_unfit.pop(node, None)
 
-    def _turn_away(self, node: int, error: PlaitError) -> None:
-        self._unfit[node] = error
-        if self._channel.open_ended:
-            self._ledger.append("client_turned_away", node=node, detail=str(error))
-        elif isinstance(error, (BaseMismatchError, DataError, _UnfitError)):
-            raise error
+    def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
+        """What asking a client took."""
+        sent_bytes = sum(map(len, self._tasks[track]))
+        received_bytes = 0 if isinstance(raw, NoAnswer) else len(raw)
+        for event, fields in (
+            ("broadcast", {"downlink_bytes": sent_bytes}),
+            ("reply_received", {"uplink_bytes": received_bytes}),
+        ):
+            self._ledger.note(event, round=0, client=client, purpose=Purpose.DESCRIBE.value, **fields)
 
-    def _tell(self) -> None:
+    def _identity(self, node: int) -> Identity | None:
+        try:
+            return self._channel.identity(node)
+        except PeerError as error:  # it has left
+            raise UnfitError(Reason.NO_ANSWER, str(error), client=f"node {node}", passing=True) from error
+
+    def _name_of(self, node: int) -> str:
+        try:
+            identity = self._identity(node)
+        except UnfitError as gone:
+            return gone.client
+        return identity.name if identity else f"node {node}"
+
+    def _set_aside(self, node: int, client: str, reason: str, detail: str, *, again_s: float | None) -> None:
+        again_at = None if again_s is None else time.monotonic() + again_s
+        visit = self._presence[node].since if node in self._presence else 0.0
+        self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
+        # Of one that is asked again and again the ledger is told once.
+        if self._told_unfit.get(node) != (reason, detail):
+            self._told_unfit[node] = str(reason), detail
+            self._ledger.append("client_turned_away", node=node, client=client, reason=str(reason), detail=detail)
+
+    def _suffices(self, at_least: int, enough: int | None) -> bool:
+        """Whether nobody need be waited for."""
+        fit = len(self.nodes)
+        if fit >= at_least:
+            self._short_since = None
+            return True
+        if enough is None:
+            return False
+        now = time.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+        # Whoever took part and is here, but cannot any more, is not missing.
+        missing = at_least - fit - len(self._once_fit & set(self._unfit))
+        limit_s = self._patience.gathering_s
+        if self._is_first:
+            limit_s = max(limit_s, self._patience.return_s)
+        return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
+
+    def _tell_waiting(self, wanted: int) -> None:
+        now = len(self._presence), len(self.nodes), wanted
+        if now != self._told_waiting:
+            self._told_waiting = now
+            self._ledger.append("waiting_for_clients", here=now[0], fit=now[1], wanted=wanted)
+
+    def _tell(self, new: Sequence[str]) -> None:
+        """Tell the ledger who is new, but for those that are as it was told before."""
+        described = {name: (self.cards[name], self.keys[name], self.tracks[name]) for name in new}
+        news = {name: entry for name, entry in described.items() if self._told.get(name) != entry}
+        self._told.update(news)
+        if not news:
+            return
         self._ledger.append(
             "clients_described",
             clients=[
@@ -197,22 +333,10 @@ class Roster:
                     "train_tokens": card.train_tokens,
                     "held_out_examples": card.held_out_examples,
                     "held_out_tokens": card.held_out_tokens,
-                    "rank": self._ranks.adapters[self.tracks[name]].rank,
+                    "rank": self._ranks.adapters[track].rank,
                     "histogram": dict(card.histogram),
-                    **({"public_key": self.keys[name].hex()} if self.keys[name] else {}),
+                    **({"public_key": key.hex()} if key else {}),
                 }
-                for name, card in self.cards.items()
+                for name, (card, key, track) in news.items()
             ],
         )
-
-
-class _UnfitError(PeerError):
-    """A client that cannot take part; where everyone must, that ends the run."""
-
-
-def _error_of(refusal: Refusal) -> PlaitError:
-    if refusal.reason == RefusalReason.BASE_MISMATCH:
-        return BaseMismatchError(refusal.detail)
-    if refusal.reason == RefusalReason.TOO_LITTLE_DATA:
-        return DataError(refusal.detail)
-    return _UnfitError(f"client {refusal.client!r} cannot take part: {refusal.detail}")

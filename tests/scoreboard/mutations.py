@@ -250,7 +250,7 @@ MUTATIONS: dict[str, Mutation] = {
     "card": Mutation(
         "malformed",
         "a client may describe another base and adapter",
-        lambda: put("plait.rounds.roster:Roster._take_in", _takes_all),
+        nothing("plait.rounds.roster:check_description"),
     ),
     "signature": Mutation("forged", "signatures are not checked", nothing("plait.rounds.validate:_check_signature")),
     "base": Mutation("forged", "an update may be of any base", lenient("base_fingerprint")),
@@ -301,13 +301,6 @@ MUTATIONS: dict[str, Mutation] = {
     "files": Mutation("soak", "directories stay open", _files_stay_open),
     "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
 }
-
-
-def _takes_all(self, node, card, track) -> None:
-    identity = self._channel.identity(node)
-    self.nodes[card.client], self.cards[card.client] = node, card
-    self.keys[card.client] = identity.public_key if identity else b""
-    self.tracks[card.client] = track
 
 
 def _finds_anybodys(self, node, task_id):

@@ -5,7 +5,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from plait.errors import PeerError
-from plait.rounds.channel import Identity, NoAnswer, Purpose
+from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose
 from plait.simulation.blob import from_message, to_content
 from server import grid_channel
 from server.grid_channel import GridChannel
@@ -164,6 +164,28 @@ class FakeAttendedGrid(FakeGrid):
 
     def public_key(self, node_id):
         return bytes([node_id]) * 32
+
+    def presence(self, node_id):
+        return (float(node_id), 3.0) if node_id == 11 else None
+
+
+def test_a_grid_that_knows_its_nodes_says_how_they_are_there():
+    channel = GridChannel(FakeAttendedGrid(echo), open_ended=True)
+    assert channel.presence(11) == Presence(since=11.0, quiet_s=3.0)
+    # One that is away is given up by the grid, and of others nobody knows anything.
+    assert channel.presence(12) == GridChannel(FakeGrid(echo), open_ended=True).presence(11) == Presence()
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):
+    grid = FakeAttendedGrid(echo, patience={11: 10**6})
+    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+        for node in (10, 11):
+            exchange.send(node, (b"", b""))
+        exchange.withdraw(11, "silent")
+        assert grid.withdrawn == [(["message-11"], "silent")]
+        assert exchange.receive(None)[0] == 10
+        assert exchange.receive(None) is None
+    assert len(grid.withdrawn) == 1
 
 
 def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):

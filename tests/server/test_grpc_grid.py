@@ -1,5 +1,6 @@
 import hashlib
 import socket
+import time
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -135,6 +136,28 @@ def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_grid, attendi
     assert reply.error.reason == "node alice left"
     with pytest.raises(PeerError, match="node alice left"):
         from_message(reply)
+
+
+def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(grid, attending, send, until):
+    def heard_at():
+        return time.monotonic() - grid.presence(node)[1]
+
+    def is_heard(say):
+        before = heard_at()
+        until(lambda: time.monotonic() > before + 0.2)
+        assert heard_at() < before + 0.1
+        say()
+        until(lambda: heard_at() > before + 0.1)
+
+    with attending(grid, "alice") as (alice,):
+        (node,) = grid.get_node_ids()
+        first, _ = grid.presence(node)
+        is_heard(lambda: alice.say(progress=pb.Progress(task_id="1", doing="training")))
+        is_heard(lambda: send(grid, "alice", b"task"))
+    until(lambda: grid.presence(node) is None)
+    with attending(grid, "alice"):
+        assert grid.presence(node)[0] > first
+    assert grid.presence(12345) is None
 
 
 def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(grid, attending, send):

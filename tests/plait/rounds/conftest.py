@@ -11,7 +11,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, Geometry, fitted, geometry_of, optimizer_for
-from plait.rounds.channel import Identity, NoAnswer, Purpose, TaskParts
+from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import Judgement
@@ -162,6 +162,7 @@ class InProcessChannel:
 
     open_ended: bool = False
     identities: Mapping[int, Identity] = field(default_factory=dict)
+    presences: Mapping[int, Presence] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
 
     def nodes(self, at_least: int) -> Sequence[int]:
@@ -172,6 +173,9 @@ class InProcessChannel:
 
     def identity(self, node: int) -> Identity | None:
         return self.identities.get(node)
+
+    def presence(self, node: int) -> Presence:
+        return self.presences.get(node, Presence())
 
     def exchange(self, purpose: Purpose, group: str) -> "InProcessExchange":
         return InProcessExchange(self, purpose, int(group))
@@ -194,6 +198,9 @@ class InProcessExchange:
 
     def send(self, node: int, task: TaskParts) -> None:
         self.waiting[node] = b"".join(task)
+
+    def withdraw(self, node: int, reason: str) -> None:
+        del self.waiting[node]
 
     def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
         for node in self.channel.order(list(self.waiting)):

@@ -3,10 +3,64 @@ from dataclasses import replace
 import pytest
 
 from plait.adapters import Layout
-from plait.errors import BaseMismatchError, DataError, PeerError
+from plait.errors import PeerError
+from plait.rounds.channel import Identity, Presence, Purpose
+from plait.rounds.patience import Patience
 from plait.wire.messages import Refusal, RefusalReason, UpdateReply, decode_reply, encode_reply
 
 ALWAYS = 1 << 30
+
+
+def row(name, examples, held_out_tokens):
+    return {
+        "client": name,
+        "train_examples": examples,
+        "train_tokens": 10 * examples,
+        "held_out_examples": 4,
+        "held_out_tokens": held_out_tokens,
+        "rank": 2,
+        "histogram": {"fake": 4},
+    }
+
+
+def open_federation(federate, *args, patience=None, **plan):
+    """A federation whose clients come and go; nobody is waited for by the clock."""
+    federation = federate(*args, patience=patience or Patience(), **plan)
+    federation.channel.open_ended = True
+    return federation
+
+
+def node_of(federation, client):
+    return next(node for node, name in federation.channel.names.items() if name == client)
+
+
+def told(federation, kind="client_turned_away"):
+    return [(event["client"], event["reason"]) for event in federation.of_kind(kind)]
+
+
+def refusing(reason, detail="what is wrong", client="mallory"):
+    """A client that answers its description with a refusal."""
+    return lambda asked, reply: (
+        encode_reply(Refusal(asked.client, reason, detail))
+        if (asked.client, asked.purpose) == (client, Purpose.DESCRIBE)
+        else reply
+    )
+
+
+def cohorts(federation):
+    return [set(event["cohort"]) for event in federation.of_kind("round_started")]
+
+
+class Days:
+    """A clock that shows hours later each time somebody waits."""
+
+    def __init__(self, monkeypatch, federation):
+        self.now = 0.0
+        monkeypatch.setattr("plait.rounds.roster.time.monotonic", lambda: self.now)
+        federation.channel.wait = self.wait
+
+    def wait(self, timeout_s):
+        self.now += 3600.0
 
 
 def test_the_ledger_says_who_takes_part_whoever_answered_first(federate):
@@ -14,65 +68,71 @@ def test_the_ledger_says_who_takes_part_whoever_answered_first(federate):
     federation.channel.order = lambda nodes: nodes[::-1]
     federation.run()
     (event,) = federation.of_kind("clients_described")
-    assert [row["client"] for row in event["clients"]] == ["alice", "bob", "mallory"]
-    assert event["clients"][1] == {
-        "client": "bob",
-        "train_examples": 7,
-        "train_tokens": 70,
-        "held_out_examples": 4,
-        "held_out_tokens": 40,
-        "rank": 2,
-        "histogram": {"fake": 4},
-    }
+    assert event["clients"] == [row("alice", 3, 10), row("bob", 7, 40), row("mallory", 2, 40)]
 
 
-def test_too_few_clients_are_an_error_that_says_why(federate):
-    federation = federate()
-    federation.channel.tamper = lambda asked, reply: "node 102 is gone" if asked.client == "mallory" else reply
-    with pytest.raises(PeerError, match="2 clients answered, expected 3: node 102 is gone"):
-        federation.run()
+# Where all are there from the start
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "reason", "message"),
     [
         (
             {"base_fingerprint": b"g" * 32},
-            BaseMismatchError,
+            "wrong-base",
             "base of client 'mallory' is 6767676767676767, expected 66",
         ),
-        ({"layout": Layout.of({"other": [16]})}, PeerError, "client 'mallory' derives another adapter"),
-        ({"train_examples": 0}, DataError, "client 'mallory' has no training examples, expected at least 1"),
+        ({"layout": Layout.of({"other": [16]})}, "wrong-spec", "client 'mallory' derives another adapter"),
+        ({"train_examples": 0}, "too-little-data", "client 'mallory' has no training examples, expected at least 1"),
     ],
 )
-def test_a_client_that_does_not_fit_is_named(federate, change, error, message):
+def test_a_client_that_does_not_fit_is_left_out_and_named(federate, change, reason, message):
     models = dict(federate().models)
     models["mallory"] = replace(models["mallory"], **change)
-    with pytest.raises(error, match=message):
-        federate(models).run()
+    federation = federate(models, quorum=2)
+    federation.run()
+    (event,) = federation.of_kind("client_turned_away")
+    assert (event["client"], event["reason"], message in event["detail"]) == ("mallory", reason, True)
+    assert cohorts(federation) == [{"alice", "bob"}] * 2
+    assert [event["refused"] for event in federation.of_kind("round_finished")] == [0, 0]
+    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, expected at least 3: mallory: {message}"):
+        federate(models, quorum=3).run()
 
 
-def test_two_clients_of_one_name_are_an_error(federate):
-    federation = federate()
+def test_the_others_end_where_they_would_without_a_client_that_is_left_out(federate):
+    models = dict(federate().models)
+    honest = {name: model for name, model in models.items() if name != "mallory"}
+    models["mallory"] = replace(models["mallory"], train_examples=0)
+    assert federate(models).run().adapter.digest() == federate(honest).run().adapter.digest()
+
+
+@pytest.mark.parametrize("reason", [reason for reason in RefusalReason if reason is not RefusalReason.NEED_FULL])
+@pytest.mark.parametrize("open_ended", [False, True])
+def test_a_refusal_is_told_under_its_own_code_in_the_clients_own_words(federate, reason, open_ended):
+    federation = federate(clients=2, quorum=2)
+    federation.channel.open_ended = open_ended
+    federation.channel.tamper = refusing(reason, "label of 3 of 5 records is none of the run's")
+    federation.run()
+    (event,) = federation.of_kind("client_turned_away")
+    code = reason.name.lower().replace("_", "-")
+    assert (event["client"], event["reason"]) == ("mallory", code)
+    assert event["detail"] == "label of 3 of 5 records is none of the run's"
+    assert cohorts(federation) == [{"alice", "bob"}] * 2
+
+
+def test_too_few_clients_are_an_error_that_says_why(federate):
+    federation = federate(quorum=3)
+    federation.channel.tamper = lambda asked, reply: "node 102 is gone" if asked.client == "mallory" else reply
+    with pytest.raises(PeerError, match="2 of 3 clients can take part, expected at least 3: node 102: node 102 is"):
+        federation.run()
+
+
+def test_two_clients_of_one_name_are_one_client(federate):
+    federation = federate(quorum=2)
     federation.channel.tamper = lambda asked, reply: encode_reply(
         replace(decode_reply(reply, max_bytes=ALWAYS), client="bob")
     )
     with pytest.raises(PeerError, match="two clients are called 'bob', expected different names"):
-        federation.run()
-
-
-@pytest.mark.parametrize(
-    ("reason", "error"),
-    [
-        (RefusalReason.BASE_MISMATCH, BaseMismatchError),
-        (RefusalReason.TOO_LITTLE_DATA, DataError),
-        (RefusalReason.SPEC_MISMATCH, PeerError),
-    ],
-)
-def test_a_client_that_refuses_to_take_part_says_whose_fault_it_is(federate, reason, error):
-    federation = federate()
-    federation.channel.tamper = lambda asked, reply: encode_reply(Refusal(asked.client, reason, "what is wrong"))
-    with pytest.raises(error, match="what is wrong"):
         federation.run()
 
 
@@ -84,28 +144,167 @@ def test_a_client_that_refuses_to_take_part_says_whose_fault_it_is(federate, rea
     ],
 )
 def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reason):
-    federation = federate(clients=2)
+    federation = federate(quorum=2)
     federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
     federation.run()
-    assert {name for event in federation.of_kind("round_started") for name in event["cohort"]} == {"alice", "bob"}
-    federation = federate(clients=3)
+    assert cohorts(federation) == [{"alice", "bob"}] * 2
+    federation = federate(quorum=3)
     federation.channel.tamper = lambda asked, honest: reply if asked.client == "mallory" else honest
-    with pytest.raises(PeerError, match=f"2 clients answered, expected 3: {reason}"):
+    with pytest.raises(PeerError, match=f"2 of 3 clients can take part, expected at least 3: node 102: {reason}"):
         federation.run()
 
 
+# Where they come and go
+
+
 def test_missing_clients_are_counted_in_the_ledger_before_they_are_waited_for(federate):
-    federation = federate()
-    channel = federation.channel
-    channel.open_ended = True
-    channel.gone.add(next(iter(channel.participants)))
-
-    def nodes(at_least):
-        if at_least:  # waits, and somebody comes
-            channel.gone.clear()
-        return [node for node in channel.participants if node not in channel.gone]
-
-    channel.nodes = nodes
+    federation = open_federation(federate)
+    federation.channel.gone.add(node_of(federation, "bob"))
+    federation.channel.wait = lambda timeout_s: federation.channel.gone.clear()
     federation.run()
     (event,) = federation.of_kind("waiting_for_clients")
-    assert (event["here"], event["wanted"]) == (2, 3)
+    assert (event["here"], event["fit"], event["wanted"]) == (2, 2, 3)
+
+
+def test_a_silent_node_is_not_waited_for_where_enough_others_can_take_part(federate):
+    federation = open_federation(federate, clients=2, quorum=2)
+    federation.channel.silent = lambda asked: asked.client == "mallory"
+    # Whoever waits by the clock, waits for ever.
+    federation.channel.wait = lambda timeout_s: pytest.fail("somebody was waited for")
+    federation.run()
+    assert cohorts(federation) == [{"alice", "bob"}] * 2
+
+
+def test_who_is_described_meanwhile_joins_the_next_round(federate):
+    federation = open_federation(federate, clients=2, quorum=2, cohort_size=3)
+    late = lambda asked: asked.client == "mallory" and asked.purpose is Purpose.DESCRIBE  # noqa: E731
+    federation.channel.silent = lambda asked: late(asked) and not federation.of_kind("round_finished")
+    federation.run()
+    assert cohorts(federation) == [{"alice", "bob"}, {"alice", "bob", "mallory"}]
+
+
+def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federate, monkeypatch):
+    federation = open_federation(federate, clients=3, quorum=2, cohort_size=3)
+    channel, node = federation.channel, node_of(federation, "mallory")
+    clock = Days(monkeypatch, federation)
+    channel.presences = {node: Presence(since=1.0, quiet_s=10**6)}
+    receive = type(channel.exchange(Purpose.DESCRIBE, "0")).receive
+
+    def and_time_goes_by(exchange, timeout_s):
+        if (answer := receive(exchange, timeout_s)) is None and timeout_s:
+            clock.now += 200.0
+        return answer
+
+    monkeypatch.setattr(type(channel.exchange(Purpose.DESCRIBE, "0")), "receive", and_time_goes_by)
+    channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
+    federation.run()
+    (event,) = federation.of_kind("client_turned_away")
+    assert (event["client"], event["reason"]) == ("node 102", "silent")
+    assert "has not answered since it was asked to describe itself" in event["detail"]
+    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
+
+
+def test_a_node_that_is_at_work_on_its_description_keeps_its_turn(federate, monkeypatch):
+    federation = open_federation(federate, clients=3, quorum=3)
+    clock = Days(monkeypatch, federation)
+    receive = type(federation.channel.exchange(Purpose.DESCRIBE, "0")).receive
+
+    def and_time_goes_by(exchange, timeout_s):
+        if (answer := receive(exchange, timeout_s)) is None and timeout_s:
+            clock.now += 200.0
+        return answer
+
+    monkeypatch.setattr(type(federation.channel.exchange(Purpose.DESCRIBE, "0")), "receive", and_time_goes_by)
+    federation.channel.silent = lambda asked: asked.client == "mallory" and clock.now < 7200
+    federation.run()
+    assert not told(federation)
+    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
+
+
+def test_a_client_that_left_is_waited_for_only_for_a_while_once_the_run_has_begun(federate, monkeypatch):
+    federation = open_federation(federate, rounds=3, quorum=2)
+    Days(monkeypatch, federation)
+    federation.channel.before = lambda asked: (
+        federation.channel.gone.add(node_of(federation, "bob")) if asked.round == 1 else None
+    )
+    federation.run()
+    assert cohorts(federation) == [{"alice", "bob", "mallory"}, {"alice", "mallory"}, {"alice", "mallory"}]
+    # Within the time, which is over for all rounds to come.
+    assert len(federation.of_kind("waiting_for_clients")) <= 3
+
+
+@pytest.mark.parametrize("reason", [RefusalReason.UNUSABLE_DATA, RefusalReason.POLICY, RefusalReason.TOO_LITTLE_DATA])
+def test_whoever_refused_is_asked_again_once_it_has_attached_anew_and_not_before(federate, monkeypatch, reason):
+    federation = open_federation(federate, clients=3, quorum=2)
+    channel, node = federation.channel, node_of(federation, "mallory")
+    Days(monkeypatch, federation)
+    channel.presences = {node: Presence(since=1.0)}
+    channel.tamper = refusing(reason)
+    waits = []
+
+    def come_back(timeout_s):
+        waits.append(timeout_s)
+        if len(waits) == 50:
+            channel.presences = {node: Presence(since=2.0)}
+            channel.tamper = lambda asked, reply: reply
+
+    channel.wait = come_back
+    federation.run()
+    assert len(waits) == 50
+    assert told(federation) == [("mallory", reason.name.lower().replace("_", "-"))]
+    described = [ask for ask in channel.asked if (ask.client, ask.purpose) == ("mallory", Purpose.DESCRIBE)]
+    assert len(described) == 2
+    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
+
+
+def test_a_client_that_failed_is_asked_again_in_a_while_and_told_once(federate, monkeypatch):
+    federation = open_federation(federate, clients=3, quorum=2)
+    clock = Days(monkeypatch, federation)
+    refuse = refusing(RefusalReason.FAILED)
+    federation.channel.tamper = lambda asked, reply: refuse(asked, reply) if clock.now < 7200 else reply
+    federation.run()
+    assert told(federation) == [("mallory", "failed")]
+    assert cohorts(federation)[0] == {"alice", "bob", "mallory"}
+
+
+def test_a_refusal_by_a_node_with_a_key_is_told_under_the_name_of_its_key(federate):
+    federation = open_federation(federate, clients=2, quorum=2)
+    node = node_of(federation, "mallory")
+    federation.channel.identities = {node: Identity("eve", b"k" * 32)}
+    federation.channel.tamper = refusing(RefusalReason.UNUSABLE_DATA)
+    federation.run()
+    assert told(federation) == [("eve", "unusable-data")]
+
+
+def test_a_client_that_changes_its_largest_rank_at_every_question_is_asked_twice(federate):
+    federation = open_federation(federate, clients=2, quorum=2, ranks={"alice": 1, "bob": 2, "mallory": 1})
+    asked_of = []
+
+    def alternating(asked, reply):
+        if (asked.client, asked.purpose) != ("mallory", Purpose.DESCRIBE):
+            return reply
+        asked_of.append(asked)
+        assert len(asked_of) < 10, "it goes on for ever"
+        card = decode_reply(reply, max_bytes=ALWAYS)
+        # Always the other one than it is asked about.
+        return encode_reply(replace(card, max_rank=1 if len(asked_of) % 2 else 2))
+
+    federation.channel.tamper = alternating
+    federation.run()
+    assert len(asked_of) == 2
+    assert told(federation) == [("mallory", "rank")]
+    assert cohorts(federation) == [{"alice", "bob"}] * 2
+
+
+def test_the_ledger_is_told_of_newcomers_alone(federate):
+    federation = open_federation(federate, rounds=3, clients=2, quorum=2, cohort_size=3)
+    federation.channel.gone.add(node_of(federation, "mallory"))
+
+    def come(asked):
+        if (asked.purpose, asked.round) == (Purpose.EVALUATE, 1):
+            federation.channel.gone.clear()
+
+    federation.channel.before = come
+    federation.run()
+    described = [[entry["client"] for entry in event["clients"]] for event in federation.of_kind("clients_described")]
+    assert described == [["alice", "bob"], ["mallory"]]

@@ -1,0 +1,60 @@
+"""How long clients that may come and go are waited for.
+
+A node reports its progress every ten seconds while it works, and bytes that travel count too (see
+`plait.rounds.channel.Presence`). So a slow machine keeps its turn and a silent one does not. Knows neither clients nor
+tasks.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MINUTE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Limits, in seconds.
+
+    Attributes:
+        silent_s: a client that was asked something and shows no sign of work for so long is given up.
+        slow_factor: once half of those asked have answered, the others have so many times their median time.
+        slow_s: they always have so long.
+        gathering_s: once the run has begun, clients that are missing between two rounds are waited for so long in all.
+        return_s: the least of these for a server that has just been started again: its clients are on their way back.
+        again_s: a client that was given up, or failed, is asked again after so long.
+    """
+
+    silent_s: float = 5 * _MINUTE_S
+    slow_factor: float = 10.0
+    slow_s: float = 15 * _MINUTE_S
+    gathering_s: float = 10 * _MINUTE_S
+    return_s: float = _MINUTE_S
+    again_s: float = 10 * _MINUTE_S
+
+    def too_quiet(self, *, asked_s: float, quiet_s: float) -> bool:
+        """Whether a client has shown no sign of work for too long.
+
+        Args:
+            asked_s: since it was asked.
+            quiet_s: since its last sign of work.
+        """
+        return min(asked_s, quiet_s) > self.silent_s
+
+    def too_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
+        """Whether a client takes far longer than the others.
+
+        Args:
+            asked_s: since it was asked.
+            took_s: how long each of those took that have answered.
+            asked: how many clients were asked, itself included.
+        """
+        if 2 * len(took_s) < asked:
+            return False
+        return asked_s > max(self.slow_s, self.slow_factor * statistics.median_low(took_s))
+
+    def rest_s(self, waited_s: float) -> float:
+        """How long a client that was given up is not asked again: it may cost a run a fifth of its time, no more."""
+        return max(self.again_s, 4 * waited_s)

@@ -1,0 +1,122 @@
+"""No silent or endless client holds a run up for ever, and no slow one that works is given up."""
+
+import time
+
+import pytest
+
+from plait.rounds.channel import Presence, Purpose
+from plait.rounds.patience import Patience
+
+HOUR_S = 3600.0
+
+
+def test_a_client_that_shows_its_work_is_never_too_quiet():
+    patience = Patience(silent_s=300.0)
+    assert not patience.too_quiet(asked_s=24 * HOUR_S, quiet_s=10.0)
+    assert not patience.too_quiet(asked_s=10.0, quiet_s=24 * HOUR_S)
+    assert patience.too_quiet(asked_s=301.0, quiet_s=24 * HOUR_S)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "took_s", "asked", "expected"),
+    [
+        (100 * HOUR_S, [], 1, False),
+        (100 * HOUR_S, [1.0], 3, False),
+        (899.0, [1.0, 2.0], 4, False),
+        (901.0, [1.0, 2.0], 4, True),
+        (9 * HOUR_S, [HOUR_S], 2, False),
+        (11 * HOUR_S, [HOUR_S], 2, True),
+        (11 * HOUR_S, [HOUR_S, 100 * HOUR_S], 4, True),
+    ],
+)
+def test_a_client_is_too_slow_only_far_behind_half_of_the_others(asked_s, took_s, asked, expected):
+    assert Patience().too_slow(asked_s=asked_s, took_s=took_s, asked=asked) is expected
+
+
+def test_whoever_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
+    assert Patience().rest_s(1.0) == Patience().again_s
+    assert Patience().rest_s(HOUR_S) == 4 * HOUR_S
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by 20 s whenever somebody looks, so that nobody waits."""
+    now = [0.0]
+
+    def monotonic():
+        now[0] += 20.0
+        return now[0]
+
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    return now
+
+
+@pytest.fixture
+def stalling(federate, clock):
+    """A federation of three that come and go, of whom one never answers what is asked of it."""
+
+    def make(purpose, presence, **plan):
+        federation = federate(quorum=2, **plan)
+        channel = federation.channel
+        channel.open_ended = True
+        channel.silent = lambda asked: (asked.client, asked.purpose) == ("mallory", purpose)
+        node = next(node for node, name in channel.names.items() if name == "mallory")
+        channel.presences = {node: presence}
+        return federation
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("presence", "reason", "detail"),
+    [
+        (Presence(quiet_s=10**9), "silent", "is attached, but has shown no sign of work for 300 s"),
+        (Presence(quiet_s=5.0), "slow", "far longer than the others took"),
+    ],
+)
+def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(stalling, presence, reason, detail):
+    federation = stalling(Purpose.TRAIN, presence, rounds=3)
+    federation.run()
+    refused = federation.of_kind("update_refused")
+    assert {(event["client"], event["reason"]) for event in refused} == {("mallory", reason)}
+    assert all(detail in event["detail"] for event in refused)
+    assert len(refused) < 3
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [2, 2, 2]
+    assert {(event["client"], event["reason"]) for event in federation.of_kind("client_turned_away")} == {
+        ("mallory", reason)
+    }
+
+
+def test_a_client_that_evaluates_for_ever_is_given_up(stalling):
+    federation = stalling(Purpose.EVALUATE, Presence(quiet_s=10**9), rounds=1)
+    federation.run()
+    assert [sorted(event["by_client"]) for event in federation.of_kind("evaluated")] == [["alice", "bob"]] * 2
+    assert {(event["client"], event["reason"]) for event in federation.of_kind("update_refused")} == {
+        ("mallory", "silent")
+    }
+
+
+def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):
+    federation = federate({f"client-{i}": fake_model(i - 2.0, 1 + i) for i in range(4)}, cohort_size=2, rounds=1)
+    channel = federation.channel
+    channel.open_ended = True
+    channel.presences = {node: Presence(quiet_s=10**9) for node in channel.names}
+    silent = []
+
+    def first_to_train(asked):
+        if asked.purpose is Purpose.TRAIN and not silent:
+            silent.append(asked.client)
+        return asked.purpose is Purpose.TRAIN and asked.client in silent
+
+    channel.silent = first_to_train
+    federation.run()
+    (replaced,) = federation.of_kind("client_replaced")
+    assert replaced["client"] == silent[0]
+    assert federation.of_kind("round_finished")[0]["received"] == 2
+
+
+def test_in_one_process_a_client_is_waited_for_as_long_as_it_works(federate, clock):
+    federation = federate(rounds=1)
+    federation.channel.presences = {node: Presence(quiet_s=10**9) for node in federation.channel.names}
+    federation.run()
+    assert not federation.of_kind("update_refused")
