@@ -6,7 +6,7 @@ from typing import cast
 
 from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
 from plait.export import Outlets
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import Follower, Ledger
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.tracks import RankedAdapter
@@ -44,6 +44,8 @@ class Publisher:
         self._clients = clients
         self._outlets = outlets
         self._parents = parents
+        self._events = Follower(directory.ledger)
+        self._losses: dict[int, float] = {}
         self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
@@ -59,9 +61,9 @@ class Publisher:
         self._handed_out = None if failures else mark
 
     def _write(self, state: RunState) -> None:
-        losses = {
+        self._losses |= {
             cast("int", event["round"]): cast("float", event["loss"])
-            for event in read_events(self._directory.ledger)
+            for event in self._events.new_events()
             if event["event"] == "evaluated"
         }
         spec, adapter = published(self._adapter.spec, state.shadow, self._adapter.geometry, state.base.moved)
@@ -71,8 +73,8 @@ class Publisher:
             base=self._base,
             rounds=state.round,
             clients=self._clients,
-            base_loss=losses.get(0),
-            final_loss=losses.get(state.round),
+            base_loss=self._losses.get(0),
+            final_loss=self._losses.get(state.round),
             parents=self._parents,
         )
         save_peft_directory(

@@ -28,6 +28,7 @@ from plait.stacking import beginning_of
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint
 from plait.training.device import choose_compute, use_threads
+from server.log import say_event
 from server.publisher import Publisher
 
 
@@ -106,14 +107,14 @@ def _open(
         if any(event["event"] == "run_finished" for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = Ledger(directory.ledger)
+        ledger = Ledger(directory.ledger, told=say_event)
         ledger.append("resumed", round=state.round)
         return directory, ledger, state, events
     beginning = beginning_of(config, ranks.master, base.fingerprint)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, bytes.fromhex(base.fingerprint))
     save_checkpoint(directory.checkpoints, state, ranks)
-    ledger = Ledger(directory.ledger)
+    ledger = Ledger(directory.ledger, told=say_event)
     compute = choose_compute(config.device, config.dtype)
     spec = blueprint.spec
     ledger.append(

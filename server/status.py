@@ -33,7 +33,9 @@ class RunSummary:
         cohort: the clients of this round.
         lost: the clients of this round whose update will not count, and the ledger's reason.
         deadline_s: seconds until the round closes without those who have not answered; None for no deadline.
-        round_s: how long each finished round took.
+        done: how many rounds are finished.
+        round_s: how long each of the last of them took.
+        unfit: who cannot take part: a code, and the client's own words.
     """
 
     run: str = ""
@@ -44,14 +46,16 @@ class RunSummary:
     cohort: tuple[str, ...] = ()
     lost: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline_s: float | None = None
+    done: int = 0
     round_s: tuple[float, ...] = ()
+    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
 
     @property
     def eta_s(self) -> float | None:
         """Seconds that the rounds to come will take if they are like those before; None before the first."""
         if not self.round_s:
             return None
-        return statistics.median(self.round_s) * max(self.rounds - len(self.round_s), 0)
+        return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
 
 
 def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> dict[str, Json]:
@@ -75,6 +79,10 @@ def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments)
         "deadline_s": summary.deadline_s,
         "eta_s": _rounded(summary.eta_s),
         "cohort": cohort,
+        "unfit": [
+            {"name": name, "reason": reason, "detail": detail}
+            for name, (reason, detail) in sorted(summary.unfit.items())
+        ],
         "late": [name for name in names if any(task.message_id in late for task in of_node.get(name, []))],
         "nodes": [_attached(node, now) for node in nodes if node.session is not None],
         "nodes_away": [{"name": node.name, "away_s": _rounded(now - node.left)} for node in nodes if not node.session],
@@ -87,7 +95,9 @@ def _state(summary: RunSummary, nodes: Sequence[Node]) -> str:
     """What the run does. Who is here is counted now, as the nodes below are; the ledger knows who was."""
     if not summary.wanted or summary.state != "waiting for clients":
         return summary.state
-    return f"waiting for clients: {sum(node.is_ready for node in nodes)} of {summary.wanted} are ready"
+    ready = [node.name in summary.unfit for node in nodes if node.is_ready]
+    unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""
+    return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
 def status_json(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +9,11 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
+from plait.rounds.ledger import Follower
 from server.status import RunSummary
+
+_ROUNDS_TIMED = 64
+"""So many of the last rounds say how long those to come will take."""
 
 
 class LedgerSummary:
@@ -25,30 +27,31 @@ class LedgerSummary:
     """
 
     def __init__(self, ledger: Path, *, name: str, rounds: int, deadline_s: float | None) -> None:
-        self._ledger = ledger
+        self._ledger = Follower(ledger)
         self._summary = RunSummary(run=name, rounds=rounds, deadline_s=deadline_s)
-        self._offset = 0
         self._lock = threading.Lock()
 
     def __call__(self) -> RunSummary:
         """The newest summary."""
         with self._lock:
-            with contextlib.suppress(OSError), self._ledger.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-                whole = data[: data.rfind(b"\n") + 1]
-                self._offset += len(whole)
-                for line in whole.splitlines():
-                    self._take(json.loads(line))
+            for event in self._ledger.new_events():
+                self._take(event)
             return self._summary
 
     def _take(self, event: Mapping[str, Json]) -> None:
         now = self._summary
         match event["event"]:
             case "run_started" | "resumed":
-                now = replace(now, state="waiting for clients")
-            case "clients_described" if now.state.startswith("waiting for clients"):
-                now = replace(now, state="evaluating the base")
+                now = replace(now, state="waiting for clients", unfit={})
+            case "clients_gathered":
+                now = replace(now, state="between rounds" if now.round else "evaluating the base")
+            case "clients_described":
+                here = {client["client"] for client in cast("list[dict[str, str]]", event["clients"])}
+                now = replace(now, unfit={name: why for name, why in now.unfit.items() if name not in here})
+            case "client_turned_away":
+                client = str(event.get("client") or f"node {event['node']}")
+                why = str(event.get("reason", "")), str(event["detail"])
+                now = replace(now, unfit={**now.unfit, client: why})
             case "round_started":
                 cohort = tuple(cast("list[str]", event["cohort"]))
                 now = replace(now, state="training", round=cast("int", event["round"]), cohort=cohort, lost={})
@@ -63,8 +66,8 @@ class LedgerSummary:
             case "round_missed":
                 now = replace(now, state="below the quorum, trying again")
             case "round_finished":
-                seconds = (*now.round_s, cast("float", event["wall_s"]))
-                now = replace(now, state="evaluating", round_s=seconds, cohort=())
+                seconds = (*now.round_s, cast("float", event["wall_s"]))[-_ROUNDS_TIMED:]
+                now = replace(now, state="evaluating", done=now.done + 1, round_s=seconds, cohort=())
             case "evaluated":
                 now = replace(now, state="between rounds")
             case "run_finished":

@@ -6,7 +6,6 @@ On a terminal: a bar and a line a round. Elsewhere: the lines alone. All of it o
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from plait.adapters import Json
 
 _PAUSE_S = 0.2
+_MOST_NAMED = 16
 
 
 def console() -> Console:
@@ -78,6 +78,7 @@ class _Viewer:
         self._bars = bars
         self._rounds = rounds
         self._base_loss: float | None = None
+        self._newcomers: list[str] = []
         self._bar = bars.add_task("starting", total=total)
 
     def show(self, event: Mapping[str, Json]) -> None:
@@ -91,10 +92,30 @@ class _Viewer:
                 f"[yellow]refused[/] round {number}, {escape(_clean(event['client']))}: "
                 f"{escape(_clean(event['detail']))}"
             )
+        elif kind == "client_turned_away":
+            self._screen.print(
+                f"[yellow]cannot take part[/] {escape(_clean(event['client']))} ({escape(_clean(event['reason']))}): "
+                f"{escape(_clean(event['detail']))}"
+            )
+        elif kind == "clients_described":
+            self._newcomers += [_clean(client["client"]) for client in cast("list[dict[str, Json]]", event["clients"])]
+        elif kind in ("waiting_for_clients", "clients_gathered"):
+            self._show_here(event)
         elif kind == "publish_failed":
             self._screen.print(f"[yellow]not published[/] round {number}: {escape(_clean(event['detail']))}")
         elif kind == "evaluated":
             self._show_loss(cast("int", number), event)
+
+    def _show_here(self, event: Mapping[str, Json]) -> None:
+        """Who has come since this was last shown, and how many are waited for."""
+        wanted, fit, unfit = (cast("int", event.get(key, 0)) for key in ("wanted", "fit", "unfit"))
+        names, self._newcomers = self._newcomers, []
+        if names:
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            shown = escape(", ".join(names[:_MOST_NAMED]))
+            self._screen.print(f"here: {shown}{more} ({fit} of {wanted} clients)")
+        if unfit and fit < wanted:
+            self._screen.print(f"waiting for {wanted - fit} more that can take part")
 
     def _show_loss(self, number: int, event: Mapping[str, Json]) -> None:
         loss = cast("float", event["loss"])
@@ -118,17 +139,13 @@ class _Viewer:
 
 
 def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
-    offset = 0
+    from plait.rounds.ledger import Follower
+
+    events = Follower(ledger)
     while True:
         last = stop.is_set()
-        with contextlib.suppress(OSError):
-            with ledger.open("rb") as file:
-                file.seek(offset)
-                data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            offset += len(whole)
-            for line in whole.splitlines():
-                viewer.show(json.loads(line))
+        for event in events.new_events():
+            viewer.show(event)
         if last:
             return
         stop.wait(_PAUSE_S)

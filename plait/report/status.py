@@ -8,10 +8,13 @@ from typing import cast
 from plait.report.table import Table
 from plait.report.wording import bytes_text, clean, duration_text, plural
 
+_MOST_WORDS = 300
+
 
 def status_tables(said: Mapping[str, object]) -> list[Table]:
     """The round and the clients, from the object that a server sent."""
-    return [_run(said), _clients(said)]
+    tables = [_run(said), _clients(said)]
+    return [*tables, unfit] if (unfit := _unfit(said)).rows else tables
 
 
 def _run(said: Mapping[str, object]) -> Table:
@@ -60,6 +63,14 @@ def _clients(said: Mapping[str, object]) -> Table:
     return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4))
 
 
+def _unfit(said: Mapping[str, object]) -> Table:
+    rows = tuple(
+        (_text(entry.get("name")), _text(entry.get("reason")), _words(entry.get("detail")))
+        for entry in _objects(said, "unfit")
+    )
+    return Table("Cannot take part", ("client", "reason", "in its own words"), rows, text_columns=(0, 1, 2))
+
+
 def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
     return [cast("Mapping[str, object]", entry) for entry in _list(said, key) if isinstance(entry, dict)]
 
@@ -71,6 +82,10 @@ def _list(said: Mapping[str, object], key: str) -> list[object]:
 
 def _text(value: object) -> str:
     return clean(value, limit=60) if isinstance(value, str) else ""
+
+
+def _words(value: object) -> str:
+    return clean(value, limit=_MOST_WORDS) if isinstance(value, str) else ""
 
 
 def _number(value: object) -> float | None:

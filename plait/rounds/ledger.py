@@ -40,14 +40,22 @@ class Ledger:
     Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left half-written).
     While it is open nobody else can open it (where the file system knows locks).
 
+    Args:
+        path: of the file.
+        told: hears of every event once it is written.
+        clock: seconds since 1970.
+
     Raises:
         PeerError: the existing file is not a whole chain.
         ConfigError: the ledger is open already.
         MachineError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, told: Callable[[Event], None] | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._path = path
+        self._told = told
         self._clock = clock
         try:
             self._file = path.open("ab", buffering=0)
@@ -97,11 +105,47 @@ class Ledger:
         except OSError as error:
             raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
         self._end = _End(end.events + 1, line["hash"], end.size_bytes + len(data))
+        if self._told is not None:
+            self._told(line)
         return line
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Follower:
+    """Reads a ledger as it grows, each event once; so whoever follows a run does work in proportion to its length.
+
+    The chain is not checked: its writer does that, and `read_events`.
+
+    Args:
+        path: of the ledger; need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+
+    def new_events(self) -> list[Event]:
+        """The whole events that were appended since the last call; none where the file cannot be read.
+
+        Raises:
+            PeerError: a line is not JSON.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        try:
+            events = [cast("Event", json.loads(line)) for line in whole.splitlines()]
+        except ValueError as error:
+            raise PeerError(f"'{self._path}' holds a line that is not an event of a ledger") from error
+        self._read_bytes += len(whole)
+        return events
 
 
 def read_events(path: Path) -> list[Event]:

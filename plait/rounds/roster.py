@@ -135,7 +135,9 @@ class Roster:
             else:
                 self._channel.wait(_PAUSE_S)
         self._is_first = False
-        self._told_waiting = None
+        if self._told_waiting is not None:
+            self._told_waiting = None
+            self._ledger.append("clients_gathered", fit=len(self.nodes), wanted=at_least)
 
     def _gather_all(self, enough: int) -> None:
         self._look()
@@ -312,10 +314,10 @@ class Roster:
         return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
     def _tell_waiting(self, wanted: int) -> None:
-        now = len(self._presence), len(self.nodes), wanted
+        now = here, fit, unfit = len(self._presence), len(self.nodes), len(self._unfit)
         if now != self._told_waiting:
             self._told_waiting = now
-            self._ledger.append("waiting_for_clients", here=now[0], fit=now[1], wanted=wanted)
+            self._ledger.append("waiting_for_clients", here=here, fit=fit, unfit=unfit, wanted=wanted)
 
     def _tell(self, new: Sequence[str]) -> None:
         """Tell the ledger who is new, but for those that are as it was told before."""

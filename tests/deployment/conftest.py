@@ -95,11 +95,11 @@ class Deployment:
         )  # fmt: skip
         self.start("server")
 
-    def join(self, name: str, *, port: int | None = None) -> None:
-        (self.folder / name).mkdir()
+    def join(self, name: str, *, port: int | None = None, data: Path | None = None) -> None:
+        (self.folder / name).mkdir(exist_ok=True)
         self._clients[name] = (
             "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
-            "--data", self.federation / f"{name}.jsonl", "--state", "state", "--threads", "1", "--dtype", "float32",
+            "--data", data or self.federation / f"{name}.jsonl", "--state", "state", "--threads", "1", "--dtype", "float32",
         )  # fmt: skip
         self.start(name)
 

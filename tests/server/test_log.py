@@ -2,7 +2,8 @@ import logging
 
 import pytest
 
-from server.log import say, shown
+from plait.rounds.ledger import Ledger
+from server.log import say, say_event, shown
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,20 @@ def test_an_event_is_one_line_of_keys_and_values(caplog):
     say("attached", node="alice", detail="100 % new")
 
     assert caplog.messages == ['event=attached node=alice detail="100 % new"']
+
+
+def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(caplog, tmp_path):
+    caplog.set_level(logging.INFO, logger="plait.server")
+    ledger = Ledger(tmp_path / "ledger.jsonl", told=say_event)
+    ledger.append("waiting_for_clients", here=2, fit=1, unfit=1, wanted=2)
+    ledger.append("client_turned_away", node=1, client="carol", reason="unusable-data", detail="none\nevent=forged")
+    ledger.append("clients_described", clients=[{"client": "alice", "train_examples": 7}])
+    ledger.append("update_refused", round=2, client="bob", reason="late", detail="no update", uplink_bytes=0)
+    ledger.append("round_started", round=1, cohort=["alice"])
+    ledger.close()
+    assert caplog.messages == [
+        "event=waiting-for-clients here=2 fit=1 unfit=1 wanted=2",
+        r'event=cannot-take-part client=carol reason=unusable-data detail="none\nevent=forged"',
+        "event=takes-part client=alice train_examples=7",
+        'event=update-refused round=2 client=bob reason=late detail="no update"',
+    ]

@@ -23,8 +23,35 @@ def test_a_run_that_lacks_clients_says_how_many_it_waits_for(tmp_path, ledger):
     assert summary().state == "waiting for clients"
     ledger.append("waiting_for_clients", here=1, wanted=2)
     assert (summary().state, summary().wanted) == ("waiting for clients", 2)
-    ledger.append("clients_described", clients=[])
+    ledger.append("clients_described", clients=[{"client": "ann"}])
+    assert summary().state == "waiting for clients"
+    ledger.append("clients_gathered", fit=2, wanted=2)
     assert summary().state == "evaluating the base"
+
+
+def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append("run_started", run="r")
+    ledger.append("client_turned_away", node=7, client="ann", reason="unusable-data", detail="no labels")
+    ledger.append("client_turned_away", node=8, client="bob", reason="silent", detail="no word")
+    ledger.append("client_turned_away", node=9, detail="as an older server wrote it")
+    assert summary().unfit == {
+        "ann": ("unusable-data", "no labels"),
+        "bob": ("silent", "no word"),
+        "node 9": ("", "as an older server wrote it"),
+    }
+    ledger.append("clients_described", clients=[{"client": "ann"}])
+    assert set(summary().unfit) == {"bob", "node 9"}
+    ledger.append("resumed", round=0)
+    assert not summary().unfit
+
+
+def test_the_time_to_go_follows_the_last_rounds_and_counts_all_that_are_done(tmp_path, ledger):
+    summary = LedgerSummary(tmp_path / "ledger.jsonl", name="first", rounds=1000, deadline_s=None)
+    for number in range(1, 201):
+        ledger.note("round_finished", round=number, wall_s=float(number))
+    assert summary().done == 200
+    assert summary().eta_s == 800 * 168.5  # the median of rounds 137 to 200
 
 
 def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_round_is_over(tmp_path, ledger):

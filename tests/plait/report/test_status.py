@@ -16,6 +16,7 @@ SAID = {
         {"name": "alice", "ready": True, "device": "cpu", "doing": "", "downlink_bytes": 2000, "uplink_bytes": 9}
     ],
     "nodes_away": [{"name": "bob", "away_s": 12.0}],
+    "unfit": [],
     "downlink_bytes": 2000,
     "uplink_bytes": 9,
 }  # fmt: skip
@@ -33,6 +34,14 @@ def test_an_operator_sees_the_round_who_is_late_bytes_and_time_to_go():
     assert told["time to go"] != "not known yet"
     assert cells(clients)["alice"][0] == "answered"
     assert cells(clients)["bob"][0] == "away"
+
+
+def test_an_operator_sees_who_cannot_take_part_and_why_in_the_clients_own_words():
+    unfit = [{"name": "carol", "reason": "unusable-data", "detail": "label of 3 of 5 records is none of the run's"}]
+    *_, table = status_tables({**SAID, "unfit": unfit})
+    assert table.title == "Cannot take part"
+    assert table.rows == (("carol", "unusable-data", "label of 3 of 5 records is none of the run's"),)
+    assert len(status_tables({**SAID, "unfit": []})) == 2
 
 
 def test_what_a_server_should_not_say_breaks_nothing():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import Follower, Ledger, read_events
 
 FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
 JSON = st.recursive(
@@ -200,3 +200,39 @@ def test_a_number_that_json_has_not_is_refused(tmp_path):
     ledger.append("event", loss=0.0)
     ledger.close()
     assert json.loads((tmp_path / "ledger.jsonl").read_text())["loss"] == 0.0
+
+
+def test_whoever_follows_a_ledger_gets_every_whole_event_once_and_reads_every_line_once(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.jsonl"
+    follower = Follower(path)
+    assert follower.new_events() == []
+    ledger = Ledger(path)
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
+    seen = []
+    for number in range(50):
+        ledger.append("event", number=number)
+        seen += follower.new_events()
+    ledger.close()
+    assert [event["number"] for event in seen] == list(range(50))
+    assert len(parsed) == 50
+    with path.open("ab") as file:
+        file.write(b'{"half":')
+        file.flush()
+        assert follower.new_events() == []
+        file.write(b"1}\n")
+    assert follower.new_events() == [{"half": 1}]
+
+
+def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, monkeypatch):
+    heard = []
+    ledger = Ledger(tmp_path / "ledger.jsonl", told=heard.append)
+    ledger.append("one")
+    ledger.note("two")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(MachineError):
+            ledger.append("three")
+    ledger.close()
+    assert [event["event"] for event in heard] == ["one", "two"]

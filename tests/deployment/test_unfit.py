@@ -1,0 +1,71 @@
+"""A client that cannot take part: the operator is told who, why and what the run waits for, and it can come back mended."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+WORDS = "data has label records, expected text, prompts or messages"
+
+
+def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_once_they_are_mended(
+    deployment, federation
+):
+    own = federation / "carol.jsonl"
+    texts = [json.loads(line)["text"] for line in own.read_text().splitlines()]
+    labelled = deployment.folder / "labelled.jsonl"
+    labelled.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    deployment.serve("--rounds", "1")
+    for name, data in (("alice", None), ("bob", None), ("carol", labelled)):
+        deployment.join(name, data=data)
+
+    deployment.until(lambda: "waiting for 1 more that can take part" in deployment.printed("server"))
+    printed = deployment.printed("server")
+    assert "waiting for 3 clients" in printed
+    for name in ("alice", "bob"):
+        assert any(line.startswith("here: ") and name in line for line in printed.splitlines())
+    assert f"cannot take part carol (unusable-data): {WORDS}" in printed
+    assert (
+        f'event=cannot-take-part client=carol reason=unusable-data detail="{WORDS}"'
+        in (deployment.run / "server.log").read_text()
+    )
+    assert f"unusable data: {WORDS}" in deployment.printed("carol")
+    shown = " ".join(_status(deployment, federation).split())
+    assert "Cannot take part" in shown
+    assert "unusable-data" in shown
+    said = json.loads(_status(deployment, federation, "--json"))
+    assert said["unfit"] == [{"name": "carol", "reason": "unusable-data", "detail": WORDS}]
+    assert said["state"] == "waiting for clients: 2 of 3 are ready, 1 more cannot take part"
+
+    deployment.signal("carol", signal.SIGKILL)
+    deployment.join("carol", data=own)
+    deployment.finish()
+    (finished,) = deployment.events("round_finished")
+    assert finished["received"] == 3
+    assert "Cannot take part" not in _report(deployment)
+
+
+def test_the_rounds_go_on_without_a_client_that_never_comes_back(deployment):
+    deployment.serve("--rounds", "3", "--grace-s", "1", "--deadline-s", "20")
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name)
+    deployment.until(lambda: deployment.events("round_finished", round=1))
+    deployment.signal("carol", signal.SIGKILL)
+    deployment.finish(("server", "alice", "bob"))
+    assert deployment.events("round_finished")[-1]["received"] == 2
+
+
+def _status(deployment, federation, *options) -> str:
+    command = (
+        sys.executable, "-m", "plait.cli.main", "status", "--server", f"localhost:{deployment.port}",
+        "--kit", str(federation / "server"), *options,
+    )  # fmt: skip
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def _report(deployment) -> str:
+    return (deployment.run / "report.html").read_text()
