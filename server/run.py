@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -20,9 +21,11 @@ from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.ledger import Event, Ledger, read_events
+from plait.rounds.recorded import weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import Ranks
+from plait.rounds.weights import WEIGHT_RATIO
 from plait.simulation.flower_rules import ALL_RULES
 from plait.stacking import beginning_of
 from plait.training.bases import locate_base, quiet_libraries
@@ -71,7 +74,7 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         channel=channel,
         directory=directory,
         ledger=ledger,
-        plan=plan_of(config),
+        plan=replace(plan_of(config), weight_ratio=weight_ratio_in(events)),
         ranks=ranks,
         base_fingerprint=bytes.fromhex(base.reference.fingerprint),
         rule=rule,
@@ -139,6 +142,7 @@ def _open(
             "spec_digest": spec.digest.hex(),
         },
         **({"parents": [parent.to_json() for parent in beginning.parents]} if beginning.parents else {}),
+        weight_ratio=WEIGHT_RATIO,
         full_model_bytes=4 * blueprint.base_parameters,
         versions=machine.versions(),
         machine=machine.describe(

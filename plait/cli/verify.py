@@ -112,6 +112,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
     from plait.rounds.audit import replay
     from plait.rounds.beginning import begun, parents_in
     from plait.rounds.folding import Folding, Refused
+    from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.simulation.flower_rules import ALL_RULES
     from plait.stacking import beginning_of
@@ -134,6 +135,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
             seed=settings.seed,
             norm_bound=plan_of(settings).norm_bound,
             weighting=plan_of(settings).weighting,
+            weight_ratio=weight_ratio_in(events),
         )
 
     run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from plait.data.records import Dataset, Record, RecordKind
 
 _MAX_NAMES = 32
+_MAX_CHARACTERS = 40
 OTHER = "(other)"
+EMPTY = "(empty)"
 
 
 def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "") -> dict[str, int]:
@@ -20,20 +22,28 @@ def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "")
         besides: a column that says nothing new (each client has one value of it); taken only where there is no other.
 
     Returns:
-        Count by name, most frequent first; at most 32 names, the rest under ``(other)``. Empty where nothing can be
-        counted.
+        Count by name, most frequent first; at most 32 names, the rest under ``(other)``, each on one line and of at
+        most 40 characters. Empty where nothing can be counted.
     """
     column = "label" if dataset.kind is RecordKind.LABEL else _topic_column(dataset, besides)
     if not column:
         return {}
     counts = Counter(
-        record.label if dataset.kind is RecordKind.LABEL else record.columns.get(column, OTHER) for record in records
+        _short(record.label if dataset.kind is RecordKind.LABEL else record.columns.get(column, OTHER))
+        for record in records
     )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     result = dict(ordered[:_MAX_NAMES])
     if rest := sum(count for _, count in ordered[_MAX_NAMES:]):
         result[OTHER] = result.get(OTHER, 0) + rest
     return result
+
+
+def _short(name: str) -> str:
+    line = "".join(character if character.isprintable() else " " for character in name)
+    if not line:
+        return EMPTY
+    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
 
 
 def _topic_column(dataset: Dataset, besides: str) -> str:

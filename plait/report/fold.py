@@ -21,6 +21,7 @@ from plait.report.run_view import (
     Client,
     Diagnostics,
     Evaluation,
+    LeftOut,
     Reference,
     Refusal,
     Round,
@@ -77,6 +78,7 @@ def fold_events(events: Sequence[Mapping[str, Json]]) -> RunView:
         rounds=_rounds(events),
         evaluations=_evaluations(events),
         updates=_updates(events),
+        left_out=_left_out(events),
         refusals=_refusals(events),
         references=_references(events),
         traffic=_traffic(events),
@@ -208,6 +210,19 @@ def _refusals(events: Sequence[Mapping[str, Json]]) -> tuple[Refusal, ...]:
         )
         for event in _of_kind(events, "update_refused")
     )
+
+
+def _left_out(events: Sequence[Mapping[str, Json]]) -> tuple[LeftOut, ...]:
+    """Whoever could not take part and was never described later; of each the last that was told."""
+    left_out: dict[str, LeftOut] = {}
+    for event in map(_record, events):
+        if event.fields.get("event") == "client_turned_away":
+            client = event.optional_text("client") or f"node {event.optional_count('node')}"
+            left_out[client] = LeftOut(client, event.optional_text("reason") or "", event.optional_text("detail") or "")
+        elif event.fields.get("event") == "clients_described":
+            for client in event.records("clients"):
+                left_out.pop(client.text("client"), None)
+    return tuple(left_out.values())
 
 
 def _references(events: Sequence[Mapping[str, Json]]) -> tuple[Reference, ...]:

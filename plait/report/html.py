@@ -22,6 +22,7 @@ from plait.report.table import Table
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
+    left_out_table,
     loss_by_client_table,
     loss_by_round_table,
     moved_text,
@@ -85,6 +86,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             _section("Client by client", _table(loss_by_client_table(view)), *_evenness(view), plot("clients")),
             _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
             _section("How well it was averaged", _sentences(advice(view)), *_aggregation(view, plot)),
+            _section("Who could not take part", _table(left_out_table(view))),
             _section("What was refused", _table(refusals_table(view))),
             _section("How to repeat it", _command(view), _pairs(view.config)),
             _section("Where it comes from", _pairs(_origin(view)), _pairs(view.versions)),

@@ -141,6 +141,15 @@ class Update:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A client that could not take part, and why: a code, and its own words."""
+
+    client: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """An update that was not accepted, and why."""
 
@@ -215,6 +224,7 @@ class RunView:
     rounds: tuple[Round, ...]
     evaluations: tuple[Evaluation, ...]
     updates: tuple[Update, ...]
+    left_out: tuple[LeftOut, ...]
     refusals: tuple[Refusal, ...]
     references: tuple[Reference, ...]
     traffic: Mapping[tuple[int, str], Traffic]

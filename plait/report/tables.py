@@ -46,6 +46,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         bytes_by_round_table(view),
         savings_table(view),
         aggregation_table(view),
+        left_out_table(view),
         refusals_table(view),
     )
     return tuple(table for table in tables if table.rows)
@@ -269,6 +270,18 @@ def aggregation_table(view: RunView) -> Table:
             for number, found in shown
         ),
         note=_left_out(len(shown), len(there), "rounds, spread over the run"),
+    )
+
+
+def left_out_table(view: RunView) -> Table:
+    """Clients that could not take part."""
+    shown = view.left_out[:_MOST_REFUSALS]
+    return Table(
+        title="Clients that could not take part",
+        headings=("client", "reason", "in its own words"),
+        rows=tuple((each.client, each.reason, each.detail) for each in shown),
+        note=_left_out(len(shown), len(view.left_out), "clients, the first ones"),
+        text_columns=(0, 1, 2),
     )
 
 

@@ -34,6 +34,7 @@ from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sam
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
+from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
@@ -58,6 +59,7 @@ class RunPlan:
         attempts: times that a round below its quorum is tried in all.
         norm_bound: how large an update may be.
         weighting: how much each update counts.
+        weight_ratio: none counts more than so many times the median of the round's.
         keep_updates: whether updates stay in the spool once their round is over.
         patience: how long clients that come and go are waited for; no longer than `deadline_s`, where there is one.
     """
@@ -75,6 +77,7 @@ class RunPlan:
     attempts: int = 1
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES
+    weight_ratio: float = WEIGHT_RATIO
     keep_updates: bool = False
     patience: Patience = field(default_factory=Patience)
 
@@ -114,6 +117,7 @@ class Coordinator:
             seed=plan.seed,
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,
+            weight_ratio=plan.weight_ratio,
         )
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, turns=self._folding.turns)
         self._publish = publish

@@ -12,6 +12,9 @@ from plait.wire.messages import ClientCard, Refusal, RefusalReason, decode_reply
 
 REPLY_BYTES = 1 << 20  # replies other than updates are a few names and numbers
 
+MOST_TOKENS = 1 << 44
+"""More than any client has (17 trillion): a count beyond it is a lie or a mistake."""
+
 # What may be over in a while, though the client has not attached anew.
 _PASSING = frozenset({RefusalReason.FAILED, RefusalReason.BUSY, RefusalReason.NEED_FULL})
 
@@ -88,16 +91,26 @@ def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest:
     if card.max_rank and rank > card.max_rank:
         raise UnfitError(
             Reason.RANK,
-            f"client {name!r} carries a rank of at most {card.max_rank}, expected {rank}: give the run a lower --rank or "
-            "--client-ranks, or the client a higher --max-rank",
+            f"client {name!r} carries a rank of at most {card.max_rank}, expected {rank}: give the run a lower "
+            "--rank or --client-ranks, or the client a higher --max-rank",
             client=name,
         )
     if card.spec_digest != spec_digest:
         raise UnfitError(
             Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base", client=name
         )
-    for part, examples in (("training", card.train_examples), ("held-out", card.held_out_examples)):
+    for part, examples, tokens in (
+        ("training", card.train_examples, card.train_tokens),
+        ("held-out", card.held_out_examples, card.held_out_tokens),
+    ):
         if not examples:
             raise UnfitError(
                 "too-little-data", f"client {name!r} has no {part} examples, expected at least 1", client=name
+            )
+        if not examples <= tokens <= MOST_TOKENS:
+            raise UnfitError(
+                Reason.WEIGHT,
+                f"client {name!r} states {examples} {part} examples of {tokens} tokens, expected no more examples than "
+                f"tokens, and at most {MOST_TOKENS} of these",
+                client=name,
             )

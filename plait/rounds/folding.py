@@ -6,7 +6,7 @@ be is judged only here, once all are in, for the same reason. Knows no channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -31,6 +31,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, open_update
+from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.envelope import Opened, read_header
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
@@ -44,7 +45,7 @@ class Weighting(StrEnum):
     """How much a client's update counts in the mean."""
 
     EXAMPLES = "examples"
-    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629)."""
+    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (weights.py)."""
     EQUAL = "equal"
     """As much as any other's: in a round each has trained on as much."""
 
@@ -78,6 +79,7 @@ class Folding:
         seed: of the run.
         norm_bound: how large an update may be.
         weighting: how much each counts.
+        weight_ratio: no update counts more than so many times the median.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Folding:
         seed: int,
         norm_bound: NormBound,
         weighting: Weighting,
+        weight_ratio: float = WEIGHT_RATIO,
     ) -> None:
         self._directory = directory
         self._refused = refused
@@ -104,6 +107,7 @@ class Folding:
         self._seed = seed
         self._norm_bound = norm_bound
         self._weighting = weighting
+        self._weight_ratio = weight_ratio
 
     @property
     def turns(self) -> bool:
@@ -189,7 +193,9 @@ class Folding:
         verdict = self.judge(state, norms)
         for client, why in verdict.refused.items():
             self._refused(number, client, Reason.NORM, why)
-        outcome, diagnostics, folded = self._fold(state, context, verdict)
+        examples = self._examples(number, verdict.accepted)
+        weights = bounded(examples, self._weight_ratio) if examples else {}
+        outcome, diagnostics, folded = self._fold(state, context, verdict, weights)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
         before = None if self.turns else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
@@ -202,6 +208,8 @@ class Folding:
         }
         if self._norm_bound.policy is NormPolicy.CLIP:
             fields["clipped"] = [client for client in folded if beyond(norms[client], verdict.limits)]
+        if capped := [client for client in folded if client in weights and weights[client] < examples[client]]:
+            fields["weight_capped"] = [*capped]
         if outcome.figures:
             fields["figures"] = dict(outcome.figures)
         if diagnostics:
@@ -216,20 +224,17 @@ class Folding:
         return state, fields
 
     def _fold(
-        self, state: RunState, context: RoundContext, verdict: Verdict
+        self, state: RunState, context: RoundContext, verdict: Verdict, weight_of: Mapping[str, float]
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self._rule.begin(context)
         observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
         folded: list[str] = []
         squares = weights = 0.0
         for client in verdict.accepted:
-            update = self._directory.load_update(context.round, client)
-            if update is None:
-                raise MachineError(
-                    f"the stored update of {client!r} in round {context.round} is gone, expected it to stay"
-                )
+            update = self._stored(context.round, client)
             opened, track = self.open(state, context.round, client, update)
             contribution = self._contribution(opened, self.expected(state, context.round, client, track), track)
+            contribution = replace(contribution, weight=weight_of.get(client, 1.0))
             if self._norm_bound.policy is NormPolicy.CLIP:
                 geometry, received = contribution.geometry, contribution.received
                 delta = clipped(contribution.delta, received, geometry, verdict.limits)
@@ -249,12 +254,25 @@ class Folding:
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
 
+    def _stored(self, number: int, client: str) -> bytes:
+        update = self._directory.load_update(number, client)
+        if update is None:
+            raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
+        return update
+
+    def _examples(self, number: int, clients: Sequence[str]) -> dict[str, int]:
+        """What each client's update states; empty where all count alike."""
+        if self._weighting is Weighting.EQUAL:
+            return {}
+        updates = ((client, self._stored(number, client)) for client in clients)
+        return {client: read_header(update, max_bytes=len(update)).examples for client, update in updates}
+
     def _contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
         return Contribution(
             expected.client,
             expected.received,
             opened.delta,
-            float(opened.header.examples) if self._weighting is Weighting.EXAMPLES else 1.0,
+            1.0,
             self._ranks.adapters[track].geometry,
         )
 

@@ -5,6 +5,7 @@ Knows only events; what they mean for the next round is the coordinator's affair
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,6 +13,11 @@ from typing import cast
 from plait.adapters import Json
 from plait.rounds.channel import Purpose
 from plait.rounds.ledger import Event
+
+
+def weight_ratio_in(events: Sequence[Event]) -> float:
+    """How many times the median a weight may be in a run; infinite in one that began before there was a bound."""
+    return cast("float", events[0].get("weight_ratio", math.inf))
 
 
 @dataclass(frozen=True)

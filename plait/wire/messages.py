@@ -324,6 +324,8 @@ def _check_card(card: ClientCard) -> None:
     bounds.integer("held-out examples", card.held_out_examples)
     bounds.integer("held-out tokens", card.held_out_tokens)
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
+    names_bytes = sum(len(key.encode()) for key in card.histogram)
+    bounds.integer("bytes of the names in the histogram", names_bytes, maximum=bounds.MAX_HISTOGRAM_BYTES)
     for key, value in card.histogram.items():
         bounds.integer(f"histogram of {key!r}", value)
     bounds.integer("largest rank", card.max_rank, maximum=bounds.MAX_STEPS)

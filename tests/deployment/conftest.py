@@ -99,7 +99,8 @@ class Deployment:
         (self.folder / name).mkdir(exist_ok=True)
         self._clients[name] = (
             "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
-            "--data", data or self.federation / f"{name}.jsonl", "--state", "state", "--threads", "1", "--dtype", "float32",
+            "--data", data or self.federation / f"{name}.jsonl", "--state", "state",
+            "--threads", "1", "--dtype", "float32",
         )  # fmt: skip
         self.start(name)
 

@@ -1,4 +1,4 @@
-"""A client that cannot take part: the operator is told who, why and what the run waits for, and it can come back mended."""
+"""A client that cannot take part: the operator is told who, why, and what the run waits for; mended, it comes back."""
 
 import json
 import signal
@@ -46,7 +46,7 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     deployment.finish()
     (finished,) = deployment.events("round_finished")
     assert finished["received"] == 3
-    assert "Cannot take part" not in _report(deployment)
+    assert "could not take part" not in _report(deployment)
 
 
 def test_the_rounds_go_on_without_a_client_that_never_comes_back(deployment):

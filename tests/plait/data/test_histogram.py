@@ -37,3 +37,11 @@ def test_rare_names_are_summed_up() -> None:
     assert len(counts) == 33
     assert sum(counts.values()) == 100
     assert counts[OTHER] == 100 - sum(count for name, count in counts.items() if name != OTHER)
+
+
+def test_long_names_and_lines_are_cut_so_that_any_column_can_travel():
+    records = [
+        Record(text="x", columns={"topic": topic}) for topic in ("a\nb", "n" * 500, "", "\N{GRINNING FACE}" * 99)
+    ]
+    counted = histogram(records * 2, Dataset.of("d", RecordKind.TEXT, records * 2))
+    assert counted == {"(empty)": 2, "a b": 2, "n" * 39 + "…": 2, "\N{GRINNING FACE}" * 39 + "…": 2}

@@ -82,3 +82,21 @@ def test_a_field_of_the_wrong_kind_names_its_event(small_run) -> None:
     broken = [*small_run[:1], {**small_run[1], "downlink_bytes": "many"}]
     with pytest.raises(PeerError, match=r"event 1 \(broadcast\): 'downlink_bytes' is 'many', expected a whole number"):
         fold_events(broken)
+
+
+def test_whoever_could_not_take_part_is_told_with_the_last_reason_unless_it_did_later(small_run) -> None:
+    def turned_away(**fields):
+        return {"event": "client_turned_away", "node": 5, **fields}
+
+    events = [
+        small_run[0],
+        turned_away(client="carol", reason="failed", detail="first"),
+        turned_away(client="carol", reason="unusable-data", detail="no labels"),
+        turned_away(client="dora", reason="silent", detail="no word"),
+        turned_away(detail="as an older server wrote it"),
+        {"event": "clients_described", "clients": [{"client": "dora"}]},
+    ]
+    assert [(each.client, each.reason, each.detail) for each in fold_events(events).left_out] == [
+        ("carol", "unusable-data", "no labels"),
+        ("node 5", "", "as an older server wrote it"),
+    ]

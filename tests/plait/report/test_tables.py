@@ -6,10 +6,11 @@ from itertools import pairwise
 
 from plait.report.fairness import fairness_table
 from plait.report.fold import fold_events
-from plait.report.run_view import Client, Evaluation, Score
+from plait.report.run_view import Client, Evaluation, LeftOut, Score
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
+    left_out_table,
     loss_by_client_table,
     loss_by_round_table,
     own_text,
@@ -160,3 +161,9 @@ def test_the_aggregation_table_shows_every_rounds_figures(small_run):
 def test_an_older_ledger_without_diagnostics_has_no_aggregation_table(small_run):
     older = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
     assert not aggregation_table(fold_events(older)).rows
+
+
+def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_run) -> None:
+    view = replace(fold_events(small_run), left_out=(LeftOut("carol", "unusable-data", "no labels"),))
+    assert left_out_table(view).rows == (("carol", "unusable-data", "no labels"),)
+    assert left_out_table(view).title in [table.title for table in report_tables(view)]

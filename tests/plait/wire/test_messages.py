@@ -195,7 +195,11 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
         (dataclasses.replace(CARD, held_out_examples=-1), "held-out examples is -1"),
         (dataclasses.replace(CARD, held_out_tokens=-1), "held-out tokens is -1"),
         (dataclasses.replace(CARD, histogram={"a": -1}), "histogram of 'a' is -1"),
-        (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(1025)}), "histogram has 1025 entries"),
+        (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(65)}), "histogram has 65 entries"),
+        (
+            dataclasses.replace(CARD, histogram={f"{i:02d}" + "\N{GRINNING FACE}" * 40: 1 for i in range(51)}),
+            "bytes of the names in the histogram is 8262, expected 0 to 8192",
+        ),
         (dataclasses.replace(CARD, wire=("fp32",) * 33), "number of codecs is 33, expected 0 to 32"),
         (dataclasses.replace(CARD, wire=("",)), "name of a codec has 0 characters"),
         (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
