@@ -34,6 +34,8 @@ from plait.training.device import choose_compute, use_threads
 from server.log import say_event
 from server.publisher import Publisher
 
+_PARTING_S = 60.0
+
 
 def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     """Run a federation to its end; a run directory that holds the same run already is gone on with.
@@ -81,9 +83,11 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         optimizer=optimizer,
         publish=publisher.publish,
     )
+    was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
         publisher.publish(state)
+        directory.tidy_clients()
         ledger.append(
             "run_finished",
             rounds=state.round,
@@ -91,10 +95,18 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
             peak_rss_bytes=machine.peak_rss_bytes(),
             adapter=state.shadow.digest().hex(),
         )
-        directory.tidy_clients()
+        if was_done:
+            _part_from(channel, config.clients)
     finally:
         ledger.close()
     return directory
+
+
+def _part_from(channel: Channel, clients: int) -> None:
+    """Wait for the clients of a server that was stopped after its last round: they are to hear that the run is over."""
+    end = time.monotonic() + _PARTING_S
+    while channel.open_ended and len(channel.nodes(0)) < clients and (left_s := end - time.monotonic()) > 0:
+        channel.wait(left_s)
 
 
 def _open(

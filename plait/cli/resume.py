@@ -10,7 +10,7 @@ import typer
 from plait.cli.progress import say
 from plait.cli.server import serve
 from plait.cli.serving import load_serving
-from plait.cli.simulate import execute, finish, is_finished
+from plait.cli.simulate import execute, finish, is_finished, is_reported, told_how_to_go_on
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
 
@@ -29,12 +29,14 @@ def resume(
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     trained = {str(event["kind"]) for event in read_events(directory.ledger) if event["event"] == "reference"}
-    if is_finished(directory) and trained >= set(settings.references):
+    is_over = is_finished(directory) and trained >= set(settings.references)
+    if is_over and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     say(f"resuming {run}", quiet=json_output)
     settings = settings.model_copy(update={"out": str(run)})
-    if serving := load_serving(directory.server):
-        serve(directory, settings, serving, quiet=json_output)
-    else:
-        execute(settings, quiet=json_output)
-    finish(run, json_output=json_output)
+    with told_how_to_go_on(run):
+        if serving := load_serving(directory.server):
+            serve(directory, settings, serving, quiet=json_output)
+        else:
+            execute(settings, quiet=json_output)
+        finish(run, json_output=json_output)

@@ -18,7 +18,7 @@ from plait import machine
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.cli.serving import Serving, load_serving, new_run_number
-from plait.cli.simulate import finish, is_finished
+from plait.cli.simulate import finish, is_finished, is_reported, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.run_directory import RunDirectory
@@ -76,8 +76,9 @@ def server(
         grace_s=grace_s,
         run_number=before.run_number if before else new_run_number(),
     )
-    serve(directory, settings.model_copy(update={"out": out}), serving, quiet=json_output)
-    finish(Path(out), json_output=json_output)
+    with told_how_to_go_on(out):
+        serve(directory, settings.model_copy(update={"out": out}), serving, quiet=json_output)
+        finish(Path(out), json_output=json_output)
 
 
 def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, quiet: bool) -> None:
@@ -87,7 +88,10 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         PlaitError: whatever stops the run; what was received until then is on disk.
     """
     if is_finished(directory):
-        raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
+        if is_reported(directory.path):
+            raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
+        _drop_inbox(directory)
+        return
     if directory.has_started and not directory.server.exists():
         raise ConfigError(
             f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
@@ -150,7 +154,11 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             quiet=quiet,
         ):
             grid.drive(server_app)
-    # Whatever it holds is folded into the adapter.
+    _drop_inbox(directory)
+
+
+def _drop_inbox(directory: RunDirectory) -> None:
+    """Remove the answers as they came: whatever they hold is folded into the adapter."""
     shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ import typer
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.config import RunConfig
-from plait.errors import ConfigError, DataError, Interrupted
+from plait.errors import ConfigError, DataError, DiskFullError, Interrupted
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
@@ -44,8 +44,9 @@ def simulate(
     if RunDirectory(Path(out)).has_started:
         raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
     settings = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
-    execute(settings, quiet=json_output)
-    finish(Path(out), json_output=json_output)
+    with told_how_to_go_on(out):
+        execute(settings, quiet=json_output)
+        finish(Path(out), json_output=json_output)
 
 
 def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
@@ -117,6 +118,14 @@ def is_finished(directory: RunDirectory) -> bool:
     return directory.has_started and any(event["event"] == "run_finished" for event in read_events(directory.ledger))
 
 
+def is_reported(run: Path) -> bool:
+    """Whether the report has been written since the ledger was."""
+    try:
+        return (run / "report.html").stat().st_mtime_ns >= (run / "ledger.jsonl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
 def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) -> None:
     from plait.cli.apps import load_apps
     from plait.simulation.clients import gathering
@@ -125,15 +134,12 @@ def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) ->
     stop = StopRequest()
     _stop_on_interrupt(stop, quiet=quiet)
     server_app, client_app = load_apps()
-    with (
-        _told_how_to_go_on(settings.out),
-        watch(
-            directory.ledger,
-            rounds=settings.rounds,
-            cohort=settings.cohort_size,
-            clients=settings.clients,
-            quiet=quiet,
-        ),
+    with watch(
+        directory.ledger,
+        rounds=settings.rounds,
+        cohort=settings.cohort_size,
+        clients=settings.clients,
+        quiet=quiet,
     ):
         run_in_process(
             server_app,
@@ -174,8 +180,12 @@ def _stop_on_interrupt(stop: StopRequest, *, quiet: bool) -> None:
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(run: str) -> Generator[None]:
+def told_how_to_go_on(run: str | Path) -> Generator[None]:
+    """Whatever stops a run that has begun, and can go on, ends in a line that says how."""
+    how = f"go on with: plait resume {run}"
     try:
         yield
-    except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; go on with: plait resume {run}") from stopped
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped by the user; {how}") from None
+    except (Interrupted, DiskFullError) as stopped:
+        raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped

@@ -100,3 +100,66 @@ def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
     ran = plait("resume", tmp_path)
     assert ran.code == 2
     assert "holds no run" in ran.err
+
+
+# What a process does before it goes on as the command, and where it is stopped there.
+STOPPED = """
+import os, signal, sys
+from plait.cli import simulate
+from plait.cli.main import main
+from plait.rounds.ledger import Ledger
+
+where, number = sys.argv.pop(1), int(sys.argv.pop(1))
+append, finish = Ledger.append, simulate.finish
+
+def appended(self, event, **fields):
+    if event == "run_finished" and where == "before run_finished":
+        os.kill(os.getpid(), number)
+    return append(self, event, **fields)
+
+def finished(*given, **more):
+    if where == "before the report":
+        os.kill(os.getpid(), number)
+    return finish(*given, **more)
+
+Ledger.append, simulate.finish = appended, finished
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("before run_finished", signal.SIGKILL),
+        ("before the report", signal.SIGKILL),
+        ("before the report", signal.SIGINT),
+    ],
+)
+def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
+    where: str, number: signal.Signals, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "stopped"
+    options = (
+        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
+        "--dtype", "float32", "--out", out,
+    )  # fmt: skip
+    command = [sys.executable, "-c", STOPPED, where, str(int(number)), *map(str, options)]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode == (1 if number is signal.SIGINT else -number), stopped.stderr
+    if number is signal.SIGINT:
+        assert stopped.stderr.splitlines()[-1].endswith(f"go on with: plait resume {out}")
+    assert not (out / "report.html").exists()
+    rounds = [event["event"] for event in read_events(out / "ledger.jsonl")].count("round_finished")
+    assert rounds == 2
+
+    ran = plait("resume", out, "--json")
+
+    assert ran.code == 0, ran.err
+    events = [event["event"] for event in read_events(out / "ledger.jsonl")]
+    assert events.count("round_finished") == 2
+    assert events.count("run_finished") == 1
+    assert (out / "report.html").exists()
+    assert json.loads(ran.out) == json.loads((out / "summary.json").read_text())
+    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+    again = plait("resume", out)
+    assert (again.code, "there is nothing to resume" in again.err) == (2, True)
