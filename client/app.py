@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from client.identity import participant_of
 from plait.abandon import Abandoned
-from plait.errors import PlaitError
+from plait.errors import DiskFullError, PlaitError
 from plait.simulation.blob import from_message, to_content
 
 _FAILED = 1
@@ -36,7 +36,8 @@ def evaluate(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context) -> Message:
     try:
         answer = participant_of(context).answer(from_message(message))
-    except Abandoned:
+    except (Abandoned, DiskFullError):
+        # In a simulation the disk is the run's own.
         raise
     except PlaitError as error:
         # Flower would send the class's name with it, and print a traceback here.

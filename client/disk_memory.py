@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.errors import MachineError
-from plait.files import make_private_directory, read_if_there, write_atomically
+from plait.files import cannot_write, make_private_directory, read_if_there, write_atomically
 
 
 class DiskMemory:
@@ -43,8 +43,8 @@ class DiskMemory:
         try:
             make_private_directory(self._folder)
         except OSError as error:
-            raise MachineError(f"cannot make '{self._folder}': {error.strerror or error}") from error
+            raise cannot_write(self._folder, error) from error
         try:
             write_atomically(self._folder / key, data, mode=0o600)
         except MachineError as error:
-            raise MachineError(f"{error}; {self._advice}") from error
+            raise type(error)(f"{error}; {self._advice}") from error

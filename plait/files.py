@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from plait.errors import MachineError
+from plait.errors import DiskFullError, MachineError
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
@@ -47,11 +47,53 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary = None
         fsync_directory(path.parent)
     except OSError as error:
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+        raise cannot_write(path, error, needed_bytes=len(data)) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or a quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cannot_write(path: Path, error: OSError, *, needed_bytes: int = 0) -> MachineError:
+    """What to raise where something could not be written; of a full disk it says which one, and what is needed.
+
+    Args:
+        path: what was to be written.
+        error: why it was not.
+        needed_bytes: how much was to be written; 0 where that is not known.
+    """
+    what = f"cannot write '{path}': {error.strerror or error}"
+    if not is_full(error):
+        return MachineError(what)
+    needs = f", expected room for {needed_bytes:,} bytes more" if needed_bytes else ""
+    try:
+        disk = path.absolute().parent
+        while not disk.is_mount() and disk != disk.parent:
+            disk = disk.parent
+        free_bytes = shutil.disk_usage(disk).free
+    except OSError:
+        return DiskFullError(what + needs)
+    return DiskFullError(f"{what}; the disk at '{disk}' has {free_bytes:,} bytes free{needs}")
+
+
+@contextlib.contextmanager
+def disk_full_told() -> Generator[None]:
+    """What libraries raise in the block where a disk is full, in plait's words.
+
+    Raises:
+        DiskFullError: a disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise cannot_write(Path(error.filename or tempfile.gettempdir()), error) from error
 
 
 def read_if_there(path: Path) -> bytes | None:
@@ -195,7 +237,7 @@ def directory_written_aside(path: Path) -> Generator[Path]:
         _exchange(aside, path)
         fsync_directory(path.parent)
     except OSError as error:
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)

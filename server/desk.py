@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+from plait.errors import DiskFullError
 from plait.v1 import federation_pb2 as pb
 from server.assignments import Assignment, Assignments
 from server.inbox import Inbox
@@ -25,13 +26,21 @@ class Desk:
     Attributes:
         sessions: who is here.
         assignments: what they are to do.
+        failure: why the run cannot go on, once a full disk took no answer; None until then.
     """
 
     def __init__(self, inbox: Inbox, *, max_nodes: int) -> None:
         self._changed = threading.Condition()
         self.sessions = Sessions(max_nodes=max_nodes, changed=self._changed)
         self.assignments = Assignments(inbox, changed=self._changed)
+        self.failure: DiskFullError | None = None
         self._seen = 0
+
+    def fail(self, failure: DiskFullError) -> None:
+        """Answers cannot be kept: the run is to stop, for no client is to blame."""
+        with self._changed:
+            self.failure = failure
+            self.assignments.note()
 
     def send(self, assignment: Assignment) -> None:
         """Send a task to its node, if that is ready; else it is sent when it is."""

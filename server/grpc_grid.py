@@ -214,7 +214,7 @@ class GrpcGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are attached, have proved their key, and hold the base."""
-        self._server.check()
+        self._check()
         return [node.number for node in self._desk.sessions.ready()]
 
     def node_name(self, node_id: int) -> str | None:
@@ -248,8 +248,18 @@ class GrpcGrid(Grid):
         Returns:
             An id for each, in their order; empty for one whose node has never attached.
         """
-        self._server.check()
+        self._check()
         return [self._push(message) for message in messages]
+
+    def _check(self) -> None:
+        """See that it serves, and that answers can be kept.
+
+        Raises:
+            MachineError: the service has ended, or the disk is full.
+        """
+        self._server.check()
+        if self._desk.failure is not None:
+            raise self._desk.failure
 
     def _push(self, message: Message) -> str:
         node = self._desk.sessions.node(message.metadata.dst_node_id)
@@ -273,7 +283,7 @@ class GrpcGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """The replies that are there, each read from disk when the iterator comes to it."""
-        self._server.check()
+        self._check()
         for assignment in self._desk.assignments.settled(message_ids):
             sent = self._sent.pop(assignment.message_id, None)
             if sent is None:
@@ -308,7 +318,7 @@ class GrpcGrid(Grid):
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            self._server.check()
+            self._check()
             # In slices, so that an ended service is noticed.
             left_s = 1.0 if end is None else min(1.0, end - time.monotonic())
             if self._desk.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import map_file
+from plait.files import cannot_write, map_file
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
 
@@ -76,7 +76,7 @@ class Inbox:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(f"cannot make '{directory}': {error.strerror or error}") from error
+            raise cannot_write(directory, error) from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise MachineError(f"cannot write into '{directory}': permission denied")
         # What is here, what of it is whole, and what is to be deleted, so that nobody waits for the disk to ask or to
@@ -167,7 +167,7 @@ class Inbox:
                 closed=self._open.discard,
             )
         except OSError as error:
-            raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
+            raise cannot_write(path, error, needed_bytes=size) from error
         self._open.add(incoming)
         return incoming
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plait.errors import MachineError, PeerError
-from plait.files import begin_to_store, fsync_directory
+from plait.files import begin_to_store, cannot_write, fsync_directory
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
@@ -97,7 +97,7 @@ class Incoming:
             try:
                 self._file.write(data)
             except OSError as error:
-                raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+                raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
                 # What was written before this call has left the file's buffer.
                 begin_to_store(self._file.fileno(), HEADER_BYTES + self._handed, self._written - self._handed)
@@ -131,7 +131,7 @@ class Incoming:
                     fsync_directory(self._path.parent)
                 self._whole()
             except OSError as error:
-                raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+                raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             return True
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 
 import grpc
 
-from plait.errors import MachineError, PlaitError
+from plait.errors import DiskFullError, MachineError, PlaitError
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
@@ -162,6 +162,8 @@ class FederationService:
         except MachineError as error:
             self._metrics.answers_refused.labels("disk").inc()
             say("disk", level=logging.ERROR, detail=error)
+            if isinstance(error, DiskFullError):
+                self._desk.fail(error)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
             self._metrics.uplink_bytes.inc(session.node.uplink_bytes - before)

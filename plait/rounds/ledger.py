@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
-from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import fsync_directory
+from plait.errors import ConfigError, PeerError
+from plait.files import cannot_write, fsync_directory
 
 Event = dict[str, Json]
 
@@ -68,7 +68,7 @@ class Ledger:
                 self._file.close()
                 raise
         except OSError as error:
-            raise MachineError(f"cannot open '{path}': {error.strerror or error}") from error
+            raise cannot_write(path, error) from error
 
     def append(self, event: str, **fields: object) -> Event:
         """Write one event and fsync it, and with it whatever was noted before.
@@ -103,7 +103,7 @@ class Ledger:
             if durable:
                 os.fsync(self._file.fileno())
         except OSError as error:
-            raise MachineError(f"cannot write '{self._path}': {error.strerror or error}") from error
+            raise cannot_write(self._path, error, needed_bytes=len(data)) from error
         self._end = _End(end.events + 1, line["hash"], end.size_bytes + len(data))
         if self._told is not None:
             self._told(line)

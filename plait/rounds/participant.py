@@ -28,6 +28,7 @@ from plait.errors import (
     BaseMismatchError,
     ConfigError,
     DataError,
+    DiskFullError,
     PeerError,
     PlaitError,
     PolicyError,
@@ -220,10 +221,11 @@ class Participant:
 
         Raises:
             Abandoned: nobody waits for it any more.
+            DiskFullError: this machine's disk is full; whoever runs the client knows whose that is.
         """
         try:
             return encode_reply(self._work(task_bytes))
-        except Abandoned:
+        except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
             return encode_reply(Refusal(self._name, _reason(error), str(error)))

@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import fsync_directory, read_if_there, write_atomically
+from plait.files import cannot_write, fsync_directory, read_if_there, write_atomically
 from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -56,7 +56,7 @@ class RunDirectory:
                 raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(f"cannot make the run directory '{path}': {error.strerror or error}") from error
+            raise cannot_write(path, error) from error
         write_atomically(run.config, config_toml.encode())
         return run
 
@@ -101,7 +101,7 @@ class RunDirectory:
                 fsync_directory(folder.parent)
                 fsync_directory(self.path)
         except OSError as error:
-            raise MachineError(f"cannot make '{folder}': {error.strerror or error}") from error
+            raise cannot_write(folder, error) from error
         write_atomically(folder / _file_name(client), data)
 
     def load_update(self, round_number: int, client: str) -> bytes | None:

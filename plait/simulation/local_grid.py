@@ -22,7 +22,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from plait.errors import Interrupted, PlaitError
+from plait.errors import DiskFullError, Interrupted, PlaitError
+from plait.files import disk_full_told
 from plait.simulation.gathering import Gathering
 
 SERVER_NODE = 1
@@ -124,6 +125,7 @@ class LocalGrid(Grid):
 
         Raises:
             Interrupted: the run was asked to stop.
+            DiskFullError: a client's disk, which is this machine's, is full.
         """
         replies: list[Message] = []
         for message_id in message_ids:
@@ -159,7 +161,10 @@ class LocalGrid(Grid):
     def _work(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
         try:
-            reply = self._app(message, context)
+            with disk_full_told():
+                reply = self._app(message, context)
+        except DiskFullError:
+            raise
         except PlaitError as error:
             reply = Message(Error(_FAILED, str(error)), reply_to=message)
         reply.metadata.__dict__["_message_id"] = uuid.uuid4().hex

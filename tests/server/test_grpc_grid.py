@@ -1,13 +1,15 @@
+import errno
 import hashlib
 import socket
 import time
 
+import grpc
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 
-from plait.errors import ConfigError, MachineError, PeerError
+from plait.errors import ConfigError, DiskFullError, MachineError, PeerError
 from plait.simulation.blob import from_message
 from plait.transport import channel_credentials, node_number
 from plait.trust import ClientKit, ServerKit
@@ -158,6 +160,23 @@ def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(gri
     with attending(grid, "alice"):
         assert grid.presence(node)[0] > first
     assert grid.presence(12345) is None
+
+
+def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(grid, attending, send, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("server.incoming.os.fsync", full)
+    with attending(grid, "alice") as (alice,):
+        send(grid, "alice", b"task")
+        work = alice.work()
+        with pytest.raises(grpc.RpcError, match="server cannot write the answer"):
+            alice.upload(work.task_id, b"done")
+        with pytest.raises(DiskFullError, match=r"No space left on device; the disk at .* has [\d,]+ bytes free"):
+            grid.wait(20.0)
+        # The task waits for the server to come back.
+        monkeypatch.undo()
+        assert alice.upload(work.task_id, b"done").kept
 
 
 def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(grid, attending, send):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import MachineError
+from plait.errors import DiskFullError, MachineError
+from plait.files import write_atomically
 from plait.rounds.ledger import read_events
+from plait.rounds.participant import Participant
 
 ROUNDS = 2
 
@@ -54,3 +56,42 @@ def test_a_directory_that_can_only_be_read_is_said_in_one_line(federate, monkeyp
     with pytest.raises(MachineError, match="Read-only file system") as stopped:
         federate().run()
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_what_it_has_and_what_is_needed(tmp_path, monkeypatch, number):
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DiskFullError) as stopped:
+        write_atomically(tmp_path / "update", bytes(12_345))
+    message = str(stopped.value)
+    mount = next(folder for folder in tmp_path.parents if folder.is_mount())
+    assert message.startswith(
+        f"cannot write '{tmp_path / 'update'}': {os.strerror(number)}; the disk at '{mount}' has "
+    )
+    assert message.endswith(" bytes free, expected room for 12,345 bytes more")
+
+
+def test_a_disk_that_is_full_at_a_client_of_this_process_stops_the_run_and_blames_nobody(federate):
+    federation = federate(rounds=2)
+    expected = federate(rounds=2).run()
+    full = [True]
+
+    class FullMemory(dict):
+        def load(self, key):
+            return self.get(key)
+
+        def save(self, key, data):
+            if full[0] and key == "adapter" and key in self:
+                raise DiskFullError("cannot write 'adapter': No space left on device")
+            self[key] = data
+
+    node = next(iter(federation.channel.participants))
+    federation.channel.participants[node] = Participant("bob", federation.models["bob"], FullMemory())
+    with pytest.raises(DiskFullError):
+        federation.run()
+    assert not federation.of_kind("update_refused", "client_turned_away")
+    full[0] = False
+    assert federation.run().adapter.digest() == expected.adapter.digest()
