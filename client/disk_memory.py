@@ -43,7 +43,7 @@ class DiskMemory:
         try:
             make_private_directory(self._folder)
         except OSError as error:
-            raise cannot_write(self._folder, error) from error
+            raise cannot_write(self._folder, error, doing="make") from error
         try:
             write_atomically(self._folder / key, data, mode=0o600)
         except MachineError as error:

@@ -59,15 +59,16 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def cannot_write(path: Path, error: OSError, *, needed_bytes: int = 0) -> MachineError:
+def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_bytes: int = 0) -> MachineError:
     """What to raise where something could not be written; of a full disk it says which one, and what is needed.
 
     Args:
         path: what was to be written.
         error: why it was not.
+        doing: what was tried.
         needed_bytes: how much was to be written; 0 where that is not known.
     """
-    what = f"cannot write '{path}': {error.strerror or error}"
+    what = f"cannot {doing} '{path}': {error.strerror or error}"
     if not is_full(error):
         return MachineError(what)
     needs = f", expected room for {needed_bytes:,} bytes more" if needed_bytes else ""

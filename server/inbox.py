@@ -76,7 +76,7 @@ class Inbox:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(directory, error) from error
+            raise cannot_write(directory, error, doing="make") from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise MachineError(f"cannot write into '{directory}': permission denied")
         # What is here, what of it is whole, and what is to be deleted, so that nobody waits for the disk to ask or to

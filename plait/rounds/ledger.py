@@ -68,7 +68,7 @@ class Ledger:
                 self._file.close()
                 raise
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise cannot_write(path, error, doing="open") from error
 
     def append(self, event: str, **fields: object) -> Event:
         """Write one event and fsync it, and with it whatever was noted before.

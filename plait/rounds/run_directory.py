@@ -56,7 +56,7 @@ class RunDirectory:
                 raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise cannot_write(path, error, doing="make the run directory") from error
         write_atomically(run.config, config_toml.encode())
         return run
 
@@ -101,7 +101,7 @@ class RunDirectory:
                 fsync_directory(folder.parent)
                 fsync_directory(self.path)
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(folder, error, doing="make") from error
         write_atomically(folder / _file_name(client), data)
 
     def load_update(self, round_number: int, client: str) -> bytes | None:

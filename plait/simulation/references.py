@@ -10,6 +10,7 @@ from plait.plan import blueprint_of, settings_of
 from plait.rounds.beginning import begun
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -20,7 +21,8 @@ from plait.training.reference import train_reference
 
 def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
     """Train every baseline that `config` asks for and the run's ledger lacks, and append its result there."""
-    there = {str(event["kind"]) for event in read_events(directory.ledger) if event["event"] == "reference"}
+    events = read_events(directory.ledger)
+    there = {str(event["kind"]) for event in events if event["event"] == "reference"}
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
@@ -35,7 +37,9 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
         base.fingerprint,
     )
     base.stand_on(state.base.moved, geometry)
-    clients = {client_name(config, index): simulated_client(config, index) for index in range(config.clients)}
+    took_part = Recorded.of(events).clients
+    named = ((client_name(config, index), index) for index in range(config.clients))
+    clients = {name: simulated_client(config, index) for name, index in named if name in took_part}
     ledger = Ledger(directory.ledger)
     try:
         for kind in missing:

@@ -202,6 +202,30 @@ def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
         assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
 
 
+def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines_leave_it_out_too(
+    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    with jsonl.open("a") as file:
+        file.write(json.dumps({"text": "Too little.", "author": "zoe"}) + "\n")
+    out = tmp_path / "run"
+    options = ("--data", jsonl, "--partition", "natural:author", *small, "--reference", "central,local")
+    ran = plait("simulate", *options, "--clients", 4, "--out", out)
+    assert ran.code == 0, ran.err
+    words = "client 'zoe' has too little data: 0 sequences of at most 32 tokens"
+    assert f"cannot take part zoe (too-little-data): {words}" in ran.err
+    assert "Clients that could not take part" in ran.out
+    assert "Who could not take part" in (out / "report.html").read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["held_out_loss_by_client"]) == {"ada", "bob", "eve"}
+    references = [event for event in read_events(out / "ledger.jsonl") if event["event"] == "reference"]
+    assert [set(event["by_client"]) for event in references] == [{"ada", "bob", "eve"}] * 2
+    assert plait("verify", out).code == 0
+    # Who asks for more than can take part hears who is missing, and why.
+    ran = plait("simulate", *options, "--clients", 4, "--quorum", 1, "--out", tmp_path / "all")
+    assert ran.code == 3
+    assert f"3 of 4 clients can take part, expected at least 4: zoe: {words}" in ran.err
+
+
 def test_an_unwritable_run_directory_is_the_machines_fault(
     plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
