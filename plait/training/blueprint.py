@@ -148,7 +148,14 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
         peft_config = peft_config_of(settings)
     except (KeyError, TypeError, ValueError) as error:
         raise PeerError(f"adapter spec is not understood: {_first_sentence(error)}") from error
-    return _build(config, request, peft_config, weights)
+    made = _build(config, request, peft_config, weights)
+    for key in sorted(_DERIVED_KEYS & request.peft_config.keys()):
+        if request.peft_config[key] != made.spec.peft_config.get(key):
+            raise PeerError(
+                f"{key} of the adapter spec is {request.peft_config[key]}, expected {made.spec.peft_config.get(key)} "
+                "on this base"
+            )
+    return made
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
