@@ -79,12 +79,17 @@ class Policy(BaseModel, frozen=True):
     min_examples: Annotated[
         int, Field(ge=1, le=_LARGEST, description="different training examples that every update must cover")
     ] = 8
-    min_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens that every update must cover")] = 128
+    min_tokens: Annotated[
+        int, Field(ge=1, le=_LARGEST, description="tokens of different examples that every update must cover")
+    ] = 1024
     min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens of a training sequence, at least")] = 16
     max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="rank of an adapter")] = 256
     max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="length of a learned prompt")] = 256
     max_rounds: Annotated[int, Field(ge=1, le=_LARGEST, description="rounds of a run")] = 10_000
     max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="optimizer steps of a round")] = 10_000
+    min_grad_norm: Annotated[
+        float, Field(gt=0, description="norm that gradients are clipped to, at least; tiny ones undo what AdamW hides")
+    ] = 1e-3
     max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens that a round trains on")] = 100_000_000
     max_repeats: Annotated[
         int,
@@ -148,6 +153,7 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
         self._at_most("max-local-steps", "the run asks for local steps:", config.local_steps)
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
+        self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
         self._at_most("max-tokens", "the run asks for tokens a round:", examples * config.seq_len)
         # What no data could mend is said before a base is fetched.
@@ -202,7 +208,7 @@ class Policy(BaseModel, frozen=True):
 
         Args:
             examples: different examples that the training visits.
-            tokens: that it visits.
+            tokens: of these, each counted once.
 
         Raises:
             PolicyError: it covers too little.

@@ -89,7 +89,7 @@ class Coverage:
 
     Attributes:
         examples: different ones.
-        tokens: in all, an example that is visited twice counted twice.
+        tokens: in these, each counted once.
     """
 
     examples: int

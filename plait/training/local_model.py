@@ -120,18 +120,13 @@ class PeftLocalModel:
         )
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        """How much of the data a training visits, in the order in which it does; of tokens, no fewer than this."""
+        """How much of the data a training visits, in the order in which it does."""
         split = self.split(spec, settings)
         visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
-        passes, rest = divmod(visits, len(split.train))
-        lengths = [len(example.tokens) for example in split.train]
-        if passes:
-            visited = range(len(split.train))
-            tokens = passes * sum(lengths) + rest * min(lengths)
-        else:
-            visited = list(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
-            tokens = sum(lengths[index] for index in visited)
-        return Coverage(len({split.train[index].digest for index in visited}), tokens)
+        # One pass visits all; no further one adds anything.
+        visited = islice(order(len(split.train), data_seed(settings.seed, split)), min(visits, len(split.train)))
+        different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
+        return Coverage(len(different), sum(different.values()))
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         """Train from `state` on the client's training part, in an order that follows from seed and data."""

@@ -33,11 +33,14 @@ done
 flwr supernode register keys/north.key.pub
 flwr supernode register keys/south.key.pub
 
+# What the two clients allow: this run is smaller than what the default policy takes.
+echo 'min-tokens = 512' >policy.toml
+
 # On the two clients' machines; --port is a node's own, on loopback, for the ClientApp that it starts.
 node() {
     FLWR_HOME=$FOLDER/$1 flower-supernode --superlink "127.0.0.1:$PORT" --port "$2" \
         --root-certificates keys/ca.crt --auth-supernode-private-key "keys/$1.key" \
-        --node-config "name=\"$1\" data=\"$3\"" >"$1.log" 2>&1 &
+        --node-config "name=\"$1\" data=\"$3\" policy=\"$FOLDER/policy.toml\"" >"$1.log" 2>&1 &
     started+=($!)
 }
 node north $((PORT + 1)) "$NORTH"

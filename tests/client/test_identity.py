@@ -30,6 +30,11 @@ CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32
 
 def context_of(node_config: dict[str, str], run: int = 7, config: RunConfig = CONFIG) -> Context:
     table = config.to_table()
+    if data := node_config.get("data"):
+        # The run is smaller than what the default policy takes.
+        policy = Path(data).with_name("policy.toml")
+        policy.write_text("min-tokens = 128\n")
+        node_config = {**node_config, "policy": str(policy)}
     return Context(run_id=run, node_id=5, node_config=node_config, state=RecordDict(), run_config=table)  # type: ignore[arg-type]
 
 

@@ -99,10 +99,12 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
         screen: io.StringIO
         thread: threading.Thread
 
-    def begin(*, answer: bool | None = None, **changes: object) -> Running:
+    def begin(*, answer: bool | None = None, policy: str = "", **changes: object) -> Running:
+        # The run is smaller than what the default policy takes.
+        (tmp_path / "policy.toml").write_text(f"min-tokens = 256\n{policy}\n")
         settings = check_settings(
             server=f"127.0.0.1:{federation.port}", data=str(data), name="ada", insecure=True, device="cpu",
-            dtype="float32", threads=1, state=tmp_path / "state", **changes,
+            dtype="float32", threads=1, state=tmp_path / "state", policy=tmp_path / "policy.toml", **changes,
         )  # fmt: skip
         here = Running()
         here.screen = io.StringIO()
@@ -197,9 +199,8 @@ def test_consent_outlives_the_process_and_is_asked_for_anew_where_the_configurat
     assert isinstance(third.error, PolicyError)
 
 
-def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start, tmp_path) -> None:
-    (tmp_path / "policy.toml").write_text('finest-wire = "2"\n')
-    node = start(policy=tmp_path / "policy.toml")
+def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start) -> None:
+    node = start(policy='finest-wire = "2"')
     refused(server.describe(), "finest-wire of this client's policy allows '2' at most")
     node.thread.join(60)
     assert isinstance(node.error, PolicyError)

@@ -207,6 +207,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kits of three clients, the data of each, and all of it in one file for the simulation."""
     folder = tmp_path_factory.mktemp("federation")
     provision(folder, CLIENTS, ("localhost", "127.0.0.1"), now=datetime.now(UTC))
+    # The runs are smaller than what the default policy takes.
+    (folder / "policy.toml").write_text("min-tokens = 512\n")
     generator = random.Random(0)
     everything: list[str] = []
     for name, count in zip(CLIENTS, (40, 30, 24), strict=True):

@@ -105,7 +105,7 @@ def client(plait, kits, data, tmp_path):
     def run(server, *, kit=kits / "clients" / "alice", data=data):
         code, printed = plait(
             "client", "--server", server, "--kit", kit, "--data", data, "--state", tmp_path / "state",
-            "--device", "cpu", "--threads", "1",
+            "--device", "cpu", "--threads", "1", "--policy", data_policy(tmp_path),
         )  # fmt: skip
         assert "Traceback" not in printed
         wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|was told", line)]
@@ -113,6 +113,13 @@ def client(plait, kits, data, tmp_path):
         return code, wrong[0]
 
     return run
+
+
+def data_policy(tmp_path):
+    """The run is smaller than what the default policy takes."""
+    path = tmp_path / "policy.toml"
+    path.write_text("min-tokens = 1\nmin-examples = 1\n")
+    return path
 
 
 def address(grid):

@@ -41,7 +41,9 @@ def test_the_default_file_is_the_default_policy(tmp_path):
         ({"local_steps": 10_001}, "max-local-steps"),
         ({"seq_len": 15}, "min-seq-len"),
         ({"local_steps": 1000, "batch_size": 1000, "seq_len": 128}, "max-tokens"),
-        ({"local_steps": 1, "batch_size": 7}, "min-examples"),
+        ({"local_steps": 1, "batch_size": 7, "seq_len": 1024}, "min-examples"),
+        ({"local_steps": 1, "batch_size": 8, "seq_len": 127}, "min-tokens"),
+        ({"max_grad_norm": 1e-4}, "min-grad-norm"),
         ({"local_steps": 1, "batch_size": 1, "seq_len": 8}, "min-seq-len"),
     ],
 )
@@ -57,8 +59,9 @@ def test_a_run_that_asks_for_too_much_is_refused_with_the_key_and_the_remedy(ask
         ({"embeddings": True}, {"target_modules": "embed_tokens"}),
         ({"output-layer": True}, {"target_modules": "lm_head"}),
         ({"max-rank": 512}, {"rank": 512}),
-        ({"min-seq-len": 8}, {"seq_len": 8}),
-        ({"min-examples": 1}, {"local_steps": 1, "batch_size": 1}),
+        ({"min-seq-len": 8, "min-tokens": 128}, {"seq_len": 8}),
+        ({"min-examples": 1, "min-tokens": 128}, {"local_steps": 1, "batch_size": 1}),
+        ({"min-grad-norm": 1e-9}, {"max_grad_norm": 1e-6}),
     ],
 )
 def test_an_operator_can_allow_more(allowed, asked):
@@ -83,11 +86,11 @@ def test_only_named_targets_are_allowed_where_some_are_named():
 
 
 def test_an_update_must_cover_enough_examples_and_tokens():
-    Policy().check_coverage(examples=8, tokens=128)
+    Policy().check_coverage(examples=8, tokens=1024)
     with pytest.raises(PolicyError, match="min-examples"):
         Policy().check_coverage(examples=7, tokens=10_000)
     with pytest.raises(PolicyError, match="min-tokens"):
-        Policy().check_coverage(examples=100, tokens=127)
+        Policy().check_coverage(examples=100, tokens=1023)
 
 
 def test_sizes_are_bounded():

@@ -69,8 +69,8 @@ class FakeModel:
         return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
-        return Coverage(min(self.train_examples, visits), 10 * visits)
+        examples = min(self.train_examples, settings.local_steps * settings.batch_size)
+        return Coverage(examples, 10 * examples)
 
     def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
         after = self.trained(state.flat, settings.seed, settings)
