@@ -148,7 +148,9 @@ def others_can_change(path: Path, *, depth: int = sys.maxsize) -> str:
     """
     if sys.platform == "win32":
         return ""
-    return _above(path.absolute().parent) or _itself_and_below(path.absolute(), depth)
+    path = path.absolute()
+    path.lstat()  # links that lead to each other end here
+    return _above(path.parent) or _itself_and_below(path, depth)
 
 
 def _above(directory: Path) -> str:
@@ -166,9 +168,7 @@ def _above(directory: Path) -> str:
 
 def _itself_and_below(path: Path, depth: int) -> str:
     facts = path.lstat()
-    if stat.S_ISLNK(facts.st_mode):
-        return f"'{path}' is a symbolic link"
-    wrong = _owner(path, facts) or _mode(path, facts)
+    wrong = _link(path, facts) or _owner(path, facts) or _mode(path, facts)
     if wrong or not depth or not stat.S_ISDIR(facts.st_mode):
         return wrong
     for entry in path.iterdir():
@@ -177,6 +177,10 @@ def _itself_and_below(path: Path, depth: int) -> str:
             if wrong := _itself_and_below(entry, depth - 1):
                 return wrong
     return ""
+
+
+def _link(path: Path, facts: os.stat_result) -> str:
+    return f"'{path}' is a symbolic link" if stat.S_ISLNK(facts.st_mode) else ""
 
 
 def _owner(path: Path, facts: os.stat_result) -> str:

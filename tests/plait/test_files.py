@@ -218,7 +218,10 @@ def test_a_symbolic_link_is_not_ours_but_one_of_ours_may_lead_there(tmp_path):
 
 
 def test_what_is_not_there_is_not_ours(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
     assert not is_ours(tmp_path / "missing")
+    assert not is_ours(tmp_path / "a" / "file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -221,6 +221,41 @@ def _raw_file_names() -> None:
     put("plait.rounds.run_directory:_file_name", lambda client: f"{client}.envelope")
 
 
+def _pip_as_the_directory_has_it() -> None:
+    put("plait.data.packages:_pip", lambda: [sys.executable, "-m", "pip"])
+    run = subprocess.run
+    put("plait.data.packages:subprocess", SimpleNamespace(run=_without_folder(run), DEVNULL=subprocess.DEVNULL))
+
+
+def _compiler_as_the_directory_has_it() -> None:
+    put(
+        "plait.training.fused.native:subprocess",
+        SimpleNamespace(run=_without_folder(subprocess.run), SubprocessError=subprocess.SubprocessError),
+    )
+
+
+def _without_folder(run):
+    return lambda command, *, cwd=None, **named: run(command, **named)
+
+
+def _trainers_directory_first() -> None:
+    class First:
+        """A path to which things are added in front."""
+
+        def __contains__(self, place: str) -> bool:
+            return place in sys.path
+
+        def append(self, place: str) -> None:
+            sys.path.insert(0, place)
+
+    put("plait.training.bridge:sys", SimpleNamespace(path=First(), stderr=sys.stderr))
+
+
+def _open_folders() -> None:
+    for place in ("plait.files", "plait.data.cache", "client.disk_memory", "client.state_directory"):
+        put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
+
+
 def _finite() -> None:
     import numpy as np
 
@@ -294,6 +329,31 @@ MUTATIONS: dict[str, Mutation] = {
     "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:_harmless")),
     "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
     "client-names": Mutation("names", "a kit may have any name", _any_client_name),
+    "cache-owner": Mutation(
+        "planted", "whoever owns a file is believed (as root)", nothing("plait.files:_owner", result="")
+    ),
+    "cache-mode": Mutation(
+        "planted", "files that others can write are believed", nothing("plait.files:_mode", result="")
+    ),
+    "cache-links": Mutation("planted", "links are followed", nothing("plait.files:_link", result="")),
+    "cache-above": Mutation("planted", "folders above are not looked at", nothing("plait.files:_above", result="")),
+    "open-folders": Mutation("planted", "folders are made as the umask says (as root)", _open_folders),
+    "pip-path": Mutation("planted", "pip starts in the working directory", _pip_as_the_directory_has_it),
+    "children-path": Mutation(
+        "planted",
+        "Python that plait starts looks into the working directory",
+        lambda: module("plait.cli.main")._ENVIRONMENT.pop("PYTHONSAFEPATH"),
+    ),
+    "trainer-path": Mutation("planted", "a trainer's folder comes first", _trainers_directory_first),
+    "apps-path": Mutation(
+        "planted",
+        "the apps' folder comes where it comes",
+        nothing("plait.cli.apps:add_apps_to_path"),
+    ),
+    "compiler-folder": Mutation(
+        "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it
+    ),
+    "matplotlibrc": Mutation("planted", "plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
     "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)

@@ -38,6 +38,7 @@ ROWS = {
     "straggler": "straggler",
     "door": "unauthenticated: memory, unknown keys",
     "names": "hostile names",
+    "planted": "planted in working directory and cache",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 RUN = Path(__file__).with_name("run.py")
 ROWS = (
-    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "names",
+    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "names", "planted",
 )  # fmt: skip
 
 pytestmark = [

@@ -63,7 +63,7 @@ def test_an_entry_that_makes_no_sense_is_measured_anew(tmp_path, content) -> Non
 def test_an_entry_that_others_can_change_is_measured_anew(tmp_path) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     (entry,) = (tmp_path / "losses").iterdir()
-    entry.write_text("[9.0, 1, 1, null]")
+    entry.write_bytes(Judgement((9.0,), (1,), None).to_bytes())
     entry.chmod(0o666)
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
     assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS
