@@ -2,7 +2,7 @@
 
 A client judges the same sequences in every round. It sends their mean loss and how far that has changed since before
 round 1, each with its standard error; the losses of single sequences stay where they are. The change is taken sequence
-by sequence, so it is known far better than the losses themselves.
+by sequence, so it is known better than the losses themselves.
 
 Intervals are at 95 % and answer to the choice of sequences within each client; the clients are fixed (stratified
 sampling, with the linearised variance of a ratio and Satterthwaite's degrees of freedom: Cochran, "Sampling
