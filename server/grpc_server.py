@@ -121,6 +121,9 @@ class GrpcServer:
         self._drain()
         # Ends as soon as the calls in progress have.
         await server.stop(_DRAIN_S)
+        # Those that were cut off are ending still; gRPC would print a traceback for each that the loop's end cancels.
+        if ending := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(ending, timeout=_DRAIN_S)
 
     def _listen(self, server: grpc.aio.Server) -> int:
         try:

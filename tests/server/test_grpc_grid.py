@@ -1,6 +1,8 @@
 import errno
 import hashlib
 import socket
+import subprocess
+import sys
 import time
 
 import grpc
@@ -324,3 +326,39 @@ def test_a_revoked_node_is_sent_away_while_it_is_attached(make_grid, bare_node, 
 
     assert alice.hear().refused.reason == pb.REFUSED_REASON_REVOKED_KEY
     until(lambda: not list(grid.get_node_ids()))
+
+
+SWARM_THAT_IS_KILLED = """
+import asyncio, sys
+import grpc.aio
+from plait.transport import CHANNEL_OPTIONS
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+
+async def attend(name):
+    channel = grpc.aio.insecure_channel(sys.argv[1], options=list(CHANNEL_OPTIONS))
+    call = FederationStub(channel).Attend()
+    await call.write(pb.FromNode(hello=pb.Hello(protocol=1, name=name, nonce=b"n" * 32)))
+    await call.read()
+    await call.write(pb.FromNode(proof=pb.Proof()))
+    await call.read()
+    await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=b"b" * 32)))
+    await call.read()
+
+async def attend_all():
+    await asyncio.gather(*(attend(f"n{number}") for number in range(300)))
+
+asyncio.run(attend_all())
+"""
+
+
+def test_nodes_that_go_as_the_server_stops_leave_no_traceback(grid, until, caplog, capfd):
+    with subprocess.Popen([sys.executable, "-c", SWARM_THAT_IS_KILLED, grid.address]) as swarm:
+        try:
+            until(lambda: len(list(grid.get_node_ids())) == 300)
+        finally:
+            swarm.kill()
+        grid.stop()
+
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
+    assert not [record for record in caplog.records if record.name.startswith("grpc")]
