@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
+from plait.adapters import Layout, Task
 from plait.config import RunConfig, config_from_table
-from plait.errors import ConfigError
-from plait.plan import blueprint_of, optimizer_of, rule_of, settings_of, settled
+from plait.errors import ConfigError, PolicyError
+from plait.plan import _check_reach, blueprint_of, optimizer_of, rule_of, settings_of, settled, terms_of
+from plait.policy import Policy
 from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base
+from plait.training.blueprint import base_modules, read_base_config
 from plait.training.methods import METHODS
 
 
@@ -157,3 +162,43 @@ def test_fedavg_steps_further_where_clients_are_some(given: dict[str, object], o
 def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough(given, sequences) -> None:
     assert settings_of(RunConfig(**given)).max_held_out_sequences == sequences
     assert settled(settled(RunConfig(**given))).max_held_out_sequences == sequences
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"full", "qlora"}))
+def test_the_default_policy_takes_every_ordinary_method(method: str) -> None:
+    config = config_from_table({"base": "tiny", "method": method, "own-share": 0.0})
+    rule = rule_of(config, ALL_RULES)
+    terms = terms_of(config, locate_base("tiny").directory, rule, client="ada", policy=Policy())
+    assert terms.own.method == method
+
+
+def test_the_default_policy_takes_a_classifier_with_its_new_head() -> None:
+    config = config_from_table({"base": "tiny", "labels": "a,b"})
+    terms = terms_of(config, locate_base("tiny").directory, rule_of(config, ALL_RULES), client="ada", policy=Policy())
+    assert any("score" in name for name in terms.own.layout.by_name)
+
+
+def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_what_it_touches() -> None:
+    directory = locate_base("tiny").directory
+    base = base_modules(read_base_config(directory, Task.CAUSAL_LM), Task.CAUSAL_LM)
+    spec = blueprint_of(config_from_table({"base": "tiny", "rank": 2}), directory).spec
+    _check_reach(Policy(), spec, base)
+    for name, key in (
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "embeddings"),
+        ("base_model.model.model.some_name.lora_embedding_B", "embeddings"),
+        ("base_model.model.lm_head.lora_A.weight", "output-layer"),
+        ("base_model.model.something_new.weight", "output-layer"),
+    ):
+        reaching = replace(spec, layout=Layout.of({name: [2, 3]}))
+        with pytest.raises(PolicyError, match=f"{key} of this client's policy"):
+            _check_reach(Policy(), reaching, base)
+        _check_reach(Policy(embeddings=True, output_layer=True), reaching, base)
+
+
+@pytest.mark.parametrize(("given", "own"), [({}, 8), ({"client-ranks": "2,4,8", "rule": "product_mean"}, 4)])
+def test_a_client_is_asked_about_the_largest_adapter_and_holds_its_own(given: dict[str, str], own: int) -> None:
+    config = config_from_table({"base": "tiny", **given})
+    rule = rule_of(config, ALL_RULES)
+    terms = terms_of(config, locate_base("tiny").directory, rule, client="ada", max_rank=5)
+    assert [spec.rank for spec in terms.specs] == [8, own]
+    assert terms.own.rank == own

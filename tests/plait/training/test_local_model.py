@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -10,7 +11,8 @@ from plait.errors import DataError
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.participant import Carried
 from plait.training.blueprint import Blueprint
-from plait.training.local_model import PeftLocalModel, Training, train_clients
+from plait.training.learner import order
+from plait.training.local_model import PeftLocalModel, Training, data_seed, train_clients
 from plait.training.reference import train_reference
 from plait.training.resident import ResidentBase
 from plait.wire.settings import Settings
@@ -107,3 +109,48 @@ def test_baselines_take_the_same_steps_and_beat_the_base(
         else:
             # What a client learned alone is worth less to the other one.
             assert own + 0.01 < reference.everywhere
+
+
+class TestBatches:
+    """Which examples come together, and how much of the data an update covers."""
+
+    def order_of(self, model: PeftLocalModel, blueprint: Blueprint, seed: int) -> list[int]:
+        split = model.split(blueprint.spec, SETTINGS)
+        return list(islice(order(len(split.train), data_seed(seed, split)), 8))
+
+    def test_the_order_follows_from_the_seed_and_from_the_data(self, resident, blueprint) -> None:
+        texts = [f"line {number} of one text or another\n" * 40 for number in range(9)]
+        models = [client(resident, "ada", text) for text in texts]
+        orders = [self.order_of(model, blueprint, 5) for model in models]
+        assert orders == [self.order_of(client(resident, "other", text), blueprint, 5) for text in texts]
+        # The seed alone would give one order to all that have as many examples.
+        same_count = {len(model.split(blueprint.spec, SETTINGS).train) for model in models}
+        assert len(same_count) < len({tuple(each) for each in orders})
+        assert self.order_of(models[0], blueprint, 5) != self.order_of(models[0], blueprint, 6)
+
+    def test_training_takes_that_order(self, ada, blueprint) -> None:
+        trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+        split = ada.split(blueprint.spec, SETTINGS)
+        settings = replace(SETTINGS, seed=data_seed(SETTINGS.seed, split))
+        by_hand = ada.train_alone(Training(ada, blueprint.spec, blueprint.initial, settings, Carried(), MovedBase()))
+        assert trained.state.digest() == by_hand.state.digest()
+
+    @pytest.mark.parametrize("steps", [1, 6, 1000])
+    def test_coverage_counts_each_example_that_is_visited_once(self, resident, blueprint, steps) -> None:
+        text = "".join(f"this is line {number} of a text without repetition\n" for number in range(10, 60))
+        model = client(resident, "ada", text)
+        settings = replace(SETTINGS, local_steps=steps)
+        split = model.split(blueprint.spec, settings)
+        visited = set(islice(order(len(split.train), data_seed(settings.seed, split)), 2 * steps))
+        covered = model.coverage(blueprint.spec, settings)
+        assert covered.examples == len(visited)
+        assert covered.tokens == sum(len(split.train[index].tokens) for index in visited)
+
+    def test_what_is_there_many_times_counts_once(self, resident, blueprint) -> None:
+        records = [Record(text="one and the same\n")] * 400
+        model = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={})
+        split = model.split(blueprint.spec, replace(SETTINGS, local_steps=100))
+        different = {example.tokens.tobytes() for example in split.train}
+        covered = model.coverage(blueprint.spec, replace(SETTINGS, local_steps=100))
+        assert covered.examples == len(different) < len(split.train)
+        assert covered.tokens == SETTINGS.seq_len * len(different)
