@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -124,7 +124,10 @@ class RunConfig(BaseModel, frozen=True):
     ] = 0
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
-    method: Annotated[str, Field(description="how to adapt; plait methods lists them")] = "lora"
+    method: Annotated[
+        str,
+        Field(description="how to adapt: lora, dora, qlora, vera, ia3, prompt, full and more; plait methods lists all"),
+    ] = "lora"
     rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
     alpha: Annotated[float, Field(gt=0, description="the product B A counts alpha / rank times")] = 16.0
     client_ranks: Annotated[
@@ -156,7 +159,13 @@ class RunConfig(BaseModel, frozen=True):
         Literal["continue", "freeze"],
         Field(description="whether training goes on from them, or they stay as they are beneath a new adapter"),
     ] = "continue"
-    rule: Annotated[str, Field(description="how updates become the next adapter: fedavg")] = "fedavg"
+    rule: Annotated[
+        str,
+        Field(
+            description="how updates become the next adapter: fedavg, product_mean, flora, fedsa, ffa, median, krum "
+            "and more; plait rules lists all"
+        ),
+    ] = "fedavg"
     weighting: Annotated[
         Literal["examples", "equal"],
         Field(
@@ -222,7 +231,7 @@ class RunConfig(BaseModel, frozen=True):
     trainer: Annotated[
         str, Field(description="MODULE:FUNCTION that builds your own transformers Trainer as the local trainer")
     ] = ""
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps")] = "auto"
+    device: Annotated[str, Field(description="where to compute")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], Field(description="compute type of the frozen base")
     ] = "auto"
@@ -394,8 +403,12 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         message = message[:1].lower() + message[1:]
         if not key:
             raise _refusal(f"{where}: {message}") from error
+        hint = ""
+        if first["type"] == "literal_error" and isinstance(first["input"], str):
+            field = next(field for name, field in RunConfig.model_fields.items() if name.replace("_", "-") == key)
+            hint = did_you_mean(first["input"], map(str, get_args(field.annotation)))
         raise _refusal(
-            f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}"
+            f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
         ) from error
 
 

@@ -18,10 +18,11 @@ from plait.aggregation import (
     check_rule,
     geometry_of,
     optimizer_for,
+    rule_named,
     turns,
 )
 from plait.config import RunConfig
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
 from plait.policy import EMBEDDINGS, Policy, bits_of
 from plait.rounds.broadcasts import TURNED_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
@@ -221,11 +222,7 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
     Raises:
         ConfigError: there is no such rule, or it cannot go with other settings.
     """
-    rule = rules.get(config.rule)
-    if rule is None:
-        raise ConfigError(
-            f"rule is '{config.rule}', expected one of {', '.join(rules)}{did_you_mean(config.rule, rules)}"
-        )
+    rule = rule_named(config.rule, rules)
     for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
         if is_set and factors_turn(config, rule):
             to_whom = "" if turns(rule, one_rank=True) else " to clients of several ranks"

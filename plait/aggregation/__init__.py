@@ -29,7 +29,18 @@ from plait.aggregation.raflora import RaFlora
 from plait.aggregation.rbla import Rbla
 from plait.aggregation.requirements import check_rule
 from plait.aggregation.rolora import RoLora
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Memory, Outcome, RoundContext, Rule, Subject, turns
+from plait.aggregation.rule import (
+    Accumulator,
+    Exactness,
+    Handing,
+    Memory,
+    Outcome,
+    RoundContext,
+    Rule,
+    Subject,
+    rule_named,
+    turns,
+)
 from plait.aggregation.server_optimizer import OptimizerMemory, ServerOptimizer, check_composition
 from plait.aggregation.traffic import Traffic
 from plait.aggregation.trimmed_mean import TrimmedMean
@@ -90,5 +101,6 @@ __all__ = [
     "fitted",
     "geometry_of",
     "optimizer_for",
+    "rule_named",
     "turns",
 ]

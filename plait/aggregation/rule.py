@@ -20,6 +20,7 @@ from plait.aggregation.base_delta import BaseDelta
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.traffic import Traffic
+from plait.errors import ConfigError, did_you_mean
 
 Memory = Mapping[str, NDArray[np.generic]]
 
@@ -233,3 +234,19 @@ def turns(rule: Rule, *, one_rank: bool) -> bool:
         one_rank: whether all clients have one; what is cut anew for each of several turns all.
     """
     return not rule.continuous or (rule.handing is Handing.BEST and not one_rank)
+
+
+def rule_named(name: str, rules: Mapping[str, Rule]) -> Rule:
+    """The rule called `name`.
+
+    Args:
+        name: as the user writes it.
+        rules: all that there are, by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    rule = rules.get(name)
+    if rule is None:
+        raise ConfigError(f"rule is '{name}', expected one of {', '.join(rules)}{did_you_mean(name, rules)}")
+    return rule

@@ -86,7 +86,28 @@ def _libraries() -> list[Finding]:
         there = importlib.util.find_spec(module) is not None
         advice = "" if there else f"optional, for {purpose}: pip install 'plait[{extra}]'"
         findings.append(Finding(module, "installed" if there else "not installed", advice))
-    return findings
+    return [*findings, *_pair()]
+
+
+def _pair() -> list[Finding]:
+    """Whether transformers asks for a newer peft than there is: it says so only when one of its methods is called."""
+    from importlib.metadata import version
+
+    from packaging.requirements import Requirement
+    from transformers.dependency_versions_table import deps
+
+    asked = Requirement(deps.get("peft", "peft"))
+    there = version("peft")
+    if asked.specifier.contains(there, prereleases=True):
+        return []
+    return [
+        Finding(
+            "transformers and peft",
+            f"transformers {version('transformers')} asks for {asked}, peft is {there}",
+            "plait is tested with the pair that constraints.txt pins and does not need more; transformers' own adapter "
+            "methods (load_adapter, disable_adapters) do",
+        )
+    ]
 
 
 def _storage() -> list[Finding]:

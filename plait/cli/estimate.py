@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.names import check_names
 from plait.cli.options import run_config, with_run_options
 from plait.cli.output import print_json
 
 _BITS = {"fp32": 32.0, "bf16": 16.0}
 
 
-@with_run_options
+@with_run_options()
 def estimate(
     given: Mapping[str, object],
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
@@ -35,6 +36,7 @@ def estimate(
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """
     settings = run_config(given, config)
+    check_names(settings, base=False)
     from plait.aggregation import geometry_of
     from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -33,9 +33,23 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Machine": ("device", "dtype", "threads", "side_by_side"),
 }  # fmt: skip
 
+_METAVARS: Mapping[str, str] = {
+    "own_share": "FLOAT|auto",
+    "wire": "fp32|bf16|BITS",
+    "device": "auto|cpu|cuda|cuda:N|mps",
+}
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every setting of a run as an option; it gets those that were given as one ``given`` mapping."""
+
+def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every setting of a run as an option; it gets those that were given as one ``given`` mapping.
+
+    Args:
+        hidden: settings that its help leaves out.
+    """
+    return lambda command: _with_run_options(command, hidden)
+
+
+def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> Callable[..., None]:
     own = [
         parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
@@ -52,6 +66,8 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
                 typer.Option(
                     _flag(name, field.annotation),
                     help=_help(field.description or "", field.default),
+                    metavar=_METAVARS.get(name) or _choices(field.annotation),
+                    hidden=name in hidden,
                     rich_help_panel=panels[name],
                     show_default=False,
                 ),
@@ -98,6 +114,18 @@ def _flag(name: str, annotation: object) -> str:
     return f"--{key}/--no-{key}" if annotation is bool else f"--{key}"
 
 
+def _choices(annotation: object) -> str | None:
+    """The words that an option takes where it takes no others."""
+    return "|".join(map(str, get_args(annotation))) if get_origin(annotation) is Literal else None
+
+
 def _help(description: str, default: object) -> str:
-    shown = "" if default in ("", None) else f" [dim]\\[default: {default}][/dim]"
-    return f"{description}{shown}"
+    # The words of a switch say which of the two it is.
+    if default in ("", None) or isinstance(default, bool):
+        return description
+    return f"{description} {shown_default(default)}"
+
+
+def shown_default(default: object) -> str:
+    """A default as help shows it."""
+    return f"[dim]\\[default: {default}][/dim]"

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait import machine
-from plait.cli.options import run_config, with_run_options
+from plait.cli.names import check_names
+from plait.cli.options import run_config, shown_default, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.cli.serving import Serving, load_serving, new_run_number
 from plait.cli.simulate import finish, is_finished, is_reported, told_how_to_go_on
@@ -30,10 +31,11 @@ _LOG_BYTES = 16 << 20
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
 # What clients bring themselves. A file of settings may come from a simulation and name it.
+_CLIENTS = RunConfig().clients
 _NOT_THE_SERVERS = {"data": "", "partition": "", "reference": ""}
 
 
-@with_run_options
+@with_run_options(hidden=(*_NOT_THE_SERVERS, "clients", "side_by_side"))
 def server(
     given: Mapping[str, object],
     listen: Annotated[str, typer.Option(help="Address and port to serve on.")] = "127.0.0.1:9440",
@@ -41,7 +43,9 @@ def server(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve without TLS and keys, on this machine only.")
     ] = False,
-    min_clients: Annotated[int | None, typer.Option(help="Begin once so many clients are there.", min=1)] = None,
+    min_clients: Annotated[
+        int | None, typer.Option(help=f"Begin once so many clients are there.  {shown_default(_CLIENTS)}", min=1)
+    ] = None,
     metrics: Annotated[str, typer.Option(help="Address of the Prometheus page, such as 127.0.0.1:9441.")] = "",
     grace_s: Annotated[
         float, typer.Option(help="Seconds that a client may be away before its task is given up.")
@@ -96,6 +100,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         raise ConfigError(
             f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
         )
+    check_names(settings)
     kit = _load_kit(serving)
     machine.share_memory_between_threads()
     with status("loading libraries", quiet=quiet):

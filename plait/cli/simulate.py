@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.names import check_names
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.config import RunConfig
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _WORTH_TELLING = 1e-3
 
 
-@with_run_options
+@with_run_options()
 def simulate(
     given: Mapping[str, object],
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
@@ -43,6 +44,7 @@ def simulate(
 
     if RunDirectory(Path(out)).has_started:
         raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
+    check_names(settings)
     settings = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
     with told_how_to_go_on(out):
         execute(settings, quiet=json_output)

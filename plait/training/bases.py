@@ -134,19 +134,28 @@ def is_known_to_all(name: str) -> bool:
     return name in BUILT_IN or (_HUB_ID.fullmatch(name) is not None and not Path(name).exists())
 
 
+def check_base_name(name: str) -> None:
+    """Refuse a name that `locate_base` would refuse, without looking for the base.
+
+    Raises:
+        ConfigError: it is no built-in name, no directory and no hub id.
+    """
+    if name not in BUILT_IN and not Path(name).expanduser().is_dir() and not _is_hub_id(name):
+        raise ConfigError(
+            f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
+            f"{did_you_mean(name, BUILT_IN)}"
+        )
+
+
 def _directory_of(name: str, revision: str, progress: Progress, check_size: CheckSize) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name](progress)
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
-    if _is_hub_id(name):
-        progress(f"looking for {name} in the hub cache, then on the hub")
-        return _hub_download(name, revision, patterns=_WHOLE_BASE, progress=progress, check_size=check_size)
-    raise ConfigError(
-        f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
-        f"{did_you_mean(name, BUILT_IN)}"
-    )
+    check_base_name(name)
+    progress(f"looking for {name} in the hub cache, then on the hub")
+    return _hub_download(name, revision, patterns=_WHOLE_BASE, progress=progress, check_size=check_size)
 
 
 def locate_config(name: str, *, revision: str = "") -> Path:

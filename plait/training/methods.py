@@ -30,7 +30,8 @@ from peft import (
 from plait.adapters import Json, Task
 from plait.adapters.module_names import escaped
 from plait.aggregation import RULES, Rule, Subject
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
+from plait.training.method_names import check_method_name
 
 ALL_LINEAR = "all-linear"
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
@@ -291,19 +292,6 @@ _ALL: tuple[Method, ...] = (
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
-# What people ask for that cannot be had, and the nearest thing that can.
-_ELSEWHERE: Mapping[str, str] = {
-    "bottleneck": "PEFT has no bottleneck adapters (arXiv 1902.00751), and AdapterHub's library asks for transformers "
-    "4; the nearest is 'peanut', a bottleneck with a non-linearity over each weight",
-    "adalora": "it gives ranks away by one client's own gradients; the nearest is 'lora' with --rank-pattern",
-}
-_ALIASES: Mapping[str, str] = {
-    "adapter": "bottleneck", "adapters": "bottleneck", "houlsby": "bottleneck", "pfeiffer": "bottleneck",
-    "lora-xs": "lora_xs", "loraxs": "lora_xs", "p-tuning": "p_tuning", "prompt_tuning": "prompt",
-    "prompt-tuning": "prompt", "prefix_tuning": "prefix", "prefix-tuning": "prefix", "(ia)3": "ia3",
-    "full-fine-tuning": "full", "fft": "full",
-}  # fmt: skip
-
 
 def method_of(name: str) -> Method:
     """The method called `name`.
@@ -311,14 +299,7 @@ def method_of(name: str) -> Method:
     Raises:
         ConfigError: there is none.
     """
-    method = METHODS.get(name)
-    if method is not None:
-        return method
-    meant = _ALIASES.get(name.lower(), name.lower())
-    if meant in _ELSEWHERE:
-        raise ConfigError(f"method is '{name}', which is not to be had: {_ELSEWHERE[meant]}")
-    hint = f"; did you mean '{meant}'?" if meant in METHODS else did_you_mean(meant, METHODS)
-    raise ConfigError(f"method is '{name}', expected one of {', '.join(METHODS)}{hint}")
+    return METHODS[check_method_name(name)]
 
 
 def check_options(request: AdapterRequest) -> Method:

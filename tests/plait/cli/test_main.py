@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait import __version__
+from plait.cli.doctor import _pair
 from plait.rounds.run_directory import RunDirectory
 
 VERBS = (
@@ -48,9 +49,72 @@ def test_help_loads_no_heavy_library() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> None:
+    mistakes = {
+        ("simulate", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
+        ("simulate", "--method", "lorra"): "did you mean 'lora'?",
+        ("simulate", "--rule", "fedavgg"): "did you mean 'fedavg'?",
+        ("simulate", "--wire", "fp23"): "fp23",
+        ("simulate", "--partition", "dirichelt:0.5"): "did you mean 'dirichlet'?",
+        ("simulate", "--server-optimizer", "fedadm"): "did you mean 'fedadam'?",
+        ("simulate", "--lr-schedule", "cosin"): "did you mean 'cosine'?",
+        ("server", "--insecure", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
+        ("estimate", "--method", "lorra"): "did you mean 'lora'?",
+    }
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from plait.cli.main import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['plait', *arguments]\n"
+        "    said = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):\n"
+        "        main()\n"
+        "    heavy = ('torch', 'transformers', 'peft', 'matplotlib', 'datasets', 'flwr_datasets')\n"
+        "    print(json.dumps([said.getvalue(), [name for name in heavy if name in sys.modules]]))\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(list(mistakes))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for (mistake, hint), line in zip(mistakes.items(), done.stdout.splitlines(), strict=True):
+        said, loaded = json.loads(line)
+        assert hint in said, mistake
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert loaded == [], mistake
+
+
+def test_the_servers_help_shows_what_it_takes_and_how_many_clients_it_waits_for(plait) -> None:
+    shown = plait("server", "--help").out
+    assert all(f" --{name} " not in shown for name in ("data", "partition", "reference", "clients", "side-by-side"))
+    assert "[default: 8]" in shown[shown.index("--min-clients") : shown.index("--metrics")]
+
+
+def test_help_shows_the_words_of_options_that_take_no_others(plait, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = plait("simulate", "--help").out
+    assert all(words in shown for words in ("constant|linear|cosine", "reject|clip|off", "auto|carry|fresh"))
+    assert "plait rules lists all" in shown
+
+
+def test_the_methods_that_are_checked_early_are_those_that_there_are() -> None:
+    from plait.training.method_names import METHOD_NAMES
+    from plait.training.methods import METHODS
+
+    assert tuple(METHODS) == METHOD_NAMES
+
+
 def test_doctor_says_what_the_machine_has(plait) -> None:
     findings = json.loads(plait("doctor", "--json").out)
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
+
+
+@pytest.mark.parametrize(("asked", "warns"), [("peft>=99.0", True), ("peft>=0.1", False), ("peft", False)])
+def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
+    monkeypatch: pytest.MonkeyPatch, asked: str, warns: bool
+) -> None:
+    monkeypatch.setattr("transformers.dependency_versions_table.deps", {"peft": asked})
+    found = _pair()
+    assert bool(found) == warns
+    assert all("asks for peft>=99.0" in each.found and "constraints.txt" in each.advice for each in found)
 
 
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from plait.report.table import Table, to_rich
 
 
-def render(table: Table) -> str:
+def render(table: Table, *, width: int = 120) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=120, force_terminal=True, color_system="truecolor").print(to_rich(table))
+    Console(file=buffer, width=width, force_terminal=True, color_system="truecolor").print(to_rich(table))
     return buffer.getvalue()
 
 
@@ -22,3 +25,23 @@ def test_no_cell_is_read_as_markup() -> None:
 def test_no_control_character_of_a_cell_reaches_the_terminal() -> None:
     clean = render(Table("t", ("h", "n"), (("name[2J", "1"),)))
     assert render(Table("t", ("h", "n"), (("na\x1bme[2J\x07\u202e", "1"),))) == clean
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width: int) -> None:
+    headings = ("client", *(f"figure number {number}" for number in range(12)))
+    rows = tuple(
+        (name, *(f"{row}.{number:03d}" for number in range(12))) for row, name in enumerate(("Zoë", "李雷" * 10))
+    )
+    note = "Losses on each client's own held-out data; every client counts once, however much it has."
+    shown = render(Table("t", headings, rows, note=note), width=width)
+    assert all(cell in shown for row in rows for cell in row[1:])
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
+    assert max(map(cell_len, plain)) <= width
+    assert " ".join(" ".join(plain).split()).endswith(note)
+
+
+def test_the_rows_are_named_again_where_columns_follow_below() -> None:
+    table = Table("t", ("client", *"abcdefgh"), (("ann", *("1,000,000,000" for _ in range(8))),))
+    shown = render(table, width=50)
+    assert shown.count("client") == shown.count("ann") > 1

@@ -1,0 +1,36 @@
+"""Notice a mistyped name before anything heavy is loaded: a second instead of ten, and nothing was begun."""
+
+from __future__ import annotations
+
+from plait.config import RunConfig
+
+
+def check_names(settings: RunConfig, *, base: bool = True) -> None:
+    """Refuse names of a base, method, rule, wire or partition that there are not.
+
+    Args:
+        settings: of the run.
+        base: whether the base must be one to train on; `plait estimate` knows more.
+
+    Raises:
+        ConfigError: one of them is none; the nearest is named.
+    """
+    from plait.aggregation import RULES, optimizer_for, rule_named
+    from plait.simulation.partition import parse_partition
+    from plait.training.bases import check_base_name
+    from plait.training.method_names import check_method_name
+    from plait.wire.codecs import codec_for
+
+    if base:
+        check_base_name(settings.base)
+    check_method_name(settings.method)
+    codec_for(settings.wire)
+    if settings.partition:
+        parse_partition(settings.partition)
+    if settings.rule not in RULES:
+        # Flower's own strategies: these alone make it worth the wait for Flower.
+        from plait.simulation.flower_rules import ALL_RULES
+
+        rule_named(settings.rule, ALL_RULES)
+    if settings.server_optimizer != "auto":
+        optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)

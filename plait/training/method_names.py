@@ -1,0 +1,42 @@
+"""The names of adapter methods, for whoever must check one before the libraries that carry the methods are loaded.
+
+Knows nothing of what a method does: `methods` is the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plait.errors import ConfigError, did_you_mean
+
+METHOD_NAMES = (
+    "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
+)  # fmt: skip
+
+# What people ask for that cannot be had, and the nearest thing that can.
+_ELSEWHERE: Mapping[str, str] = {
+    "bottleneck": "PEFT has no bottleneck adapters (arXiv 1902.00751), and AdapterHub's library asks for transformers "
+    "4; the nearest is 'peanut', a bottleneck with a non-linearity over each weight",
+    "adalora": "it gives ranks away by one client's own gradients; the nearest is 'lora' with --rank-pattern",
+}
+_ALIASES: Mapping[str, str] = {
+    "adapter": "bottleneck", "adapters": "bottleneck", "houlsby": "bottleneck", "pfeiffer": "bottleneck",
+    "lora-xs": "lora_xs", "loraxs": "lora_xs", "p-tuning": "p_tuning", "prompt_tuning": "prompt",
+    "prompt-tuning": "prompt", "prefix_tuning": "prefix", "prefix-tuning": "prefix", "(ia)3": "ia3",
+    "full-fine-tuning": "full", "fft": "full",
+}  # fmt: skip
+
+
+def check_method_name(name: str) -> str:
+    """`name` itself, if a method is called so.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name in METHOD_NAMES:
+        return name
+    meant = _ALIASES.get(name.lower(), name.lower())
+    if meant in _ELSEWHERE:
+        raise ConfigError(f"method is '{name}', which is not to be had: {_ELSEWHERE[meant]}")
+    hint = f"; did you mean '{meant}'?" if meant in METHOD_NAMES else did_you_mean(meant, METHOD_NAMES)
+    raise ConfigError(f"method is '{name}', expected one of {', '.join(METHOD_NAMES)}{hint}")

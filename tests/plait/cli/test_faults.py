@@ -1,0 +1,125 @@
+"""A full disk and too little memory end a command in one line that says what to do, and leave nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.errors import machine_fault
+from plait.training.bases import locate_base
+from plait.training.blueprint import design, read_base_config
+from plait.training.methods import AdapterRequest
+
+FULL = "the disk is full"
+MEMORY = "too little memory"
+FAULTS = {
+    "disk": (OSError(errno.ENOSPC, "No space left on device", "/some/file"), FULL),
+    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), FULL),
+    "safetensors": (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),
+    "python": (MemoryError(), MEMORY),
+    "numpy": (MemoryError("Unable to allocate 1.50 TiB for an array with shape (9,)"), "1.50 TiB more were asked for"),
+    "torch": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes."),
+        "4000000000000 bytes more were asked for",
+    ),
+    "CUDA": (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"),
+        "this GPU has too little memory (2.00 GiB more were asked for)",
+    ),
+}
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    base = locate_base("tiny")
+    config = read_base_config(base.directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=0).spec
+    state = AdapterState(spec.layout, np.zeros(spec.layout.size, np.float32))
+    save_peft_directory(tmp_path / "adapter", spec=spec, state=state, base=base.reference, card="")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("verb", "breaks"),
+    [
+        (("export", "ADAPTER", "OUT", "--to", "merged"), "plait.export.merged.merge_in_place"),
+        (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluate.evaluate_adapter"),
+        (("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"), "plait.cli.simulate.execute"),
+    ],
+    ids=["export", "eval", "simulate"],
+)
+def test_a_command_ends_in_one_line_that_says_what_to_do(
+    plait: Callable[..., object],
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    verb: tuple[str, ...],
+    breaks: str,
+) -> None:
+    error, said = FAULTS[fault]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(breaks, fail)
+    places = {"ADAPTER": adapter, "OUT": tmp_path / "out"}
+    ran = plait(*(places.get(word, word) for word in verb))
+    last = ran.err.splitlines()[-1]
+    assert (ran.code, last[:7]) == (1, "error: ")
+    assert said in last or "No space left" in last or "quota exceeded" in last
+    assert "Traceback" not in ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_other_errors_are_not_taken_for_the_machines() -> None:
+    assert machine_fault(RuntimeError("shape '[2]' is invalid")) is None
+    assert machine_fault(OSError(errno.ENOENT, "No such file")) is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.name == "nt" or os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this system mounts no tmpfs")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("target", ["merged", "ollama"])
+def test_an_export_to_a_full_disk_leaves_nothing_behind(
+    plait: Callable[..., object], adapter: Path, small_disk: Path, target: str
+) -> None:
+    ran = plait("export", adapter, small_disk / "out", "--to", target)
+    assert ran.code == 1
+    assert "No space left on device" in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_run_on_a_full_disk_ends_in_one_line(plait: Callable[..., object], small_disk: Path) -> None:
+    ran = plait(
+        "simulate", "--base", "tiny", "--data", "chatterbot", "--partition", "iid", "--clients", 2, "--rounds", 1,
+        "--rank", 64, "--local-steps", 1, "--wire", "fp32", "--out", small_disk / "run",
+    )  # fmt: skip
+    last = ran.err.splitlines()[-1]
+    assert (ran.code, last[:7]) == (1, "error: ")
+    assert "No space left on device" in last or "disk is full" in last
+    assert "Traceback" not in ran.err
