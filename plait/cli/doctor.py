@@ -90,20 +90,16 @@ def _libraries() -> list[Finding]:
 
 
 def _pair() -> list[Finding]:
-    """Whether transformers asks for a newer peft than there is: it says so only when one of its methods is called."""
-    from importlib.metadata import version
+    """Whether transformers asks for a newer peft than there is."""
+    from plait.training.library_pair import newer_peft_wanted
 
-    from packaging.requirements import Requirement
-    from transformers.dependency_versions_table import deps
-
-    asked = Requirement(deps.get("peft", "peft"))
-    there = version("peft")
-    if asked.specifier.contains(there, prereleases=True):
+    wanted = newer_peft_wanted()
+    if wanted is None:
         return []
     return [
         Finding(
             "transformers and peft",
-            f"transformers {version('transformers')} asks for {asked}, peft is {there}",
+            wanted,
             "plait is tested with the pair that constraints.txt pins and does not need more; transformers' own adapter "
             "methods (load_adapter, disable_adapters) do",
         )
