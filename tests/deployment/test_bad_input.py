@@ -109,7 +109,9 @@ def client(plait, kits, data, tmp_path):
         )  # fmt: skip
         assert "Traceback" not in printed
         wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|was told", line)]
-        assert len(wrong) == 1, printed
+        # On a busy machine it may have tried again, and said the same, before it was told to stop.
+        said = {re.sub(r"^[0-9:]+ | \(attempt [0-9]+\)", "", line) for line in wrong}
+        assert len(said) == 1, printed
         return code, wrong[0]
 
     return run

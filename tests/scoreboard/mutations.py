@@ -198,6 +198,38 @@ def _downloads_give_up() -> None:
     downloads.Downloads._receive = receive
 
 
+def _many_calls() -> None:
+    put("server.attendance:_ENTERING_A_NAME", 10**9)
+    put("server.guard:_CALLS_A_NAME", 10**9)
+
+
+def _many_transfers() -> None:
+    from contextlib import asynccontextmanager
+
+    _many_calls()
+    transfers = module("server.transfers")
+
+    @asynccontextmanager
+    async def turn(self, node):
+        async with self._slots:
+            yield transfers.Transfer(self._pace)
+
+    class Careless(transfers.Transfer):
+        """As slow as it likes."""
+
+        def moved(self, count):
+            pass
+
+    transfers.Transfer = Careless
+    transfers.Transfers.turn = turn
+
+
+def _waits_for_all() -> None:
+    roster = module("plait.rounds.roster").Roster
+    suffices = roster._suffices
+    roster._suffices = lambda self, *given: not self._asked and suffices(self, *given)
+
+
 def _files_stay_open() -> None:
     put("plait.files:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
     put("plait.rounds.ledger:fsync_directory", lambda path: os.open(path, os.O_RDONLY))
@@ -318,6 +350,27 @@ MUTATIONS: dict[str, Mutation] = {
         "door",
         "any key is taken for a registered one",
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
+    ),
+    "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
+    "content": Mutation(
+        "members", "an answer may be of another kind than its task", nothing("server.uploads:Uploads._check")
+    ),
+    "places": Mutation("members", "a name has any number of calls, also on their way in", _many_calls),
+    "certificates": Mutation(
+        "members",
+        "the register is not asked about certificates",
+        nothing("server.guard:Guard._refusal"),
+    ),
+    "room": Mutation(
+        "members",
+        "there is no room for strangers",
+        nothing("server.grpc_grid:_most_connections", result=150),
+    ),
+    "silence": Mutation("members", "a gathering waits for everybody who was asked", _waits_for_all),
+    "questions": Mutation(
+        "members",
+        "a node is asked about its rank again and again",
+        lambda: put("plait.rounds.roster:MOST_QUESTIONS", 10**9),
     ),
     "page": Mutation("names", "names go into pages as they are", same("plait.report.markup:_escape")),
     "terminal": Mutation(

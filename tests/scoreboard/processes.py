@@ -180,6 +180,9 @@ def serve(job: Job, port: int, fuse_at: int = 0) -> None:
         base_fingerprint=of_numbers.FINGERPRINT,
         max_answer_bytes=1 << 24,
         grace_s=job.grace_s,
+        # As `plait server` has it.
+        max_nodes=2 * len(job.names) + 16,
+        max_unproven=64,
     )
     with grid:
         federation.channel = GridChannel(grid, open_ended=True)

@@ -37,6 +37,7 @@ ROWS = {
     "network": "network faults, each at each moment",
     "straggler": "straggler",
     "door": "unauthenticated: memory, unknown keys",
+    "members": "members against members",
     "names": "hostile names",
     "planted": "planted in working directory and cache",
     "fuzz": "fuzz iterations, uncaught errors",

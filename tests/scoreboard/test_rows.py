@@ -9,7 +9,8 @@ import pytest
 
 RUN = Path(__file__).with_name("run.py")
 ROWS = (
-    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "names", "planted",
+    "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "members", "names",
+    "planted",
 )  # fmt: skip
 
 pytestmark = [

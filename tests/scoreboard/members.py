@@ -1,0 +1,352 @@
+"""What one member, or one that was revoked, can take from the others: attacks on a live federation over TLS.
+
+Two honest nodes run a federation while the attack goes on, which begins before they connect. Their run must end within
+twice the time that it takes undisturbed, measured shortly before, with an allowance for a loaded machine, and count
+every update of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from scoreboard.killed import _free_port
+from scoreboard.processes import Job, attend, end, events, result, serve, start, until
+from scoreboard.row import Row
+from scoreboard.small_federation import borrowed, of_numbers
+
+from client.disk_memory import DiskMemory
+from plait.rounds.participant import Participant
+from plait.rounds.roster import MOST_QUESTIONS
+from plait.transport import channel_credentials
+from plait.transport.credentials import channel_options
+from plait.trust import ClientKit, provision, revoke
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+from plait.wire.messages import decode_reply, encode_reply
+
+HONEST = ("alice", "bob")
+NAMES = (*HONEST, "mallory")
+ROUNDS = 2
+WIDE = 300_000  # columns: a broadcast has 2.4 MB
+ALLOWANCE_S = 10.0
+PATIENCE_S = 60.0
+MORE_MEMORY_BYTES = 128 << 20
+RECORDS = 500_000  # in 6 MB
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack.
+
+    Attributes:
+        name: what it is called.
+        work: does it until its process is killed; told the job, the port, and where to say what it has done.
+        joins: whether the attacker takes part, and the run waits for it at its start.
+        ranks: the clients' own, for runs of several ranks; such a run has a small adapter.
+    """
+
+    name: str
+    work: Callable[[Job, int, Diary], None]
+    joins: bool = False
+    ranks: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """What its run has in common with that of other attacks."""
+        return self.joins, bool(self.ranks)
+
+
+class Diary:
+    """What an attacker has done so far, on disk for the row to read.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+
+    def count(self, what: str, number: int = 1) -> None:
+        """So many more of something."""
+        with self._lock:
+            self._counts[what] = self._counts.get(what, 0) + number
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self._counts))
+            temporary.rename(self._path)
+
+
+def run(*, full: bool, scratch: Path) -> Row:
+    """Every attack, each after the same run undisturbed."""
+    kits = scratch / "kits"
+    provision(kits, [*NAMES, "eve"], ["localhost", "127.0.0.1"], now=datetime.now(UTC))
+    revoke(kits, "eve", now=datetime.now(UTC))
+    worst, failures, passed = 0.0, [], 0
+    undisturbed: dict[tuple[bool, bool], _Outcome] = {}
+    for number, attack in enumerate(ATTACKS):
+        if full or attack.kind not in undisturbed:
+            undisturbed[attack.kind] = _federate(scratch / f"{number}-alone", kits, attack, undisturbed=True)
+        alone = undisturbed[attack.kind]
+        attacked = _federate(scratch / f"{number}", kits, attack)
+        wrong = _wrong(alone, attacked)
+        failures += [f"{attack.name}: {wrong}"] if wrong else []
+        passed += not wrong
+        worst = max(worst, attacked.seconds / alone.seconds)
+    return Row(
+        "members against members",
+        len(ATTACKS),
+        passed,
+        figures={"slowest": f"{worst:.1f} times as long as undisturbed", "attacks": len(ATTACKS)},
+        failures=failures,
+        least=len(ATTACKS),
+    )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    seconds: float
+    updates: list[tuple[int, str]]
+    peak_bytes: int
+    done: dict[str, int]
+
+
+def _wrong(alone: _Outcome, attacked: _Outcome) -> str:
+    """What the attack achieved; empty for nothing."""
+    expected = [(number, name) for number in range(1, ROUNDS + 1) for name in HONEST]
+    if alone.updates != expected:
+        return f"undisturbed, the updates {alone.updates} were counted, expected {expected}"
+    if not attacked.done.get("tried"):
+        return "the attack did not take place"
+    if attacked.updates != expected:
+        return f"the updates {attacked.updates} were counted, expected {expected}"
+    if attacked.seconds > 2 * alone.seconds + ALLOWANCE_S:
+        return f"the run took {attacked.seconds:.1f} s, undisturbed {alone.seconds:.1f} s"
+    if attacked.done.get("served"):
+        return f"{attacked.done['served']} of {attacked.done['tried']} calls were served"
+    if attacked.peak_bytes > alone.peak_bytes + MORE_MEMORY_BYTES:
+        return f"the server took {attacked.peak_bytes >> 20} MiB, undisturbed {alone.peak_bytes >> 20} MiB"
+    return ""
+
+
+def _federate(folder: Path, kits: Path, attack: Attack, *, undisturbed: bool = False) -> _Outcome:
+    plan = {"wire": "fp32", "rounds": ROUNDS, "clients": 3 if attack.joins else 2, "cohort_size": 3, "quorum": 2}
+    if attack.ranks:
+        plan["ranks"] = dict(attack.ranks)
+    job = Job(folder, plan, NAMES, kits, train_s=0.2, wide=0 if attack.ranks else WIDE)
+    job.folder.mkdir()
+    port, diary = _free_port(), job.folder / "attack.json"
+    processes = [server := start(serve, job, port)]
+    try:
+        until(lambda: _listens(port), "the server to listen", patience_s=PATIENCE_S)
+        if not undisturbed:
+            processes.append(start(_attack, attack.name, job, port))
+            until(diary.exists, "the attack to begin", patience_s=PATIENCE_S)
+        elif attack.joins:
+            processes.append(start(_attack, HONESTLY.name, job, port))
+        began = time.monotonic()
+        processes += [start(attend, job, number, port) for number in range(len(HONEST))]
+        with suppress(TimeoutError):
+            until(lambda: result(job) or not server.is_alive(), "the end of the run", patience_s=PATIENCE_S)
+        seconds = time.monotonic() - began
+        peak_bytes = _peak_bytes(server.pid)
+    finally:
+        end(processes)
+    counted = sorted((event["round"], event["client"]) for event in events(job, "update_received"))
+    done = json.loads(diary.read_text()) if diary.exists() else {}
+    return _Outcome(seconds, [each for each in counted if each[1] in HONEST], peak_bytes, done)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
+
+
+def _peak_bytes(process: int | None) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def _attack(name: str, job: Job, port: int) -> None:
+    attack = next(each for each in (*ATTACKS, HONESTLY) if each.name == name)
+    attack.work(job, port, Diary(job.folder / "attack.json"))
+
+
+def _channel(kit: ClientKit, port: int) -> grpc.Channel:
+    return grpc.secure_channel(f"localhost:{port}", channel_credentials(kit), options=channel_options("localhost"))
+
+
+def _kit(job: Job, name: str) -> ClientKit:
+    return ClientKit.load(job.kits / "clients" / name)
+
+
+def _take_part(
+    job: Job,
+    port: int,
+    *,
+    before: Callable[[object, pb.Work], None] = lambda node, work: None,
+    answer: Callable[[object, pb.Work, bytes], None] = lambda node, work, data: node.upload(work.task_id, data),
+) -> None:
+    """Attend as mallory and do what is asked, with something else `before` each answer, or instead of sending it."""
+    kit = _kit(job, "mallory")
+    node = borrowed("server/conftest.py").BareNode(
+        f"localhost:{port}", "mallory", key=kit.node_key, credentials=channel_credentials(kit)
+    )
+    node.attend(base=of_numbers.FINGERPRINT)
+    memory = DiskMemory(job.folder / "mallory")
+    participant = Participant("mallory", job.model(NAMES.index("mallory")), memory, sign=kit.node_key.sign)
+    with suppress(grpc.RpcError):  # the server has ended
+        for event in node.call:
+            if event.HasField("work"):
+                task = node.task(event.work)
+                before(node, event.work)
+                with suppress(grpc.RpcError):
+                    answer(node, event.work, participant.answer(task))
+
+
+def _honestly(job: Job, port: int, diary: Diary) -> None:
+    del diary
+    _take_part(job, port)
+
+
+def _unread_downloads(job: Job, port: int, diary: Diary) -> None:
+    """128 downloads over 16 connections, of which nothing is read."""
+    channels = [_channel(_kit(job, "mallory"), port) for _ in range(16)]
+    unread: list[object] = []
+
+    def flood(node, work: pb.Work) -> None:
+        if work.body_bytes and not unread:
+            request = pb.DownloadRequest(session=node.session, sha256=work.body_sha256)
+            for _ in range(8):
+                unread.extend(FederationStub(channel).Download(request) for channel in channels)
+            diary.count("tried", len(unread))
+            time.sleep(1.0)
+
+    diary.count("began")
+    _take_part(job, port, before=flood)
+
+
+def _records(job: Job, port: int, diary: Diary) -> None:
+    """An answer that is a dictionary of hundreds of thousands of records."""
+    records = RecordsProto(items=[{"key": f"{i}", "config_record": {}} for i in range(RECORDS)]).SerializeToString()
+
+    def answer(node, work: pb.Work, data: bytes) -> None:
+        if work.message_type != "train":
+            node.upload(work.task_id, data)
+            return
+        diary.count("tried")
+        node.upload(work.task_id, records, content=pb.CONTENT_RECORDS)
+        diary.count("served")
+
+    diary.count("began")
+    _take_part(job, port, answer=answer)
+
+
+def _silent(job: Job, port: int, diary: Diary) -> None:
+    """A node that is ready and answers nothing."""
+
+    def wait(node, work: pb.Work) -> None:
+        diary.count("tried")
+        threading.Event().wait()
+
+    diary.count("began")
+    _take_part(job, port, before=wait)
+
+
+def _many_ranks(job: Job, port: int, diary: Diary) -> None:
+    """A description that states another largest rank every time."""
+    asked: list[str] = []
+
+    def answer(node, work: pb.Work, data: bytes) -> None:
+        if work.message_type == "query":
+            asked.append(work.task_id)
+            diary.count("tried" if len(asked) <= MOST_QUESTIONS else "served")
+            card = replace(decode_reply(data, max_bytes=len(data)), max_rank=1 + len(asked) % 2)
+            data = encode_reply(card)
+        node.upload(work.task_id, data)
+
+    diary.count("began")
+    _take_part(job, port, answer=answer)
+
+
+def _idle_streams(job: Job, port: int, diary: Diary) -> None:
+    """320 long calls over 40 connections that say nothing, begun again when they end."""
+    kit = _kit(job, "mallory")
+
+    def idle(channel: grpc.Channel) -> None:
+        while True:
+            with suppress(grpc.RpcError):
+                call = FederationStub(channel).Attend(iter(threading.Event().wait, True))
+                diary.count("tried")
+                next(call, None)
+            time.sleep(2.0)
+
+    channels = [_channel(kit, port) for _ in range(40)]
+    _together([lambda channel=channel: idle(channel) for channel in channels for _ in range(8)])
+
+
+def _revoked(job: Job, port: int, diary: Diary) -> None:
+    """A revoked kit: health checks and watches, and long calls, over 60 connections all the time."""
+    kit = _kit(job, "eve")
+
+    def call() -> None:
+        channel = _channel(kit, port)
+        health = health_pb2_grpc.HealthStub(channel)
+        while True:
+            for ask in (
+                lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=10),
+                lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=10)),
+            ):
+                diary.count("tried")
+                with suppress(grpc.RpcError):
+                    ask()
+                    diary.count("served")
+            with suppress(grpc.RpcError):
+                next(FederationStub(channel).Attend(iter(threading.Event().wait, True), timeout=10), None)
+            time.sleep(1.0)
+
+    _together([call] * 60)
+
+
+def _strangers(job: Job, port: int, diary: Diary) -> None:
+    """Without any certificate: 200 sockets, each opened again once the server hangs up."""
+    del job
+    guards = borrowed("server/test_guard.py")
+    diary.count("tried", 200)
+    _together([lambda: guards.reopen(f"127.0.0.1:{port}", threading.Event(), 25)] * 8)
+
+
+def _together(works: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+HONESTLY = Attack("honestly", _honestly, joins=True)
+ATTACKS = (
+    Attack("unread downloads", _unread_downloads, joins=True),
+    Attack("records", _records, joins=True),
+    Attack("idle streams", _idle_streams),
+    Attack("revoked", _revoked),
+    Attack("strangers", _strangers),
+    Attack("silent", _silent),
+    Attack("many ranks", _many_ranks, ranks=(("alice", 2), ("bob", 2), ("mallory", 1))),
+)
+"""What is tried, in this order."""
