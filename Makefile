@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PINS := $(VENV)/pins.txt
 
 .PHONY: help setup simulate test unit check scoreboard proto clean
 
@@ -11,10 +12,25 @@ help:  ## Show the targets
 
 setup: $(STAMP)  ## Make .venv and install plait with its tools
 
-$(STAMP): pyproject.toml
+# PINNED= installs what pyproject.toml allows, for a Python or an index that has other versions than constraints.txt.
+PINNED ?= yes
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Versions without hashes, which pip takes beside an editable install.
+$(PINS): constraints.txt
+	mkdir -p $(VENV)
+	sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' constraints.txt > $(PINS)
+
+$(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "plait needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+ifneq ($(PINNED),)
+	$(PIP) torch
+	$(PIP) --no-deps --require-hashes --requirement constraints.txt || { echo "constraints.txt cannot be installed here; to take other versions: make setup PINNED="; exit 1; }
+	$(PIP) --constraint $(PINS) --editable '.[dev]'
+else
+	$(PIP) --editable '.[dev]'
+endif
 	touch $(STAMP)
 
 simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, with a report

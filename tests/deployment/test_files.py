@@ -74,16 +74,51 @@ class TestDockerfiles:
     def test_the_base_image_is_an_argument(self, side):
         found = instructions(CHECKOUT / side / "Dockerfile")
         assert ("FROM", "${BASE}") in found
-        assert any(key == "ARG" and value.startswith("BASE=") for key, value in found)
+        assert ("ARG", "BASE=${PYTHON}") in found
+
+    def test_images_are_named_by_their_whole_version(self, side):
+        found = instructions(CHECKOUT / side / "Dockerfile")
+        (image,) = [value.removeprefix("PYTHON=") for key, value in found if key == "ARG" and "PYTHON=" in value]
+        assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+", image)
+        assert {value.split()[0] for key, value in found if key == "FROM"} == {"${PYTHON}", "${BASE}"}
+
+    def test_packages_are_installed_by_hash_and_nothing_pulls_in_others(self, side):
+        runs = " ".join(value for key, value in instructions(CHECKOUT / side / "Dockerfile") if key == "RUN")
+        installs = [command for command in re.split(r"&&|;|then", runs) if "$pip " in command]
+        assert [command for command in installs if "--require-hashes --requirement /constraints.txt" in command]
+        assert all("--no-deps" in command or command.split()[-1] == "torch" for command in installs)
 
     def test_nothing_is_copied_in_but_sources_and_what_they_are_built_to(self, side):
         copied = [value for key, value in instructions(CHECKOUT / side / "Dockerfile") if key in ("COPY", "ADD")]
         sources = {word for value in copied for word in value.split()[:-1] if not word.startswith("--")}
-        assert sources == {"pyproject.toml", "README.md", "LICENSE", "plait", "server", "client", "/wheels"}
+        assert sources == {
+            "constraints.txt",
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+            "plait",
+            "server",
+            "client",
+            "/wheels",
+        }
         ignored = (CHECKOUT / side / "Dockerfile.dockerignore").read_text().splitlines()
         assert ignored[1] == "*"
         assert {line[1:] for line in ignored if line.startswith("!")} == sources - {"/wheels"}
         assert all((CHECKOUT / name).exists() for name in sources - {"/wheels"})
+
+
+@pytest.mark.parametrize("page", ["server/README.md", "client/README.md"])
+def test_pages_install_what_constraints_pin(page):
+    text = (CHECKOUT / page).read_text()
+    installs = re.findall(r"pip install (.+?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+    assert installs
+    for install in installs:
+        assert install in ("torch", "--no-deps --require-hashes -r constraints.txt", "--no-deps .")
+
+
+def test_setting_up_installs_what_constraints_pin():
+    text = (CHECKOUT / "Makefile").read_text()
+    assert "--no-deps --require-hashes --requirement constraints.txt" in text
 
 
 def test_the_entry_points_and_the_servers_health_are_commands():

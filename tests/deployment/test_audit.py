@@ -1,0 +1,49 @@
+"""The audit of pinned packages says what it did, and what it could not do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+AUDIT = Path(__file__).resolve().parents[2] / ".ci" / "audit"
+
+
+def audit(tmp_path: Path, body: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it with a `pip-audit` that does this."""
+    service = tmp_path / "pip-audit"
+    service.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
+    service.chmod(0o755)
+    command = [sys.executable, str(AUDIT), *options, str(service)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--strict",), 1)])
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("sys.exit('ConnectionError: api.osv.dev is out of reach')", "ConnectionError: api.osv.dev is out of reach"),
+        ("print('{')", "pip-audit ended with 0"),
+    ],
+)
+def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, options, code, body, why) -> None:
+    done = audit(tmp_path, body, *options)
+    assert done.returncode == code
+    assert "audit: NOT DONE, none of" in done.stderr
+    assert done.stderr.strip().endswith(why)
+
+
+def test_an_audit_without_its_tool_says_so() -> None:
+    done = subprocess.run([sys.executable, str(AUDIT), "/nowhere"], capture_output=True, text=True, check=False)
+    assert "NOT DONE" in done.stderr
+    assert "cannot start '/nowhere'" in done.stderr
+
+
+def test_a_vulnerable_package_fails_the_audit(tmp_path) -> None:
+    flaw = {"name": "numpy", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    answer = json.dumps({"dependencies": [flaw, {"name": "peft", "version": "1", "vulns": []}]})
+    done = audit(tmp_path, f"print({answer!r})")
+    assert done.returncode == 1
+    assert "audit: numpy 2: CVE-1, mended in 3" in done.stdout
+    assert "2 of" in done.stdout
