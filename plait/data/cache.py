@@ -6,8 +6,10 @@ the cache, a directory of this process takes its place.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -49,13 +51,9 @@ def cache_directory() -> Path:
 
 @cache
 def _stand_in(wrong: str) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="plait-cache-")
-    _STAND_INS.append(folder)  # removed when the process ends
-    path = Path(folder.name)
+    path = Path(tempfile.mkdtemp(prefix="plait-cache-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     if also := others_can_change(path):
         raise MachineError(f"{wrong}, and {also}: there is no place for a cache; {_ADVICE}")
     _LOGGER.warning("cache not used: %s; take that away (chmod, chown) or %s", wrong, _ADVICE)
     return path
-
-
-_STAND_INS: list[tempfile.TemporaryDirectory[str]] = []
