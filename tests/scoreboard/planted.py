@@ -124,8 +124,12 @@ def _working_directory(folder: Path) -> Iterator[Attempt]:
     def ran(doing: Callable[[], object]) -> Callable[[], str]:
         def attempt() -> str:
             marker.unlink(missing_ok=True)
-            doing()
-            return f"{marker.read_text().strip()} ran" if marker.exists() else ""
+            wrong = ""
+            try:
+                doing()
+            except Exception as error:
+                wrong = f"{type(error).__name__}: {error!a}"
+            return f"{marker.read_text().strip()} ran" if marker.exists() else wrong
 
         return attempt
 
