@@ -23,7 +23,7 @@ pytestmark = [
 def lines() -> dict[str, dict[str, object]]:
     """What each row printed."""
     command = [sys.executable, str(RUN), "--quick", "--rows", ",".join(ROWS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(said) == len(ROWS), done.stderr[-2000:]
     return dict(zip(ROWS, said, strict=True))
