@@ -158,8 +158,15 @@ def _consented(
         )
         for line in proposal.lines:
             progress(line)
-    by_policy = settings.policy.consent == "policy"
-    how = agree(digest, consents, yes=settings.consents, by_policy=by_policy, ask=ask)
+    how = agree(
+        digest,
+        f"{run.run_id:016x}",
+        consents,
+        most_runs=settings.policy.max_rounds // told.rounds,
+        yes=settings.consents,
+        by_policy=settings.policy.consent == "policy",
+        ask=ask,
+    )
     progress(_AGREED[how])
 
 

@@ -52,17 +52,26 @@ class Consents:
         """Whether this configuration is among them."""
         return digest in self._read()
 
-    def add(self, digest: str, how: str) -> None:
-        """Remember this configuration.
+    def runs(self, digest: str) -> frozenset[str]:
+        """The runs of this configuration that were agreed to."""
+        entry = self._read().get(digest)
+        runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
+        return frozenset(map(str, cast("list[object]", runs))) if isinstance(runs, list) else frozenset()
+
+    def add(self, digest: str, run: str, how: str) -> None:
+        """Remember this configuration and one run of it.
 
         Args:
-            digest: of it.
+            digest: of the configuration.
+            run: names the run.
             how: consent was given: ``asked``, ``yes`` or ``policy``.
 
         Raises:
             MachineError: the disk is full or read-only.
         """
-        kept = {**self._read(), digest: {"how": how, "time": round(time.time())}}
+        before, runs = self._read(), sorted({*self.runs(digest), run})
+        entry = before.pop(digest, None) or {"how": how, "time": round(time.time())}
+        kept = {**before, digest: {**cast("dict[str, object]", entry), "runs": runs}}
         newest = dict(list(kept.items())[-_MOST_KEPT:])
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,8 +90,10 @@ class Consents:
 
 def agree(
     digest: str,
+    run: str,
     consents: Consents,
     *,
+    most_runs: int,
     yes: bool,
     by_policy: bool,
     ask: Callable[[], bool] | None,
@@ -91,7 +102,9 @@ def agree(
 
     Args:
         digest: of the configuration.
+        run: names the run.
         consents: those given before.
+        most_runs: so many runs of one configuration; each adds to what the others tell.
         yes: whether the operator gave it on the command line.
         by_policy: whether being within the policy is consent where nobody can be asked.
         ask: asks the operator; None where there is no terminal.
@@ -100,11 +113,19 @@ def agree(
         How it was given: ``before``, ``yes``, ``asked`` or ``policy``.
 
     Raises:
-        PolicyError: it was not given.
+        PolicyError: it was not given, or to too many runs already.
     """
-    if consents.has(digest):
+    runs = consents.runs(digest)
+    if run in runs:
         return "before"
-    if yes:
+    if len(runs) >= most_runs:
+        raise PolicyError(
+            f"the server began {len(runs) + 1} runs of one configuration, but max-rounds of this client's policy "
+            f"allows the rounds of {most_runs}; to take part, raise it in the file given with --policy"
+        )
+    if consents.has(digest):
+        how = "before"
+    elif yes:
         how = "yes"
     elif ask is not None:
         if not ask():
@@ -117,5 +138,5 @@ def agree(
             "nobody has consented to the run and consent is 'ask' in this client's policy; "
             "run `plait client … --yes`, or answer once on a terminal"
         )
-    consents.add(digest, how)
+    consents.add(digest, run, how)
     return how

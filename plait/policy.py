@@ -85,7 +85,9 @@ class Policy(BaseModel, frozen=True):
     min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens of a training sequence, at least")] = 16
     max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="rank of an adapter")] = 256
     max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="length of a learned prompt")] = 256
-    max_rounds: Annotated[int, Field(ge=1, le=_LARGEST, description="rounds of a run")] = 10_000
+    max_rounds: Annotated[
+        int, Field(ge=1, le=_LARGEST, description="rounds of a run, and of all runs of one configuration")
+    ] = 10_000
     max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="optimizer steps of a round")] = 10_000
     min_grad_norm: Annotated[
         float, Field(gt=0, description="norm that gradients are clipped to, at least; tiny ones undo what AdamW hides")

@@ -32,8 +32,11 @@ def test_consent_is_to_one_configuration_base_and_federation(other: str) -> None
 
 def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path / "state", "ada")
-    assert agree(DIGEST, consents, yes=False, by_policy=False, ask=lambda: True) == "asked"
-    assert agree(DIGEST, Consents.of(tmp_path / "state", "ada"), yes=False, by_policy=False, ask=never) == "before"
+    assert agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=False, ask=lambda: True) == "asked"
+    assert (
+        agree(DIGEST, "run", Consents.of(tmp_path / "state", "ada"), most_runs=9, yes=False, by_policy=False, ask=never)
+        == "before"
+    )
     assert stat.S_IMODE(consents.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(consents.path.parent.stat().st_mode) == 0o700
 
@@ -41,18 +44,30 @@ def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: 
 def test_a_no_is_not_remembered(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="did not consent"):
-        agree(DIGEST, consents, yes=False, by_policy=True, ask=lambda: False)
+        agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=True, ask=lambda: False)
     assert not consents.has(DIGEST)
 
 
 def test_without_a_terminal_the_policy_decides(tmp_path: Path) -> None:
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="`plait client … --yes`, or answer once on a terminal"):
-        agree(DIGEST, consents, yes=False, by_policy=False, ask=None)
-    assert agree(DIGEST, consents, yes=False, by_policy=True, ask=None) == "policy"
-    assert agree("another", consents, yes=True, by_policy=False, ask=None) == "yes"
+        agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=False, ask=None)
+    assert agree(DIGEST, "run", consents, most_runs=9, yes=False, by_policy=True, ask=None) == "policy"
+    assert agree("another", "run", consents, most_runs=9, yes=True, by_policy=False, ask=None) == "yes"
     assert consents.has(DIGEST)
     assert consents.has("another")
+
+
+def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path, "ada")
+    how = [
+        agree(DIGEST, run, consents, most_runs=3, yes=True, by_policy=False, ask=None)
+        for run in ("a", "b", "a", "c", "b", "c")
+    ]
+    assert how == ["yes", "before", "before", "before", "before", "before"]
+    with pytest.raises(PolicyError, match="began 4 runs of one configuration, but max-rounds of this client's policy"):
+        agree(DIGEST, "d", consents, most_runs=3, yes=True, by_policy=True, ask=lambda: True)
+    assert agree("another", "d", consents, most_runs=3, yes=True, by_policy=False, ask=None) == "yes"
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"\xff\xfe"])
@@ -60,5 +75,5 @@ def test_a_damaged_memory_asks_again(tmp_path: Path, damaged: bytes) -> None:
     consents = Consents.of(tmp_path, "ada")
     consents.path.write_bytes(damaged)
     assert not consents.has(DIGEST)
-    consents.add(DIGEST, "asked")
+    consents.add(DIGEST, "run", "asked")
     assert consents.has(DIGEST)
