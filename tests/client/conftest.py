@@ -33,7 +33,7 @@ FINGERPRINT = bytes(range(32))
 CHUNK = 1000
 
 
-def until(true: Callable[[], object], what: str = "it to happen", timeout_s: float = 20.0) -> None:
+def until(true: Callable[[], object], what: str = "it to happen", timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < end, f"waited {timeout_s:.0f} s for {what}"
@@ -155,7 +155,7 @@ class FederationDouble(FederationServicer):
         cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
         for start in range(request.offset, len(body), CHUNK):
             if self.stalled is not None:
-                self.stalled.wait(20)
+                self.stalled.wait(60)
             if start >= cut:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             yield pb.Chunk(data=body[start : start + CHUNK])
@@ -249,7 +249,7 @@ class RunningNode:
         told = [json.loads(line) for line in self.screen.getvalue().splitlines()]
         return [event for event in told if not names or event["event"] in names]
 
-    def end(self, timeout_s: float = 20.0) -> None:
+    def end(self, timeout_s: float = 60.0) -> None:
         self.thread.join(timeout_s)
         assert not self.thread.is_alive()
 

@@ -188,7 +188,9 @@ def _attack(name: str, job: Job, port: int) -> None:
 
 
 def _channel(kit: ClientKit, port: int) -> grpc.Channel:
-    return grpc.secure_channel(f"localhost:{port}", channel_credentials(kit), options=channel_options("localhost"))
+    # Windows that do not grow, so that what is not read stays with the server.
+    options = [*channel_options("localhost"), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+    return grpc.secure_channel(f"localhost:{port}", channel_credentials(kit), options=options)
 
 
 def _kit(job: Job, name: str) -> ClientKit:

@@ -34,7 +34,7 @@ MAX_ANSWER_BYTES = 8 << 20
 class BareNode:
     """Speaks the protocol and knows nothing else; every wait ends after `patience_s`."""
 
-    patience_s = 20.0
+    patience_s = 60.0
 
     def __init__(self, address: str, name: str, *, key: NodeKey | None = None, credentials=None) -> None:
         options = list(CHANNEL_OPTIONS)
@@ -132,7 +132,7 @@ class BareNode:
         self.channel.close()
 
 
-def _until(condition: Callable[[], bool], *, patience_s: float = 20.0) -> None:
+def _until(condition: Callable[[], bool], *, patience_s: float = 60.0) -> None:
     """Wait for something that happens in another thread."""
     end = time.monotonic() + patience_s
     while not condition():
@@ -152,7 +152,7 @@ def _all_numbers(grid: GrpcGrid) -> list[int]:
     return [node.number for node in grid._desk.sessions.all()]
 
 
-def _replies(grid: GrpcGrid, message_ids: list[str], *, patience_s: float = 20.0) -> list[Message]:
+def _replies(grid: GrpcGrid, message_ids: list[str], *, patience_s: float = 60.0) -> list[Message]:
     """All replies, in the order of the ids."""
     found: dict[str, Message] = {}
     end = time.monotonic() + patience_s

@@ -144,7 +144,8 @@ def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_grid, attendi
 
 def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(grid, attending, send, until):
     def heard_at():
-        return time.monotonic() - grid.presence(node)[1]
+        # Of several readings the greatest: a busy machine may pause between the clock and the question.
+        return max(time.monotonic() - grid.presence(node)[1] for _ in range(5))
 
     def is_heard(say):
         before = heard_at()

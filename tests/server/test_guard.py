@@ -57,18 +57,18 @@ class TestDoor:
         grid = make_secure()
         channels = [channel(grid, kits["bob"]) for _ in range(40)]
         idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in channels for _ in range(8)]
-        # All but two of them are answered.
+        # Two of them have a turn, and may be among these; nobody is told anything that is final.
         heard = [reason(event) for call in idle[-8:] if (event := next(call, None))]
 
         alice = node(bare_node, grid, kits["alice"])
 
-        assert set(heard) == {"FULL"}
+        assert {"FULL"} <= set(heard) <= {"FULL", "LATE"}
         assert alice.enrol().HasField("welcome")
         for each in channels:
             each.close()
 
     def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
-        grid = make_secure(max_unproven=1, handshake_s=3.0)
+        grid = make_secure(max_unproven=1, handshake_s=5.0)
         bob = node(bare_node, grid, kits["bob"])
         bob.say(hello=bob.hello())
         assert bob.hear().HasField("challenge")
@@ -80,11 +80,11 @@ class TestDoor:
         self, make_secure, kits, bare_node, until
     ):
         grid = make_secure()
-        older, newer = (node(bare_node, grid, kits["alice"]) for _ in range(2))
+        older = node(bare_node, grid, kits["alice"])
         hello = older.hello()
         older.say(hello=hello)
         challenge = older.hear().challenge
-        newer.attend()
+        newer = node(bare_node, grid, kits["alice"]).attend()
         until(lambda: list(grid.get_node_ids()))
 
         older.say(proof=older.proof(challenge, hello))
