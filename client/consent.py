@@ -15,7 +15,7 @@ from typing import cast
 
 from plait.config import Scalar
 from plait.errors import MachineError, PolicyError
-from plait.files import read_if_there, write_atomically
+from plait.files import make_private_directory, read_if_there, write_atomically
 
 _MOST_KEPT = 256
 
@@ -74,7 +74,7 @@ class Consents:
         kept = {**before, digest: {**cast("dict[str, object]", entry), "runs": runs}}
         newest = dict(list(kept.items())[-_MOST_KEPT:])
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_directory(self.path.parent)
         except OSError as error:
             raise MachineError(f"cannot make '{self.path.parent}': {error.strerror or error}") from error
         write_atomically(self.path, json.dumps(newest, indent=1).encode(), mode=0o600)

@@ -384,22 +384,25 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
 
         def open_for(run: Run) -> Workplace:
-            earlier = prune(
-                settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name)
-            )
-            if earlier.runs:
-                journal.tell(
-                    "state",
-                    f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): own adapters "
-                    "and what an unfinished run goes on from; delete the folders of runs that you no longer need",
-                    runs=earlier.runs,
-                    bytes=earlier.bytes,
-                )
+            make_room(run, settings, journal)
             return open_or_decline(run, settings, progress=progress, ask=ask)
 
         node = Node(settings, open_for, journal)
         with _stopped_by_signals(node):
             node.run()
+
+
+def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
+    """Remove what the server of an earlier run could send again, and say what else of such runs is there."""
+    earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
+    if earlier.runs:
+        journal.tell(
+            "state",
+            f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): own adapters and what "
+            "an unfinished run goes on from; delete the folders of runs that you no longer need",
+            runs=earlier.runs,
+            bytes=earlier.bytes,
+        )
 
 
 @contextmanager
