@@ -41,7 +41,12 @@ def serve(
     rows: Annotated[int, typer.Option("--rows", min=1, help="Texts written at a time; more wait.")] = 32,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0: as many as torch thinks.")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            "--threads", min=0, help="CPU threads; 0: all that torch takes, or one while something else has a core."
+        ),
+    ] = 0,
 ) -> None:
     """Serve adapters by name on one base, requests for different ones in the same batch; for trying them out.
 
@@ -61,9 +66,9 @@ def serve(
         from plait.export import open_source
         from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
         from plait.training.bases import BUILT_IN, locate_base, quiet_libraries
-        from plait.training.device import choose_compute, use_threads
+        from plait.training.device import choose_compute
         from plait.training.export_weights import describe_base
-        from plait.training.serving import Engine, Limits
+        from plait.training.serving import Engine, Limits, choose_threads
 
         quiet_libraries()
     from plait.adapters import Task
@@ -75,10 +80,11 @@ def serve(
     base_name = base or common_base(sources)
     located = locate_base(base_name, progress=_say)
     shape = describe_base(located.directory, Task.CAUSAL_LM)
-    use_threads(threads)
+    compute = choose_compute(device, dtype)
     with _bind(host, port) as listener:
         with status(f"loading base {base_name}", quiet=False):
-            engine = Engine(located.directory, choose_compute(device, dtype), Limits(rows=rows, context=context))
+            limits = Limits(rows=rows, context=context)
+            engine = Engine(located.directory, compute, limits, choose_threads(threads, compute))
         shown_name = base_name if base_name in BUILT_IN or located.reference.hub_id else located.directory.name
         catalogue = Catalogue(engine, located, shape, base_name=shown_name)
         for name, path in named.items():

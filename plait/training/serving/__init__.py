@@ -3,5 +3,6 @@
 from plait.training.serving.adapter import ServedAdapter
 from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece
 from plait.training.serving.sampling import Sampling
+from plait.training.serving.threads import choose_threads
 
-__all__ = ["Engine", "Finish", "Generation", "Limits", "Piece", "Sampling", "ServedAdapter"]
+__all__ = ["Engine", "Finish", "Generation", "Limits", "Piece", "Sampling", "ServedAdapter", "choose_threads"]

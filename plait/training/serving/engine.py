@@ -10,6 +10,7 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,7 @@ from plait.training.serving.cache import AlignedCache
 from plait.training.serving.layer import route_layers
 from plait.training.serving.sampling import Drawer, Sampling
 from plait.training.serving.text import TextStream
+from plait.training.serving.threads import ThreadChoice
 
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _DEFAULT_SAMPLING = Sampling()
@@ -116,15 +118,23 @@ class Engine:
         directory: Hugging Face model directory of the base.
         compute: device and type.
         limits: what is under way at most.
+        threads: chooses how many threads a step uses; None leaves them as they are.
 
     Raises:
         ConfigError: the base is no language model, or one whose layers keep something else than keys and values.
         MachineError: it does not fit into memory.
     """
 
-    def __init__(self, directory: Path, compute: Compute, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        compute: Compute,
+        limits: Limits | None = None,
+        threads: ThreadChoice | None = None,
+    ) -> None:
         self._compute = compute
         self._limits = limits or Limits()
+        self._threads = threads
         self._model = _load(directory, compute)
         self._routing = route_layers(cast("torch.nn.Module", self._model))
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -256,7 +266,8 @@ class Engine:
                 if joining:
                     self._prefill(joining)
                 if self._rows:
-                    self._decode()
+                    with self._threads.step() if self._threads else nullcontext():
+                        self._decode()
         except Exception as error:  # whatever it is, the others who wait must be served
             met = dict.fromkeys([*self._rows, *joining])
             self._rows.clear()

@@ -117,3 +117,13 @@ def test_a_first_call_without_what_it_needs_makes_nothing(plait, tmp_path, optio
     assert ran.code == 2
     assert message in ran.err
     assert not (tmp_path / "kits").exists()
+
+
+def test_names_in_other_scripts_are_kept_and_found_again_however_an_accent_is_written(plait, kits):
+    ran = plait("provision", kits, "--clients", "Zoe\u0308,李雷,Мария")
+    assert ran.code == 0, ran.err
+    assert all(f"client {name}," in ran.out for name in ("Zoë", "李雷", "Мария"))
+    for name in ("Zoë", "李雷", "Мария"):
+        assert ClientKit.load(kits / "clients" / name).name == name
+    ran = plait("provision", kits, "--revoke", "Zoe\u0308")
+    assert (ran.code, "revoked client Zoë on" in ran.out) == (0, True)
