@@ -416,12 +416,12 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
     from client.disk_memory import DiskMemory
     from client.memory import SimulatedMemory
     from client.state_directory import locked, memory_folder
-    from plait.data import cache_directory
 
     folder.mkdir(mode=0o755)
     before, chosen = os.umask(0), os.environ.get("PLAIT_CACHE")
     try:
-        os.environ["PLAIT_CACHE"] = str(folder / "cache" / "plait")
+        cache = folder / "cache" / "plait"
+        os.environ["PLAIT_CACHE"] = str(cache)
         _loss()
         memory = memory_folder(folder / "state", 1, "ada")
         with locked(folder / "state", "ada"):
@@ -429,8 +429,8 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
         context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
         simulated = folder / "clients" / "bob"
         SimulatedMemory(context, simulated).save("own", b"an adapter")
-        folders = [cache_directory(), cache_directory() / "losses", folder / "state", memory, simulated]
-        files = [*(cache_directory() / "losses").iterdir(), memory / "own", simulated / "own"]
+        folders = [cache, *cache.glob("losses"), folder / "state", memory, simulated]
+        files = [*cache.glob("losses/*"), memory / "own", simulated / "own"]
     finally:
         os.umask(before)
         os.environ |= {"PLAIT_CACHE": chosen} if chosen else {}
