@@ -1,4 +1,7 @@
+import re
+import shlex
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError
 from plait.policy import METHODS, Policy, default_policy_toml, load_policy
 from plait.training import methods
+from plait.welcome import WELCOME_KEYS
 
 
 def test_the_default_takes_plaits_own_defaults():
@@ -129,3 +133,29 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_the_clients_page_shows_the_default_policy():
     page = (Path(__file__).parents[2] / "client" / "README.md").read_text()
     assert f"```toml\n{default_policy_toml()}```" in page
+
+
+PLACEHOLDER = re.compile(r"[$-]|[A-Z]+$")
+
+
+def commands_of_the_documentation():
+    """What clients would be told of every `plait simulate` and `plait server` that README files and scripts show."""
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", root / "server" / "README.md", *root.glob("simulations/**/README.md")]
+    for page in [*pages, *root.glob("simulations/**/*.sh")]:
+        for line in re.findall(r"plait (?:simulate|server) [^\n`]*", page.read_text().replace("\\\n", " ")):
+            words = shlex.split(line.replace("'", " "), comments=True)
+            pairs = {name[2:]: value for name, value in pairwise(words) if name.startswith("--")}
+            given = {key: value for key, value in pairs.items() if key in WELCOME_KEYS and not PLACEHOLDER.match(value)}
+            if given.get("method", "lora") in METHODS:  # others are not to be had
+                yield page, RunConfig.model_validate(given, strict=False)
+
+
+def test_every_run_of_the_documentation_is_within_the_default_policy():
+    commands = list(commands_of_the_documentation())
+    assert len(commands) > 10
+    for page, config in commands:
+        try:
+            Policy().check_run(config)
+        except PolicyError as error:
+            pytest.fail(f"{page}: {error}")

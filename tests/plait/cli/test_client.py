@@ -33,6 +33,11 @@ def closed_port() -> int:
         (("--server", "localhost:9440", "--insecure", "--dtype", "int3"), 2, "dtype is 'int3'"),
         (("--server", "localhost:9440", "--insecure", "--json", "--quiet"), 2, "expected one of them"),
         (("--server", "localhost:9440", "--insecure", "--name", "a/b"), 2, "client name is"),
+        (
+            ("--server", "localhost:9440", "--insecure", "--policy", "nowhere.toml"),
+            2,
+            "cannot read policy 'nowhere.toml'",
+        ),
     ],
 )
 def test_what_an_operator_mistypes_is_said_in_one_line(
