@@ -88,7 +88,11 @@ class RunConfig(BaseModel, frozen=True):
         float, Field(gt=0, le=1, description="part of the wanted updates without which a round is tried again")
     ] = 0.5
     deadline_s: Annotated[
-        float, Field(ge=0, description="seconds that a round waits for updates; 0 waits for as long as clients show that they work")
+        float,
+        Field(
+            ge=0,
+            description="seconds that a round waits for updates; 0 waits for as long as clients show that they work",
+        ),
     ] = 0.0
     over_selection: Annotated[
         float, Field(ge=0, le=10, description="how many more clients than wanted are asked, as a fraction")

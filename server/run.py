@@ -122,17 +122,16 @@ def _open(
         if any(event["event"] == "run_finished" for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = Ledger(directory.ledger, told=say_event)
-        ledger.append("resumed", round=state.round)
+        ledger = _begin_ledger(directory, "resumed", round=state.round)
         return directory, ledger, state, events
     beginning = beginning_of(config, ranks.master, base.fingerprint)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, bytes.fromhex(base.fingerprint))
     save_checkpoint(directory.checkpoints, state, ranks)
-    ledger = Ledger(directory.ledger, told=say_event)
     compute = choose_compute(config.device, config.dtype)
     spec = blueprint.spec
-    ledger.append(
+    ledger = _begin_ledger(
+        directory,
         "run_started",
         run=state.run_id.hex(),
         name=path.name,
@@ -162,6 +161,17 @@ def _open(
         ),
     )
     return directory, ledger, state, read_events(directory.ledger)
+
+
+def _begin_ledger(directory: RunDirectory, event: str, **fields: object) -> Ledger:
+    """The ledger with its first event of this stretch of the run."""
+    ledger = Ledger(directory.ledger, told=say_event)
+    try:
+        ledger.append(event, **fields)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def _wall_before(events: list[Event]) -> float:

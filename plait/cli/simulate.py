@@ -183,11 +183,14 @@ def _stop_on_interrupt(stop: StopRequest, *, quiet: bool) -> None:
 
 @contextlib.contextmanager
 def told_how_to_go_on(run: str | Path) -> Generator[None]:
-    """Whatever stops a run that has begun, and can go on, ends in a line that says how."""
-    how = f"go on with: plait resume {run}"
+    """Whatever stops a run that can go on ends in a line that says how."""
+    from plait.rounds.run_directory import RunDirectory
+
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped by the user; {how}") from None
-    except (Interrupted, DiskFullError) as stopped:
+    except (KeyboardInterrupt, Interrupted, DiskFullError) as stopped:
+        begun = RunDirectory(Path(run)).has_started
+        how = f"go on with: plait resume {run}" if begun else "start it again with the same command"
+        if isinstance(stopped, KeyboardInterrupt):
+            raise Interrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped
