@@ -36,7 +36,7 @@ def estimate(
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """
     settings = run_config(given, config)
-    check_names(settings, base=False)
+    check_names(settings, runs=False)
     from plait.aggregation import geometry_of
     from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich

@@ -5,24 +5,28 @@ from __future__ import annotations
 from plait.config import RunConfig
 
 
-def check_names(settings: RunConfig, *, base: bool = True) -> None:
-    """Refuse names of a base, method, rule, wire or partition that there are not.
+def check_names(settings: RunConfig, *, runs: bool = True) -> None:
+    """Refuse names of data, a base, method, rule, wire or partition that there are not.
 
     Args:
         settings: of the run.
-        base: whether the base must be one to train on; `plait estimate` knows more.
+        runs: whether something is to be run; `plait estimate` knows more bases and needs no data.
 
     Raises:
         ConfigError: one of them is none; the nearest is named.
+        DataError: the data is no file.
     """
     from plait.aggregation import RULES, optimizer_for, rule_named
+    from plait.data import check_data_name
     from plait.simulation.partition import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.method_names import check_method_name
     from plait.wire.codecs import codec_for
 
-    if base:
+    if runs:
         check_base_name(settings.base)
+    if runs and settings.data:
+        check_data_name(settings.data)
     check_method_name(settings.method)
     codec_for(settings.wire)
     if settings.partition:

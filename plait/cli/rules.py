@@ -54,10 +54,11 @@ def rules(
     from rich.console import Console
 
     from plait.report import to_rich
+    from plait.report.wording import plural
 
     console = Console()
     console.print(to_rich(_meanings(entries)))
-    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {clients} clients a round")))
+    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} a round")))
 
 
 def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:

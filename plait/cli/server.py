@@ -106,6 +106,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
+        from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.validate import max_update_bytes
         from plait.simulation.flower_rules import ALL_RULES
@@ -150,7 +151,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     _log_to(directory.server_log)
     _stop_on_signals(settings.out)
     with grid:
-        say(f"serving on {grid.address}; waiting for {settings.clients} clients", quiet=quiet)
+        say(f"serving on {grid.address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
         with watch(
             directory.ledger,
             rounds=settings.rounds,

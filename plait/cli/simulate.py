@@ -59,6 +59,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
     """
     with status("loading libraries", quiet=quiet):
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
+        from plait.report.wording import plural
         from plait.simulation.clients import deal, scheme_of
         from plait.simulation.flower_rules import ALL_RULES
         from plait.stacking import beginning_of
@@ -78,7 +79,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
     def progress(text: str) -> None:
         say(text, quiet=quiet)
 
-    with status(f"dealing out {settings.data} to {settings.clients} clients", quiet=quiet):
+    with status(f"dealing out {settings.data} to {plural(settings.clients, 'client')}", quiet=quiet):
         dataset, dealt = deal(settings, progress=progress)
         for note in dealt.notes:
             say(note, quiet=quiet)

@@ -1,6 +1,6 @@
 """Data before tokens: records, the user's own JSONL, built-in sets, and what the package registry carries of them."""
 
-from plait.data.builtin import BUILTINS, load_dataset
+from plait.data.builtin import BUILTINS, check_data_name, load_dataset
 from plait.data.cache import cache_directory
 from plait.data.histogram import histogram
 from plait.data.jsonl import read_jsonl
@@ -15,6 +15,7 @@ __all__ = [
     "Record",
     "RecordKind",
     "cache_directory",
+    "check_data_name",
     "fetch_package_files",
     "histogram",
     "load_dataset",

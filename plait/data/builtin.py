@@ -18,6 +18,16 @@ BUILTINS: Mapping[str, Callable[[Path, Progress], Dataset]] = {
 }
 
 
+def check_data_name(name_or_path: str) -> None:
+    """Refuse a name that is no built-in's and no file's, without reading any data.
+
+    Raises:
+        ConfigError, DataError: as `load_dataset`.
+    """
+    if name_or_path not in BUILTINS and not Path(name_or_path).expanduser().exists():
+        _read(name_or_path)
+
+
 def load_dataset(name_or_path: str, *, cache: Path, progress: Progress) -> Dataset:
     """Load a built-in by its name, or a JSONL file by its path (``./bbc`` is a path).
 
@@ -33,6 +43,10 @@ def load_dataset(name_or_path: str, *, cache: Path, progress: Progress) -> Datas
     """
     if load := BUILTINS.get(name_or_path):
         return load(cache, progress)
+    return _read(name_or_path)
+
+
+def _read(name_or_path: str) -> Dataset:
     path = Path(name_or_path).expanduser()
     looks_like_a_path = bool(path.suffix) or len(path.parts) > 1
     if looks_like_a_path or path.exists():

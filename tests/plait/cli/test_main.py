@@ -52,6 +52,8 @@ def test_help_loads_no_heavy_library() -> None:
 def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> None:
     mistakes = {
         ("simulate", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
+        ("simulate", "--data", "stdlb"): "did you mean 'stdlib'?",
+        ("simulate", "--data", "nowhere.jsonl"): "nowhere.jsonl",
         ("simulate", "--method", "lorra"): "did you mean 'lora'?",
         ("simulate", "--rule", "fedavgg"): "did you mean 'fedavg'?",
         ("simulate", "--wire", "fp23"): "fp23",
