@@ -279,7 +279,7 @@ def raw_specs() -> Iterator[Case]:
     yield spec("an initial rank of 100,000", facts(init_rank=100_000))
     yield spec("a negative seed", facts(init_seed=-1))
     yield spec("a seed of 2**70", facts(init_seed=2**70))
-    yield spec("an unknown key", facts(hostile=1))
+    yield spec("an unknown key beside the configuration", facts(hostile=1))
 
 
 def directories() -> Iterator[Case]:

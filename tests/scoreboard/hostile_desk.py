@@ -1,0 +1,182 @@
+"""Where hostile things are handed to a client's own code, and what an honest server would have sent instead.
+
+Answers are words: empty where the client did what it was told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+from scoreboard.hostile_cases import Honest, Target, honest_tasks
+
+from client.base import open_workplace
+from client.settings import NodeSettings, check_settings
+from client.task import Kind, Task
+from client.workplace import AppWorkplace, Run
+from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
+from plait.aggregation import RULES
+from plait.config import RunConfig
+from plait.data.jsonl import read_jsonl
+from plait.errors import PlaitError
+from plait.plan import blueprint_of, settings_of
+from plait.rounds.participant import Participant
+from plait.rounds.task_settings import TaskSettings
+from plait.simulation.clients import resident_base
+from plait.training.bases import locate_base
+from plait.training.blueprint import Blueprint
+from plait.training.evaluate import evaluate_adapter
+from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase
+from plait.v1 import messages_pb2 as mpb
+from plait.wire.envelope import open_envelope
+from plait.wire.messages import DescribeTask, EvaluateTask, Refusal, TrainTask, UpdateReply, decode_reply
+
+NAME = "ada"
+RUN_ID = 7
+CONFIG = RunConfig(base="tiny", rounds=3, clients=2, threads=1)
+
+
+def write_data(folder: Path) -> Path:
+    """The client's own text: a module of the standard library."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "data.jsonl"
+    path.write_text(json.dumps({"text": Path(argparse.__file__).read_text()}) + "\n")
+    return path
+
+
+class DictMemory(dict[str, bytes]):
+    """What a client remembers, in memory."""
+
+    def load(self, key: str) -> bytes | None:
+        """What was saved, if anything."""
+        return self.get(key)
+
+    def save(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self[key] = data
+
+
+class Desk:
+    """A client of an honest run, and all that is needed to lie to it.
+
+    Args:
+        folder: its data and its state go below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        data = write_data(folder)
+        self._settings: NodeSettings = check_settings(
+            server="localhost:9440", data=str(data), insecure=True, name=NAME, state=folder / "state", threads=1
+        )
+        self._base = resident_base(CONFIG)
+        self._blueprint = blueprint_of(CONFIG, self._base.directory)
+        self.honest = honest_server(NAME, self._base, self._blueprint)
+        self._workplace = self._welcomed(self.honest.run)
+        self._numbers = itertools.count()
+        self._dataset = dataset = read_jsonl(data)
+        model = PeftLocalModel(self._base, NAME, dataset.records, kind=dataset.kind, histogram={})
+        self._participant = Participant(NAME, model, DictMemory())
+        self._directory = folder / "adapter"
+
+    def _welcomed(self, run: object) -> AppWorkplace:
+        return open_workplace(
+            Run(RUN_ID, 5, run, b""), self._settings, progress=lambda _: None  # pyright: ignore[reportArgumentType]
+        )
+
+    def before(self, target: Target) -> None:
+        """What has to be there before a case, and is no part of it."""
+        if target is Target.DIRECTORY:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            spec, initial = self._blueprint.spec, self._blueprint.initial
+            base = BaseReference("tiny", None, self.honest.fingerprint.hex())
+            save_peft_directory(self._directory, spec=spec, state=initial, base=base, card="")
+
+    def hand(self, target: Target, made: object) -> str:
+        """Hand over what a case made; what the client says to it.
+
+        Returns:
+            Its refusal, or nothing if it did what it was told.
+        """
+        match target:
+            case Target.SPEC:
+                task = mpb.Task(schema=1, describe=mpb.Describe(spec_json=str(made)))
+                task.describe.settings.CopyFrom(mpb.Task.FromString(self.honest.describe).describe.settings)
+                return _refusal(self._participant.answer(task.SerializeToString(deterministic=True)))
+            case Target.TASK:
+                kind, data = made  # pyright: ignore[reportGeneralTypeIssues]
+                return self._node_says(kind, data)
+            case Target.DIRECTORY:
+                return self._evaluated(made)
+            case Target.WELCOME:
+                try:
+                    self._welcomed(made)
+                except PlaitError as error:
+                    return str(error) or "refused"
+                return ""
+
+    def honest_answer(self) -> str:
+        """What the client makes of an honest round, by its digests."""
+        card = self._node_answers("query", self.honest.describe)
+        update = decode_reply(self._node_answers("train", self.honest.train), max_bytes=1 << 31)
+        if not isinstance(update, UpdateReply):
+            raise TypeError(f"an honest task was refused: {update}")
+        delta = open_envelope(update.update, layout=self._blueprint.spec.layout).delta
+        return f"{hashlib.sha256(card).hexdigest()} {delta.digest().hex()}"
+
+    def _node_says(self, kind: str, data: bytes) -> str:
+        # As it comes over the network: a head, and the rest as a body.
+        task = Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b"")
+        answer = self._workplace.answer(task, b"")
+        return answer.failure or _refusal(answer.data)
+
+    def _node_answers(self, kind: str, data: bytes) -> bytes:
+        answer = self._workplace.answer(Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b""), b"")
+        if answer.failure:
+            raise TypeError(f"an honest task was refused: {answer.failure}")
+        return answer.data
+
+    def _evaluated(self, config: object) -> str:
+        (self._directory / "adapter_config.json").write_text(json.dumps(config))
+        try:
+            loaded = load_peft_directory(self._directory)
+            evaluate_adapter(  # as `plait eval --adapter DIR`
+                locate_base("tiny"), loaded, self._dataset, compute=self._base.compute, seq_len=16, batch_size=1,
+                max_sequences=1,
+            )  # fmt: skip
+        except PlaitError as error:
+            return str(error) or "refused"
+        return ""
+
+
+def honest_server(client: str, base: ResidentBase, blueprint: Blueprint) -> Honest:
+    """What an honest server of the run sends to this client."""
+    tasks = TaskSettings(settings_of(CONFIG), CONFIG.rounds, CONFIG.seed, RULES[CONFIG.rule], turns=False)
+    honest = Honest(
+        run={key: value for key, value in CONFIG.to_table().items()},
+        spec=blueprint.spec.text,
+        spec_digest=blueprint.spec.digest,
+        initial=blueprint.initial,
+        fingerprint=base.fingerprint,
+        run_id=RUN_ID.to_bytes(16, "big"),
+        describe=b"",
+        train=b"",
+        evaluate=b"",
+    )
+    broadcast = honest.broadcast()
+    return honest_tasks(
+        honest,
+        DescribeTask(tasks.to_describe(), honest.spec),
+        TrainTask(tasks.to_train(1, client), broadcast),
+        EvaluateTask(tasks.to_evaluate(0), broadcast),
+    )
+
+
+def _refusal(reply: bytes) -> str:
+    said = decode_reply(reply, max_bytes=1 << 31)
+    return f"{said.reason.name}: {said.detail}" if isinstance(said, Refusal) else ""
