@@ -38,13 +38,19 @@ class Watch:
     """
 
     def __init__(self, own: tuple[Path, ...], harm: Callable[[str], None], *, port: int = 0) -> None:
-        python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+        python = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *filter(None, sys.path)}
         kernel = (Path("/proc"), Path("/sys"), Path("/dev"))
         self._own = tuple(str(path.resolve()) for path in (*own, *map(Path, python), *kernel, HERE.parents[1]))
         self._harm = harm
         self._port = port
         self.on = False
         sys.addaudithook(self._hear)
+
+    def _may_touch(self, path: str, event: str) -> bool:
+        if path.startswith(self._own):
+            return True
+        # `os.makedirs` asks for every directory above.
+        return event == "os.mkdir" and any(own.startswith(path.rstrip("/") + "/") for own in self._own)
 
     def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self.on:
@@ -53,7 +59,7 @@ class Watch:
             path = arguments[0]
             if isinstance(path, bytes):
                 path = os.fsdecode(path)
-            if isinstance(path, (str, Path)) and not os.path.realpath(path).startswith(self._own):
+            if isinstance(path, (str, Path)) and not self._may_touch(os.path.realpath(path), event):
                 self._harm(f"{event} {str(path)[:80]!a}")
         elif event in _PROCESSES:
             self._harm(f"{event} {str(arguments[:1])[:80]!a}")

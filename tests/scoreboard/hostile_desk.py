@@ -33,6 +33,7 @@ from plait.training.evaluate import evaluate_adapter
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.v1 import messages_pb2 as mpb
+from plait.welcome import welcome_table
 from plait.wire.envelope import open_envelope
 from plait.wire.messages import DescribeTask, EvaluateTask, Refusal, TrainTask, UpdateReply, decode_reply
 
@@ -86,7 +87,9 @@ class Desk:
 
     def _welcomed(self, run: object) -> AppWorkplace:
         return open_workplace(
-            Run(RUN_ID, 5, run, b""), self._settings, progress=lambda _: None  # pyright: ignore[reportArgumentType]
+            Run(RUN_ID, 5, run, b""),
+            self._settings,
+            progress=lambda _: None,  # pyright: ignore[reportArgumentType]
         )
 
     def before(self, target: Target) -> None:
@@ -158,7 +161,7 @@ def honest_server(client: str, base: ResidentBase, blueprint: Blueprint) -> Hone
     """What an honest server of the run sends to this client."""
     tasks = TaskSettings(settings_of(CONFIG), CONFIG.rounds, CONFIG.seed, RULES[CONFIG.rule], turns=False)
     honest = Honest(
-        run={key: value for key, value in CONFIG.to_table().items()},
+        run=welcome_table(CONFIG.to_table()),
         spec=blueprint.spec.text,
         spec_digest=blueprint.spec.digest,
         initial=blueprint.initial,

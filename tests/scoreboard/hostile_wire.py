@@ -1,2 +1,397 @@
-"""stub"""
-def over_grpc(scratch, *, full): return {}
+"""A real `plait client` over gRPC, and a server that lies about bytes, floods it, or says what cannot be.
+
+After each lie the node must do an honest task as before it; its processor time and memory are the kernel's figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scoreboard.hostile_cases import BOMB, OUTSIDE, TRAINER, Honest
+from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data
+from scoreboard.processes import until
+from scoreboard.small_federation import borrowed
+
+from plait.plan import blueprint_of
+from plait.simulation.clients import resident_base
+from plait.training.blueprint import Blueprint
+from plait.v1 import federation_pb2 as pb
+from plait.wire.envelope import open_envelope
+from plait.wire.messages import UpdateReply, decode_reply
+
+MOST_CPU_S = 1.0
+MOST_BYTES = 512 << 20
+FLOOD = 20_000
+_PATIENCE_S = 240.0
+_HEAD = 1000
+
+double = borrowed("client/conftest.py")
+
+
+@dataclass
+class HostileServer(double.FederationDouble):
+    """Says what a test has it say.
+
+    Attributes:
+        forge: what becomes of the next welcome; it is honest again after that.
+        body: what the next download gives instead of the body.
+    """
+
+    forge: Callable[[pb.Welcome], Iterator[pb.ToNode]] | None = None
+    body: Callable[[pb.DownloadRequest], Iterator[pb.Chunk]] | None = None
+    welcomes: int = 0
+
+    def Attend(self, request_iterator, context):
+        """As the double, with the welcome forged once."""
+        for message in super().Attend(request_iterator, context):
+            if message.HasField("welcome"):
+                self.welcomes += 1
+                if self.forge is not None:
+                    forge, self.forge = self.forge, None
+                    yield from forge(message.welcome)
+                    continue
+            yield message
+
+    def Download(self, request, context):
+        """As the double, with the body forged once."""
+        if self.body is not None:
+            body, self.body = self.body, None
+            yield from body(request)
+            return
+        yield from super().Download(request, context)
+
+    def hang_up(self) -> None:
+        """End all calls of the node, which comes back."""
+        for line in self.lines:
+            line.put(None)
+        self.lines.clear()
+
+
+@dataclass(frozen=True)
+class Node:
+    """The client's process.
+
+    Attributes:
+        process: it.
+        folder: where it keeps its data, its state and what it should not have done.
+    """
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def status(self, key: str) -> int:
+        """A figure of /proc, in bytes."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
+
+    def cpu_s(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def harm(self) -> str:
+        """What it did that it should not."""
+        path = self.folder / "harm"
+        return path.read_text() if path.exists() else ""
+
+
+@dataclass
+class Stage:
+    """Server and node, and what the node answered when nobody had lied yet."""
+
+    server: HostileServer
+    node: Node
+    honest: Honest
+    blueprint: Blueprint
+    tasks: int = 0
+    first: str = ""
+    baseline_s: float = 0.0
+    ids: list[str] = field(default_factory=list)
+
+    def work(self, **changes: object) -> pb.Work:
+        """An honest piece of work, but for these."""
+        self.tasks += 1
+        head, body = self.honest.train[:_HEAD], self.honest.train[_HEAD:]
+        digest = hashlib.sha256(body).digest()
+        self.server.bodies[digest] = body
+        fields = {
+            "task_id": f"t{self.tasks}", "message_type": "train", "group_id": "1", "content": pb.CONTENT_PLAIT,
+            "head": head, "body_bytes": len(body), "body_sha256": digest,
+        }  # fmt: skip
+        return pb.Work(**{**fields, **changes})
+
+    def say(self, **changes: object) -> None:
+        """Send such work."""
+        self.server.say(pb.ToNode(work=self.work(**changes)))
+
+    def fresh(self, **changes: object) -> dict[str, object]:
+        """A body that the node does not hold, and its digest."""
+        body = os.urandom(5000)
+        self.server.bodies[hashlib.sha256(body).digest()] = body
+        return {"body_bytes": len(body), "body_sha256": hashlib.sha256(body).digest(), **changes}
+
+    def do_honest_work(self) -> str:
+        """Digests of what the node answers to an honest task; empty if it does not answer."""
+        until(lambda: self.server.lines, "the node to be there", patience_s=_PATIENCE_S)
+        work = self.work()
+        self.server.tasks[work.task_id] = work
+        self.server.say(pb.ToNode(work=work))
+        answers = self.server.answers
+        until(
+            lambda: work.task_id in answers or self.node.process.poll() is not None,
+            "an honest answer",
+            patience_s=_PATIENCE_S,
+        )
+        if work.task_id not in answers:
+            return ""
+        content, data = answers[work.task_id]
+        reply = decode_reply(data, max_bytes=1 << 31) if content == pb.CONTENT_PLAIT else None
+        if not isinstance(reply, UpdateReply):
+            return ""
+        return open_envelope(reply.update, layout=self.blueprint.spec.layout).delta.digest().hex()
+
+
+Lie = Callable[[Stage], None]
+
+
+def lies() -> Mapping[str, Lie]:
+    """What the server does, by name."""
+    found: dict[str, Lie] = {}
+
+    def work(name: str, **changes: object) -> None:
+        found[f"work: {name}"] = lambda stage: stage.say(**changes)
+
+    def welcome(name: str, **changes: object) -> None:
+        def lie(stage: Stage) -> None:
+            def forge(honest: pb.Welcome) -> Iterator[pb.ToNode]:
+                said = pb.Welcome()
+                said.CopyFrom(honest)
+                for key, value in changes.items():
+                    setattr(said, key, value)
+                yield pb.ToNode(welcome=said)
+
+            _welcomed_again(stage, forge)
+
+        found[f"welcome: {name}"] = lie
+
+    def body(name: str, give: Callable[[pb.DownloadRequest], Iterator[pb.Chunk]], **changes: object) -> None:
+        def lie(stage: Stage) -> None:
+            stage.server.body = give
+            stage.say(**stage.fresh(**changes))
+            until(lambda: stage.server.body is None, "the download", patience_s=_PATIENCE_S)
+
+        found[f"body: {name}"] = lie
+
+    def flood(name: str, message: Callable[[Stage, int], pb.ToNode]) -> None:
+        def lie(stage: Stage) -> None:
+            for number in range(FLOOD):
+                if stage.server.lines:
+                    stage.server.say(message(stage, number))
+
+        found[f"flood: {name}"] = lie
+
+    work("no name", task_id="")
+    work("a name of a megabyte", task_id="x" * (1 << 20))
+    work("a name of control characters", task_id="\x1b[2J\x1b]0;own\x07")
+    work("no type", message_type="")
+    work("a type of none", message_type="hostile")
+    work("a type with an action of none", message_type="train.hostile")
+    work("no content", content=0)
+    work("content that is an error", content=pb.CONTENT_ERROR)
+    work("content 99", content=99)
+    work("records of garbage", content=pb.CONTENT_RECORDS, head=os.urandom(1000), body_bytes=0, body_sha256=b"")
+    work("a head of 65,537 bytes", head=bytes(65_537), body_bytes=0, body_sha256=b"")
+    work("garbage", head=os.urandom(1000), body_bytes=0, body_sha256=b"")
+    work("nothing", head=b"", body_bytes=0, body_sha256=b"")
+    work("a body of 2**63 bytes", body_bytes=2**63)
+    work("a body of 2**31 + 1 bytes", body_bytes=2**31 + 1)
+    work("a body and no digest", body_sha256=b"")
+    work("a digest of 31 bytes", body_sha256=b"d" * 31)
+    body("2**31 - 1 bytes declared, none come", lambda request: iter(()), body_bytes=2**31 - 1)
+    body("2**31 - 1 bytes declared, 64 MB come", lambda request: _chunks(64, 1 << 20), body_bytes=2**31 - 1)
+    body("longer than declared", lambda request: _chunks(64, 1 << 20))
+    body("20,000 empty pieces", lambda request: _chunks(FLOOD, 0))
+    body("5,000 pieces of one byte of the wrong body", lambda request: _chunks(5000, 1))
+    body("a piece of two megabytes", lambda request: _chunks(1, 2 << 20))
+    flood("tasks of other names", lambda stage, number: pb.ToNode(work=stage.work(task_id=f"flood{number}")))
+    flood("one task again and again", lambda stage, number: pb.ToNode(work=stage.work(task_id="again")))
+    flood(
+        "tasks of 60 kB",
+        lambda stage, number: pb.ToNode(work=stage.work(task_id=f"f{number}", head=bytes(60_000), body_sha256=b"")),
+    )
+    flood("withdrawals", lambda stage, number: pb.ToNode(withdraw=pb.Withdraw(task_id=f"w{number}", reason=BOMB)))
+    flood("goodbyes", lambda stage, number: pb.ToNode(drain=pb.Drain(finished=False)))
+    flood("empty messages", lambda stage, number: pb.ToNode())
+    flood("challenges", lambda stage, number: pb.ToNode(challenge=pb.Challenge(nonce=b"n" * 32)))
+    welcome("configuration of nothing", run_config_json="")
+    welcome("configuration of text", run_config_json="hello")
+    welcome("configuration of a list", run_config_json="[]")
+    welcome("configuration 100,000 deep", run_config_json='{"a":' * 100_000)
+    welcome("configuration of NaN", run_config_json='{"learning-rate": NaN}')
+    welcome("configuration of tables", run_config_json='{"base": {"a": 1}}')
+    welcome("configuration with a number of 100,000 digits", run_config_json='{"rounds": ' + "9" * 100_000 + "}")
+    welcome("configuration with a key twice", run_config_json='{"base": "tiny", "base": "gpt2"}')
+    welcome("session of a byte", session=b"s")
+    welcome("fingerprint of a byte", base_fingerprint=b"f")
+    welcome("answers of no byte", max_answer_bytes=0)
+    found["welcome: work before it"] = lambda stage: _welcomed_again(
+        stage, lambda honest: iter((pb.ToNode(work=stage.work()),))
+    )
+    found["welcome: twice"] = lambda stage: _welcomed_again(
+        stage, lambda honest: iter((pb.ToNode(welcome=honest), pb.ToNode(welcome=honest)))
+    )
+    found["welcome: refused, in control characters"] = lambda stage: _welcomed_again(
+        stage,
+        lambda honest: iter(
+            (pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_FULL, detail="\x1b[2J\x1b]0;own\x07")),)
+        ),
+    )
+    found["welcome: refused, for no reason there is"] = lambda stage: _welcomed_again(
+        stage, lambda honest: iter((pb.ToNode(refused=pb.Refused(reason=77, detail="x" * 60_000)),))
+    )
+    return found
+
+
+def _chunks(count: int, size: int) -> Iterator[pb.Chunk]:
+    return (pb.Chunk(data=bytes(size)) for _ in range(count))
+
+
+def _welcomed_again(stage: Stage, forge: Callable[[pb.Welcome], Iterator[pb.ToNode]]) -> None:
+    """Hang up, and forge the welcome of the node that comes back."""
+    before = stage.server.welcomes
+    stage.server.forge = forge
+    stage.server.hang_up()
+    until(
+        lambda: stage.server.welcomes > before or stage.node.process.poll() is not None,
+        "the node to come back",
+        patience_s=_PATIENCE_S,
+    )
+    stage.server.hang_up()
+
+
+def final_lies() -> Mapping[str, dict[str, object]]:
+    """Run configurations that a node must not agree to; it may end, in one line."""
+    return {
+        "a trainer": {"trainer": TRAINER},
+        "a base of a path": {"base": OUTSIDE},
+        "a base of the hub": {"base": "somebody/model"},
+        "targets of embedding and output layer": {"target-modules": "embed_tokens,lm_head", "rank": 1},
+        "one step of one sequence": {"local-steps": 1, "batch-size": 1},
+        "2**32 - 1 sequences a batch": {"batch-size": 2**32 - 1},
+        "an unknown key": {"hostile": 1},
+        "where to write": {"out": OUTSIDE},
+    }
+
+
+def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
+    """Every lie, and what was wrong about how the node took it; empty where nothing was."""
+    base = resident_base(CONFIG)
+    blueprint = blueprint_of(CONFIG, base.directory)
+    honest = honest_server(NAME, base, blueprint)
+    double.FINGERPRINT = honest.fingerprint
+    every = lies()
+    chosen = every if full else dict(list(every.items())[::6])
+    said: dict[str, str] = {}
+    server = HostileServer(run_id=7, run_config=json.dumps(dict(honest.run)))
+    server.start()
+    stage: Stage | None = None
+    try:
+        for name, lie in chosen.items():
+            stage = (
+                stage if stage and stage.node.process.poll() is None else _staged(scratch, server, honest, blueprint)
+            )
+            said[name] = _outcome(stage, lie)
+        if stage is not None:
+            stage.node.process.kill()
+            stage.node.process.wait()
+        for name, changes in list(final_lies().items())[:: 1 if full else 4]:
+            said[f"run: {name}"] = _refuses_run(scratch, server, honest, changes)
+    finally:
+        if stage is not None and stage.node.process.poll() is None:
+            stage.node.process.kill()
+            stage.node.process.wait()
+        server.stop()
+    return said
+
+
+def _started(scratch: Path, server: HostileServer) -> Node:
+    folder = scratch / os.urandom(4).hex()
+    data = write_data(folder)
+    script = Path(__file__).with_name("hostile_client.py")
+    command = [sys.executable, str(script), str(folder), "client", "--insecure", "--server", f"127.0.0.1:{server.port}"]
+    command += ["--data", str(data), "--name", NAME, "--state", str(folder / "state"), "--threads", "1", "--json"]
+    # What libraries want to keep somewhere.
+    (folder / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "tmp")}
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder, env=environment
+        )
+    return Node(process, folder)
+
+
+def _staged(scratch: Path, server: HostileServer, honest: Honest, blueprint: Blueprint) -> Stage:
+    server.tasks.clear()
+    server.forge = server.body = None
+    stage = Stage(server, _started(scratch, server), honest, blueprint)
+    until(lambda: server.lines or stage.node.process.poll() is not None, "the node to be ready", patience_s=_PATIENCE_S)
+    stage.first = stage.do_honest_work()
+    for _ in range(2):
+        before = stage.node.cpu_s()
+        stage.do_honest_work()
+        stage.baseline_s = max(stage.baseline_s, stage.node.cpu_s() - before)
+    return stage
+
+
+def _outcome(stage: Stage, lie: Lie) -> str:
+    node = stage.node
+    Path(f"/proc/{node.process.pid}/clear_refs").write_text("5")
+    at_rest, started = node.status("VmRSS"), node.cpu_s()
+    try:
+        lie(stage)
+        answer = stage.do_honest_work()
+        if node.process.poll() is not None:
+            return "the node ended"
+        if answer != stage.first:
+            return "an honest task after it is not done right"
+        if harm := node.harm():
+            return f"the node does {harm[:200]}"
+        spent, taken = node.cpu_s() - started - 2 * stage.baseline_s, node.status("VmHWM") - at_rest
+        if spent > MOST_CPU_S:
+            return f"{spent:.1f} s of processor time"
+        return f"{taken >> 20} MiB" if taken > MOST_BYTES else ""
+    except Exception as error:
+        node.process.kill()
+        node.process.wait()
+        return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _refuses_run(scratch: Path, server: HostileServer, honest: Honest, changes: Mapping[str, object]) -> str:
+    """A node that is welcomed to such a run must never be ready for it."""
+    ready, attended = len(server.readies), server.welcomes
+    server.run_config = json.dumps({**honest.run, **changes})
+    node = _started(scratch, server)
+    try:
+        until(lambda: server.welcomes > attended or node.process.poll() is not None, "the node", patience_s=_PATIENCE_S)
+        end = time.monotonic() + 15.0  # a node that refuses may stay and wait for another run
+        while time.monotonic() < end and node.process.poll() is None and len(server.readies) == ready:
+            time.sleep(0.05)
+        if len(server.readies) > ready:
+            return "the node is ready for it"
+        if harm := node.harm():
+            return f"the node does {harm[:200]}"
+        text = (node.folder / "out").read_text(errors="replace")
+        return "a traceback" if "Traceback" in text else ""
+    finally:
+        node.process.kill()
+        node.process.wait()
+        server.run_config = json.dumps(dict(honest.run))
+        server.hang_up()
