@@ -63,7 +63,7 @@ class Terms:
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
-        """Refuse a broadcast of another adapter or round than the task's.
+        """Refuse a broadcast of another adapter or round than the task's, or for another client.
 
         Raises:
             PolicyError: it is of another.
@@ -73,6 +73,8 @@ class Terms:
                 f"adapter spec of the broadcast is {header.spec_digest.hex()[:16]}, expected "
                 f"{self.own.digest.hex()[:16]} as the run configuration makes it"
             )
+        if header.client not in ("", self.client):
+            raise PolicyError(f"broadcast is for client {header.client!a}, expected one for '{self.client}'")
         after = task.settings.round - (1 if isinstance(task, TrainTask) else 0)
         if header.round != after:
             raise PolicyError(f"broadcast is of round {header.round}, expected {after} of this task")

@@ -2,6 +2,9 @@
 
 Its moments can be taken out and carried into the next run. Tensors that do not train are neither stepped nor decayed.
 Knows nothing of models, losses and schedules.
+
+The epsilon under which AdamW's steps become proportional to gradients is out of reach here. With the usual 1e-8 a server
+that hands out tiny factors gets the exact gradient back, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ from torch import nn
 from plait.adapters import Float32
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
+
+
+SMALLEST_GRADIENT = 1e-15
+"""Gradients below count as zero: their squares would not be exact in float32."""
+_EPSILON = 1e-20
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class FlatAdamW:
         runs = _runs(sizes, trained, before.steps)
         # Views: a step on them is a step on the buffers.
         parameters = [nn.Parameter(self.master[run.first : run.last]) for run in runs]
-        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, fused=True)
+        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, eps=_EPSILON, fused=True)
         for run, parameter in zip(runs, parameters, strict=True):
             parameter.grad = self.gradient[run.first : run.last]
             self._optimizer.state[parameter] = {
@@ -104,6 +112,7 @@ class FlatAdamW:
 
     def step(self, learning_rate: float) -> None:
         """Step along the gradient."""
+        torch.hardshrink(self.gradient, SMALLEST_GRADIENT, out=self.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

@@ -1,13 +1,13 @@
 """What a server can read of a client's text: python simulations/attacks/reading.py (see README.md).
 
-Every attack is a line in reading.jsonl; what stands there for the same commit is not run again. The client is a node with
-its own code and its own checks; the server sends what it likes and keeps to what the protocol can carry.
+Every attack is a line in reading.jsonl. The client is a node with its own code and its own checks; the server sends what
+it likes, as far as the protocol can carry it.
 
 - rows: rank 1 on the embedding and the output layer, one step over one pair of tokens: the rows that move are the pair.
-- span: the gradients of the first block's A lie in the span of the embeddings of the tokens that were read (DAGER, arXiv
-  2405.15586). AdamW's steps hide that, unless gradients are far below its epsilon: then a step is the gradient. A server
-  makes them so by the factors that it hands out. Where fewer rows come back than tokens were read, tokens are picked
-  one after the other by how much of the rows they explain (simultaneous orthogonal matching pursuit).
+- span: the gradients of the first block's A lie in the span of the embeddings of the tokens that were read (DAGER,
+  arXiv 2405.15586). AdamW's steps hide that, unless gradients are far below its epsilon: then a step is the gradient.
+  A server makes them so by the factors that it hands out. Where fewer rows come back than tokens were read, tokens are
+  picked one after the other by how much of the rows they explain (simultaneous orthogonal matching pursuit).
 """
 
 from __future__ import annotations

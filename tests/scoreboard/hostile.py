@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from scoreboard.hostile_cases import Case, Target, all_cases
+from scoreboard.hostile_case import Case, Target
+from scoreboard.hostile_cases import all_cases
 from scoreboard.hostile_wire import over_grpc
 from scoreboard.row import Row
 
@@ -45,7 +46,7 @@ class Client:
             script = Path(__file__).with_name("hostile_client.py")
             self._process = subprocess.Popen(
                 [sys.executable, str(script), str(self._scratch / str(self.begun))],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if os.environ.get("HOSTILE_SHOW") else subprocess.DEVNULL, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
             if self._hear(cpu_s=_PATIENCE_S) is None:
                 raise RuntimeError("the client does not begin")

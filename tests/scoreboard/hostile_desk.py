@@ -12,7 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
-from scoreboard.hostile_cases import Honest, Target, honest_tasks
+from scoreboard.hostile_case import Honest, Target, honest_tasks
 
 from client.base import open_workplace
 from client.settings import NodeSettings, check_settings

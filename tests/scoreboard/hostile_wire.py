@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scoreboard.hostile_cases import BOMB, OUTSIDE, TRAINER, Honest
+from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Honest
 from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data
 from scoreboard.processes import until
 from scoreboard.small_federation import borrowed
@@ -185,8 +185,11 @@ def lies() -> Mapping[str, Lie]:
     def body(name: str, give: Callable[[pb.DownloadRequest], Iterator[pb.Chunk]], **changes: object) -> None:
         def lie(stage: Stage) -> None:
             stage.server.body = give
-            stage.say(**stage.fresh(**changes))
+            task = stage.work(**stage.fresh(**changes))
+            stage.server.say(pb.ToNode(work=task))
             until(lambda: stage.server.body is None, "the download", patience_s=_PATIENCE_S)
+            # A node asks for a body for as long as its server wants the task done.
+            stage.server.say(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason="enough")))
 
         found[f"body: {name}"] = lie
 

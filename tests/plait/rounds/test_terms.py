@@ -5,6 +5,7 @@ import pytest
 
 from plait.adapters import AdapterState
 from plait.aggregation import RULES, Subject, turns
+from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.norm_bound import NormBound, NormPolicy
@@ -12,7 +13,7 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, client_seed, initial_state
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
-from plait.wire.envelope import open_envelope
+from plait.wire.envelope import open_envelope, read_header
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -131,6 +132,15 @@ def test_another_adapter_is_refused_unread(bob, ranks, change):
     broadcast = Broadcasts(bob.start, strange, bob.model.base_fingerprint).leading_from(b"", 0)
     assert refused(bob.ask(TrainTask(asked, broadcast)), "adapter spec of the broadcast is")
     assert not bob.memory
+
+
+def test_a_broadcast_for_another_client_is_refused(bob):
+    header = read_header(bob.broadcast(bob.start), max_bytes=1 << 20)
+    task = TrainTask(bob.terms.tasks.to_train(1, "bob"), b"")
+    bob.terms.check_header(header, task)
+    bob.terms.check_header(replace(header, client="bob"), task)
+    with pytest.raises(PolicyError, match="broadcast is for client 'alice', expected one for 'bob'"):
+        bob.terms.check_header(replace(header, client="alice"), task)
 
 
 def test_a_round_that_is_asked_for_again_from_the_same_adapter_is_done_again(bob):

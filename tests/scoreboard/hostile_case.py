@@ -1,0 +1,99 @@
+"""A hostile thing that a server says, and what an honest one would have said: the types of all cases.
+
+Knows nothing of how cases are sent and of what becomes of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from plait.adapters import AdapterState, Json
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.messages import encode_task
+
+BOMB = "(([a-z_.]+)+)+$"
+OUTSIDE = "/hostile-outside"
+TRAINER = "hostile_trainer:build"
+
+
+class Target(StrEnum):
+    """What a case is handed to."""
+
+    SPEC = "spec"  # a participant that checks nothing else: text of a specification
+    DIRECTORY = "directory"  # what reads a stranger's PEFT directory: adapter_config.json
+    TASK = "task"  # a node at work on an honest run: (message type, bytes of a task)
+    WELCOME = "welcome"  # a node that is taken in: its run configuration
+
+
+@dataclass(frozen=True)
+class Honest:
+    """What an honest server would have said; cases are made by changing it.
+
+    Attributes:
+        run: the run configuration of the welcome.
+        spec: the text of the adapter's specification.
+        initial: the adapter of round 0.
+        fingerprint: of the base.
+        run_id: as broadcasts have it, 16 bytes.
+        describe: the task that asks who the client is.
+        train: the task of round 1.
+        evaluate: the first task to measure.
+        spec_digest: of the specification.
+    """
+
+    run: Mapping[str, Json]
+    spec: str
+    spec_digest: bytes
+    initial: AdapterState
+    fingerprint: bytes
+    run_id: bytes
+    describe: bytes
+    train: bytes
+    evaluate: bytes
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """The specification, to be changed."""
+        return json.loads(self.spec)
+
+    def header(self) -> Header:
+        """Of the whole adapter that round 1 begins with."""
+        return Header(
+            direction=Direction.BROADCAST,
+            run_id=self.run_id,
+            round=0,
+            client="",
+            base_fingerprint=self.fingerprint,
+            spec_digest=self.spec_digest,
+            result_digest=self.initial.digest(),
+            spec_json=self.spec,
+        )
+
+    def broadcast(self) -> bytes:
+        """The whole adapter, exact."""
+        return seal(self.header(), encode_delta(self.initial, codec_for("fp32"))).data
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile thing.
+
+    Attributes:
+        name: what it is.
+        target: what it is handed to.
+        make: makes it of what an honest server says.
+    """
+
+    name: str
+    target: Target
+    make: Callable[[Honest], object]
+
+
+def honest_tasks(honest: Honest, describe: object, train: object, evaluate: object) -> Honest:
+    """With the bytes of the tasks that an honest server would send."""
+    said = {"describe": describe, "train": train, "evaluate": evaluate}
+    return replace(honest, **{name: b"".join(encode_task(task)) for name, task in said.items()})  # pyright: ignore

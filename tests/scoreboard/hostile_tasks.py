@@ -1,0 +1,223 @@
+"""Tasks that differ from what a client was welcomed to: settings, adapters, broadcasts, moved bases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+from scoreboard.hostile_case import OUTSIDE, Case, Honest, Target
+from scoreboard.hostile_specs import of_method, with_settings
+
+from plait.adapters import Json
+from plait.v1 import envelope_pb2 as epb
+from plait.v1 import messages_pb2 as pb
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import encode_delta, payload_digest, seal
+from plait.wire.frame import join_frame, split_frame
+
+
+def _train(change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Callable[[Honest], tuple[str, bytes]]:
+    """The honest task of this kind, changed, whatever its writer would say to that."""
+
+    def make(honest: Honest) -> tuple[str, bytes]:
+        task = pb.Task.FromString({"train": honest.train, "evaluate": honest.evaluate, "query": honest.describe}[kind])
+        change(task, honest)
+        return kind, task.SerializeToString(deterministic=True)
+
+    return make
+
+
+def settings() -> Iterator[Case]:
+    """Settings out of bounds, or others than the run's."""
+    numbers: Mapping[str, tuple[float | int, ...]] = {
+        "local_steps": (0, 1, 3, 5, 10**6, 2**32 - 1),
+        "batch_size": (0, 1, 5, 10**6, 2**32 - 1),
+        "gradient_accumulation_steps": (0, 2, 10**6, 2**32 - 1),
+        "seq_len": (0, 1, 2, 8, 127, 129, 10**6, 2**32 - 1),
+        "learning_rate": (0.0, -1.0, 1e-30, 1e9, math.nan, math.inf),
+        "weight_decay": (-1.0, 0.5, math.nan, 1e300),
+        "max_grad_norm": (0.0, 1e-12, 1e12, math.nan),
+        "held_out_fraction": (0.0, 1e-9, 0.5, 0.999, 1.0, math.nan),
+        "max_held_out_sequences": (0, 1, 2**32 - 1),
+        "seed": (0, 1, 2**64 - 1),
+        "warmup_steps": (1, 2**32 - 1),
+        "lr_schedule": (0, 2, 3, 4, 99),
+        "round": (0, 2, 3, 10**6, 2**32 - 1),
+        "total_steps": (0, 1, 2**63, 2**64 - 1),
+        "done_steps": (1, 8, 2**63, 2**64 - 1),
+        "trained": (1, 2, 3, 99),
+        "personal": (1, 2, 3, 99),
+        "proximal": (-1.0, 1.0, 1e300, math.nan),
+        "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),
+        "carry_moments": (True, False),
+        "scaffold": (True,),
+        "without_feedback": (True,),
+    }  # fmt: skip
+    wires = ("fp32", "bf16", "8", "2", "0.1", "", "nan", "-1", "1e-300", "int8", "../x", "x" * 10**5)
+    # What measuring depends on.
+    measured = {"batch_size", "seq_len", "held_out_fraction", "max_held_out_sequences", "personal"}
+    table = [(field, value) for field, values in numbers.items() for value in values]
+    for field, value in [*table, *(("wire", wire) for wire in wires)]:
+        for kind in ("train", "evaluate") if field in measured else ("train",):
+
+            def change(task: pb.Task, honest: Honest, kind=kind, field=field, value=value) -> None:
+                said = getattr(task, kind).settings
+                if field == "carry_moments" and getattr(said, field) == value:
+                    value = not value
+                setattr(said, field, value)
+
+            shown = ascii(value) if len(ascii(value)) < 40 else f"{len(ascii(value))} long"
+            yield Case(f"{kind}: {field} is {shown}", Target.TASK, _train(change, kind))
+
+    for field, value in (("seq_len", 2), ("batch_size", 2**32 - 1), ("held_out_fraction", 0.5), ("local_steps", 0)):
+
+        def describe(task: pb.Task, honest: Honest, field=field, value=value) -> None:
+            setattr(task.describe.settings, field, value)
+
+        yield Case(f"describe: {field} is {value}", Target.TASK, _train(describe, "query"))
+
+
+def tasks() -> Iterator[Case]:
+    """Bytes that are no task, or one of another kind, or with another adapter."""
+
+    def raw(name: str, forge: Callable[[bytes], bytes], kind: str = "train") -> Case:
+        return Case(f"task: {name}", Target.TASK, lambda h: (kind, forge(h.train)))
+
+    yield raw("nothing", lambda t: b"")
+    yield raw("text", lambda t: b"hello")
+    yield raw("a megabyte of zeros", lambda t: bytes(1 << 20))
+    yield raw("a schema of the future", lambda t: b"\x08\x02" + t[2:])
+    yield raw("a schema alone", lambda t: b"\x08\x01")
+    yield raw("an unknown field", lambda t: t + b"\x7a\x01x")
+    yield raw("bytes after the end", lambda t: t + b"\0")
+    for count in (1, 2, 3, 9, 33, 129, 1025):
+        yield raw(f"cut at byte {count}", lambda t, n=count: t[:n])
+        yield raw(f"without its last {count} bytes", lambda t, n=count: t[:-n])
+    yield Case("task: two kinds in one", Target.TASK, lambda h: ("train", h.train + h.evaluate[2:]))
+    embeddings: Json = ["embed_tokens", "lm_head"]
+    others: list[tuple[str, dict[str, Json]]] = [
+        ("embedding and output layer at rank 1", {"r": 1, "lora_alpha": 1, "target_modules": embeddings}),
+        ("rank 1", {"r": 1}), ("rank 64", {"r": 64}), ("rank 128", {"r": 128}), ("another alpha", {"lora_alpha": 1}),
+        ("the embedding besides", {"target_modules": ["q_proj", "embed_tokens"]}),
+        ("one layer only", {"target_modules": ["q_proj"]}), ("dropout", {"lora_dropout": 0.5}),
+        ("biases", {"bias": "all"}), ("rsLoRA", {"use_rslora": True}), ("DoRA", {"use_dora": True}),
+        ("the embedding to save", {"modules_to_save": ["embed_tokens"]}),
+        ("the output layer to save", {"modules_to_save": ["lm_head"]}), ("all of it to save", {"modules_to_save": ["model"]}),
+        ("a token's row", {"trainable_token_indices": [17]}), ("a rank by name", {"rank_pattern": {"q_proj": 64}}),
+    ]  # fmt: skip
+    for name, entries in others:
+
+        def describe(task: pb.Task, honest: Honest, entries=entries) -> None:
+            task.describe.spec_json = with_settings(**entries)(honest)
+
+        def train(task: pb.Task, honest: Honest, entries=entries) -> None:
+            header = replace(honest.header(), spec_json=with_settings(**entries)(honest))
+            task.train.broadcast = seal(header, encode_delta(honest.initial, codec_for("fp32"))).data
+
+        yield Case(f"describe: {name}", Target.TASK, _train(describe, "query"))
+        yield Case(f"train: {name}", Target.TASK, _train(train))
+    for what, targets in (("the embedding", ["embed_tokens"]), ("the output layer", ["lm_head"]), ("all", ["model"])):
+
+        def whole(task: pb.Task, honest: Honest, targets=targets) -> None:
+            task.describe.spec_json = of_method("full", {"target_modules": targets})(honest)
+
+        yield Case(f"describe: whole weights of {what}", Target.TASK, _train(whole, "query"))
+    for key, value in (("init_seed", 7), ("labels", ["a", "b"]), ("init_rank", 4), ("method", "rslora")):
+
+        def other(task: pb.Task, honest: Honest, key=key, value=value) -> None:
+            task.describe.spec_json = json.dumps({**honest.facts, key: value}, sort_keys=True, separators=(",", ":"))
+
+        yield Case(f"describe: {key} is another", Target.TASK, _train(other, "query"))
+
+
+def broadcasts() -> Iterator[Case]:
+    """Envelopes whose header or numbers are others."""
+
+    def said(name: str, **fields: object) -> Iterator[Case]:
+        for kind in ("train", "evaluate"):
+
+            def change(task: pb.Task, honest: Honest, kind=kind) -> None:
+                frame = split_frame(honest.broadcast())
+                header = epb.Header.FromString(bytes(frame.header))
+                for field, value in fields.items():
+                    setattr(header, field, value)
+                if "payload_digest" not in fields:
+                    header.payload_digest = payload_digest(
+                        header.codec & 0x7FFFFFFF, header.codec_parameters, bytes(frame.payload)
+                    )
+                encoded = header.SerializeToString(deterministic=True)
+                getattr(task, kind).broadcast = join_frame(encoded, bytes(frame.payload))
+
+            yield Case(f"{kind}, broadcast: {name}", Target.TASK, _train(change, kind))
+
+    table: list[tuple[str, object]] = [
+        ("direction", 0), ("direction", 1), ("direction", 9), ("run_id", b""), ("run_id", b"r" * 15),
+        ("run_id", b"R" * 16), ("round", 1), ("round", 7), ("round", 2**32 - 1), ("client", "another"),
+        ("client", "x" * 10**5), ("base_fingerprint", b"g" * 32), ("base_fingerprint", b""),
+        ("spec_digest", b"s" * 32), ("spec_digest", b""), ("relative_to", b"a"),
+        ("result_digest", b"a" * 32), ("result_digest", b""), ("codec", 0), ("codec", 4), ("codec", 99),
+        ("codec_parameters", bytes(10**5)), ("payload_digest", b"d" * 32), ("payload_digest", b""),
+        ("spec_json", ""), ("spec_json", "[" * 10**5), ("spec_json", "x"), ("examples", 7),
+    ]  # fmt: skip
+    for field, value in table:
+        shown = ascii(value) if len(ascii(value)) < 40 else f"{len(ascii(value))} long"
+        if (field, value) == ("spec_json", ""):
+            continue  # a client that holds the specification needs none
+        yield from said(f"{field} is {shown}", **{field: value})
+
+    yield from said("a step from an adapter of nobody", relative_to=b"a" * 32, result_digest=b"r" * 32)
+
+    def numbers(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Case:
+        def put(task: pb.Task, honest: Honest) -> None:
+            frame = split_frame(honest.broadcast())
+            header = epb.Header.FromString(bytes(frame.header))
+            payload = change(np.frombuffer(bytes(frame.payload), "<f4").copy()).tobytes()
+            header.payload_digest = payload_digest(header.codec, header.codec_parameters, payload)
+            task.train.broadcast = join_frame(header.SerializeToString(deterministic=True), payload)
+
+        return Case(f"train, broadcast: {name}", Target.TASK, _train(put))
+
+    def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
+        def change(values: np.ndarray) -> np.ndarray:
+            values[0] = value
+            return values
+
+        return change
+
+    yield numbers("a NaN", first(math.nan))
+    yield numbers("an infinity", first(math.inf))
+    yield numbers("another value than its digest", first(1.0))
+    yield numbers("one number short", lambda values: values[:-1])
+    yield numbers("one number more", lambda values: np.append(values, np.float32(0)))
+    yield numbers("no numbers", lambda values: values[:0])
+    yield numbers("64 MB of numbers", lambda values: np.zeros(1 << 24, np.float32))
+
+
+def bases(_: object = None) -> Iterator[Case]:
+    """A base that is to have moved where the run's rule moves none."""
+
+    def change(name: str, data: Callable[[Honest], bytes]) -> Case:
+        def put(task: pb.Task, honest: Honest) -> None:
+            task.train.base = data(honest)
+
+        return Case(f"train, base: {name}", Target.TASK, _train(put))
+
+    yield change("text", lambda h: b"hello")
+    yield change("the broadcast again", lambda h: h.broadcast())
+    yield change("a megabyte of zeros", lambda h: bytes(1 << 20))
+    yield change("a step from a base of none", lambda h: _moved(h, relative_to=b"b" * 32))
+    yield change("a whole base", _moved)
+    yield change("of another run", lambda h: _moved(h, run_id=b"R" * 16))
+    yield change("modules of a path", lambda h: _moved(h, spec_json=json.dumps([[OUTSIDE, 1]])))
+    yield change("brackets 100,000 deep", lambda h: _moved(h, spec_json="[" * 100_000))
+
+
+def _moved(honest: Honest, **changes: object) -> bytes:
+    header = replace(
+        honest.header(), **{"spec_json": "[]", "result_digest": hashlib.sha256(b"moved").digest(), **changes}
+    )  # pyright: ignore
+    return seal(header, encode_delta(honest.initial, codec_for("fp32"))).data
