@@ -118,7 +118,8 @@ class RunConfig(BaseModel, frozen=True):
     ] = 1
     seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens of one training sequence")] = 128
     learning_rate: Annotated[
-        float, Field(ge=0, description="peak learning rate of AdamW; 0 takes the method's own (see plait methods)")
+        float,
+        Field(ge=0, le=1e3, description="peak learning rate of AdamW; 0 takes the method's own (see plait methods)"),
     ] = 0.0
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="learning rate over the whole run")
@@ -126,7 +127,7 @@ class RunConfig(BaseModel, frozen=True):
     warmup_steps: Annotated[
         int, Field(ge=0, le=_MOST, description="steps over which the learning rate rises from 0")
     ] = 0
-    weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e3, description="AdamW's decoupled weight decay")] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
     method: Annotated[
         str,

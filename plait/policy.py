@@ -6,6 +6,7 @@ bring the figures. To add a limit: a field here and a check where its figure is 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,9 +45,12 @@ def bits_of(wire: str) -> float:
         ConfigError: it is none.
     """
     try:
-        return _EXACT_BITS.get(wire) or float(wire)
+        bits = _EXACT_BITS.get(wire) or float(wire)
     except ValueError:
-        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter") from None
+        bits = math.nan
+    if not 0 < bits < math.inf:
+        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter")
+    return bits
 
 
 class Policy(BaseModel, frozen=True):
@@ -243,9 +247,11 @@ class Policy(BaseModel, frozen=True):
             gigabytes = size_bytes / 1e9
             raise self._refusal(
                 "max-download-gb",
-                f"{what} has {gigabytes:.3g} GB to fetch",
-                f"at most {self.max_download_gb:g}",
-                f"set it to {gigabytes:.3g} or more, or give --base DIRECTORY",
+                f"{what} has {gigabytes:.3g} GB to fetch" if self.max_download_gb else f"{what} is not at hand",
+                f"at most {self.max_download_gb:g}" if self.max_download_gb else "no fetching",
+                f"set it to {gigabytes:.3g} or more, or give --base DIRECTORY"
+                if self.max_download_gb
+                else "set it to what may be fetched, or give --base DIRECTORY",
             )
 
     def _at_most(self, key: str, what: str, value: float) -> None:

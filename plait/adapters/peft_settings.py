@@ -131,7 +131,7 @@ def _either(*rules: _Rule) -> _Rule:
 
 _FLAG = _Rule(lambda value: isinstance(value, bool), "true or false")
 _NAME = _Rule(is_plain, f"a plain name of a module (at most {MAX_CHARACTERS} letters, digits, '_', '.')")
-_FRACTION = _number(0, 1)
+_FRACTION = _number(0, 0.999)
 _LAYER = _whole(0, 9999)
 _ALPHA = _number(1 / MAX_ALPHA, MAX_ALPHA)
 _RANK = _whole(1, MAX_RANK)

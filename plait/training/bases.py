@@ -199,7 +199,7 @@ def _hub_download(
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        size = _bytes_to_fetch(name, revision, patterns) if patterns == _WHOLE_BASE else None
+        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
         if size:
             check_size(f"base '{name}'", size)
             progress(f"fetching {name} from the hub, {size / 1e9:.3g} GB")
@@ -219,7 +219,7 @@ def _hub_download(
         raise MachineError(f"cannot fetch base '{name}' from the hub: {reason}") from error
 
 
-def _bytes_to_fetch(name: str, revision: str, patterns: list[str]) -> int:
+def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
     """What a base would have to fetch; 0 where its weights are cached, or the hub is out of reach.
 
     Raises:
@@ -232,6 +232,8 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str]) -> int:
         cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
             return 0
+    # Where nothing may be fetched the hub is not even asked for the size.
+    check_size(f"base '{name}'", 1)
     try:
         files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
     except HfHubHTTPError:

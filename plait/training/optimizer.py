@@ -3,8 +3,9 @@
 Its moments can be taken out and carried into the next run. Tensors that do not train are neither stepped nor decayed.
 Knows nothing of models, losses and schedules.
 
-The epsilon under which AdamW's steps become proportional to gradients is out of reach here. With the usual 1e-8 a server
-that hands out tiny factors gets the exact gradient back, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
+The epsilon under which AdamW's steps become proportional to gradients is out of reach here. With the usual 1e-8 a
+server that hands out tiny factors gets the gradient itself back, and from it the tokens of a batch (DAGER, arXiv
+2405.15586).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch import nn
 from plait.adapters import Float32
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
-
 
 SMALLEST_GRADIENT = 1e-15
 """Gradients below count as zero: their squares would not be exact in float32."""

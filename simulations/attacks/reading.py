@@ -1,7 +1,7 @@
 """What a server can read of a client's text: python simulations/attacks/reading.py (see README.md).
 
-Every attack is a line in reading.jsonl. The client is a node with its own code and its own checks; the server sends what
-it likes, as far as the protocol can carry it.
+Every attack is a line in reading.jsonl. The client is a node with its own code and its own checks; the server sends
+what it likes, as far as the protocol can carry it.
 
 - rows: rank 1 on the embedding and the output layer, one step over one pair of tokens: the rows that move are the pair.
 - span: the gradients of the first block's A lie in the span of the embeddings of the tokens that were read (DAGER,

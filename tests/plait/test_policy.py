@@ -8,7 +8,7 @@ import pytest
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError
-from plait.policy import METHODS, Policy, default_policy_toml, load_policy
+from plait.policy import METHODS, Policy, bits_of, default_policy_toml, load_policy
 from plait.training import methods
 from plait.welcome import WELCOME_KEYS
 
@@ -80,6 +80,12 @@ def test_an_operator_can_demand_a_coarser_wire(finest, taken, refused):
     policy.check_run(RunConfig(wire=taken))
     with pytest.raises(PolicyError, match="finest-wire"):
         policy.check_run(RunConfig(wire=refused))
+
+
+@pytest.mark.parametrize("wire", ["nan", "inf", "-1", "0", "hostile", ""])
+def test_a_wire_that_is_none_is_refused(wire):
+    with pytest.raises(ConfigError, match="expected fp32, bf16 or bits per parameter"):
+        bits_of(wire)
 
 
 def test_only_named_targets_are_allowed_where_some_are_named():

@@ -50,6 +50,13 @@ def write_data(folder: Path) -> Path:
     return path
 
 
+def write_policy(folder: Path, more: str = "") -> Path:
+    """The default policy, but that nothing may be fetched, and what else it is to say."""
+    path = folder / "policy.toml"
+    path.write_text(f"max-download-gb = 0.0\n{more}")
+    return path
+
+
 class DictMemory(dict[str, bytes]):
     """What a client remembers, in memory."""
 
@@ -73,7 +80,13 @@ class Desk:
         self._folder = folder
         data = write_data(folder)
         self._settings: NodeSettings = check_settings(
-            server="localhost:9440", data=str(data), insecure=True, name=NAME, state=folder / "state", threads=1
+            server="localhost:9440",
+            data=str(data),
+            insecure=True,
+            name=NAME,
+            state=folder / "state",
+            threads=1,
+            policy=write_policy(folder),
         )
         self._base = resident_base(CONFIG)
         self._blueprint = blueprint_of(CONFIG, self._base.directory)

@@ -136,8 +136,10 @@ def other_methods() -> Iterator[Case]:
         ("ia3", "bombs for feedforward", {"feedforward_modules": [BOMB]}),
     ]  # fmt: skip
     for method in _METHODS:
-        for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
-            table.append((method, f"{key} as a bomb", {key: BOMB}))
+        table += [
+            (method, f"{key} as a bomb", {key: BOMB})
+            for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
+        ]
     for method in ("prompt", "prefix", "p_tuning"):
         table += [
             (method, f"{tokens:,} virtual tokens", {"num_virtual_tokens": tokens}) for tokens in (0, -1, 10**6, 2**40)

@@ -106,7 +106,8 @@ def tasks() -> Iterator[Case]:
         ("one layer only", {"target_modules": ["q_proj"]}), ("dropout", {"lora_dropout": 0.5}),
         ("biases", {"bias": "all"}), ("rsLoRA", {"use_rslora": True}), ("DoRA", {"use_dora": True}),
         ("the embedding to save", {"modules_to_save": ["embed_tokens"]}),
-        ("the output layer to save", {"modules_to_save": ["lm_head"]}), ("all of it to save", {"modules_to_save": ["model"]}),
+        ("the output layer to save", {"modules_to_save": ["lm_head"]}),
+        ("all of it to save", {"modules_to_save": ["model"]}),
         ("a token's row", {"trainable_token_indices": [17]}), ("a rank by name", {"rank_pattern": {"q_proj": 64}}),
     ]  # fmt: skip
     for name, entries in others:

@@ -10,13 +10,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Honest
-from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data
+from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data, write_policy
 from scoreboard.processes import until
 from scoreboard.small_federation import borrowed
 
@@ -25,13 +24,19 @@ from plait.simulation.clients import resident_base
 from plait.training.blueprint import Blueprint
 from plait.v1 import federation_pb2 as pb
 from plait.wire.envelope import open_envelope
-from plait.wire.messages import UpdateReply, decode_reply
+from plait.wire.messages import Refusal, UpdateReply, decode_reply
 
 MOST_CPU_S = 1.0
 MOST_BYTES = 512 << 20
 FLOOD = 20_000
 _PATIENCE_S = 240.0
 _HEAD = 1000
+_QUICK = frozenset(
+    {
+        "work: garbage", "body: longer than declared", "flood: tasks of other names", "flood: withdrawals",
+        "welcome: configuration 100,000 deep", "welcome: work before it",
+    }
+)  # fmt: skip
 
 double = borrowed("client/conftest.py")
 
@@ -280,17 +285,21 @@ def _welcomed_again(stage: Stage, forge: Callable[[pb.Welcome], Iterator[pb.ToNo
     stage.server.hang_up()
 
 
-def final_lies() -> Mapping[str, dict[str, object]]:
-    """Run configurations that a node must not agree to; it may end, in one line."""
+ASKS = 'consent = "ask"\n'
+
+
+def unwanted_runs() -> Mapping[str, tuple[dict[str, object], str]]:
+    """Run configurations that a node must not work for, and what else stands in its policy."""
     return {
-        "a trainer": {"trainer": TRAINER},
-        "a base of a path": {"base": OUTSIDE},
-        "a base of the hub": {"base": "somebody/model"},
-        "targets of embedding and output layer": {"target-modules": "embed_tokens,lm_head", "rank": 1},
-        "one step of one sequence": {"local-steps": 1, "batch-size": 1},
-        "2**32 - 1 sequences a batch": {"batch-size": 2**32 - 1},
-        "an unknown key": {"hostile": 1},
-        "where to write": {"out": OUTSIDE},
+        "without consent": ({}, ASKS),
+        "a trainer": ({"trainer": TRAINER}, ""),
+        "a base of a path": ({"base": OUTSIDE}, ""),
+        "a base of the hub": ({"base": "somebody/model"}, ""),
+        "embedding and output layer": ({"target-modules": "embed_tokens,lm_head", "rank": 1}, ""),
+        "one step of one sequence": ({"local-steps": 1, "batch-size": 1}, ""),
+        "2**32 - 1 sequences a batch": ({"batch-size": 2**32 - 1}, ""),
+        "an unknown key": ({"hostile": 1}, ""),
+        "where to write": ({"out": OUTSIDE}, ""),
     }
 
 
@@ -299,11 +308,10 @@ def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
     base = resident_base(CONFIG)
     blueprint = blueprint_of(CONFIG, base.directory)
     honest = honest_server(NAME, base, blueprint)
-    double.FINGERPRINT = honest.fingerprint
     every = lies()
-    chosen = every if full else dict(list(every.items())[::6])
+    chosen = every if full else {name: lie for name, lie in every.items() if name in _QUICK}
     said: dict[str, str] = {}
-    server = HostileServer(run_id=7, run_config=json.dumps(dict(honest.run)))
+    server = HostileServer(run_id=7, run_config=json.dumps(dict(honest.run)), base_fingerprint=honest.fingerprint)
     server.start()
     stage: Stage | None = None
     try:
@@ -315,8 +323,8 @@ def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
         if stage is not None:
             stage.node.process.kill()
             stage.node.process.wait()
-        for name, changes in list(final_lies().items())[:: 1 if full else 4]:
-            said[f"run: {name}"] = _refuses_run(scratch, server, honest, changes)
+        for name, (changes, policy) in list(unwanted_runs().items())[:: 1 if full else 9]:
+            said[f"run: {name}"] = _refuses_run(scratch, server, honest, changes, policy)
     finally:
         if stage is not None and stage.node.process.poll() is None:
             stage.node.process.kill()
@@ -325,12 +333,13 @@ def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
     return said
 
 
-def _started(scratch: Path, server: HostileServer) -> Node:
+def _started(scratch: Path, server: HostileServer, policy: str = "") -> Node:
     folder = scratch / os.urandom(4).hex()
     data = write_data(folder)
     script = Path(__file__).with_name("hostile_client.py")
     command = [sys.executable, str(script), str(folder), "client", "--insecure", "--server", f"127.0.0.1:{server.port}"]
     command += ["--data", str(data), "--name", NAME, "--state", str(folder / "state"), "--threads", "1", "--json"]
+    command += ["--policy", str(write_policy(folder, policy))]
     # What libraries want to keep somewhere.
     (folder / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "tmp")}
@@ -377,24 +386,33 @@ def _outcome(stage: Stage, lie: Lie) -> str:
         return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def _refuses_run(scratch: Path, server: HostileServer, honest: Honest, changes: Mapping[str, object]) -> str:
-    """A node that is welcomed to such a run must never be ready for it."""
-    ready, attended = len(server.readies), server.welcomes
+def _refuses_run(
+    scratch: Path, server: HostileServer, honest: Honest, changes: Mapping[str, object], policy: str
+) -> str:
+    """A node that is welcomed to such a run must end in one line, or refuse its tasks."""
+    attended = server.welcomes
     server.run_config = json.dumps({**honest.run, **changes})
-    node = _started(scratch, server)
+    server.tasks.clear()
+    task = f"unwanted {len(server.answers)}"
+    server.give(task, honest.describe, message_type="query", group="0")
+    node = _started(scratch, server, policy)
     try:
-        until(lambda: server.welcomes > attended or node.process.poll() is not None, "the node", patience_s=_PATIENCE_S)
-        end = time.monotonic() + 15.0  # a node that refuses may stay and wait for another run
-        while time.monotonic() < end and node.process.poll() is None and len(server.readies) == ready:
-            time.sleep(0.05)
-        if len(server.readies) > ready:
-            return "the node is ready for it"
+        until(lambda: task in server.answers or node.process.poll() is not None, "the node", patience_s=_PATIENCE_S)
+        if task in server.answers:
+            content, data = server.answers[task]
+            if content == pb.CONTENT_PLAIT and not isinstance(decode_reply(data, max_bytes=1 << 20), Refusal):
+                return "the node works for it"
+        elif server.welcomes == attended:
+            return "the node ended before it was welcomed"
         if harm := node.harm():
             return f"the node does {harm[:200]}"
         text = (node.folder / "out").read_text(errors="replace")
         return "a traceback" if "Traceback" in text else ""
+    except TimeoutError as error:
+        return str(error)
     finally:
         node.process.kill()
         node.process.wait()
         server.run_config = json.dumps(dict(honest.run))
+        server.tasks.clear()
         server.hang_up()

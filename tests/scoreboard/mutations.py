@@ -407,6 +407,41 @@ MUTATIONS: dict[str, Mutation] = {
         "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it
     ),
     "matplotlibrc": Mutation("planted", "plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
+    "terms": Mutation(
+        "hostile",
+        "a client does what any task says",
+        nothing("plait.rounds.terms:Terms.check_task", "plait.rounds.terms:Terms.check_header"),
+    ),
+    "settings": Mutation(
+        "hostile", "a task's settings may be others than the run's", nothing("plait.rounds.terms:Terms._check_settings")
+    ),
+    "policy": Mutation(
+        "hostile",
+        "a client has no policy of its own",
+        nothing("plait.policy:Policy.check_run", "plait.plan:_check_reach", "plait.policy:Policy.check_download"),
+    ),
+    "allow-list": Mutation(
+        "hostile",
+        "PEFT's configuration is not looked at",
+        lambda: _unchecked("plait.adapters.spec_request", "plait.adapters.peft_directory"),
+    ),
+    "adapter-size": Mutation(
+        "hostile", "an adapter may be of any size", nothing("plait.training.blueprint:check_size")
+    ),
+    "welcome-keys": Mutation(
+        "hostile",
+        "a run configuration may have any key",
+        lambda: put("client.base:config_from_welcome", _any_configuration),
+    ),
+    "trainer": Mutation(
+        "hostile",
+        "a server names the trainer that is imported",
+        lambda: put("client.base:node_run_config", lambda table, settings: dict(table)),
+    ),
+    "consent": Mutation("hostile", "nobody is asked for consent", nothing("client.base:_consented")),
+    "queue": Mutation(
+        "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
+    ),
     "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)
@@ -414,6 +449,17 @@ MUTATIONS: dict[str, Mutation] = {
     "files": Mutation("soak", "directories stay open", _files_stay_open),
     "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
 }
+
+
+def _unchecked(*places: str) -> None:
+    for place in places:
+        put(f"{place}:checked_settings", lambda settings, *, what: dict(settings))
+
+
+def _any_configuration(table):
+    config = module("plait.config")
+    known = {field.alias for field in config.RunConfig.model_fields.values()}
+    return config.config_from_table({key: value for key, value in table.items() if key in known}, where="welcome")
 
 
 def _finds_anybodys(self, node, task_id):

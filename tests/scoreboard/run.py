@@ -40,6 +40,7 @@ ROWS = {
     "members": "members against members",
     "names": "hostile names",
     "planted": "planted in working directory and cache",
+    "hostile": "hostile server",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 

@@ -51,6 +51,7 @@ HOSTILE = [
     (LORA, {"lora_alpha": 0}),
     (LORA, {"lora_alpha": True}),
     (LORA, {"lora_alpha": 1e300}),
+    (LORA, {"lora_dropout": 1}),
     (LORA, {"lora_dropout": 2}),
     (LORA, {"use_dora": 1}),
     (LORA, {"bias": ["none"]}),

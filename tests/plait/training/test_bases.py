@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.base_reference import ORIGINS
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError, MachineError, PolicyError
+from plait.policy import Policy
 from plait.training import bases
 from plait.training.bases import locate_base, locate_config
 
@@ -95,3 +96,13 @@ def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, mo
 @pytest.mark.parametrize("name", ["mistral-7b", "llama-3.1-70b", "qwen2.5-0.5b"])
 def test_known_configs_need_no_network(name: str) -> None:
     assert json.loads(locate_config(name).read_text())["vocab_size"] > 30000
+
+
+def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
+    policy = Policy(max_download_gb=0.0)
+    with pytest.raises(PolicyError, match=r"base 'somebody/model' is not at hand.*max-download-gb"):
+        locate_base("somebody/model", check_size=policy.check_download)
