@@ -47,6 +47,8 @@ ALIASES: Mapping[str, str] = {
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
 _MOST_TOKENS = 1 << 24
+MOST_LABELS = 10_000
+"""Classes that a run can have."""
 # A part of a name; as anything more PEFT would take it for a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -291,6 +293,8 @@ class RunConfig(BaseModel, frozen=True):
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
                 "them: clients that train at once cannot be let go one by one"
             )
+        if len(self.label_names) > MOST_LABELS:
+            raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self

@@ -102,10 +102,23 @@ class Span:
 
 DEFAULT: Mapping[str, Scalar] = {"rank": 8, "local-steps": 4, "batch-size": 4, "seq-len": 128, "own-share": 0}
 SMALL: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 1}
+# The least that the default policy takes.
+LEAST: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 8}
 EXACT: Mapping[str, Scalar] = {"wire": "fp32"}
 # Rounds that train A alone; a rule of plait's own.
 ONLY_A: Mapping[str, Scalar] = {"rule": "rolora", "moments": "fresh"}
 
+# Every step reads one pair.
+PAIRS: Mapping[str, object] = {
+    "seq_len": 2, "local_steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "wire": "fp32"
+}  # fmt: skip
+ROWS: Mapping[str, Mapping[str, Scalar]] = {
+    "rows, behind an honest run": {**DEFAULT, **EXACT},
+    "rows, announced": {
+        **EXACT, "rank": 1, "target-modules": "embed_tokens", "local-steps": 1, "batch-size": 1, "seq-len": 8,
+        "own-share": 0,
+    },
+}  # fmt: skip
 SPANS = (
     Span("4 x 4 x 128 tokens, defaults (1 bit)", DEFAULT, 16),
     Span("4 x 4 x 128 tokens, fp32", {**DEFAULT, **EXACT}, 16),
@@ -113,6 +126,7 @@ SPANS = (
     Span("4 x 4 x 128, fp32, made linear, 8 rounds", {**DEFAULT, **EXACT, **ONLY_A}, 16, rounds=8, gentle=True),
     Span("4 x 4 x 128, fp32, made linear, rank 64", {**DEFAULT, **EXACT, **ONLY_A, "rank": 64}, 16, gentle=True),
     Span("4 x 4 x 128, 1 bit, made linear, rank 64", {**DEFAULT, **ONLY_A, "rank": 64}, 16, gentle=True),
+    Span("1 x 8 x 128, fp32, made linear, rank 256", {**LEAST, **EXACT, **ONLY_A, "rank": 256}, 8, gentle=True),
     Span("1 x 1 x 128, defaults (1 bit)", SMALL, 1),
     Span("1 x 1 x 128, fp32", {**SMALL, **EXACT}, 1),
     Span("1 x 1 x 128, fp32, made linear", {**SMALL, **EXACT, **ONLY_A}, 1, gentle=True),
@@ -137,9 +151,16 @@ class Refusals:
         return reply
 
 
-def rows(base: str, folder: Path) -> Reading:
-    """Rank 1 on the embedding and the output layer, one pair of tokens a task, examples picked by the task's seed."""
-    announced = {"base": base, "rank": 1, **EXACT, "local-steps": 1, "batch-size": 1, "seq-len": 8, "own-share": 0}
+def rows(base: str, name: str, run: Mapping[str, Scalar], folder: Path) -> Reading:
+    """Rank 1 on the embedding and the output layer, one pair of tokens a task, examples picked by the task's seed.
+
+    Args:
+        base: of the run.
+        name: of the variant.
+        run: what the welcome says of the run; tasks say what the attack needs.
+        folder: the client's.
+    """
+    announced = {"base": base, **run}
     server = HostileServer(announced)
     spec = {
         "init_seed": 0,
@@ -163,16 +184,16 @@ def rows(base: str, folder: Path) -> Reading:
         blueprint = server.base.prepare(text)
     except PlaitError as error:
         noted.of(refusal_of(error))
-        return Reading("rows", base, len(set(secret)), 0, 0, 0, noted.tasks, noted.refused, noted.why)
-    card = noted.of(victim.ask(DescribeTask(server.settings(1, seq_len=2), text)))
+        return Reading(name, base, len(set(secret)), 0, 0, 0, noted.tasks, noted.refused, noted.why)
+    card = noted.of(victim.ask(DescribeTask(server.settings(1, **PAIRS), text)))
     examples = len(secret) if isinstance(card, Refusal) else card.train_examples
     for wanted in range(min(examples, len(secret))):
-        settings = server.settings(1, seq_len=2, seed=seed_that_begins_with(wanted, examples))
+        settings = server.settings(1, **PAIRS, seed=seed_that_begins_with(wanted, examples))
         reply = noted.of(victim.ask(TrainTask(settings, server.broadcast(blueprint, blueprint.initial, 1))))
         if (delta := server.delta_in(reply, blueprint)) is not None:
             found.append(pair_in(delta))
     right = sum((Counter(secret) & Counter(found)).values())
-    return Reading("rows", base, len(secret), len(found), right, 0, noted.tasks, noted.refused, noted.why)
+    return Reading(name, base, len(secret), len(found), right, 0, noted.tasks, noted.refused, noted.why)
 
 
 def seed_that_begins_with(wanted: int, examples: int) -> int:
@@ -191,11 +212,11 @@ def pair_in(delta: AdapterState) -> tuple[int, int]:
 def span(base: str, variant: Span, folder: Path) -> Reading:
     """Which tokens the rows of the first block's A are made of."""
     server = HostileServer({"base": base, **variant.run})
-    settings = server.config
-    held_out = max(1, round(variant.sequences * settings.held_out_fraction))
-    text = read_text(server, (variant.sequences + held_out) * settings.seq_len)
+    seq_len = server.config.seq_len
+    held_out = max(1, round(variant.sequences * server.config.held_out_fraction))
+    text = read_text(server, (variant.sequences + held_out) * seq_len)
     own = server.base.tokenizer([text], add_special_tokens=False)["input_ids"][0]
-    secret = set(own[: variant.sequences * settings.seq_len])
+    secret = set(own[: variant.sequences * seq_len])
     common = [token for token, _ in Counter(public_tokens(server)).most_common(len(secret))]
     chance = len(secret.intersection(common))
     noted, gathered = Refusals(), []
@@ -205,14 +226,14 @@ def span(base: str, variant: Span, folder: Path) -> Reading:
         noted.of(refusal_of(error))
         return Reading(f"span, {variant.name}", base, len(secret), 0, 0, chance, noted.tasks, noted.refused, noted.why)
     blueprint = prepared(server)
-    noted.of(victim.ask(DescribeTask(server.settings(0, seed=settings.seed), blueprint.spec.text)))
+    noted.of(victim.ask(DescribeTask(server.settings(0), blueprint.spec.text)))
     # RoLoRA trains A in every second round.
     for number in range(1, 2 * variant.rounds + 1) if variant.gentle else range(1, variant.rounds + 1):
-        changes = {"trained": "BA"[number % 2 == 0]} if variant.gentle else {}
-        if changes.get("trained") == "B":
+        settings = server.settings(number)
+        if variant.gentle and settings.trained != "A":
             continue
         state = gentle(blueprint, number) if variant.gentle else blueprint.initial
-        task = TrainTask(server.settings(number, **changes), server.broadcast(blueprint, state, number))
+        task = TrainTask(settings, server.broadcast(blueprint, state, number))
         delta = server.delta_in(noted.of(victim.ask(task)), blueprint)
         if delta is not None:
             gathered.append(rows_of_first_block(delta))
@@ -325,7 +346,8 @@ def readings(base: str, wanted: str) -> Iterator[Reading]:
     """Every attack whose name has `wanted` in it."""
     with tempfile.TemporaryDirectory() as folder:
         if wanted in "rows":
-            yield rows(base, Path(folder) / "rows")
+            for name, run in ROWS.items():
+                yield rows(base, name, run, Path(folder) / name)
         for number, variant in enumerate(SPANS):
             if wanted in f"span, {variant.name}":
                 yield span(base, variant, Path(folder) / str(number))

@@ -16,9 +16,10 @@ from client.settings import check_settings
 from client.task import Kind, Task
 from client.workplace import Run
 from plait.adapters import AdapterState
+from plait.aggregation import RULES
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.plan import settings_of
-from plait.rounds.run_state import client_seed
+from plait.rounds.task_settings import TaskSettings
 from plait.simulation.clients import resident_base
 from plait.training.blueprint import Blueprint
 from plait.wire.codecs import codec_for
@@ -88,13 +89,11 @@ class HostileServer:
         self.base = resident_base(self.config)
 
     def settings(self, round_number: int, **changes: object) -> Settings:
-        """The settings of a round as the announced run has them, but for `changes`."""
-        said = {
-            "round": round_number,
-            "seed": client_seed(self.config.seed, round_number, NAME),
-            "done_steps": max(0, round_number - 1) * self.config.local_steps,
-        }
-        return replace(settings_of(self.config), **{**said, **changes})
+        """The settings of a round as the announced run has them (0: of its first question), but for `changes`."""
+        config, rule = self.config, RULES[self.config.rule]
+        tasks = TaskSettings(settings_of(config), config.rounds, config.seed, rule, turns=False)
+        said = tasks.to_train(round_number, NAME) if round_number else tasks.to_describe()
+        return replace(said, **changes)
 
     def broadcast(self, blueprint: Blueprint, state: AdapterState, round_number: int) -> bytes:
         """A whole adapter, exact."""

@@ -168,6 +168,7 @@ def test_a_value_that_cannot_be_is_an_error_that_names_key_value_and_bound(table
         ({"reference": "central,globl"}, "reference is 'globl', expected central, local or central,local"),
         ({"labels": "spam"}, "labels are 'spam', expected at least two different names"),
         ({"labels": "spam,ham,spam"}, "labels are 'spam,ham,spam', expected at least two different names"),
+        ({"labels": ",".join(map(str, range(10_001)))}, "labels has 10001 names, expected at most 10000"),
         ({"labels": " , "}, "labels are ' , ', expected at least two different names"),
     ],
 )
