@@ -211,7 +211,9 @@ WAYS: Mapping[str, Callable[[Workload], Way]] = {
 def multiplied_parameters(work: Workload) -> int:
     """Weights that every token is multiplied with: those of linear layers, the head's among them."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(read_base_config(work.directory, Task.CAUSAL_LM))
+        model = AutoModelForCausalLM.from_config(
+            read_base_config(work.directory, Task.CAUSAL_LM), trust_remote_code=False
+        )
     return sum(module.weight.numel() for module in cast("nn.Module", model).modules() if isinstance(module, nn.Linear))
 
 
@@ -225,7 +227,11 @@ def _settings(work: Workload, steps: int) -> Settings:
 
 def _base(work: Workload, *, dtype: str, attention: str) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
-        work.directory, dtype=DTYPES[dtype], attn_implementation=attention, local_files_only=True
+        work.directory,
+        dtype=DTYPES[dtype],
+        attn_implementation=attention,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     return cast("PreTrainedModel", model).to(torch.device(work.device)).train()  # pyright: ignore[reportArgumentType, reportCallIssue]
 

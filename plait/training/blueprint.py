@@ -23,7 +23,7 @@ from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_mod
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
-from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task
+from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
 from plait.adapters.module_names import unescaped
 from plait.aggregation import Handing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
@@ -119,6 +119,10 @@ def design(
         )
     made = _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config, weights)
     _check_effect(request, made.spec)
+    try:
+        parse_spec(made.spec.text)
+    except PeerError as error:
+        raise ConfigError(f"clients would refuse what is asked for: {error}") from error
     return made
 
 

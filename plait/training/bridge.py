@@ -6,7 +6,8 @@
 
 and ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter already in it, a
 `datasets.Dataset` of the client's training part (columns ``input_ids`` and ``labels``), and a dict of the run's
-settings under TrainingArguments' own names. plait calls ``train()`` and reads the adapter back.
+settings under TrainingArguments' own names. Where the rule leaves one side of the factors as it is (ffa, fedsvd,
+rolora), that side asks for no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
 """
 
 from __future__ import annotations

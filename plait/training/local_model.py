@@ -24,7 +24,7 @@ from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import Lesson, LocalTraining, StepReport, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import judge, train_steps
+from plait.training.trainer import judge, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
@@ -197,12 +197,14 @@ class PeftLocalModel:
         spec, state, settings = training.spec, training.state, training.settings
         model = self._on_base(training)
         split = self.split(spec, settings)
+        parameters = adapter_parameters(model, spec.layout)
         if self._own_trainer is not None:
-            report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
+            with only_trained(parameters, trained_parameters(model, parameters, settings.trained)):
+                report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
             return Trained(read_adapter(model, state), report.loss, report.tokens, report.seconds, None)
         done = train_steps(
             model,
-            adapter_parameters(model, spec.layout),
+            parameters,
             split.train,
             settings,
             start=state.flat,

@@ -75,7 +75,7 @@ def train_steps(
     )
     model.train()
     summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    with _only(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
             _follow(parameters, learner.values)
@@ -109,7 +109,7 @@ def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sid
 
 
 @contextmanager
-def _only(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) -> Generator[None]:
+def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) -> Generator[None]:
     """For a while only some parameters ask for gradients; the others cost none."""
     try:
         for parameter, trains in zip(parameters, trained, strict=True):

@@ -109,7 +109,9 @@ def make_ways(base: LocatedBase, options: argparse.Namespace) -> dict[str, Calla
     # In turn: neighbours in the queue are for different adapters.
     owners = [index % options.adapters for index in range(len(prompts))]
 
-    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=compute.dtype, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        base.directory, dtype=compute.dtype, local_files_only=True, trust_remote_code=False
+    )
     config = PeftConfig.from_peft_type(**dict(spec.peft_config))
     swapped = get_peft_model(model, config, adapter_name="a0", autocast_adapter_dtype=False)
     for index in range(1, options.adapters):
@@ -118,7 +120,7 @@ def make_ways(base: LocatedBase, options: argparse.Namespace) -> dict[str, Calla
         load(swapped, f"a{index}", state)
     swapped.eval()
 
-    tokenizer = AutoTokenizer.from_pretrained(base.directory, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base.directory, local_files_only=True, trust_remote_code=False)
 
     def generate(indices: list[int]) -> Texts:
         width = max(len(prompts[index]) for index in indices)

@@ -39,7 +39,7 @@ def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_pl
             if event["event"] == "update_received"]  # fmt: skip
     assert max(sent) < summary["trainable_parameters"] / 8 * 1.5 + 2000
     tiny = locate_base("tiny")
-    base = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False).eval()
     with torch.no_grad():
         bare = base(input_ids=TOKENS).logits
     with warnings.catch_warnings():

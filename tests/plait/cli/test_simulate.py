@@ -75,7 +75,7 @@ def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measure
     )  # fmt: skip
     ours = json.loads(ran.out)
     directory = locate_base("tiny").directory
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
     model = PeftModel.from_pretrained(model, finished / "adapter").eval()
     with torch.no_grad():
         adapted = model(input_ids=torch.arange(3, 35)[None]).logits

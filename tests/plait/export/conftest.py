@@ -31,7 +31,7 @@ def tiny() -> LocatedBase:
 def logits_of() -> Callable[..., torch.Tensor]:
     def logits(base: Path, adapter: Path | None = None) -> torch.Tensor:
         """What plain transformers and plain PEFT say, in float32."""
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter)
         with torch.no_grad():
@@ -46,7 +46,9 @@ def by_peft(tiny: LocatedBase, tmp_path: Path) -> PeftAdapterMaker:
 
     def make(name: str = "by-peft", *, seed: int = 0, base: Path | None = None, **settings: object) -> Path:
         settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
-        model = AutoModelForCausalLM.from_pretrained(base or tiny.directory, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            base or tiny.directory, dtype=torch.float32, trust_remote_code=False
+        )
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, **settings))
         with torch.no_grad():

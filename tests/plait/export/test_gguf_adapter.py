@@ -61,7 +61,9 @@ def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
     assert facts["general.type"] == "adapter"
     assert facts["adapter.type"] == "lora"
     assert facts["general.architecture"] == "llama"
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.directory), adapter)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False), adapter
+    )
     for layer in range(4):
         for module, name in list(NAMES.items())[:7]:
             a, b = (tensors[f"blk.{layer}.{name}.weight.lora_{side}"] for side in "ab")
@@ -120,7 +122,7 @@ def write_base_gguf(base: Path, path: Path) -> None:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_vocab_size(config["vocab_size"])
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     model = json.loads((base / "tokenizer.json").read_text())["model"]
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     special = set(tokenizer.all_special_ids)
@@ -135,7 +137,7 @@ def write_base_gguf(base: Path, path: Path) -> None:
     writer.add_eos_token_id(config["eos_token_id"])
     # None of its own, so that both sides write on.
     writer.add_add_bos_token(False)
-    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     weights = {name: tensor.numpy() for name, tensor in loaded.state_dict().items()}
     writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
     writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
@@ -152,7 +154,7 @@ def write_base_gguf(base: Path, path: Path) -> None:
 
 
 def greedy_by_transformers(base: Path, adapter: Path | None, prompt: list[int], count: int) -> str:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     tokens = torch.tensor([prompt])
@@ -160,7 +162,7 @@ def greedy_by_transformers(base: Path, adapter: Path | None, prompt: list[int], 
         for _ in range(count):
             logits = model(input_ids=tokens).logits[0, -1]
             tokens = torch.cat([tokens, logits.argmax().reshape(1, 1)], dim=1)
-    return AutoTokenizer.from_pretrained(base).decode(tokens[0, len(prompt) :])
+    return AutoTokenizer.from_pretrained(base, trust_remote_code=False).decode(tokens[0, len(prompt) :])
 
 
 def greedy_by_llama_cpp(base: Path, adapter: Path | None, prompt: list[int], count: int) -> str:
@@ -182,7 +184,9 @@ def test_llama_cpp_writes_the_text_that_transformers_writes(
     by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]
 ) -> None:
     write_base_gguf(tiny.directory, tmp_path / "base.gguf")
-    prompt = AutoTokenizer.from_pretrained(tiny.directory)("def add(left, right):\n    return")["input_ids"]
+    prompt = AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)(
+        "def add(left, right):\n    return"
+    )["input_ids"]
     plain = greedy_by_transformers(tiny.directory, None, prompt, 40)
     assert greedy_by_llama_cpp(tmp_path / "base.gguf", None, prompt, 40) == plain
     adapter = by_peft(**settings)
@@ -197,7 +201,7 @@ def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_p
     from peft import LoraConfig, get_peft_model
 
     base = locate_base("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32, trust_remote_code=False)
     torch.manual_seed(0)
     wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
     with torch.no_grad():
@@ -207,7 +211,9 @@ def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_p
     wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     write_base_gguf(base.directory, tmp_path / "base.gguf")
     export("gguf", ExportRequest(open_source(tmp_path / "adapter"), tmp_path / "out"))
-    prompt = AutoTokenizer.from_pretrained(base.directory)("The library at the end of the street")["input_ids"]
+    prompt = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=False)(
+        "The library at the end of the street"
+    )["input_ids"]
     theirs = greedy_by_transformers(base.directory, tmp_path / "adapter", prompt, 24)
     assert theirs != greedy_by_transformers(base.directory, None, prompt, 24)
     assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 24) == theirs

@@ -24,7 +24,7 @@ Logits = Callable[..., torch.Tensor]
 def float32_base(tiny: LocatedBase, tmp_path: Path) -> Path:
     """The tiny base in float32 and in several files, as large models come."""
     folder = tmp_path / "float32"
-    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32).save_pretrained(
+    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False).save_pretrained(
         folder, max_shard_size="1MB"
     )
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -58,7 +58,7 @@ def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
     adapter = by_plait()
     export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
     model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32), adapter
+        AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False), adapter
     ).merge_and_unload()
     theirs = model.to(torch.bfloat16).state_dict()
     ours = load_file(tmp_path / "out" / "model.safetensors")
@@ -88,7 +88,10 @@ def test_what_is_more_than_plain_lora_is_merged_by_peft(
     if "bias" in settings:  # the tiny base has no biases: give it some
         config = json.loads((float32_base / "config.json").read_text())
         with_bias = AutoModelForCausalLM.from_config(
-            AutoModelForCausalLM.from_pretrained(float32_base).config.__class__(**{**config, "attention_bias": True})
+            AutoModelForCausalLM.from_pretrained(float32_base, trust_remote_code=False).config.__class__(
+                **{**config, "attention_bias": True}
+            ),
+            trust_remote_code=False,
         ).float()
         shutil.rmtree(float32_base)
         with_bias.save_pretrained(float32_base)
@@ -104,7 +107,7 @@ def test_a_changed_output_layer_is_merged(
     float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path
 ) -> None:
     config = json.loads((float32_base / "config.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(float32_base)
+    model = AutoModelForCausalLM.from_pretrained(float32_base, trust_remote_code=False)
     untied = model.__class__(model.config.__class__(**{**config, "tie_word_embeddings": False})).float()
     for file in float32_base.glob("*.safetensors*"):
         file.unlink()
@@ -115,7 +118,7 @@ def test_a_changed_output_layer_is_merged(
 
 
 def test_a_method_that_adds_to_the_input_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
     get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
     with pytest.raises(ConfigError, match="adds to the input and not to weights: export --to peft"):
@@ -132,7 +135,9 @@ def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = tmp_path / "half"
-    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float16).save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float16, trust_remote_code=False).save_pretrained(
+        base
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny.directory / name, base)
     adapter = by_peft(base=base, target_modules=["q_proj"], lora_alpha=4e7)
@@ -146,8 +151,10 @@ def test_an_adapter_of_another_shape_is_refused(
 ) -> None:
     adapter = by_peft()
     config = json.loads((float32_base / "config.json").read_text())
-    smaller = AutoModelForCausalLM.from_pretrained(float32_base).config.__class__(**{**config, "num_hidden_layers": 2})
+    smaller = AutoModelForCausalLM.from_pretrained(float32_base, trust_remote_code=False).config.__class__(
+        **{**config, "num_hidden_layers": 2}
+    )
     shutil.rmtree(float32_base)
-    AutoModelForCausalLM.from_config(smaller).save_pretrained(float32_base)
+    AutoModelForCausalLM.from_config(smaller, trust_remote_code=False).save_pretrained(float32_base)
     with pytest.raises(BaseMismatchError, match=r"has no linear layer 'model\.layers\.2"):
         export("merged", ExportRequest(open_source(adapter, base=str(float32_base)), tmp_path / "out"))

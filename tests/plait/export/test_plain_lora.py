@@ -53,7 +53,7 @@ def test_what_no_method_of_plait_has_is_refused_when_it_is_read(
 
 
 def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     config = IA3Config(
         task_type=TaskType.CAUSAL_LM, target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
     )

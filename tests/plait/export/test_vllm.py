@@ -65,7 +65,7 @@ def vllm_loads(folder: Path, base: nn.Module, *, max_lora_rank: int) -> dict[str
 
 @pytest.fixture(scope="session")
 def base(tiny: LocatedBase) -> nn.Module:
-    return AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
 
 
 def products_of_peft(base_directory: Path, adapter: Path) -> dict[str, torch.Tensor]:
@@ -73,7 +73,9 @@ def products_of_peft(base_directory: Path, adapter: Path) -> dict[str, torch.Ten
     from peft import PeftModel
     from peft.tuners.lora import Linear
 
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_directory), adapter)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base_directory, trust_remote_code=False), adapter
+    )
     return {
         name.removeprefix("base_model.model."): module.get_delta_weight("default").detach()
         for name, module in model.named_modules()

@@ -234,6 +234,25 @@ def test_what_the_model_cannot_do_is_refused_with_its_reason(memory, server, mod
     assert (refusal.reason, refusal.detail) == (reason, str(error))
 
 
+def test_a_rank_above_the_clients_is_answered_by_its_own_and_nothing_is_built(memory, server, model):
+    class Spied(type(model)):
+        def prepare(self, spec_text):
+            pytest.fail("the adapter was built")
+
+    small = Participant("bob", Spied(2.0, 7), memory, max_rank=server.ranks.master.rank - 1)
+    card = ask(small, DescribeTask(server.settings, server.spec.text))
+    assert (type(card), card.max_rank, dict(memory)) == (ClientCard, server.ranks.master.rank - 1, {})
+
+
+def test_a_rank_above_the_clients_is_never_trained(model, memory, server, start):
+    work = TrainTask(server.settings, server.broadcast(start, None))
+    refusal = ask(Participant("bob", model, memory, max_rank=1), work)
+    assert refusal.reason is RefusalReason.SPEC_MISMATCH
+    assert "rank of the adapter is 2, expected at most 1, this client's max-rank" in refusal.detail
+    assert dict(memory) == {}
+    assert isinstance(ask(Participant("bob", model, memory, max_rank=2), work), UpdateReply)
+
+
 def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start, model):
     class Diverging(type(model)):
         def train(self, spec, state, settings, carried):

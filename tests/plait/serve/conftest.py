@@ -44,7 +44,7 @@ def tiny() -> LocatedBase:
 def write_adapter(tiny: LocatedBase) -> Callable[..., Path]:
     def write(folder: Path, *, seed: int, **settings: object) -> Path:
         torch.manual_seed(seed)
-        base = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
         model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
         with torch.no_grad():
             for parameter in model.parameters():
@@ -67,10 +67,10 @@ def adapters(write_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def alone(tiny: LocatedBase) -> Callable[..., str]:
     """What plain PEFT with one adapter and nothing else writes greedily."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny.directory)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
 
     def write(adapter: Path | None, prompt: str, count: int) -> str:
-        model = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter)
         tokens = tokenizer(prompt, return_tensors="pt")["input_ids"]

@@ -10,13 +10,14 @@ from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from plait.adapters import Task, parse_spec
 from plait.errors import ConfigError, PeerError
+from plait.training.adapter_size import adapter_size
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
-from plait.training.methods import AdapterRequest
+from plait.training.methods import METHODS, AdapterRequest, peft_config_of
 
 
 def test_layout_is_what_peft_makes_on_the_real_base(tiny: LocatedBase, blueprint: Blueprint) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     real = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
     shapes = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(real).items()}
     assert {slot.name: slot.shape for slot in blueprint.spec.layout.slots} == shapes
@@ -75,6 +76,56 @@ def test_targets_that_match_nothing_are_refused(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     with pytest.raises(ConfigError, match=r"has 'qproj', which matches no module .* did you mean 'q_proj'"):
         design(config, AdapterRequest(target_modules="v_proj,qproj"), task=Task.CAUSAL_LM, seed=0)
+
+
+def test_an_adapter_that_clients_would_refuse_is_refused_at_once(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    with pytest.raises(ConfigError, match=r"clients would refuse .*: r of the adapter spec is 5000, expected .* 4096"):
+        design(config, AdapterRequest(rank=5000, target_modules="k_proj"), task=Task.CAUSAL_LM, seed=0)
+
+
+@pytest.mark.parametrize("changed", [{"r": 4096}, {"r": 1, "rank_pattern": {"mlp.up_proj": 4096, "q_proj": 4096}}])
+def test_an_adapter_larger_than_its_base_is_refused_from_shapes(
+    tiny: LocatedBase, blueprint: Blueprint, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plait.training.adapter_size.SMALL", 1 << 20)
+    monkeypatch.setattr("plait.training.blueprint.get_peft_model", lambda *_, **__: pytest.fail("PEFT was asked"))
+    spec = json.loads(blueprint.spec.text)
+    spec["peft_config"].update(changed)
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    with pytest.raises(ConfigError, match=r"the adapter would have \d+ parameters, expected at most \d+ on this base"):
+        design_from_spec(config, parse_spec(json.dumps(spec)))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_size_told_from_shapes_is_never_below_the_adapters(tiny: LocatedBase, method: str) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    made = design(config, AdapterRequest(method=method, rank=4), task=Task.CAUSAL_LM, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
+    size = adapter_size(model, peft_config_of(made.spec.peft_config))
+    assert made.spec.layout.size <= size <= model.num_parameters()
+
+
+def test_a_dot_in_a_modules_name_is_a_dot_for_peft_too(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    own = {"layers.1.self_attn.q_proj": 2, "layers.2.self.attn.q_proj": 3}
+    made = design_from_spec(config, parse_spec(json.dumps(_lora_with(rank_pattern=own))))
+    ranks = {name: slot.shape[0] for name, slot in made.spec.layout.by_name.items() if "q_proj.lora_A" in name}
+    assert sorted(ranks.values()) == [2, 4, 4, 4]
+    assert made.spec.peft_config["rank_pattern"] == own
+
+
+def test_sizes_of_another_base_are_refused(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    spec = json.loads(design(config, AdapterRequest(method="prompt"), task=Task.CAUSAL_LM, seed=0).spec.text)
+    spec["peft_config"]["token_dim"] = 64
+    with pytest.raises(PeerError, match="token_dim of the adapter spec is 64, expected 128 on this base"):
+        design_from_spec(config, parse_spec(json.dumps(spec)))
+
+
+def _lora_with(**changed: object) -> dict[str, object]:
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    return {"method": "lora", "peft_config": {**settings, **changed}, "task": "causal-lm", "labels": [], "init_seed": 0}
 
 
 def test_an_encoder_is_no_language_model(tmp_path) -> None:

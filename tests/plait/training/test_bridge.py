@@ -5,9 +5,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import Trainer, TrainingArguments
 
+from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
 from plait.rounds.participant import Carried
@@ -37,6 +39,23 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
     assert 0 < trained.loss < before
     assert trained.tokens == 6 * 2 * 32
+
+
+@pytest.mark.parametrize(("trained", "still"), [("A", "B"), ("B", "A")])
+def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
+    resident: ResidentBase, blueprint: Blueprint, trained: str, still: str
+) -> None:
+    records = [Record(text="x = 1\n" * 300)]
+    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build))
+    # With B zero A has no gradient, so both begin elsewhere.
+    start = AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
+    # Decay would move a side that has no gradient of its own too.
+    settings = replace(SETTINGS, trained=trained, weight_decay=0.1)
+    after = local.train(blueprint.spec, start, settings, Carried()).state
+    for name, tensor in after.items():
+        assert np.array_equal(tensor, start[name]) == (f"lora_{still}" in name)
+    both = local.train(blueprint.spec, start, SETTINGS, Carried()).state
+    assert not any(np.array_equal(tensor, start[name]) for name, tensor in both.items())
 
 
 def test_what_a_trainer_prints_stays_out_of_plaits_results(

@@ -42,7 +42,7 @@ def test_packing_loses_only_the_tail_and_pads_nothing(resident: ResidentBase) ->
 
 
 def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_with(resident: ResidentBase) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(resident.directory)
+    tokenizer = AutoTokenizer.from_pretrained(resident.directory, trust_remote_code=False)
     texts = ["a tale of <|endoftext|> two", "", "Füße, 漢字 and \t\n tabs " * 20]
     plain = tokenizer(texts, add_special_tokens=False)["input_ids"]
     tokenizer.backend_tokenizer.enable_truncation(5)

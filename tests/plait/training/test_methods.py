@@ -84,7 +84,7 @@ def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
             bare = ours(input_ids=TOKENS).logits
     spec, state = servable(blueprint.spec, after)
     save_peft_directory(tmp_path / "out", spec=spec, state=state, base=tiny.reference, card="")
-    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # VeRA: its matrices come from a seed
         reloaded = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
@@ -111,7 +111,9 @@ def test_qlora_trains_over_four_bits_and_reloads_over_four_bits(
     with torch.no_grad():
         expected = model(input_ids=TOKENS).logits
     save_peft_directory(tmp_path / "out", spec=blueprint.spec, state=after, base=tiny.reference, card="")
-    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, **four_bits(compute))
+    plain = AutoModelForCausalLM.from_pretrained(
+        tiny.directory, dtype=torch.float32, **four_bits(compute), trust_remote_code=False
+    )
     # Its packed product takes no layer whose inputs are no multiple of 64, and the tiny base has one.
     keep_trainable(plain)
     with torch.no_grad():
@@ -165,7 +167,7 @@ def test_what_never_travels_is_not_in_the_layout(tiny: LocatedBase) -> None:
 
 
 def test_full_trains_every_weight_but_the_embedding(tiny: LocatedBase) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny.directory)
+    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     embedding = model.get_input_embeddings().weight.numel()
     assert made(tiny, "full").spec.layout.size == model.num_parameters() - embedding
 
@@ -213,7 +215,7 @@ def test_an_encoder_classifies_with_every_other_method(method: str, tmp_path: Pa
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(architectures=["BertModel"], vocab_size=2048, num_labels=2, **sizes)
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).save_pretrained(tmp_path)
     read = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
     request = AdapterRequest(method="lora", bias="all") if method == "bias" else AdapterRequest(method=method)
     task, labels = Task.CLASSIFICATION, ("a", "b")

@@ -44,7 +44,7 @@ def test_a_written_adapter_gives_the_same_logits_in_plain_peft(
 ) -> None:
     state = random_state(blueprint, 3)
     save_peft_directory(tmp_path / "adapter", spec=blueprint.spec, state=state, base=tiny.reference, card="x")
-    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
     plain = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     tokens = torch.arange(3, 35)[None]
     with torch.no_grad():

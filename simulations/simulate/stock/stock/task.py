@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def get_model(config: UserConfig) -> PeftModel:
     """The base with a fresh adapter on all linear layers."""
     torch.manual_seed(int(config["seed"]))
-    base = AutoModelForCausalLM.from_pretrained(config["model-name"], dtype=getattr(torch, str(config["dtype"])))
+    base = AutoModelForCausalLM.from_pretrained(
+        config["model-name"], dtype=getattr(torch, str(config["dtype"])), trust_remote_code=False
+    )
     return get_peft_model(
         base,
         LoraConfig(
@@ -26,7 +28,7 @@ def get_model(config: UserConfig) -> PeftModel:
 
 def get_rows(config: UserConfig, partition: int) -> torch.Tensor:
     """A client's sequences: the lines of the JSONL file that are its own, packed."""
-    tokenizer = AutoTokenizer.from_pretrained(config["model-name"])
+    tokenizer = AutoTokenizer.from_pretrained(config["model-name"], trust_remote_code=False)
     with Path(str(config["data"])).open(encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
     names = sorted({record["client"] for record in records})

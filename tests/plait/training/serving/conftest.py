@@ -37,7 +37,7 @@ def adapters(tiny: LocatedBase, tmp_path_factory: pytest.TempPathFactory) -> dic
     for seed, (name, settings) in enumerate(ADAPTERS.items()):
         torch.manual_seed(seed)
         model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32),
+            AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False),
             LoraConfig(task_type="CAUSAL_LM", **settings),
         )
         with torch.no_grad():
@@ -65,7 +65,7 @@ def alone(tiny: LocatedBase, adapters: dict[str, Adapter]) -> Callable[..., list
     """What plain PEFT with one adapter and nothing else writes greedily, token by token without a cache."""
 
     def write(name: str | None, prompt: tuple[int, ...], count: int) -> list[int]:
-        model = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
         if name is not None:
             model = PeftModel.from_pretrained(model, adapters[name].directory)
         tokens = torch.tensor([prompt])

@@ -41,7 +41,7 @@ def test_three_adapters_and_the_base_at_once_each_write_what_peft_writes_alone(
     make_engine: MakeEngine, adapters: dict[str, Any], alone: Alone, tiny: LocatedBase
 ) -> None:
     engine = make_engine()
-    tokenizer = AutoTokenizer.from_pretrained(tiny.directory)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
     answers: dict[tuple[str | None, str], list[Piece]] = {}
     generations: list[Generation] = []
     for number, prompt in enumerate(PROMPTS):
@@ -245,7 +245,7 @@ def test_the_thread_works_sleeps_and_ends(make_engine: MakeEngine) -> None:
 def test_a_chat_is_put_into_the_bases_own_words(make_engine: MakeEngine, tiny: LocatedBase) -> None:
     engine = make_engine()
     messages = [{"role": "user", "content": "hi"}]
-    tokenizer = AutoTokenizer.from_pretrained(tiny.directory)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert engine._tokenizer.decode(engine.encode_chat(messages)) == expected
     engine._tokenizer.chat_template = None

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from plait.training.bases import locate_base
 from plait.training.serving.text import TextStream
 
-TOKENIZER = AutoTokenizer.from_pretrained(locate_base("tiny").directory)
+TOKENIZER = AutoTokenizer.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
 
 
 def decode(tokens: Sequence[int]) -> str:
