@@ -25,8 +25,11 @@ from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
 from server.status import RunSummary, status_json
-from server.transfers import CutOff, Pace, Transfers
+from server.transfers import CutOff, Frequency, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
+
+_SAME_BODY = 16
+"""A node fetches a body once, and again from where it broke off where its connection breaks."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
@@ -72,6 +75,7 @@ class FederationService:
         self._summary = summary
         self._operator_token = operator_token
         self._start_s = start_s
+        self._frequency = Frequency(_SAME_BODY)
         self._downloads = Transfers(at_once=downloads_at_once, pace=pace)
 
     @property
@@ -114,6 +118,10 @@ class FederationService:
         if request.offset > len(body):
             await context.abort(
                 grpc.StatusCode.OUT_OF_RANGE, f"offset is {request.offset}, expected at most {len(body)}"
+            )
+        if not self._frequency.allows(session.node.name, request.sha256):
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"this was fetched {_SAME_BODY} times in a minute, try again later"
             )
         view = memoryview(body)
         try:

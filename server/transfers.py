@@ -7,11 +7,42 @@ of what is transferred.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from plait.errors import PeerError
+
+_MINUTE_S = 60.0
+
+
+class Frequency:
+    """How often each node began to fetch each body within the last minute; used in the event loop.
+
+    gRPC takes a whole body of a few megabytes at once and keeps what the node does not read, out of sight. So that a
+    node cannot pile it up, it may begin only so often.
+
+    Args:
+        most: times a minute.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._begun: dict[tuple[str, bytes], deque[float]] = {}
+        self._tidied = 0.0
+
+    def allows(self, node: str, digest: bytes) -> bool:
+        """Note one more beginning; False if it is one too many."""
+        now = asyncio.get_running_loop().time()
+        if now - self._tidied > _MINUTE_S:
+            self._begun = {key: times for key, times in self._begun.items() if now - times[-1] <= _MINUTE_S}
+            self._tidied = now
+        times = self._begun.setdefault((node, digest), deque(maxlen=self._most))
+        if len(times) == self._most and now - times[0] <= _MINUTE_S:
+            return False
+        times.append(now)
+        return True
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from scoreboard.small_federation import borrowed, of_numbers
 
 from client.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.rounds.roster import MOST_QUESTIONS
 from plait.transport import channel_credentials
 from plait.transport.credentials import channel_options
 from plait.trust import ClientKit, provision, revoke
@@ -41,6 +40,7 @@ ROUNDS = 2
 WIDE = 300_000  # columns: a broadcast has 2.4 MB
 ALLOWANCE_S = 10.0
 PATIENCE_S = 60.0
+QUESTIONS = 2  # that a node may be asked about itself
 MORE_MEMORY_BYTES = 128 << 20
 RECORDS = 500_000  # in 6 MB
 
@@ -277,7 +277,7 @@ def _many_ranks(job: Job, port: int, diary: Diary) -> None:
     def answer(node, work: pb.Work, data: bytes) -> None:
         if work.message_type == "query":
             asked.append(work.task_id)
-            diary.count("tried" if len(asked) <= MOST_QUESTIONS else "served")
+            diary.count("tried" if len(asked) <= QUESTIONS else "served")
             card = replace(decode_reply(data, max_bytes=len(data)), max_rank=1 + len(asked) % 2)
             data = encode_reply(card)
         node.upload(work.task_id, data)

@@ -198,6 +198,10 @@ def _downloads_give_up() -> None:
     downloads.Downloads._receive = receive
 
 
+def _always(*given: object) -> bool:
+    return True
+
+
 def _many_calls() -> None:
     put("server.attendance:_ENTERING_A_NAME", 10**9)
     put("server.guard:_CALLS_A_NAME", 10**9)
@@ -207,6 +211,7 @@ def _many_transfers() -> None:
     from contextlib import asynccontextmanager
 
     _many_calls()
+    put("server.transfers:Frequency.allows", _always)
     transfers = module("server.transfers")
 
     @asynccontextmanager
@@ -352,6 +357,9 @@ MUTATIONS: dict[str, Mutation] = {
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
     ),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
+    "same-body": Mutation(
+        "members", "a body may be fetched again and again", lambda: put("server.transfers:Frequency.allows", _always)
+    ),
     "content": Mutation(
         "members", "an answer may be of another kind than its task", nothing("server.uploads:Uploads._check")
     ),

@@ -269,6 +269,17 @@ class TestDownloads:
                 assert code(lambda call=call: list(call)) == "ABORTED"
             assert sum(len(chunk.data) for chunk in unread[-1]) == len(self.BODY) - CHUNK_BYTES
 
+    def test_a_node_that_fetches_the_same_again_and_again_has_to_wait(self, grid, attending, send):
+        with attending(grid, "alice", "bob") as (alice, bob):
+            for name in ("alice", "bob"):
+                send(grid, name, b"head", BIG)
+            work = alice.work()
+            for _ in range(16):
+                assert alice.body(work, offset=len(BIG) - 1) == BIG[-1:]
+
+            assert code(alice.body, work) == "RESOURCE_EXHAUSTED"
+            assert bob.task(bob.work()) == b"head" + BIG
+
     @pytest.mark.parametrize(
         ("pace", "pauses"),
         [(Pace(stall_s=2.0), [8.0]), (Pace(stall_s=2.0, least_bytes_s=1e12), [0.1] * 63)],
