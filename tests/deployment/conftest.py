@@ -64,7 +64,7 @@ def plait(*arguments: object, folder: Path, output: Path) -> subprocess.Popen[by
         )
 
 
-def until(condition: Callable[[], object], *, patience_s: float = 180.0, what: Callable[[], str] = lambda: "") -> None:
+def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: Callable[[], str] = lambda: "") -> None:
     """Wait for what another process does."""
     end = time.monotonic() + patience_s
     while not condition():
@@ -100,7 +100,7 @@ class Deployment:
         self._clients[name] = (
             "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
             "--data", data or self.federation / f"{name}.jsonl", "--state", "state",
-            "--threads", "1", "--dtype", "float32",
+            "--threads", "1", "--dtype", "float32", "--policy", self.federation / "policy.toml",
         )  # fmt: skip
         self.start(name)
 
