@@ -288,6 +288,13 @@ def _trainers_directory_first() -> None:
     put("plait.training.bridge:sys", SimpleNamespace(path=First(), stderr=sys.stderr))
 
 
+def _links_are_followed() -> None:
+    put("plait.files:_link", lambda path, facts: "")
+    mode = module("plait.files")._mode
+    # Linux gives every link the mode 0777, which would be told instead.
+    put("plait.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
+
+
 def _open_folders() -> None:
     for place in ("plait.files", "plait.data.cache", "client.disk_memory", "client.state_directory"):
         put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
@@ -396,7 +403,7 @@ MUTATIONS: dict[str, Mutation] = {
     "cache-mode": Mutation(
         "planted", "files that others can write are believed", nothing("plait.files:_mode", result="")
     ),
-    "cache-links": Mutation("planted", "links are followed", nothing("plait.files:_link", result="")),
+    "cache-links": Mutation("planted", "links are followed", _links_are_followed),
     "cache-above": Mutation("planted", "folders above are not looked at", nothing("plait.files:_above", result="")),
     "open-folders": Mutation("planted", "folders are made as the umask says (as root)", _open_folders),
     "pip-path": Mutation("planted", "pip starts in the working directory", _pip_as_the_directory_has_it),
