@@ -1,0 +1,44 @@
+"""What a client is told of a run, from the welcome's JSON to its policy's answer."""
+
+import json
+
+from harness import instrumented, main
+
+with instrumented():
+    from client.connection import _run_config
+    from plait.config import RunConfig
+    from plait.errors import ConfigError
+    from plait.policy import Policy
+    from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
+
+POLICY = Policy()
+
+
+def parse(data: bytes) -> None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return
+    try:
+        config = config_from_welcome(_run_config(text))
+        told = welcome_table(config.to_table())
+        if not told.keys() <= WELCOME_KEYS:
+            raise ValueError("a client would be told more than it takes")
+        POLICY.check_run(config)
+    except ConfigError as error:
+        if "\n" in str(error):
+            raise ValueError(f"not one line: {error!a}") from error
+
+
+def seeds() -> list[bytes]:
+    configs = (
+        RunConfig(base="tiny", rounds=2, client_ranks="2,4", wire="0.5"),
+        RunConfig(base="tiny", labels="a,b", method="prompt", rule="fedavg"),
+        RunConfig(base="tiny", target_modules="q_proj,embed_tokens", rank_pattern="q_proj=4"),
+    )
+    honest = [json.dumps(welcome_table(config.to_table())).encode() for config in configs]
+    return [*honest, b'{"base": "tiny", "wire": "nan"}', b'{"a":' * 2000, b"{}", b'{"rounds": 1e999}']
+
+
+if __name__ == "__main__":
+    main(parse, seeds())
