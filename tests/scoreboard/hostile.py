@@ -29,6 +29,8 @@ MOST_BYTES = 256 << 20
 _GIVEN_UP_CPU_S = 5.0
 _PATIENCE_S = 600.0
 _HONEST_EVERY = 40
+# Cases that alone notice that a defence is missing.
+_ALWAYS = frozenset({"spec: rank 4,000 on every layer", "welcome: where to write", "welcome: a trainer"})
 
 
 class Client:
@@ -130,7 +132,9 @@ def run(*, full: bool, scratch: Path) -> Row:
     """Every case against a client's own code, then those of the wire against a node."""
     every = dict(enumerate(all_cases()))
     assert len({case.name for case in every.values()}) == len(every)
-    cases = every if full else {number: case for number, case in every.items() if number % 5 == 0}
+    cases = (
+        every if full else {number: case for number, case in every.items() if number % 5 == 0 or case.name in _ALWAYS}
+    )
     figures: dict[str, float] = {}
     failures = list(in_process(scratch / "cases", cases, figures))
     wire = over_grpc(scratch / "wire", full=full)

@@ -50,7 +50,8 @@ def specs() -> Iterator[Case]:
         for what, value in WRONG.items():
             yield spec(f"{key} is {what}", with_settings(**{key: value}))
     named: list[tuple[str, dict[str, Json]]] = [
-        ("rank 0", {"r": 0}), ("rank -1", {"r": -1}), ("rank 200,000", {"r": 200_000}), ("rank 2**30", {"r": 2**30}),
+        ("rank 0", {"r": 0}), ("rank -1", {"r": -1}), ("rank 4,000 on every layer", {"r": 4000}),
+        ("rank 200,000", {"r": 200_000}), ("rank 2**30", {"r": 2**30}),
         ("rank 8.5", {"r": 8.5}), ("rank true", {"r": True}), ("rank '8'", {"r": "8"}), ("no rank", {"r": None}),
         ("alpha 1e300", {"lora_alpha": 1e300}), ("alpha -1", {"lora_alpha": -1}),
         ("dropout 1", {"lora_dropout": 1.0}), ("dropout -1", {"lora_dropout": -1.0}),

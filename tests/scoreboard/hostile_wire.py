@@ -259,7 +259,6 @@ def lies() -> Mapping[str, Lie]:
     welcome("configuration of tables", run_config_json='{"base": {"a": 1}}')
     welcome("session of a byte", session=b"s")
     welcome("fingerprint of a byte", base_fingerprint=b"f")
-    welcome("answers of no byte", max_answer_bytes=0)
     found["welcome: work before it"] = lambda stage: _welcomed_again(
         stage, lambda honest: iter((pb.ToNode(work=stage.work()),))
     )
