@@ -23,7 +23,7 @@ from plait.rounds.moments import Moments
 
 SMALLEST_GRADIENT = 1e-15
 """Gradients below count as zero: their squares would not be exact in float32."""
-_EPSILON = 1e-20
+EPSILON = 1e-20
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FlatAdamW:
         runs = _runs(sizes, trained, before.steps)
         # Views: a step on them is a step on the buffers.
         parameters = [nn.Parameter(self.master[run.first : run.last]) for run in runs]
-        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, eps=_EPSILON, fused=True)
+        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, eps=EPSILON, fused=True)
         for run, parameter in zip(runs, parameters, strict=True):
             parameter.grad = self.gradient[run.first : run.last]
             self._optimizer.state[parameter] = {

@@ -18,6 +18,7 @@ from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import LocalTraining, schedule_factor
 from plait.training.losses import BatchLoss, pad, summed_loss
+from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings
@@ -72,7 +73,8 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
     ours = trained(resident, blueprint, rows, settings)
     model = resident.carrying(blueprint.spec, blueprint.initial).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.1)
+    # Its usual epsilon would make steps of small gradients smaller, and so tell their sizes.
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.1, eps=EPSILON)
     tokens = torch.stack([torch.from_numpy(row.tokens.astype(np.int64)) for row in rows])
     for _ in range(settings.local_steps):  # a batch of all rows: their order does not matter
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
