@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # As the command line has it; numpy reads it when it is loaded.
@@ -12,3 +14,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A busy machine takes its time over an example, which says nothing of the code.
 settings.register_profile("plait", deadline=None)
 settings.load_profile("plait")
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What the command line sets for the processes that it starts is not left to the tests that follow."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]

@@ -47,3 +47,10 @@ def test_a_vulnerable_package_fails_the_audit(tmp_path) -> None:
     assert done.returncode == 1
     assert "audit: numpy 2: CVE-1, mended in 3" in done.stdout
     assert "2 of" in done.stdout
+
+
+def test_an_audit_that_finds_nothing_passes(tmp_path) -> None:
+    answer = json.dumps({"dependencies": [{"name": "peft", "version": "1", "vulns": []}]})
+    done = audit(tmp_path, f"print({answer!r})")
+    assert done.returncode == 0
+    assert "0 vulnerable" in done.stdout

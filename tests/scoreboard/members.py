@@ -278,7 +278,7 @@ def _many_ranks(job: Job, port: int, diary: Diary) -> None:
         if work.message_type == "query":
             asked.append(work.task_id)
             diary.count("tried" if len(asked) <= QUESTIONS else "served")
-            card = replace(decode_reply(data, max_bytes=len(data)), max_rank=1 + len(asked) % 2)
+            card = replace(decode_reply(data, max_bytes=len(data)), max_rank=2 - len(asked) % 2)
             data = encode_reply(card)
         node.upload(work.task_id, data)
 

@@ -24,7 +24,7 @@ MOST_FILES_A_ROUND = 1e-4
 @no_waiting_for_the_disk()
 def run(*, full: bool, scratch: Path) -> Row:
     """One run; memory and files are looked at a hundred times."""
-    rounds = ROUNDS if full else 600
+    rounds = ROUNDS if full else 2000
     federation = of_numbers.Federation(
         scratch / "run", {"alice": FakeModel(1.0, 3), "bob": FakeModel(4.0, 7)}, wire="bf16", rounds=rounds,
         eval_every=rounds // 4,
@@ -51,7 +51,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     files_a_round = float(np.polyfit(numbers[warm], files[warm], 1)[0])
     blocks_a_round = float(np.polyfit(numbers[warm], blocks[warm], 1)[0])
     # A short run sees allocator noise of a few pages.
-    most = MOST_BYTES_A_ROUND if full else 20 * MOST_BYTES_A_ROUND
+    most = MOST_BYTES_A_ROUND if full else 5 * MOST_BYTES_A_ROUND
     failures = [] if state.round == rounds else [f"{state.round} rounds were finished, expected {rounds}"]
     if bytes_a_round > most:
         failures.append(f"memory grows by {bytes_a_round:.0f} bytes a round, expected at most {most:.0f}")
