@@ -1,6 +1,7 @@
 """All that a server says to a node: the long call's messages as the node takes them over, and chunks of bodies."""
 
 import queue
+import threading
 
 from google.protobuf.message import DecodeError
 from harness import instrumented, main
@@ -29,6 +30,7 @@ def parse(data: bytes) -> None:
     told: queue.SimpleQueue = queue.SimpleQueue()
     connection = Connection.__new__(Connection)
     connection._tell, connection._sessions, connection._backoff = told.put, CurrentSession(), Patience()
+    connection._room = threading.Semaphore(1)
     if message.HasField("welcome"):
         connection._welcome(message.welcome, None)
     elif message.HasField("refused"):
