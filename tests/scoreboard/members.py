@@ -157,15 +157,20 @@ def _federate(folder: Path, kits: Path, attack: Attack, *, undisturbed: bool = F
             processes.append(start(_attack, HONESTLY.name, job, port))
         began = time.monotonic()
         processes += [start(attend, job, number, port) for number in range(len(HONEST))]
+        peaks_bytes = [0]
+
+        def is_over() -> bool:
+            peaks_bytes.append(_peak_bytes(server.pid))  # while it is there: it ends by itself
+            return result(job) is not None or not server.is_alive()
+
         with suppress(TimeoutError):
-            until(lambda: result(job) or not server.is_alive(), "the end of the run", patience_s=PATIENCE_S)
+            until(is_over, "the end of the run", patience_s=PATIENCE_S)
         seconds = time.monotonic() - began
-        peak_bytes = _peak_bytes(server.pid)
     finally:
         end(processes)
     counted = sorted((event["round"], event["client"]) for event in events(job, "update_received"))
     done = json.loads(diary.read_text()) if diary.exists() else {}
-    return _Outcome(seconds, [each for each in counted if each[1] in HONEST], peak_bytes, done)
+    return _Outcome(seconds, [each for each in counted if each[1] in HONEST], max(peaks_bytes), done)
 
 
 def _listens(port: int) -> bool:
