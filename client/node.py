@@ -373,7 +373,8 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
     """
     with locked(settings.state, settings.name):
         dataset = own_dataset(settings.data)
-        journal.tell("data", f"{len(dataset.records)} records of own data read", records=len(dataset.records))
+        count = len(dataset.records)
+        journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 
         def progress(text: str) -> None:
             journal.tell("preparing", text)
