@@ -137,9 +137,11 @@ def main() -> None:
     for name, way in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             found = way(Path(folder))
-        differs = bool(before) and before.get(name) != found
-        differing += differs
-        print(f"{found}  {name}{'  DIFFERS' if differs else ''}", flush=True)
+        verdict = "" if before.get(name, found) == found else "  DIFFERS"
+        if before and name not in before:
+            verdict = "  not there before"
+        differing += bool(verdict)
+        print(f"{found}  {name}{verdict}", flush=True)
     sys.exit(differing > 0)
 
 
