@@ -79,7 +79,8 @@ def deployed(folder: Path) -> str:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "policy.toml").write_text("min-tokens = 64\n")
-    settings = [option for option in COMMON if option not in ("--clients", "4")]
+    at = COMMON.index("--clients")
+    settings = (*COMMON[:at], *COMMON[at + 2 :])
     server = ["server", "--kit", "fed/server", "--listen", f"127.0.0.1:{port}", "--min-clients", "3", *settings]
     processes = [_start([*server, "--out", "run"], folder)]
     for name in NAMES:
