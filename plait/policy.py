@@ -17,10 +17,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
 
-METHODS = (
+METHOD_NAMES = (
     "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
 )  # fmt: skip
-"""The adapter methods that a policy can name."""
+"""The adapter methods, by the names that users give."""
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
 """What transformers calls the layers that read tokens."""
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
@@ -69,7 +69,7 @@ class Policy(BaseModel, frozen=True):
         Field(description="without a terminal: policy takes what is within this policy, ask takes nothing unasked"),
     ] = "policy"
     methods: Annotated[_Names, Field(description="adapter methods; full sends changes of whole weights")] = tuple(
-        name for name in METHODS if name != "full"
+        name for name in METHOD_NAMES if name != "full"
     )
     targets: Annotated[
         _Names, Field(description="modules that an adapter may touch; none named: any linear or norm layer in a block")
@@ -121,8 +121,8 @@ class Policy(BaseModel, frozen=True):
     @classmethod
     def _are_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in METHODS:
-                raise ValueError(f"expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+            if name not in METHOD_NAMES:
+                raise ValueError(f"expected some of {', '.join(METHOD_NAMES)}{did_you_mean(name, METHOD_NAMES)}")
         return value
 
     @property

@@ -12,8 +12,6 @@ from plait.cli.names import check_names
 from plait.cli.options import run_config, with_run_options
 from plait.cli.output import print_json
 
-_BITS = {"fp32": 32.0, "bf16": 16.0}
-
 
 @with_run_options()
 def estimate(
@@ -39,6 +37,7 @@ def estimate(
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
     from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
+    from plait.policy import bits_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
     from plait.simulation.flower_rules import ALL_RULES
@@ -46,7 +45,7 @@ def estimate(
 
     quiet_libraries()
     blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
-    bits = _bits_of(settings.wire)
+    bits = bits_of(settings.wire)
     rule, geometry = rule_of(settings, ALL_RULES), geometry_of(blueprint.spec)
     turned = factors_turn(settings, rule)
     copies = copies_on_disk(settings, rule, geometry)
@@ -81,11 +80,3 @@ def estimate(
 
     for table in estimate_tables(costs):
         Console().print(to_rich(table))
-
-
-def _bits_of(wire: str) -> float:
-    """Bits per parameter of what `--wire` takes."""
-    from plait.wire.codecs import codec_for
-
-    codec_for(wire)
-    return _BITS[wire] if wire in _BITS else float(wire)

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.errors import ConfigError, did_you_mean
-
-METHOD_NAMES = (
-    "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
-)  # fmt: skip
+from plait.policy import METHOD_NAMES
 
 # What people ask for that cannot be had, and the nearest thing that can.
 _ELSEWHERE: Mapping[str, str] = {

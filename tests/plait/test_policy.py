@@ -8,7 +8,7 @@ import pytest
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError
-from plait.policy import METHODS, Policy, bits_of, default_policy_toml, load_policy
+from plait.policy import METHOD_NAMES, Policy, bits_of, default_policy_toml, load_policy
 from plait.training import methods
 from plait.welcome import WELCOME_KEYS
 
@@ -18,8 +18,8 @@ def test_the_default_takes_plaits_own_defaults():
 
 
 def test_a_policy_knows_every_method_and_takes_all_but_whole_weights_by_default():
-    assert set(METHODS) == set(methods.METHODS)
-    assert set(Policy().methods) == set(METHODS) - {"full"}
+    assert set(METHOD_NAMES) == set(methods.METHODS)
+    assert set(Policy().methods) == set(METHOD_NAMES) - {"full"}
 
 
 def test_the_default_file_is_the_default_policy(tmp_path):
@@ -153,7 +153,7 @@ def commands_of_the_documentation():
             words = shlex.split(line.replace("'", " "), comments=True)
             pairs = {name[2:]: value for name, value in pairwise(words) if name.startswith("--")}
             given = {key: value for key, value in pairs.items() if key in WELCOME_KEYS and not PLACEHOLDER.match(value)}
-            if given.get("method", "lora") in METHODS:  # others are not to be had
+            if given.get("method", "lora") in METHOD_NAMES:  # others are not to be had
                 yield page, RunConfig.model_validate(given, strict=False)
 
 
