@@ -127,9 +127,12 @@ def main() -> None:
     """Print a digest per configuration; with ``--against``, end with 1 where one differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="what this command printed before")
+    parser.add_argument("--only", action="append", help="one configuration, by name; may be given several times")
     arguments = parser.parse_args()
     ways = {name: lambda folder, options=options: simulated(options, folder) for name, options in SIMULATIONS.items()}
     ways |= {"killed and resumed": resumed, "deployed over TLS": deployed}
+    if arguments.only:
+        ways = {name: ways[name] for name in arguments.only}
     before = {}
     if arguments.against:
         lines = arguments.against.read_text().splitlines()
