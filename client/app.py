@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from client.identity import participant_of
 from plait.abandon import Abandoned
 from plait.errors import DiskFullError, PlaitError
-from plait.simulation.blob import from_message, to_content
+from plait.flower.blob import from_message, to_content
 
 _FAILED = 1
 

@@ -75,9 +75,9 @@ def open_workplace(
         PlaitError: the base is not to be had, or the run configuration makes no sense.
     """
     from client.app import app
+    from plait.flower.rules import ALL_RULES
     from plait.plan import rule_of, terms_of
     from plait.simulation.clients import resident_base
-    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
     from plait.training.methods import METHODS
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from client.task import Answer, Kind, Task
 from client.wording import failure, shown
 from plait.errors import PeerError
-from plait.simulation.blob import parts_of, to_content
+from plait.flower.blob import parts_of, to_content
 from plait.wire.messages import Refusal, decode_reply
 
 _SERVER_NODE = 1

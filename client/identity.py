@@ -23,6 +23,7 @@ from client.state_directory import memory_folder
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind, histogram
 from plait.errors import ConfigError, PolicyError
+from plait.flower.rules import ALL_RULES
 from plait.plan import rule_of, terms_of
 from plait.policy import Policy, load_policy
 from plait.rounds.memory import Memory
@@ -30,7 +31,6 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.terms import Terms
 from plait.simulation.clients import client_name, resident_base, simulated_client
-from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
 from plait.trust.keys import NodeKey

@@ -6,8 +6,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from plait.config import config_from_table
+from plait.flower.channel import GridChannel
 from plait.simulation.local_grid import LocalGrid
-from server.grid_channel import GridChannel
 from server.run import run_federation
 
 app = ServerApp()

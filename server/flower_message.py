@@ -15,7 +15,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
-from plait.simulation.blob import parts_of, to_content
+from plait.flower.blob import parts_of, to_content
 from plait.simulation.local_grid import SERVER_NODE
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Answer

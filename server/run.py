@@ -15,6 +15,7 @@ from plait.adapters import BaseReference
 from plait.config import RunConfig, config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
+from plait.flower.rules import ALL_RULES
 from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of, settled
 from plait.rounds.beginning import begun, parents_in
 from plait.rounds.channel import Channel
@@ -26,7 +27,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import Ranks
 from plait.rounds.weights import WEIGHT_RATIO
-from plait.simulation.flower_rules import ALL_RULES
 from plait.stacking import beginning_of
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint

@@ -18,8 +18,8 @@ from plait.bench.footprint import measure
 from plait.bench.row import Row
 from plait.bench.updates import Drift, Updates
 from plait.errors import ConfigError, did_you_mean
+from plait.flower.rules import ALL_RULES
 from plait.rounds.validate import Expected, open_update
-from plait.simulation.flower_rules import ALL_RULES
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from plait import machine
 from plait.aggregation import Geometry
 from plait.bench.updates import Drift, Updates
-from plait.simulation.flower_rules import ALL_RULES
+from plait.flower.rules import ALL_RULES
 
 # Deltas that updates are copies of: more would measure the random numbers.
 _POOL = 8

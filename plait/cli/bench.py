@@ -163,8 +163,9 @@ def transport(
 def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
     """The server of plait, as `plait server` runs it."""
     from plait.bench.transport import Serving
+    from plait.flower.channel import GridChannel
 
-    grpc_grid, grid_channel = (importlib.import_module(f"server.{name}") for name in ("grpc_grid", "grid_channel"))
+    grpc_grid = importlib.import_module("server.grpc_grid")
     grid = grpc_grid.GrpcGrid(
         "127.0.0.1:0",
         inbox=inbox,
@@ -175,7 +176,7 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
         max_answer_bytes=max_answer_bytes,
     )
     with grid:
-        yield Serving(grid.address, grid_channel.GridChannel(grid, open_ended=True))
+        yield Serving(grid.address, GridChannel(grid, open_ended=True))
 
 
 def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
@@ -288,6 +289,7 @@ def simulate(
     from plait.cli.apps import add_apps_to_path
     from plait.cli.progress import status
     from plait.errors import MachineError
+    from plait.flower.channel import GridChannel
     from plait.simulation.echo import echo_grid
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
@@ -296,8 +298,7 @@ def simulate(
         typer.echo(json.dumps(row.to_json()) if json_output else str(row))
 
     add_apps_to_path()
-    grid_channel = importlib.import_module("server.grid_channel")
-    show(round_row(grid_channel.GridChannel(echo_grid(_IDLE_CLIENTS), open_ended=False), _IDLE_CLIENTS, rounds=30))
+    show(round_row(GridChannel(echo_grid(_IDLE_CLIENTS), open_ended=False), _IDLE_CLIENTS, rounds=30))
     if find_spec("ray") is None:
         raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
     quiet_libraries()

@@ -36,11 +36,11 @@ def estimate(
     settings = run_config(given, config)
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
+    from plait.flower.rules import ALL_RULES
     from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
     from plait.policy import bits_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
-    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()

@@ -33,7 +33,7 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
         parse_partition(settings.partition)
     if settings.rule not in RULES:
         # Flower's own strategies: these alone make it worth the wait for Flower.
-        from plait.simulation.flower_rules import ALL_RULES
+        from plait.flower.rules import ALL_RULES
 
         rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":

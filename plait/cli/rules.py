@@ -32,8 +32,8 @@ def rules(
     """
     from plait.aggregation import geometry_of
     from plait.config import config_from_table
+    from plait.flower.rules import ALL_RULES
     from plait.plan import blueprint_of
-    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()

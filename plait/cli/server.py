@@ -105,11 +105,11 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     machine.share_memory_between_threads()
     with status("loading libraries", quiet=quiet):
         from plait.cli.apps import load_apps
+        from plait.flower.rules import ALL_RULES
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.validate import max_update_bytes
-        from plait.simulation.flower_rules import ALL_RULES
         from plait.stacking import beginning_of
         from plait.training.bases import locate_base, quiet_libraries
 

@@ -58,10 +58,10 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
     with status("loading libraries", quiet=quiet):
+        from plait.flower.rules import ALL_RULES
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.report.wording import plural
         from plait.simulation.clients import deal, scheme_of
-        from plait.simulation.flower_rules import ALL_RULES
         from plait.stacking import beginning_of
         from plait.training.bases import locate_base, quiet_libraries
         from plait.training.device import choose_compute

@@ -93,9 +93,9 @@ def _check_adapter(directory: RunDirectory, rounds: list[str], settings: RunConf
 
 def _published(directory: RunDirectory, settings: RunConfig) -> tuple[str, str]:
     """Digests of the newest checkpoint's adapter and of what it is published as."""
+    from plait.flower.rules import ALL_RULES
     from plait.plan import ranks_of, rule_of
     from plait.rounds.checkpoint import load_checkpoint
-    from plait.simulation.flower_rules import ALL_RULES
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.published import published
 
@@ -108,13 +108,13 @@ def _published(directory: RunDirectory, settings: RunConfig) -> tuple[str, str]:
 
 
 def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -> int:
+    from plait.flower.rules import ALL_RULES
     from plait.plan import optimizer_of, plan_of, ranks_of, rule_of
     from plait.rounds.audit import replay
     from plait.rounds.beginning import begun, parents_in
     from plait.rounds.folding import Folding, Refused
     from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
-    from plait.simulation.flower_rules import ALL_RULES
     from plait.stacking import beginning_of
     from plait.training.bases import locate_base, quiet_libraries
 

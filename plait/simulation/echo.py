@@ -7,7 +7,7 @@ from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from plait.simulation.blob import parts_of, to_content
+from plait.flower.blob import parts_of, to_content
 from plait.simulation.local_grid import FIRST_CLIENT_NODE, LocalGrid
 
 

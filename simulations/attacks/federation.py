@@ -11,6 +11,7 @@ from typing import Self
 from attacks.model import FINGERPRINT, Client, spec_and_initial
 
 from plait.aggregation import geometry_of, optimizer_for
+from plait.flower.rules import ALL_RULES
 from plait.rounds.channel import Purpose, TaskParts
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
@@ -20,7 +21,6 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.simulation.flower_rules import ALL_RULES
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 

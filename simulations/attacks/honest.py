@@ -17,8 +17,8 @@ from plait.cli.apps import load_apps
 from plait.cli.simulate import prepare
 from plait.config import RunConfig
 from plait.errors import PlaitError
+from plait.flower.rules import ALL_RULES
 from plait.rounds.ledger import read_events
-from plait.simulation.flower_rules import ALL_RULES
 from plait.simulation.local_grid import run_in_process
 from plait.training.methods import METHODS
 

@@ -25,7 +25,7 @@ from client.node import Node, Timing
 from client.settings import NodeSettings
 from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
-from plait.simulation.blob import from_message, to_content
+from plait.flower.blob import from_message, to_content
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 

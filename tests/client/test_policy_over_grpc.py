@@ -17,10 +17,10 @@ from client.node import Node, Timing
 from client.settings import check_settings
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError
+from plait.flower.rules import ALL_RULES
 from plait.plan import plan_of, ranks_of, rule_of, settled, terms_of
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.run_state import initial_state
-from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base
 from plait.v1 import federation_pb2 as pb
 from plait.welcome import welcome_table

@@ -18,8 +18,8 @@ from client import disk_memory
 from plait.cli.main import main
 from plait.config import RunConfig
 from plait.errors import MachineError
+from plait.flower.blob import from_message, to_content
 from plait.plan import blueprint_of, plan_of
-from plait.simulation.blob import from_message, to_content
 from plait.training.bases import locate_base
 from plait.trust import ServerKit, provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task

@@ -5,9 +5,9 @@ import pytest
 from plait.adapters import Layout, Task
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PolicyError
+from plait.flower.rules import ALL_RULES
 from plait.plan import _check_reach, blueprint_of, optimizer_of, rule_of, settings_of, settled, terms_of
 from plait.policy import Policy
-from plait.simulation.flower_rules import ALL_RULES
 from plait.training.bases import locate_base
 from plait.training.blueprint import base_modules, read_base_config
 from plait.training.methods import METHODS

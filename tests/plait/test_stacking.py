@@ -11,11 +11,11 @@ from plait.adapters import AdapterState, Parent, Task, save_peft_directory
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
+from plait.flower.rules import ALL_RULES
 from plait.plan import ranks_of, rule_of
 from plait.rounds.beginning import begun
 from plait.rounds.run_state import initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.simulation.flower_rules import ALL_RULES
 from plait.stacking import beginning_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config

@@ -32,11 +32,11 @@ from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.errors import PeerError
+from plait.flower.blob import from_message, to_content
+from plait.flower.channel import GridChannel
 from plait.rounds.ledger import Event, read_events
 from plait.rounds.participant import Participant, Trained
-from plait.simulation.blob import from_message, to_content
 from plait.trust import ClientKit, ServerKit
-from server.grid_channel import GridChannel
 from server.grpc_grid import GrpcGrid
 
 RUN_ID = 7

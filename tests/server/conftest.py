@@ -13,7 +13,7 @@ import grpc
 import pytest
 from flwr.app import Message
 
-from plait.simulation.blob import to_content
+from plait.flower.blob import to_content
 from plait.transport import (
     CHANNEL_OPTIONS,
     CHUNK_BYTES,

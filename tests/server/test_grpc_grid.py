@@ -12,7 +12,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 
 from plait.errors import ConfigError, DiskFullError, MachineError, PeerError
-from plait.simulation.blob import from_message
+from plait.flower.blob import from_message
 from plait.transport import channel_credentials, node_number
 from plait.trust import ClientKit, ServerKit
 from plait.v1 import federation_pb2 as pb

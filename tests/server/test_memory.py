@@ -34,7 +34,7 @@ ROUND = """
 import sys
 from pathlib import Path
 from plait.machine import give_back_memory
-from plait.simulation.blob import to_content
+from plait.flower.blob import to_content
 from server.grpc_grid import GrpcGrid
 def own_bytes():
     give_back_memory()

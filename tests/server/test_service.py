@@ -12,8 +12,8 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
+from plait.flower.blob import from_message
 from plait.report import status_tables
-from plait.simulation.blob import from_message
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb

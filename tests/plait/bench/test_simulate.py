@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from plait.bench.simulate import Workload, deal_out, round_row, rows, stock_app
+from plait.flower.channel import GridChannel
 from plait.simulation.echo import echo_grid
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.device import Compute
-from server.grid_channel import GridChannel
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plait.aggregation import RULES
-from plait.simulation.flower_rules import FLOWER_RULES
+from plait.flower.rules import FLOWER_RULES
 
 
 def listed(plait, *options):

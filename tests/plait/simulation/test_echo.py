@@ -1,6 +1,6 @@
+from plait.flower.channel import GridChannel
 from plait.rounds.channel import Purpose
 from plait.simulation.echo import echo_grid
-from server.grid_channel import GridChannel
 
 
 def test_every_client_sends_back_what_it_was_sent() -> None:

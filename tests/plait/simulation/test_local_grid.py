@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from plait.errors import DataError, Interrupted, PeerError
-from plait.simulation.blob import from_message, to_content
+from plait.flower.blob import from_message, to_content
 from plait.simulation.gathering import Gathering
 from plait.simulation.local_grid import FIRST_CLIENT_NODE, LocalGrid, SideBySide, StopRequest, run_in_process
 

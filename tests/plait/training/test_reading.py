@@ -16,10 +16,10 @@ from plait.adapters import AdapterState
 from plait.config import RunConfig
 from plait.data import Record, RecordKind
 from plait.errors import PolicyError
+from plait.flower.rules import ALL_RULES
 from plait.plan import plan_of, rule_of, terms_of
 from plait.policy import Policy
 from plait.rounds.participant import Participant
-from plait.simulation.flower_rules import ALL_RULES
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.wire.codecs import codec_for

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedMedian
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, Contribution, RoundContext, check_rule, geometry_of
 from plait.errors import ConfigError, PeerError
-from plait.simulation.flower_rules import FLOWER_RULES, FlowerRule, flower_rule
+from plait.flower.rules import FLOWER_RULES, FlowerRule, flower_rule
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)

@@ -11,8 +11,8 @@ from typing import Protocol, Self, runtime_checkable
 from flwr.serverapp import Grid
 
 from plait.errors import PeerError
+from plait.flower.blob import data_of, to_content
 from plait.rounds.channel import Data, Identity, NoAnswer, Presence, Purpose, TaskParts
-from plait.simulation.blob import data_of, to_content
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
 _SHORTEST_PAUSE_S = 0.02

@@ -5,10 +5,10 @@ from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from plait.errors import PeerError
+from plait.flower import channel as grid_channel
+from plait.flower.blob import from_message, to_content
+from plait.flower.channel import GridChannel
 from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose
-from plait.simulation.blob import from_message, to_content
-from server import grid_channel
-from server.grid_channel import GridChannel
 
 
 @pytest.fixture(autouse=True)
