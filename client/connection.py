@@ -69,6 +69,7 @@ class Connection:
         self._broken_off = ""
         self._outgoing: queue.SimpleQueue[pb.FromNode | None] | None = None
         self._call: Attending | None = None
+        self._is_welcome = False
         self._thread = watched_thread(self._stay, name="connection", tell=tell)
 
     def start(self) -> None:
@@ -76,9 +77,9 @@ class Connection:
         self._thread.start()
 
     def send(self, message: pb.FromNode) -> None:
-        """Say something to the server, if it is there."""
+        """Say something to the server, if this node is enrolled; before the proof it would be refused for good."""
         with self._lock:
-            if self._outgoing is not None:
+            if self._outgoing is not None and self._is_welcome:
                 self._outgoing.put(message)
 
     def heard(self) -> None:
@@ -135,7 +136,7 @@ class Connection:
         patience.start()
         heard = challenged = welcomed = False
         with self._lock:
-            self._call, self._outgoing, self._broken_off = call, outgoing, ""
+            self._call, self._outgoing, self._broken_off, self._is_welcome = call, outgoing, "", False
         try:
             for message in call:
                 heard = True
@@ -151,6 +152,8 @@ class Connection:
                         raise PeerError("server took this node in twice, expected work")
                     patience.cancel()
                     welcomed = True
+                    with self._lock:
+                        self._is_welcome = True
                     self._welcome(message.welcome, calls)
                 elif welcomed:
                     self._hand_on(message)

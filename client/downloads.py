@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from typing import cast
 
 import grpc
 
@@ -75,7 +76,7 @@ class Downloads:
     def _fetch_anew(self, effort: Effort) -> bytes:
         task, backoff, received, tries = effort.task, self._backoff(), _Received(), 0
         while True:
-            before = received.size
+            before, offers = received.size, effort.offers
             try:
                 self._receive(effort, received)
                 if received.size == task.body_bytes:
@@ -92,6 +93,9 @@ class Downloads:
             except SessionOverError:
                 continue
             except grpc.RpcError as error:
+                if cast("grpc.Call", error).code() is grpc.StatusCode.NOT_FOUND:
+                    # Settled meanwhile, or not yet given out again by a server that was restarted: then it comes anew.
+                    effort.call_off(what_failed(error), unless_offered_since=offers)
                 cause = f"{task.doing}: download: {what_failed(error)}"
             effort.check()
             self._trouble(cause)

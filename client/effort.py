@@ -20,6 +20,7 @@ class Effort:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.reason = ""
+        self.offers = 1
         self._called_off = threading.Event()
         self._lock = threading.Lock()
         self._cancel: Callable[[], object] | None = None
@@ -29,14 +30,22 @@ class Effort:
         """Whether nobody waits for it any more."""
         return self._called_off.is_set()
 
-    def call_off(self, reason: str) -> None:
+    def offered_again(self) -> bool:
+        """The server sent the task once more; False if it was called off before, and has to be begun anew."""
+        with self._lock:
+            self.offers += not self._called_off.is_set()
+            return not self._called_off.is_set()
+
+    def call_off(self, reason: str, *, unless_offered_since: int | None = None) -> None:
         """Make the effort end soon.
 
         Args:
             reason: a few words for the operator.
+            unless_offered_since: the number of offers after which the server said that it does not wait; where there
+                are more by now, it does wait.
         """
         with self._lock:
-            if self._called_off.is_set():
+            if self._called_off.is_set() or unless_offered_since not in (None, self.offers):
                 return
             self.reason = reason
             self._called_off.set()

@@ -87,7 +87,7 @@ class Worker:
         with self._changed:
             current = self._current
             if current is not None and not current.called_off:
-                if current.task == task:
+                if current.task == task and current.offered_again():
                     self._confirmed = True
                     return True
                 same_name = current.task.task_id == task.task_id

@@ -57,7 +57,10 @@ class FederationDouble(FederationServicer):
     cut_download_at: list[int] = field(default_factory=list)
     cut_upload_at: list[int] = field(default_factory=list)
     on_held: Callable[[], None] = lambda: None
+    on_no_body: Callable[[], None] = lambda: None
     stalled: threading.Event | None = None
+    challenge_delay_s: float = 0.0
+    out_of_turn: list[pb.FromNode] = field(default_factory=list)
     max_answer_bytes: int = 1 << 30
     hellos: list[pb.Hello] = field(default_factory=list)
     proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -108,8 +111,12 @@ class FederationDouble(FederationServicer):
         hello = next(request_iterator).hello
         self.hellos.append(hello)
         nonce = secrets.token_bytes(32)
+        time.sleep(self.challenge_delay_s)
         yield pb.ToNode(challenge=pb.Challenge(nonce=nonce))
-        self.proofs.append((nonce, next(request_iterator).proof.signature))
+        second = next(request_iterator)
+        if not second.HasField("proof"):
+            self.out_of_turn.append(second)
+        self.proofs.append((nonce, second.proof.signature))
         if self.refusal is not None:
             yield pb.ToNode(refused=self.refusal)
             return
@@ -151,7 +158,10 @@ class FederationDouble(FederationServicer):
     def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
         self._check(request.session, context)
         self.offsets.append(("download", request.offset))
-        body = self.bodies[request.sha256]
+        body = self.bodies.get(request.sha256)
+        if body is None:
+            self.on_no_body()
+            context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
         for start in range(request.offset, len(body), CHUNK):
             if self.stalled is not None:

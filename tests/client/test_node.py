@@ -85,6 +85,50 @@ def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
     assert desk.asked == [b"next"]
 
 
+def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_done(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"", BODY)
+    # An older connection of this node has answered it meanwhile.
+    federation.bodies.clear()
+    node = start_node()
+    wait_until(lambda: node.events("dropped"), "the task to be dropped")
+    assert "no open task of this node has this body" in node.events("dropped")[0]["text"]
+    federation.give("2.train.0", b"next", group="2")
+    wait_until(lambda: "2.train.0" in federation.answers, "the next answer")
+    assert desk.asked == [b"next"]
+
+
+def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_done(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"", BODY)
+    federation.bodies.clear()
+    node = start_node()
+
+    def offer_again() -> None:
+        federation.on_no_body = lambda: None
+        federation.give("1.train.0", b"", BODY)
+        wait_until(lambda: node.node._worker._current.offers > 1, "the node to have seen the task")
+
+    federation.on_no_body = offer_again
+    wait_until(lambda: federation.answers, "the answer")
+    assert desk.asked == [BODY]
+    assert not node.events("dropped")
+
+
+def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"slow")
+    start_node()
+    wait_until(lambda: desk.steps > 3, "work")
+    federation.challenge_delay_s = 0.3  # six of the node's reports
+    federation.restart()
+    wait_until(lambda: len(federation.readies) == 2, "the node to come back")
+    assert federation.out_of_turn == []
+
+
 def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node, wait_until) -> None:
     federation.cut_upload_at = [1 << 20]
     federation.give("1.train.0", b"big")
