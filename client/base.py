@@ -75,6 +75,7 @@ def open_workplace(
         PlaitError: the base is not to be had, or the run configuration makes no sense.
     """
     from client.app import app
+    from plait.flower.apps import HostedApp
     from plait.flower.rules import ALL_RULES
     from plait.plan import rule_of, terms_of
     from plait.simulation.clients import resident_base
@@ -111,10 +112,7 @@ def open_workplace(
     compute = resident_base(config).compute
     device, memory = _device(str(compute.device))
     return AppWorkplace(
-        app,
-        run,
-        run_config=table,
-        node_config=settings.node_config,
+        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table, node_config=settings.node_config),
         capacity=Capacity(
             base_fingerprint=found,
             methods=tuple(sorted(METHODS)),

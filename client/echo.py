@@ -16,6 +16,7 @@ from client.node import Node
 from client.settings import NodeSettings, check_settings
 from client.workplace import AppWorkplace, Capacity, Run, Workplace
 from plait.errors import PlaitError
+from plait.flower.apps import HostedApp
 from plait.simulation.echo import echo_app
 
 
@@ -28,9 +29,14 @@ def run_echo(settings: NodeSettings) -> None:
 
     def open_workplace(run: Run) -> Workplace:
         capacity = Capacity(run.base_fingerprint, (), 0, "none")
-        return AppWorkplace(
-            echo_app(), run, run_config=dict(run.config), node_config=settings.node_config, capacity=capacity
+        app = HostedApp(
+            echo_app(),
+            run_id=run.run_id,
+            node_id=run.node_id,
+            run_config=dict(run.config),
+            node_config=settings.node_config,
         )
+        return AppWorkplace(app, capacity=capacity)
 
     Node(settings, open_workplace, Journal(Style.QUIET, sys.stderr)).run()
 

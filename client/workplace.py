@@ -1,24 +1,20 @@
-"""Where the work of one run is done: the ClientApp, its context, and the base that the run adapts.
-
-The app is run as it is; what it needs to know of its node is in the context that Flower gives it.
-"""
+"""Where a node does the tasks of one run: with a ClientApp, or by declining each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from flwr.app import Context, Message, RecordDict
-from flwr.app.user_config import UserConfig
-
-from client.flower_message import to_answer, to_message
 from client.task import Answer, Kind, Task
 from client.wording import failure
 from plait.abandon import Abandoned
 from plait.config import Scalar
-from plait.errors import PlaitError, PolicyError
-from plait.wire.messages import Refusal, RefusalReason, encode_reply
+from plait.errors import PeerError, PlaitError, PolicyError
+from plait.flower.apps import HostedApp
+from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
+
+_LARGEST_REFUSAL = 65536
 
 
 @dataclass(frozen=True)
@@ -75,41 +71,28 @@ class Workplace(Protocol):
 
 
 class AppWorkplace:
-    """A ClientApp at work on one run, with a context that lives as long as the run.
+    """A ClientApp at work on one run.
 
     Args:
-        app: Flower's ClientApp.
-        run: the run.
-        run_config: the run configuration as this node sees it.
-        node_config: what the app is to know of its node.
+        app: the app, hosted in this process.
         capacity: what the node can do.
     """
 
-    def __init__(
-        self,
-        app: Callable[[Message, Context], Message],
-        run: Run,
-        *,
-        run_config: UserConfig,
-        node_config: UserConfig,
-        capacity: Capacity,
-    ) -> None:
+    def __init__(self, app: HostedApp, *, capacity: Capacity) -> None:
         self.capacity = capacity
         self._app = app
-        self._run = run
-        self._context = Context(
-            run_id=run.run_id,
-            node_id=run.node_id,
-            node_config=node_config,
-            state=RecordDict(),
-            run_config=run_config,
-        )
 
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
         try:
-            message = to_message(task, body, run_id=self._run.run_id, node_id=self._run.node_id)
-            return to_answer(self._app(message, self._context))
+            data, is_plait = self._app.answer(
+                task_id=task.task_id,
+                message_type=task.message_type,
+                group_id=task.group_id,
+                head=task.head,
+                body=body,
+                is_plait=task.kind is Kind.PLAIT,
+            )
         except Abandoned:
             raise
         except PlaitError as error:
@@ -117,6 +100,20 @@ class AppWorkplace:
         except Exception as error:
             # An app may raise anything; the node outlives it.
             return Answer.failed(failure(error))
+        if not is_plait:
+            return Answer.of(Kind.RECORDS, data)
+        return Answer.of(Kind.PLAIT, data, failure=_refusal_in(data))
+
+
+def _refusal_in(data: bytes) -> str:
+    """Why plait's own app refused, if it did."""
+    if len(data) > _LARGEST_REFUSAL:
+        return ""
+    try:
+        reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
+    except PeerError:
+        return ""  # another app's bytes
+    return f"{reply.reason.name.lower().replace('_', ' ')}: {reply.detail}" if isinstance(reply, Refusal) else ""
 
 
 class DecliningWorkplace:

@@ -6,22 +6,20 @@ is pulled. Knows nothing of what messages are about.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from flwr.app import Context, Message, RecordDict
-from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.run import Run
-
 from plait.config import Scalar
 from plait.errors import ConfigError, PlaitError
+from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
 from plait.machine import allow_open_files
-from plait.simulation.local_grid import SERVER_NODE
+from plait.rounds.channel import NoAnswer
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
@@ -30,7 +28,6 @@ from plait.v1 import federation_pb2 as pb
 from server.address import Address
 from server.attendance import Attendance, Terms
 from server.desk import Desk
-from server.flower_message import emptied, identify, stamped, to_error, to_parts, to_reply
 from server.grpc_server import GrpcServer
 from server.guard import Guard
 from server.inbox import Inbox
@@ -50,7 +47,7 @@ PACE = Pace()
 """How slow an upload or a download may be."""
 
 
-class GrpcGrid(Grid):
+class GrpcGrid(ByteGrid):
     """A grid of nodes that are connected over gRPC; serves between `start` and `stop`, or as a context manager.
 
     Args:
@@ -95,6 +92,7 @@ class GrpcGrid(Grid):
         metrics_listen: str | None = None,
         summary: Callable[[], RunSummary] = RunSummary,
     ) -> None:
+        super().__init__(run_id=run_id, run_config=run_config)
         self._address = Address.parse(listen)
         if kit is None and not self._address.is_loopback:
             raise ConfigError(
@@ -122,10 +120,9 @@ class GrpcGrid(Grid):
         self._finished = False
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
-        self._sent: dict[str, Message] = {}
+        self._numbers = itertools.count()
         self._moved: dict[int, tuple[int, float]] = {}
         self._uploads: Uploads | None = None
-        self._run = Run.create_empty(run_id)
         self._server = GrpcServer(
             self._address,
             None if kit is None else server_credentials(kit),
@@ -137,7 +134,6 @@ class GrpcGrid(Grid):
                 ("grpc.max_allowed_incoming_connections", _most_connections(max_nodes + max_unproven + strangers))
             ],
         )
-        identify(run_id)
 
     def start(self) -> None:
         """Begin to serve.
@@ -153,7 +149,7 @@ class GrpcGrid(Grid):
         except BaseException:
             self._close()
             raise
-        say("serving", address=self._address, tls=self._kit is not None, run=self._run.run_id)
+        say("serving", address=self._address, tls=self._kit is not None, run=self._terms.run_id)
 
     def stop(self, *, finished: bool = False) -> None:
         """Tell the nodes, and end.
@@ -185,33 +181,6 @@ class GrpcGrid(Grid):
         """Where the Prometheus page is."""
         return None if self._metrics_server is None else str(self._metrics_server.address)
 
-    def drive(self, app: ServerApp) -> None:
-        """Run a ServerApp over this grid, to its end; it sees the same run configuration as the nodes."""
-        terms = self._terms
-        context = Context(
-            run_id=terms.run_id,
-            node_id=SERVER_NODE,
-            node_config={},
-            state=RecordDict(),
-            run_config=dict(terms.run_config),
-        )
-        app(self, context)
-
-    def set_run(self, run: Run) -> None:
-        """Take over Flower's description of the run."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of the run."""
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Make a message to one node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are attached, have proved their key, and hold the base."""
         self._check()
@@ -242,15 +211,6 @@ class GrpcGrid(Grid):
             self._moved[node_id] = moved_bytes, now
         return session.since, now - max(session.doing_since, self._moved[node_id][1])
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages.
-
-        Returns:
-            An id for each, in their order; empty for one whose node has never attached.
-        """
-        self._check()
-        return [self._push(message) for message in messages]
-
     def _check(self) -> None:
         """See that it serves, and that answers can be kept.
 
@@ -261,54 +221,39 @@ class GrpcGrid(Grid):
         if self._desk.failure is not None:
             raise self._desk.failure
 
-    def _push(self, message: Message) -> str:
-        node = self._desk.sessions.node(message.metadata.dst_node_id)
+    def give(self, task: GivenTask) -> str:
+        """Send a task to a node that is or was attached."""
+        self._check()
+        node = self._desk.sessions.node(task.node)
         if node is None:
             return ""
-        message_id = stamped(message)
-        content, head, body = to_parts(message.content)
-        self._sent[message_id] = emptied(message)
+        message_id = f"task-{next(self._numbers)}"
         assignment = self._desk.assignments.give(
             node.name,
             message_id=message_id,
-            message_type=message.metadata.message_type,
-            group=message.metadata.group_id,
-            content=content,
-            head=head,
-            body=body,
+            message_type=task.message_type,
+            group=task.group,
+            content=pb.CONTENT_PLAIT if task.is_plait else pb.CONTENT_RECORDS,
+            head=task.head,
+            body=task.body,
         )
         self._metrics.tasks_given.inc()
         self._desk.send(assignment)
         return message_id
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """The replies that are there, each read from disk when the iterator comes to it."""
+    def take(self, message_ids: Iterable[str]) -> Iterator[TakenAnswer]:
+        """The answers that are there, each read from disk when the iterator comes to it."""
         self._check()
         for assignment in self._desk.assignments.settled(message_ids):
-            sent = self._sent.pop(assignment.message_id, None)
-            if sent is None:
-                continue
             if assignment.failure is not None:
                 self._desk.assignments.pulled(assignment, keep=False)
-                yield to_error(assignment.failure, reply_to=sent)
+                yield TakenAnswer(assignment.message_id, NoAnswer(assignment.failure))
                 continue
             answer = self._inbox.read(assignment.node, assignment.task_id)
-            self._desk.assignments.pulled(assignment, keep=answer.content != pb.CONTENT_ERROR)
-            yield to_reply(answer, reply_to=sent)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and collect the replies; those that have not come in time can still be pulled."""
-        waiting = {message_id for message_id in self.push_messages(messages) if message_id}
-        end = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while True:
-            for reply in self.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies.append(reply)
-            left_s = None if end is None else end - time.monotonic()
-            if not waiting or (left_s is not None and left_s <= 0):
-                return replies
-            self.wait(left_s)
+            failed = answer.content == pb.CONTENT_ERROR
+            self._desk.assignments.pulled(assignment, keep=not failed)
+            data = NoAnswer(bytes(answer.data).decode(errors="replace")) if failed else answer.data
+            yield TakenAnswer(assignment.message_id, data, is_plait=answer.content == pb.CONTENT_PLAIT)
 
     def wait(self, timeout_s: float | None) -> None:
         """Block until a reply, a loss or an arrival that came after the last call, or until the time is over.
@@ -324,17 +269,15 @@ class GrpcGrid(Grid):
             if self._desk.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
                 return
 
-    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+    def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
         """Wait for these replies no more, and tell the nodes to stop working on them.
 
         Args:
             message_ids: what `push_messages` gave.
             reason: one word for the nodes' logs: deadline, enough, replaced.
         """
-        ids = list(message_ids)
-        for message_id in ids:
-            self._sent.pop(message_id, None)
-        self._desk.withdraw(ids, reason)
+        self.forget(message_ids)
+        self._desk.withdraw(message_ids, reason)
 
     def _service(self) -> FederationService:
         attendance = Attendance(

@@ -25,6 +25,7 @@ from client.node import Node, Timing
 from client.settings import NodeSettings
 from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
+from plait.flower.apps import HostedApp
 from plait.flower.blob import from_message, to_content
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
@@ -283,9 +284,8 @@ def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iter
         app = desk.app()
 
         def open_workplace(run: Run) -> AppWorkplace:
-            return AppWorkplace(
-                app, run, run_config=dict(run.config), node_config=settings.node_config, capacity=capacity
-            )
+            config = {"run_config": dict(run.config), "node_config": settings.node_config}
+            return AppWorkplace(HostedApp(app, run_id=run.run_id, node_id=run.node_id, **config), capacity=capacity)
 
         screen = io.StringIO()
         node = Node(

@@ -18,8 +18,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
 from client.address import ServerAddress
@@ -32,7 +30,7 @@ from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.errors import PeerError
-from plait.flower.blob import from_message, to_content
+from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
 from plait.rounds.ledger import Event, read_events
 from plait.rounds.participant import Participant, Trained
@@ -234,15 +232,10 @@ def _node(job: Job, number: int, port: int) -> Node:
     def open_workplace(run: Run) -> AppWorkplace:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         participant = Participant(name, model, memory, sign=kit.node_key.sign if kit else None)
-        app = ClientApp()
-
-        def work(message: Message, context: Context) -> Message:
-            return Message(to_content(participant.answer(from_message(message))), reply_to=message)
-
-        for register in (app.query, app.train, app.evaluate):
-            register()(work)
-        capacity = Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu")
-        return AppWorkplace(app, run, run_config={}, node_config=settings.node_config, capacity=capacity)
+        app = HostedApp(
+            client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={}, node_config={}
+        )
+        return AppWorkplace(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
     return Node(settings, open_workplace, Journal(Style.QUIET, StringIO()), timing=timing)

@@ -479,7 +479,7 @@ class TestUploads:
     def test_an_answer_of_another_kind_than_its_task_is_refused_unread_and_fails_the_task(
         self, grid, attending, send, replies, asked, sent, monkeypatch
     ):
-        monkeypatch.setattr("server.flower_message.recorddict_from_proto", lambda _: pytest.fail("it was parsed"))
+        monkeypatch.setattr("plait.flower.message.recorddict_from_proto", lambda _: pytest.fail("it was parsed"))
         with attending(grid, "alice") as (alice,):
             if asked == pb.CONTENT_PLAIT:
                 message_id = send(grid, "alice", b"task")

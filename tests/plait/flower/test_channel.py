@@ -2,20 +2,13 @@ from dataclasses import dataclass, field
 
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from plait.errors import PeerError
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
+from plait.flower.message import instruction
 from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose
-
-
-@pytest.fixture(autouse=True)
-def identity(monkeypatch):
-    # flwr reads the identity of the process when a message is made.
-    for name, number in (("_run_id", 1), ("_node_id", 1), ("_task_id", 0)):
-        monkeypatch.setattr(TaskIdentity, name, number)
 
 
 @pytest.fixture
@@ -40,14 +33,15 @@ class FakeGrid:
         return self.connected.pop(0) if len(self.connected) > 1 else self.connected[0]
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
-        return Message(content, dst_node_id, message_type, group_id=group_id)
+        return instruction(
+            content, message_type, dst_node_id=dst_node_id, group_id=group_id, message_id=f"message-{dst_node_id}"
+        )
 
     def push_messages(self, messages):
         ids = []
         for message in messages:
             node = message.metadata.dst_node_id
             self.pushed.append(message)
-            message.metadata.__dict__["_message_id"] = f"message-{node}"
             ids += self.lost.get(node, [f"message-{node}"])
         return ids
 

@@ -1,0 +1,135 @@
+"""The ServerApp and the ClientApp: plait's round loop and participant behind Flower's interface.
+
+Flower's engines start them by name from `server/app.py` and `client/app.py`; plait's own server and node make theirs
+here too, around a run that they have resolved already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from plait.abandon import Abandoned
+from plait.config import Scalar
+from plait.errors import DiskFullError, PeerError, PlaitError
+from plait.flower.blob import from_message, parts_of, to_content
+from plait.flower.channel import GridChannel
+from plait.flower.message import instruction, records_from_bytes, records_to_bytes
+from plait.rounds.channel import Channel
+
+_FAILED = 1
+
+
+class Answering(Protocol):
+    """Whoever answers tasks; in a run, a `plait.rounds.participant.Participant`."""
+
+    def answer(self, task_bytes: bytes) -> bytes:
+        """Do what one task asks."""
+        ...
+
+
+def server_app(federation: Callable[[Channel, Context], None]) -> ServerApp:
+    """A ServerApp that runs a federation over the grid that Flower hands it.
+
+    Args:
+        federation: runs it to its end.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        federation(GridChannel(grid, open_ended=True), context)
+
+    return app
+
+
+def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
+    """A ClientApp that hands the bytes of every message to a participant, and its answer back.
+
+    Args:
+        participant: the one that a context stands for.
+    """
+    app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            reply = participant(context).answer(from_message(message))
+        except (Abandoned, DiskFullError):
+            raise
+        except PlaitError as error:
+            # Flower would send the class's name with it, and print a traceback here.
+            return Message(Error(_FAILED, str(error)), reply_to=message)
+        return Message(to_content(reply), reply_to=message)
+
+    for register in (app.query, app.train, app.evaluate):
+        register()(answer)
+    return app
+
+
+class HostedApp:
+    """A ClientApp at work in this process, with a context that lives as long as this object.
+
+    Args:
+        app: Flower's ClientApp.
+        run_id: Flower's number of the run.
+        node_id: Flower's number of the node.
+        run_config: the run configuration as the app is to see it.
+        node_config: what the app is to know of its node.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[Message, Context], Message],
+        *,
+        run_id: int,
+        node_id: int,
+        run_config: dict[str, Scalar],
+        node_config: dict[str, Scalar],
+    ) -> None:
+        self._app = app
+        self._context = Context(
+            run_id=run_id, node_id=node_id, node_config=node_config, state=RecordDict(), run_config=run_config
+        )
+
+    def answer(
+        self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes, is_plait: bool
+    ) -> tuple[bytes, bool]:
+        """Do one task.
+
+        Args:
+            task_id: its name.
+            message_type: Flower's.
+            group_id: Flower's; the round.
+            head: where its bytes begin.
+            body: the rest of them.
+            is_plait: whether they are plait's own; else they are Flower's records, serialised.
+
+        Returns:
+            The answer's bytes, and whether they are plait's own.
+
+        Raises:
+            PeerError: the records cannot be read, or the app answered with an error: its reason.
+            Abandoned: nobody waits for it any more.
+        """
+        content = to_content(head, body) if is_plait else records_from_bytes(head + body)
+        context = self._context
+        message = instruction(
+            content,
+            message_type,
+            dst_node_id=context.node_id,
+            group_id=group_id,
+            message_id=task_id,
+            run_id=context.run_id,
+        )
+        reply = self._app(message, context)
+        if reply.has_error():
+            raise PeerError(reply.error.reason or "the app gave no reason")
+        parts = parts_of(reply.content)
+        if parts is None:
+            return records_to_bytes(reply.content), False
+        head, body = parts
+        return head + body if body else head, True  # an answer has no body, and a join would copy it

@@ -1,0 +1,87 @@
+"""Flower messages made from bytes and read back, without a Flower process around them.
+
+Flower's own way to make an instruction, ``Message(content, node, type)``, reads the task of the process that Flower
+started. plait's server and node are no such process, so `instruction` states all the metadata itself. It is the only
+place that needs more of `Message` than its documented overloads: the argument ``metadata``, there since flwr 1.20.
+Records of other apps are serialised by `flwr.common.serde`, which has no public counterpart.
+"""
+
+from __future__ import annotations
+
+import time
+
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
+from google.protobuf.message import DecodeError
+
+from plait.errors import PeerError
+
+SERVER_NODE = 1
+"""Flower's number of the server's node."""
+
+_FAILED = 1
+_TTL_S = 43_200.0  # Flower's own default
+
+
+def instruction(
+    content: RecordDict,
+    message_type: str,
+    *,
+    dst_node_id: int,
+    group_id: str = "",
+    message_id: str = "",
+    run_id: int = 0,
+    src_node_id: int = SERVER_NODE,
+    ttl: float | None = None,
+) -> Message:
+    """A message that asks a node for something.
+
+    Args:
+        content: of the message.
+        message_type: query, train or evaluate, perhaps with an action.
+        dst_node_id: the node that is asked.
+        group_id: the round.
+        message_id: its name; empty until somebody names it.
+        run_id: of the run.
+        src_node_id: the node that asks.
+        ttl: seconds that it is valid; by default twelve hours.
+
+    Raises:
+        ValueError: Flower knows no such message type.
+    """
+    metadata = Metadata(
+        run_id=run_id,
+        message_id=message_id,
+        src_node_id=src_node_id,
+        dst_node_id=dst_node_id,
+        reply_to_message_id="",
+        group_id=group_id,
+        created_at=time.time(),
+        ttl=ttl or _TTL_S,
+        message_type=message_type,
+    )
+    return Message(metadata=metadata, content=content)  # pyright: ignore[reportCallIssue]
+
+
+def error_reply(reason: str, *, reply_to: Message) -> Message:
+    """A reply that says in one printable line why there is no answer."""
+    line = "".join(character if character.isprintable() else " " for character in reason)
+    return Message(Error(_FAILED, line), reply_to=reply_to)
+
+
+def records_to_bytes(content: RecordDict) -> bytes:
+    """Any records, serialised by Flower."""
+    return recorddict_to_proto(content).SerializeToString()
+
+
+def records_from_bytes(data: bytes) -> RecordDict:
+    """The records that `records_to_bytes` serialised.
+
+    Raises:
+        PeerError: it is something else.
+    """
+    try:
+        return recorddict_from_proto(RecordsProto.FromString(data))
+    except (DecodeError, ValueError, TypeError, KeyError) as error:
+        raise PeerError(f"holds no records ({type(error).__name__})") from error
