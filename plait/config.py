@@ -19,7 +19,7 @@ from plait.errors import ConfigError, did_you_mean
 
 Scalar = bool | int | float | str
 
-# Names that users of other systems have in their fingers: FlowerTune, TRL/transformers, PEFT.
+# Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {
     "num-server-rounds": "rounds",
     "num-rounds": "rounds",
@@ -43,18 +43,18 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
-# What a task can carry.
+# The largest values that a task can carry.
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
 _MOST_TOKENS = 1 << 24
 MOST_LABELS = 10_000
-"""Classes that a run can have."""
-# A part of a name; as anything more PEFT would take it for a regular expression.
+"""The most classes that a run can have."""
+# Part of a module name. PEFT would read anything else as a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 def _number(value: object) -> object:
-    """The command line gives a setting that need not be a number as text."""
+    """The command line passes a setting that is not always a number as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -81,74 +81,73 @@ class RunConfig(BaseModel, frozen=True):
         str,
         Field(
             description="natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, "
-            "cluster:ALPHA; by default what fits the data"
+            "cluster:ALPHA; the default depends on the data"
         ),
     ] = ""
     clients: Annotated[int, Field(ge=1, le=1_000_000, description="clients in the federation")] = 8
-    clients_per_round: Annotated[int, Field(ge=0, description="clients sampled each round; 0 takes all")] = 0
+    clients_per_round: Annotated[int, Field(ge=0, description="clients sampled per round; 0 means all")] = 0
     quorum: Annotated[
-        float, Field(gt=0, le=1, description="part of the wanted updates without which a round is tried again")
+        float, Field(gt=0, le=1, description="fraction of the wanted updates below which a round is retried")
     ] = 0.5
     deadline_s: Annotated[
         float,
         Field(
             ge=0,
-            description="seconds that a round waits for updates; 0 waits for as long as clients show that they work",
+            description="seconds a round waits for updates; 0 means no limit while clients show progress",
         ),
     ] = 0.0
     over_selection: Annotated[
-        float, Field(ge=0, le=10, description="how many more clients than wanted are asked, as a fraction")
+        float, Field(ge=0, le=10, description="extra clients to ask per round, as a fraction of those wanted")
     ] = 0.0
     round_attempts: Annotated[
-        int, Field(ge=1, le=_MOST, description="times that a round below its quorum is tried in all")
+        int, Field(ge=1, le=_MOST, description="attempts at a round that falls below its quorum")
     ] = 3
     norm_policy: Annotated[
         Literal["reject", "clip", "off"],
-        Field(description="what becomes of an update that is much larger than the others"),
+        Field(description="how to treat an update that is much larger than the others"),
     ] = "reject"
     norm_bound: Annotated[
-        float, Field(gt=1, description="how many times the median of this and the last rounds an update may be")
+        float,
+        Field(gt=1, description="largest update norm allowed, as a multiple of the median of this and recent rounds"),
     ] = 10.0
     keep_updates: Annotated[
-        bool, Field(description="keep all updates in RUN/spool, so that plait verify can compute every round again")
+        bool, Field(description="keep all updates in RUN/spool, so that plait verify can recompute every round")
     ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
-    local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps of one client in one round")] = 4
-    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences in one forward pass")] = 4
+    local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps per client and round")] = 4
+    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
     gradient_accumulation_steps: Annotated[
-        int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes in one optimizer step")
+        int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes per optimizer step")
     ] = 1
-    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens of one training sequence")] = 128
+    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens per training sequence")] = 128
     learning_rate: Annotated[
         float,
-        Field(ge=0, le=1e3, description="peak learning rate of AdamW; 0 takes the method's own (see plait methods)"),
+        Field(ge=0, le=1e3, description="AdamW's peak learning rate; 0 means the method's default (see plait methods)"),
     ] = 0.0
     lr_schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="learning rate over the whole run")
+        Literal["constant", "linear", "cosine"], Field(description="learning rate schedule over the whole run")
     ] = "constant"
     warmup_steps: Annotated[
         int, Field(ge=0, le=_MOST, description="steps over which the learning rate rises from 0")
     ] = 0
     weight_decay: Annotated[float, Field(ge=0, le=1e3, description="AdamW's decoupled weight decay")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="gradients are clipped to this norm")] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, description="norm that gradients are clipped to")] = 1.0
     method: Annotated[
         str,
-        Field(description="how to adapt: lora, dora, qlora, vera, ia3, prompt, full and more; plait methods lists all"),
+        Field(description="adapter method: lora, dora, qlora, vera, ia3, prompt, full …; plait methods lists all"),
     ] = "lora"
     rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
-    alpha: Annotated[float, Field(gt=0, description="the product B A counts alpha / rank times")] = 16.0
+    alpha: Annotated[float, Field(gt=0, description="sets the scaling factor of B A, alpha / rank")] = 16.0
     client_ranks: Annotated[
         str,
         Field(
-            description="ranks that clients have, such as 2,4,8: each the largest that it can carry; simulated clients "
-            "take turns; by default all have `rank`"
+            description="ranks of the clients, such as 2,4,8: each client trains the largest that it can; simulated "
+            "clients take them in turn; by default all train at `rank`"
         ),
     ] = ""
-    rank_pattern: Annotated[
-        str, Field(description="ranks of modules that have one of their own: q_proj=4,down_proj=16")
-    ] = ""
+    rank_pattern: Annotated[str, Field(description="ranks of individual modules, such as q_proj=4,down_proj=16")] = ""
     bias: Annotated[
-        Literal["none", "all", "lora_only"], Field(description="which biases of the base LoRA trains too")
+        Literal["none", "all", "lora_only"], Field(description="which biases of the base LoRA also trains")
     ] = "none"
     virtual_tokens: Annotated[int, Field(ge=1, le=4096, description="length of a learned prompt or prefix")] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapter")] = 0.0
@@ -158,108 +157,105 @@ class RunConfig(BaseModel, frozen=True):
     init_adapter: Annotated[
         str,
         Field(
-            description="adapters to begin with, runs or PEFT directories: DIR, or DIR=WEIGHT,DIR=WEIGHT to add "
-            "several; by default the method's own first values"
+            description="adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a "
+            "weighted sum; by default the method's initial values"
         ),
     ] = ""
     init_mode: Annotated[
         Literal["continue", "freeze"],
-        Field(description="whether training goes on from them, or they stay as they are beneath a new adapter"),
+        Field(description="continue training the initial adapter, or freeze it beneath a new one"),
     ] = "continue"
     rule: Annotated[
         str,
         Field(
-            description="how updates become the next adapter: fedavg, product_mean, flora, fedsa, ffa, median, krum "
-            "and more; plait rules lists all"
+            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, median, krum …; plait rules "
+            "lists all"
         ),
     ] = "fedavg"
     weighting: Annotated[
         Literal["examples", "equal"],
-        Field(
-            description="how much a client counts: all alike, since in a round each trains on as much, or as it has "
-            "training examples (FedAvg's own)"
-        ),
+        Field(description="weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"),
     ] = "equal"
     server_optimizer: Annotated[
         str,
         Field(
-            description="what the server makes of a round's step: none, sgd, nesterov, fedexp, fedadam …; auto takes "
-            "FedAvg's step 1.5 times where three clients or more make it, any other as it is"
+            description="optimizer applied to a round's update: none, sgd, nesterov, fedexp, fedadam …; auto is sgd "
+            "if a server learning rate or momentum is set, else it multiplies FedAvg's update by 1.5 if a round has "
+            "three or more clients and leaves other updates unchanged"
         ),
     ] = "auto"
     server_learning_rate: Annotated[
-        float, Field(gt=0, description="of the server optimizer: the round's step counts so often")
+        float, Field(gt=0, description="multiplier that the server optimizer applies to a round's update")
     ] = 1.0
-    server_momentum: Annotated[float, Field(ge=0, lt=1, description="of the server optimizer; beta1 of FedAdam")] = 0.0
+    server_momentum: Annotated[
+        float, Field(ge=0, lt=1, description="momentum of the server optimizer; beta1 of FedAdam")
+    ] = 0.0
     proximal: Annotated[
-        float, Field(ge=0, description="FedProx's mu: pulls local training towards the adapter it began from")
+        float, Field(ge=0, description="FedProx's mu: pulls local training towards the round's initial adapter")
     ] = 0.0
     moments: Annotated[
         Literal["auto", "carry", "fresh"],
         Field(
-            description="AdamW's moments at a client: carried over from round to round or fresh in each; auto carries "
-            "them where the rule's factors go on and every client takes part in every round"
+            description="carry AdamW's moments over between a client's rounds, or start fresh; auto carries them if "
+            "the rule keeps the factors aligned and every client takes part in every round"
         ),
     ] = "auto"
     own_share: Annotated[
         Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)] | Literal["auto"],
         Field(
-            description="each client ends with an adapter of its own beside the shared one: how far it goes towards "
-            "where the client's own steps lead; 0 for none; auto is 0.35 where the rule adds up what clients moved and "
-            "every client takes part in every round, else 0"
+            description="weight of a client's own direction in its personalized adapter, which it keeps beside the "
+            "shared one; 0 for none; auto is 0.35 for linear rules if every client takes part in every round, else 0"
         ),
     ] = "auto"
-    scaffold: Annotated[
-        bool, Field(description="SCAFFOLD: correct each local step for how the client drifted from the others")
-    ] = False
-    wire: Annotated[str, Field(description="what crosses: fp32, bf16, or 8 down to 0.1 bits per parameter")] = "1"
+    scaffold: Annotated[bool, Field(description="SCAFFOLD: correct each local step for the client's drift")] = False
+    wire: Annotated[str, Field(description="encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter")] = "1"
     held_out_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="part of each client's data that never trains")
+        float, Field(gt=0, lt=1, description="fraction of each client's data held out for evaluation")
     ] = 0.1
     max_held_out_sequences: Annotated[
         int,
         Field(
             ge=0,
             le=_MOST,
-            description="held-out sequences that a client evaluates at most, the same ones every time; 0 takes as many "
-            "as need about a third of the time that training takes, and at least 64 of all clients together",
+            description="most held-out sequences per client, the same ones each time; 0 limits evaluation to about a "
+            "third of the training time, with at least 64 sequences over all clients",
         ),
     ] = 0
     eval_every: Annotated[
-        int, Field(ge=1, le=_MOST, description="evaluate after every so many rounds (and after the last)")
+        int, Field(ge=1, le=_MOST, description="rounds between evaluations; the last round is always evaluated")
     ] = 1
     eval_clients: Annotated[
-        int, Field(ge=0, description="clients that evaluate, the same ones every time; 0 takes all")
+        int, Field(ge=0, description="clients that evaluate, the same ones each time; 0 means all")
     ] = 0
-    reference: Annotated[str, Field(description="baselines to train beside: central, local, or central,local")] = ""
-    labels: Annotated[
-        str, Field(description="class names separated by commas; found in the data where the data is at hand")
+    reference: Annotated[
+        str, Field(description="also train baselines: central (pooled data), local (each client alone), or both")
     ] = ""
+    labels: Annotated[str, Field(description="class names separated by commas; by default read from the data")] = ""
     trainer: Annotated[
         str, Field(description="MODULE:FUNCTION that builds your own transformers Trainer as the local trainer")
     ] = ""
-    device: Annotated[str, Field(description="where to compute")] = "auto"
+    device: Annotated[str, Field(description="device to compute on")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], Field(description="compute type of the frozen base")
     ] = "auto"
-    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 leaves the choice to torch")] = 0
+    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 means torch's default")] = 0
     side_by_side: Annotated[
         int,
         Field(
             ge=1,
             le=4096,
-            description="clients of a simulation that train at once, in one batch, on bases of the Llama family: "
-            "faster where a client's own batch is small, more memory; the same settings give the same adapter, bit for "
-            "bit, another number (or a resumed round) the same within rounding",
+            description="simulated clients that train together in one batch, for bases of the Llama family: faster "
+            "for small batches, but needs more memory; another number, or a resumed round, changes the adapter by "
+            "rounding only",
         ),
     ] = 1
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="one seed decides everything random")] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="seed of all randomness")] = 0
     out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
     publish: Annotated[
         str,
         Field(
-            description="where each round's adapter goes too: a directory, the address of a running vLLM (its key in "
-            "VLLM_API_KEY), or both with a comma between"
+            description="also publish each round's adapter: to a directory, to a running vLLM (address; key in "
+            "VLLM_API_KEY), or to both, separated by a comma"
         ),
     ] = ""
 
@@ -282,7 +278,7 @@ class RunConfig(BaseModel, frozen=True):
         if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
-                "clients learn how they drifted from the plain mean"
+                "clients measure their drift from the plain mean"
             )
         if self.trainer and (self.proximal or self.scaffold or self.moments == "carry"):
             raise ValueError("trainer is given, expected proximal, scaffold and moments to be left to it")
@@ -291,7 +287,7 @@ class RunConfig(BaseModel, frozen=True):
         if self.side_by_side > 1 and self.over_selection:
             raise ValueError(
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
-                "them: clients that train at once cannot be let go one by one"
+                "them: clients that train together cannot be released one by one"
             )
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
@@ -312,7 +308,7 @@ class RunConfig(BaseModel, frozen=True):
 
     def _check_beginning(self) -> None:
         if self.init_mode != "continue" and not self.init_adapter:
-            raise ValueError(f"init-mode is '{self.init_mode}', expected init-adapter to name what is meant")
+            raise ValueError(f"init-mode is '{self.init_mode}', expected init-adapter to be given too")
         for path, weight in self.init_adapters:
             if not weight:
                 raise ValueError(f"init-adapter gives '{path}' weight 0, expected another number")
@@ -328,13 +324,13 @@ class RunConfig(BaseModel, frozen=True):
 
     @property
     def module_ranks(self) -> dict[str, int]:
-        """Ranks of the modules that have one of their own."""
+        """Ranks of the modules for which one is set."""
         pairs = (part.partition("=") for part in _parts(self.rank_pattern))
         return {name: int(rank) for name, _, rank in pairs}
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks that clients have, in the order given; just `rank` where none are."""
+        """The ranks of the clients, in the order given; only `rank` if none are given."""
         return tuple(int(text) for text in self._rank_texts) or (self.rank,)
 
     @property
@@ -349,7 +345,7 @@ class RunConfig(BaseModel, frozen=True):
 
     @property
     def given_own_share(self) -> float:
-        """`own_share` where it is a number; 0 where it is left to rule and cohort."""
+        """`own_share` if it is a number; 0 if it depends on rule and cohort."""
         return 0.0 if self.own_share == "auto" else self.own_share
 
     @property
@@ -382,7 +378,7 @@ def known_keys() -> tuple[str, ...]:
 
 
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
-    """Check a table of settings; keys may use ``-`` or ``_``, and the names other systems use for the same things.
+    """Check a table of settings; keys may use ``-`` or ``_``, or the names that other systems use.
 
     Raises:
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or out of bounds, or two
@@ -422,7 +418,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 
 
 def _refusal(text: str) -> ConfigError:
-    """An error of one line, whatever the keys and values that it quotes are."""
+    """An error of one line, whatever keys and values it quotes."""
     return ConfigError("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
 
 
@@ -442,7 +438,7 @@ def read_config_table(path: Path) -> dict[str, object]:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The settings as TOML, one key a line, ready to be given to ``--config`` again."""
+    """The settings as TOML, one key per line, for use with ``--config``."""
     lines: list[str] = []
     for key, value in config.to_table().items():
         if isinstance(value, bool):

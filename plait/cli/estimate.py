@@ -1,4 +1,4 @@
-"""``plait estimate``: what a run would cost, from a base's config alone; nothing is fetched, trained or sent."""
+"""``plait estimate``: what a run would cost, from a base's config alone; nothing is downloaded, trained or sent."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from plait.cli.output import print_json
 @with_run_options()
 def estimate(
     given: Mapping[str, object],
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
-    up_mbps: Annotated[float | None, typer.Option("--up-mbps", help="A client's uplink, megabits a second.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
+    ] = None,
+    up_mbps: Annotated[
+        float | None, typer.Option("--up-mbps", help="A client's uplink in megabits per second.")
+    ] = None,
     down_mbps: Annotated[
-        float | None, typer.Option("--down-mbps", help="A client's downlink, megabits a second.")
+        float | None, typer.Option("--down-mbps", help="A client's downlink in megabits per second.")
     ] = None,
     tokens_per_s: Annotated[
-        float | None, typer.Option("--tokens-per-s", help="How fast a client trains, for the time of a round.")
+        float | None, typer.Option("--tokens-per-s", help="A client's training speed, to estimate the time of a round.")
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Count every client's evaluation of every round.")
+        bool, typer.Option("--evaluate/--no-evaluate", help="Count an evaluation by every client in every round.")
     ] = True,
     json_output: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
-    """Say what a run would send and save, before anything is spent; takes the options of `plait simulate`.
+    """Estimate the bytes, savings and time of a run without running it; takes the options of `plait simulate`.
 
     Example: plait estimate --base mistral-7b --rank 32 --target-modules q_proj,v_proj --clients 20 --rounds 200
     """

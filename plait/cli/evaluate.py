@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def evaluate(
     adapter: Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")],
     data: Annotated[str, typer.Option("--data", help="JSONL file or built-in name.")],
-    base: Annotated[str, typer.Option("--base", help="Base, where the adapter does not name one at hand.")] = "",
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens of one sequence.")] = 128,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences at a time.")] = 4,
+    base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = 4,
     max_sequences: Annotated[
-        int, typer.Option("--max-sequences", min=1, help="Sequences taken, spread evenly over the data.")
+        int, typer.Option("--max-sequences", min=1, help="Most sequences to evaluate, spread evenly over the data.")
     ] = 64,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare a base with and without an adapter on some data.
+    """Evaluate a base with and without an adapter.
 
     Example: plait eval --adapter runs/first/adapter --data my.jsonl
     """
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:
-    """For scripts; what is not known is left out."""
+    """For scripts; unknown figures are left out."""
     from plait.rounds.evaluation import wilson
 
     figures: dict[str, Json] = {

@@ -1,4 +1,4 @@
-"""``plait export``: an adapter as PEFT, merged weights or GGUF, or ready for vLLM, SGLang or Ollama."""
+"""``plait export``: an adapter as PEFT, merged weights or GGUF, or for vLLM, SGLang or Ollama."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from plait.cli.progress import say, status
 
 def export(
     source: Annotated[
-        Path, typer.Argument(help="Run directory, PEFT directory, or a node's state of a run.", show_default=False)
+        Path,
+        typer.Argument(help="Run directory, PEFT directory, or a node's state directory of a run.", show_default=False),
     ],
     directory: Annotated[Path, typer.Argument(help="New or empty directory to write to.", show_default=False)],
     to: Annotated[
-        str, typer.Option("--to", metavar="peft|merged|gguf|vllm|ollama", help="What for.", show_default=False)
+        str,
+        typer.Option(
+            "--to", metavar="peft|merged|gguf|vllm|ollama", help="Target format or program.", show_default=False
+        ),
     ],
     rank: Annotated[
         int | None,
-        typer.Option("--rank", min=1, help="Give every module this rank: cut to the best of it, or padded."),
+        typer.Option("--rank", min=1, help="Give every module this rank, by the best approximation or by padding."),
     ] = None,
-    base: Annotated[str, typer.Option("--base", help="Base, where the adapter does not name one at hand.")] = "",
+    base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
     served_base: Annotated[
-        str, typer.Option("--served-base", help="What vLLM or Ollama calls the base, where that is another name.")
+        str, typer.Option("--served-base", help="Name of the base in vLLM or Ollama, if it differs.")
     ] = "",
     client: Annotated[
-        str, typer.Option("--client", help="This client's own adapter (see --own-share of plait simulate).")
+        str,
+        typer.Option("--client", help="Export this client's personalized adapter (see --own-share of plait simulate)."),
     ] = "",
-    gguf_type: Annotated[
-        str, typer.Option("--gguf-type", metavar="f32|f16", help="Type of numbers in a GGUF file.")
-    ] = "f32",
+    gguf_type: Annotated[str, typer.Option("--gguf-type", metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write an adapter for the program that will serve it, and print the command that does.
+    """Convert an adapter for the program that will serve it, and print the command to serve it.
 
     Example: plait export runs/first --to vllm served/first
     """
@@ -86,7 +89,7 @@ def export(
     size = sum(exported.files.values())
     sys.stdout.write(f"wrote {directory}: {len(exported.files)} files, {size / 1e6:.1f} MB\n")
     if written.lost:
-        sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the change was lost\n")
+        sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the weight change was lost\n")
     if adapter.base.origin.remark:
         sys.stdout.write(f"base {adapter.base.name}: {adapter.base.origin.remark}\n")
     for command in written.commands:

@@ -32,7 +32,7 @@ from plait.cli.status import status
 from plait.cli.verify import verify
 from plait.errors import Interrupted, PlaitError, machine_fault
 
-# What the user has not set otherwise. Nobody's tools phone home because plait started them.
+# Defaults that the user's environment overrides. No tool phones home because plait started it.
 _ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -40,21 +40,21 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # No Python that plait starts looks for modules in the current directory.
     "PYTHONSAFEPATH": "1",
-    # gRPC's core writes of every failed handshake to stderr; plait says once, in words, what is wrong.
+    # gRPC's core logs every failed handshake to stderr; plait says once, in words, what is wrong.
     "GRPC_VERBOSITY": "NONE",
 }
 
-# Threads that are out of work spin for some microseconds, about as long as it takes to wake one, then sleep: spinning
-# on and on, as OpenMP has it by default, they keep those that they wait for from the processor as soon as anything else
-# runs, and small matrices take a hundred times as long. GNU's OpenMP goes by its own variable, others by the policy.
+# Idle threads spin for some microseconds, about as long as it takes to wake one, then sleep. With OpenMP's default they
+# spin on and keep the threads they wait for off the processor as soon as anything else runs: small matrices then take a
+# hundred times as long. GNU's OpenMP reads its own variable, others the policy.
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
-# numpy decomposes thin matrices here, where OpenBLAS is several times faster with one thread than with two. Elsewhere
-# than on x86 torch may compute with OpenBLAS too.
+# numpy decomposes thin matrices here, for which OpenBLAS is several times faster with one thread than with two. Outside
+# x86, torch may also use OpenBLAS.
 _NUMPY = {"OPENBLAS_NUM_THREADS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
 
-# New objects after which the garbage collector looks for dead ones: with Python's 700 it takes a fifth of the time in
-# which the libraries are imported.
+# New objects per run of the garbage collector: with Python's 700 it takes a fifth of the time of importing the
+# libraries.
 _COLLECT_EVERY = 50_000
 
 app = typer.Typer(
@@ -118,20 +118,20 @@ def main() -> None:
         sys.stderr.write("stopped\n")
         sys.exit(1)
     except BrokenPipeError:
-        # The reader of a pipe has gone (`plait report RUN | head`): nothing is left to say to it.
+        # The reader of the pipe has gone (`plait report RUN | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         fault = machine_fault(error)
         if fault is None and not isinstance(error, OSError):
             raise
-        # A path that no system takes, say; whatever reads and writes says its own errors in plait's words.
+        # For example a path that no system accepts; code that reads and writes files raises plait's own errors.
         sys.stderr.write(f"error: {_harmless(str(fault or error))}\n")
         sys.exit(1)
 
 
 def _harmless(text: str) -> str:
-    """An error as a terminal may have it: a path or a name in it may hold escape sequences."""
+    """An error that is safe to print: a path or a name in it may hold escape sequences."""
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 

@@ -1,4 +1,4 @@
-"""``plait methods``: every way to adapt, what is averaged, how exactly, with which rules, and what travels."""
+"""``plait methods``: every adapter method, what is averaged, how exactly, with which rules, and what is sent."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 def methods(
     base: Annotated[
-        str, typer.Option("--base", help="Base to count parameters for; only its config is read.")
+        str, typer.Option("--base", help="Base to count parameters of; only its config is read.")
     ] = "smollm2-135m",
-    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of those that have one.")] = 8,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank, for methods that have one.")] = 8,
     virtual_tokens: Annotated[
         int, typer.Option("--virtual-tokens", min=1, max=4096, help="Length of a learned prompt.")
     ] = 20,
     json_output: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List the methods of adapting a base: what is averaged, whether that is exact, which rules apply, what travels.
+    """List the adapter methods: what is averaged and how exactly, which rules apply, what is sent.
 
     Example: plait methods --base mistral-7b --rank 16
     """
@@ -73,7 +73,7 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
 
     meanings = Table(
         "What each method averages",
-        ("method", "averages", "never travels", "paper"),
+        ("method", "averages", "never sent", "paper"),
         tuple(
             (str(entry["method"]), str(entry["averages"]), str(entry["never_travels"] or ""), str(entry["paper"]))
             for entry in entries
@@ -81,7 +81,7 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
         text_columns=(0, 1, 2, 3),
     )
     costs = Table(
-        f"What travels: {what}",
+        f"What is sent: {what}",
         ("method", "parameters", "learning rate", "rules", "options"),
         tuple(
             (
@@ -93,9 +93,9 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
             )
             for entry in entries
         ),
-        note="The learning rate is AdamW's where none is given. "
-        "Every parameter travels once up and once down in a round, at the rate that --wire says. What never "
-        "travels follows from the base or from a seed at every client.",
+        note="The learning rate is AdamW's default for the method. "
+        "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. What is "
+        "never sent, every client derives from the base or from a seed.",
         text_columns=(0, 3, 4),
     )
     return meanings, costs
@@ -110,4 +110,4 @@ def _shortened(value: object) -> str:
 
     rules = _texts(value)
     missing = sorted(RULES.keys() - set(rules))
-    return ", ".join(rules) if len(rules) < len(missing) else f"all of plait rules but {', '.join(missing)}"
+    return ", ".join(rules) if len(rules) < len(missing) else f"all but {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""Notice a mistyped name before anything heavy is loaded: a second instead of ten, and nothing was begun."""
+"""Notice a mistyped name before anything heavy is loaded: in one second instead of ten."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from plait.config import RunConfig
 
 
 def check_names(settings: RunConfig, *, runs: bool = True) -> None:
-    """Refuse names of data, a base, method, rule, wire or partition that there are not.
+    """Refuse an unknown name of data, base, method, rule, wire or partition.
 
     Args:
         settings: of the run.
-        runs: whether something is to be run; `plait estimate` knows more bases and needs no data.
+        runs: whether a run will follow; `plait estimate` knows more bases and needs no data.
 
     Raises:
-        ConfigError: one of them is none; the nearest is named.
-        DataError: the data is no file.
+        ConfigError: a name is unknown; the nearest known one is named.
+        DataError: the data is not a file.
     """
     from plait.aggregation import RULES, optimizer_for, rule_named
     from plait.data import check_data_name
@@ -32,7 +32,7 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
     if settings.partition:
         parse_partition(settings.partition)
     if settings.rule not in RULES:
-        # Flower's own strategies: these alone make it worth the wait for Flower.
+        # Only Flower's own strategies are worth the time of importing Flower.
         from plait.flower.rules import ALL_RULES
 
         rule_named(settings.rule, ALL_RULES)

@@ -1,4 +1,4 @@
-"""The settings of a run as command-line options: made from `RunConfig`, so that each is described once."""
+"""The settings of a run as command-line options, generated from `RunConfig` so that each is described once."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _METAVARS: Mapping[str, str] = {
 
 
 def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every setting of a run as an option; it gets those that were given as one ``given`` mapping.
+    """Add every setting of a run to a command as an option; the command gets those given as one ``given`` mapping.
 
     Args:
-        hidden: settings that its help leaves out.
+        hidden: settings to leave out of its help.
     """
     return lambda command: _with_run_options(command, hidden)
 
@@ -109,23 +109,23 @@ def _plain_type(annotation: object) -> type:
 
 
 def _flag(name: str, annotation: object) -> str:
-    """The option's name; a switch can be turned off too, so that a command can spell out every setting."""
+    """The option's name; a switch can also be turned off, so that a command can spell out every setting."""
     key = name.replace("_", "-")
     return f"--{key}/--no-{key}" if annotation is bool else f"--{key}"
 
 
 def _choices(annotation: object) -> str | None:
-    """The words that an option takes where it takes no others."""
+    """The values of an option that accepts a fixed set."""
     return "|".join(map(str, get_args(annotation))) if get_origin(annotation) is Literal else None
 
 
 def _help(description: str, default: object) -> str:
-    # The words of a switch say which of the two it is.
+    # The text of a switch says what turning it on does.
     if default in ("", None) or isinstance(default, bool):
         return description
     return f"{description} {shown_default(default)}"
 
 
 def shown_default(default: object) -> str:
-    """A default as help shows it."""
+    """A default as the help shows it."""
     return f"[dim]\\[default: {default}][/dim]"

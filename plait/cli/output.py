@@ -1,4 +1,4 @@
-"""What verbs print on stdout for machines."""
+"""Machine-readable output of the verbs, on stdout."""
 
 from __future__ import annotations
 

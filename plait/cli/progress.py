@@ -1,6 +1,6 @@
-"""Show a run while it goes on, by reading its ledger as it grows; works the same for every driver.
+"""Show the progress of a run by reading its ledger as it grows; works the same for every driver.
 
-On a terminal: a bar and a line a round. Elsewhere: the lines alone. All of it on stderr.
+A terminal gets a progress bar and one line per round; a file gets the lines only. Everything goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _MOST_NAMED = 16
 
 
 def console() -> Console:
-    """Where progress goes."""
+    """The console for progress."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
-    """Say what is being done while the block runs; the block gets a function that says it anew."""
+    """Show a message while the block runs; the block gets a function that replaces it."""
     screen = console()
     if quiet or not screen.is_terminal:
         say(message, quiet=quiet)
@@ -107,15 +107,15 @@ class _Viewer:
             self._show_loss(cast("int", number), event)
 
     def _show_here(self, event: Mapping[str, Json]) -> None:
-        """Who has come since this was last shown, and how many are waited for."""
+        """Show the clients that have joined since the last call, and how many are still missing."""
         wanted, fit, unfit = (cast("int", event.get(key, 0)) for key in ("wanted", "fit", "unfit"))
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             shown = escape(", ".join(names[:_MOST_NAMED]))
-            self._screen.print(f"here: {shown}{more} ({fit} of {wanted} clients)")
+            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
         if unfit and fit < wanted:
-            self._screen.print(f"waiting for {wanted - fit} more that can take part")
+            self._screen.print(f"clients still missing: {wanted - fit}")
 
     def _show_loss(self, number: int, event: Mapping[str, Json]) -> None:
         loss = cast("float", event["loss"])
@@ -152,7 +152,7 @@ def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
 
 
 def _within(margin: Json) -> str:
-    """Half of a 95 % interval, where it is known."""
+    """Half the width of a 95 % interval, if known."""
     return f" \N{PLUS-MINUS SIGN} {margin:.4f}" if isinstance(margin, float) else ""
 
 

@@ -1,4 +1,4 @@
-"""``plait provision``: make the start-up kits of a federation, add clients to it, revoke them."""
+"""``plait provision``: make the start-up kits of a federation, add clients, revoke them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PORT = 9440
 
 
 def provision(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the kits lie, or are to lie.")],
-    clients: Annotated[str, typer.Option("--clients", help="Names of clients, separated by commas.")] = "",
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the kits; made if missing.")],
+    clients: Annotated[str, typer.Option("--clients", help="Names of the clients, separated by commas.")] = "",
     server_name: Annotated[
         str,
         typer.Option("--server-name", help="DNS names and IP addresses that clients connect to, separated by commas."),
     ] = "",
     days: Annotated[
-        int | None, typer.Option("--days", min=1, help="How long new certificates hold.  [dim]\\[default: 730][/dim]")
+        int | None, typer.Option("--days", min=1, help="Validity of new certificates.  [dim]\\[default: 730][/dim]")
     ] = None,
     revoke: Annotated[str, typer.Option("--revoke", metavar="NAME", help="Revoke this client's key.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make a server's kit and one for each client, ready to copy; later add clients, renew certificates, revoke keys.
+    """Make start-up kits for a server and its clients; later add clients, renew certificates or revoke keys.
 
-    What is there is never written over. To renew a certificate remove it from its kit and run this again.
+    Existing files are never overwritten. To renew a certificate, remove it from its kit and run this again.
 
     Example: plait provision kits --clients alice,bob,carol --server-name fed.example.org
     """
@@ -43,7 +43,7 @@ def provision(
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
         if clients or server_name or days is not None:
-            raise ConfigError("--revoke is given with other options, expected it alone")
+            raise ConfigError("--revoke is given with other options, expected it on its own")
         _tell_revoked(directory, trust.revoke(directory, trust.composed(revoke), now=now), json_output=json_output)
         return
     names = [trust.composed(name) for name in _split(clients)]
@@ -58,7 +58,7 @@ def provision(
 
 def _tell(directory: Path, made: Federation) -> None:
     if made.authority_made:
-        typer.echo(f"made       {directory / 'authority'}  the authority: whoever has ca.key can admit clients")
+        typer.echo(f"made       {directory / 'authority'}  the authority; anyone with its ca.key can admit clients")
     for kit in (made.server, *made.clients):
         what = f"the server, for {', '.join(made.server_names)}" if kit is made.server else f"client {kit.name}"
         typer.echo(f"{kit.outcome.value:<10} {kit.directory}  {what}, certificate until {kit.expires:%Y-%m-%d}")
@@ -67,13 +67,13 @@ def _tell(directory: Path, made: Federation) -> None:
 
 
 def _next_steps(directory: Path, made: Federation) -> list[str]:
-    """What the operator does now, one step an entry; steps for kits that were there before are left out."""
+    """The operator's next steps, one per entry, without those for kits that existed before."""
     new = [kit for kit in made.clients if kit.outcome.value != "kept"]
     steps: list[str] = []
     if made.server.outcome.value == "made":
         listen = f"0.0.0.0:{_PORT}"
         steps.append(
-            f"Copy {made.server.directory} to the server's machine as plait-server, and run there:\n"
+            f"Copy {made.server.directory} to the server's machine as plait-server, and run:\n"
             f"   plait server --kit plait-server --listen {listen} --min-clients {max(len(new), 1)} --out runs/first"
         )
     elif made.server.outcome.value == "renewed":
@@ -81,11 +81,11 @@ def _next_steps(directory: Path, made: Federation) -> list[str]:
     elif any(kit.outcome.value != "renewed" for kit in new):
         steps.append(_copy_register(made.server.directory))
     if new:
-        steps.append("Copy each client's folder to that client's machine and to no other, and run there:")
+        steps.append("Copy each client's folder to that client's machine and no other, and run:")
         steps[-1] += "".join(f"\n   {_client_command(kit, made.server_names)}" for kit in new)
     if made.authority_made or new:
         steps.append(
-            f"Keep {directory / 'authority'} offline, on an encrypted stick for example: only adding clients and "
+            f"Keep {directory / 'authority'} offline, for example on an encrypted stick. Only adding clients and "
             "renewing certificates needs it."
         )
     return steps
@@ -98,8 +98,8 @@ def _client_command(kit: Provisioned, server_names: Sequence[str]) -> str:
 
 def _copy_register(server: Path) -> str:
     return (
-        f"Copy {server / 'clients.json'} over the one in the server's kit, unless the server runs from this folder; a "
-        "running server reads it by itself."
+        f"Copy {server / 'clients.json'} over the one in the server's kit, unless the server runs from this folder. A "
+        "running server reloads it."
     )
 
 
@@ -117,9 +117,7 @@ def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: boo
         return
     typer.echo(f"revoked client {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
     typer.echo(f"\n1. {_copy_register(directory / 'server')}")
-    typer.echo(
-        f"\n2. To let {client.name} in again with a new key, remove its folder in {directory / 'clients'} and run:"
-    )
+    typer.echo(f"\n2. To readmit {client.name} with a new key, remove its folder in {directory / 'clients'} and run:")
     typer.echo(f"   plait provision {shlex.quote(str(directory))} --clients {shlex.quote(client.name)}")
 
 

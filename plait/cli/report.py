@@ -14,7 +14,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
-    """Show losses, bytes and savings of a run, and write report.html, the plots and summary.json anew.
+    """Show the losses, bytes and savings of a run; rewrite report.html, the plots and summary.json.
 
     Example: plait report runs/first
     """

@@ -1,4 +1,4 @@
-"""``plait resume``: go on with a run, simulated or served, that was stopped, killed or unplugged."""
+"""``plait resume``: continue a simulated or served run that was stopped, killed or lost power."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
-    """Go on with a run from where it stopped; the result is the same, bit for bit.
+    """Continue a run from where it stopped; the resulting adapter is the same, bit for bit.
 
     Example: plait resume runs/first
     """

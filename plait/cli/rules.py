@@ -1,4 +1,4 @@
-"""``plait rules``: every way to combine updates, what it computes, what it asks for, and what it sends."""
+"""``plait rules``: every aggregation rule, what it computes, requires and sends."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _FP32_BYTES = 4
 
 def rules(
     base: Annotated[
-        str, typer.Option("--base", help="Base to count bytes for; only its config is read.")
+        str, typer.Option("--base", help="Base to count bytes of; only its config is read.")
     ] = "smollm2-135m",
     rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
-    clients: Annotated[int, typer.Option("--clients", min=1, help="Clients in a round.")] = 8,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Clients per round.")] = 8,
     target_modules: Annotated[
         str, typer.Option("--target-modules", help="all-linear, or names separated by commas.")
     ] = "all-linear",
     json_output: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List the aggregation rules: what each computes, what it can do, and what a client sends and receives in a round.
+    """List the aggregation rules: what each computes, its properties, and what a client sends and receives per round.
 
     Example: plait rules --base mistral-7b --rank 32 --clients 20
     """
@@ -58,7 +58,7 @@ def rules(
 
     console = Console()
     console.print(to_rich(_meanings(entries)))
-    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} a round")))
+    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")))
 
 
 def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
@@ -116,9 +116,9 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
         f"One client's round: {what}",
         ("rule", "is", "up", "down", "MB up", "MB down"),
         rows,
-        note="Up and down: parameters, and megabytes as float32, before any codec (see --wire); the mean where rounds "
+        note="Up and down: parameters, and megabytes as float32 before encoding (see --wire); the mean if rounds "
         "differ. Exact: the product B A is the weighted mean over clients. Linear: works under secure aggregation. "
-        "Turns factors: they are other ones in every round, and broadcasts have at least 4 bits a parameter. "
+        "Turns factors: the factors change in every round, and broadcasts have at least 4 bits per parameter. "
         "Needs all: memory grows with the cohort.",
         text_columns=(0, 1),
     )

@@ -19,38 +19,38 @@ def serve(
     ] = None,
     adapters: Annotated[
         list[str] | None,
-        typer.Option("--adapters", help="An adapter, NAME=DIRECTORY: a PEFT directory or a run.", metavar="NAME=DIR"),
+        typer.Option("--adapters", help="An adapter, NAME=DIRECTORY; a PEFT directory or a run.", metavar="NAME=DIR"),
     ] = None,
     run: Annotated[
-        list[Path] | None, typer.Option("--run", help="A run to follow: its newest round, under the run's name.")
+        list[Path] | None, typer.Option("--run", help="A run to follow; serves its newest round under the run's name.")
     ] = None,
-    base: Annotated[str, typer.Option("--base", help="Base, where the adapters do not name one at hand.")] = "",
+    base: Annotated[str, typer.Option("--base", help="Base, if the adapters name none that is available.")] = "",
     listen: Annotated[str, typer.Option("--listen", help="Address and port.")] = "127.0.0.1:8000",
     api_key: Annotated[
-        str, typer.Option("--api-key", envvar="PLAIT_API_KEY", help="Key that every request must bring.")
+        str, typer.Option("--api-key", envvar="PLAIT_API_KEY", help="Key that every request must carry.")
     ] = "",
     allowed_hosts: Annotated[
         str,
         typer.Option(
             "--allowed-hosts",
-            help="Further names that requests may call this server by, separated by commas; * for any.",
+            help="More host names that requests may address, separated by commas; * for any.",
             metavar="NAME,NAME",
         ),
     ] = "",
-    context: Annotated[int, typer.Option("--context", min=0, help="Tokens of a text; 0: all the base allows.")] = 0,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts written at a time; more wait.")] = 32,
+    context: Annotated[int, typer.Option("--context", min=0, help="Most tokens per text; 0 for the base's limit.")] = 0,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Texts generated at a time; more are queued.")] = 32,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[
         int,
         typer.Option(
-            "--threads", min=0, help="CPU threads; 0: all that torch takes, or one while something else has a core."
+            "--threads", min=0, help="CPU threads; 0 for torch's default, or one while another process uses a core."
         ),
     ] = 0,
 ) -> None:
-    """Serve adapters by name on one base, requests for different ones in the same batch; for trying them out.
+    """Serve adapters on one base behind the OpenAI API, with requests for different adapters in one batch.
 
-    Adapters come and go by POST /v1/load_lora_adapter and /v1/unload_lora_adapter, as with vLLM.
+    Load and unload adapters with POST /v1/load_lora_adapter and /v1/unload_lora_adapter, as with vLLM.
 
     Example: plait serve --adapters formal=runs/a casual=runs/b --run runs/now
     """
@@ -76,7 +76,7 @@ def serve(
     readable = {name: path for name, path in {**named, **followed}.items() if name in named or _has_adapter(path)}
     sources = {name: open_source(path, base=base, progress=_say) for name, path in readable.items()}
     if not base and not sources:
-        raise ConfigError("nothing names the base, expected --base or an adapter that names it")
+        raise ConfigError("the base is missing, expected --base or an adapter that names it")
     base_name = base or common_base(sources)
     located = locate_base(base_name, progress=_say)
     shape = describe_base(located.directory, Task.CAUSAL_LM)
@@ -95,7 +95,7 @@ def serve(
         hosts = AllowedHosts.of(host, allowed_hosts.split(","))
         app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or _is_local(host), hosts=hosts))
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=3)
-        # Whoever reads the line may come at once: from here on connections wait to be accepted.
+        # A client may connect as soon as it reads the line below: from here on connections wait to be accepted.
         listener.listen()
         shown_host, shown_port = listener.getsockname()[:2]
         shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
@@ -106,7 +106,7 @@ def serve(
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
-            # The ordinary end of a server: uvicorn has shut down by now.
+            # The normal end of a server: uvicorn has shut down by now.
             _say("stopped")
         finally:
             for follower in followers:
@@ -138,7 +138,7 @@ def _address(listen: str) -> tuple[str, int]:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the address before the base is loaded: a port that is in use should not cost that time."""
+    """Bind before the base is loaded, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

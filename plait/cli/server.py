@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LOG_BYTES = 16 << 20
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
-# What clients bring themselves. A file of settings may come from a simulation and name it.
+# Settings that clients bring themselves. A settings file may come from a simulation and name them.
 _CLIENTS = RunConfig().clients
 _NOT_THE_SERVERS = {"data": "", "partition": "", "reference": ""}
 
@@ -41,21 +41,23 @@ def server(
     listen: Annotated[str, typer.Option(help="Address and port to serve on.")] = "127.0.0.1:9440",
     kit: Annotated[Path | None, typer.Option(help="The server's kit, from `plait provision`.")] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve without TLS and keys, on this machine only.")
+        bool, typer.Option("--insecure", help="Serve without TLS and keys; loopback addresses only.")
     ] = False,
     min_clients: Annotated[
-        int | None, typer.Option(help=f"Begin once so many clients are there.  {shown_default(_CLIENTS)}", min=1)
+        int | None, typer.Option(help=f"Clients to wait for before the first round.  {shown_default(_CLIENTS)}", min=1)
     ] = None,
     metrics: Annotated[str, typer.Option(help="Address of the Prometheus page, such as 127.0.0.1:9441.")] = "",
     grace_s: Annotated[
-        float, typer.Option(help="Seconds that a client may be away before its task is given up.")
+        float, typer.Option(help="Seconds a client may be disconnected before its task is given up.")
     ] = 30.0,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Serve a federation: wait for clients, run the rounds, write the report.
 
-    A server that was stopped or killed goes on with the same command, or with `plait resume RUN`.
+    To continue after a stop or a crash, give the same command again, or `plait resume RUN`.
 
     Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
     """
@@ -64,11 +66,11 @@ def server(
             "--kit and --insecure are both given, expected one of them"
             if insecure
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
-            "or try it out on this machine alone with --insecure"
+            "or use --insecure to try it on this machine"
         )
     for key in _NOT_THE_SERVERS:
         if key in given:
-            raise ConfigError(f"--{key} is given, expected it left out: clients bring their own data")
+            raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
     settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **_NOT_THE_SERVERS}, config)
     out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
     directory = RunDirectory(Path(out))
@@ -89,7 +91,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     """Serve until the run is over.
 
     Raises:
-        PlaitError: whatever stops the run; what was received until then is on disk.
+        PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
     if is_finished(directory):
         if is_reported(directory.path):
@@ -117,11 +119,11 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         server_app, _ = load_apps()
         grpc_grid = importlib.import_module("server.grpc_grid")
         summary = importlib.import_module("server.summary")
-        # Clients are told the values that count, not which were left open.
+        # Clients get the resolved values, not which were left open.
         settings = settled(settings)
     with status(f"looking for base {settings.base}", quiet=quiet):
         base = locate_base(settings.base, revision=settings.revision, progress=lambda text: say(text, quiet=quiet))
-        # What cannot be is said before anybody is let in.
+        # Reject invalid settings before accepting clients.
         rule = rule_of(settings, ALL_RULES)
         optimizer_of(settings, rule)
         master = ranks_of(settings, base.directory, rule).master
@@ -164,12 +166,12 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
 
 
 def _drop_inbox(directory: RunDirectory) -> None:
-    """Remove the answers as they came: whatever they hold is folded into the adapter."""
+    """Remove the raw answers, which are folded into the adapter by now."""
     shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
 
 
 def _most_nodes(kit: ServerKit | None, clients: int) -> int:
-    """Room for everybody who is provisioned, for newcomers meanwhile, and for no more: each costs memory."""
+    """Room for all provisioned clients and some newcomers, but no more: each node costs memory."""
     from plait.trust import Register
 
     registered = len(Register.load(kit.directory).clients) if kit is not None else clients
@@ -185,7 +187,7 @@ def _load_kit(serving: Serving) -> ServerKit | None:
 
 
 def _log_to(path: Path) -> None:
-    """Every event of the server goes into a file that cannot grow without end, warnings on stderr too."""
+    """Log every event of the server to a file of bounded size, and warnings to stderr as well."""
     from logging.handlers import RotatingFileHandler
 
     logger = logging.getLogger("plait.server")
@@ -207,7 +209,7 @@ def _log_to(path: Path) -> None:
 def _stop_on_signals(out: str) -> None:
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(f"stopped; everything received so far is saved, go on with: plait resume {out}")
+        raise Interrupted(f"stopped; everything received so far is saved; continue with: plait resume {out}")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

@@ -1,6 +1,6 @@
-"""How a run is served: what ``plait server`` was told beside the run's settings, kept as ``RUN/server.toml``.
+"""How a run is served: the options of ``plait server`` other than the run's settings, kept as ``RUN/server.toml``.
 
-So that a restarted server gives the run the same number, and `plait resume` knows where to listen.
+A restarted server thus gives the run the same number, and `plait resume` knows where to listen.
 Knows nothing of gRPC.
 """
 
@@ -25,7 +25,7 @@ class Serving:
         listen: address and port.
         kit: directory of the server's kit, absolute; empty without TLS.
         metrics: address of the Prometheus page; empty for none.
-        grace_s: seconds that a client may be away before its task is given up.
+        grace_s: seconds a client may be disconnected before its task is given up.
         run_number: Flower's number of the run, the same after every restart.
     """
 
@@ -54,7 +54,7 @@ def load_serving(path: Path) -> Serving | None:
     """Read what `Serving.save` wrote; None if there is nothing.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the file is not one that `Serving.save` wrote.
         MachineError: cannot be read.
     """
     try:
@@ -67,7 +67,7 @@ def load_serving(path: Path) -> Serving | None:
         raise ConfigError(f"'{path}' is not TOML, expected the file that `plait server` wrote") from error
     kinds = {"listen": str, "kit": str, "metrics": str, "grace-s": float, "run-number": int}
     if {key: type(value) for key, value in table.items()} != kinds:
-        raise ConfigError(f"'{path}' has other keys or kinds of value, expected {', '.join(kinds)} as plait wrote them")
+        raise ConfigError(f"'{path}' has other keys or types, expected {', '.join(kinds)} as plait wrote them")
     return Serving(
         listen=cast("str", table["listen"]),
         kit=cast("str", table["kit"]),

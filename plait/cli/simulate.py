@@ -1,4 +1,4 @@
-"""``plait simulate``: real federated rounds on this machine, from data to a servable adapter and a report."""
+"""``plait simulate``: real federated rounds on this machine, from data to an adapter and a report."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from plait.simulation.local_grid import StopRequest
 
 
-# Share of the adapters that a run begins with.
+# As a fraction of the adapters that a run starts from.
 _WORTH_TELLING = 1e-3
 
 
 @with_run_options()
 def simulate(
     given: Mapping[str, object],
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
-    """Run real federated rounds on this machine.
+    """Run a federation on this machine, with real training and real messages.
 
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
@@ -52,10 +54,10 @@ def simulate(
 
 
 def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
-    """Bring data and base onto this machine, deal the data out, and settle what was left open.
+    """Fetch data and base, partition the data, and resolve the settings that were left open.
 
     Raises:
-        PlaitError: anything that would stop the run later; nothing is written before this is through.
+        PlaitError: anything that would stop the run later; nothing has been written by then.
     """
     with status("loading libraries", quiet=quiet):
         from plait.flower.rules import ALL_RULES
@@ -79,13 +81,13 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
     def progress(text: str) -> None:
         say(text, quiet=quiet)
 
-    with status(f"dealing out {settings.data} to {plural(settings.clients, 'client')}", quiet=quiet):
+    with status(f"partitioning {settings.data} over {plural(settings.clients, 'client')}", quiet=quiet):
         dataset, dealt = deal(settings, progress=progress)
         for note in dealt.notes:
             say(note, quiet=quiet)
         for label in dataset.labels:
             if "," in label:
-                raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without")
+                raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
         settings = settings.model_copy(
             update={
                 "partition": str(scheme_of(settings, dataset)),
@@ -97,12 +99,12 @@ def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
         ranks = ranks_of(settings, base.directory, rule)
         beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
     if beginning.lost > _WORTH_TELLING:
-        say(f"rank {settings.rank} loses {beginning.lost:.1%} of what the adapters given hold", quiet=quiet)
+        say(f"rank {settings.rank} loses {beginning.lost:.1%} of the given adapters", quiet=quiet)
     return settings
 
 
 def execute(settings: RunConfig, *, quiet: bool) -> None:
-    """Run (or go on with) the rounds, then the baselines."""
+    """Run (or continue) the rounds, then the baselines."""
     from plait.rounds.run_directory import RunDirectory
     from plait.simulation.references import add_references
 
@@ -177,21 +179,21 @@ def _stop_on_interrupt(stop: StopRequest, *, quiet: bool) -> None:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        say("stopping after the client that is at work; Ctrl-C again quits at once", quiet=quiet)
+        say("stopping after the current client; press Ctrl-C again to quit at once", quiet=quiet)
 
     signal.signal(signal.SIGINT, handle)
 
 
 @contextlib.contextmanager
 def told_how_to_go_on(run: str | Path) -> Generator[None]:
-    """Whatever stops a run that can go on ends in a line that says how."""
+    """If a run stops that can be resumed, its last line says how."""
     from plait.rounds.run_directory import RunDirectory
 
     try:
         yield
     except (KeyboardInterrupt, Interrupted, DiskFullError) as stopped:
         begun = RunDirectory(Path(run)).has_started
-        how = f"go on with: plait resume {run}" if begun else "start it again with the same command"
+        how = f"continue with: plait resume {run}" if begun else "start it again with the same command"
         if isinstance(stopped, KeyboardInterrupt):
             raise Interrupted(f"stopped by the user; {how}") from None
         raise stopped if how in str(stopped) else type(stopped)(f"{stopped}; {how}") from stopped

@@ -1,4 +1,4 @@
-"""``plait status``: what a server is doing, as it says itself."""
+"""``plait status``: what a server reports about its run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from plait.cli.output import print_json
 
 def status(
     server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
-    kit: Annotated[
-        Path | None, typer.Option(help="The server's kit; without one only an --insecure server answers.")
-    ] = None,
+    kit: Annotated[Path | None, typer.Option(help="The server's kit; not needed for an --insecure server.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Ask a server for its round, its clients, who is late, and its bytes.
+    """Ask a server for its round, its clients (and which are late) and the bytes sent.
 
     Example: plait status --server localhost:9440 --kit fed/server
     """

@@ -1,7 +1,7 @@
-"""``plait verify``: is a run's record whole, and is what it says so.
+"""``plait verify``: whether a run's record is complete and true.
 
-Chain, checkpoints and adapter are checked against the ledger; signatures where clients had keys; and where the updates
-were kept (``--keep-updates``) every round is computed again.
+Chain, checkpoints and adapter are checked against the ledger; signatures too if clients had keys. If the updates were
+kept (``--keep-updates``), every round is recomputed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def verify(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check a run's ledger, and signatures, checkpoints and adapter against it; compute its rounds again if it can.
+    """Check a run's ledger, signatures, checkpoints and adapter; recompute its rounds if their updates were kept.
 
     Example: plait verify runs/first
     """
@@ -58,41 +58,41 @@ def verify(
             }
         )
         return
-    cut = f"; a torn last line of {torn} bytes does not count" if torn else ""
-    typer.echo(f"ledger       {len(events)} events, chain whole{cut}")
-    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} whole")
+    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
+    typer.echo(f"ledger       {len(events)} events, chain intact{cut}")
+    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
     typer.echo(f"adapter      {adapter}")
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none; clients had no keys'}")
     typer.echo(
         "rounds       "
-        + ("not computed again (updates not kept)" if replayed is None else f"{replayed} computed again, bit for bit")
+        + ("not recomputed (updates not kept)" if replayed is None else f"{replayed} recomputed, bit for bit")
     )
 
 
 def _check_adapter(directory: RunDirectory, rounds: list[str], settings: RunConfig) -> str:
-    """In words, which adapter lies in the run directory."""
+    """Describe the adapter in the run directory."""
     from plait.adapters import AdapterState, Layout, load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
 
     if not rounds and not directory.adapter.exists():
-        return "none yet; no round is finished"
+        return "none yet; no round has finished"
     tensors = load_peft_directory(directory.adapter).tensors
     layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
     digest = AdapterState.from_tensors(layout, tensors).digest().hex()
     if rounds and digest == rounds[-1]:
         return f"that of round {len(rounds)}"
-    # A run that was killed between publishing a round's adapter and telling the ledger.
+    # The run was killed between publishing a round's adapter and recording it in the ledger.
     last = finished_in_checkpoint(directory.checkpoints)
     if last and (last["adapter"], last["round"]) == (digest, len(rounds) + 1):
-        return f"that of round {len(rounds) + 1}, which `plait resume` will end"
+        return f"that of round {len(rounds) + 1}, which `plait resume` will finish"
     if rounds and _published(directory, settings) == (rounds[-1], digest):
-        return f"that of round {len(rounds)}, as plain PEFT takes it"
+        return f"that of round {len(rounds)}, in plain PEFT form"
     expected = rounds[-1][:16] if rounds else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
 
 
 def _published(directory: RunDirectory, settings: RunConfig) -> tuple[str, str]:
-    """Digests of the newest checkpoint's adapter and of what it is published as."""
+    """Digests of the newest checkpoint's adapter and of its published form."""
     from plait.flower.rules import ALL_RULES
     from plait.plan import ranks_of, rule_of
     from plait.rounds.checkpoint import load_checkpoint
@@ -141,7 +141,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
     run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")
     beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
     if beginning.parents != parents_in(events):
-        raise PeerError("an adapter that the run began with has changed since, expected those that the ledger names")
+        raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     state = begun(
         initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, bytes.fromhex(base.reference.fingerprint)
     )

@@ -23,11 +23,11 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     for name, data in (("alice", None), ("bob", None), ("carol", labelled)):
         deployment.join(name, data=data)
 
-    deployment.until(lambda: "waiting for 1 more that can take part" in deployment.printed("server"))
+    deployment.until(lambda: "clients still missing: 1" in deployment.printed("server"))
     printed = deployment.printed("server")
     assert "waiting for 3 clients" in printed
     for name in ("alice", "bob"):
-        assert any(line.startswith("here: ") and name in line for line in printed.splitlines())
+        assert any(line.startswith("joined: ") and name in line for line in printed.splitlines())
     assert f"cannot take part carol (unusable-data): {WORDS}" in printed
     assert (
         f'event=cannot-take-part client=carol reason=unusable-data detail="{WORDS}"'

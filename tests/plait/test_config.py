@@ -235,7 +235,7 @@ def test_adapters_to_begin_with_have_a_weight_each():
 
 
 def test_a_beginning_that_means_nothing_is_refused():
-    with pytest.raises(ConfigError, match="init-mode is 'freeze', expected init-adapter to name what is meant"):
+    with pytest.raises(ConfigError, match="init-mode is 'freeze', expected init-adapter to be given too"):
         config_from_table({"init-mode": "freeze"})
     with pytest.raises(ConfigError, match="init-adapter gives 'a' weight 0"):
         config_from_table({"init-adapter": "a=0"})

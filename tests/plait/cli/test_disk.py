@@ -37,7 +37,7 @@ def test_a_simulation_on_a_disk_that_fills_up_stops_in_one_line_and_goes_on_with
     # Room for the run's beginning, and not for its first round.
     ballast.write_bytes(bytes(DISK_BYTES - 400_000))
     ran = plait("simulate", *_options(jsonl, small, out))
-    _is_one_line(ran, disk, f"go on with: plait resume {out}")
+    _is_one_line(ran, disk, f"continue with: plait resume {out}")
     events = read_events(out / "ledger.jsonl")
     assert not [event for event in events if event["event"] in ("update_refused", "client_turned_away")]
 

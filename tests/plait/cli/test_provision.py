@@ -93,7 +93,7 @@ def test_a_revoked_client_is_revoked_and_the_steps_say_how_it_takes_effect(plait
         (("--clients", "c", "--server-name", "x"), "server names are x, expected those of"),
         (("--clients", "c", "--days", 99999), "days is 99999, expected 1 to"),
         (("--revoke", "eve"), "client 'eve' is not in"),
-        (("--revoke", "bob", "--clients", "c"), "--revoke is given with other options, expected it alone"),
+        (("--revoke", "bob", "--clients", "c"), "--revoke is given with other options, expected it on its own"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(plait, kits, options, message):

@@ -89,7 +89,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "stopping after the client that is at work" in err
+    assert "stopping after the current client" in err
     assert f"plait resume {out}" in err
     assert read_events(out / "ledger.jsonl")[-1]["event"] == "interrupted"
     assert plait("resume", out).code == 0
@@ -147,7 +147,7 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     stopped = subprocess.run(command, capture_output=True, text=True, check=False)
     assert stopped.returncode == (1 if number is signal.SIGINT else -number), stopped.stderr
     if number is signal.SIGINT:
-        assert stopped.stderr.splitlines()[-1].endswith(f"go on with: plait resume {out}")
+        assert stopped.stderr.splitlines()[-1].endswith(f"continue with: plait resume {out}")
     assert not (out / "report.html").exists()
     rounds = [event["event"] for event in read_events(out / "ledger.jsonl")].count("round_finished")
     assert rounds == 2

@@ -124,7 +124,7 @@ def test_a_run_publishes_its_rounds_into_a_running_server(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 2, "nothing names the base, expected --base"),
+        ((), 2, "the base is missing, expected --base"),
         (("--adapters", "x"), 2, "adapter is 'x', expected NAME=DIRECTORY"),
         (("a=x", "a=y"), 2, "two adapters are called 'a'"),
         (("a=/nowhere",), 2, "is no directory"),

@@ -12,7 +12,7 @@ from plait.cli.serving import Serving
     [
         ((), "neither --kit nor --insecure is given"),
         (("--insecure", "--kit", "kit"), "expected one of them"),
-        (("--insecure", "--data", "my.jsonl"), "--data is given, expected it left out"),
+        (("--insecure", "--data", "my.jsonl"), "--data is given, expected none"),
         (("--insecure", "--partition", "iid"), "--partition is given"),
         (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
         (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),

@@ -45,7 +45,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_to_the_same_adapter
 def test_the_rounds_of_a_run_that_kept_its_updates_are_computed_again(kept, plait) -> None:
     ran = plait("verify", kept[0])
     assert ran.code == 0, ran.err
-    assert "2 computed again, bit for bit" in ran.out
+    assert "2 recomputed, bit for bit" in ran.out
     assert json.loads(plait("verify", kept[0], "--json").out)["replayed"] == 2
 
 
@@ -54,8 +54,8 @@ def test_a_torn_last_line_is_said_and_does_not_count(finished: Path, plait) -> N
         file.write(b'{"event":"run_fin')
     ran = plait("verify", finished)
     assert ran.code == 0
-    assert "a torn last line of 17 bytes does not count" in ran.out
-    assert "not computed again (updates not kept)" in ran.out
+    assert "a torn last line of 17 bytes is ignored" in ran.out
+    assert "not recomputed (updates not kept)" in ran.out
     assert "none; clients had no keys" in ran.out
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(fi
     ledger.write_bytes(b"".join(lines[:last]))
     ran = plait("verify", finished)
     assert ran.code == 0, ran.err
-    assert "that of round 2, which `plait resume` will end" in ran.out
+    assert "that of round 2, which `plait resume` will finish" in ran.out
 
 
 def test_a_directory_that_cannot_be_made_is_said_in_one_line(plait, jsonl: Path, small: tuple[str, ...]) -> None:
