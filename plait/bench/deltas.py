@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.adapters import AdapterState, Layout, subtract
-from plait.rounds.participant import Carried
+from plait.rounds.local_model import TrainJob
 
 LOCAL_STEPS = 10
 """Steps behind each trained delta."""
@@ -58,6 +58,7 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
         settings = dataclasses.replace(
             settings_of(config), round=round_number, done_steps=(round_number - 1) * LOCAL_STEPS
         )
-        done = simulated_client(config, round_number - 1).train(blueprint.spec, before, settings, Carried())
+        client = simulated_client(config, round_number - 1)
+        done = client.train(TrainJob(client, blueprint.spec, settings, received=before, start=before))
         yield Source(f"delta of {base}, round {round_number}", subtract(done.state, before), done.seconds)
         before = done.state

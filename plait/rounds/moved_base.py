@@ -48,6 +48,10 @@ class MovedBase:
         return MovedBase(moved, hasher.digest())
 
 
+UNMOVED = MovedBase()
+"""A base that is what it was."""
+
+
 def whole_base(state: AdapterState, geometry: Geometry, digest: bytes) -> MovedBase:
     """The moved base that a server sent whole, under the digest that it gave."""
     return MovedBase(_delta_of(state, geometry), digest)
@@ -117,14 +121,14 @@ def base_to_bytes(base: MovedBase, geometry: Geometry) -> bytes:
 def base_from_bytes(data: bytes | None, geometry: Geometry) -> MovedBase:
     """What `base_to_bytes` made; a base that has not moved where it is lost or of another adapter."""
     if not data:
-        return MovedBase()
+        return UNMOVED
     size = int.from_bytes(data[32:36], "little")
     try:
         layout = layout_from_text(data[36 : 36 + size].decode(), geometry)
         flat = np.frombuffer(data, "<f4", offset=36 + size).astype(np.float32)
         return whole_base(AdapterState(layout, flat), geometry, data[:32])
     except (PeerError, ValueError):
-        return MovedBase()
+        return UNMOVED
 
 
 def _delta_of(state: AdapterState, geometry: Geometry) -> BaseDelta:

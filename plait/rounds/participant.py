@@ -7,8 +7,7 @@ Answers carry counts, losses and codes; never text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,9 +37,10 @@ from plait.rounds.broadcasts import take_step
 from plait.rounds.drift import Drift
 from plait.rounds.error_feedback import Debt
 from plait.rounds.evaluation import Judgement
+from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
 from plait.rounds.memory import Memory
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
+from plait.rounds.moved_base import UNMOVED, MovedBase, base_from_bytes, base_to_bytes, layout_from_text, whole_base
 from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, own_lead, read_own_adapter, share_at_start
 from plait.rounds.own_side import own_bytes, with_own, without
 from plait.rounds.past import Past, recall_past
@@ -62,7 +62,6 @@ from plait.wire.messages import (
     Evaluation,
     Refusal,
     RefusalReason,
-    Reply,
     TrainTask,
     UpdateReply,
     decode_task,
@@ -71,112 +70,7 @@ from plait.wire.messages import (
 from plait.wire.settings import Settings
 from plait.wire.signature import with_signature
 
-
-@dataclass(frozen=True)
-class DataSize:
-    """How much data a client has, in numbers only."""
-
-    train_examples: int
-    train_tokens: int
-    held_out_examples: int
-    held_out_tokens: int
-    histogram: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a client's data one local training run visits.
-
-    Attributes:
-        examples: different ones.
-        tokens: in these, each counted once.
-    """
-
-    examples: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What a local training run is given from the client's rounds before.
-
-    Attributes:
-        moments: AdamW's; None to begin anew.
-        drift: (size,) to be added to the adapter after every step; None for nothing.
-    """
-
-    moments: Moments | None = None
-    drift: Float32 | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a local training run leaves behind.
-
-    Attributes:
-        state: the adapter after it.
-        loss: mean training loss over its steps, in nats.
-        tokens: tokens that went through the model.
-        seconds: how long it took.
-        moments: AdamW's; None where somebody else's trainer keeps them to itself.
-    """
-
-    state: AdapterState
-    loss: float
-    tokens: int
-    seconds: float
-    moments: Moments | None = None
-
-
-class LocalModel(Protocol):
-    """A base with the client's own data beside it."""
-
-    @property
-    def base_fingerprint(self) -> bytes:
-        """SHA-256 of the base, 32 bytes."""
-        ...
-
-    def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
-        """Derive spec and initial adapter from what a server sent.
-
-        Raises:
-            ConfigError: this base cannot carry such an adapter.
-            PeerError: it is no spec.
-        """
-        ...
-
-    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        """Compute on the base as it has moved, from now on; one without steps is the base as it was.
-
-        Raises:
-            ConfigError: this base cannot be moved.
-        """
-        ...
-
-    def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
-        """Count the data under these settings.
-
-        Raises:
-            TooLittleDataError: there is too little to train on and to hold some out.
-            DataError: they do not fit the base or the task.
-        """
-        ...
-
-    def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        """How much of the data `train` would visit under these settings.
-
-        Raises:
-            DataError: there is too little.
-        """
-        ...
-
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
-        """Train from `state` on the client's training part; `state` is not changed."""
-        ...
-
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
-        """Held-out losses of `state` on the part that never trains."""
-        ...
+_Given = TypeVar("_Given")
 
 
 class NeedFullError(PeerError):
@@ -223,31 +117,64 @@ class Participant:
             Abandoned: nobody waits for it any more.
             DiskFullError: this machine's disk is full; whoever runs the client knows whose that is.
         """
+        job = self.begin(task_bytes)
+        if isinstance(job, bytes):
+            return job
         try:
-            return encode_reply(self._work(task_bytes))
+            trained = job.model.train(job)
+        except PlaitError as error:
+            return self.finish(job, error)
+        return self.finish(job, trained)
+
+    def begin(self, task_bytes: bytes) -> TrainJob | bytes:
+        """Do what one task asks up to its training.
+
+        Returns:
+            The job to train, or the encoded reply where nothing is to be trained.
+
+        Raises:
+            Abandoned: nobody waits for it any more.
+            DiskFullError: this machine's disk is full.
+        """
+        return self._answering(lambda: self._work(task_bytes))
+
+    def finish(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
+        """The encoded reply to a task once its job is done.
+
+        Args:
+            job: what `begin` gave.
+            trained: what training left behind, or the error that ended it.
+
+        Raises:
+            Abandoned: nobody waits for it any more.
+            DiskFullError: this machine's disk is full.
+        """
+        return self._answering(lambda: self._update(job, trained))
+
+    def _answering(self, work: Callable[[], _Given]) -> _Given | bytes:
+        try:
+            return work()
         except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
             return encode_reply(Refusal(self._name, _reason(error), str(error)))
 
-    def _work(self, task_bytes: bytes) -> Reply:
+    def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         task = decode_task(task_bytes, max_bytes=self._max_task_bytes)
         if self._terms:
             self._terms.check_task(task)
         if isinstance(task, DescribeTask):
-            return self._describe(task)
+            return encode_reply(self._describe(task))
         header = read_header(task.broadcast, max_bytes=len(task.broadcast))
         if self._terms:
             self._terms.check_header(header, task)
         spec, state = self._catch_up(header, task.broadcast)
-        geometry = geometry_of(spec)
-        base = self._moved_base(task.base, header, geometry)
+        base = self._moved_base(task.base, header, geometry_of(spec))
         if self._policy:
             Asked.recall(self._memory).note(self._memory, header, base.digest, task, self._policy.max_repeats)
-        self._model.stand_on(base, geometry)
         if isinstance(task, TrainTask):
-            return self._train(header, spec, state, geometry, task.settings)
-        return self._evaluate(header, spec, state, geometry, task.settings)
+            return self._job(header, spec, state, base, task.settings)
+        return encode_reply(self._evaluate(header, spec, state, base, task.settings))
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
@@ -273,25 +200,35 @@ class Participant:
             max_rank=self._max_rank,
         )
 
-    def _train(
-        self, header: Header, spec: AdapterSpec, received: AdapterState, geometry: Geometry, settings: Settings
-    ) -> UpdateReply:
+    def _job(
+        self, header: Header, spec: AdapterSpec, received: AdapterState, base: MovedBase, settings: Settings
+    ) -> TrainJob:
         size = self._model.data_size(spec, settings)
         self._check_coverage(spec, settings)
         pasts = {key: recall_past(self._memory, key, header.run_id) for key in ("own", "moments", "drift")}
         own = pasts["own"].given_in(settings.round)[1]
-        state = (
-            with_own(received, own, geometry, Side(settings.personal))
+        start = (
+            with_own(received, own, geometry_of(spec), Side(settings.personal))
             if settings.personal
             else own_adapter(received, own, share_at_start(settings))
         )
-        carried, correction = _carried(pasts, received, settings)
-        trained = self._model.train(spec, state, settings, carried)
+        carried, _ = _carried(pasts, received, settings)
+        return TrainJob(self._model, spec, settings, received, start, carried, base, header, size.train_examples, pasts)
+
+    def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
+        if isinstance(trained, PlaitError):
+            raise trained
+        header, settings, received, pasts = job.header, job.settings, job.received, job.pasts
+        if header is None:
+            raise ValueError("the job answers no task")
+        geometry = geometry_of(job.spec)
+        own = pasts["own"].given_in(settings.round)[1]
+        _, correction = _carried(pasts, received, settings)
         try:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        delta = subtract(trained.state, state)
+        delta = subtract(trained.state, job.start)
         if settings.personal:
             self._leave("own", pasts, settings, own_bytes(trained.state, geometry, Side(settings.personal)))
             delta = without(delta, geometry, Side(settings.personal))
@@ -313,7 +250,7 @@ class Participant:
                 base_fingerprint=header.base_fingerprint,
                 spec_digest=header.spec_digest,
                 relative_to=header.result_digest,
-                examples=size.train_examples,
+                examples=job.examples,
                 metrics={
                     "train_loss": trained.loss,
                     "train_tokens": float(trained.tokens),
@@ -326,7 +263,7 @@ class Participant:
         )
         if self._policy:
             self._policy.check_upload(len(sealed.data))
-        return UpdateReply(with_signature(sealed.data, self._sign) if self._sign else sealed.data)
+        return encode_reply(UpdateReply(with_signature(sealed.data, self._sign) if self._sign else sealed.data))
 
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:
@@ -354,18 +291,19 @@ class Participant:
         self._memory.save(key, pasts[key].settled(settings.round, data).to_bytes())
 
     def _evaluate(
-        self, header: Header, spec: AdapterSpec, state: AdapterState, geometry: Geometry, settings: Settings
+        self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings
     ) -> Evaluation:
         kept = recall_past(self._memory, "own", header.run_id).after
         if settings.personal:
-            state = with_own(state, kept, geometry, Side(settings.personal))
-        judged = self._model.evaluate(spec, state, settings)
+            state = with_own(state, kept, geometry_of(spec), Side(settings.personal))
+        judged = self._model.evaluate(spec, state, settings, base)
         if header.round == 0:
             self._memory.save("judged", header.run_id + judged.to_bytes())
         before = self._judged_before(header)
         result, own = judged.since(before), None
         if settings.own_share and read_own_adapter(kept, state.layout.size):
-            own = self._model.evaluate(spec, own_adapter(state, kept, settings.own_share), settings).since(before)
+            mine = own_adapter(state, kept, settings.own_share)
+            own = self._model.evaluate(spec, mine, settings, base).since(before)
         return Evaluation(
             client=self._name,
             round=header.round,
@@ -432,7 +370,7 @@ class Participant:
     def _moved_base(self, data: bytes, header: Header, geometry: Geometry) -> MovedBase:
         """The base that the server means: the one held, or what the step (or the whole) beside the adapter makes."""
         if not data:
-            return MovedBase()
+            return UNMOVED
         held = self._held_base(header.run_id, geometry)
         said = read_header(data, max_bytes=len(data))
         if said.direction != Direction.BROADCAST or said.run_id != header.run_id:

@@ -10,7 +10,8 @@ from functools import lru_cache, partial
 
 from plait.config import RunConfig
 from plait.data import Dataset, cache_directory, histogram, load_dataset
-from plait.rounds.participant import Trained
+from plait.errors import PlaitError
+from plait.rounds.local_model import Trained, TrainJob
 from plait.simulation.gathering import Gathering
 from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
 from plait.simulation.remembered import RememberedLosses
@@ -18,7 +19,7 @@ from plait.training.bases import Progress, locate_base, quiet_libraries
 from plait.training.bridge import load_own_trainer
 from plait.training.device import choose_compute, use_threads
 from plait.training.embeddings import minilm_embedder
-from plait.training.local_model import PeftLocalModel, Training, train_clients
+from plait.training.local_model import PeftLocalModel, train_jobs
 from plait.training.resident import ResidentBase
 
 _MODELS_KEPT = 4096
@@ -103,6 +104,6 @@ def _client(config: RunConfig, index: int) -> PeftLocalModel:
 
 
 @lru_cache(maxsize=1)
-def gathering() -> Gathering[Training, Trained]:
+def gathering() -> Gathering[TrainJob, Trained | PlaitError]:
     """Where the clients of this process ask for their training; whoever runs several at once has it done at once."""
-    return Gathering(train_clients)
+    return Gathering(train_jobs)

@@ -39,8 +39,7 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
     took_part = Recorded.of(events).clients
     named = ((client_name(config, index), index) for index in range(config.clients))
     clients = {name: simulated_client(config, index) for name, index in named if name in took_part}
-    for client in clients.values():
-        client.stand_on(state.base.moved, geometry)
+    base.stand_on(state.base.moved, geometry)
     ledger = Ledger(directory.ledger)
     try:
         for kind in missing:

@@ -1,25 +1,27 @@
-"""A client's base with its own data beside it: what `plait.rounds.participant` asks for, done with PEFT and torch.
+"""A client's base with its own data: the `plait.rounds.local_model.LocalModel` of PEFT and torch.
 
-Clients of one process share a base. What several of them are to train can be done at once by `train_clients`, which
-puts those that fit together into one batch (`cohort`).
+Clients of one process share a base. `train_jobs` trains several of them at once and puts those that fit together into
+one batch (`cohort`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import torch
 from peft import PeftModel
 
+from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
-from plait.aggregation import Geometry, geometry_of
+from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
+from plait.errors import DiskFullError, PlaitError
 from plait.rounds.evaluation import Judgement
-from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried, Coverage, DataSize, Trained
+from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
+from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import Lesson, LocalTraining, StepReport, order
@@ -34,27 +36,6 @@ OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepR
 Recall = Callable[[Sequence[bytes], Callable[[], Judgement]], Judgement]
 
 
-@dataclass(frozen=True, eq=False)
-class Training:
-    """What one client is to train.
-
-    Attributes:
-        client: whose data.
-        spec: of the adapter.
-        state: where it starts; not changed.
-        settings: of the run and the round.
-        carried: from the client's rounds before.
-        base: how far the base has moved that it stands on.
-    """
-
-    client: PeftLocalModel
-    spec: AdapterSpec
-    state: AdapterState
-    settings: Settings
-    carried: Carried
-    base: MovedBase
-
-
 class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
 
@@ -65,7 +46,7 @@ class PeftLocalModel:
         kind: what the records are.
         histogram: counts that may leave the client (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
-        train_with: does what the client is to train; by default at once and alone.
+        train_with: does a job of the client; by default at once and alone.
         recall: asked for the loss of the adapter that a run begins with; by default it is measured.
     """
 
@@ -78,7 +59,7 @@ class PeftLocalModel:
         kind: RecordKind,
         histogram: Mapping[str, int],
         own_trainer: OwnTrainer | None = None,
-        train_with: Callable[[Training], Trained] | None = None,
+        train_with: Callable[[TrainJob], Trained | PlaitError] | None = None,
         recall: Recall | None = None,
     ) -> None:
         self._base = base
@@ -89,7 +70,6 @@ class PeftLocalModel:
         self._own_trainer = own_trainer
         self._train_with = train_with or self.train_alone
         self._recall = recall
-        self._moved = MovedBase()
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
 
@@ -102,11 +82,6 @@ class PeftLocalModel:
         """Derive spec and initial adapter from what a server sent."""
         blueprint = self._base.prepare(spec_text)
         return blueprint.spec, blueprint.initial
-
-    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        """Compute on the base as it has moved, from now on."""
-        self._moved = base
-        self._base.stand_on(base, geometry)
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Count the data under these settings."""
@@ -128,14 +103,19 @@ class PeftLocalModel:
         different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
         return Coverage(len(different), sum(different.values()))
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
-        """Train from `state` on the client's training part, in an order that follows from seed and data."""
-        settings = replace(settings, seed=data_seed(settings.seed, self.split(spec, settings)))
-        return self._train_with(Training(self, spec, state, settings, carried, self._moved))
+    def train(self, job: TrainJob) -> Trained:
+        """Train on the client's training part, in an order that follows from seed and data."""
+        trained = self._train_with(job)
+        if isinstance(trained, PlaitError):
+            raise trained
+        return trained
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
-        """Held-out losses of `state` on the part that never trains."""
-        if self._recall is None or self._moved.digest:
+    def evaluate(
+        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
+    ) -> Judgement:
+        """Held-out losses of `state`, on the base as it has moved, over the part that never trains."""
+        self._base.stand_on(base, geometry_of(spec))
+        if self._recall is None or base.digest:
             return self._measure(spec, state, settings)
         if state.digest() != self._base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
@@ -184,18 +164,18 @@ class PeftLocalModel:
             self._split_for = wanted
         return self._split
 
-    def kinship(self, training: Training) -> tuple[object, ...] | None:
-        """What must be equal of two trainings that are to be done together; None for one that must be done alone."""
+    def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
+        """What must be equal of two jobs that are to be done together; None for one that must be done alone."""
         if self._own_trainer is not None:
             return None
-        settings = training.settings
+        settings = job.settings
         shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
-        return (id(self._base), training.spec.digest, training.base.digest, *shape)
+        return (id(self._base), job.spec.digest, job.base.digest, *shape)
 
-    def train_alone(self, training: Training) -> Trained:
-        """Do one training."""
-        spec, state, settings = training.spec, training.state, training.settings
-        model = self._on_base(training)
+    def train_alone(self, job: TrainJob) -> Trained:
+        """Do one job."""
+        spec, state, settings = job.spec, job.start, self._seeded(job)
+        model = self._on_base(job)
         split = self.split(spec, settings)
         parameters = adapter_parameters(model, spec.layout)
         if self._own_trainer is not None:
@@ -210,34 +190,31 @@ class PeftLocalModel:
             start=state.flat,
             task=spec.task,
             pad_token=self._base.pad_token,
-            moments=training.carried.moments,
-            drift=training.carried.drift,
+            moments=job.carried.moments,
+            drift=job.carried.drift,
         )
-        return _trained(training, done)
+        return _trained(job, done)
 
-    def train_together(self, trainings: Sequence[Training]) -> list[Trained] | None:
-        """Do several trainings of one kinship at once; None where they can only be done alone."""
-        first = trainings[0]
+    def lesson(self, job: TrainJob) -> Lesson:
+        """What a learner is given of a job."""
+        settings = self._seeded(job)
+        examples = self.split(job.spec, settings).train
+        return Lesson(examples, settings, job.start.flat, job.carried.moments, job.carried.drift)
+
+    def train_together(self, jobs: Sequence[TrainJob], lessons: Sequence[Lesson]) -> list[Trained] | None:
+        """Do several jobs of one kinship at once; None where they can only be done alone."""
+        first = jobs[0]
         model = self._on_base(first)
-        lessons = [
-            Lesson(
-                each.client.split(each.spec, each.settings).train,
-                each.settings,
-                each.state.flat,
-                each.carried.moments,
-                each.carried.drift,
-            )
-            for each in trainings
-        ]
         done = train_cohort(model, adapter_parameters(model, first.spec.layout), lessons, task=first.spec.task)
-        if done is None:
-            return None
-        return [_trained(training, each) for training, each in zip(trainings, done, strict=True)]
+        return None if done is None else [_trained(job, each) for job, each in zip(jobs, done, strict=True)]
 
-    def _on_base(self, training: Training) -> PeftModel:
+    def _seeded(self, job: TrainJob) -> Settings:
+        return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
+
+    def _on_base(self, job: TrainJob) -> PeftModel:
         # Others may have stood on another base since.
-        self._base.stand_on(training.base, geometry_of(training.spec))
-        return self._base.carrying(training.spec, training.state)
+        self._base.stand_on(job.base, geometry_of(job.spec))
+        return self._base.carrying(job.spec, job.start)
 
 
 def data_seed(seed: int, split: Split) -> int:
@@ -249,22 +226,53 @@ def data_seed(seed: int, split: Split) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1
 
 
-def train_clients(trainings: Sequence[Training]) -> list[Trained]:
-    """Train several clients of one process, those that fit together at once; results in their order."""
+def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
+    """Do several jobs of clients of one process, those that fit together at once.
+
+    Which jobs are done at once, and so every bit of what they give, follows from the jobs and their order.
+
+    Returns:
+        For each job, in their order, what training left behind or the error that ended it.
+
+    Raises:
+        Abandoned: nobody waits for this any more.
+        DiskFullError: this machine's disk is full.
+    """
     kin: dict[object, list[int]] = {}
-    for number, training in enumerate(trainings):
-        kinship = training.client.kinship(training)
+    for number, job in enumerate(jobs):
+        kinship = job.model.kinship(job) if isinstance(job.model, PeftLocalModel) else None
         kin.setdefault(("alone", number) if kinship is None else kinship, []).append(number)
-    found: dict[int, Trained] = {}
+    found: dict[int, Trained | PlaitError] = {}
     for numbers in kin.values():
-        group = [trainings[number] for number in numbers]
-        together = group[0].client.train_together(group) if len(group) > 1 else None
-        done = together or [training.client.train_alone(training) for training in group]
-        found.update(zip(numbers, done, strict=True))
-    return [found[number] for number in range(len(trainings))]
+        group = [jobs[number] for number in numbers]
+        found.update(zip(numbers, _together(group) or [_alone(job) for job in group], strict=True))
+    return [found[number] for number in range(len(jobs))]
 
 
-def _trained(training: Training, done: LocalTraining) -> Trained:
+def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
+    """Jobs of one kinship in one batch; None where they have to be done alone, so that each has an error of its own."""
+    if len(jobs) == 1:
+        return None
+    models = [job.model for job in jobs if isinstance(job.model, PeftLocalModel)]
+    try:
+        lessons = [model.lesson(job) for model, job in zip(models, jobs, strict=True)]
+        return models[0].train_together(jobs, lessons)
+    except (Abandoned, DiskFullError):
+        raise
+    except PlaitError:
+        return None
+
+
+def _alone(job: TrainJob) -> Trained | PlaitError:
+    try:
+        return job.model.train_alone(job) if isinstance(job.model, PeftLocalModel) else job.model.train(job)
+    except (Abandoned, DiskFullError):
+        raise
+    except PlaitError as error:
+        return error
+
+
+def _trained(job: TrainJob, done: LocalTraining) -> Trained:
     report = done.report
-    after = AdapterState(training.spec.layout, done.flat)
+    after = AdapterState(job.spec.layout, done.flat)
     return Trained(after, report.loss, report.tokens, report.seconds, done.moments)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import Geometry, geometry_of
 from plait.rounds.evaluation import Judgement
-from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried, DataSize, Trained
+from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
+from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.settings import Settings
 
 RANK, WIDTH, ALPHA = 8, 384, 16
@@ -77,21 +77,23 @@ class Client:
         del spec_text
         return spec_and_initial()
 
-    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        """Nothing moves it."""
-
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         """Stories, one token each."""
         del spec, settings
         count = self.claims or len(self.stories.y)
         return DataSize(count, count, 1, 1, {})
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
+    def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
+        """As many stories as are drawn."""
+        del spec
+        count = min(len(self.stories.y), settings.local_steps * settings.batch_size)
+        return Coverage(count, count)
+
+    def train(self, job: TrainJob) -> Trained:
         """AdamW on batches, then the lie."""
-        del carried
-        trained = self.honest(spec, state, settings)
+        trained = self.honest(job.spec, job.start, job.settings)
         if self.forge is not None:
-            trained = self.forge(self, state, trained, settings)
+            trained = self.forge(self, job.start, trained, job.settings)
         return Trained(trained, loss=0.0, tokens=1, seconds=0.0)
 
     def honest(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> AdapterState:
@@ -124,9 +126,11 @@ class Client:
                 flat = (flat - settings.learning_rate * move).astype(np.float32)
         return AdapterState(state.layout, flat)
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
+    def evaluate(
+        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
+    ) -> Judgement:
         """Not used: the experiment looks at stories that no client has."""
-        del spec, state, settings
+        del spec, state, settings, base
         return Judgement((0.0,), (1,))
 
 

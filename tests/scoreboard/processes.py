@@ -33,7 +33,8 @@ from plait.errors import PeerError
 from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
 from plait.rounds.ledger import Event, read_events
-from plait.rounds.participant import Participant, Trained
+from plait.rounds.local_model import Trained
+from plait.rounds.participant import Participant
 from plait.trust import ClientKit, ServerKit
 from server.grpc_grid import GrpcGrid
 
@@ -54,12 +55,12 @@ class PacedModel(FakeModel):
 
     train_s: float = 0.0
 
-    def train(self, spec, state, settings, carried) -> Trained:
+    def train(self, job) -> Trained:
         end = time.monotonic() + self.train_s
         while time.monotonic() < end:
             check_abandoned()
             time.sleep(0.01)
-        return super().train(spec, state, settings, carried)
+        return super().train(job)
 
 
 @dataclass(frozen=True)

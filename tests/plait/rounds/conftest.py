@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation import RULES, Geometry, fitted, geometry_of, optimizer_for
+from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import Judgement
 from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried, Coverage, DataSize, Participant, Trained
+from plait.rounds.moved_base import UNMOVED, MovedBase
+from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -62,9 +63,6 @@ class FakeModel:
         drawn = AdapterState(wide, np.random.default_rng(spec.init_seed).normal(size=wide.size).astype(np.float32))
         return spec, cut(drawn, spec) if spec.init_rank else drawn
 
-    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        self.stood_on.append(base)
-
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
         return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
 
@@ -72,7 +70,9 @@ class FakeModel:
         examples = min(self.train_examples, settings.local_steps * settings.batch_size)
         return Coverage(examples, 10 * examples)
 
-    def train(self, spec: AdapterSpec, state: AdapterState, settings: Settings, carried: Carried) -> Trained:
+    def train(self, job: TrainJob) -> Trained:
+        state, settings, carried = job.start, job.settings, job.carried
+        self.stood_on.append(job.base)
         after = self.trained(state.flat, settings.seed, settings)
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
         for slot in frozen:
@@ -94,8 +94,11 @@ class FakeModel:
             flat = flat + rate * (flat.dtype.type(self.target) - flat + noise)
         return flat
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
-        moved = sum(base.delta.norm() for base in self.stood_on[-1:])
+    def evaluate(
+        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
+    ) -> Judgement:
+        self.stood_on.append(base)
+        moved = base.delta.norm()
         loss = float(np.mean((state.flat - self.target) ** 2)) + moved
         counts = (self.held_out_tokens - 6, 3, 2, 1)
         apart = (0.5, -0.5, 0.25, -0.25)

@@ -155,11 +155,11 @@ def gauge_attacker(fake_model, *, since=1):
     """Honest until round `since`."""
 
     class Attacker(fake_model):
-        def train(self, spec, state, settings, carried):
-            trained = super().train(spec, state, settings, carried)
-            if settings.round < since:
+        def train(self, job):
+            trained = super().train(job)
+            if job.settings.round < since:
                 return trained
-            return replace(trained, state=add(state, turned(state, geometry_of(spec), 1000.0)))
+            return replace(trained, state=add(job.start, turned(job.start, geometry_of(job.spec), 1000.0)))
 
     return Attacker(1, 3)
 

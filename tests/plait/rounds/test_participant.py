@@ -8,6 +8,7 @@ from plait.adapters import AdapterState, add
 from plait.errors import ConfigError, DataError, MachineError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.evaluation import Judgement
+from plait.rounds.local_model import TrainJob
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
 from plait.wire.codecs import codec_for
@@ -255,10 +256,10 @@ def test_a_rank_above_the_clients_is_never_trained(model, memory, server, start)
 
 def test_training_that_diverged_is_a_failure_of_the_client(memory, server, start, model):
     class Diverging(type(model)):
-        def train(self, spec, state, settings, carried):
-            trained = super().train(spec, state, settings, carried)
+        def train(self, job):
+            trained = super().train(job)
             with np.errstate(over="ignore"):
-                huge = AdapterState(state.layout, np.full(state.layout.size, 3e38, np.float32))
+                huge = AdapterState(job.start.layout, np.full(job.start.layout.size, 3e38, np.float32))
                 return replace(trained, state=add(huge, huge))
 
     bob = Participant("bob", Diverging(2.0, 7), memory)
@@ -300,10 +301,37 @@ def test_the_loss_of_a_single_sequence_stays_at_the_client(bob, memory, server, 
 
 def test_work_that_is_abandoned_is_no_answer(model, memory, server, start):
     class Stopped(type(model)):
-        def train(self, *given):
+        def train(self, job):
             raise Abandoned("the work was abandoned")
 
     participant = Participant("bob", Stopped(2.0, 7), memory)
     task = TrainTask(server.settings, server.broadcast(start, b""))
     with pytest.raises(Abandoned):
         participant.answer(b"".join(encode_task(task)))
+
+
+def test_a_task_is_begun_trained_and_finished_in_three_steps_or_in_one(model, memory, server, start):
+    task = b"".join(encode_task(TrainTask(server.settings, server.broadcast(start, b""))))
+    in_one = decode_reply(Participant("bob", model, type(memory)()).answer(task), max_bytes=1 << 20)
+    bob = Participant("bob", model, memory)
+    job = bob.begin(task)
+    assert isinstance(job, TrainJob)
+    in_three = decode_reply(bob.finish(job, model.train(job)), max_bytes=1 << 20)
+    layout = server.spec.layout
+    one, three = (open_envelope(reply.update, layout=layout) for reply in (in_one, in_three))
+    assert three.delta.digest() == one.delta.digest()
+    assert three.header == replace(one.header, metrics=three.header.metrics)
+
+
+def test_a_task_without_training_is_answered_at_once(bob, server):
+    task = b"".join(encode_task(DescribeTask(server.settings, server.spec.text)))
+    assert bob.begin(task) == bob.answer(task)
+    assert decode_reply(bob.begin(b"junk"), max_bytes=1 << 20).reason is RefusalReason.MALFORMED
+
+
+def test_a_job_that_failed_is_answered_with_the_reason_and_keeps_nothing(bob, memory, server, start):
+    job = bob.begin(b"".join(encode_task(TrainTask(server.settings, server.broadcast(start, b"")))))
+    before = dict(memory)
+    refusal = decode_reply(bob.finish(job, ConfigError("no tensor of that side")), max_bytes=1 << 20)
+    assert (refusal.reason, refusal.detail) == (RefusalReason.SPEC_MISMATCH, "no tensor of that side")
+    assert dict(memory) == before

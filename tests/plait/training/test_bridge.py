@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
-from plait.rounds.participant import Carried
+from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.local_model import PeftLocalModel
@@ -25,6 +25,10 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
+def trained_by(local, blueprint, start, settings):
+    return local.train(TrainJob(local, blueprint.spec, settings, received=start, start=start))
+
+
 def build(model, tokenizer, data, args):
     return Trainer(model=model, args=TrainingArguments(**args), train_dataset=data)
 
@@ -35,7 +39,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
         resident, "ada", [Record(text=text)], kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build)
     )
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
-    trained = local.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+    trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
     assert 0 < trained.loss < before
     assert trained.tokens == 6 * 2 * 32
@@ -51,10 +55,10 @@ def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
     start = AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
     # Decay would move a side that has no gradient of its own too.
     settings = replace(SETTINGS, trained=trained, weight_decay=0.1)
-    after = local.train(blueprint.spec, start, settings, Carried()).state
+    after = trained_by(local, blueprint, start, settings).state
     for name, tensor in after.items():
         assert np.array_equal(tensor, start[name]) == (f"lora_{still}" in name)
-    both = local.train(blueprint.spec, start, SETTINGS, Carried()).state
+    both = trained_by(local, blueprint, start, SETTINGS).state
     assert not any(np.array_equal(tensor, start[name]) for name, tensor in both.items())
 
 
@@ -69,7 +73,7 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
     local = PeftLocalModel(
         resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(chatty)
     )
-    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1), Carried())
+    trained_by(local, blueprint, blueprint.initial, replace(SETTINGS, local_steps=1))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "hello from a trainer" in captured.err
@@ -90,7 +94,7 @@ def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: B
         histogram={},
         own_trainer=own_trainer(spy),
     )
-    local.train(blueprint.spec, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5), Carried())
+    trained_by(local, blueprint, blueprint.initial, replace(SETTINGS, local_steps=1, learning_rate=0.5))
     assert (seen["max_steps"], seen["learning_rate"], seen["per_device_train_batch_size"]) == (1, 0.5, 2)
     assert seen["columns"] == ["input_ids", "labels"]
 

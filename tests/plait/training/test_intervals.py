@@ -11,7 +11,7 @@ import pytest
 import plait
 from plait.data import Record, RecordKind
 from plait.rounds.evaluation import Judgement, mean_loss
-from plait.rounds.participant import Carried
+from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
@@ -34,7 +34,8 @@ def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[Judg
         records = [Record(text="".join(file.read_text() for file in files)[:50_000])]
         client = PeftLocalModel(resident, room, records, kind=RecordKind.TEXT, histogram={})
         before = client.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
-        trained = client.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+        start = blueprint.initial
+        trained = client.train(TrainJob(client, blueprint.spec, SETTINGS, received=start, start=start))
         found[room] = before, client.evaluate(blueprint.spec, trained.state, SETTINGS)
     return found
 

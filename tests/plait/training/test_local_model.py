@@ -3,24 +3,30 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from plait.adapters import norm, subtract
 from plait.data import Record, RecordKind
-from plait.errors import DataError
-from plait.rounds.moved_base import MovedBase
-from plait.rounds.participant import Carried
+from plait.errors import ConfigError, DataError
+from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
+from plait.rounds.moments import Moments
 from plait.training.blueprint import Blueprint
 from plait.training.learner import order
-from plait.training.local_model import PeftLocalModel, Training, data_seed, train_clients
+from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
 from plait.training.reference import train_reference
-from plait.training.resident import ResidentBase
+from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
     local_steps=6, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
     max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
 )  # fmt: skip
+
+
+def job_of(model: LocalModel, blueprint: Blueprint, settings: Settings) -> TrainJob:
+    return TrainJob(model, blueprint.spec, settings, received=blueprint.initial, start=blueprint.initial)
 
 
 def client(resident: ResidentBase, name: str, text: str) -> PeftLocalModel:
@@ -42,7 +48,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 ) -> None:
     digest = blueprint.initial.digest()
     before = ada.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
-    trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+    trained = ada.train(job_of(ada, blueprint, SETTINGS))
     after = ada.evaluate(blueprint.spec, trained.state, SETTINGS)
     assert after.loss < before.loss - 0.2
     assert trained.tokens == 6 * 2 * 32
@@ -52,9 +58,9 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 def test_the_first_answer_is_kept_apart_from_the_second_clients(
     ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
 ) -> None:
-    alone = bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest()
-    ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
-    assert bob.train(blueprint.spec, blueprint.initial, SETTINGS, Carried()).state.digest() == alone
+    alone = bob.train(job_of(bob, blueprint, SETTINGS)).state.digest()
+    ada.train(job_of(ada, blueprint, SETTINGS))
+    assert bob.train(job_of(bob, blueprint, SETTINGS)).state.digest() == alone
 
 
 def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
@@ -63,7 +69,7 @@ def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
     narrow = resident.prepare(replace(blueprint.spec, peft_config={**blueprint.spec.peft_config, "r": 2}).text)
     own = client(resident, "own", "one two three four five six seven eight " * 60)
     wanted = [
-        Training(who, design.spec, design.initial, settings, Carried(), MovedBase())
+        job_of(who, design, settings)
         for who, design, settings in (
             (ada, blueprint, SETTINGS),
             (own, narrow, SETTINGS),
@@ -71,11 +77,26 @@ def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
             (bob, blueprint, replace(SETTINGS, local_steps=2)),
         )
     ]
-    for training, done in zip(wanted, train_clients(wanted), strict=True):
-        alone = training.client.train_alone(training)
-        step = norm(subtract(alone.state, training.state))
+    for job, done in zip(wanted, train_jobs(wanted), strict=True):
+        assert isinstance(done, Trained)
+        alone = job.model.train(job)
+        step = norm(subtract(alone.state, job.start))
         assert norm(subtract(done.state, alone.state)) < 1e-3 * step
         assert done.loss == pytest.approx(alone.loss, rel=1e-4)
+
+
+def test_a_job_that_fails_leaves_those_beside_it_alone(
+    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
+) -> None:
+    size = blueprint.spec.layout.size
+    good, other = job_of(ada, blueprint, SETTINGS), job_of(bob, blueprint, SETTINGS)
+    broken = replace(other, carried=Carried(moments=Moments.none(size, tensors=1)))
+    first, failed, last = train_jobs([good, broken, other])
+    assert isinstance(failed, ConfigError)
+    assert isinstance(first, Trained)
+    assert isinstance(last, Trained)
+    assert first.state.digest() == ada.train(good).state.digest()
+    assert last.state.digest() == bob.train(other).state.digest()
 
 
 def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:
@@ -128,12 +149,16 @@ class TestBatches:
         assert len(same_count) < len({tuple(each) for each in orders})
         assert self.order_of(models[0], blueprint, 5) != self.order_of(models[0], blueprint, 6)
 
-    def test_training_takes_that_order(self, ada, blueprint) -> None:
-        trained = ada.train(blueprint.spec, blueprint.initial, SETTINGS, Carried())
+    def test_training_takes_that_order(self, ada, blueprint, resident) -> None:
+        trained = ada.train(job_of(ada, blueprint, SETTINGS))
         split = ada.split(blueprint.spec, SETTINGS)
         settings = replace(SETTINGS, seed=data_seed(SETTINGS.seed, split))
-        by_hand = ada.train_alone(Training(ada, blueprint.spec, blueprint.initial, settings, Carried(), MovedBase()))
-        assert trained.state.digest() == by_hand.state.digest()
+        model = resident.carrying(blueprint.spec, blueprint.initial)
+        by_hand = train_steps(
+            model, adapter_parameters(model, blueprint.spec.layout), split.train, settings,
+            start=blueprint.initial.flat, task=blueprint.spec.task, pad_token=resident.pad_token,
+        )  # fmt: skip
+        assert np.array_equal(trained.state.flat, by_hand.flat)
 
     @pytest.mark.parametrize("steps", [1, 6, 1000])
     def test_coverage_counts_each_example_that_is_visited_once(self, resident, blueprint, steps) -> None:
