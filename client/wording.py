@@ -5,13 +5,14 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+from plait.text import printable
+
 _MOST_CHARACTERS = 200
 
 
 def shown(text: str) -> str:
     """Text from outside as one short printable line."""
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= _MOST_CHARACTERS else f"{line[: _MOST_CHARACTERS - 3]}..."
+    return printable(text, limit=_MOST_CHARACTERS)
 
 
 def failure(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from plait.errors import ConfigError, did_you_mean
+from plait.text import escaped
 
 Scalar = bool | int | float | str
 
@@ -419,7 +420,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
 
 def _refusal(text: str) -> ConfigError:
     """An error of one line, whatever keys and values it quotes."""
-    return ConfigError("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
+    return ConfigError(escaped(text))
 
 
 def read_config_table(path: Path) -> dict[str, object]:
@@ -452,7 +453,7 @@ def to_toml(config: RunConfig) -> str:
 
 
 def _toml_string(text: str) -> str:
-    escaped = "".join(
+    quoted = "".join(
         {"\\": "\\\\", '"': '\\"'}.get(char) or (char if char.isprintable() else f"\\U{ord(char):08X}") for char in text
     )
-    return f'"{escaped}"'
+    return f'"{quoted}"'

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from plait.adapters.base_reference import BaseReference
 from plait.adapters.parent import Parent
 from plait.adapters.spec import AdapterSpec, Task
+from plait.text import printable
 
 _MAX_NAME_CHARACTERS = 200
 _PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
@@ -97,8 +98,7 @@ def before_training(parents: Sequence[Parent]) -> str:
 
 def escaped(text: str) -> str:
     """`text` as literal Markdown on one line: no markup, no HTML, nothing invisible, at most 200 characters."""
-    short = text if len(text) <= _MAX_NAME_CHARACTERS else text[: _MAX_NAME_CHARACTERS - 1] + "…"
-    plain = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)
+    plain = printable(text, limit=_MAX_NAME_CHARACTERS)
     return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
 
 

@@ -31,6 +31,7 @@ from plait.cli.simulate import simulate
 from plait.cli.status import status
 from plait.cli.verify import verify
 from plait.errors import Interrupted, PlaitError, machine_fault
+from plait.text import escaped
 
 # Defaults that the user's environment overrides. No tool phones home because plait started it.
 _ENVIRONMENT = {
@@ -109,10 +110,10 @@ def main() -> None:
     try:
         app()
     except Interrupted as stopped:
-        sys.stderr.write(f"{_harmless(str(stopped))}\n")
+        _complain(str(stopped))
         sys.exit(stopped.exit_code)
     except PlaitError as error:
-        sys.stderr.write(f"error: {_harmless(str(error))}\n")
+        _complain(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -126,13 +127,13 @@ def main() -> None:
         if fault is None and not isinstance(error, OSError):
             raise
         # For example a path that no system accepts; code that reads and writes files raises plait's own errors.
-        sys.stderr.write(f"error: {_harmless(str(fault or error))}\n")
+        _complain(f"error: {fault or error}")
         sys.exit(1)
 
 
-def _harmless(text: str) -> str:
-    """An error that is safe to print: a path or a name in it may hold escape sequences."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+def _complain(text: str) -> None:
+    """Print an error; a path or a name in it may hold escape sequences."""
+    sys.stderr.write(escaped(text, keep="\n") + "\n")
 
 
 if __name__ == "__main__":

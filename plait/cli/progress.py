@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.markup import escape
 
+from plait.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -157,7 +159,7 @@ def _within(margin: Json) -> str:
 
 
 def _clean(value: Json) -> str:
-    return "".join(char if char.isprintable() else "?" for char in str(value))[:300]
+    return printable(str(value), limit=300)
 
 
 def say(text: str, *, quiet: bool) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from plait.data.records import Dataset, Record, RecordKind
+from plait.text import printable
 
 _MAX_NAMES = 32
 _MAX_CHARACTERS = 40
@@ -40,10 +41,7 @@ def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "")
 
 
 def _short(name: str) -> str:
-    line = "".join(character if character.isprintable() else " " for character in name)
-    if not line:
-        return EMPTY
-    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
+    return printable(name, limit=_MAX_CHARACTERS) or EMPTY
 
 
 def _topic_column(dataset: Dataset, besides: str) -> str:

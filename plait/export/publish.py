@@ -23,6 +23,7 @@ from pathlib import Path
 from plait.adapters.peft_directory import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import directory_written_aside, fsync_directory
+from plait.text import printable
 
 LATEST = "latest"
 
@@ -126,8 +127,7 @@ class _Answer:
             body = json.loads(self.text)
             message = body["error"]["message"] if "error" in body else body["message"]
         line = " ".join(str(message).split())
-        plain = "".join(character if character.isprintable() else "?" for character in line)
-        return plain[:_MAX_SHOWN_CHARACTERS] or "it gives no reason"
+        return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from google.protobuf.message import DecodeError
 
 from plait.errors import PeerError
+from plait.text import printable
 
 SERVER_NODE = 1
 """Flower's number of the server's node."""
@@ -66,8 +67,7 @@ def instruction(
 
 def error_reply(reason: str, *, reply_to: Message) -> Message:
     """A reply that says in one printable line why there is no answer."""
-    line = "".join(character if character.isprintable() else " " for character in reason)
-    return Message(Error(_FAILED, line), reply_to=reply_to)
+    return Message(Error(_FAILED, printable(reason)), reply_to=reply_to)
 
 
 def records_to_bytes(content: RecordDict) -> bytes:

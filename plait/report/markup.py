@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
-from plait.report.wording import printable
+from plait.text import printable
 
 _VOID = frozenset({"img", "meta", "source", "br", "link"})
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 
 from plait.adapters import Json
-from plait.report.wording import printable
+from plait.text import printable
 
 # Where a run is written to belongs to that run, not to its repetition.
 _NOT_REPEATED = frozenset({"out"})

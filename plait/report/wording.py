@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+
+from plait.text import printable
 
 NOTHING = "\N{EM DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def printable(text: str) -> str:
-    """`text` without control, formatting or unassigned characters; line breaks and tabs become spaces.
-
-    Names come from clients: an escape sequence must not reach a terminal, nor a change of direction a page.
-    """
-    if text.isprintable():
-        return text  # pictures in a page are megabytes of letters
-    spaced = "".join(" " if char.isspace() else char for char in text)
-    return "".join(char for char in spaced if unicodedata.category(char)[0] != "C")
-
-
 def clean(text: str, *, limit: int = 200) -> str:
-    """`text` as one printable line, cut at `limit` characters."""
-    kept = " ".join(printable(text).split())
-    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+    """`text` as one printable line with single spaces, cut at `limit` characters."""
+    return printable(" ".join(printable(text).split()), limit=limit)
 
 
 def bytes_text(count: float) -> str:

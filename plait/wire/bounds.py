@@ -53,12 +53,6 @@ def printable(what: str, value: str, *, minimum: int = 0, maximum: int) -> str:
     return value
 
 
-def presentable(value: str) -> str:
-    """Free text as it may travel: one printable line of at most 1,024 characters."""
-    line = "".join(character if character.isprintable() else " " for character in value[: MAX_DETAIL + 1])
-    return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
-
-
 def spec_text(value: str) -> str:
     """A specification of at most 1 MiB in UTF-8; whoever derives an adapter from it checks what it says."""
     try:

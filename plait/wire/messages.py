@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from plait.errors import PeerError
+from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
@@ -269,7 +270,7 @@ def encode_reply(reply: Reply) -> bytes:
                 refusal=pb.Refusal(
                     client=reply.client,
                     reason=f"REFUSAL_REASON_{reply.reason.name}",
-                    detail=bounds.presentable(reply.detail),
+                    detail=printable(reply.detail, limit=bounds.MAX_DETAIL),
                 )
             )
     answer.schema = canonical.SCHEMA

@@ -394,7 +394,7 @@ MUTATIONS: dict[str, Mutation] = {
         same("plait.report.wording:printable", "plait.report.table:clean", "plait.report.status:clean"),
     ),
     "log": Mutation("names", "names go into the server's log as they are", _raw_log),
-    "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:_harmless")),
+    "error-line": Mutation("names", "names go into errors as they are", same("plait.cli.main:escaped")),
     "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
     "client-names": Mutation("names", "a kit may have any name", _any_client_name),
     "cache-owner": Mutation(

@@ -165,7 +165,7 @@ def test_a_refusal_is_passed_on_in_one_printable_line(serve: Callable[[Vllm], st
     address = serve(Vllm(refuse=(500, _error("LoRA rank 16 is greater\nthan \x1b[31mmax_lora_rank 8"))))
     with pytest.raises(PeerError) as refused:
         load_into_vllm(address, name="run", adapter=tmp_path)
-    assert "LoRA rank 16 is greater than ?[31mmax_lora_rank 8" in str(refused.value)
+    assert "LoRA rank 16 is greater than  [31mmax_lora_rank 8" in str(refused.value)
 
 
 def test_nobody_there_is_the_machines_fault(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_no_cell_is_read_as_markup() -> None:
 
 
 def test_no_control_character_of_a_cell_reaches_the_terminal() -> None:
-    clean = render(Table("t", ("h", "n"), (("name[2J", "1"),)))
+    clean = render(Table("t", ("h", "n"), (("na me[2J", "1"),)))
     assert render(Table("t", ("h", "n"), (("na\x1bme[2J\x07\u202e", "1"),))) == clean
 
 

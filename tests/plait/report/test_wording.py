@@ -50,7 +50,7 @@ def test_a_duration_has_the_two_units_that_matter(seconds: float, text: str) -> 
 
 
 def test_control_and_direction_characters_are_taken_out() -> None:
-    assert wording.clean("a\x1b[31mb\u202ec\u200bd\x00\n e") == "a[31mbcd e"
+    assert wording.clean("a\x1b[31mb\u202ec\u200bd\x00\n e") == "a [31mb c d e"
     assert wording.clean("x" * 300, limit=10) == "x" * 9 + "…"
 
 
