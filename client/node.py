@@ -50,7 +50,7 @@ from client.workplace import Capacity, Run, Workplace
 from plait.abandon import ABANDONMENT
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
-from plait.transport.credentials import channel_credentials, channel_options
+from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb
 
@@ -155,11 +155,7 @@ class Node:
             self._connection.close()
 
     def _open_channel(self) -> grpc.Channel:
-        kit, options = self._settings.kit, channel_options(self._settings.server.host)
-        address = str(self._settings.server)
-        if kit is None:
-            return grpc.insecure_channel(address, options=options)
-        return grpc.secure_channel(address, channel_credentials(kit), options=options)
+        return open_channel(self._settings.server, self._settings.kit)
 
     def _next(self) -> Event | None:
         try:

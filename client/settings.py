@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.address import ServerAddress
 from client.enrolment import Credential
 from client.state_directory import default_state_directory
+from plait.address import Address
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError
 from plait.policy import Policy, load_policy
@@ -37,7 +37,7 @@ class NodeSettings:
         consents: whether the operator consented to whatever run is within the policy (``--yes``).
     """
 
-    server: ServerAddress
+    server: Address
     kit: ClientKit | None
     name: str
     data: str
@@ -96,7 +96,7 @@ def check_settings(
         ConfigError: it cannot be; one line with what to do.
         MachineError: the kit cannot be read.
     """
-    address = ServerAddress.parse(server)
+    address = Address.parse(server, what="server")
     if insecure and kit is not None:
         raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
     if insecure and not address.is_loopback:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from plait.address import Address
 from plait.config import Scalar
 from plait.errors import ConfigError, PlaitError
 from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
@@ -25,7 +26,6 @@ from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
-from server.address import Address
 from server.attendance import Attendance, Terms
 from server.desk import Desk
 from server.grpc_server import GrpcServer
@@ -93,7 +93,7 @@ class GrpcGrid(ByteGrid):
         summary: Callable[[], RunSummary] = RunSummary,
     ) -> None:
         super().__init__(run_id=run_id, run_config=run_config)
-        self._address = Address.parse(listen)
+        self._address = Address.parse(listen, what="listen", listening=True)
         if kit is None and not self._address.is_loopback:
             raise ConfigError(
                 f"{self._address} can be reached from other machines, expected a loopback address (127.0.0.1) or --kit"

@@ -17,9 +17,9 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
+from plait.address import Address
 from plait.errors import MachineError
 from plait.transport.credentials import SERVER_OPTIONS
-from server.address import Address
 from server.log import say
 from server.service import SERVICE_NAME, FederationService
 

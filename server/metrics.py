@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from plait.errors import ConfigError, MachineError
-from server.address import Address
+from plait.address import Address
+from plait.errors import ConfigError
 
 _POLL_S = 0.05
 
@@ -58,14 +58,14 @@ class MetricsServer:
     """
 
     def __init__(self, listen: str, metrics: Metrics) -> None:
-        address = Address.parse(listen)
+        address = Address.parse(listen, what="metrics address", listening=True)
         address.check_free()
         if ":" in address.host:
             raise ConfigError(f"metrics address is {address}, expected a name or an IPv4 address")
         try:
             self._server = _Server((address.host, address.port), _page_of(metrics.registry))
         except OSError as error:
-            raise MachineError(f"cannot listen on {address}: {error.strerror or error}") from error
+            raise address.cannot_listen(error) from error
         self.address = Address(address.host, self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="plait-metrics", daemon=True

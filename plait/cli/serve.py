@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plait.address import Address
 from plait.cli.progress import say, status
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 
 
 def serve(
@@ -59,7 +59,7 @@ def serve(
     doubled = sorted(named.keys() & followed.keys())
     if doubled:
         raise ConfigError(f"'{doubled[0]}' names both an adapter and a run, expected different names")
-    host, port = _address(listen)
+    address = Address.parse(listen, what="--listen", listening=True)
     with status("loading libraries", quiet=False):
         import uvicorn
 
@@ -81,7 +81,7 @@ def serve(
     located = locate_base(base_name, progress=_say)
     shape = describe_base(located.directory, Task.CAUSAL_LM)
     compute = choose_compute(device, dtype)
-    with _bind(host, port) as listener:
+    with _bind(address) as listener:
         with status(f"loading base {base_name}", quiet=False):
             limits = Limits(rows=rows, context=context)
             engine = Engine(located.directory, compute, limits, choose_threads(threads, compute))
@@ -92,8 +92,8 @@ def serve(
         followers = [Follower(catalogue, name, path, _say) for name, path in followed.items()]
         for follower in followers:
             follower.look()
-        hosts = AllowedHosts.of(host, allowed_hosts.split(","))
-        app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or _is_local(host), hosts=hosts))
+        hosts = AllowedHosts.of(address.host, allowed_hosts.split(","))
+        app = make_app(engine, catalogue, Access(api_key, may_load=bool(api_key) or address.is_loopback, hosts=hosts))
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=3)
         # A client may connect as soon as it reads the line below: from here on connections wait to be accepted.
         listener.listen()
@@ -130,31 +130,17 @@ def _has_adapter(run: Path) -> bool:
     return (run / "adapter" / "adapter_config.json").is_file()
 
 
-def _address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--listen is '{listen}', expected HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(address: Address) -> socket.socket:
     """Bind before the base is loaded, so that a port in use is reported at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind((address.host, address.port))
     except OSError as error:
         listener.close()
-        raise MachineError(f"cannot listen on '{host}:{port}': {error.strerror or error}") from error
+        raise address.cannot_listen(error) from error
     return listener
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _say(text: str) -> None:

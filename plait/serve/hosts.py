@@ -7,11 +7,12 @@ server. Knows no HTTP but these two headers.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from plait.address import is_ip_address
 
 ANY = "*"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -51,7 +52,7 @@ class AllowedHosts:
             authority: a name or address, perhaps with a port.
         """
         name = _name_of(f"//{authority}")
-        return ANY in self.names or name in self.names or (self.any_address and _is_address(name))
+        return ANY in self.names or name in self.names or (self.any_address and is_ip_address(name))
 
     def has_origin(self, origin: str, authority: str) -> bool:
         """Whether a page of this ``Origin`` may send requests: one of this server, or of one of the names.
@@ -70,11 +71,3 @@ def _name_of(url: str) -> str:
         return "" if "@" in parts.netloc or parts.path else parts.hostname or ""
     except ValueError:
         return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -1,15 +1,15 @@
 """gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on what a peer can make us hold.
 
-Knows nothing of addresses and of what is said over the connection.
+Knows nothing of what is said over the connection.
 """
 
 from __future__ import annotations
 
 import grpc
 
+from plait.address import Address, is_loopback
 from plait.transport.protocol import CHUNK_BYTES, MAX_MESSAGE_BYTES
 from plait.trust.kit import ClientKit, ServerKit
-from plait.trust.names import is_loopback
 
 _KEEPALIVE_MS = 20_000
 _PING_TIMEOUT_MS = 20_000
@@ -67,7 +67,7 @@ def channel_options(host: str) -> list[tuple[str, int]]:
     """`CHANNEL_OPTIONS`, and for this machine itself no way round by a proxy, which gRPC takes from the environment.
 
     Args:
-        host: DNS name or IP address that is connected to, with or without brackets.
+        host: DNS name or IP address that is connected to, without brackets.
     """
     return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(host) else [*CHANNEL_OPTIONS]
 
@@ -89,3 +89,16 @@ def channel_credentials(kit: ClientKit | ServerKit) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
         root_certificates=tls.authority, private_key=tls.key, certificate_chain=tls.certificate
     )
+
+
+def open_channel(address: Address, kit: ClientKit | ServerKit | None) -> grpc.Channel:
+    """A channel to a server.
+
+    Args:
+        address: of the server.
+        kit: whose certificate is shown; None for a connection without TLS.
+    """
+    options = channel_options(address.host)
+    if kit is None:
+        return grpc.insecure_channel(str(address), options=options)
+    return grpc.secure_channel(str(address), channel_credentials(kit), options=options)

@@ -10,8 +10,9 @@ from typing import cast
 
 import grpc
 
+from plait.address import Address
 from plait.errors import MachineError, PeerError
-from plait.transport.credentials import channel_credentials, channel_options
+from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
 from plait.trust.kit import ServerKit
 from plait.v1 import federation_pb2 as pb
@@ -27,15 +28,12 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
         timeout_s: how long to wait for the answer, connecting included.
 
     Raises:
+        ConfigError: `address` is none.
         MachineError: no server answers there, or TLS does not come about.
         PeerError: the server does not accept the token, or answers with something else than a JSON object.
     """
-    options = channel_options(address.rpartition(":")[0])
-    channel = (
-        grpc.insecure_channel(address, options=options)
-        if kit is None
-        else grpc.secure_channel(address, channel_credentials(kit), options=options)
-    )
+    parsed = Address.parse(address, what="server")
+    channel = open_channel(parsed, kit)
     token = b"" if kit is None else kit.operator_token.encode()
     with channel:
         try:
@@ -43,7 +41,7 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
                 "pb.StatusReply", FederationStub(channel).Status(pb.StatusRequest(token=token), timeout=timeout_s)
             )
         except grpc.RpcError as error:
-            raise _plain(cast("grpc.Call", error), address, kit) from error
+            raise _plain(cast("grpc.Call", error), parsed, kit) from error
     try:
         said: object = json.loads(reply.json)
     except (ValueError, RecursionError) as error:
@@ -53,13 +51,12 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
     return cast("dict[str, object]", said)
 
 
-def _plain(error: grpc.Call, address: str, kit: ServerKit | None) -> MachineError | PeerError:
+def _plain(error: grpc.Call, address: Address, kit: ServerKit | None) -> MachineError | PeerError:
     code = error.code()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        host, _, port = address.rpartition(":")
-        return MachineError(f"no plait server answers: {explain(host, int(port) if port.isdecimal() else 0, kit)}")
+        return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
     return MachineError(f"{address} failed to say its status ({code.name}); its server.log may say why")

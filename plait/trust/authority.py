@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from plait.address import is_ip_address
 from plait.errors import ConfigError
 from plait.files import write_atomically
 from plait.trust.certificate import certificate_pem, check_key_of, key_pem, moment, new_key, read_certificate, read_key
-from plait.trust.names import is_address
 from plait.trust.secret_file import write_secret
 
 AUTHORITY_DAYS = 3653
@@ -99,7 +99,10 @@ class Authority:
             ConfigError: it would outlive the authority.
         """
         alternatives = x509.SubjectAlternativeName(
-            [x509.IPAddress(ipaddress.ip_address(name)) if is_address(name) else x509.DNSName(name) for name in names]
+            [
+                x509.IPAddress(ipaddress.ip_address(name)) if is_ip_address(name) else x509.DNSName(name)
+                for name in names
+            ]
         )
         builder = self._leaf(SERVER_COMMON_NAME, key, now=now, days=days)
         return self._signed(

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from plait.address import is_loopback
 from plait.errors import PlaitError
 from plait.trust.certificate import moment, read_certificate, server_names_of
 from plait.trust.kit import AUTHORITY_FILE, ClientKit, ServerKit, load_tls_pair
-from plait.trust.names import is_loopback
 
 _STEP_S = 5.0
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from plait.address import is_ip_address
 from plait.errors import ConfigError
 
 MAX_NAME_BYTES = 64
@@ -109,17 +110,8 @@ def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
     return checked
 
 
-def is_address(name: str) -> bool:
-    """Whether `name` is an IP address."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 def _server_name(name: str) -> str:
-    if is_address(name):
+    if is_ip_address(name):
         return str(ipaddress.ip_address(name))
     lower = name.lower()
     labels = lower.split(".")
@@ -133,15 +125,3 @@ def _server_name(name: str) -> str:
 
 def _shown(name: str) -> str:
     return ascii(name if len(name) <= 80 else f"{name[:80]}...")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host can only be this machine, whatever a resolver says.
-
-    Args:
-        host: DNS name or IP address, with or without brackets.
-    """
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

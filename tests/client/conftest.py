@@ -19,12 +19,12 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.address import ServerAddress
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
 from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
+from plait.address import Address
 from plait.flower.apps import HostedApp
 from plait.flower.blob import from_message, to_content
 from plait.v1 import federation_pb2 as pb
@@ -275,7 +275,7 @@ def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iter
     def start(**changes: object) -> RunningNode:
         settings = NodeSettings(
             **{
-                "server": ServerAddress("127.0.0.1", federation.port), "kit": None, "name": "ada", "data": "my.jsonl",
+                "server": Address("127.0.0.1", federation.port), "kit": None, "name": "ada", "data": "my.jsonl",
                 "base": "", "trainer": "", "device": "auto", "dtype": "auto", "threads": 0, "state": tmp_path / "state",
                 "max_memory_bytes": 0, **changes,
             }

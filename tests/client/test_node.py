@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-from client.address import ServerAddress
 from client.journal import Journal, Style
 from client.node import make_room
 from client.settings import check_settings
 from client.state_directory import memory_folder
 from client.workplace import Run
+from plait.address import Address
 from plait.errors import Interrupted, PeerError
 from plait.v1 import federation_pb2 as pb
 
@@ -176,7 +176,7 @@ def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_unti
 
     with serve("127.0.0.1:0") as server:
         address = server.stdout.readline().strip()
-        node = start_node(server=ServerAddress.parse(address))
+        node = start_node(server=Address.parse(address))
         wait_until(lambda: node.events("ready"), "the node to be ready")
         server.kill()
     # By the reset of the connection: keepalive would take longer than this waits.

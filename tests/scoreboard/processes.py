@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
-from client.address import ServerAddress
 from client.disk_memory import DiskMemory
 from client.journal import Journal, Style
 from client.node import Node, Timing
@@ -29,6 +28,7 @@ from client.state_directory import memory_folder
 from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
+from plait.address import Address
 from plait.errors import PeerError
 from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
@@ -225,7 +225,7 @@ def _node(job: Job, number: int, port: int) -> Node:
     name = job.names[number]
     kit = ClientKit.load(job.kits / "clients" / name) if job.kits else None
     settings = NodeSettings(
-        server=ServerAddress("localhost", port), kit=kit, name=name, data="none", base="", trainer="", device="auto",
+        server=Address("localhost", port), kit=kit, name=name, data="none", base="", trainer="", device="auto",
         dtype="auto", threads=0, state=job.folder / "state", max_memory_bytes=0,
     )  # fmt: skip
     model = job.model(number)

@@ -1,0 +1,114 @@
+"""Network addresses as an operator types them, ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+Resolves no name, except in `Address.check_free`: a host counts as loopback only where no resolver could say otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from plait.errors import ConfigError, MachineError
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[^\s\[\]]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
+_MOST_SHOWN = 120
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether `host` is an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an IP address without brackets, can only be this machine."""
+    return ipaddress.ip_address(host).is_loopback if is_ip_address(host) else host.lower() == "localhost"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a TCP port.
+
+    Attributes:
+        host: a name, in any script, or an IP address without brackets.
+        port: 1 to 65535; 0, only where a server listens, is any free port.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, *, what: str = "address", listening: bool = False) -> Address:
+        """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+        Args:
+            text: as it was typed.
+            what: its name in the error.
+            listening: whether port 0 is allowed.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        found = _ADDRESS.fullmatch(text.strip())
+        port = int(found["port"]) if found else 0
+        if (
+            found is None
+            or not (0 if listening else 1) <= port <= 65535
+            or (found["six"] and (":" not in found["six"] or not is_ip_address(found["six"])))
+        ):
+            raise ConfigError(
+                f"{what} is {ascii(text)[:_MOST_SHOWN]}, "
+                "expected HOST:PORT such as plait.example.org:9440 or [::1]:9440"
+            )
+        return cls(found["six"] or found["host"], port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can only be this machine."""
+        return is_loopback(self.host)
+
+    def check_free(self) -> None:
+        """Check that a server can listen on every address that the host stands for.
+
+        Raises:
+            ConfigError: the host is unknown, or belongs to another machine.
+            MachineError: the port is taken, or not allowed for this user.
+        """
+        try:
+            infos = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise ConfigError(f"host of '{self}' is not known ({error.strerror}), expected this machine's") from error
+        tried = 0
+        for family, kind, protocol, _, place in infos:
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind(place)
+                    probe.listen()
+                tried += 1
+            except OSError as error:
+                # A machine without IPv6 still resolves localhost to ::1.
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise self.cannot_listen(error) from error
+        if not tried:
+            raise ConfigError(f"'{self}' is no address of this machine, expected one, or 0.0.0.0 for all")
+
+    def cannot_listen(self, error: OSError) -> MachineError:
+        """What to raise where a server cannot listen here."""
+        reasons = {
+            errno.EADDRINUSE: "the port is taken, is another server running? Stop it or choose another --listen",
+            errno.EACCES: f"port {self.port} is not for this user, choose one above 1023",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        return MachineError(f"cannot listen on {self}: {reason}")
