@@ -19,11 +19,11 @@ from plait.config import Scalar
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.welcome import welcome_table
-from server.desk import Desk
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, Session
+from server.tasks import TaskRegistry
 
 _MAX_METHODS = 64
 _MAX_TEXT = 120
@@ -74,7 +74,7 @@ class Attendance:
     Args:
         terms: what nodes are told.
         admission: who may take part; None lets anybody in.
-        desk: where nodes and tasks meet.
+        tasks: of all nodes.
         metrics: counts refusals and bytes.
         max_unproven: so many may be on their way in at a time; more wait, at most two of one certificate's name.
         handshake_s: a node must prove its key within so many seconds once it has its turn.
@@ -85,15 +85,15 @@ class Attendance:
         terms: Terms,
         admission: Admission | None,
         *,
-        desk: Desk,
+        tasks: TaskRegistry,
         metrics: Metrics,
         max_unproven: int,
         handshake_s: float,
     ) -> None:
         self._terms = terms
         self._admission = admission
-        self._desk = desk
-        self._sessions = desk.sessions
+        self._tasks = tasks
+        self._sessions = tasks.sessions
         self._metrics = metrics
         self._door = asyncio.Semaphore(max_unproven)
         self._entering: Counter[str | None] = Counter()
@@ -125,7 +125,7 @@ class Attendance:
         try:
             await self._attend(line, session)
         finally:
-            self._desk.leave(session)
+            self._tasks.leave(session)
             say("left", node=session.node.name, peer=peer)
 
     async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
@@ -256,4 +256,4 @@ class Attendance:
             device=ready.device[:_MAX_TEXT],
         )
         say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
-        self._desk.make_ready(session, fitness)
+        self._tasks.make_ready(session, fitness)

@@ -27,7 +27,6 @@ from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance, Terms
-from server.desk import Desk
 from server.grpc_server import GrpcServer
 from server.guard import Guard
 from server.inbox import Inbox
@@ -36,6 +35,7 @@ from server.metrics import Metrics, MetricsServer
 from server.revocation import Revocation
 from server.service import FederationService
 from server.status import RunSummary
+from server.tasks import TaskRegistry, TaskState
 from server.transfers import Pace
 from server.uploads import Uploads
 
@@ -104,13 +104,13 @@ class GrpcGrid(ByteGrid):
         self._register = Register.load(kit.directory) if kit is not None else None
         self._terms = Terms(run_id, dict(run_config), base_fingerprint, max_answer_bytes)
         self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (max_answer_bytes + 4096))
-        self._desk = Desk(self._inbox, max_nodes=max_nodes)
+        self._tasks = TaskRegistry(self._inbox, max_nodes=max_nodes)
         self._grace_s = grace_s
         self._max_unproven = max_unproven
         self._handshake_s = handshake_s
         self._transfers_at_once = transfers_at_once
         self._metrics = Metrics()
-        self._revocation = Revocation(self._register, desk=self._desk, metrics=self._metrics)
+        self._revocation = Revocation(self._register, tasks=self._tasks, metrics=self._metrics)
         self._metrics.round.set_function(lambda: summary().round)
         self._metrics.round_seconds.set_function(lambda: (0.0, *summary().round_s)[-1])
         self._metrics_listen = metrics_listen
@@ -184,16 +184,16 @@ class GrpcGrid(ByteGrid):
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are attached, have proved their key, and hold the base."""
         self._check()
-        return [node.number for node in self._desk.sessions.ready()]
+        return [node.number for node in self._tasks.sessions.ready()]
 
     def node_name(self, node_id: int) -> str | None:
         """What the node of a number is called; None if it never attached."""
-        node = self._desk.sessions.node(node_id)
+        node = self._tasks.sessions.node(node_id)
         return None if node is None else node.name
 
     def public_key(self, node_id: int) -> bytes | None:
         """The Ed25519 key that the node of a number proved, 32 bytes; None if it never attached, or showed none."""
-        node = self._desk.sessions.node(node_id)
+        node = self._tasks.sessions.node(node_id)
         return None if node is None else node.public_key or None
 
     def presence(self, node_id: int) -> tuple[float, float] | None:
@@ -201,7 +201,7 @@ class GrpcGrid(ByteGrid):
 
         What counts is its word on what it does, and bytes that travelled since this was last asked.
         """
-        node = self._desk.sessions.node(node_id)
+        node = self._tasks.sessions.node(node_id)
         session = node.session if node is not None else None
         if node is None or session is None:
             return None
@@ -218,17 +218,17 @@ class GrpcGrid(ByteGrid):
             MachineError: the service has ended, or the disk is full.
         """
         self._server.check()
-        if self._desk.failure is not None:
-            raise self._desk.failure
+        if self._tasks.failure is not None:
+            raise self._tasks.failure
 
     def give(self, task: GivenTask) -> str:
         """Send a task to a node that is or was attached."""
         self._check()
-        node = self._desk.sessions.node(task.node)
+        node = self._tasks.sessions.node(task.node)
         if node is None:
             return ""
         message_id = f"task-{next(self._numbers)}"
-        assignment = self._desk.assignments.give(
+        self._tasks.give(
             node.name,
             message_id=message_id,
             message_type=task.message_type,
@@ -238,22 +238,21 @@ class GrpcGrid(ByteGrid):
             body=task.body,
         )
         self._metrics.tasks_given.inc()
-        self._desk.send(assignment)
         return message_id
 
     def take(self, message_ids: Iterable[str]) -> Iterator[TakenAnswer]:
         """The answers that are there, each read from disk when the iterator comes to it."""
         self._check()
-        for assignment in self._desk.assignments.settled(message_ids):
-            if assignment.failure is not None:
-                self._desk.assignments.pulled(assignment, keep=False)
-                yield TakenAnswer(assignment.message_id, NoAnswer(assignment.failure))
+        for task in self._tasks.settled(message_ids):
+            if task.state is TaskState.FAILED:
+                self._tasks.pulled(task, keep=False)
+                yield TakenAnswer(task.message_id, NoAnswer(task.reason))
                 continue
-            answer = self._inbox.read(assignment.node, assignment.task_id)
+            answer = self._inbox.read(task.node, task.task_id)
             failed = answer.content == pb.CONTENT_ERROR
-            self._desk.assignments.pulled(assignment, keep=not failed)
+            self._tasks.pulled(task, keep=not failed)
             data = NoAnswer(bytes(answer.data).decode(errors="replace")) if failed else answer.data
-            yield TakenAnswer(assignment.message_id, data, is_plait=answer.content == pb.CONTENT_PLAIT)
+            yield TakenAnswer(task.message_id, data, is_plait=answer.content == pb.CONTENT_PLAIT)
 
     def wait(self, timeout_s: float | None) -> None:
         """Block until a reply, a loss or an arrival that came after the last call, or until the time is over.
@@ -266,7 +265,7 @@ class GrpcGrid(ByteGrid):
             self._check()
             # In slices, so that an ended service is noticed.
             left_s = 1.0 if end is None else min(1.0, end - time.monotonic())
-            if self._desk.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
+            if self._tasks.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
                 return
 
     def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
@@ -277,20 +276,20 @@ class GrpcGrid(ByteGrid):
             reason: one word for the nodes' logs: deadline, enough, replaced.
         """
         self.forget(message_ids)
-        self._desk.withdraw(message_ids, reason)
+        self._tasks.withdraw(message_ids, reason)
 
     def _service(self) -> FederationService:
         attendance = Attendance(
             self._terms,
             self._register,
-            desk=self._desk,
+            tasks=self._tasks,
             metrics=self._metrics,
             max_unproven=self._max_unproven,
             handshake_s=self._handshake_s,
         )
         uploads = self._uploads = Uploads(
             self._inbox,
-            self._desk.assignments,
+            self._tasks,
             disk=self._disk,
             max_answer_bytes=self._terms.max_answer_bytes,
             at_once=self._transfers_at_once,
@@ -299,7 +298,7 @@ class GrpcGrid(ByteGrid):
         return FederationService(
             attendance=attendance,
             uploads=uploads,
-            desk=self._desk,
+            tasks=self._tasks,
             revocation=self._revocation,
             metrics=self._metrics,
             disk=self._disk,
@@ -311,15 +310,15 @@ class GrpcGrid(ByteGrid):
         )
 
     def _tend(self) -> None:
-        for assignment in self._desk.give_up_absent(self._grace_s):
+        for task in self._tasks.give_up_absent(self._grace_s):
             self._metrics.tasks_lost.inc()
-            say("lost", level=logging.WARNING, node=assignment.node, task=assignment.task_id)
+            say("lost", level=logging.WARNING, node=task.node, task=task.task_id)
         if self._inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
             self._sweeping = self._disk.submit(self._inbox.sweep)
         if self._uploads is not None:
             self._uploads.tidy()
-        self._metrics.nodes_attached.set(self._desk.sessions.attached)
-        self._metrics.bodies_held_bytes.set(self._desk.assignments.held_bytes)
+        self._metrics.nodes_attached.set(self._tasks.sessions.attached)
+        self._metrics.bodies_held_bytes.set(self._tasks.held_bytes)
         if time.monotonic() - self._register_read > _REGISTER_EVERY_S:
             self._register_read = time.monotonic()
             try:
@@ -329,8 +328,8 @@ class GrpcGrid(ByteGrid):
                 say("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
-        self._desk.sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
-        self._desk.sessions.close_all()
+        self._tasks.sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
+        self._tasks.sessions.close_all()
 
     def _close(self) -> None:
         if self._metrics_server is not None:

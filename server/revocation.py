@@ -9,11 +9,11 @@ import logging
 
 from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb
-from server.desk import Desk
 from server.enrolment import Admission
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import Session
+from server.tasks import TaskRegistry
 
 _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
 
@@ -23,13 +23,13 @@ class Revocation:
 
     Args:
         admission: who may take part; None lets everybody stay.
-        desk: sessions and tasks.
+        tasks: and the sessions of their nodes.
         metrics: counts the tasks that are lost.
     """
 
-    def __init__(self, admission: Admission | None, *, desk: Desk, metrics: Metrics) -> None:
+    def __init__(self, admission: Admission | None, *, tasks: TaskRegistry, metrics: Metrics) -> None:
         self._admission = admission
-        self._desk = desk
+        self._tasks = tasks
         self._metrics = metrics
 
     def verdict(self, name: str) -> Verdict:
@@ -39,7 +39,7 @@ class Revocation:
             PlaitError: the register cannot be read.
         """
         verdict = Verdict.KNOWN if self._admission is None else self._admission.standing(name)
-        node = self._desk.sessions.named(name)
+        node = self._tasks.sessions.named(name)
         if verdict is not Verdict.KNOWN and node is not None and node.session is not None:
             self._turn_out(node.session)
         return verdict
@@ -60,7 +60,7 @@ class Revocation:
         if session.is_open:
             name = session.node.name
             say("revoked", level=logging.WARNING, node=name)
-            self._metrics.tasks_lost.inc(self._desk.turn_out(session, _REVOKED, f"key of {name} has been revoked"))
+            self._metrics.tasks_lost.inc(self._tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
         """Ask about everybody who is here.
@@ -68,6 +68,6 @@ class Revocation:
         Raises:
             PlaitError: the register cannot be read; whoever is in stays.
         """
-        for node in self._desk.sessions.all():
+        for node in self._tasks.sessions.all():
             if node.session is not None and node.session.is_open:
                 self.may_stay(node.session)

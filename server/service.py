@@ -1,4 +1,4 @@
-"""The gRPC service of federation.proto: turns calls into what sessions, assignments and uploads do, and back.
+"""The gRPC service of federation.proto: turns calls into what sessions, tasks and uploads do, and back.
 
 Knows nothing of Flower, and nothing of what tasks and answers say.
 """
@@ -18,13 +18,13 @@ from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
-from server.desk import Desk
 from server.guard import Context, certified_name
 from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
 from server.status import RunSummary, status_json
+from server.tasks import TaskRegistry
 from server.transfers import CutOff, Frequency, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
 
@@ -40,7 +40,7 @@ class FederationService:
     Args:
         attendance: serves the long calls.
         uploads: takes the answers.
-        desk: sessions and assignments.
+        tasks: and the sessions of their nodes.
         revocation: asked at every call whether the node's key still holds.
         metrics: counts.
         disk: where files are read.
@@ -56,7 +56,7 @@ class FederationService:
         *,
         attendance: Attendance,
         uploads: Uploads,
-        desk: Desk,
+        tasks: TaskRegistry,
         revocation: Revocation,
         metrics: Metrics,
         disk: Executor,
@@ -68,7 +68,7 @@ class FederationService:
     ) -> None:
         self._attendance = attendance
         self._uploads = uploads
-        self._desk = desk
+        self._tasks = tasks
         self._revocation = revocation
         self._metrics = metrics
         self._disk = disk
@@ -112,7 +112,7 @@ class FederationService:
     async def download(self, request: pb.DownloadRequest, context: Context) -> None:
         """Send the body of a task."""
         session = await self._session(request.session, context)
-        body = self._desk.assignments.body_for(session.node.name, request.sha256)
+        body = self._tasks.body_for(session.node.name, request.sha256)
         if body is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         if request.offset > len(body):
@@ -171,7 +171,7 @@ class FederationService:
             self._metrics.answers_refused.labels("disk").inc()
             say("disk", level=logging.ERROR, detail=error)
             if isinstance(error, DiskFullError):
-                self._desk.fail(error)
+                self._tasks.stop(error)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
             self._metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
@@ -191,11 +191,11 @@ class FederationService:
         return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self._disk, self._status))
 
     def _status(self) -> str:
-        return status_json(self._summary(), self._desk.sessions, self._desk.assignments)
+        return status_json(self._summary(), self._tasks)
 
     def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: another's is worth nothing to whoever stole it."""
-        session = self._desk.sessions.find(token)
+        session = self._tasks.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
 

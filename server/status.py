@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plait.adapters import Json
-from server.assignments import Assignment, Assignments
-from server.sessions import Node, Sessions
+from server.sessions import Node
+from server.tasks import Task, TaskRegistry
 
 _LATE_FACTOR = 2.0
 """A node is late once it takes so many times as long as the median of those that have answered the same."""
@@ -58,12 +58,12 @@ class RunSummary:
         return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
 
 
-def status_of(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> dict[str, Json]:
+def status_of(summary: RunSummary, registry: TaskRegistry) -> dict[str, Json]:
     """The object that `plait status --json` prints."""
     now = time.monotonic()
-    nodes, tasks = sessions.all(), assignments.all()
-    late = _late(tasks, assignments, now)
-    of_node: dict[str, list[Assignment]] = {}
+    nodes, tasks = registry.sessions.all(), registry.all()
+    late = _late(tasks, registry, now)
+    of_node: dict[str, list[Task]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
     known = {node.name: node for node in nodes}
@@ -100,16 +100,16 @@ def _state(summary: RunSummary, nodes: Sequence[Node]) -> str:
     return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
-def status_json(summary: RunSummary, sessions: Sessions, assignments: Assignments) -> str:
+def status_json(summary: RunSummary, registry: TaskRegistry) -> str:
     """The same on one line."""
-    return json.dumps(status_of(summary, sessions, assignments))
+    return json.dumps(status_of(summary, registry))
 
 
-def _late(tasks: Sequence[Assignment], assignments: Assignments, now: float) -> dict[str, float]:
+def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
     """Since when, in seconds, each unanswered task is late, by message id."""
     late: dict[str, float] = {}
     for task in tasks:
-        others = assignments.took_s(task.work.group_id, task.work.message_type)
+        others = registry.took_s(task.work.group_id, task.work.message_type)
         if task.is_open and others:
             over = now - task.given - max(_LATE_FACTOR * statistics.median(others), _LATE_AT_LEAST_S)
             if over > 0:
@@ -120,7 +120,7 @@ def _late(tasks: Sequence[Assignment], assignments: Assignments, now: float) -> 
 def _member(
     name: str,
     node: Node | None,
-    tasks: Sequence[Assignment],
+    tasks: Sequence[Task],
     late: Mapping[str, float],
     now: float,
     *,

@@ -15,10 +15,10 @@ from plait.machine import give_back_memory
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 from plait.v1 import federation_pb2 as pb
-from server.assignments import DURABLE_TYPE, Assignment, Assignments, Standing
 from server.inbox import Inbox
 from server.incoming import Incoming
 from server.sessions import Session
+from server.tasks import DURABLE_TYPE, Task, TaskRegistry, TaskState
 from server.transfers import CutOff, Pace, Transfer, Transfers
 
 _MAX_ERROR_BYTES = 4096
@@ -45,7 +45,7 @@ class Uploads:
 
     Args:
         inbox: where they go.
-        assignments: what they may answer.
+        tasks: what they may answer.
         disk: where files are written, so that the event loop never waits for a disk.
         max_answer_bytes: the largest one.
         at_once: so many come in at a time, the others wait; each takes up to three chunks of memory.
@@ -55,7 +55,7 @@ class Uploads:
     def __init__(
         self,
         inbox: Inbox,
-        assignments: Assignments,
+        tasks: TaskRegistry,
         *,
         disk: Executor,
         max_answer_bytes: int,
@@ -63,7 +63,7 @@ class Uploads:
         pace: Pace,
     ) -> None:
         self._inbox = inbox
-        self._assignments = assignments
+        self._tasks = tasks
         self._disk = disk
         self._max_answer_bytes = max_answer_bytes
         self._transfers = Transfers(at_once=at_once, pace=pace)
@@ -71,15 +71,15 @@ class Uploads:
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
         """What there is of an answer."""
-        standing, _ = self._assignments.find(node, request.task_id)
-        match standing:
-            case Standing.LATE:
-                return pb.HeldReply(late=True)
-            case Standing.UNKNOWN:
+        state, _ = self._tasks.find(node, request.task_id)
+        match state:
+            case None:
                 return pb.HeldReply(unknown=True)
-            case Standing.ANSWERED:
+            case TaskState.ANSWERED:
                 return pb.HeldReply(complete=True)
-            case Standing.OPEN:
+            case TaskState.FAILED | TaskState.WITHDRAWN:
+                return pb.HeldReply(late=True)
+            case TaskState.PENDING | TaskState.DELIVERED:
                 return pb.HeldReply(offset=self._inbox.held_bytes(node, request.task_id, request.sha256))
 
     def tidy(self) -> None:
@@ -106,46 +106,44 @@ class Uploads:
             MachineError: cannot be written.
         """
         node = session.node.name
-        standing, assignment = self._assignments.find(node, start.task_id)
-        if standing is Standing.LATE:
-            return False, False
-        if standing is Standing.ANSWERED:
-            return True, False
-        if assignment is None:
+        state, task = self._tasks.find(node, start.task_id)
+        if state is None:
             raise UploadRefused("unknown-task", "this task has not been given out, or not again yet", retry=True)
-        self._check(start, assignment)
+        if task is None or not task.is_open:
+            return state is TaskState.ANSWERED, False
+        self._check(start, task)
         try:
             async with self._transfers.turn(node) as transfer:
-                return await self._receive(session, start, assignment, read, transfer)
+                return await self._receive(session, start, task, read, transfer)
         except CutOff as cut:
             raise UploadRefused(cut.reason, str(cut), retry=True) from cut
 
-    def _check(self, start: pb.UploadStart, assignment: Assignment) -> None:
+    def _check(self, start: pb.UploadStart, task: Task) -> None:
         limit = _MAX_ERROR_BYTES if start.content == pb.CONTENT_ERROR else self._max_answer_bytes
         if start.size > limit:
             # No other try can be smaller, so the round need not wait for one.
             detail = f"answer has {start.size} bytes, expected at most {limit}"
-            self._assignments.fail(assignment, f"node {assignment.node}: {detail}")
+            self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("too-large", detail, retry=False)
         if len(start.sha256) != DIGEST_BYTES:
             raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
-        asked = assignment.work.content
+        asked = task.work.content
         if start.content not in (asked, pb.CONTENT_ERROR):
             # A record dictionary, say, takes many times its bytes in memory; nobody asked for one.
             detail = f"content is {int(start.content)}, expected {int(asked)} as in the task, or 3 for an error"
-            self._assignments.fail(assignment, f"node {assignment.node}: {detail}")
+            self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("malformed", detail, retry=False)
 
     async def _receive(
         self,
         session: Session,
         start: pb.UploadStart,
-        assignment: Assignment,
+        task: Task,
         read: Callable[[], Awaitable[Data | None]],
         transfer: Transfer,
     ) -> tuple[bool, bool]:
         loop = asyncio.get_running_loop()
-        async with self._incoming(assignment, start) as incoming:
+        async with self._incoming(task, start) as incoming:
             writing: asyncio.Future[None] | None = None
             try:
                 while True:
@@ -155,8 +153,8 @@ class Uploads:
                         writing = None
                     if not session.is_open:
                         raise UploadRefused("session-over", "the session is over, enrol again", retry=True)
-                    if not assignment.is_open:
-                        return assignment.answered is not None, False
+                    if not task.is_open:
+                        return task.state is TaskState.ANSWERED, False
                     if data is None:
                         break
                     if not 0 < len(data) <= CHUNK_BYTES:
@@ -174,7 +172,7 @@ class Uploads:
                     raise
                 raise UploadRefused("lying-size", str(error), retry=True) from error
             except MachineError:
-                if assignment.is_open:
+                if task.is_open:
                     raise
                 # Withdrawn, and its file removed, in this very moment.
                 return False, False
@@ -183,18 +181,18 @@ class Uploads:
                     # What it raises is told by the next line that fails, or by nobody.
                     writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not whole:
-            assignment.mismatches += 1
+            task.mismatches += 1
             detail = "answer's SHA-256 is not what was announced, expected the same bytes"
-            if assignment.mismatches >= _MAX_MISMATCHES:
-                self._assignments.fail(assignment, f"node {assignment.node}: {detail}")
-            raise UploadRefused("wrong-digest", detail, retry=assignment.is_open)
-        return self._assignments.answer(assignment), True
+            if task.mismatches >= _MAX_MISMATCHES:
+                self._tasks.fail(task, f"node {task.node}: {detail}")
+            raise UploadRefused("wrong-digest", detail, retry=task.is_open)
+        return self._tasks.answer(task, session), True
 
     @asynccontextmanager
-    async def _incoming(self, assignment: Assignment, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
+    async def _incoming(self, task: Task, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
         """The file of an answer; closed whatever happens, also where a thread opens it as the upload is cut off."""
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(self._disk, self._begin, assignment, start)
+        opening = loop.run_in_executor(self._disk, self._begin, task, start)
 
         async def let_go() -> None:
             with suppress(UploadRefused, MachineError):
@@ -206,16 +204,16 @@ class Uploads:
         finally:
             await asyncio.shield(let_go())
 
-    def _begin(self, assignment: Assignment, start: pb.UploadStart) -> Incoming:
+    def _begin(self, task: Task, start: pb.UploadStart) -> Incoming:
         try:
             return self._inbox.receive(
-                assignment.node,
+                task.node,
                 start.task_id,
                 content=start.content,
                 digest=start.sha256,
                 size=start.size,
                 offset=start.offset,
-                durable=assignment.work.message_type == DURABLE_TYPE,
+                durable=task.work.message_type == DURABLE_TYPE,
             )
         except PeerError as error:
             raise UploadRefused("out-of-place", str(error), retry=True) from error

@@ -18,9 +18,9 @@ with instrumented():
     from plait.trust.register import Verdict
     from plait.v1 import federation_pb2 as pb
     from server.attendance import Attendance, Terms
-    from server.desk import Desk
     from server.inbox import Inbox
     from server.metrics import Metrics
+    from server.tasks import TaskRegistry
     from server.transfers import Pace
     from server.uploads import Uploads, data_of
 
@@ -65,10 +65,8 @@ def parse(data: bytes) -> None:
             asyncio.run(upload(rest))
         elif which == b"\2":
             request = pb.HeldRequest.FromString(rest)
-            desk = Desk(INBOX, max_nodes=2)
-            Uploads(INBOX, desk.assignments, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace()).held(
-                "n", request
-            )
+            tasks = TaskRegistry(INBOX, max_nodes=2)
+            Uploads(INBOX, tasks, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace()).held("n", request)
         elif which == b"\3":
             pb.DownloadRequest.FromString(rest)
             pb.StatusRequest.FromString(rest)
@@ -82,18 +80,16 @@ async def attend(data: bytes) -> None:
     messages = [pb.FromNode.FromString(piece) for piece in pieces(data[1:])]
     terms = Terms(7, {}, b"b" * 32, 1024)
     attendance = Attendance(
-        terms, admission, desk=Desk(INBOX, max_nodes=2), metrics=METRICS, max_unproven=2, handshake_s=5
+        terms, admission, tasks=TaskRegistry(INBOX, max_nodes=2), metrics=METRICS, max_unproven=2, handshake_s=5
     )
     await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
 
 
 async def upload(data: bytes) -> None:
-    desk = Desk(INBOX, max_nodes=2)
-    session = desk.sessions.attach("n", KEY, arrival=0)
-    desk.assignments.give(
-        "n", message_id="m", message_type="train", group="1", content=pb.CONTENT_PLAIT, head=b"h", body=b""
-    )
-    uploads = Uploads(INBOX, desk.assignments, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace())
+    tasks = TaskRegistry(INBOX, max_nodes=2)
+    session = tasks.sessions.attach("n", KEY, arrival=0)
+    tasks.give("n", message_id="m", message_type="train", group="1", content=pb.CONTENT_PLAIT, head=b"h", body=b"")
+    uploads = Uploads(INBOX, tasks, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace())
     parts = [unpack_part(piece) for piece in pieces(data)]
     if parts and isinstance(parts[0], pb.UploadStart):
 

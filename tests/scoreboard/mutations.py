@@ -170,9 +170,9 @@ def _uploads_give_up() -> None:
     def make_ready(self, session, fitness):
         with self._changed:
             session.fitness = fitness
-            self.assignments.note()
+            self._note()
 
-    put("server.desk:Desk.make_ready", make_ready)
+    put("server.tasks:TaskRegistry.make_ready", make_ready)
 
 
 def _downloads_give_up() -> None:
@@ -338,7 +338,7 @@ MUTATIONS: dict[str, Mutation] = {
     "session": Mutation(
         "forged",
         "any session may answer any node's task",
-        lambda: put("server.assignments:Assignments.find", _finds_anybodys),
+        lambda: put("server.tasks:TaskRegistry.find", _finds_anybodys),
     ),
     "residual": Mutation("killed", "clients keep what they owe in memory alone", _memory_in_ram),
     "optimizer-memory": Mutation("killed", "checkpoints lack the server optimizer's memory", _no_optimizer_memory),
@@ -346,7 +346,7 @@ MUTATIONS: dict[str, Mutation] = {
     "absent": Mutation(
         "clients_killed",
         "the tasks of nodes that are gone are not given up",
-        nothing("server.desk:Desk.give_up_absent", result=()),
+        nothing("server.tasks:TaskRegistry.give_up_absent", result=()),
     ),
     "reconnect": Mutation("network", "a node connects once", _one_attempt),
     "upload-again": Mutation("network", "an upload that breaks is neither tried nor asked for again", _uploads_give_up),
@@ -478,12 +478,10 @@ def _any_configuration(table):
 
 
 def _finds_anybodys(self, node, task_id):
-    standing = module("server.assignments").Standing
     for of_node in self._by_node.values():
         if task_id in of_node:
-            found = of_node[task_id]
-            return (standing.OPEN if found.answered is None else standing.ANSWERED), found
-    return standing.UNKNOWN, None
+            return of_node[task_id].state, of_node[task_id]
+    return None, None
 
 
 def take_out_named() -> None:

@@ -149,7 +149,7 @@ def _send(grid: GrpcGrid, node: str, head: bytes, body: bytes = b"", *, kind: st
 
 
 def _all_numbers(grid: GrpcGrid) -> list[int]:
-    return [node.number for node in grid._desk.sessions.all()]
+    return [node.number for node in grid._tasks.sessions.all()]
 
 
 def _replies(grid: GrpcGrid, message_ids: list[str], *, patience_s: float = 60.0) -> list[Message]:

@@ -44,11 +44,11 @@ def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(gri
     body = bytes(range(256)) * 8192
     with attending(grid, "alice", "bob") as nodes:
         ids = [send(grid, node.name, node.name.encode(), body) for node in nodes]
-        assignments = grid._desk.assignments
+        tasks = grid._tasks
         digest = hashlib.sha256(body).digest()
-        assert assignments.held_bytes == len(body)
-        assert assignments.body_for("alice", digest) is body
-        assert assignments.body_for("bob", digest) is body
+        assert tasks.held_bytes == len(body)
+        assert tasks.body_for("alice", digest) is body
+        assert tasks.body_for("bob", digest) is body
         for node in nodes:
             work = node.work()
             assert node.task(work) == node.name.encode() + body
@@ -57,7 +57,7 @@ def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(gri
 
         replies(grid, ids)
 
-        assert assignments.held_bytes == 0
+        assert tasks.held_bytes == 0
 
 
 def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(grid, attending, send):

@@ -1,0 +1,396 @@
+"""The tasks of a run: each is in one state, and one registry moves them all, behind one lock.
+
+::
+
+            node is ready       answer is whole
+    give ─> PENDING ──────> DELIVERED ──────────> ANSWERED ─> pulled
+               ^  │ session  │  │                     │
+               └──┼── ends ──┘  │                     │
+                  ├─────────────┴──> FAILED ─> pulled │
+                  └─────────────┴──> WITHDRAWN <──────┘
+
+A task is PENDING until its node can work, and again when the node's session ends. FAILED: no answer will come, and the
+ServerApp is told why. WITHDRAWN: the ServerApp does not want the answer. What a node has sent so far of an answer lies
+in the inbox and outlives all of this. So a task whose answer is there from before a restart goes from PENDING to
+ANSWERED at once: it has the same name, made of its round, type and number.
+
+The ServerApp's thread and the service's event loop both call this. Knows nothing of Flower and of gRPC's calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from plait.errors import DiskFullError
+from plait.transport.protocol import HEAD_BYTES
+from plait.v1 import federation_pb2 as pb
+from server.bodies import Bodies
+from server.inbox import Inbox, group_and_type, task_id_of
+from server.sessions import Fitness, Session, Sessions
+
+DURABLE_TYPE = "train"
+"""Answers of this message type are kept until another group's tasks go out, the others until they are pulled."""
+_INLINE_BYTES = 16384
+"""A task up to this size travels whole inside `Work`: a second call would cost more."""
+
+
+class TaskState(Enum):
+    """Where a task is on its way; the module draws it."""
+
+    PENDING = auto()
+    DELIVERED = auto()
+    ANSWERED = auto()
+    FAILED = auto()
+    WITHDRAWN = auto()
+
+
+_OPEN = frozenset({TaskState.PENDING, TaskState.DELIVERED})
+_SETTLED = frozenset({TaskState.ANSWERED, TaskState.FAILED, TaskState.WITHDRAWN})
+_NEXT = {
+    TaskState.PENDING: {TaskState.DELIVERED} | _SETTLED,
+    TaskState.DELIVERED: {TaskState.PENDING, TaskState.DELIVERED} | _SETTLED,
+    TaskState.ANSWERED: {TaskState.WITHDRAWN},
+    TaskState.FAILED: {TaskState.WITHDRAWN},
+    TaskState.WITHDRAWN: set[TaskState](),
+}
+
+
+@dataclass(eq=False)
+class Task:
+    """One task of one node. Only the registry changes it.
+
+    Attributes:
+        message_id: Flower's name of it.
+        node: name of the node.
+        work: what the node is sent.
+        given: when, on the monotonic clock.
+        state: where it is on its way.
+        session: the session that it was delivered to; None while it is pending.
+        reason: why it failed or was withdrawn.
+        mismatches: how many answers did not have the SHA-256 that the node had announced.
+    """
+
+    message_id: str
+    node: str
+    work: pb.Work
+    given: float = field(default_factory=time.monotonic)
+    state: TaskState = TaskState.PENDING
+    session: Session | None = None
+    reason: str = ""
+    mismatches: int = 0
+
+    @property
+    def task_id(self) -> str:
+        """What the node calls it."""
+        return self.work.task_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an answer is still waited for."""
+        return self.state in _OPEN
+
+    def move(self, state: TaskState, *, session: Session | None = None, reason: str = "") -> bool:
+        """Enter a state; False, and nothing changes, where no arrow leads there."""
+        if state not in _NEXT[self.state]:
+            return False
+        self.state, self.session, self.reason = state, session, reason
+        return True
+
+
+class TaskRegistry:
+    """All tasks whose answers have not been pulled yet, and the sessions of the nodes that do them.
+
+    Args:
+        inbox: where answers are.
+        max_nodes: the most nodes that may be attached.
+
+    Attributes:
+        sessions: the nodes.
+        failure: why the run cannot go on, once a full disk took no answer; None until then.
+    """
+
+    def __init__(self, inbox: Inbox, *, max_nodes: int) -> None:
+        self._inbox = inbox
+        self._changed = threading.Condition()
+        self.sessions = Sessions(max_nodes=max_nodes, changed=self._changed)
+        self.failure: DiskFullError | None = None
+        self._bodies = Bodies()
+        self._by_message: dict[str, Task] = {}
+        self._by_node: dict[str, dict[str, Task]] = {}
+        # How many tasks of a (node, group, type) have gone out; of each type's newest group only.
+        self._given: Counter[tuple[str, str, str]] = Counter()
+        self._groups: dict[str, str] = {}
+        self._took: dict[str, list[float]] = {}
+        self._past: set[tuple[str, str]] = set()
+        self._events = self._seen = 0
+
+    # What the ServerApp's thread does.
+
+    def give(
+        self, node: str, *, message_id: str, message_type: str, group: str, content: int, head: bytes, body: bytes
+    ) -> Task:
+        """Give a node a task: it is sent at once if the node is ready, and not at all if its answer is here already.
+
+        Args:
+            node: name of the node.
+            message_id: Flower's name of the task.
+            message_type: Flower's type.
+            group: Flower's group.
+            content: what the bytes are, the number of a `Content`.
+            head: the beginning of the bytes.
+            body: the rest; tasks that share it share the object.
+
+        Raises:
+            ConfigError: group and type are too long for a file's name.
+        """
+        if len(head) > HEAD_BYTES:
+            head, body = b"", head + body
+        elif len(head) + len(body) <= _INLINE_BYTES:
+            head, body = head + body, b""
+        digest = self._digest(body) if body else b""
+        with self._changed:
+            self._turn(message_type, group)
+            work = pb.Work(
+                task_id=self._next_id(node, group, message_type),
+                message_type=message_type,
+                group_id=group,
+                content=pb.Content.Name(content),
+                head=head,
+                body_bytes=len(body),
+            )
+            task = Task(message_id, node, work)
+            self._by_message[message_id] = self._by_node.setdefault(node, {})[task.task_id] = task
+            if self._inbox.has(node, task.task_id):
+                task.move(TaskState.ANSWERED)
+                self._note()
+                return task
+            if body:
+                work.body_sha256 = digest
+                self._bodies.hold(body, digest)
+            self._deliver(node)
+            return task
+
+    def settled(self, message_ids: Iterable[str]) -> list[Task]:
+        """Those of the tasks that are answered or failed."""
+        with self._changed:
+            found = (self._by_message.get(message_id) for message_id in message_ids)
+            return [task for task in found if task is not None and not task.is_open]
+
+    def pulled(self, task: Task, *, keep: bool) -> None:
+        """The ServerApp has the answer.
+
+        Args:
+            task: that it answers.
+            keep: False if it is not to be found again after a restart.
+        """
+        with self._changed:
+            self._forget(task)
+            if not keep or task.work.message_type != DURABLE_TYPE:
+                self._inbox.remove(task.node, task.task_id)
+
+    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+        """Stop waiting for these, and tell their nodes, which may be at work on them since before they reconnected."""
+        with self._changed:
+            for message_id in message_ids:
+                task = self._by_message.get(message_id)
+                if task is None:
+                    continue
+                if task.is_open:
+                    self._tell(task, reason)
+                self._settle(task, TaskState.WITHDRAWN, reason)
+                self._forget(task)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until something has changed since the last time; False if the time was over first. For one thread."""
+        with self._changed:
+            changed = self._changed.wait_for(lambda: self._events != self._seen, timeout_s)
+            self._seen = self._events
+            return changed
+
+    # What the event loop does.
+
+    def make_ready(self, session: Session, fitness: Fitness) -> None:
+        """A node can work: it is sent the tasks that are pending."""
+        with self._changed:
+            is_new = session.fitness is None
+            session.fitness = fitness
+            if is_new and session.is_open:
+                self._deliver(session.node.name)
+                self._note()
+
+    def leave(self, session: Session) -> None:
+        """A session is over; its tasks wait for the node to come back."""
+        with self._changed:
+            self.sessions.leave(session)
+            for task in self._open_of(session.node.name):
+                if task.session is session:
+                    task.move(TaskState.PENDING)
+            self._note()
+
+    def expel(self, session: Session, last: pb.ToNode, reason: str) -> int:
+        """End a session with its last message, and fail the node's tasks; returns how many."""
+        with self._changed:
+            session.close(last)
+            return sum(self.fail(task, reason) for task in self._open_of(session.node.name))
+
+    def give_up_absent(self, grace_s: float) -> list[Task]:
+        """Fail the tasks of nodes that have been away, and waited for, longer than the grace."""
+        now = time.monotonic()
+        with self._changed:
+            lost: list[Task] = []
+            for task in self._by_message.values():
+                node = self.sessions.named(task.node)
+                if node is not None and node.session is not None:
+                    continue
+                since = max(task.given, node.left if node is not None else 0.0)
+                if now - since > grace_s and self.fail(task, f"node {task.node} left"):
+                    lost.append(task)
+            return lost
+
+    def find(self, node: str, task_id: str) -> tuple[TaskState | None, Task | None]:
+        """The state of a task, None where it has not been given out; with it the task, unless it is forgotten."""
+        with self._changed:
+            task = self._by_node.get(node, {}).get(task_id)
+            if task is not None:
+                return task.state, task
+            parts = group_and_type(task_id)
+            if parts is None or parts in self._past:
+                return TaskState.WITHDRAWN, None
+            if int(task_id.rpartition(".")[2]) < self._given[(node, *parts)]:
+                # What was pulled is on disk as long as a node may still ask about it.
+                return (TaskState.ANSWERED if self._inbox.has(node, task_id) else TaskState.WITHDRAWN), None
+            return None, None
+
+    def body_for(self, node: str, digest: bytes) -> bytes | None:
+        """The body with this SHA-256, if an open task of the node has it."""
+        with self._changed:
+            if any(task.work.body_sha256 == digest for task in self._open_of(node)):
+                return self._bodies.get(digest)
+            return None
+
+    def answer(self, task: Task, session: Session) -> bool:
+        """An answer is whole and on disk; False if nobody waits for it, and it is gone again.
+
+        Args:
+            task: that it answers.
+            session: over which it came. A newer session of the node that works on the task too is told to stop.
+        """
+        with self._changed:
+            if not task.is_open:
+                if task.state is not TaskState.ANSWERED:
+                    self._inbox.remove(task.node, task.task_id)
+                return task.state is TaskState.ANSWERED
+            if task.session is not session:
+                self._tell(task, "answered", but=session)
+            self._settle(task, TaskState.ANSWERED)
+            if self._groups.get(task.work.message_type) == task.work.group_id:
+                self._took[task.work.message_type].append(time.monotonic() - task.given)
+            return True
+
+    def fail(self, task: Task, reason: str) -> bool:
+        """There will be no answer; False if the task was settled before."""
+        with self._changed:
+            was_open = task.is_open
+            self._settle(task, TaskState.FAILED, reason)
+            return was_open
+
+    def stop(self, failure: DiskFullError) -> None:
+        """Answers cannot be kept: the run is to stop, for no client is to blame."""
+        with self._changed:
+            self.failure = failure
+            self._note()
+
+    # What both ask.
+
+    def all(self) -> list[Task]:
+        """All that have not been pulled, oldest first."""
+        with self._changed:
+            return list(self._by_message.values())
+
+    def took_s(self, group: str, message_type: str) -> list[float]:
+        """How long the tasks of this type that were answered took, if the group is the newest."""
+        with self._changed:
+            return list(self._took[message_type]) if self._groups.get(message_type) == group else []
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of all bodies that are in memory."""
+        with self._changed:
+            return self._bodies.held_bytes
+
+    def _note(self) -> None:
+        self._events += 1
+        self._changed.notify_all()
+
+    def _deliver(self, name: str) -> None:
+        """Send a node its open tasks, if it is ready and has not got them over this session."""
+        node = self.sessions.named(name)
+        if node is None or node.session is None or not node.is_ready:
+            return
+        for task in self._open_of(name):
+            if task.session is not node.session and task.move(TaskState.DELIVERED, session=node.session):
+                node.session.put(pb.ToNode(work=task.work))
+
+    def _tell(self, task: Task, reason: str, *, but: Session | None = None) -> None:
+        """Tell a node over its session, unless that is `but`, that nobody waits for a task."""
+        node = self.sessions.named(task.node)
+        if node is not None and node.session not in (None, but):
+            node.session.put(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason=reason)))
+
+    def _settle(self, task: Task, state: TaskState, reason: str = "") -> None:
+        was_open = task.is_open
+        if not task.move(state, reason=reason):
+            return
+        if was_open and task.work.body_sha256:
+            self._bodies.release(task.work.body_sha256)
+        if state is not TaskState.ANSWERED:
+            self._inbox.remove(task.node, task.task_id)
+        self._note()
+
+    def _forget(self, task: Task) -> None:
+        self._by_message.pop(task.message_id, None)
+        of_node = self._by_node.get(task.node, {})
+        of_node.pop(task.task_id, None)
+        if not of_node:
+            self._by_node.pop(task.node, None)
+
+    def _open_of(self, node: str) -> list[Task]:
+        return [task for task in self._by_node.get(node, {}).values() if task.is_open]
+
+    def _digest(self, body: bytes) -> bytes:
+        with self._changed:
+            known = self._bodies.known(body)
+        # Outside of the lock, for a large body takes long.
+        return known or hashlib.sha256(body).digest()
+
+    def _next_id(self, node: str, group: str, message_type: str) -> str:
+        key = (node, group, message_type)
+        while True:
+            task_id = task_id_of(group, message_type, self._given[key])
+            self._given[key] += 1
+            # One that is still waited for has been given out before the group changed to another and back.
+            if not self._is_known(node, task_id):
+                return task_id
+
+    def _turn(self, message_type: str, group: str) -> None:
+        """Forget what belongs to the groups before, when the first task of another group goes out."""
+        before = self._groups.get(message_type)
+        if before == group:
+            return
+        self._groups[message_type] = group
+        self._took[message_type] = []
+        self._past.discard((group, message_type))
+        if before is not None:
+            self._past.add((before, message_type))
+            for key in [key for key in self._given if key[1:] == (before, message_type)]:
+                del self._given[key]
+        self._inbox.remove_older(group, message_type, but=self._is_known)
+
+    def _is_known(self, node: str, task_id: str) -> bool:
+        return task_id in self._by_node.get(node, {})
