@@ -36,11 +36,14 @@ endif
 simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, with a report
 	$(BIN)/plait simulate $(ARGS)
 
+# Workers take tests from each other, so that a long file does not leave the others idle.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: $(STAMP)  ## All tests that need no GPU
-	$(BIN)/python -m pytest -m 'not gpu' $(ARGS)
+	$(PYTEST) -m 'not gpu' $(ARGS)
 
 unit: $(STAMP)  ## The fast ones, in under a minute
-	$(BIN)/python -m pytest -m 'not gpu and not slow' $(ARGS)
+	$(PYTEST) -m 'not gpu and not slow' $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
