@@ -2,6 +2,7 @@
 
     PlaitError                      exit code 1
     ├── ConfigError            2    yours: what was asked for cannot be
+    │   └── EarlierFormatError      ... because what is kept on disk was written by another version of plait
     ├── DataError              3    the data's: a file or a record is not what it must be
     │   └── TooLittleDataError      ... because there is too little of them
     ├── PeerError              3    another party's: bytes that came from outside are refused
@@ -37,6 +38,10 @@ class ConfigError(PlaitError):
     """A setting, or a combination of settings, that cannot be."""
 
     exit_code = 2
+
+
+class EarlierFormatError(ConfigError):
+    """Something kept on disk that another version of plait wrote, and that this one does not read."""
 
 
 class DataError(PlaitError):

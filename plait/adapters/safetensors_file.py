@@ -31,6 +31,8 @@ from plait.files import write_atomically
 MAX_BYTES = 8 << 30
 MAX_NAME_CHARACTERS = 512
 
+# What arrays of other kinds than an adapter's may hold.
+_EXACT = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U32": "<u4"}
 _FLOATS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
@@ -88,28 +90,51 @@ def write_safetensors(path: Path, tensors: Mapping[str, Float32], metadata: Mapp
 
 def encode_safetensors(tensors: Mapping[str, Float32], metadata: Mapping[str, str] | None = None) -> bytes:
     """Named float32 tensors as the bytes of a safetensors file, tensors and metadata in name order."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise ValueError(f"dtype of {shown(name)} is {tensor.dtype}, expected float32")
+    return encode_arrays(tensors, metadata)
+
+
+def encode_arrays(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Named arrays of float32, float64, int64 or uint32 as the bytes of a safetensors file, in name order."""
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
+    dtypes = {np.dtype(stored): name for name, stored in _EXACT.items()}
     offset = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name in sorted(arrays):
+        array = arrays[name]
         fault = _name_fault(name)
         if fault:
             raise ValueError(f"tensor name {shown(name)} {fault}")
-        if tensor.dtype != np.float32:
-            raise ValueError(f"dtype of {shown(name)} is {tensor.dtype}, expected float32")
         header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
+            "dtype": dtypes[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
         }
-        offset += tensor.nbytes
+        offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     # The format asks for the data to begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"safetensors header has {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
-    values = (np.ascontiguousarray(tensors[name], "<f4").data for name in sorted(tensors))
+    values = (np.ascontiguousarray(arrays[name], arrays[name].dtype.newbyteorder("<")).data for name in sorted(arrays))
     return b"".join([len(text).to_bytes(8, "little"), text, *values])
+
+
+def decode_arrays(data: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+    """Arrays and metadata that `encode_arrays` was given; the arrays are views of `data`.
+
+    Raises:
+        PeerError: it is not a sound file of such arrays.
+    """
+    header = read_header(io.BytesIO(data), size=len(data))
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, entry in header.tensors.items():
+        if entry.dtype not in _EXACT:
+            raise PeerError(f"dtype of {shown(name)} is {entry.dtype}, expected one of {', '.join(_EXACT)}")
+        values = np.frombuffer(data, _EXACT[entry.dtype], entry.size, entry.begin)
+        arrays[name] = values.reshape(entry.shape)
+    return arrays, dict(header.metadata)
 
 
 def _opened(path: Path) -> io.BufferedReader:

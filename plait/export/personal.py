@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, parse_spec
+from plait.adapters import AdapterSpec, AdapterState, Float32, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.export.source import Source, open_source, plain_name
 from plait.files import read_if_there
+from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.ledger import read_events
-from plait.rounds.moved_base import base_from_bytes
-from plait.rounds.own_adapter import own_adapter, read_own_adapter
-from plait.rounds.past import Past
+from plait.rounds.moved_base import UNMOVED, base_of
+from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
+from plait.rounds.own_side import OWN_SIDE
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
-from plait.wire.bounds import RUN_ID_BYTES
 
 
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:
@@ -37,6 +37,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     Raises:
         ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
         PeerError: what is kept is not sound.
+        EarlierFormatError: another version of plait wrote it.
     """
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
@@ -56,7 +57,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     ]
     if client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
-    own = read_if_there(directory.client_memory(client) / "own")
+    own = _own(directory.client_memory(client))
     if own is None:
         raise ConfigError(
             f"'{run}' has nothing of '{client}': it has not trained yet, or keeps what is its own on its "
@@ -64,15 +65,15 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         )
     source = open_source(run, base=base, progress=progress)
     state = (
-        _mixed(source, _newest(own), settings.given_own_share)
+        _mixed(source, own, settings.given_own_share)
         if side is None
-        else with_own_side(source.spec, source.state, _newest(own), side)
+        else with_own_side(source.spec, source.state, *_side(own))
     )
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
 
 
-def _mixed(source: Source, own: bytes, share: float) -> AdapterState:
-    if read_own_adapter(own, source.state.layout.size) is None:
+def _mixed(source: Source, own: Kept, share: float) -> AdapterState:
+    if own.vector("lead", source.state.layout.size) is None:
         raise ConfigError(
             f"adapter '{source.name}' is published in another form than clients train it in, expected the same for "
             "--client; nearest: leave out --client"
@@ -96,6 +97,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     Raises:
         ConfigError: no base is given, or the adapter does not fit it.
         PeerError: what is kept is not sound.
+        EarlierFormatError: another version of plait wrote it.
     """
     # Brings torch along.
     from plait.training.blueprint import design_from_spec, read_base_config
@@ -115,18 +117,17 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
         )
     state = AdapterState(spec.layout, np.frombuffer(flat, "<f4").astype(np.float32))
     geometry = geometry_of(spec)
-    own = read_if_there(path / "own")
-    if own is not None:
-        values = _newest(own)
-        if found := read_own_adapter(values, spec.layout.size):
-            state = own_adapter(state, values, found[0])
-        sides = [side for side in (Side.B, Side.A) if geometry.side_size(side) * 4 == len(values)]
-        if sides:
-            state = with_own_side(spec, state, values, sides[0])
-    beneath = read_if_there(path / "base")
-    moved = base_from_bytes(beneath and beneath[RUN_ID_BYTES:], geometry)
-    if beneath and not moved.digest:
-        raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
+    own = _own(path)
+    if own and own.tags.get("kind") == OWN_ADAPTER:
+        state = own_adapter(state, own, _share(own))
+    elif own and own.tags.get("kind") == OWN_SIDE:
+        state = with_own_side(spec, state, *_side(own))
+    moved = UNMOVED
+    if beneath := read_if_there(path / "base"):
+        kept = ClientState.from_bytes(beneath)
+        moved = base_of(kept.after, geometry) if kept else UNMOVED
+        if not moved.digest:
+            raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
     spec, state = published(spec, state, geometry, moved)
     return Source(
         name=plain_name(path.name, "own"),
@@ -140,7 +141,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     )
 
 
-def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side) -> AdapterState:
+def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Side) -> AdapterState:
     """The shared adapter with a client's own side in it.
 
     Where the published adapter has more columns than clients train (it stands on frozen adapters), the client's are the
@@ -149,7 +150,7 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side
     Args:
         spec: of the shared adapter.
         state: its values.
-        own: float32 values of the side, pair by pair.
+        own: values of the side, pair by pair.
         side: which one.
 
     Raises:
@@ -157,12 +158,12 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side
     """
     geometry = geometry_of(spec)
     widths = [pair.d_out if side is Side.B else pair.d_in for pair in geometry.pairs]
-    rank, rest = divmod(len(own) // 4, sum(widths) or 1)
+    rank, rest = divmod(len(own), sum(widths) or 1)
     if rest or not rank or any(pair.rank < rank for pair in geometry.pairs):
-        raise PlaitError(f"the client's own side has {len(own) // 4} values, expected a rank times {sum(widths)}")
-    flat, values, at = state.flat.copy(), np.frombuffer(own, "<f4"), 0
+        raise PlaitError(f"the client's own side has {len(own)} values, expected a rank times {sum(widths)}")
+    flat, at = state.flat.copy(), 0
     for pair, width in zip(geometry.pairs, widths, strict=True):
-        part = values[at : at + rank * width]
+        part = own[at : at + rank * width]
         if side is Side.B:
             pair.b_of(flat)[:, :rank] = part.reshape(width, rank)
         else:
@@ -171,5 +172,24 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: bytes, side: Side
     return AdapterState(state.layout, flat)
 
 
-def _newest(own: bytes) -> bytes:
-    return Past.from_bytes(own, own[:RUN_ID_BYTES]).after
+def _own(folder: Path) -> Kept | None:
+    """What the client's newest round left of its own; None where there is nothing."""
+    data = read_if_there(folder / "own")
+    state = ClientState.from_bytes(data) if data else None
+    if data and state is None:
+        raise PlaitError(f"'{folder / 'own'}' is damaged, expected what is the client's own")
+    return state and state.after
+
+
+def _side(own: Kept) -> tuple[Float32, Side]:
+    values, name = own.arrays.get("side"), own.tags.get("side")
+    if values is None or values.ndim != 1 or values.dtype != np.float32 or name not in set(Side):
+        raise PlaitError(f"what is the client's own is {own.tags.get('kind', 'nothing')!a}, expected '{OWN_SIDE}'")
+    return values.astype(np.float32), Side(name)
+
+
+def _share(own: Kept) -> float:
+    try:
+        return float(own.tags["share"])
+    except (KeyError, ValueError) as error:
+        raise PlaitError("the client's own adapter has no share, expected a number") from error

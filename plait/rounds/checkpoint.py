@@ -20,14 +20,16 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import AdapterState, Json
-from plait.adapters.safetensors_file import decode_safetensors, encode_safetensors
-from plait.errors import PeerError
+from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, encode_arrays, encode_safetensors
+from plait.errors import EarlierFormatError, PeerError
 from plait.files import directory_written_aside, write_atomically
-from plait.rounds.moved_base import base_from_bytes, base_to_bytes
+from plait.rounds.client_state import Kept
+from plait.rounds.moved_base import base_of, kept_base
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 
 KEPT = 2
+_BASE = "base.safetensors"
 
 
 def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
@@ -104,7 +106,8 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
         files[f"broadcast-{number}.bin"] = track.broadcast
     files["adapters.safetensors"] = encode_safetensors(adapters)
     if state.base.moved.digest:
-        files["base.bin"] = base_to_bytes(state.base.moved, ranks.master.geometry)
+        base = kept_base(state.base.moved, ranks.master.geometry)
+        files[_BASE] = encode_arrays(base.arrays, base.tags)
         files["base-broadcast.bin"] = state.base.broadcast
     for name, memory in (("rule", state.rule_memory), ("optimizer", state.optimizer_memory)):
         if memory:
@@ -133,6 +136,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _load(folder: Path, ranks: Ranks) -> RunState:
     scalars, files = _read(folder)
+    if "base.bin" in files:
+        raise EarlierFormatError(
+            f"checkpoint '{folder.name}' holds a moved base in an earlier format, expected '{_BASE}': finish the run "
+            "with the version of plait that began it"
+        )
     flats = decode_safetensors(files["adapters.safetensors"])
     tracks = tuple(
         Track(
@@ -149,7 +157,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         adapter=AdapterState(ranks.master.spec.layout, flats["adapter"]),
         tracks=tracks,
         base=BaseTrack(
-            base_from_bytes(files.get("base.bin"), ranks.master.geometry),
+            base_of(Kept(0, *decode_arrays(files[_BASE])) if _BASE in files else Kept(), ranks.master.geometry),
             bytes.fromhex(scalars["base_previous"]),
             files.get("base-broadcast.bin", b""),
         ),

@@ -14,16 +14,20 @@ missed rounds, the mean of the rounds since.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from plait.adapters import AdapterState, Float32
+from plait.rounds.client_state import Kept
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.wire.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """What a client remembers of its newest round.
+    """What a client keeps of its newest round.
 
     Attributes:
         received: (size,) the adapter that it started from.
@@ -38,14 +42,40 @@ class Drift:
         went: Float32 = ((now.flat - self.received) / np.float32(max(1, rounds))).astype(np.float32, copy=False)
         return self.rest + went
 
-    def to_bytes(self) -> bytes:
-        """For a client's memory."""
-        return self.received.astype("<f4").tobytes() + self.rest.astype("<f4").tobytes()
+    def kept(self) -> Kept:
+        """As a client keeps it."""
+        return Kept(arrays={"received": self.received, "rest": self.rest})
 
     @classmethod
-    def from_bytes(cls, data: bytes, size: int) -> Drift | None:
-        """What `to_bytes` made; None where it is lost or of another adapter."""
-        if len(data) != 8 * size:
-            return None
-        received, rest = (np.frombuffer(data, "<f4", size, 4 * size * part).astype(np.float32) for part in (0, 1))
-        return cls(received, rest)
+    def of(cls, kept: Kept, size: int) -> Drift | None:
+        """What `kept` made; None where there is none of an adapter of this size."""
+        received, rest = kept.vector("received", size), kept.vector("rest", size)
+        return None if received is None or rest is None else cls(received, rest)
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """The hook: every step of the round is corrected, and the correction grows by what the client drifted."""
+
+    key = "drift"
+
+    def applies(self, settings: Settings) -> bool:
+        """Where the run corrects for drift."""
+        return settings.scaffold
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Carry the correction into training, a part of it with every step."""
+        correction = _correction(job, kept)
+        step = None if correction is None else correction / np.float32(job.settings.local_steps)
+        return replace(job, carried=replace(job.carried, drift=step))
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+        """Keep what the round leaves of the correction."""
+        correction = _correction(job, kept)
+        rest = -outgoing.delta.flat if correction is None else correction - outgoing.delta.flat
+        return outgoing, Drift(job.received.flat, rest).kept()
+
+
+def _correction(job: TrainJob, kept: Kept) -> Float32 | None:
+    drift = Drift.of(kept, job.received.layout.size)
+    return drift and drift.correction(job.received, rounds=job.settings.round - kept.round)

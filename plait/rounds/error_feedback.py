@@ -22,12 +22,20 @@ Knows no envelope's header and no client; where residual and drift are kept is t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from plait.adapters import AdapterState, Float32, Layout, add, subtract
+from plait.aggregation import BOTH_SIDES, Side, geometry_of
+from plait.rounds.client_state import Kept
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.rounds.own_side import without
 from plait.wire.codec import Codec
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import encode_delta
+from plait.wire.settings import Settings
 
 _MOST_NOISE_KEPT = 0.8
 _FURTHEST_AHEAD = 3.0  # rounds; below 0.24 bit a wish for more brings more noise than training stands
@@ -69,20 +77,45 @@ class Debt:
         owed = add(self.owed, movement)
         return Debt(owed, drift_after(self.drift, movement) if leads(codec) else None)
 
-    def to_bytes(self) -> bytes:
-        """For a client's memory; empty for nothing."""
-        parts = (self.owed.flat,) if self.drift is None else (self.owed.flat, self.drift.flat)
-        return b"".join(part.astype("<f4").tobytes() for part in parts) if any(part.any() for part in parts) else b""
+    def kept(self) -> Kept:
+        """As a client keeps it; empty for nothing."""
+        arrays = {"owed": self.owed.flat} if self.drift is None else {"owed": self.owed.flat, "drift": self.drift.flat}
+        return Kept(arrays=arrays if any(array.any() for array in arrays.values()) else {})
 
     @classmethod
-    def from_bytes(cls, data: bytes, layout: Layout) -> Debt:
-        """What `to_bytes` kept; nothing is owed where it is lost or of another adapter."""
-        size_bytes = 4 * layout.size
-        if not size_bytes or len(data) not in (size_bytes, 2 * size_bytes):
+    def of(cls, kept: Kept, layout: Layout) -> Debt:
+        """What `kept` made; nothing is owed where it is lost or of another adapter."""
+        owed, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
+        if owed is None:
             return cls(AdapterState.zeros(layout))
-        values = np.frombuffer(data, "<f4").astype(np.float32)
-        owed, rest = AdapterState(layout, values[: layout.size]), values[layout.size :]
-        return cls(owed, AdapterState(layout, rest) if rest.size else None)
+        return cls(AdapterState(layout, owed), None if drift is None else AdapterState(layout, drift))
+
+
+@dataclass(frozen=True)
+class ErrorFeedback:
+    """The hook that packs the delta together with what earlier rounds owe, and keeps what the packing drops."""
+
+    key = "residual"
+
+    def applies(self, settings: Settings) -> bool:
+        """Where the next round's factors are the same."""
+        return not settings.without_feedback
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Training knows nothing of it."""
+        del kept
+        return job
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+        """Pack what is due."""
+        codec = codec_for(job.settings.wire)
+        debt = Debt.of(kept, outgoing.delta.layout).grown(outgoing.delta, codec)
+        due = debt.due(codec)
+        # What is owed on a side that does not train waits for the round that trains it.
+        for side in BOTH_SIDES - set(map(Side, job.settings.trained)):
+            due = without(due, geometry_of(job.spec), side)
+        encoded = encode_delta(due, codec)
+        return replace(outgoing, encoded=encoded), debt.paid(encoded.delta).kept()
 
 
 def leads(codec: Codec) -> bool:

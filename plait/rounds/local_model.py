@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from plait.adapters import AdapterSpec, AdapterState, Float32
+from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import Judgement
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
-from plait.rounds.past import Past
 from plait.wire.envelope import Header
 from plait.wire.settings import Settings
 
@@ -88,7 +88,7 @@ class TrainJob:
         base: how far the base has moved.
         header: of the broadcast; None for a job that answers no task.
         examples: that the client trains on.
-        pasts: what the client kept of its rounds before, by key.
+        kept: what hooks left in the client's round before, by key.
     """
 
     model: LocalModel
@@ -100,7 +100,12 @@ class TrainJob:
     base: MovedBase = UNMOVED
     header: Header | None = None
     examples: int = 0
-    pasts: Mapping[str, Past] = field(default_factory=dict[str, Past])
+    kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
+
+    @property
+    def run_id(self) -> bytes:
+        """The run's, 16 bytes; empty for a job that answers no task."""
+        return self.header.run_id if self.header else b""
 
 
 class LocalModel(Protocol):

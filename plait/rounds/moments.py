@@ -1,4 +1,4 @@
-"""What a client's optimizer remembers from one round to the next: AdamW's two running means (arXiv 1711.05101)."""
+"""What a client's optimizer carries from one round to the next: AdamW's two running means (arXiv 1711.05101)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.adapters import Float32
+from plait.rounds.client_state import Kept
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class Moments:
         """Of an optimizer that has seen nothing."""
         return cls(np.zeros(size, np.float32), np.zeros(size, np.float32), (0,) * tensors)
 
-    def to_bytes(self) -> bytes:
-        """For a client's memory."""
-        steps = np.array(self.steps, "<u4")
-        return b"".join((self.mean.astype("<f4").tobytes(), self.square.astype("<f4").tobytes(), steps.tobytes()))
+    def kept(self) -> Kept:
+        """As a client keeps them."""
+        steps = np.array(self.steps, np.uint32)
+        return Kept(arrays={"mean": self.mean, "square": self.square, "steps": steps})
 
     @classmethod
-    def from_bytes(cls, data: bytes, size: int, tensors: int) -> Moments | None:
-        """What `to_bytes` made; None where it is lost or of another adapter."""
-        if len(data) != 8 * size + 4 * tensors:
+    def of(cls, kept: Kept, size: int, tensors: int) -> Moments | None:
+        """What `kept` made; None where there are none of an adapter of this size."""
+        mean, square, steps = kept.vector("mean", size), kept.vector("square", size), kept.arrays.get("steps")
+        if mean is None or square is None or steps is None or steps.shape != (tensors,):
             return None
-        mean, square = (np.frombuffer(data, "<f4", size, 4 * size * part).astype(np.float32) for part in (0, 1))
-        return cls(mean, square, tuple(int(count) for count in np.frombuffer(data, "<u4", tensors, 8 * size)))
+        return cls(mean, square, tuple(int(count) for count in steps))

@@ -19,6 +19,7 @@ import numpy as np
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import BaseDelta, Geometry, LowRank
 from plait.errors import PeerError
+from plait.rounds.client_state import Kept
 
 _MOST_COLUMNS = 1 << 20
 
@@ -112,23 +113,21 @@ def base_layout(geometry: Geometry, columns: list[int]) -> Layout:
     return Layout.of(shapes)
 
 
-def base_to_bytes(base: MovedBase, geometry: Geometry) -> bytes:
-    """For a client's memory."""
+def kept_base(base: MovedBase, geometry: Geometry) -> Kept:
+    """A moved base as a client keeps it."""
     state, text = packed(base.delta, geometry)
-    return b"".join((base.digest, len(text).to_bytes(4, "little"), text.encode(), state.flat.astype("<f4").tobytes()))
+    return Kept(arrays={"factors": state.flat}, tags={"columns": text, "digest": base.digest.hex()})
 
 
-def base_from_bytes(data: bytes | None, geometry: Geometry) -> MovedBase:
-    """What `base_to_bytes` made; a base that has not moved where it is lost or of another adapter."""
-    if not data:
-        return UNMOVED
-    size = int.from_bytes(data[32:36], "little")
+def base_of(kept: Kept, geometry: Geometry) -> MovedBase:
+    """What `kept_base` made; a base that has not moved where it is lost or of another adapter."""
     try:
-        layout = layout_from_text(data[36 : 36 + size].decode(), geometry)
-        flat = np.frombuffer(data, "<f4", offset=36 + size).astype(np.float32)
-        return whole_base(AdapterState(layout, flat), geometry, data[:32])
+        layout = layout_from_text(kept.tags.get("columns", ""), geometry)
+        digest = bytes.fromhex(kept.tags.get("digest", ""))
     except (PeerError, ValueError):
         return UNMOVED
+    flat = kept.vector("factors", layout.size)
+    return UNMOVED if flat is None else whole_base(AdapterState(layout, flat), geometry, digest)
 
 
 def _delta_of(state: AdapterState, geometry: Geometry) -> BaseDelta:

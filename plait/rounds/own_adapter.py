@@ -2,25 +2,50 @@
 
 Every client has a model of its own between the shared one and where its own steps alone would lead, as in Hanzely and
 Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds begin at the
-shared adapter but the last one, which each client begins at its own. So both are to be had at the steps and bytes of
-one: what a client sends is what its training moved, and the server does what it always does.
+shared adapter but the last one, which each client begins at its own. So both cost the steps and bytes of one: a client
+sends what its training moved, and the server does what it always does.
 
 A client keeps how far its own steps lead away from the shared adapter. In every round its step is added and what was
-there fades, for the steps of earlier rounds answered to an adapter that has moved on since.
+there fades, because the steps of earlier rounds started from an adapter that has moved on since.
 """
 
 from __future__ import annotations
 
-import struct
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from plait.adapters import AdapterState, Float32
+from plait.adapters import AdapterState
+from plait.rounds.client_state import Kept
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
 from plait.wire.settings import Settings
+
+OWN_ADAPTER = "own adapter"
+"""The kind of what this hook keeps."""
 
 # How much of it is left after a round; with less or more a client's own adapter is worth less (simulations/LOG.md).
 _LASTS = 0.7
-_SHARE = struct.Struct("<d")
+
+
+@dataclass(frozen=True)
+class OwnShare:
+    """The hook: the last round starts from the client's own adapter, and every round moves that."""
+
+    key = "own"
+
+    def applies(self, settings: Settings) -> bool:
+        """Where clients have adapters of their own, and no side of the shared one is personal."""
+        return bool(settings.own_share) and not settings.personal
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Start the last round from the own adapter."""
+        return replace(job, start=own_adapter(job.start, kept, share_at_start(job.settings)))
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+        """Keep where the client's own steps lead."""
+        lead = own_lead(outgoing.trained.state, job.received, kept, job.settings)
+        return outgoing, kept_lead(lead, job.settings.own_share)
 
 
 def share_at_start(settings: Settings) -> float:
@@ -29,22 +54,22 @@ def share_at_start(settings: Settings) -> float:
     return settings.own_share if is_last else 0.0
 
 
-def own_adapter(shared: AdapterState, kept: bytes, share: float) -> AdapterState:
-    """A client's own adapter.
+def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
+    """A client's own adapter; the shared one where the client has none yet.
 
     Args:
         shared: as it was broadcast.
-        kept: what `own_adapter_bytes` made; the shared one alone counts where there is none yet.
+        kept: what `kept_lead` made.
         share: 0 (the shared one) to 1 (as far as the client's own steps lead).
     """
-    found = read_own_adapter(kept, shared.layout.size)
-    if found is None or not share:
+    lead = kept.vector("lead", shared.layout.size)
+    if lead is None or not share:
         return shared
-    step = np.float32(share) * (found[1] - shared.flat)
+    step = np.float32(share) * (lead - shared.flat)
     return AdapterState(shared.layout, (shared.flat + step).astype(np.float32))
 
 
-def own_lead(after: AdapterState, shared: AdapterState, kept: bytes, settings: Settings) -> AdapterState:
+def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Settings) -> AdapterState:
     """Where a client's own steps lead after a round.
 
     Args:
@@ -53,20 +78,13 @@ def own_lead(after: AdapterState, shared: AdapterState, kept: bytes, settings: S
         kept: what the client kept before the round.
         settings: of the round.
     """
-    found = read_own_adapter(kept, shared.layout.size)
-    if found is None:
+    lead = kept.vector("lead", shared.layout.size)
+    if lead is None:
         return after
-    rest = np.float32(max(0.0, _LASTS - share_at_start(settings))) * (found[1] - shared.flat)
+    rest = np.float32(max(0.0, _LASTS - share_at_start(settings))) * (lead - shared.flat)
     return AdapterState(after.layout, (after.flat + rest).astype(np.float32))
 
 
-def own_adapter_bytes(lead: AdapterState, share: float) -> bytes:
-    """Where a client's own steps lead, for its memory, with the share that counts of it."""
-    return _SHARE.pack(share) + lead.flat.astype("<f4").tobytes()
-
-
-def read_own_adapter(kept: bytes, size: int) -> tuple[float, Float32] | None:
-    """(share, values) of what `own_adapter_bytes` made of an adapter of this size; None for anything else."""
-    if len(kept) != _SHARE.size + 4 * size:
-        return None
-    return _SHARE.unpack_from(kept)[0], np.frombuffer(kept, "<f4", offset=_SHARE.size).astype(np.float32)
+def kept_lead(lead: AdapterState, share: float) -> Kept:
+    """Where a client's own steps lead, with the share that counts of it, as it is kept."""
+    return Kept(arrays={"lead": lead.flat}, tags={"kind": OWN_ADAPTER, "share": repr(share)})

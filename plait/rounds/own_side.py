@@ -1,29 +1,62 @@
-"""The side of every low-rank pair that stays at a client and is its own (FedSA-LoRA's B).
+"""The side of every low-rank pair that stays at a client and is its own.
 
-It is never sent: a client puts its own in place of the broadcast's before it works, and leaves it out of its delta.
+Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning" (FedSA-LoRA), arXiv 2410.01463, where
+B is personal. The side is never sent: a client puts its own in place of the broadcast's before it works, and leaves it
+out of its delta.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
-from plait.adapters import AdapterState
-from plait.aggregation import Geometry, Side
+from plait.adapters import AdapterState, Float32
+from plait.aggregation import Geometry, Side, geometry_of
+from plait.rounds.client_state import Kept
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.wire.settings import Settings
+
+OWN_SIDE = "own side"
+"""The kind of what this hook keeps."""
 
 
-def with_own(state: AdapterState, own: bytes, geometry: Geometry, side: Side) -> AdapterState:
+@dataclass(frozen=True)
+class OwnSide:
+    """The hook: training starts from the client's own side, which is left out of what is sent."""
+
+    key = "own"
+
+    def applies(self, settings: Settings) -> bool:
+        """Where a side is personal."""
+        return bool(settings.personal)
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Start from the own side."""
+        return replace(job, start=with_own(job.start, kept, geometry_of(job.spec), Side(job.settings.personal)))
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+        """Keep the side and leave it out of the delta."""
+        del kept
+        geometry, side = geometry_of(job.spec), Side(job.settings.personal)
+        left = kept_side(outgoing.trained.state, geometry, side)
+        return replace(outgoing, delta=without(outgoing.delta, geometry, side)), left
+
+
+def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) -> AdapterState:
     """`state` with the client's own side in it; unchanged where the client has none yet.
 
     Args:
         state: as it was broadcast.
-        own: what `own_bytes` kept.
+        kept: what `kept_side` made.
         geometry: of the adapter.
         side: which one is personal.
     """
-    if len(own) != 4 * geometry.side_size(side):
+    values = kept.vector("side", geometry.side_size(side))
+    if values is None:
         return state
     flat = state.flat.copy()
-    values = np.frombuffer(own, "<f4").astype(np.float32)
     at = 0
     for pair in geometry.pairs:
         slot = pair.slot(side)
@@ -32,10 +65,11 @@ def with_own(state: AdapterState, own: bytes, geometry: Geometry, side: Side) ->
     return AdapterState(state.layout, flat)
 
 
-def own_bytes(state: AdapterState, geometry: Geometry, side: Side) -> bytes:
-    """The client's own side of an adapter, for its memory."""
+def kept_side(state: AdapterState, geometry: Geometry, side: Side) -> Kept:
+    """The client's own side of an adapter, pair by pair, as it is kept."""
     slots = [pair.slot(side) for pair in geometry.pairs]
-    return np.concatenate([state.flat[slot.offset : slot.offset + slot.size] for slot in slots]).astype("<f4").tobytes()
+    values: Float32 = np.concatenate([state.flat[slot.offset : slot.offset + slot.size] for slot in slots])
+    return Kept(arrays={"side": values}, tags={"kind": OWN_SIDE, "side": side.value})
 
 
 def without(delta: AdapterState, geometry: Geometry, side: Side) -> AdapterState:

@@ -10,10 +10,10 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
-from plait.rounds.moved_base import MovedBase, base_to_bytes
-from plait.rounds.own_adapter import own_adapter_bytes
-from plait.rounds.own_side import own_bytes, with_own
-from plait.rounds.past import Past
+from plait.rounds.client_state import ClientState, Kept
+from plait.rounds.moved_base import MovedBase, kept_base
+from plait.rounds.own_adapter import kept_lead
+from plait.rounds.own_side import kept_side, with_own
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
 from plait.training.methods import AdapterRequest
@@ -37,8 +37,10 @@ def drawn(spec: AdapterSpec, seed: int) -> AdapterState:
 @pytest.mark.parametrize("side", list(Side))
 def test_what_is_exported_is_what_the_client_evaluates(spec: AdapterSpec, side: Side) -> None:
     shared, geometry = drawn(spec, 0), geometry_of(spec)
-    own = own_bytes(drawn(spec, 1), geometry, side)
-    assert with_own_side(spec, shared, own, side).digest() == with_own(shared, own, geometry, side).digest()
+    own = kept_side(drawn(spec, 1), geometry, side)
+    assert (
+        with_own_side(spec, shared, own.arrays["side"], side).digest() == with_own(shared, own, geometry, side).digest()
+    )
 
 
 def test_over_frozen_adapters_the_clients_own_columns_are_the_first(spec: AdapterSpec) -> None:
@@ -47,7 +49,7 @@ def test_over_frozen_adapters_the_clients_own_columns_are_the_first(spec: Adapte
     beneath = {pair.module: LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
                for pair in geometry.pairs}  # fmt: skip
     wider, published = with_base(spec, shared, geometry, BaseDelta(beneath))
-    mixed = with_own_side(wider, published, own_bytes(theirs, geometry, Side.B), Side.B)
+    mixed = with_own_side(wider, published, kept_side(theirs, geometry, Side.B).arrays["side"], Side.B)
     for before, after in zip(geometry.pairs, geometry_of(wider).pairs, strict=True):
         factors = beneath[before.module]
         expected = before.scale * before.b_of(theirs.flat) @ before.a_of(shared.flat) + factors.b @ factors.a
@@ -56,25 +58,25 @@ def test_over_frozen_adapters_the_clients_own_columns_are_the_first(spec: Adapte
 
 def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
     with pytest.raises(PlaitError, match="own side has 3 values, expected a rank times 11"):
-        with_own_side(spec, drawn(spec, 0), bytes(12), Side.B)
+        with_own_side(spec, drawn(spec, 0), np.zeros(3, np.float32), Side.B)
 
 
 def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_path: Path) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
     shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
-    own = own_bytes(theirs, geometry, Side.B)
+    own = kept_side(theirs, geometry, Side.B)
     (tmp_path / "spec").write_text(spec.text)
     (tmp_path / "adapter").write_bytes(shared.flat.tobytes())
-    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own).to_bytes())
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes())
     assert is_node_state(tmp_path)
     source = open_node(tmp_path, base="tiny")
     assert source.spec.digest == spec.digest
     assert source.state.digest() == with_own(shared, own, geometry, Side.B).digest()
-    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own_adapter_bytes(theirs, 0.75)).to_bytes())
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=kept_lead(theirs, 0.75)).to_bytes())
     mixed = open_node(tmp_path, base="tiny").state.flat
     np.testing.assert_allclose(mixed, 0.25 * shared.flat + 0.75 * theirs.flat, rtol=0, atol=1e-6)
-    (tmp_path / "own").write_bytes(Past(b"r" * 16, 1, b"", 2, own).to_bytes())
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes())
     with pytest.raises(ConfigError, match="names no base, expected --base"):
         open_node(tmp_path, base="")
     # Where the base has moved, or stands on frozen adapters, what is exported is all of it together.
@@ -82,12 +84,39 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     pair = geometry.pairs[0]
     factors = LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
     moved = MovedBase(BaseDelta({pair.module: factors}).rounded(), b"d" * 32)
-    (tmp_path / "base").write_bytes(b"r" * 16 + base_to_bytes(moved, geometry))
+    (tmp_path / "base").write_bytes(ClientState(b"r" * 16, after=kept_base(moved, geometry)).to_bytes())
     together = open_node(tmp_path, base="tiny")
     expected = with_base(spec, source.state, geometry, moved.delta)[1]
     assert together.state.digest() == expected.digest()
-    (tmp_path / "base").write_bytes(b"r" * 16 + b"x" * 90)
+    whole = (tmp_path / "base").read_bytes()
+    (tmp_path / "base").write_bytes(whole[:-1])
     with pytest.raises(PlaitError, match="is damaged"):
+        open_node(tmp_path, base="tiny")
+    (tmp_path / "base").write_bytes(whole)
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes()[:-1])
+    with pytest.raises(PlaitError, match=r"own' is damaged"):
+        open_node(tmp_path, base="tiny")
+
+
+def test_a_side_as_long_as_a_whole_adapter_is_told_from_it_by_its_tag(tiny: LocatedBase, tmp_path: Path) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
+    (tmp_path / "spec").write_text(spec.text)
+    (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
+    kept = kept_lead(drawn(spec, 1), 0.75)
+    other = Kept(arrays={"side": kept.arrays["lead"]}, tags={"kind": "own side", "side": "B"})
+    (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=other).to_bytes())
+    with pytest.raises(PlaitError, match="own side has"):
+        open_node(tmp_path, base="tiny")
+
+
+def test_what_an_earlier_version_kept_is_refused_with_what_to_do(tiny: LocatedBase, tmp_path: Path) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
+    (tmp_path / "spec").write_text(spec.text)
+    (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
+    (tmp_path / "own").write_bytes(b"r" * 16 + bytes(28))
+    with pytest.raises(ConfigError, match="own adapter can be exported with that version"):
         open_node(tmp_path, base="tiny")
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.rounds.client_state import Kept
 from plait.rounds.drift import Drift
 
 LAYOUT = Layout.of({"w": (6,)})
@@ -44,11 +45,11 @@ def test_rounds_that_a_client_missed_count_on_average():
 
 def test_it_survives_being_written_down():
     drift = Drift(np.arange(6, dtype=np.float32), -np.arange(6, dtype=np.float32))
-    kept = Drift.from_bytes(drift.to_bytes(), 6)
+    kept = Drift.of(drift.kept(), 6)
     np.testing.assert_array_equal(kept.received, drift.received)
     np.testing.assert_array_equal(kept.rest, drift.rest)
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 47])
-def test_what_is_lost_or_of_another_adapter_is_none(data):
-    assert Drift.from_bytes(data, 6) is None
+@pytest.mark.parametrize("kept", [Kept(), Drift(np.zeros(5, np.float32), np.zeros(5, np.float32)).kept()])
+def test_what_is_lost_or_of_another_adapter_is_none(kept):
+    assert Drift.of(kept, 6) is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.rounds.client_state import Kept
 from plait.rounds.error_feedback import Debt, feedback_gain, leads
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import encode_delta
@@ -20,15 +21,15 @@ def values(*numbers: float) -> AdapterState:
 def test_a_debt_survives_being_written_down() -> None:
     for drift in (None, values(0, 3)):
         debt = Debt(values(-1, 1), drift)
-        read = Debt.from_bytes(debt.to_bytes(), LAYOUT)
+        read = Debt.of(debt.kept(), LAYOUT)
         assert read.owed.digest() == debt.owed.digest()
         assert (read.drift and read.drift.digest()) == (drift and drift.digest())
-    assert Debt(AdapterState.zeros(LAYOUT)).to_bytes() == b""
+    assert Debt(AdapterState.zeros(LAYOUT)).kept().arrays == {}
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"x" * (4 * LAYOUT.size + 4), b"x" * (12 * LAYOUT.size)])
-def test_a_damaged_memory_owes_nothing(data: bytes) -> None:
-    debt = Debt.from_bytes(data, LAYOUT)
+@pytest.mark.parametrize("kept", [Kept(), Kept(arrays={"owed": np.ones(LAYOUT.size + 1, np.float32)})])
+def test_where_what_is_kept_is_lost_or_of_another_adapter_nothing_is_owed(kept: Kept) -> None:
+    debt = Debt.of(kept, LAYOUT)
     assert not debt.owed.flat.any()
     assert debt.drift is None
 

@@ -1,22 +1,26 @@
 import stat
 
+import numpy as np
 import pytest
 
 from plait.errors import MachineError
+from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.rounds.memory import IRREPLACEABLE
-from plait.rounds.past import Past
 
 RUN = b"r" * 16
 
 
 def test_of_what_nobody_else_has_only_the_own_adapter_outlasts_a_run(tmp_path):
     for key in (*IRREPLACEABLE, "adapter", "spec"):
-        (tmp_path / key).write_bytes(Past(RUN, 4, b"before" * 99, 5, b"after").to_bytes())
+        before, after = (Kept(number, {"values": np.full(999, number, np.float32)}) for number in (4, 5))
+        (tmp_path / key).write_bytes(ClientState(RUN, before, after).to_bytes())
     keep_only_what_lasts(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "own", "spec"]
-    assert Past.from_bytes((tmp_path / "own").read_bytes(), RUN).after == b"after"
-    assert (tmp_path / "own").stat().st_size < 99
+    left = ClientState.from_bytes((tmp_path / "own").read_bytes())
+    assert (left.run_id, left.after.round, left.before.arrays) == (RUN, 5, {})
+    assert list(left.after.arrays["values"]) == [5] * 999
+    assert (tmp_path / "own").stat().st_size < 4 * 999 + 400
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o600
     content = (tmp_path / "own").read_bytes()
     keep_only_what_lasts(tmp_path)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from plait.aggregation import BaseDelta, LowRank
 from plait.errors import PeerError
-from plait.rounds.moved_base import MovedBase, base_from_bytes, base_to_bytes, layout_from_text, packed, whole_base
+from plait.rounds.client_state import Kept
+from plait.rounds.moved_base import MovedBase, base_of, kept_base, layout_from_text, packed, whole_base
 
 
 def delta(seed, columns):
@@ -57,14 +60,16 @@ def test_a_base_has_another_digest_after_every_step_and_the_same_after_the_same(
 
 def test_it_survives_being_written_down(geometry):
     base = MovedBase().after(packed(delta(1, 2), geometry)[0], geometry)
-    kept = base_from_bytes(base_to_bytes(base, geometry), geometry)
+    kept = base_of(kept_base(base, geometry), geometry)
     assert kept.digest == base.digest
     np.testing.assert_array_equal(product(kept), product(base))
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"x", b"x" * 200])
+@pytest.mark.parametrize("damage", [{"columns": "junk"}, {"digest": "xy"}, {"columns": '{"columns":1}'}, {}])
 def test_a_damaged_memory_is_a_base_that_has_not_moved(geometry, damage):
-    assert base_from_bytes(damage, geometry).digest == b""
+    kept = kept_base(MovedBase().after(packed(delta(1, 2), geometry)[0], geometry), geometry)
+    damaged = replace(kept, tags={**kept.tags, **damage}) if damage else Kept()
+    assert base_of(damaged, geometry).digest == b""
 
 
 HOSTILE = {

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.rounds.own_adapter import own_adapter, own_adapter_bytes, own_lead, read_own_adapter, share_at_start
+from plait.rounds.client_state import Kept
+from plait.rounds.own_adapter import kept_lead, own_adapter, own_lead, share_at_start
 from plait.wire.settings import Settings
 
 LAYOUT = Layout.of({"a": (2, 3)})
-NONE_YET = b""
+NONE_YET = Kept()
 
 
 def state(value):
@@ -36,24 +37,23 @@ def test_the_last_round_alone_begins_at_the_clients_own():
 
 
 def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead():
-    kept = own_adapter_bytes(state(3), 0.75)
+    kept = kept_lead(state(3), 0.75)
     assert own_adapter(state(1), kept, 0.75).flat.tolist() == [2.5] * 6
     assert own_adapter(state(1), kept, 0.0).flat.tolist() == [1.0] * 6
-    assert read_own_adapter(kept, 6)[0] == 0.75
+    assert kept.tags == {"kind": "own adapter", "share": "0.75"}
 
 
 @pytest.mark.parametrize(("done", "share", "rest"), [(4, 0.5, 0.7), (8, 0.5, 0.2), (8, 0.9, 0.0)])
 def test_steps_of_earlier_rounds_fade_whether_or_not_the_round_began_at_them(done, share, rest):
     first = own_lead(state(3), state(1), NONE_YET, settings())
     assert first.flat.tolist() == [3.0] * 6
-    second = own_lead(state(5), state(2), own_adapter_bytes(first, share), settings(done, share))
+    second = own_lead(state(5), state(2), kept_lead(first, share), settings(done, share))
     np.testing.assert_allclose(second.flat, 5 + rest * (3 - 2), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kept", [NONE_YET, b"12345678", b"1" * 40])
+@pytest.mark.parametrize("kept", [NONE_YET, Kept(arrays={"lead": np.ones(5, np.float32)})])
 def test_where_there_is_none_of_this_adapter_the_shared_one_counts(kept):
     assert own_adapter(state(1), kept, 0.75).flat.tolist() == [1.0] * 6
-    assert read_own_adapter(kept, 6) is None
 
 
 def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):

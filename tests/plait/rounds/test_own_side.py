@@ -2,7 +2,8 @@ import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation import Side
-from plait.rounds.own_side import own_bytes, with_own, without
+from plait.rounds.client_state import Kept
+from plait.rounds.own_side import kept_side, with_own, without
 
 
 def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):
@@ -10,14 +11,14 @@ def test_a_side_stays_with_its_client_and_the_other_follows_the_server(ranks):
     (pair,) = geometry.pairs
     broadcast = AdapterState(mine.layout, mine.flat + np.float32(1))
 
-    state = with_own(broadcast, own_bytes(mine, geometry, Side.B), geometry, Side.B)
+    state = with_own(broadcast, kept_side(mine, geometry, Side.B), geometry, Side.B)
 
     np.testing.assert_array_equal(pair.b_of(state.flat), pair.b_of(mine.flat))
     np.testing.assert_array_equal(pair.a_of(state.flat), pair.a_of(broadcast.flat))
 
 
 def test_a_client_without_one_begins_with_the_servers(ranks):
-    assert with_own(ranks.master.initial, b"", ranks.master.geometry, Side.A) is ranks.master.initial
+    assert with_own(ranks.master.initial, Kept(), ranks.master.geometry, Side.A) is ranks.master.initial
 
 
 def test_a_side_that_is_left_out_is_zero_and_the_other_untouched(ranks):

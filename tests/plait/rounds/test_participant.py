@@ -5,8 +5,9 @@ import pytest
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
-from plait.errors import ConfigError, DataError, MachineError, TooLittleDataError
+from plait.errors import ConfigError, DataError, EarlierFormatError, MachineError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
+from plait.rounds.client_state import ClientState
 from plait.rounds.evaluation import Judgement
 from plait.rounds.local_model import TrainJob
 from plait.rounds.participant import Participant
@@ -279,7 +280,8 @@ def test_a_client_tells_how_far_its_loss_has_moved_where_it_knows_the_first(bob,
     if kept == "lost":
         memory.pop("judged")
     elif kept != "kept":
-        memory["judged"] = b"x" * 16 + memory["judged"][16:] if kept == "another run's" else memory["judged"][:-1]
+        other = ClientState(b"x" * 16, after=ClientState.from_bytes(memory["judged"]).after)
+        memory["judged"] = other.to_bytes() if kept == "another run's" else memory["judged"][:-1]
     state = server.next(start)
     later = ask(bob, EvaluateTask(server.settings, server.broadcast(state, start.shadow.digest())))
     assert later.loss_error > 0
@@ -294,7 +296,8 @@ def test_the_loss_of_a_single_sequence_stays_at_the_client(bob, memory, server, 
     ask(bob, DescribeTask(server.settings, server.spec.text))
     task = EvaluateTask(replace(server.settings, round=0), server.broadcast(start, start.shadow.digest()))
     answer = bob.answer(b"".join(encode_task(task)))
-    losses = Judgement.from_bytes(memory["judged"][16:]).losses
+    kept = ClientState.from_bytes(memory["judged"]).after
+    losses = Judgement.from_bytes(kept.tags["losses"].encode()).losses
     assert len(losses) == 4
     assert not any(np.float64(loss).tobytes() in answer for loss in losses)
 
@@ -335,3 +338,12 @@ def test_a_job_that_failed_is_answered_with_the_reason_and_keeps_nothing(bob, me
     refusal = decode_reply(bob.finish(job, ConfigError("no tensor of that side")), max_bytes=1 << 20)
     assert (refusal.reason, refusal.detail) == (RefusalReason.SPEC_MISMATCH, "no tensor of that side")
     assert dict(memory) == before
+
+
+@pytest.mark.parametrize("key", ["own", "moments", "drift", "residual"])
+def test_state_of_an_earlier_version_ends_the_work_and_is_not_overwritten(bob, memory, server, start, key):
+    memory.save(key, b"r" * 16 + bytes(28))
+    settings = replace(server.settings, scaffold=True, carry_moments=True, own_share=0.5)
+    with pytest.raises(EarlierFormatError, match="finish the run with the version of plait that began it"):
+        ask(bob, TrainTask(settings, server.broadcast(start, b"")))
+    assert memory[key] == b"r" * 16 + bytes(28)

@@ -1,0 +1,121 @@
+"""What a client keeps from round to round, in one tagged file format.
+
+A file is a safetensors file: format, run, rounds and tags are in its metadata, numbers in named arrays. It holds two
+values: the one that the client's newest round started from (`before`) and the one that this round left (`after`). A
+server that was killed before it had the answer asks for the round again, and the round then starts from `before`.
+Knows nothing of what tags and arrays mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import Float32
+from plait.adapters.safetensors_file import decode_arrays, encode_arrays
+from plait.errors import EarlierFormatError, PeerError
+from plait.rounds.memory import Memory
+
+FORMAT = "plait client state 1"
+
+_Value = TypeVar("_Value")
+
+# How every file of this format begins, after eight bytes of length; files of earlier versions do not.
+_BEGINNING = b'{"__metadata__":{'
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One value of a client's state.
+
+    Attributes:
+        round: the round that left it; 0 for none.
+        arrays: numbers by name.
+        tags: text by name.
+    """
+
+    round: int = 0
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict[str, NDArray[np.generic]])
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def vector(self, name: str, size: int) -> Float32 | None:
+        """The float32 array of this name; None where there is none of `size` elements."""
+        found = self.arrays.get(name)
+        if found is None or found.shape != (size,) or found.dtype != np.float32:
+            return None
+        return found.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ClientState:
+    """What is kept under one key.
+
+    Attributes:
+        run_id: the run that it belongs to, 16 bytes.
+        before: what the newest round started from.
+        after: what the newest round left.
+    """
+
+    run_id: bytes
+    before: Kept = Kept()
+    after: Kept = Kept()
+
+    def given_in(self, round_number: int) -> Kept:
+        """What a round starts from, whether it is asked for the first time or again."""
+        return self.before if round_number <= self.after.round else self.after
+
+    def to_bytes(self) -> bytes:
+        """The file of it; equal states give equal bytes."""
+        metadata = {"format": FORMAT, "run": self.run_id.hex()}
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for half, kept in (("before", self.before), ("after", self.after)):
+            metadata[f"{half}.round"] = str(kept.round)
+            metadata |= {f"{half}.{name}": text for name, text in kept.tags.items()}
+            arrays |= {f"{half}.{name}": array for name, array in kept.arrays.items()}
+        return encode_arrays(arrays, metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ClientState | None:
+        """What `to_bytes` made; None where it is damaged. Its arrays are views of `data`.
+
+        Raises:
+            EarlierFormatError: another version of plait made it.
+        """
+        if not data:
+            return None
+        if not data[8:].startswith(_BEGINNING):
+            raise EarlierFormatError(
+                f"client state of {len(data)} bytes is of an earlier format, expected '{FORMAT}': finish the run with "
+                "the version of plait that began it, or delete the client's folder of this run (its own adapter can be "
+                "exported with that version before)"
+            )
+        try:
+            arrays, metadata = decode_arrays(data)
+            run_id = bytes.fromhex(metadata.pop("run"))
+            version = metadata.pop("format")
+            rounds = {half: int(metadata.pop(f"{half}.round")) for half in ("before", "after")}
+        except (PeerError, KeyError, ValueError):
+            return None
+        if version != FORMAT:
+            raise EarlierFormatError(f"client state is of format {version!a}, expected '{FORMAT}'")
+        halves = {half: Kept(rounds[half], _of(half, arrays), _of(half, metadata)) for half in rounds}
+        return cls(run_id, halves["before"], halves["after"])
+
+
+def recall_state(memory: Memory, key: str, run_id: bytes) -> ClientState:
+    """What is kept under `key`; nothing where it is lost, damaged or of another run.
+
+    Raises:
+        EarlierFormatError: another version of plait made it.
+    """
+    found = ClientState.from_bytes(memory.load(key) or b"")
+    return found if found and found.run_id == run_id else ClientState(run_id)
+
+
+def _of(half: str, named: Mapping[str, _Value]) -> dict[str, _Value]:
+    start = f"{half}."
+    return {name.removeprefix(start): value for name, value in named.items() if name.startswith(start)}

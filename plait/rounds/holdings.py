@@ -1,0 +1,128 @@
+"""The adapter and the moved base that a client holds, brought up to what a broadcast means.
+
+Held is what the server can send again: a client that lost it asks for the whole. Knows no data and no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, parse_spec
+from plait.aggregation import geometry_of
+from plait.errors import BaseMismatchError, ConfigError, PeerError
+from plait.rounds.broadcasts import take_step
+from plait.rounds.client_state import ClientState, recall_state
+from plait.rounds.local_model import LocalModel
+from plait.rounds.memory import Memory
+from plait.rounds.moved_base import UNMOVED, MovedBase, base_of, kept_base, layout_from_text, whole_base
+from plait.wire.envelope import Direction, Header, Opened, open_envelope, read_header
+
+
+class NeedFullError(PeerError):
+    """A task is relative to something that this client does not hold."""
+
+
+class Holdings:
+    """What one client holds of one run.
+
+    Args:
+        model: derives adapters from specs.
+        memory: what survives between tasks.
+        max_rank: the largest rank that the client can carry; 0 for any.
+    """
+
+    def __init__(self, model: LocalModel, memory: Memory, *, max_rank: int) -> None:
+        self._model = model
+        self._memory = memory
+        self._max_rank = max_rank
+
+    def carries(self, request: SpecRequest) -> bool:
+        """Whether the client can carry such an adapter."""
+        return not self._max_rank or request.largest_rank <= self._max_rank
+
+    def keep_spec(self, text: str) -> None:
+        """Hold a spec; an adapter that is held stays, for a restarted server asks again and goes on from it."""
+        self._memory.save("spec", text.encode())
+
+    def catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
+        """The adapter that the server means, from what is held and what the broadcast carries; it is held then.
+
+        Raises:
+            NeedFullError: the broadcast is relative to an adapter that is not held.
+            ConfigError: the client cannot carry the adapter.
+            PeerError: the broadcast is not sound, or of another base.
+        """
+        if header.direction != Direction.BROADCAST:
+            raise PeerError("envelope is an update, expected a broadcast")
+        if header.base_fingerprint != self._model.base_fingerprint:
+            raise BaseMismatchError(
+                f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
+                f"expected {self._model.base_fingerprint.hex()[:16]}"
+            )
+        spec_json = header.spec_json or self._recall("spec").decode()
+        if not self.carries(request := parse_spec(spec_json)):
+            raise ConfigError(
+                f"rank of the adapter is {request.largest_rank}, expected at most {self._max_rank}, "
+                "this client's max-rank"
+            )
+        spec, initial = self._model.prepare(spec_json)
+        if spec.digest != header.spec_digest:
+            raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
+        opened = open_envelope(broadcast, layout=spec.layout)
+        state = opened.delta
+        if header.relative_to:
+            state = self._step(header, opened, (self._adapter(spec.layout), initial))
+        if state.digest() != header.result_digest:
+            raise NeedFullError("the adapter after the broadcast is not the one that the server means")
+        self.keep_spec(spec_json)
+        self._memory.save("adapter", state.flat.tobytes())
+        return spec, state
+
+    def moved_base(self, data: bytes, header: Header, spec: AdapterSpec) -> MovedBase:
+        """The base that the server means: the one held, or what its step (or the whole) makes of it.
+
+        Raises:
+            NeedFullError: the step is relative to a base that is not held.
+            PeerError: the change is not sound.
+        """
+        if not data:
+            return UNMOVED
+        geometry = geometry_of(spec)
+        held = base_of(recall_state(self._memory, "base", header.run_id).after, geometry)
+        said = read_header(data, max_bytes=len(data))
+        if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
+            raise PeerError("change of the base is no broadcast of this run")
+        if said.result_digest == held.digest:
+            return held
+        if said.relative_to and said.relative_to != held.digest:
+            raise NeedFullError(f"base {said.relative_to.hex()[:16]} is not held here")
+        change = open_envelope(data, layout=layout_from_text(said.spec_json, geometry)).delta
+        moved = held.after(change, geometry) if said.relative_to else whole_base(change, geometry, said.result_digest)
+        if moved.digest != said.result_digest:
+            raise NeedFullError("the base after its change is not the one that the server means")
+        self._memory.save("base", ClientState(header.run_id, after=kept_base(moved, geometry)).to_bytes())
+        return moved
+
+    @staticmethod
+    def _step(header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:
+        for candidate in filter(None, candidates):
+            digest = candidate.digest()
+            if digest == header.result_digest:
+                return candidate
+            if digest == header.relative_to:
+                return take_step(candidate, opened.delta, opened.encoding.codec)
+        raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
+
+    def _adapter(self, layout: Layout) -> AdapterState | None:
+        data = self._memory.load("adapter")
+        if data is None or len(data) != 4 * layout.size:
+            return None
+        return AdapterState(layout, np.frombuffer(data, np.float32))
+
+    def _recall(self, key: str) -> bytes:
+        data = self._memory.load(key)
+        if data is None:
+            raise NeedFullError(f"nothing is held under '{key}'")
+        return data
