@@ -20,7 +20,7 @@ from plait.files import make_private_directory
 RUNS_KEPT = 4
 """Runs of each name, the newest, whose state is kept whole."""
 _OWN = "own"
-_REPLACEABLE = ("adapter", "base", "spec")
+_REPLACEABLE = ("adapter", "base", "settings", "spec")
 
 
 @dataclass(frozen=True)

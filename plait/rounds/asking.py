@@ -175,7 +175,7 @@ class Asking:
         track = self._roster.tracks[client]
         broadcast = self._broadcasts.leading_from(held.adapter, track)
         base = self._broadcasts.base_leading_from(held)
-        parts = encode_task(self._task(client, broadcast, base))
+        parts = encode_task(self._task(client, broadcast, base), whole=not held.adapter)
         cost = measure(broadcast, layout=self._state.tracks[track].shadow.layout)
         self._ledger.note(
             "broadcast",

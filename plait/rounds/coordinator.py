@@ -175,8 +175,8 @@ class Coordinator:
         return state
 
     def _roster(self) -> Roster:
-        plan = self._plan
-        return Roster(self._channel, self._ledger, plan.settings, self._ranks, self._base, patience=self._patience)
+        settings = self._settings.to_describe()
+        return Roster(self._channel, self._ledger, settings, self._ranks, self._base, patience=self._patience)
 
     def _gather(self, roster: Roster, *, begun: bool = True) -> None:
         """Wait for those that the run begins with; later for a while, and then go on with the quorum."""

@@ -1,4 +1,4 @@
-"""The adapter and the moved base that a client holds, brought up to what a broadcast means.
+"""The settings, adapter and moved base that a client holds, brought up to what a task means.
 
 Held is what the server can send again: a client that lost it asks for the whole. Knows no data and no training.
 """
@@ -18,6 +18,7 @@ from plait.rounds.local_model import LocalModel
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import UNMOVED, MovedBase, base_of, kept_base, layout_from_text, whole_base
 from plait.wire.envelope import Direction, Header, Opened, open_envelope, read_header
+from plait.wire.settings import Settings, digest_of
 
 
 class NeedFullError(PeerError):
@@ -45,6 +46,15 @@ class Holdings:
     def keep_spec(self, text: str) -> None:
         """Hold a spec; an adapter that is held stays, for a restarted server asks again and goes on from it."""
         self._memory.save("spec", text.encode())
+
+    def keep_settings(self, settings: Settings) -> None:
+        """Hold the text of the run's settings."""
+        self._memory.save("settings", settings.text.encode())
+
+    def settings_text(self, digest: bytes) -> str:
+        """The text of settings by its digest; empty where it is not held."""
+        text = (self._memory.load("settings") or b"").decode(errors="replace")
+        return text if digest_of(text) == digest else ""
 
     def catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
         """The adapter that the server means, from what is held and what the broadcast carries; it is held then.

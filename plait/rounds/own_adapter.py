@@ -54,6 +54,11 @@ def share_at_start(settings: Settings) -> float:
     return settings.own_share if is_last else 0.0
 
 
+def share_measured(settings: Settings) -> float:
+    """How far from the shared adapter the own one is that a client measures: none before the last round is over."""
+    return settings.own_share if settings.done_steps >= settings.total_steps else 0.0
+
+
 def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
     """A client's own adapter; the shared one where the client has none yet.
 

@@ -36,7 +36,7 @@ from plait.rounds.hook import Hook, Outgoing, after_training, before_training
 from plait.rounds.local_model import LocalModel, Trained, TrainJob
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import MovedBase
-from plait.rounds.own_adapter import OwnShare, own_adapter
+from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.terms import Asked, Terms
 from plait.wire.codecs import codec_for
@@ -48,6 +48,7 @@ from plait.wire.messages import (
     Refusal,
     RefusalReason,
     TrainTask,
+    UnknownSettingsError,
     UpdateReply,
     decode_task,
     encode_reply,
@@ -150,7 +151,8 @@ class Participant:
             return encode_reply(Refusal(self._name, _reason(error), str(error)))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
-        task = decode_task(task_bytes, max_bytes=self._max_task_bytes)
+        held = self._holdings.settings_text
+        task = decode_task(task_bytes, max_bytes=self._max_task_bytes, held=held)
         if self._terms:
             self._terms.check_task(task)
         if isinstance(task, DescribeTask):
@@ -159,6 +161,7 @@ class Participant:
         if self._terms:
             self._terms.check_header(header, task)
         spec, state = self._holdings.catch_up(header, task.broadcast)
+        self._holdings.keep_settings(task.settings)
         base = self._holdings.moved_base(task.base, header, spec)
         if self._policy:
             Asked.recall(self._memory).note(self._memory, header, base.digest, task, self._policy.max_repeats)
@@ -171,6 +174,7 @@ class Participant:
         if self._holdings.carries(request):
             spec, _ = self._model.prepare(task.spec_json)
             self._holdings.keep_spec(task.spec_json)
+            self._holdings.keep_settings(task.settings)
         else:
             # The server reads in the card what it may ask for instead; nothing is built.
             spec = request.unbuilt()
@@ -259,7 +263,7 @@ class Participant:
             self._keep_first(header.run_id, judged)
         before = self._first(header.run_id) if header.round else None
         result, own = judged.since(before), None
-        mine = own_adapter(state, kept, settings.own_share)
+        mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
             own = self._model.evaluate(spec, mine, settings, base).since(before)
         return Evaluation(
@@ -290,7 +294,7 @@ class Participant:
 
 
 def _reason(error: PlaitError) -> RefusalReason:
-    if isinstance(error, NeedFullError):
+    if isinstance(error, (NeedFullError, UnknownSettingsError)):
         return RefusalReason.NEED_FULL
     if isinstance(error, BaseMismatchError):
         return RefusalReason.BASE_MISMATCH

@@ -33,23 +33,18 @@ class TaskSettings:
 
     def to_describe(self) -> Settings:
         """What a client counts its data under."""
-        return self.settings
+        return replace(self.settings, personal=self.rule.personal or "", without_feedback=self.turns)
 
     def to_train(self, number: int, client: str) -> Settings:
         """How a client trains in round `number`."""
-        settings = self.settings
         return replace(
-            self._of_round(number),
+            self.to_describe(),
+            round=number,
             seed=client_seed(self.seed, number, client),
-            done_steps=(number - 1) * settings.local_steps,
+            done_steps=(number - 1) * self.settings.local_steps,
             trained="".join(sorted(self.rule.trained(number))) or "AB",
         )
 
     def to_evaluate(self, number: int) -> Settings:
         """How a client measures the adapter after round `number`."""
-        settings = self._of_round(number)
-        # What clients have of their own is complete, and measured, once the last round is over.
-        return replace(settings, own_share=settings.own_share if number == self.rounds else 0.0)
-
-    def _of_round(self, number: int) -> Settings:
-        return replace(self.settings, round=number, personal=self.rule.personal or "", without_feedback=self.turns)
+        return replace(self.to_describe(), round=number, done_steps=number * self.settings.local_steps)

@@ -13,13 +13,6 @@ class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SIDE_A: _ClassVar[Side]
     SIDE_B: _ClassVar[Side]
 
-class LearningRateSchedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    LEARNING_RATE_SCHEDULE_UNSPECIFIED: _ClassVar[LearningRateSchedule]
-    LEARNING_RATE_SCHEDULE_CONSTANT: _ClassVar[LearningRateSchedule]
-    LEARNING_RATE_SCHEDULE_COSINE: _ClassVar[LearningRateSchedule]
-    LEARNING_RATE_SCHEDULE_LINEAR: _ClassVar[LearningRateSchedule]
-
 class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     REFUSAL_REASON_UNSPECIFIED: _ClassVar[RefusalReason]
@@ -35,10 +28,6 @@ class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 SIDE_UNSPECIFIED: Side
 SIDE_A: Side
 SIDE_B: Side
-LEARNING_RATE_SCHEDULE_UNSPECIFIED: LearningRateSchedule
-LEARNING_RATE_SCHEDULE_CONSTANT: LearningRateSchedule
-LEARNING_RATE_SCHEDULE_COSINE: LearningRateSchedule
-LEARNING_RATE_SCHEDULE_LINEAR: LearningRateSchedule
 REFUSAL_REASON_UNSPECIFIED: RefusalReason
 REFUSAL_REASON_NEED_FULL: RefusalReason
 REFUSAL_REASON_BASE_MISMATCH: RefusalReason
@@ -91,54 +80,20 @@ class Evaluate(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "weight_decay", "max_grad_norm", "held_out_fraction", "max_held_out_sequences", "seed", "warmup_steps", "lr_schedule", "round", "total_steps", "done_steps", "wire", "trained", "personal", "proximal", "carry_moments", "scaffold", "without_feedback", "own_share")
-    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
-    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
-    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _ClassVar[int]
-    SEQ_LEN_FIELD_NUMBER: _ClassVar[int]
-    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
-    MAX_GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
-    HELD_OUT_FRACTION_FIELD_NUMBER: _ClassVar[int]
-    MAX_HELD_OUT_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json")
     SEED_FIELD_NUMBER: _ClassVar[int]
-    WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
-    LR_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
-    TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     DONE_STEPS_FIELD_NUMBER: _ClassVar[int]
-    WIRE_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
-    PERSONAL_FIELD_NUMBER: _ClassVar[int]
-    PROXIMAL_FIELD_NUMBER: _ClassVar[int]
-    CARRY_MOMENTS_FIELD_NUMBER: _ClassVar[int]
-    SCAFFOLD_FIELD_NUMBER: _ClassVar[int]
-    WITHOUT_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
-    OWN_SHARE_FIELD_NUMBER: _ClassVar[int]
-    local_steps: int
-    batch_size: int
-    gradient_accumulation_steps: int
-    seq_len: int
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    held_out_fraction: float
-    max_held_out_sequences: int
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
     seed: int
-    warmup_steps: int
-    lr_schedule: LearningRateSchedule
     round: int
-    total_steps: int
     done_steps: int
-    wire: str
     trained: Side
-    personal: Side
-    proximal: float
-    carry_moments: bool
-    scaffold: bool
-    without_feedback: bool
-    own_share: float
-    def __init__(self, local_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., gradient_accumulation_steps: _Optional[int] = ..., seq_len: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., max_grad_norm: _Optional[float] = ..., held_out_fraction: _Optional[float] = ..., max_held_out_sequences: _Optional[int] = ..., seed: _Optional[int] = ..., warmup_steps: _Optional[int] = ..., lr_schedule: _Optional[_Union[LearningRateSchedule, str]] = ..., round: _Optional[int] = ..., total_steps: _Optional[int] = ..., done_steps: _Optional[int] = ..., wire: _Optional[str] = ..., trained: _Optional[_Union[Side, str]] = ..., personal: _Optional[_Union[Side, str]] = ..., proximal: _Optional[float] = ..., carry_moments: _Optional[bool] = ..., scaffold: _Optional[bool] = ..., without_feedback: _Optional[bool] = ..., own_share: _Optional[float] = ...) -> None: ...
+    digest: bytes
+    json: str
+    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("schema", "card", "update", "evaluation", "refusal")

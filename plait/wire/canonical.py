@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from plait.errors import PeerError
 
 SCHEMA = 1
+"""Version of the formats of Envelope and Reply."""
 
 _COMPARED_BYTES = 1 << 16
 
@@ -39,10 +40,10 @@ def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_byte
         raise PeerError(f"{what} of {len(data)} bytes cannot be read, expected {expected}") from None
 
 
-def check_schema(what: str, schema: int) -> None:
+def check_schema(what: str, schema: int, expected: int = SCHEMA) -> None:
     """Raise PeerError unless the message is of the version that this code reads."""
-    if schema != SCHEMA:
-        raise PeerError(f"schema version of the {what} is {schema}, expected {SCHEMA}")
+    if schema != expected:
+        raise PeerError(f"schema version of the {what} is {schema}, expected {expected}")
 
 
 def check_canonical(message: Message, data: bytes | memoryview, what: str) -> None:

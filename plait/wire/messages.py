@@ -6,7 +6,7 @@ proto/README.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -18,12 +18,17 @@ from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
 from plait.wire.frame import varint
-from plait.wire.settings import Settings, decode_settings, encode_settings
+from plait.wire.settings import SIDES, Settings, digest_of, settings_from
+
+TASK_SCHEMA = 2
+"""Version of a Task's format."""
 
 # Tag bytes of messages.proto: field number << 3 | wire type (0 varint, 2 length-delimited).
-_SCHEMA = bytes((1 << 3, canonical.SCHEMA))
+_SCHEMA = bytes((1 << 3, TASK_SCHEMA))
 _TRAIN_TAG, _EVALUATE_TAG = bytes((3 << 3 | 2,)), bytes((4 << 3 | 2,))
 _SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,)), bytes((3 << 3 | 2,))
+
+_SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
 _Optional = Literal["loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error"]
 # Optional figures of an evaluation: standard errors, and changes of either sign.
@@ -168,8 +173,16 @@ class Refusal:
 Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal
 
 
-def encode_task(task: Task) -> tuple[bytes, bytes]:
+class UnknownSettingsError(PeerError):
+    """A task names settings by their digest that its receiver does not hold."""
+
+
+def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
     """The bytes of a task in two parts, to be put one after the other.
+
+    Args:
+        task: the task.
+        whole: whether the text of its settings travels too; without it the receiver has to hold it.
 
     Returns:
         (head, body): the head is this task's own; the body is its envelopes, one and the same object for all tasks that
@@ -180,11 +193,11 @@ def encode_task(task: Task) -> tuple[bytes, bytes]:
     """
     if isinstance(task, DescribeTask):
         bounds.spec_text(task.spec_json)
-        work = pb.Describe(settings=encode_settings(task.settings), spec_json=task.spec_json)
-        return canonical.to_bytes(pb.Task(schema=canonical.SCHEMA, describe=work)), b""
+        work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
+        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
     # follow everything else uncopied.
-    settings = canonical.to_bytes(encode_settings(task.settings))
+    settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
     inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
     body = task.broadcast
     if body:
@@ -201,27 +214,62 @@ def _body(broadcast: bytes, base: bytes) -> bytes:
     return b"".join((broadcast, _BASE_TAG, varint(len(base)), base))
 
 
-def decode_task(data: bytes, *, max_bytes: int) -> Task:
+def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = lambda _: "") -> Task:
     """Read a task.
 
+    Args:
+        data: its bytes.
+        max_bytes: refuse more.
+        held: the text of settings by its digest; empty where it is not held.
+
     Raises:
+        UnknownSettingsError: it names settings that are not held.
         PeerError: there are more than `max_bytes`, or anything is not as specified.
     """
     message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
-    canonical.check_schema("task", message.schema)
+    canonical.check_schema("task", message.schema, TASK_SCHEMA)
     canonical.check_canonical(message, data, "task")
     match message.WhichOneof("work"):
         case "describe":
             spec_json = bounds.spec_text(message.describe.spec_json)
-            return DescribeTask(decode_settings(message.describe.settings), spec_json)
+            return DescribeTask(_read_settings(message.describe.settings, held), spec_json)
         case "train":
             work = message.train
-            return TrainTask(decode_settings(work.settings), work.broadcast, work.base)
+            return TrainTask(_read_settings(work.settings, held), work.broadcast, work.base)
         case "evaluate":
             work = message.evaluate
-            return EvaluateTask(decode_settings(work.settings), work.broadcast, work.base)
+            return EvaluateTask(_read_settings(work.settings, held), work.broadcast, work.base)
         case _:
             raise PeerError("task asks for nothing, expected describe, train or evaluate")
+
+
+def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:
+    text = settings.text
+    return pb.Settings(
+        seed=settings.seed,
+        round=settings.round,
+        done_steps=settings.done_steps,
+        trained=_SIDES[SIDES.index(settings.trained)],
+        digest=digest_of(text),
+        json=text if whole else "",
+    )
+
+
+def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settings:
+    digest = bounds.exact_length("digest of the settings", message.digest, bounds.DIGEST_BYTES)
+    text = message.json or held(digest)
+    if not text:
+        raise UnknownSettingsError(f"settings {digest.hex()[:16]} are not held here")
+    if digest_of(text) != digest:
+        raise PeerError(f"digest of the settings is {digest_of(text).hex()[:16]}, expected {digest.hex()[:16]}")
+    trained = SIDES[bounds.integer("trained side", message.trained, maximum=len(SIDES) - 1)]
+    of_task = {
+        "seed": message.seed,
+        "round": message.round,
+        "done_steps": message.done_steps,
+        "trained": trained,
+    }
+    return settings_from(text, of_task)
 
 
 def encode_reply(reply: Reply) -> bytes:

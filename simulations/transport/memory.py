@@ -38,6 +38,7 @@ from plait.wire.messages import (
     decode_task,
     encode_reply,
 )
+from plait.wire.settings import digest_of
 
 RANK = 216  # 2.03 million parameters on the tiny base
 ROUNDS = 1
@@ -55,9 +56,12 @@ def light_client() -> tuple[int, object]:
     encoded = encode_delta(AdapterState(spec.layout, noise), codec_for("fp32"))
 
     def named(name: str) -> Answer:
+        texts: dict[bytes, str] = {}
+
         def answer(data: bytes) -> bytes:
-            task = decode_task(data, max_bytes=LARGEST_TASK)
+            task = decode_task(data, max_bytes=LARGEST_TASK, held=lambda digest: texts.get(digest, ""))
             if isinstance(task, DescribeTask):
+                texts[digest_of(task.settings.text)] = task.settings.text
                 return encode_reply(
                     ClientCard(name, fingerprint, spec.digest, EXAMPLES, TOKENS, EXAMPLES, TOKENS, histogram={})
                 )

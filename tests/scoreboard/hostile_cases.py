@@ -8,14 +8,25 @@ from collections.abc import Iterator
 
 from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Case, Target
 from scoreboard.hostile_specs import directories, other_methods, raw_specs, specs
-from scoreboard.hostile_tasks import bases, broadcasts, settings, tasks
+from scoreboard.hostile_tasks import bases, broadcasts, settings, settings_texts, tasks
 
 from plait.adapters import Json
 
 
 def all_cases() -> list[Case]:
     """Every named case."""
-    makers = (specs, other_methods, raw_specs, directories, settings, tasks, broadcasts, bases, welcomes)
+    makers = (
+        specs,
+        other_methods,
+        raw_specs,
+        directories,
+        settings,
+        settings_texts,
+        tasks,
+        broadcasts,
+        bases,
+        welcomes,
+    )
     return [case for maker in makers for case in maker()]
 
 

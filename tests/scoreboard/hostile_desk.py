@@ -121,7 +121,7 @@ class Desk:
         """
         match target:
             case Target.SPEC:
-                task = mpb.Task(schema=1, describe=mpb.Describe(spec_json=str(made)))
+                task = mpb.Task(schema=2, describe=mpb.Describe(spec_json=str(made)))
                 task.describe.settings.CopyFrom(mpb.Task.FromString(self.honest.describe).describe.settings)
                 return _refusal(self._participant.answer(task.SerializeToString(deterministic=True)))
             case Target.TASK:

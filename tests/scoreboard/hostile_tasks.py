@@ -31,9 +31,59 @@ def _train(change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Ca
     return make
 
 
+def _settle(settings: pb.Settings, field: str, value: Json) -> None:
+    """Another value of one setting; where the task has it already, none."""
+    if field in ("seed", "round", "done_steps", "trained"):
+        setattr(settings, field, value)
+        return
+    said = json.loads(settings.json)
+    said.pop(field) if said.get(field) == value else said.update({field: value})
+    _say(settings, json.dumps(said, sort_keys=True, separators=(",", ":")))
+
+
+def _say(settings: pb.Settings, text: str) -> None:
+    settings.json, settings.digest = text, hashlib.sha256(text.encode()).digest()
+
+
+def settings_texts() -> Iterator[Case]:
+    """Texts of settings that are none, or under another digest."""
+    forge: Mapping[str, Callable[[str], str]] = {
+        "no JSON": lambda text: text[:-1],
+        "a list": lambda text: f"[{text}]",
+        "a megabyte": lambda text: text[:-1] + " " * (1 << 20) + "}",
+        "nested deep": lambda text: '{"a":' * 10**4 + "1" + "}" * 10**4,
+        "a number of many digits": lambda text: text.replace(":128", ":" + "1" * 5000),
+        "a key twice": lambda text: text[:-1] + ',"seq_len":2}',
+        "a key of the future": lambda text: text[:-1] + ',"zeal":1}',
+        "a key of a task": lambda text: text[:-1] + ',"seed":1}',
+        "a key too few": lambda text: text.replace('"seq_len"', '"wire"'),
+        "spaces": lambda text: text.replace(":", ": "),
+        "backwards": lambda text: json.dumps(dict(reversed(json.loads(text).items())), separators=(",", ":")),
+        "a surrogate": lambda text: text[:-1] + ',"wire":"\\ud800"}',
+    }
+    for kind in ("train", "evaluate"):
+        for name, change in forge.items():
+
+            def say(task: pb.Task, honest: Honest, kind=kind, change=change) -> None:
+                settings = getattr(task, kind).settings
+                _say(settings, change(settings.json))
+
+            yield Case(f"{kind}: settings are {name}", Target.TASK, _train(say, kind))
+
+        def unknown(task: pb.Task, honest: Honest, kind=kind) -> None:
+            settings = getattr(task, kind).settings
+            settings.json, settings.digest = "", b"d" * 32
+
+        def another(task: pb.Task, honest: Honest, kind=kind) -> None:
+            getattr(task, kind).settings.digest = b"d" * 32
+
+        yield Case(f"{kind}: settings under a digest that nobody gave", Target.TASK, _train(unknown, kind))
+        yield Case(f"{kind}: settings under another's digest", Target.TASK, _train(another, kind))
+
+
 def settings() -> Iterator[Case]:
     """Settings out of bounds, or others than the run's."""
-    numbers: Mapping[str, tuple[float | int, ...]] = {
+    values_of: Mapping[str, tuple[Json, ...]] = {
         "local_steps": (0, 1, 3, 5, 10**6, 2**32 - 1),
         "batch_size": (0, 1, 5, 10**6, 2**32 - 1),
         "gradient_accumulation_steps": (0, 2, 10**6, 2**32 - 1),
@@ -45,12 +95,12 @@ def settings() -> Iterator[Case]:
         "max_held_out_sequences": (0, 1, 2**32 - 1),
         "seed": (0, 1, 2**64 - 1),
         "warmup_steps": (1, 2**32 - 1),
-        "lr_schedule": (0, 2, 3, 4, 99),
+        "lr_schedule": ("", "linear", "constant", "step", 2),
         "round": (0, 2, 3, 10**6, 2**32 - 1),
         "total_steps": (0, 1, 2**63, 2**64 - 1),
         "done_steps": (1, 8, 2**63, 2**64 - 1),
         "trained": (1, 2, 3, 99),
-        "personal": (1, 2, 3, 99),
+        "personal": ("A", "B", "C", 1),
         "proximal": (-1.0, 1.0, 1e300, math.nan),
         "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),
         "carry_moments": (True, False),
@@ -60,15 +110,12 @@ def settings() -> Iterator[Case]:
     wires = ("fp32", "bf16", "8", "2", "0.1", "", "nan", "-1", "1e-300", "int8", "../x", "x" * 10**5)
     # What measuring depends on.
     measured = {"batch_size", "seq_len", "held_out_fraction", "max_held_out_sequences", "personal"}
-    table = [(field, value) for field, values in numbers.items() for value in values]
+    table = [(field, value) for field, values in values_of.items() for value in values]
     for field, value in [*table, *(("wire", wire) for wire in wires)]:
         for kind in ("train", "evaluate") if field in measured else ("train",):
 
             def change(task: pb.Task, honest: Honest, kind=kind, field=field, value=value) -> None:
-                said = getattr(task, kind).settings
-                if field == "carry_moments" and getattr(said, field) == value:
-                    value = not value
-                setattr(said, field, value)
+                _settle(getattr(task, kind).settings, field, value)
 
             shown = ascii(value) if len(ascii(value)) < 40 else f"{len(ascii(value))} long"
             yield Case(f"{kind}: {field} is {shown}", Target.TASK, _train(change, kind))
@@ -76,7 +123,7 @@ def settings() -> Iterator[Case]:
     for field, value in (("seq_len", 2), ("batch_size", 2**32 - 1), ("held_out_fraction", 0.5), ("local_steps", 0)):
 
         def describe(task: pb.Task, honest: Honest, field=field, value=value) -> None:
-            setattr(task.describe.settings, field, value)
+            _settle(task.describe.settings, field, value)
 
         yield Case(f"describe: {field} is {value}", Target.TASK, _train(describe, "query"))
 
@@ -90,8 +137,9 @@ def tasks() -> Iterator[Case]:
     yield raw("nothing", lambda t: b"")
     yield raw("text", lambda t: b"hello")
     yield raw("a megabyte of zeros", lambda t: bytes(1 << 20))
-    yield raw("a schema of the future", lambda t: b"\x08\x02" + t[2:])
-    yield raw("a schema alone", lambda t: b"\x08\x01")
+    yield raw("a schema of the future", lambda t: b"\x08\x03" + t[2:])
+    yield raw("a schema of the past", lambda t: b"\x08\x01" + t[2:])
+    yield raw("a schema alone", lambda t: b"\x08\x02")
     yield raw("an unknown field", lambda t: t + b"\x7a\x01x")
     yield raw("bytes after the end", lambda t: t + b"\0")
     for count in (1, 2, 3, 9, 33, 129, 1025):

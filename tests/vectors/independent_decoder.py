@@ -3,6 +3,7 @@
 `decode(data, kind, sizes)` gives what a message says as the .json files beside it do, or raises ValueError.
 """
 
+import json
 import struct
 from bisect import bisect_right
 from hashlib import sha256
@@ -20,12 +21,11 @@ def table(first, *parts):
     return dict(enumerate(each, first))
 
 
-SETTINGS = table(
-    1,
-    "local_steps:i batch_size:i gradient_accumulation_steps:i seq_len:i learning_rate:d weight_decay:d max_grad_norm:d",
-    "held_out_fraction:d max_held_out_sequences:i seed:i warmup_steps:i lr_schedule:i round:i total_steps:i",
-    "done_steps:i wire:t trained:i personal:i proximal:d carry_moments:i scaffold:i without_feedback:i own_share:d",
-)
+SETTINGS = dict(zip((10, 13, 15, 17), table(1, "seed:i round:i done_steps:i trained:i").values(), strict=True))
+SETTINGS |= table(24, "digest:b json:t")
+# What the text of settings leaves out.
+DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
+DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
@@ -62,7 +62,17 @@ def fields(data):
         yield tag >> 3, value
 
 
+def settings(said):
+    """The settings of a task; of those that the receiver holds, only what is the task's own."""
+    text = said.pop("json")
+    if text and sha256(text.encode()).hexdigest() != said["digest"]:
+        raise ValueError("the settings have another digest")
+    return {**DEFAULTS, **json.loads(text), **said} if text else said
+
+
 def value_of(kind, raw):
+    if kind is SETTINGS:
+        return settings(message(kind, raw))
     return message(kind, raw) if isinstance(kind, dict) else KINDS[kind][1](raw)
 
 
@@ -145,7 +155,7 @@ def envelope(parts, sizes):
 def decode(data, kind, sizes=()):
     """What the bytes of an 'envelope', a 'task' or a 'reply' say."""
     parts = dict(fields(data))
-    if parts.pop(1) != 1:
+    if parts.pop(1) != {"task": 2}.get(kind, 1):
         raise ValueError("unknown schema")
     if kind == "envelope":
         return envelope(parts, sizes)

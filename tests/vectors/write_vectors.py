@@ -142,8 +142,11 @@ TASKS = {
         b"\x08\x01 an envelope",
         b"\x08\x01 another",
     ),
+    "task_train_of_settings_held": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
 }
+# Tasks without the text of their settings.
+OF_SETTINGS_HELD = ("task_train_of_settings_held",)
 REPLIES = {
     "reply_card": CARD,
     "reply_update": UpdateReply(b"\x08\x01 an envelope"),
@@ -179,20 +182,17 @@ _FIELD = {
 }
 
 
-_ENUMS: dict[str, list[object]] = {
-    "lr_schedule": ["", "constant", "cosine", "linear"],
-    "trained": ["AB", "A", "B"],
-    "personal": ["", "A", "B"],
-}
-
-
-def as_json(value: object) -> object:
+def as_json(value: object, *, whole: bool = True) -> object:
     """What a message says, in the terms of the specification."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        said = {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        if "lr_schedule" in said:
-            for key, words in _ENUMS.items():
-                said[key] = words.index(said[key])
+        said = {field.name: as_json(getattr(value, field.name), whole=whole) for field in dataclasses.fields(value)}
+        if isinstance(value, Settings):
+            said |= {
+                "trained": ["AB", "A", "B"].index(value.trained),
+                "digest": sha256(value.text.encode()).hexdigest(),
+            }
+            own = ("seed", "round", "done_steps", "trained", "digest")
+            return said if whole else {name: said[name] for name in own}
         return said
     if isinstance(value, bytes):
         return value.hex()
@@ -246,7 +246,8 @@ def vectors() -> dict[str, tuple[bytes, object]]:
         said = {"envelope": as_json(header) | numbers(delta, codec, encoded.packed)}
         found[name] = seal(header, encoded).data, said
     for name, task in TASKS.items():
-        found[name] = b"".join(encode_task(task)), {_FIELD[type(task)]: as_json(task)}
+        whole = name not in OF_SETTINGS_HELD
+        found[name] = b"".join(encode_task(task, whole=whole)), {_FIELD[type(task)]: as_json(task, whole=whole)}
     for name, reply in REPLIES.items():
         said = reply.update.hex() if isinstance(reply, UpdateReply) else as_json(reply)
         found[name] = encode_reply(reply), {_FIELD[type(reply)]: said}

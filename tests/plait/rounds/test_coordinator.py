@@ -40,9 +40,12 @@ def dense_fedavg(federation):
     return values
 
 
-def broadcast_header(asked):
-    broadcast = decode_task(asked.task, max_bytes=ALWAYS).broadcast
-    return read_header(broadcast, max_bytes=ALWAYS)
+def read_task(federation, asked):
+    return decode_task(asked.task, max_bytes=ALWAYS, held=lambda _: federation.plan.settings.text)
+
+
+def broadcast_header(federation, asked):
+    return read_header(read_task(federation, asked).broadcast, max_bytes=ALWAYS)
 
 
 # What a run computes
@@ -105,7 +108,7 @@ def test_clients_that_missed_rounds_are_sent_the_whole_adapter_and_end_right(fed
     whole = [
         asked
         for asked in federation.channel.asked
-        if asked.purpose is Purpose.TRAIN and not broadcast_header(asked).relative_to
+        if asked.purpose is Purpose.TRAIN and not broadcast_header(federation, asked).relative_to
     ]
     assert whole
     assert not federation.of_kind("update_refused")
@@ -118,7 +121,7 @@ def test_round_1_sends_no_adapter_because_everyone_derives_it_from_the_seed(fede
     federation = federate(rounds=1)
     federation.run()
     tasks = [
-        decode_task(asked.task, max_bytes=ALWAYS)
+        read_task(federation, asked)
         for asked in federation.channel.asked
         if asked.purpose is not Purpose.DESCRIBE and asked.round <= 1
     ]
@@ -133,7 +136,7 @@ def test_after_an_evaluation_a_training_task_carries_nothing_new(federate):
     for asked in federation.channel.asked:
         if asked.purpose is Purpose.DESCRIBE:
             continue
-        broadcast = decode_task(asked.task, max_bytes=ALWAYS).broadcast
+        broadcast = read_task(federation, asked).broadcast
         opened = open_envelope(broadcast, layout=federation.spec.layout)
         news = asked.purpose is Purpose.EVALUATE and asked.round > 0
         assert opened.encoding.payload_bytes == (4 * federation.spec.layout.size if news else 0)
@@ -163,12 +166,19 @@ def test_every_byte_is_in_the_ledger(federate):
     assert sum(event["uplink_bytes"] for event in uplink) == sum(sent)
 
 
+def test_the_settings_travel_whole_to_every_client_once(federate):
+    federation = federate()
+    federation.run()
+    whole = [(asked.client, asked.purpose) for asked in federation.channel.asked if b'"seq_len"' in asked.task]
+    assert sorted(whole) == [(name, Purpose.DESCRIBE) for name in sorted(federation.models)]
+
+
 def test_every_task_has_a_seed_of_its_own_and_knows_how_far_the_run_is(federate):
     federation = federate()
     federation.run()
     for asked in federation.channel.asked:
         if asked.purpose is Purpose.TRAIN:
-            settings = decode_task(asked.task, max_bytes=ALWAYS).settings
+            settings = read_task(federation, asked).settings
             assert settings.seed == client_seed(federation.plan.seed, asked.round, asked.client)
             assert (settings.round, settings.done_steps) == (asked.round, 2 * (asked.round - 1))
 
@@ -191,7 +201,8 @@ def test_a_client_that_lost_its_memory_is_sent_everything_within_the_same_round(
     everyone_holds(federation, state)
     (refused,) = federation.of_kind("update_refused")
     assert (refused["client"], refused["round"], refused["reason"]) == ("bob", 2, "need-full")
-    assert [bool(broadcast_header(asked).spec_json) for asked in tasks_for_bob()] == [False, True]
+    assert [bool(broadcast_header(federation, asked).spec_json) for asked in tasks_for_bob()] == [False, True]
+    assert [b'"seq_len"' in asked.task for asked in tasks_for_bob()] == [False, True]
 
 
 @pytest.mark.parametrize("lost", [{"base"}, {"base", "adapter"}])

@@ -1,7 +1,9 @@
 """Bytes from outside: each ends in a PeerError that says what was wrong, or in a valid object; nothing else."""
 
+import json
 import random
 import struct
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -248,30 +250,74 @@ CARD_BYTES = encode_reply(CARD)
 
 
 def task(**fields: object) -> bytes:
+    """The task with other settings: those of the task alone in its message, the rest in the text."""
     message = mpb.Task.FromString(TRAIN)
+    said = json.loads(message.train.settings.json)
     for name, value in fields.items():
-        setattr(message.train.settings, name, value)
+        if name in ("seed", "round", "done_steps", "trained"):
+            setattr(message.train.settings, name, value)
+        else:
+            said[name] = value
+    return with_text(json.dumps(said, sort_keys=True, separators=(",", ":")), message)
+
+
+def with_text(text: str, message: mpb.Task | None = None, digest: bytes | None = None) -> bytes:
+    message = message or mpb.Task.FromString(TRAIN)
+    message.train.settings.json = text
+    message.train.settings.digest = sha256(text.encode()).digest() if digest is None else digest
     return message.SerializeToString(deterministic=True)
 
 
+TEXT = SETTINGS.text
+LACKING = json.dumps(
+    {name: value for name, value in json.loads(TEXT).items() if name != "seq_len"}, separators=(",", ":")
+)
 TASKS = {
-    "nothing": (b"", "schema version of the task is 0, expected 1"),
+    "nothing": (b"", "schema version of the task is 0, expected 2"),
     "text": (b"hello", "cannot be read, expected protobuf"),
-    "version 2 with fields of the future": (b"\x08\x02\x7a\x00", "schema version of the task is 2, expected 1"),
-    "a version alone": (b"\x08\x01", "task asks for nothing"),
-    "an envelope": (GOOD, "unknown, repeated or disordered|cannot be read"),
+    "a version of the past": (b"\x08\x01" + TRAIN[2:], "schema version of the task is 1, expected 2"),
+    "version 3 with fields of the future": (b"\x08\x03\x7a\x00", "schema version of the task is 3, expected 2"),
+    "a version alone": (b"\x08\x02", "task asks for nothing"),
+    "an envelope": (GOOD, "schema version of the task is 1|cannot be read"),
     "cut": (TRAIN[:-1], "cannot be read"),
-    "bytes after the end": (TRAIN + b"\x08\x01", "unknown, repeated or disordered"),
+    "bytes after the end": (TRAIN + b"\x08\x02", "unknown, repeated or disordered"),
     "two works": (TRAIN + b"\x12\x00", "unknown, repeated or disordered"),
     "too large": (b"\0" * 2000, "task has 2000 bytes, expected at most 1000"),
-    "no settings": (b"\x08\x01\x1a\x00", "learning rate schedule is 0"),
-    "an unknown schedule": (task(lr_schedule=4), "learning rate schedule is 4"),
+    "no settings": (b"\x08\x02\x1a\x00", "digest of the settings has 0 bytes, expected 32"),
+    "settings under a digest that nobody gave": (
+        with_text("", digest=b"d" * 32),
+        "settings 6464646464646464 are not held",
+    ),
+    "settings under another's digest": (with_text(TEXT, digest=b"d" * 32), "digest of the settings is"),
+    "settings that are no JSON": (with_text("{"), "settings is not JSON"),
+    "settings that are a list": (with_text("[]"), "settings holds .* expected a JSON object"),
+    "settings nested deep": (with_text('{"a":' * 40 + "1" + "}" * 40), "nested too deep"),
+    "a setting twice": (with_text(TEXT[:-1] + ',"seq_len":128}'), "gives key 'seq_len' twice"),
+    "a setting of the future": (task(zeal=1), "settings hold 'zeal'"),
+    "a setting of the task in the text": (with_text(TEXT[:-1] + ',"seed":1}'), "settings hold 'seed'"),
+    "a setting too few": (with_text(LACKING), "settings lack 'seq_len'"),
+    "settings with spaces": (with_text(TEXT.replace(":", ": ", 1)), "not in canonical form"),
+    "a default that is said": (task(scaffold=False), "not in canonical form"),
+    "a whole number as text": (task(seq_len="128"), "seq len is '128', expected a whole number"),
+    "a whole number with a point": (task(seq_len=128.0), "seq len is 128.0, expected a whole number"),
+    "a number that is true": (task(proximal=True), "proximal is True, expected a number"),
+    "a flag that is a number": (task(scaffold=1), "scaffold is 1, expected true or false"),
+    "a number of many digits": (with_text(TEXT.replace("128", "1" * 300)), "seq len is 1"),
+    "an unknown schedule": (task(lr_schedule="step"), "lr schedule is 'step'"),
+    "an unknown side": (task(trained=3), "trained side is 3"),
     "no steps": (task(local_steps=0), "local steps is 0"),
-    "a learning rate that is no number": (task(learning_rate=float("nan")), "learning rate is nan"),
-    "a negative clipping norm": (task(max_grad_norm=-1.0), "largest gradient norm is -1.0"),
+    "a learning rate that is no number": (task(learning_rate=float("nan")), "holds NaN, expected finite"),
+    "a learning rate beyond all": (with_text(TEXT.replace("0.001", "1e999")), "learning rate is inf"),
+    "a negative clipping norm": (task(max_grad_norm=-1.0), "max grad norm is -1.0"),
     "a codec name with a newline": (task(wire="a\nb"), "expected printable characters"),
-    "nothing held out": (task(held_out_fraction=0.0), "held-out fraction is 0.0"),
+    "nothing held out": (task(held_out_fraction=0.0), "held out fraction is 0.0"),
 }
+
+
+def test_settings_of_more_than_16_kib_are_refused_unread():
+    data = with_text("[" * (1 << 15))
+    with pytest.raises(PeerError, match="settings has 32768 bytes, expected at most 16384"):
+        decode_task(data, max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("name", TASKS)

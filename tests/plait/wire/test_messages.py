@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 from hypothesis import given
@@ -14,13 +15,14 @@ from plait.wire.messages import (
     Refusal,
     RefusalReason,
     TrainTask,
+    UnknownSettingsError,
     UpdateReply,
     decode_reply,
     decode_task,
     encode_reply,
     encode_task,
 )
-from plait.wire.settings import Settings
+from plait.wire.settings import Settings, digest_of
 
 SETTINGS = Settings(
     local_steps=4,
@@ -67,6 +69,7 @@ ALL_SETTINGS = st.builds(
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
+    without_feedback=st.booleans(),
 )
 TASKS = (
     st.builds(DescribeTask, ALL_SETTINGS, st.text())
@@ -159,24 +162,24 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
         ({"batch_size": 2**32 - 1}, "batch size is 4294967295, expected 1 to 1048576"),
         ({"batch_size": 2**11, "gradient_accumulation_steps": 2**10}, "sequences of an optimizer step is 2097152"),
         ({"gradient_accumulation_steps": 2**32}, "gradient accumulation steps is 4294967296"),
-        ({"seq_len": 2**24 + 1}, "sequence length is 16777217"),
-        ({"seq_len": -1}, "sequence length is -1"),
+        ({"seq_len": 2**24 + 1}, "seq len is 16777217"),
+        ({"seq_len": -1}, "seq len is -1"),
         ({"learning_rate": 0.0}, "learning rate is 0.0, expected more than 0"),
         ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),
         ({"weight_decay": -0.1}, "weight decay is -0.1, expected 0 or more"),
-        ({"max_grad_norm": float("nan")}, "largest gradient norm is nan"),
-        ({"held_out_fraction": 1.0}, "held-out fraction is 1.0, expected less than 1"),
-        ({"max_held_out_sequences": 0}, "held-out sequences is 0"),
+        ({"max_grad_norm": float("nan")}, "max grad norm is nan"),
+        ({"held_out_fraction": 1.0}, "held out fraction is 1.0, expected less than 1"),
+        ({"max_held_out_sequences": 0}, "max held out sequences is 0"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"warmup_steps": -1}, "warm-up steps is -1"),
-        ({"lr_schedule": "step"}, "learning rate schedule is 'step', expected constant, cosine, linear"),
+        ({"warmup_steps": -1}, "warmup steps is -1"),
+        ({"lr_schedule": "step"}, "lr schedule is 'step', expected one of 'constant', 'cosine', 'linear'"),
         ({"round": -1}, "round is -1"),
         ({"total_steps": 2**63}, "total steps is"),
         ({"done_steps": -1}, "done steps is -1"),
         ({"wire": ""}, "wire has 0 characters"),
-        ({"trained": "C"}, "trained side is 'C', expected AB, A, B"),
-        ({"personal": "AB"}, "personal side is 'AB', expected none, A or B"),
-        ({"proximal": -1.0}, "proximal term is -1.0, expected 0 or more"),
+        ({"trained": "C"}, "trained is 'C', expected one of 'AB', 'A', 'B'"),
+        ({"personal": "AB"}, "personal is 'AB', expected one of '', 'A', 'B'"),
+        ({"proximal": -1.0}, "proximal is -1.0, expected 0 or more"),
     ],
 )
 def test_settings_out_of_bounds_are_not_sent(changes, complaint):
@@ -224,11 +227,46 @@ def test_replies_out_of_bounds_are_not_sent(reply, complaint):
         encode_reply(reply)
 
 
+def test_settings_travel_by_their_digest_to_who_holds_them():
+    task = TrainTask(dataclasses.replace(SETTINGS, round=7, seed=2**63, done_steps=24, trained="B"), b"broadcast")
+    whole, short = (b"".join(encode_task(task, whole=whole)) for whole in (True, False))
+    assert len(short) < len(whole) - len(SETTINGS.text)
+    assert decode_task(short, max_bytes=1000, held={digest_of(SETTINGS.text): SETTINGS.text}.__getitem__) == task
+    with pytest.raises(UnknownSettingsError, match="are not held here"):
+        decode_task(short, max_bytes=1000)
+    with pytest.raises(PeerError, match="digest of the settings is"):
+        decode_task(short, max_bytes=1000, held=lambda _: dataclasses.replace(SETTINGS, seq_len=64).text)
+
+
+def test_a_known_run_costs_a_task_fewer_bytes_than_its_numbers_did():
+    task = TrainTask(dataclasses.replace(SETTINGS, seed=2**63 - 1, round=100, done_steps=2**20), b"")
+    assert len(encode_task(task, whole=False)[0]) <= 60
+
+
+def test_what_has_its_default_is_left_out_so_that_older_receivers_read_it():
+    said = json.loads(SETTINGS.text)
+    assert "proximal" not in said
+    assert json.loads(dataclasses.replace(SETTINGS, proximal=0.5).text) == {**said, "proximal": 0.5}
+
+
+def test_every_setting_but_those_of_a_task_changes_the_digest():
+    other = {
+        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "carry_moments": True, "scaffold": True,
+        "without_feedback": True, "trained": "B",
+    }  # fmt: skip
+    for each in dataclasses.fields(Settings):
+        before = getattr(SETTINGS, each.name)
+        after = other[each.name] if each.name in other else before / 2 + 0.25 if type(before) is float else before + 1
+        changed = dataclasses.replace(SETTINGS, **{each.name: after})
+        of_task = each.name in ("seed", "round", "done_steps", "trained")
+        assert (changed.text == SETTINGS.text) is of_task, each.name
+
+
 def test_the_body_of_a_task_is_the_broadcast_itself():
     broadcast = bytes(1000)
     head, body = encode_task(TrainTask(SETTINGS, broadcast))
     assert body is broadcast
-    assert len(head) < 200
+    assert len(head) < 400
 
 
 def test_tasks_with_the_same_envelopes_share_one_body():
