@@ -1,7 +1,7 @@
-"""A wish that this process stop the work it is at: voiced by whoever waits for it, heeded by whoever works.
+"""A request that this process stop its current work: made by whoever waits for the work, checked by the work itself.
 
-One process works on one thing at a time, so there is one wish. Knows nothing of tasks, networks or models; where nobody
-ever voices a wish, a check costs next to nothing.
+A process works on one thing at a time, so there is one request. Knows nothing of tasks, networks or models. A check
+costs next to nothing if no request is ever made.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ class Abandoned(PlaitError):  # noqa: N818 (it is no error, it only travels like
 
 
 class Abandonment:
-    """One wish, and how far the work had come at its last check."""
+    """One request to stop, and the progress of the work at its last check."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._checks = 0
 
     def begin(self) -> None:
-        """Other work begins: forget the wish and count from nothing."""
+        """Other work begins: clear the request and the count."""
         self._asked.clear()
         self._checks = 0
 
     def ask(self) -> None:
-        """Wish that the work stop; from any thread."""
+        """Request that the work stop; from any thread."""
         self._asked.set()
 
     def check(self) -> None:
         """Called by the work between two steps.
 
         Raises:
-            Abandoned: it is to stop.
+            Abandoned: it should stop.
         """
         self._checks += 1
         if self._asked.is_set():
@@ -43,18 +43,18 @@ class Abandonment:
 
     @property
     def checks(self) -> int:
-        """How many checks the work has come to since it began: its steps."""
+        """Number of checks since the work began: its steps."""
         return self._checks
 
 
 ABANDONMENT = Abandonment()
-"""The wish of this process."""
+"""The request of this process."""
 
 
 def check_abandoned() -> None:
-    """Check the wish of this process.
+    """Check the request of this process.
 
     Raises:
-        Abandoned: the work is to stop.
+        Abandoned: the work should stop.
     """
     ABANDONMENT.check()

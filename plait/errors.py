@@ -1,16 +1,16 @@
-"""Every error that plait raises on purpose, and whose fault each one is.
+"""Every error that plait raises on purpose, and its cause.
 
     PlaitError                      exit code 1
-    ├── ConfigError            2    yours: what was asked for cannot be
-    │   └── EarlierFormatError      ... because what is kept on disk was written by another version of plait
-    ├── DataError              3    the data's: a file or a record is not what it must be
-    │   └── TooLittleDataError      ... because there is too little of them
-    ├── PeerError              3    another party's: bytes that came from outside are refused
-    │   ├── BaseMismatchError       ... because they belong to another base model
-    │   └── PolicyError             ... because this machine's operator did not agree to what they ask
+    ├── ConfigError            2    the user's: an invalid setting or combination
+    │   └── EarlierFormatError      ... a file on disk was written by another version of plait
+    ├── DataError              3    the data's: an invalid file or record
+    │   └── TooLittleDataError      ... too little data
+    ├── PeerError              3    another party's: bytes from outside are refused
+    │   ├── BaseMismatchError       ... they belong to another base model
+    │   └── PolicyError             ... this machine's operator did not agree to the request
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
-    │   └── DiskFullError           ... because a disk, or a quota on it, is full
-    └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` goes on
+    │   └── DiskFullError           ... a disk, or a quota on it, is full
+    └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` continues
 
 A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
 text.
@@ -28,30 +28,30 @@ class PlaitError(Exception):
     """Base of every error that plait raises on purpose.
 
     Attributes:
-        exit_code: what the command line exits with when this error ends it.
+        exit_code: exit code of the command line if this error ends it.
     """
 
     exit_code = 1
 
 
 class ConfigError(PlaitError):
-    """A setting, or a combination of settings, that cannot be."""
+    """An invalid setting or combination of settings."""
 
     exit_code = 2
 
 
 class EarlierFormatError(ConfigError):
-    """Something kept on disk that another version of plait wrote, and that this one does not read."""
+    """A file on disk in the format of another version of plait, which this one does not read."""
 
 
 class DataError(PlaitError):
-    """A data file or a record that is not what it must be."""
+    """An invalid data file or record."""
 
     exit_code = 3
 
 
 class TooLittleDataError(DataError):
-    """Data that are fit for use, but too few to train on and to hold some out."""
+    """Valid data, but too little to train on and to hold some out."""
 
 
 class PeerError(PlaitError):
@@ -65,15 +65,15 @@ class BaseMismatchError(PeerError):
 
 
 class PolicyError(PeerError):
-    """A server asks a client for other or more than the client's operator agreed to."""
+    """A server asks a client for something that the client's operator did not agree to."""
 
 
 class MachineError(PlaitError):
-    """Something that this machine lacks: space, memory, network, a package, a permission."""
+    """A resource that this machine lacks: space, memory, network, a package, a permission."""
 
 
 class DiskFullError(MachineError):
-    """A disk, or a quota on it, is full. Once there is room the same work can go on where it stopped."""
+    """A disk, or a quota on it, is full. The same work can continue once there is room."""
 
 
 class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
@@ -81,25 +81,25 @@ class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels li
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the nearest known word; empty where none is near."""
+    """The end of an error message that names the nearest known word; empty if none is near."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
-# By the words of libraries that raise no class of their own: torch's allocator, and the systems below it.
+# Messages of libraries that have no error class for it: torch's allocator and the systems below it.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory")
 _ASKED_FOR = re.compile(r"(?:tried|[Uu]nable) to allocate ([\d.]+ ?[A-Za-z]+)", re.IGNORECASE)
 
 
 def machine_fault(error: BaseException) -> MachineError | None:
-    """What a full disk or too little memory is called, whoever noticed it; None where `error` is something else."""
+    """The error for a full disk or lack of memory, whoever noticed it; None if `error` is something else."""
     text = str(error)
     if (isinstance(error, OSError) and error.errno in _FULL) or any(words in text for words in _DISK_IS_FULL):
         place = getattr(error, "filename", None)
         return MachineError(
-            f"the disk is full{f' at {place!r}' if place else ''}: free some space or give a place on another disk, "
+            f"the disk is full{f' at {place!r}' if place else ''}: free some space or choose a place on another disk, "
             "then run the same command again"
         )
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -108,7 +108,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
         where = "GPU" if "CUDA" in text or "MPS" in text else "machine"
         wanted = f" ({asked[1]} more were asked for)" if asked else ""
         return MachineError(
-            f"this {where} has too little memory{wanted}: stop what else uses it, or take a smaller --base, "
+            f"this {where} has too little memory{wanted}: stop other programs, or use a smaller --base, "
             "--batch-size, --seq-len or --rank"
         )
     return None

@@ -1,4 +1,4 @@
-"""Read files that may not be there, and write them so that a power cut leaves the old content or the new, never half.
+"""Read files that may be missing, and write them so that a power cut leaves the old content or the new, never half.
 
 Knows nothing of what the files hold.
 """
@@ -24,12 +24,12 @@ _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write `data` aside, fsync it and rename it over `path`.
+    """Write `data` to a temporary file, fsync it and rename it to `path`.
 
     Args:
-        path: where it goes.
-        data: all of it.
-        mode: who may read it, from the first byte on.
+        path: the destination.
+        data: the whole content.
+        mode: permissions, from the first byte on.
 
     Raises:
         MachineError: the directory is missing or read-only, or the disk is full; `path` is as it was.
@@ -60,13 +60,13 @@ def is_full(error: OSError) -> bool:
 
 
 def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_bytes: int = 0) -> MachineError:
-    """What to raise where something could not be written; of a full disk it says which one, and what is needed.
+    """The error for a failed write; for a full disk it names the disk and the space needed.
 
     Args:
-        path: what was to be written.
-        error: why it was not.
-        doing: what was tried.
-        needed_bytes: how much was to be written; 0 where that is not known.
+        path: the file to be written.
+        error: the reason that it was not.
+        doing: the verb for the message.
+        needed_bytes: size of the write; 0 if unknown.
     """
     what = f"cannot {doing} '{path}': {error.strerror or error}"
     if not is_full(error):
@@ -84,7 +84,7 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
 
 @contextlib.contextmanager
 def disk_full_told() -> Generator[None]:
-    """What libraries raise in the block where a disk is full, in plait's words.
+    """Turn the errors that libraries raise for a full disk into plait's.
 
     Raises:
         DiskFullError: a disk is full.
@@ -98,10 +98,10 @@ def disk_full_told() -> Generator[None]:
 
 
 def read_if_there(path: Path) -> bytes | None:
-    """What a file holds; None where there is none.
+    """The content of a file; None if there is none.
 
     Raises:
-        MachineError: there is one that cannot be read.
+        MachineError: the file exists and cannot be read.
     """
     try:
         return path.read_bytes()
@@ -112,7 +112,7 @@ def read_if_there(path: Path) -> bytes | None:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a directory and those above it that are missing, each for its owner alone whatever the umask.
+    """Make a directory and its missing parents, each private to its owner whatever the umask.
 
     Raises:
         OSError: one cannot be made.
@@ -125,7 +125,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `path` exists and nobody but this user and root could have made or can change what it holds."""
+    """Whether `path` exists and nobody but this user and root could have made it or can change it."""
     try:
         return not others_can_change(path)
     except OSError:
@@ -133,23 +133,23 @@ def is_ours(path: Path) -> bool:
 
 
 def others_can_change(path: Path, *, depth: int = sys.maxsize) -> str:
-    """How somebody else could have put something at `path`, or could change it; empty where only we and root can.
+    """How somebody else could have written or could change `path`; empty if only this user and root can.
 
-    Everything must belong to this user or root, and be writable by nobody else: `path`, which may be no symbolic link,
-    all below it, and every directory that leads to it. In a sticky directory, as `/tmp` is, others cannot rename what
-    is ours, so one may lead to it. Where owners are not numbers (Windows) nothing is looked at.
+    Everything must belong to this user or root and be writable by nobody else: `path`, which may not be a symbolic
+    link, everything below it, and every directory that leads to it. In a sticky directory, such as `/tmp`, others
+    cannot rename this user's files, so one may lead to it. If owners are not numbers (Windows) nothing is checked.
 
     Args:
         path: a file or directory.
-        depth: levels below it that are looked at.
+        depth: levels below it to check.
 
     Raises:
-        OSError: there is nothing, or it cannot be looked at.
+        OSError: there is nothing, or it cannot be checked.
     """
     if sys.platform == "win32":
         return ""
     path = path.absolute()
-    path.lstat()  # links that lead to each other end here
+    path.lstat()  # fails for links that lead to each other
     return _above(path.parent) or _itself_and_below(path, depth)
 
 
@@ -157,7 +157,7 @@ def _above(directory: Path) -> str:
     for folder in (*reversed(directory.parents), directory):
         facts = folder.lstat()
         if stat.S_ISLNK(facts.st_mode):
-            # Who made it decides where it leads; what it leads to is looked at in its place.
+            # Its owner decides where it leads; its target is checked in its place.
             wrong = _owner(folder, facts) or _above(folder.parent / folder.readlink())
         else:
             wrong = _owner(folder, facts) or ("" if facts.st_mode & stat.S_ISVTX else _mode(folder, facts))
@@ -172,7 +172,7 @@ def _itself_and_below(path: Path, depth: int) -> str:
     if wrong or not depth or not stat.S_ISDIR(facts.st_mode):
         return wrong
     for entry in path.iterdir():
-        # Another process of ours may have taken it away again.
+        # Another of our processes may have removed it.
         with contextlib.suppress(FileNotFoundError):
             if wrong := _itself_and_below(entry, depth - 1):
                 return wrong
@@ -195,7 +195,7 @@ def _mode(path: Path, facts: os.stat_result) -> str:
 
 
 def _is_own_group(facts: os.stat_result) -> bool:
-    """Whether a file's group is its owner alone, as distributions set users up whose umask is 002."""
+    """Whether a file's group contains only its owner, as on distributions whose umask is 002."""
     import grp
     import pwd
 
@@ -207,7 +207,7 @@ def _is_own_group(facts: os.stat_result) -> bool:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names inside `path` durable (a no-op where directories cannot be opened, as on Windows)."""
+    """Make the names inside `path` durable (a no-op if directories cannot be opened, as on Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -219,9 +219,9 @@ def fsync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def directory_written_aside(path: Path) -> Generator[Path]:
-    """Yield an empty directory beside `path`; when the block ends well, it takes the place of `path`.
+    """Yield an empty directory beside `path`; if the block succeeds, it replaces `path`.
 
-    An existing directory is moved away first and removed last, so that a crash leaves one of the two whole; a failure
+    An existing directory is moved away first and removed last, so that a crash leaves one of the two intact; a failure
     moves it back.
 
     Raises:
@@ -233,7 +233,7 @@ def directory_written_aside(path: Path) -> Generator[Path]:
         aside.chmod(0o755)
         yield aside
         for file in aside.rglob("*"):
-            # Whatever the umask of who wrote it: what others can change is not taken for ours.
+            # Whatever the writer's umask: files that others can change are not trusted.
             file.chmod(stat.S_IMODE(file.lstat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
             if file.is_file():
                 with file.open("rb") as handle:
@@ -253,7 +253,7 @@ def _exchange(new: Path, path: Path) -> None:
         new.replace(path)
         return
     away = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old."))
-    # A directory that is somebody else's can be renamed here, but not be moved into another directory.
+    # A directory owned by somebody else can be renamed here, but not moved into another directory.
     old = away if path.is_dir() and not path.is_symlink() else away / path.name
     try:
         path.replace(old)
@@ -269,13 +269,13 @@ def _prefix(path: Path) -> str:
 
 
 def begin_to_store(descriptor: int, offset: int, size: int) -> None:
-    """Have the disk begin to write a part of a file, so that a later fsync finds less to wait for (Linux only).
+    """Ask the disk to begin writing a part of a file, so that a later fsync waits less (Linux only).
 
-    Promises nothing: elsewhere, and where it does not work, nothing happens.
+    Only a hint: elsewhere, and if it fails, nothing happens.
 
     Args:
         descriptor: of the file.
-        offset: where the part begins, in bytes.
+        offset: start of the part, in bytes.
         size: of the part, in bytes.
     """
     if sys.platform == "linux":
@@ -285,18 +285,18 @@ def begin_to_store(descriptor: int, offset: int, size: int) -> None:
 
 
 def map_file(descriptor: int) -> memoryview | None:
-    """A whole file as memory that is the system's own copy of it, once all of it has been read.
+    """A whole file mapped into memory, once all of it has been read.
 
-    Valid for as long as the view is, also once the file has been deleted; nobody may write to the file meanwhile.
+    Valid as long as the view exists, even after the file is deleted; nobody may write to the file meanwhile.
 
     Returns:
-        None where that is not possible (the file is empty, or cannot be read, or this is not Linux): read it instead.
+        None if that is not possible (the file is empty or unreadable, or this is not Linux): read it instead.
     """
     if sys.platform != "linux":
         return None
     try:
         mapped = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        # A page that cannot be read is an error here; touched later it would end the process.
+        # An unreadable page is an error here; touching it later would kill the process.
         mapped.madvise(_MADV_POPULATE_READ)
     except (OSError, ValueError):
         return None

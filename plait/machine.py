@@ -1,4 +1,4 @@
-"""Facts about this machine and the versions that a result depends on; knows nothing of models."""
+"""Facts about this machine, and the versions that a result depends on; knows nothing of models."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's own name for itself."""
+    """Name of the CPU."""
     return _proc_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
-    """Main memory of the machine; 0 where it cannot be told."""
+    """Main memory of the machine; 0 if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -50,10 +50,10 @@ def memory_bytes() -> int:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has had resident so far; 0 where it cannot be told."""
+    """Peak resident memory of this process so far; 0 if unknown."""
     if sys.platform == "win32":
         return 0
-    # Not getrusage on Linux: what it says is handed down from the process that started this one.
+    # Not getrusage on Linux: it inherits the peak of the parent process.
     held = _proc_field(Path("/proc/self/status"), "VmHWM").partition(" ")[0]
     if held.isdigit():
         return 1024 * int(held)
@@ -64,10 +64,10 @@ def peak_rss_bytes() -> int:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit on open files to `wanted`, as far as the system lets it.
+    """Raise this process's limit on open files to `wanted`, as far as the system allows.
 
     Returns:
-        How many it may open then; `wanted` where the system has no such limit.
+        The resulting limit; `wanted` if the system has none.
     """
     if sys.platform == "win32":
         return wanted
@@ -78,7 +78,7 @@ def allow_open_files(wanted: int) -> int:
         return wanted
     if soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        # macOS has a lower limit beside the hard one.
+        # macOS has a lower limit besides the hard one.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -86,27 +86,27 @@ def allow_open_files(wanted: int) -> int:
 
 
 def share_memory_between_threads() -> None:
-    """Have all threads take memory from few places (glibc only; elsewhere nothing happens).
+    """Let all threads allocate from a few malloc arenas (glibc only; elsewhere nothing happens).
 
-    By default glibc gives each its own, up to eight for every core, and each keeps what it once needed. A server that
-    takes in large updates from a hundred clients needs a tenth less memory when they share.
+    By default glibc gives each thread its own, up to eight per core, and each arena keeps its peak. A server that
+    receives large updates from a hundred clients needs a tenth less memory if they share.
     """
     _mallopt({_M_ARENA_MAX: _ARENAS})
 
 
 def keep_freed_memory() -> None:
-    """Keep up to 512 MiB that were freed for what is needed next (glibc only; elsewhere nothing happens).
+    """Keep up to 512 MiB of freed memory for the next allocation (glibc only; elsewhere nothing happens).
 
-    A step of training frees and takes the same buffers again and again. Where they are handed back to the system in
-    between, they come back as pages to be cleared: a hundredth or two of a step of SmolLM2-135M.
+    A training step allocates and frees the same buffers again and again. Buffers returned to the system in between come
+    back as pages to be cleared, which takes one or two per cent of a step of SmolLM2-135M.
     """
     _mallopt({_M_TRIM_THRESHOLD: _KEPT_BYTES, _M_MMAP_THRESHOLD: _MAPPED_FROM_BYTES})
 
 
 def give_back_memory() -> None:
-    """Hand freed memory back to the system (glibc only; elsewhere nothing happens); takes 0.2 ms a megabyte.
+    """Return freed memory to the system (glibc only; elsewhere nothing happens); takes 0.2 ms per megabyte.
 
-    What lies between blocks that are still in use stays with a process otherwise.
+    Otherwise a process keeps memory that lies between blocks in use.
     """
     if sys.platform != "linux":
         return
@@ -123,7 +123,7 @@ def _mallopt(options: Mapping[int, int]) -> None:
 
 
 def describe(*, device: str, dtype: str, threads: int) -> Mapping[str, str | int]:
-    """What the ledger says of the machine."""
+    """The ledger's description of the machine."""
     return {
         "cpu": processor(),
         "cores": cores(),

@@ -82,7 +82,7 @@ def beginning_of(config: RunConfig, adapter: RankedAdapter, base_fingerprint: st
 def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:
     folder = _folder(path)
     if not folder.is_dir():
-        raise ConfigError(f"init-adapter has '{path}', which is no directory, expected a run or a PEFT directory")
+        raise ConfigError(f"init-adapter has '{path}', which is not a directory, expected a run or a PEFT directory")
     loaded = load_peft_directory(folder)
     stated = loaded.base_fingerprint
     if stated is not None and stated != base_fingerprint:

@@ -1,7 +1,7 @@
-"""The run configuration as a server tells it to nodes: what a client needs to know, and nothing of the server's own.
+"""The run configuration that a server sends to nodes: what clients need, and nothing else.
 
-Paths and addresses of the server (`out`, `publish`, `init-adapter`), what it reports, and how it waits for clients stay
-there. A client takes no other keys.
+The server's paths and addresses (`out`, `publish`, `init-adapter`), its reporting and its waiting are not sent. A
+client accepts no other keys.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ WELCOME_KEYS = frozenset(
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
     }
 )  # fmt: skip
-"""The keys that a server tells its clients."""
+"""The keys that a server sends to its clients."""
 
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """What a server tells its clients of a run configuration.
+    """The part of a run configuration that a server sends to its clients.
 
     Args:
-        table: all of it.
+        table: the whole configuration.
     """
     told = {key: value for key, value in table.items() if key in WELCOME_KEYS}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().is_dir():
-        # A directory of the server's means nothing to others; the fingerprint tells which base it is.
+        # A directory of the server means nothing to others; the fingerprint identifies the base.
         told["base"] = Path(base).expanduser().resolve().name
     return told
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
-    """The run configuration that a client was told, checked to the last key and value.
+    """The run configuration that a client received, with every key and value checked.
 
     Raises:
-        PeerError: a key that no server tells its clients, or a value that cannot be.
+        PeerError: a key that no server sends, or an invalid value.
     """
     for key in table:
         if key not in WELCOME_KEYS:

@@ -1,4 +1,4 @@
-"""Ground floor: adapter state, spec, base fingerprint and PEFT files; numpy only."""
+"""Adapter state, spec, base fingerprint and PEFT files; the lowest package, numpy only."""
 
 from plait.adapters.base_reference import BaseReference
 from plait.adapters.fingerprint import fingerprint_base, parameter_count

@@ -1,4 +1,4 @@
-"""Which base an adapter belongs to."""
+"""Reference to the base that an adapter belongs to."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where others find a base that comes with plait.
+    """Public names of a base that comes with plait.
 
     Attributes:
-        hub_id: on the Hugging Face hub; None where it is nowhere else.
-        ollama: in Ollama's library; None where it is not there.
-        remark: how the copy that comes with plait differs, one sentence; empty where it does not.
+        hub_id: on the Hugging Face hub; None if it is not there.
+        ollama: in Ollama's library; None if it is not there.
+        remark: how plait's copy differs, in one sentence; empty if it does not.
     """
 
     hub_id: str | None = None
@@ -26,7 +26,7 @@ class Origin:
     remark: str = ""
 
 
-# By the names that built-in bases have here.
+# By the names of built-in bases.
 ORIGINS: Mapping[str, Origin] = {
     "smollm2-135m": Origin(
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -41,13 +41,13 @@ ORIGINS: Mapping[str, Origin] = {
 
 @dataclass(frozen=True)
 class BaseReference:
-    """A base by the name that people use and by the fingerprint that machines compare.
+    """A base, by a name for people and a fingerprint for machines.
 
     Attributes:
-        name: hub id or directory; of a built-in base its hub id, or its name here where the hub has it not.
-        revision: commit or tag on the hub, where it is known.
-        fingerprint: `fingerprint_base` of it, 64 hexadecimal digits.
-        built_in: the name that plait itself knows it by, where it comes with plait.
+        name: hub id or directory; for a built-in base its hub id, or plait's name for it if the hub does not have it.
+        revision: commit or tag on the hub, if known.
+        fingerprint: result of `fingerprint_base`, 64 hexadecimal digits.
+        built_in: plait's name for a base that comes with it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class BaseReference:
 
     @classmethod
     def of_built_in(cls, built_in: str, fingerprint: str) -> BaseReference:
-        """A base that comes with plait, under the name by which others find it."""
+        """A base that comes with plait, under its public name."""
         return cls(ORIGINS[built_in].hub_id or built_in, None, fingerprint, built_in)
 
     def __post_init__(self) -> None:
@@ -66,17 +66,17 @@ class BaseReference:
 
     @property
     def here(self) -> str:
-        """What `locate_base` finds it by."""
+        """The name to pass to `locate_base`."""
         return self.built_in or self.name
 
     @property
     def origin(self) -> Origin:
-        """Where others find it, as far as plait knows more than the name."""
+        """Its public names, if plait knows more than one."""
         return ORIGINS.get(self.built_in or "", Origin())
 
     @property
     def hub_id(self) -> str | None:
-        """The name, if it reads as ``owner/model`` and no path here; any other name means nothing elsewhere."""
+        """The name if it has the form ``owner/model`` and is not a path here; other names mean nothing elsewhere."""
         return self.name if _HUB_ID.fullmatch(self.name) and not Path(self.name).exists() else None
 
 

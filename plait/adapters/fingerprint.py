@@ -1,9 +1,9 @@
 """The identity of a base: one SHA-256 over its weights, its configuration and its tokenizer.
 
-Two parties whose fingerprints agree hold the same function from text to logits; an adapter trained on one fits the
-other. How the weights are split over files, which library saved them and where they lie does not matter.
+Two parties with equal fingerprints hold the same function from text to logits; an adapter trained on one fits the
+other. It does not depend on how the weights are split over files, which library saved them, or where they are.
 
-To compute it elsewhere: SHA-256 over these lines, each ended by a newline, each array written as JSON without spaces
+To compute it elsewhere: SHA-256 over these lines, each ending in a newline, with each array as JSON without spaces
 and in ASCII::
 
     plait-base-1
@@ -11,10 +11,10 @@ and in ASCII::
     ["config",HASH]
     ["file",NAME,HASH]                   every tokenizer file that is present, in name order
 
-HASH is SHA-256 in hexadecimal: of a tensor's bytes and of a tokenizer file's bytes as they are stored, of config.json
-as canonical JSON (keys sorted, no spaces, ASCII) without the keys that a library's version or a place decides
+HASH is SHA-256 in hexadecimal: of a tensor's bytes and of a tokenizer file's bytes as stored, of config.json
+as canonical JSON (keys sorted, no spaces, ASCII) without the keys that depend on a library's version or on a path
 (`VOLATILE_CONFIG_KEYS`, at any depth). DTYPE and SHAPE are those of the safetensors header. The tensors are those that
-transformers loads: ``model.safetensors``, or else all files that ``model.safetensors.index.json`` names. The tokenizer
+transformers loads: ``model.safetensors``, or else all files listed in ``model.safetensors.index.json``. The tokenizer
 files are `TOKENIZER_FILES`.
 """
 
@@ -75,17 +75,17 @@ def fingerprint_base(
 ) -> str:
     """The fingerprint of the base in `directory`, 64 hexadecimal digits.
 
-    Weights are streamed, so memory stays flat however large the base is.
+    Weights are streamed, so memory does not grow with the base.
 
     Args:
         directory: a Hugging Face model directory with safetensors weights.
-        cache: a JSON file that remembers fingerprints by path, file sizes and modification times, so that the next
-            call reads no weights. What it holds is trusted, so it counts only where nobody else can have written it.
-        progress: called with (bytes of weights hashed, bytes of weights in all) after every tensor.
+        cache: a JSON file that stores fingerprints by path, file sizes and modification times, so that the next call
+            reads no weights. Its content is trusted, so it is used only if nobody else can have written it.
+        progress: called with (bytes of weights hashed, total bytes of weights) after every tensor.
 
     Raises:
         DataError: config.json or the weights are missing, incomplete or not safetensors.
-        PeerError: a weight file is not a sound safetensors file.
+        PeerError: a weight file is not a valid safetensors file.
         MachineError: a file cannot be read.
     """
     try:
@@ -104,7 +104,7 @@ def fingerprint_base(
 
 
 def parameter_count(directory: Path) -> int:
-    """Number of elements of all tensors of the base in `directory`, buffers included; reads headers only.
+    """Number of elements in all tensors of the base in `directory`, buffers included; reads headers only.
 
     Raises:
         DataError, PeerError, MachineError: as for `fingerprint_base`.
@@ -133,7 +133,7 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
 
     tensors = sorted(_tensors(directory).items())
     done, total = 0, sum(stored.nbytes for _, stored in tensors)
-    # hashlib lets go of the interpreter lock, so threads hash side by side.
+    # hashlib releases the interpreter lock, so threads hash in parallel.
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
         digests = pool.map(_tensor_hash, (stored for _, stored in tensors))
@@ -143,7 +143,7 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
             if progress is not None:
                 progress(done, total)
     finally:
-        # Ctrl-C waits for the tensors under way, not for the hundreds behind them.
+        # Ctrl-C waits for the tensors being hashed, not for the hundreds in the queue.
         pool.shutdown(cancel_futures=True)
     add_line("config", _config_hash(directory / _CONFIG))
     for name in TOKENIZER_FILES:
@@ -215,7 +215,7 @@ def _hash_range(path: Path, begin: int, end: int) -> str:
 
 def _config_hash(path: Path) -> str:
     try:
-        # Not as strict as a peer's JSON: transformers itself writes Infinity into some configurations.
+        # Not as strict as for a peer's JSON: transformers itself writes Infinity into some configurations.
         config = cast("Json", json.loads(path.read_bytes()))
         return hashlib.sha256(_canonical(_without_volatile(config))).hexdigest()
     except FileNotFoundError as error:
@@ -248,7 +248,7 @@ def _stamps(files: list[Path]) -> Stamps:
 
 
 def _read_cache(cache: Path) -> Mapping[str, Json]:
-    # The cache only saves time: whatever is wrong with it, it counts as empty.
+    # The cache only saves time: if anything is wrong with it, it counts as empty.
     if not is_ours(cache):
         return {}
     try:

@@ -1,6 +1,6 @@
-"""The layout of an adapter: which tensors it has, and where each lies in one flat float32 buffer.
+"""The layout of an adapter: its tensors, and the place of each in one flat float32 buffer.
 
-Knows no values and no method: a LoRA factor, a prompt embedding and a classification head are all named shapes here.
+Knows no values and no methods: LoRA factors, prompt embeddings and classification heads are all named shapes here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TensorSlot:
 
 @dataclass(frozen=True)
 class Layout:
-    """All tensors of an adapter, in the order of their names, packed without gaps.
+    """All tensors of an adapter, in name order, packed without gaps.
 
-    Build it with `Layout.of`; two parties that hold the same names and shapes hold the same layout and digest.
+    Build it with `Layout.of`. Equal names and shapes give an equal layout and digest.
     """
 
     slots: tuple[TensorSlot, ...]

@@ -1,6 +1,6 @@
-"""The README.md of an adapter: YAML that the hub reads, and a page that a person reads.
+"""The README.md of an adapter: YAML for the hub, and a page for people.
 
-Names that a user gave are data on this page: nothing in them becomes markup.
+Names given by users are data on this page: nothing in them becomes markup.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def model_card(
     final_loss: float | None = None,
     parents: Sequence[Parent] = (),
 ) -> str:
-    """The card of an adapter that federated rounds have trained.
+    """The card of an adapter trained in federated rounds.
 
     Args:
-        name: what the user calls the run.
+        name: the user's name for the run.
         spec: the adapter.
-        base: what it sits on; a directory's name stays off the card, since it means nothing elsewhere.
+        base: its base. A directory's name is left out of the card, since it means nothing elsewhere.
         rounds: finished rounds.
-        clients: how many took part. Their names are theirs and stay off the card.
+        clients: number of clients that took part. Their names are left out of the card.
         base_loss: held-out loss before any training, in nats per token (per example for labels).
         final_loss: the same after the last round.
-        parents: the adapters that it comes from.
+        parents: the adapters that it was derived from.
     """
     title = escaped(name)
     facts = [
-        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, known by its fingerprint"),
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
         ("Base fingerprint", f"`{base.fingerprint}`"),
         ("Method", escaped(spec.method)),
         ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
@@ -81,10 +81,12 @@ An adapter trained by federated fine-tuning with plait: every client kept its da
 
 
 def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
-    """Rows of a card's table that name the adapters that this one comes from."""
+    """Rows of a card's table that name the adapters that this one was derived from."""
     return [
         (
-            "Stands on the frozen adapter with SHA-256" if parent.frozen else "Goes on from the adapter with SHA-256",
+            "Trained on top of the frozen adapter with SHA-256"
+            if parent.frozen
+            else "Continued from the adapter with SHA-256",
             f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
         )
         for parent in parents
@@ -92,7 +94,7 @@ def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
 
 
 def before_training(parents: Sequence[Parent]) -> str:
-    """What the loss before round 1 is of."""
+    """What the loss before round 1 refers to."""
     return "Held-out loss before round 1" if parents else "Held-out loss of the base"
 
 

@@ -1,7 +1,6 @@
 """Names of a model's modules in an adapter's configuration: plain text that matches the end of a full name, at a dot.
 
-PEFT takes some of them for regular expressions. `escaped` is what PEFT is given, so that there too they match nothing
-but themselves.
+PEFT reads some of them as regular expressions. `escaped` gives PEFT expressions that match only the names themselves.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ Value = TypeVar("Value")
 
 MAX_CHARACTERS = 256
 
-# Parts and dots have no character in common, so this takes linear time.
+# Parts and dots share no character, so matching takes linear time.
 _PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 def is_plain(name: object) -> bool:
-    """Whether `name` is a module's name, or the end of one: letters, digits, underscores, single dots in between."""
+    """Whether `name` is a module's name or the end of one: letters, digits, underscores, single dots in between."""
     return isinstance(name, str) and len(name) <= MAX_CHARACTERS and _PLAIN.fullmatch(name) is not None
 
 
@@ -39,18 +38,18 @@ def matches(module: str, names: Iterable[str]) -> bool:
 
 
 def value_for(module: str, table: Mapping[str, Value], default: Value) -> Value:
-    """The value of the first name in `table` that matches `module`, as PEFT takes it; ``^NAME`` is the whole name."""
+    """The value of the first name in `table` matching `module`, as in PEFT; ``^NAME`` is a whole name."""
     found = (value for name, value in table.items() if f"^{module}" == name or matches(module, (name,)))
     return next(found, default)
 
 
 def escaped(names: Json) -> Json:
-    """One name, several, or the keys of a table, as regular expressions that match nothing but these names."""
+    """A name, several, or the keys of a table, as regular expressions that match only these names."""
     return _with_each(names, lambda name: name.replace(".", r"\."))
 
 
 def unescaped(expressions: Json) -> Json:
-    """The plain names that `escaped` made expressions of."""
+    """The plain names from which `escaped` made expressions."""
     return _with_each(expressions, lambda expression: expression.replace(r"\.", "."))
 
 

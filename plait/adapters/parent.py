@@ -1,4 +1,4 @@
-"""An adapter that another one comes from: which, how much of it, and whether it was trained on or stayed as it was."""
+"""An adapter that another one was derived from: its digest, its weight, and whether it was frozen."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST = 256
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the adapters that a run began with.
+    """One of the adapters that a run started from.
 
     Attributes:
         digest: SHA-256 of its safetensors file, hexadecimal.
-        weight: its product counted so often.
-        frozen: whether it stayed as it was beneath a new adapter; otherwise training went on from it.
+        weight: multiplier of its product.
+        frozen: whether it stayed unchanged beneath a new adapter; otherwise training continued from it.
     """
 
     digest: str
@@ -34,10 +34,10 @@ class Parent:
 
 
 def parents_from(value: Json) -> tuple[Parent, ...]:
-    """What `Parent.to_json` made of several; none for None.
+    """The inverse of `Parent.to_json` for several parents; none for None.
 
     Raises:
-        PeerError: it is something else.
+        PeerError: the value has another form.
     """
     if value is None:
         return ()

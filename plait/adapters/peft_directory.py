@@ -1,10 +1,10 @@
-"""An adapter as a directory that PEFT, vLLM, SGLang and the hub understand.
+"""An adapter as a directory for PEFT, vLLM, SGLang and the hub.
 
     adapter_config.json         PEFT's configuration, with the base's name and revision
     adapter_model.safetensors   the tensors; its metadata holds the provenance, as PEFT warns of unknown config keys
     README.md                   the model card
 
-A directory that PEFT or anybody else wrote is read with suspicion, and a pickled ``adapter_model.bin`` never.
+A directory written by PEFT or anybody else is not trusted, and a pickled ``adapter_model.bin`` is never read.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _PROVENANCE = "plait"
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 4096
 _TASKS = {"CAUSAL_LM": Task.CAUSAL_LM, "SEQ_CLS": Task.CLASSIFICATION}
-# Where a prompt's words came from; once it is trained its tensors say all.
+# Where a prompt's words came from; after training its tensors are sufficient.
 _PROMPT_TEXT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
-# With these LoRA's factors begin elsewhere, and the base stays what it is.
+# With these, LoRA's factors start elsewhere and the base is unchanged.
 _OTHER_DRAWS = ("eva", "orthogonal", "mica", "lora_ga")
-# What the same tensors mean: an adapter with another value of one of these is another adapter.
+# Settings that change the meaning of the tensors: another value of one of these is another adapter.
 _MEANING_KEYS = ("peft_type", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What plait writes beside the tensors, and PEFT has no place for.
+    """What plait stores with the tensors and PEFT has no place for.
 
     Attributes:
         base_fingerprint: of the base that the adapter was trained on, 64 hexadecimal digits.
@@ -52,8 +52,8 @@ class Provenance:
         labels: names of the classes, in index order.
         init_seed: seed of the initial adapter.
         spec_digest: `AdapterSpec.digest` in hexadecimal.
-        parents: the adapters that it comes from.
-        built_in: name of the base where it comes with plait.
+        parents: the adapters that it was derived from.
+        built_in: name of the base if it comes with plait.
     """
 
     base_fingerprint: str
@@ -67,14 +67,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """What a PEFT directory holds.
+    """The content of a PEFT directory.
 
     Attributes:
-        config: ``adapter_config.json``: settings that are checked (`checked_settings`), and the keys that name a place.
+        config: ``adapter_config.json``: checked settings (`checked_settings`), and the keys that name a place.
         tensors: by PEFT's names.
-        base_name: hub id or directory of the base, where it is given.
-        revision: of the base on the hub, where it is given.
-        provenance: None where plait did not write the directory.
+        base_name: hub id or directory of the base, if given.
+        revision: of the base on the hub, if given.
+        provenance: None if plait did not write the directory.
     """
 
     config: Mapping[str, Json]
@@ -85,16 +85,16 @@ class PeftAdapter:
 
     @property
     def base_here(self) -> str | None:
-        """What `locate_base` finds the base by, where it is given."""
+        """The name by which `locate_base` finds the base, if given."""
         return (self.provenance and self.provenance.built_in) or self.base_name
 
     @property
     def base_fingerprint(self) -> str | None:
-        """Fingerprint of the base that the adapter was trained on, where plait wrote it down."""
+        """Fingerprint of the base that the adapter was trained on, if plait stored it."""
         return self.provenance.base_fingerprint if self.provenance else None
 
     def spec(self) -> AdapterSpec:
-        """The spec of this adapter, read off its configuration and its tensors.
+        """The spec of this adapter, derived from its configuration and its tensors.
 
         Raises:
             PeerError: the task is neither a language model nor classification, or plait wrote the tensors for another
@@ -129,7 +129,7 @@ def save_peft_directory(
     card: str,
     parents: Sequence[Parent] = (),
 ) -> None:
-    """Write an adapter to `path`, in place of what was there; a crash leaves the old directory or the new one.
+    """Write an adapter to `path`, replacing what was there; a crash leaves the old directory or the new one.
 
     Args:
         path: the directory; its parent exists.
@@ -137,7 +137,7 @@ def save_peft_directory(
         state: its values, in the layout of `spec`.
         base: the base it was trained on.
         card: the text of ``README.md``, as `model_card` writes it.
-        parents: the adapters that it comes from.
+        parents: the adapters that it was derived from.
 
     Raises:
         MachineError: the parent is missing or read-only, or the disk is full.
@@ -159,7 +159,7 @@ def save_peft_directory(
         **({"parents": [parent.to_json() for parent in parents]} if parents else {}),
         **({"built_in": base.built_in} if base.built_in else {}),
     }
-    # "format" is what PEFT itself writes.
+    # "format" is the key that PEFT itself writes.
     metadata = {"format": "pt", _PROVENANCE: json.dumps(provenance, sort_keys=True)}
     with directory_written_aside(path) as aside:
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
@@ -176,8 +176,8 @@ def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapte
         max_bytes: refuse a larger ``adapter_model.safetensors``.
 
     Raises:
-        PeerError: a file is missing or not what it must be, the tensors are pickled, or the configuration has a key, a
-            type or a value that `checked_settings` does not allow.
+        PeerError: a file is missing or invalid, the tensors are pickled, or the configuration has a key, type or value
+            that `checked_settings` does not allow.
     """
     weights = path / WEIGHTS_FILE
     if not weights.is_file() and (path / _PICKLE_FILE).is_file():
@@ -198,7 +198,7 @@ def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapte
 def load_state(
     path: Path, spec: AdapterSpec, *, base_fingerprint: str | None = None, max_bytes: int = MAX_BYTES
 ) -> AdapterState:
-    """The values of the adapter in `path`, which must be an adapter as `spec` describes it.
+    """The values of the adapter in `path`, which must match `spec`.
 
     Args:
         path: a PEFT directory.

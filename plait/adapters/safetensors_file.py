@@ -1,7 +1,7 @@
-"""Float32 tensors in safetensors files: read from hands that need not be trusted, written the same bytes every time.
+"""Float32 tensors in safetensors files: read from untrusted sources, written with the same bytes every time.
 
-The safetensors library loads NaN, duplicate keys and a tensor named ``../../etc/x``, and writes its metadata in an
-order that changes from call to call; this module does neither. Knows nothing of adapters, only of named floats.
+The safetensors library loads NaN, duplicate keys and a tensor named ``../../etc/x``, and writes its metadata in a
+varying order; this module does neither. Knows nothing of adapters, only of named floats.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Flo
         max_bytes: refuse a larger file; 16-bit floats take twice their size in memory.
 
     Raises:
-        PeerError: the file cannot be read, is too large, or is not a sound file of named finite floats.
+        PeerError: the file cannot be read, is too large, or is not a valid file of named finite floats.
     """
     with _opened(path) as file:
         return _decode(file, size=_size(file), max_bytes=max_bytes)
@@ -60,10 +60,10 @@ def decode_safetensors(data: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The free-form metadata of the file at `path`; whoever wrote the file chose every character of it.
+    """The free-form metadata of the file at `path`; its author chose every character of it.
 
     Raises:
-        PeerError: the file cannot be read or its header is not sound.
+        PeerError: the file cannot be read or its header is invalid.
     """
     with _opened(path) as file:
         return dict(read_header(file, size=_size(file)).metadata)
@@ -73,7 +73,7 @@ def tensor_names(path: Path) -> list[str]:
     """The names of the tensors in the file at `path`, without reading their values.
 
     Raises:
-        PeerError: the file cannot be read or its header is not sound.
+        PeerError: the file cannot be read or its header is invalid.
     """
     with _opened(path) as file:
         return list(read_header(file, size=_size(file)).tensors)
@@ -113,7 +113,7 @@ def encode_arrays(arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[s
         }
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    # The format asks for the data to begin at a multiple of 8.
+    # The format requires the data to begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise ValueError(f"safetensors header has {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")

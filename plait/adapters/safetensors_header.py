@@ -1,11 +1,11 @@
-"""The header of a safetensors file, checked before a single value is read.
+"""The header of a safetensors file, checked before any value is read.
 
     8 bytes   length n of the header, little-endian
     n bytes   JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, …}
     the rest  the tensors' bytes, without gaps and without overlaps
 
-The reader is plait's own, because two parsers that understand one hostile header differently are a hole of their own.
-Any dtype passes here (a base has integer and 8-bit tensors); what an adapter may hold is `safetensors_file`'s business.
+plait has its own reader, because two parsers that understand one hostile header differently are a vulnerability.
+Any dtype passes here (a base has integer and 8-bit tensors); `safetensors_file` restricts those of an adapter.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -54,10 +54,10 @@ _BITS = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies.
+    """Position of one tensor.
 
     Attributes:
-        dtype: safetensors' name for it, ``F32``.
+        dtype: safetensors' name for it, such as ``F32``.
         shape: its dimensions; empty for a scalar.
         begin: position of its first byte in the file.
         end: position after its last byte.
@@ -76,21 +76,21 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a safetensors file says about itself: its tensors by name and its free-form metadata."""
+    """The header of a safetensors file: its tensors by name and its free-form metadata."""
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
 
 
 def read_header(stream: io.BufferedIOBase, *, size: int) -> SafetensorsHeader:
-    """Read and check the header of the safetensors file that `stream` stands at the start of.
+    """Read and check the header of the safetensors file at the start of `stream`.
 
     Args:
         stream: seekable bytes.
         size: bytes of the whole file.
 
     Raises:
-        PeerError: a length, name, dtype, shape or offset that no sound file has.
+        PeerError: a length, name, dtype, shape or offset that no valid file has.
     """
     prefix = stream.read(8)
     if len(prefix) < 8:

@@ -1,7 +1,7 @@
-"""What an adapter is, apart from its values: the method, PEFT's configuration of it, the task and the layout.
+"""An adapter without its values: method, PEFT configuration, task and layout.
 
-The layout is derived (base + configuration), so a spec of under a kilobyte tells a peer all it needs to build the same
-adapter. Knows no PEFT class: `peft_config` is the JSON that PEFT itself writes to ``adapter_config.json``.
+The layout is derived from base and configuration, so a spec of under a kilobyte is enough for a peer to build the same
+adapter. Knows no PEFT class: `peft_config` is the JSON that PEFT writes to ``adapter_config.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACE_KEYS = frozenset({"base_model_name_or_path", "revision", "inference_mode",
 
 
 class Task(StrEnum):
-    """What the base does with the adapter on top."""
+    """What the base does with the adapter."""
 
     CAUSAL_LM = "causal-lm"
     CLASSIFICATION = "classification"
@@ -31,17 +31,17 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """Method, configuration, task and layout of one adapter, and the seed its initial values come from.
+    """Method, configuration, task and layout of one adapter, and the seed of its initial values.
 
     Attributes:
-        method: the name that the user gives, ``lora``.
+        method: the user's name for it, such as ``lora``.
         peft_config: PEFT's configuration as JSON (``r``, ``lora_alpha``, ``target_modules`` …).
         task: causal language model or classification.
         labels: names of the classes, in index order; empty for a language model.
         layout: tensor names and shapes.
-        init_seed: both ends derive the same initial adapter from it, so that it need not travel.
-        init_rank: the rank that the initial adapter is drawn at, and then cut to `rank`: that of the server where
-            clients have lower ones, so that all begin with the same rows; 0 for the adapter's own.
+        init_seed: both ends derive the same initial adapter from it, so it need not be sent.
+        init_rank: the rank at which the initial adapter is drawn and from which it is cut to `rank`: the server's if
+            clients have lower ones, so that all start with the same rows; 0 for the adapter's own.
     """
 
     method: str
@@ -54,13 +54,13 @@ class AdapterSpec:
 
     @property
     def rank(self) -> int | None:
-        """Rank r of the low-rank factors, where the method has one."""
+        """Rank r of the low-rank factors, if the method has one."""
         value = self.peft_config.get("r")
         return value if isinstance(value, int) else None
 
     @property
     def alpha(self) -> float | None:
-        """LoRA's alpha: the product B A counts alpha / rank times (LoRA, arXiv 2106.09685, section 4.1)."""
+        """LoRA's alpha: the scaling factor of B A is alpha / rank (LoRA, arXiv 2106.09685, section 4.1)."""
         value = self.peft_config.get("lora_alpha")
         return float(value) if isinstance(value, (int, float)) else None
 
@@ -77,7 +77,7 @@ class AdapterSpec:
 
     @cached_property
     def text(self) -> str:
-        """`to_json()` as the one text that travels."""
+        """`to_json()` as the text that is sent."""
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
 
     @cached_property

@@ -1,6 +1,6 @@
-"""A spec as another party sent it: parsed and checked, but not yet matched with a base.
+"""A spec from another party: parsed and checked, but not yet matched with a base.
 
-Knows no PEFT class and builds nothing, so whoever is asked to carry an adapter can look at it first.
+Knows no PEFT class and builds nothing, so a client can inspect an adapter before it builds it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ MAX_SEED = (1 << 63) - 1
 
 _WHAT = "the adapter spec"
 _TASK_TYPES: Mapping[Task, str] = {Task.CAUSAL_LM: "CAUSAL_LM", Task.CLASSIFICATION: "SEQ_CLS"}
-# What tells one method from another where both have PEFT's type in common.
+# What distinguishes methods that share a PEFT type.
 _OWN_FLAGS: Mapping[str, str] = {"rslora": "use_rslora", "dora": "use_dora"}
 
 
 @dataclass(frozen=True)
 class SpecRequest:
-    """What `AdapterSpec.text` says.
+    """The content of `AdapterSpec.text`.
 
     Attributes:
         method: one of the methods of plait.
         peft_config: checked (`checked_settings`).
-        task: as in `AdapterSpec`, and so are the rest.
+        task: as in `AdapterSpec`, like the remaining fields.
     """
 
     method: str
@@ -45,18 +45,18 @@ class SpecRequest:
 
     @property
     def largest_rank(self) -> int:
-        """Of any module; 0 where the method has no rank."""
+        """Largest rank of any module; 0 if the method has no rank."""
         return largest_rank(self.peft_config)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the modules that are adapted, ``all-linear`` for all linear ones; none for a learned prompt."""
+        """Names of the adapted modules, ``all-linear`` for all linear ones; none for a learned prompt."""
         targets = self.peft_config.get("target_modules")
         return tuple(cast("list[str]", targets)) if isinstance(targets, list) else (str(targets),) if targets else ()
 
     @property
     def saved_modules(self) -> tuple[str, ...]:
-        """Names of the modules that are trained whole beside the adapter: a classifier's head."""
+        """Names of the modules that are trained in full, such as a classifier's head."""
         return tuple(cast("list[str]", self.peft_config.get("modules_to_save") or ()))
 
     @property
@@ -65,17 +65,18 @@ class SpecRequest:
         return cast("int", self.peft_config.get("num_virtual_tokens", 0))
 
     def unbuilt(self) -> AdapterSpec:
-        """The spec without its layout, for what needs task and labels only."""
+        """The spec without its layout, for code that needs only task and labels."""
         return AdapterSpec(
             self.method, self.peft_config, self.task, self.labels, Layout.of({}), self.seed, self.init_rank
         )
 
 
 def parse_spec(text: str) -> SpecRequest:
-    """Read and check a spec that another party sent.
+    """Read and check a spec from another party.
 
     Raises:
-        PeerError: it is no spec, has a method that this version does not know, or a setting that is not allowed.
+        PeerError: it is not a spec, names a method that this version does not know, or has a setting that is not
+            allowed.
     """
     spec = parse_object(text.encode("utf-8", "surrogatepass"), what=_WHAT, max_bytes=MAX_BYTES)
     stated = ("init_seed", "labels", "method", "peft_config", "task")

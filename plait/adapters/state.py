@@ -1,6 +1,6 @@
 """The values of an adapter: one read-only flat float32 buffer under a layout, and its arithmetic.
 
-Deltas are states too: `subtract(after, before)` is what a client sends. Nothing here knows what the tensors mean.
+Deltas are states too: a client sends `subtract(after, before)`. Nothing here knows what the tensors mean.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class AdapterState:
 
     @classmethod
     def from_tensors(cls, layout: Layout, tensors: Mapping[str, NDArray[np.generic]]) -> AdapterState:
-        """Pack tensors that must have exactly the layout's names and shapes.
+        """Pack tensors with exactly the layout's names and shapes.
 
         Raises:
             PeerError: a tensor is missing, unexpected, of another shape, not floating point, or not finite.
@@ -91,7 +91,7 @@ class AdapterState:
 
 def check_finite(state: AdapterState) -> None:
     """Raise PeerError naming the first tensor that holds a NaN or an infinity."""
-    # One reduction over the whole buffer is the common case; names are looked up only once it failed.
+    # One reduction over the whole buffer is the common case; names are looked up only if it fails.
     if np.isfinite(state.flat).all():
         return
     for name, tensor in state.items():
@@ -106,7 +106,7 @@ def add(left: AdapterState, right: AdapterState) -> AdapterState:
 
 
 def subtract(left: AdapterState, right: AdapterState) -> AdapterState:
-    """What `left` has over `right`, element by element in float32."""
+    """`left` minus `right`, element by element in float32."""
     _check_same_layout(left, right)
     return AdapterState(left.layout, left.flat - right.flat)
 

@@ -1,6 +1,6 @@
-"""JSON from outside: bounded, one object, no key twice, no NaN; whatever else arrives is a PeerError.
+"""JSON from outside: bounded, one object, no duplicate keys, no NaN; anything else is a PeerError.
 
-Knows nothing of what the objects mean; a caller still checks every type it relies on.
+Knows nothing of what the objects mean; callers still check every type that they rely on.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _shown.maxstring = _shown.maxother = 80
 
 
 def shown(value: object) -> str:
-    """`value` for an error message: a short `repr`, so that it brings no control characters and no megabytes along."""
+    """`value` for an error message: a short `repr`, without control characters and of bounded length."""
     return _shown.repr(value)
 
 
 def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
-    """The one JSON object that `data` holds.
+    """The JSON object in `data`.
 
     Args:
         data: UTF-8 text.
         what: its name in error messages.
-        max_bytes: refuse more than that, before parsing.
+        max_bytes: refuse more than that before parsing.
 
     Raises:
-        PeerError: too large, not UTF-8, not JSON, not an object, a key given twice, NaN or Infinity, or nested deeper
+        PeerError: too large, not UTF-8, not JSON, not an object, a duplicate key, NaN or Infinity, or nested deeper
             than `MAX_DEPTH`.
     """
     if len(data) > max_bytes:
@@ -56,7 +56,7 @@ def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
     except RecursionError as error:
         raise PeerError(f"{what} is nested too deep, expected at most {MAX_DEPTH} levels") from error
     except ValueError as error:
-        # The decoder's own message quotes none of the text but says where: line and column.
+        # The decoder's own message quotes no text, only line and column.
         raise PeerError(f"{what} is not JSON ({error}), expected one JSON object") from error
     if not isinstance(parsed, dict):
         raise PeerError(f"{what} holds {shown(parsed)}, expected a JSON object")
@@ -66,7 +66,7 @@ def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
 
 
 def _deeper_than(value: Json, limit: int) -> bool:
-    # Level by level instead of by recursion: the input decides the depth.
+    # Level by level instead of recursively: the input decides the depth.
     level: list[Json] = [value]
     for _ in range(limit):
         children: list[Json] = []

@@ -1,4 +1,4 @@
-"""Data before tokens: records, the user's own JSONL, built-in sets, and what the package registry carries of them."""
+"""Data before tokenisation: records, the user's own JSONL, built-in sets, and packages from the registry."""
 
 from plait.data.builtin import BUILTINS, check_data_name, load_dataset
 from plait.data.cache import cache_directory

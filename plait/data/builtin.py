@@ -1,4 +1,4 @@
-"""The data that plait knows by name, and how a name or a path becomes a dataset."""
+"""The data sets that plait knows by name, and loading a dataset from a name or a path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILTINS: Mapping[str, Callable[[Path, Progress], Dataset]] = {
 
 
 def check_data_name(name_or_path: str) -> None:
-    """Refuse a name that is no built-in's and no file's, without reading any data.
+    """Refuse a name that is neither a built-in nor a file, without reading any data.
 
     Raises:
         ConfigError, DataError: as `load_dataset`.
@@ -33,13 +33,13 @@ def load_dataset(name_or_path: str, *, cache: Path, progress: Progress) -> Datas
 
     Args:
         name_or_path: what the user gave as ``--data``.
-        cache: where fetched packages are kept.
-        progress: is told what is fetched.
+        cache: where downloaded packages are kept.
+        progress: is told what is downloaded.
 
     Raises:
         ConfigError: neither a built-in nor a file; the nearest name is given.
-        DataError: the file is not what `read_jsonl` takes.
-        MachineError, PeerError: the built-in cannot be fetched.
+        DataError: `read_jsonl` does not accept the file.
+        MachineError, PeerError: the built-in cannot be downloaded.
     """
     if load := BUILTINS.get(name_or_path):
         return load(cache, progress)

@@ -1,7 +1,7 @@
-"""Where fetched packages, converted bases, compiled kernels and what was measured are kept between runs.
+"""The cache of downloaded packages, converted bases, compiled kernels and measurements.
 
-What lies there is loaded and believed, so it must be this user's alone (`plait.files.is_ours`). Where others can write
-the cache, a directory of this process takes its place.
+Its content is loaded and trusted, so it must be writable only by this user (`plait.files.is_ours`). If others can write
+the cache, a private temporary directory replaces it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """The cache directory, made if it is missing: `PLAIT_CACHE` of the environment, or else the user's cache.
+    """The cache directory, made if missing: `PLAIT_CACHE` of the environment, or else the user's cache.
 
-    Nobody but this user and root can put or change anything there. Where that is not so of the one that was chosen, it
-    is left alone, which is said once, and a temporary directory serves until the process ends.
+    Nobody but this user and root can write there. If that is not so for the chosen directory, it is left alone with a
+    warning, and a temporary directory is used until the process ends.
 
     Raises:
         MachineError: it cannot be made or written.
@@ -38,7 +38,7 @@ def cache_directory() -> Path:
     try:
         make_private_directory(path)
         path = path.resolve()
-        # Not all that lies below: whoever reads an entry looks at the whole of it.
+        # Not everything below it: each entry is checked when it is read.
         wrong = others_can_change(path, depth=1)
     except OSError as error:
         raise MachineError(f"cannot make the cache directory '{path}': {error.strerror or error}; {_ADVICE}") from error
@@ -54,6 +54,6 @@ def _stand_in(wrong: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="plait-cache-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     if also := others_can_change(path):
-        raise MachineError(f"{wrong}, and {also}: there is no place for a cache; {_ADVICE}")
-    _LOGGER.warning("cache not used: %s; take that away (chmod, chown) or %s", wrong, _ADVICE)
+        raise MachineError(f"{wrong}, and {also}: no directory can be used as a cache; {_ADVICE}")
+    _LOGGER.warning("cache not used: %s; remove that access (chmod, chown) or %s", wrong, _ADVICE)
     return path

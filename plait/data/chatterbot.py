@@ -1,7 +1,7 @@
 """Built-in `chatterbot`: short conversations in 28 languages (PyPI chatterbot-corpus, BSD).
 
-One PROMPT record a conversation: its first line and the first answer to it. Where a conversation goes on, the corpus
-means further turns in some files and other answers in others, so the rest is left out. Columns ``language``, ``topic``.
+One PROMPT record per conversation: its first line and the first answer. In longer conversations the corpus means
+further turns in some files and alternative answers in others, so the rest is left out. Columns ``language``, ``topic``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MEMBERS = "chatterbot_corpus/data/"
 
 
 def load(cache: Path, progress: Progress) -> Dataset:
-    """Read the corpus, fetching it the first time.
+    """Read the corpus, downloading it the first time.
 
     Raises:
         MachineError, PeerError: as `fetch_package_files`.
@@ -36,7 +36,7 @@ def read_corpus(root: Path) -> list[Record]:
     for path in sorted(root.glob("*/*.yml")):
         columns = {"language": path.parent.name, "topic": path.stem.lower()}
         with path.open(encoding="utf-8") as file:
-            # The base loaders give strings, lists and dicts only: no "no" that turns into False, no objects.
+            # The base loaders give only strings, lists and dicts: no "no" that becomes False, no objects.
             document = cast("dict[str, list[object]]", yaml.load(file, Loader=loader))  # noqa: S506
         for conversation in document.get("conversations", []):
             match conversation:

@@ -1,4 +1,4 @@
-"""Count what a client's records are about, for the ledger: labels, or a short column that names topics."""
+"""Counts of a client's records by label or by a topic-like column, for the ledger."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ EMPTY = "(empty)"
 
 
 def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "") -> dict[str, int]:
-    """Count some of a dataset's records by label, or else by the column with the fewest distinct values.
+    """Count records by label, or else by the column with the fewest distinct values.
 
     Args:
-        records: the records to count, a client's share of the dataset.
-        dataset: all records; they decide on the column, so that all clients are counted alike.
-        besides: a column that says nothing new (each client has one value of it); taken only where there is no other.
+        records: the records to count, one client's share of the dataset.
+        dataset: all records; they determine the column, so that all clients are counted alike.
+        besides: a column that says nothing new (each client has one value of it); used only if there is no other.
 
     Returns:
         Count by name, most frequent first; at most 32 names, the rest under ``(other)``, each on one line and of at
-        most 40 characters. Empty where nothing can be counted.
+            most 40 characters. Empty if nothing can be counted.
     """
     column = "label" if dataset.kind is RecordKind.LABEL else _topic_column(dataset, besides)
     if not column:
@@ -46,6 +46,6 @@ def _short(name: str) -> str:
 
 def _topic_column(dataset: Dataset, besides: str) -> str:
     distinct = {name: len(set(dataset.column(name))) for name in dataset.column_names}
-    # A column that nearly every record has its own value of (a path, a date) counts nothing.
+    # A column with a different value in nearly every record (a path, a date) counts nothing.
     telling = [name for name, count in distinct.items() if count <= max(1, len(dataset.records) // 2)]
     return min(telling, key=lambda name: (name == besides, distinct[name], name), default="")

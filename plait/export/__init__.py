@@ -1,4 +1,4 @@
-"""The way out to serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
+"""Export for serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
 
 from plait.export.outlets import Outlets
 from plait.export.publish import load_into_vllm, publish

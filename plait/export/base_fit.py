@@ -1,4 +1,4 @@
-"""Whether an adapter's factors fit the layers of a base, told from the base's config alone."""
+"""Whether an adapter's factors fit the layers of a base, from the base's config alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import BaseMismatchError, ConfigError
 
 if TYPE_CHECKING:
-    # At run time it would bring torch along, which most refusals need not wait for.
+    # At run time it would import torch, which most refusals need not wait for.
     from plait.training.export_weights import BaseShape
 
 _PEFT_PREFIX = "base_model.model."
@@ -20,7 +20,7 @@ def module_name(pair: Pair) -> str:
 
 
 def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
-    """Refuse an adapter that has a factor for a layer which the base lacks, or has in another shape.
+    """Refuse an adapter with a factor for a layer that the base lacks or has in another shape.
 
     Args:
         geometry: of the adapter.
@@ -28,15 +28,15 @@ def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
         base: its name, for the message.
 
     Raises:
-        BaseMismatchError: a layer is missing or of another shape.
-        ConfigError: the adapter changes an embedding, or the output layer where that is the embedding.
+        BaseMismatchError: a layer is missing or has another shape.
+        ConfigError: the adapter changes an embedding, or an output layer tied to it.
     """
     for pair in geometry.pairs:
         name = module_name(pair)
         if ".lora_embedding_" in pair.a.name or (shape.tied and name == shape.output):
             tied = ", which is also the output layer," if shape.tied else ""
             raise ConfigError(
-                f"the adapter changes the embedding of base '{base}'{tied} and only PEFT applies that rightly: "
+                f"the adapter changes the embedding of base '{base}'{tied} and only PEFT applies that correctly: "
                 "export --to peft, or train with --target-modules all-linear"
             )
         expected = shape.linear.get(name)

@@ -1,4 +1,4 @@
-"""The README.md of an export: YAML that the hub reads, where the weights come from, and how to use them."""
+"""The README.md of an export: YAML for the hub, the origin of the weights, and how to use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from plait.adapters.model_card import before_training, escaped, parent_rows
 from plait.export.source import Source
 
-# A directory's name stays off the card: it means nothing elsewhere.
+# A directory's name is left out of the card: it means nothing elsewhere.
 BASE_ELSEWHERE = "path/to/the/base"
 HERE = "path/to/this/directory"
 
@@ -23,7 +23,7 @@ class CardStyle:
     Attributes:
         library: the hub's name of the library that loads the files.
         relation: the hub's word for what they are to the base: adapter or finetune.
-        what: one sentence that says what the files are.
+        what: one sentence that describes the files.
     """
 
     library: str
@@ -35,21 +35,21 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
     """The card of exported weights.
 
     Args:
-        source: the adapter as it was exported.
+        source: the exported adapter.
         style: of the target.
         language: of `usage`, for the fence: ``python`` or ``sh``.
         usage: lines to paste.
-        notes: what else the reader should know, a sentence each.
+        notes: further remarks, one sentence each.
     """
     spec, base, facts = source.spec, source.base, source.facts
     rows = [
-        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, known by its fingerprint"),
+        ("Base", f"`{base.hub_id}`" if base.hub_id else "a local one, identified by its fingerprint"),
         ("Revision of the base", escaped(base.revision) if base.revision else None),
         ("Base fingerprint", f"`{base.fingerprint}`"),
         ("Method", escaped(spec.method)),
         ("Rank, alpha", None if spec.rank is None or spec.alpha is None else f"{spec.rank}, {spec.alpha:g}"),
         ("Labels", ", ".join(escaped(label) for label in spec.labels) or None),
-        ("Own adapter of client", escaped(source.client) or None),
+        ("Personalized adapter of client", escaped(source.client) or None),
         ("Rounds", _shown(facts.get("rounds"), "g")),
         ("Clients", _shown(facts.get("clients"), "g")),
         *parent_rows(source.parents),

@@ -1,8 +1,8 @@
-"""A LoRA adapter as one GGUF file, which llama.cpp and what is built on it put on a base in GGUF.
+"""A LoRA adapter as one GGUF file, for a base in GGUF in llama.cpp and programs built on it.
 
-llama.cpp names tensors its own way and scales a product by alpha / rank, with the rank of each pair and one alpha for
-all; what else scales a module is multiplied into B. For some architectures its bases have the rows of queries and keys
-in another order (pairs of a rotation side by side), and so has B.
+llama.cpp has its own tensor names and scales a product by alpha / rank, with the rank of each pair and one alpha for
+all; any other scaling is multiplied into B. For some architectures its bases have the rows of queries and keys in
+another order (pairs of a rotation side by side), and so has B.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -33,7 +33,7 @@ from plait.files import write_atomically
 from plait.training.bases import Progress, locate_config
 
 if TYPE_CHECKING:
-    # At run time it would bring torch along, which most refusals need not wait for.
+    # At run time it would import torch, which most refusals need not wait for.
     from plait.training.export_weights import BaseShape
 
 ADAPTER_FILE = "adapter.gguf"
@@ -47,10 +47,10 @@ _NUMPY_TYPES = {Float.F32: np.float32, Float.F16: np.float16}
 
 @dataclass(frozen=True)
 class _Architecture:
-    """How llama.cpp holds the bases of one model type.
+    """How llama.cpp stores the bases of one model type.
 
     Attributes:
-        arch: its own name.
+        arch: llama.cpp's name.
         reordered: whether rows of queries and keys are reordered.
     """
 
@@ -74,12 +74,12 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 
 @dataclass(frozen=True)
 class GgufAdapter:
-    """An adapter that has been found fit for GGUF.
+    """An adapter that has been checked for GGUF.
 
     Attributes:
-        fitted: the adapter, at the rank asked for.
+        fitted: the adapter, at the rank requested.
         geometry: its pairs.
-        shape: its base's.
+        shape: of its base.
         names: llama.cpp's tensor names by module.
     """
 
@@ -90,10 +90,10 @@ class GgufAdapter:
 
 
 def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that llama.cpp can hold the adapter.
+    """Check that llama.cpp supports the adapter.
 
     Raises:
-        ConfigError: it is no plain LoRA, or llama.cpp has no place for it or its base.
+        ConfigError: it is not plain LoRA, or llama.cpp does not support it or its base.
         BaseMismatchError: it does not fit the base.
     """
     adapter = fit_gguf(request, progress)
@@ -117,7 +117,7 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
 
 
 def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
-    """Everything about a GGUF adapter that can be refused.
+    """Make every check that can refuse a GGUF adapter.
 
     Raises:
         ConfigError, BaseMismatchError: as for `prepare_gguf`.
@@ -127,7 +127,7 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
     fitted = at_rank(request)
     source = fitted.source
     geometry = plain_lora(source, use="llama.cpp", instead=instead)
-    progress("looking at the base's layers")
+    progress("reading the base's layers")
     from plait.training.export_weights import describe_base
 
     base = source.base
@@ -145,7 +145,7 @@ def write_gguf(path: Path, adapter: GgufAdapter, kind: Float) -> None:
     """Write the adapter as a GGUF file.
 
     Raises:
-        ConfigError: a value is too large for the type asked for.
+        ConfigError: a value is too large for the data type.
         MachineError: the file cannot be written.
     """
     source, architecture = adapter.fitted.source, ARCHITECTURES[adapter.shape.model_type]
@@ -207,7 +207,7 @@ def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -
             )
         found[pair.module] = f"{stem}.weight"
         if len(found[pair.module]) + len(".lora_a") >= _MAX_NAME_CHARACTERS:
-            raise ConfigError(f"llama.cpp's name '{found[pair.module]}' is too long for it: {instead}")
+            raise ConfigError(f"llama.cpp's name '{found[pair.module]}' is too long for GGUF: {instead}")
     return found
 
 
@@ -216,7 +216,7 @@ def _usage(path: str) -> str:
 
 
 def _conversion(base: BaseReference, directory: str) -> str:
-    """How the base becomes a GGUF file; the script is in llama.cpp's source."""
+    """Command that converts the base to GGUF; the script is in llama.cpp's source."""
     revision = f" --revision {shlex.quote(base.revision)}" if base.revision else ""
     fetch = f"hf download {shlex.quote(base.hub_id)}{revision} --local-dir base && " if base.hub_id else ""
     place = "base" if base.hub_id else shlex.quote(directory)

@@ -1,9 +1,9 @@
-"""A whole model with the adapter in its weights: any program that loads the base loads it, and nothing else is needed.
+"""A whole model with the adapter merged into its weights, for any program that loads the base.
 
-Plain LoRA is merged on disk: the base's files are copied and only the changed tensors written over, a few rows at a
-time, W + scale * B A in float32 and rounded once to the type that the base is stored in. So memory does not grow with
-the base, and files, shards and names stay the base's own. What is more than plain LoRA goes through PEFT, with the
-whole base in memory.
+Plain LoRA is merged on disk: the base's files are copied and only the changed tensors overwritten, a few rows at a
+time, W + scale * B A in float32 and rounded once to the base's data type. So memory does not grow with the base, and
+files, shards and names stay the base's own. Anything beyond plain LoRA goes through PEFT, with the whole base in
+memory.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
 _NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-# Rows of a weight at a time: 64 MB of float32 for the widest layers there are.
+# Rows of a weight at a time: 64 MB of float32 for the widest layers.
 _BLOCK_ELEMENTS = 1 << 24
 
 
 def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that the adapter can become a part of its base's weights.
+    """Check that the adapter can be merged into its base's weights.
 
     Raises:
-        ConfigError: the method adds to the input instead, a rank is asked for, or the base's weights are quantised.
+        ConfigError: the method changes the input instead, a rank is given, or the base's weights are quantised.
         BaseMismatchError: the adapter belongs to another base.
-        MachineError: the base is not at hand.
+        MachineError: the base is not available.
     """
     source = request.source
     if request.rank is not None:
         raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")
     if source.peft_type in INPUT_METHODS:
         raise ConfigError(
-            f"adapter '{source.name}' is made by {source.spec.method}, which adds to the input and not to weights: "
+            f"adapter '{source.name}' is made by {source.spec.method}, which changes the input, not the weights: "
             "export --to peft"
         )
     located = locate_weights(source, progress=progress)
-    progress("looking at the base's layers")
+    progress("reading the base's layers")
     from plait.training.export_weights import describe_base, merge_with_peft
 
     shape = describe_base(located.directory, source.spec.task, source.spec.labels)
     if shape.quantised:
         raise ConfigError(
             f"weights of base '{source.base.name}' are quantised, so a merge would round them again: "
-            "give the base it was made from as --base, or export --to peft"
+            "pass the base that it was made from as --base, or export --to peft"
         )
     geometry = geometry_of(source.spec)
     in_place = lora_fault(source.spec) is None and source.spec.task is Task.CAUSAL_LM
@@ -93,7 +93,7 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
     """Add every product of `state` to the weight of its module, in the model directory `folder`.
 
     Raises:
-        ConfigError: a merged weight is too large for the type that it is stored in.
+        ConfigError: a merged weight is too large for its data type.
         MachineError: a file cannot be read or written.
     """
     places = _places(folder)
@@ -106,11 +106,11 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
 
 
 def copy_model(directory: Path, folder: Path) -> None:
-    """Copy a model's weights, configuration and tokenizer, and nothing else that lies beside them.
+    """Copy a model's weights, configuration and tokenizer, and no other files.
 
     Args:
         directory: a base that has been fingerprinted.
-        folder: where to; made if it is not there.
+        folder: the destination; made if missing.
 
     Raises:
         MachineError: a file cannot be read or written.
@@ -156,7 +156,7 @@ def _to_float32(stored: NDArray[np.generic], dtype: str) -> Float32:
 
 def _from_float32(values: Float32, dtype: str) -> NDArray[np.generic]:
     if dtype == "BF16":
-        # To the nearest, ties to the one whose last bit is 0.
+        # To nearest, ties to even.
         bits = values.view(np.uint32)
         odd = (bits >> np.uint32(16)) & np.uint32(1)
         return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")
@@ -165,7 +165,7 @@ def _from_float32(values: Float32, dtype: str) -> NDArray[np.generic]:
 
 
 def _is_stored(geometry: Geometry, directory: Path) -> bool:
-    """Whether every changed weight lies in the base's files under its module's name, as a plain matrix of floats."""
+    """Whether every changed weight is in the base's files under its module's name, as a plain matrix of floats."""
     places = _places(directory)
     found = [(places.get(f"{module_name(pair)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
     return all(place and place[1].dtype in _NUMPY_TYPES and place[1].shape == shape for place, shape in found)
@@ -182,7 +182,7 @@ def _places(directory: Path) -> Mapping[str, tuple[Path, TensorEntry]]:
 
 
 def _weight_files(directory: Path) -> list[str]:
-    # The base has just been fingerprinted: its index is sound and names files beside it.
+    # The base has just been fingerprinted: its index is valid and names files beside it.
     if (directory / _WEIGHTS).is_file():
         return [_WEIGHTS]
     index = cast("dict[str, dict[str, str]]", json.loads((directory / _INDEX).read_bytes()))

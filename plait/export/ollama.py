@@ -1,7 +1,8 @@
-"""A Modelfile for Ollama beside the adapter in GGUF.
+"""A Modelfile for Ollama together with the adapter in GGUF.
 
-Ollama makes the base from a directory of safetensors, a GGUF file or a model of its own (``FROM``) and puts the adapter
-on it (``ADAPTER``). It cannot fetch a base from the hub by its plain name. A path in a Modelfile is relative to it.
+Ollama makes the base from a directory of safetensors, a GGUF file or one of its own models (``FROM``) and adds the
+adapter (``ADAPTER``). It cannot download a base from the hub by its plain name. A path in a Modelfile is relative to
+it.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from plait.export.source import Source, ascii_name, locate_weights
 from plait.files import write_atomically
 from plait.training.bases import Progress
 
-# Where a base goes that neither Ollama nor the hub has.
+# Placeholder for a base that neither Ollama nor the hub has.
 _BASE_COPY = "./base"
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF with a Modelfile, for Ollama.")
 
 
 def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that Ollama can hold the adapter and find its base.
+    """Check that Ollama supports the adapter and finds its base.
 
     Raises:
-        ConfigError: as for GGUF; or the base is none that Ollama finds by itself.
+        ConfigError: as for GGUF; or Ollama cannot find the base.
         BaseMismatchError: the adapter does not fit the base.
     """
     base = _base(request)
@@ -51,19 +52,19 @@ def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
 
 
 def _base(request: ExportRequest) -> str:
-    """What FROM names: a name in Ollama, or a path from the Modelfile to the base."""
+    """The value of FROM: a name in Ollama, or a path from the Modelfile to the base."""
     base = request.source.base
     name = request.served_base or base.origin.ollama or (_BASE_COPY if base.built_in else base.name)
     if not request.served_base and name == base.name:
         if not Path(name).is_dir():
             raise ConfigError(
-                f"base '{name}' is no directory on this machine, and Ollama does not fetch it by that name: "
-                "give --served-base with its name in Ollama (llama3.2:1b) or a GGUF file"
+                f"base '{name}' is not a directory on this machine, and Ollama does not know it by that name: "
+                "pass its name in Ollama (llama3.2:1b) or a GGUF file as --served-base"
             )
         name = os.path.relpath(name, request.directory)
         name = name if name.startswith("..") else f"./{name}"
     if "\n" in name or '"' in name:
-        raise ConfigError(f"base {name!r} has a quote or a line break in its name, which a Modelfile cannot hold")
+        raise ConfigError(f"base {name!r} has a quote or a line break in its name, which a Modelfile cannot contain")
     return name
 
 

@@ -1,8 +1,8 @@
-"""Where the adapter of every round goes while a run goes on: a directory, a running vLLM, or both.
+"""Places to publish the adapter of every round during a run: a directory, a running vLLM, or both.
 
-``DIR``, ``http://HOST:PORT``, or both with a comma between. vLLM reads the adapter from a directory that it sees too:
-the one given, or ``RUN/published``. What is wrong with a place is said before the first round; what fails later must
-not cost a round, so it is handed back in words.
+``DIR``, ``http://HOST:PORT``, or both, separated by a comma. vLLM reads the adapter from a directory that it can also
+see: the one given, or ``RUN/published``. Wrong places are reported before the first round; later failures must not
+cost a round, so they are returned as text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Outlets:
     Attributes:
         directory: where rounds are copied to.
         servers: addresses of running vLLMs (or of `plait serve`).
-        name: what requests call the adapter.
+        name: the model name in requests.
         api_key: of the servers, or empty.
     """
 
@@ -36,17 +36,17 @@ class Outlets:
 
     @classmethod
     def of(cls, places: str, *, run: Path, spec: AdapterSpec, api_key: str = "") -> Outlets | None:
-        """Read what the user wrote; None where it is empty.
+        """Parse the user's setting; None if it is empty.
 
         Args:
             places: directories and addresses, separated by commas.
-            run: the run directory; its name is what requests call the adapter.
+            run: the run directory; its name is the model name in requests.
             spec: of the adapter that will be published.
             api_key: of the servers, or empty.
 
         Raises:
-            ConfigError: two directories, no address, a directory that is somebody else's, or an adapter that vLLM
-                does not take.
+            ConfigError: two directories, an invalid address, a directory used by something else, or an adapter that
+                vLLM does not support.
         """
         given = [place.strip() for place in places.split(",") if place.strip()]
         servers = [place for place in given if "://" in place]
@@ -60,7 +60,7 @@ class Outlets:
         fault = "has a classification head" if spec.task is Task.CLASSIFICATION else lora_fault(spec)
         if servers and fault is not None:
             raise ConfigError(
-                f"publish names '{servers[0]}', but this adapter {fault}, and vLLM takes plain LoRA of a language "
+                f"publish names '{servers[0]}', but this adapter {fault}, and vLLM needs plain LoRA of a language "
                 "model: publish to a directory only"
             )
         directory = Path(directories[0]).expanduser() if directories else run / "published"
@@ -68,10 +68,10 @@ class Outlets:
         return cls(directory, tuple(servers), run.resolve().name, api_key)
 
     def publish(self, adapter: Path, *, round_number: int) -> tuple[str, ...]:
-        """Hand out the PEFT directory of a round.
+        """Publish the PEFT directory of a round.
 
         Returns:
-            What went wrong, a sentence each; empty where all places have it.
+            The failures, one sentence each; empty if all places have it.
         """
         try:
             copy = publish(adapter, self.directory, round_number=round_number)

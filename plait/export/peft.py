@@ -1,4 +1,4 @@
-"""A PEFT directory: what PEFT, the hub and most servers read, with the base's name and revision and a card."""
+"""A PEFT directory for PEFT, the hub and most servers, with the base's name and revision and a card."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _AUTO_CLASS = {
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target is told)
-    """Check that the adapter can be given as a PEFT directory of the rank asked for.
+    """Check that the adapter can be written as a PEFT directory of the given rank.
 
     Raises:
-        ConfigError: a rank is asked for and the adapter is no plain LoRA.
+        ConfigError: a rank is given and the adapter is not plain LoRA.
     """
     fitted = at_rank(request)
 
@@ -33,7 +33,7 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
         source = fitted.source
         usage = peft_usage(source, base=base_in_commands(source.base), directory=str(request.directory))
         elsewhere = peft_usage(source, base=source.base.hub_id or BASE_ELSEWHERE, directory=HERE)
-        # An adapter that is handed on as it is keeps the card that says how it came about.
+        # An unchanged adapter keeps its card, which says how it was made.
         kept = source.card if source is request.source else None
         card = kept or export_card(source, STYLE, language="python", usage=elsewhere, notes=rank_notes(fitted))
         save_peft_directory(
@@ -45,10 +45,10 @@ def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa:
 
 
 def at_rank(request: ExportRequest) -> Uniform:
-    """The adapter at the rank that the request names, or as it is.
+    """The adapter at the requested rank, or unchanged.
 
     Raises:
-        ConfigError: a rank is asked for and the adapter is no plain LoRA.
+        ConfigError: a rank is given and the adapter is not plain LoRA.
     """
     if request.rank is None:
         return Uniform(request.source, 0.0)
@@ -59,10 +59,10 @@ def at_rank(request: ExportRequest) -> Uniform:
 
 
 def rank_notes(fitted: Uniform) -> tuple[str, ...]:
-    """What the card says where a rank was cut."""
+    """The card's note if a rank was cut."""
     if not fitted.lost:
         return ()
-    return (f"Cut to rank {fitted.source.spec.rank}: {fitted.lost:.2%} of the norm of the change was lost.",)
+    return (f"Cut to rank {fitted.source.spec.rank}: {fitted.lost:.2%} of the norm of the weight change was lost.",)
 
 
 def peft_usage(source: Source, *, base: str, directory: str) -> str:

@@ -1,8 +1,8 @@
-"""Whether an adapter is plain LoRA: pairs of factors on linear layers, and nothing else that changes what they mean.
+"""Whether an adapter is plain LoRA: pairs of factors on linear layers, and nothing else that changes their meaning.
 
-What servers load is W + scale * B A. PEFT can hold more in the same files (DoRA's magnitudes, trained biases, whole
-modules), and a server that overlooks it answers wrongly without a word. So each of these is named and refused here;
-what no method of plait has is refused when the directory is read (`plait.adapters.peft_settings`).
+Servers load W + scale * B A. PEFT can store more in the same files (DoRA's magnitudes, trained biases, whole modules),
+and a server that ignores it gives wrong answers silently. So each of these is named and refused here; features that no
+method of plait has are refused when the directory is read (`plait.adapters.peft_settings`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from plait.aggregation.geometry import Geometry, geometry_of
 from plait.errors import ConfigError
 from plait.export.source import Source
 
-# They add to the input and change no weight, so nothing but PEFT applies them.
+# They change the input and no weight, so only PEFT applies them.
 INPUT_METHODS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 _FEATURES = {
     "use_dora": "is DoRA, which has magnitudes beside the factors",
@@ -26,18 +26,20 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
 
     Args:
         source: the adapter.
-        use: what needs it plain, for the message: ``vLLM``.
-        instead: the nearest thing that works.
+        use: the feature that needs plain LoRA, for the message, such as ``vLLM``.
+        instead: the nearest alternative.
 
     Raises:
-        ConfigError: it is something else; the message says what.
+        ConfigError: it is not plain LoRA; the message says why.
     """
     head = "has a classification head" if source.spec.task is Task.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)
     if source.peft_type in INPUT_METHODS:
         instead = "export --to peft, or train with --method lora"
     if fault is not None:
-        raise ConfigError(f"adapter '{source.name}' {fault}, {use} takes plain LoRA of a language model: {instead}")
+        raise ConfigError(
+            f"adapter '{source.name}' {fault}, {use} supports only plain LoRA of a language model: {instead}"
+        )
     return geometry_of(source.spec)
 
 
@@ -53,4 +55,4 @@ def lora_fault(spec: AdapterSpec) -> str | None:
     if bias not in (None, "none"):
         return f"trains biases (bias is '{bias}')"
     others = geometry_of(spec).others
-    return f"holds '{others[0].name}', which is no factor of LoRA" if others else None
+    return f"holds '{others[0].name}', which is not a factor of LoRA" if others else None

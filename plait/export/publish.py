@@ -1,9 +1,9 @@
-"""Hand out the adapter of each round: into a directory that servers read, and into a running vLLM.
+"""Publish the adapter of each round: into a directory that servers read, and into a running vLLM.
 
-    PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is just reading one can finish
+    PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is reading one can finish
     PLACE/latest          a symbolic link to the newest
 
-Both appear whole or not at all. vLLM is told by its load endpoint, which it has only when it is started with
+Both appear atomically. vLLM is told through its load endpoint, which it has only if it is started with
 ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``.
 """
 
@@ -37,16 +37,16 @@ def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> 
 
     Args:
         adapter: a PEFT directory.
-        place: where servers look; made if it is not there.
-        round_number: names the copy; a round that is published again replaces its copy.
-        keep: copies that stay, this one included.
+        place: the published directory; made if missing.
+        round_number: names the copy; publishing a round again replaces its copy.
+        keep: copies to keep, including this one.
 
     Returns:
         The copy, ``place/round-NNNNNN``.
 
     Raises:
-        ConfigError: `adapter` is no PEFT directory, or ``latest`` is there and no link.
-        MachineError: `place` is read-only or full; ``latest`` is as it was.
+        ConfigError: `adapter` is not a PEFT directory, or ``latest`` exists and is not a link.
+        MachineError: `place` is read-only or full; ``latest`` is unchanged.
     """
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter / name).is_file()]
     if missing:
@@ -68,33 +68,33 @@ def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> 
 
 
 def check_place(place: Path) -> None:
-    """Refuse a directory that something else keeps its files in.
+    """Refuse a directory that something else uses.
 
     Raises:
-        ConfigError: it is a file, or its ``latest`` is there and no link.
+        ConfigError: it is a file, or its ``latest`` exists and is not a link.
     """
     link = place / LATEST
     if place.exists() and not place.is_dir():
         raise ConfigError(f"'{place}' is a file, expected a directory to publish to")
     if link.exists() and not link.is_symlink():
-        raise ConfigError(f"'{link}' is no symbolic link, expected a directory that only plait publishes to")
+        raise ConfigError(f"'{link}' is not a symbolic link, expected a directory that only plait publishes to")
 
 
 def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 60.0, api_key: str = "") -> None:
-    """Make a running vLLM serve the adapter in `adapter` as `name`, in place of what it served under that name.
+    """Make a running vLLM serve the adapter in `adapter` as `name`, replacing its current adapter of that name.
 
-    Newer versions exchange an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
-    requests in between are answered with an error.
+    Newer versions replace an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
+    requests in between fail.
 
     Args:
-        server: address, ``http://localhost:8000``.
-        name: what requests call the adapter (their ``model``).
-        adapter: a PEFT directory under a path that the server sees too.
-        timeout_s: of each request; loading waits for what the server is computing.
-        api_key: what the server was given as ``--api-key``, or empty.
+        server: address, such as ``http://localhost:8000``.
+        name: the model name in requests.
+        adapter: a PEFT directory under a path that the server can also see.
+        timeout_s: per request; loading waits for the server's current computation.
+        api_key: the server's ``--api-key``, or empty.
 
     Raises:
-        ConfigError: the address is no HTTP address.
+        ConfigError: the address is not an HTTP address.
         PeerError: vLLM refuses the adapter, or has no load endpoint.
         MachineError: nobody answers there in time.
     """
@@ -157,10 +157,10 @@ class _Vllm:
 
 
 def check_address(server: str) -> str:
-    """The address in the form that requests take.
+    """The address in the form for requests.
 
     Raises:
-        ConfigError: it is no HTTP address.
+        ConfigError: it is not an HTTP address.
     """
     address = server.rstrip("/").removesuffix("/v1")
     if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/-]*)?", address):

@@ -1,4 +1,4 @@
-"""What every target of an export takes and gives. Knows no format."""
+"""The common inputs and outputs of export targets. Knows no format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plait.training.bases import Progress
 
 
 class Float(StrEnum):
-    """Type of the numbers in a GGUF file."""
+    """Data type in a GGUF file."""
 
     F32 = "f32"
     F16 = "f16"
@@ -21,14 +21,14 @@ class Float(StrEnum):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is asked for.
+    """A request to export.
 
     Attributes:
         source: the adapter.
-        directory: where it will lie in the end; commands name it.
+        directory: the final directory; commands name it.
         rank: of every module, or None to leave ranks to the target.
-        served_base: what the serving program calls the base, or empty for the base's own name.
-        gguf_float: type of the numbers in a GGUF file.
+        served_base: the serving program's name of the base, or empty for the base's own name.
+        gguf_float: data type in a GGUF file.
     """
 
     source: Source
@@ -40,7 +40,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Command:
-    """Something to paste into a shell, and what it does."""
+    """A command for the shell, and its purpose."""
 
     purpose: str
     text: str
@@ -48,12 +48,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Written:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
         commands: how to use it.
-        rank: of every module, where all have the same.
-        lost: share of the norm of the change that a lower rank could not hold; 0 where nothing was cut.
+        rank: of every module, if all have the same.
+        lost: fraction of the norm of the weight change that a lower rank could not hold; 0 if nothing was cut.
     """
 
     commands: tuple[Command, ...]
@@ -61,6 +61,6 @@ class Written:
     lost: float = 0.0
 
 
-# Writes into an empty directory. All that can be refused has been refused before there is one.
+# Writes into an empty directory. All checks that can refuse come before there is one.
 Writer: TypeAlias = Callable[[Path], Written]
 Prepare: TypeAlias = Callable[[ExportRequest, Progress], Writer]

@@ -1,6 +1,6 @@
-"""What is exported: the adapter of a run directory or of any PEFT directory, and the base that it belongs to.
+"""The source of an export: the adapter of a run directory or of any PEFT directory, and its base.
 
-Reads files only. The base need not be on this disk: what plait wrote says which base it is, by name and by fingerprint.
+Only reads files. The base need not be on this disk: plait stored its name and fingerprint.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter that is to be exported.
+    """An adapter to export.
 
     Attributes:
-        name: as `plain_name` makes it, for titles and for what a server calls the adapter.
+        name: result of `plain_name`, for titles and for servers.
         spec: method, configuration, layout.
         state: the values.
         base: the base that it was trained on.
-        card: text of the README.md beside it, where there is one.
-        facts: rounds, clients and losses of the run that made it, by the key names of ``summary.json``.
+        card: text of the README.md beside it, if any.
+        facts: rounds, clients and losses of the run that made it, by the keys of ``summary.json``.
         digest: SHA-256 of the adapter's safetensors file, hexadecimal.
-        parents: the adapters that it comes from.
-        client: whose own adapter it is; empty for the one that all share.
+        parents: the adapters that it was derived from.
+        client: owner of a personalized adapter; empty for the shared one.
     """
 
     name: str
@@ -53,27 +53,27 @@ class Source:
 
     @property
     def peft_type(self) -> str:
-        """PEFT's name of the method, ``LORA``."""
+        """PEFT's name of the method, such as ``LORA``."""
         return str(self.spec.peft_config.get("peft_type"))
 
 
 def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: None) -> Source:
-    """Read an adapter and learn which base it belongs to.
+    """Read an adapter and find its base.
 
     Args:
-        path: a run directory (its ``adapter/`` is taken) or a PEFT directory.
-        base: name or directory of the base, where the one that the adapter names is elsewhere or unknown.
-        progress: told in words what takes long.
+        path: a run directory (its ``adapter/`` is used) or a PEFT directory.
+        base: name or directory of the base, if the one that the adapter names is elsewhere or unknown.
+        progress: is told of slow steps.
 
     Raises:
-        ConfigError: there is no adapter at `path`, or nothing names its base.
+        ConfigError: there is no adapter at `path`, or its base is unknown.
         BaseMismatchError: `base` is another base than the one that it was trained on.
-        PeerError: the directory is not sound.
+        PeerError: the directory is not valid.
     """
     run = path if (path / "adapter").is_dir() else None
     folder = path / "adapter" if run else path
     if not folder.is_dir():
-        raise ConfigError(f"'{path}' is no directory, expected a run directory or a PEFT directory")
+        raise ConfigError(f"'{path}' is not a directory, expected a run directory or a PEFT directory")
     loaded = load_peft_directory(folder)
     spec = loaded.spec()
     return Source(
@@ -89,11 +89,11 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
 
 
 def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
-    """The base with its weights on this disk, certain to be the one that the adapter was trained on.
+    """The base with its weights on this disk, verified to be the one that the adapter was trained on.
 
     Raises:
-        BaseMismatchError: what goes by its name is another base.
-        ConfigError, MachineError: it is not at hand.
+        BaseMismatchError: another base has its name.
+        ConfigError, MachineError: it is not available.
     """
     located = locate_base(source.base.here, revision=source.base.revision or "", progress=progress)
     _check_fingerprint(located, source.base.fingerprint)
@@ -101,7 +101,7 @@ def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
 
 
 def base_in_commands(base: BaseReference) -> str:
-    """What a program on this machine loads the base by: its hub id where it has one, else its directory."""
+    """The name for loading the base on this machine: its hub id if it has one, else its directory."""
     if base.hub_id or not base.built_in:
         return base.name
     return str(locate_base(base.built_in).directory)
@@ -131,16 +131,16 @@ def _check_fingerprint(located: LocatedBase, expected: str) -> None:
 
 
 def plain_name(*parts: str) -> str:
-    """A name for titles and servers made of these parts: letters and digits of any script, ``.``, ``_`` and ``-``."""
+    """A name for titles and servers made from these parts: letters and digits of any script, ``.``, ``_`` and ``-``."""
     return _UNSAFE.sub("-", unicodedata.normalize("NFC", "-".join(parts))).strip("-.")[:_MOST_CHARACTERS] or "adapter"
 
 
 def ascii_name(name: str) -> str:
-    """`name` for a server that takes nothing but ASCII; names that differ stay different."""
+    """`name` for a server that accepts only ASCII; different names stay different."""
     plain = _NOT_ASCII.sub("", unicodedata.normalize("NFKD", name))
     if plain == name:
         return name
-    # What an accent or another script said is lost: a few digits keep the names apart.
+    # Accents and other scripts are lost: a few digits keep the names apart.
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
     return f"{plain.strip('-.') or 'adapter'}-{digest}"
 
@@ -167,7 +167,7 @@ def _facts(run: Path | None) -> dict[str, float]:
     try:
         summary: Mapping[str, Json] = parse_object(path.read_bytes(), what=f"'{path}'", max_bytes=_MAX_TEXT_BYTES)
     except (OSError, PeerError):
-        # They only decorate the card: an unreadable summary is none.
+        # They only decorate the card: an unreadable summary counts as none.
         return {}
     wanted = ("rounds", "clients", "base_held_out_loss", "final_held_out_loss")
     return {key: float(value) for key in wanted if isinstance(value := summary.get(key), (int, float))}

@@ -1,4 +1,4 @@
-"""Export an adapter to one target: refuse what the target would refuse, then write everything aside and rename it."""
+"""Export an adapter to one target: check what the target requires, then write to a temporary directory and rename."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TARGETS: Mapping[str, Prepare] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """An export that is on disk.
+    """An export on disk.
 
     Attributes:
-        directory: where it lies.
+        directory: the directory.
         files: bytes by name, relative to the directory.
-        written: what the target says of it.
+        written: the target's description of it.
     """
 
     directory: Path
@@ -44,7 +44,7 @@ def check_target(name: str, directory: Path) -> Prepare:
     """The target called `name`, if `directory` is free for it.
 
     Raises:
-        ConfigError: there is no such target, or something is in the directory.
+        ConfigError: there is no such target, or the directory is not empty.
     """
     if name not in TARGETS:
         raise ConfigError(f"--to is '{name}', expected one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
@@ -54,7 +54,7 @@ def check_target(name: str, directory: Path) -> Prepare:
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"'{directory}' is a file, expected a new or an empty directory")
     except OSError as error:
-        raise MachineError(f"cannot look into '{directory}': {error.strerror or error}") from error
+        raise MachineError(f"cannot read '{directory}': {error.strerror or error}") from error
     return TARGETS[name]
 
 
@@ -64,12 +64,12 @@ def export(name: str, request: ExportRequest, *, progress: Progress = lambda _: 
     Args:
         name: a key of `TARGETS`.
         request: what and where.
-        progress: told in words what takes long.
+        progress: is told of slow steps.
 
     Raises:
-        ConfigError: the target would reject it, or something is in the directory already.
+        ConfigError: the target would reject it, or the directory is not empty.
         BaseMismatchError: the adapter does not fit its base.
-        MachineError: the base is not at hand, or the disk is full; nothing is left behind.
+        MachineError: the base is not available, or the disk is full; nothing is left behind.
     """
     prepare = check_target(name, request.directory)
     write = prepare(request, progress)

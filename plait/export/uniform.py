@@ -1,8 +1,8 @@
-"""One rank and one scale for all modules, as servers want it: padded with zeros, or cut to the best of a lower rank.
+"""One rank and one scaling factor for all modules, as servers require: zero-padded, or approximated at a lower rank.
 
-The best approximation of a lower rank is the truncated singular value decomposition (Eckart-Young), taken through QR of
-the factors; padding changes nothing: alpha grows with the rank, so that the scale alpha / rank stays. Meant for
-serving: a padded row has no gradient, so training does not go on from here.
+The best approximation of a lower rank is the truncated singular value decomposition (Eckart-Young), computed through
+QR of the factors. Padding changes nothing: alpha grows with the rank, so the scaling factor alpha / rank stays. For
+serving only: a padded row has no gradient, so training cannot continue from here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _PER_MODULE_KEYS = ("rank_pattern", "alpha_pattern", "use_rslora")
 
 @dataclass(frozen=True)
 class Uniform:
-    """An adapter of one rank and one scale.
+    """An adapter of one rank and one scaling factor.
 
     Attributes:
         source: the adapter.
-        lost: share of the Frobenius norm of all products that the rank could not hold, 0 to 1.
+        lost: fraction of the Frobenius norm of all products that the rank could not hold, 0 to 1.
     """
 
     source: Source
@@ -36,12 +36,12 @@ class Uniform:
 
 
 def largest_rank(geometry: Geometry) -> int:
-    """The rank that holds every pair as it is."""
+    """The smallest rank that holds every pair exactly."""
     return max((pair.rank for pair in geometry.pairs), default=1)
 
 
 def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
-    """The adapter whose every module has `rank`, nearest to what it is.
+    """The nearest adapter in which every module has `rank`.
 
     Args:
         source: plain LoRA.
@@ -69,7 +69,7 @@ def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
 
 def _fit(pair: Pair, state: AdapterState, rank: int, scale: float) -> tuple[Float32, Float32, float, float]:
     b, a = pair.b_of(state.flat).astype(np.float64), pair.a_of(state.flat).astype(np.float64)
-    # A root to each factor, so that scale * b @ a is what pair.scale * b @ a was.
+    # The square root goes to each factor, so that scale * b @ a equals the former pair.scale * b @ a.
     root = math.sqrt(pair.scale / scale)
     lost, norm = 0.0, 1.0
     if rank < pair.rank:
@@ -99,6 +99,6 @@ def _resized(slot: TensorSlot, axis: int, rank: int) -> tuple[int, ...]:
 
 
 def _number(value: float) -> int | float:
-    # Other tools expect a whole alpha where it is one; rounding may have left it a hair beside.
+    # Other tools expect a whole alpha; rounding may have moved it slightly.
     nearest = round(value)
     return nearest if nearest > 0 and math.isclose(value, nearest, rel_tol=1e-12) else value

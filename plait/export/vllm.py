@@ -1,13 +1,13 @@
-"""A PEFT directory that vLLM and SGLang load: plain LoRA of one rank that vLLM allows, on linear layers of the base.
+"""A PEFT directory for vLLM and SGLang: plain LoRA of one rank that vLLM allows, on linear layers of the base.
 
-What vLLM checks when it loads an adapter, and how this export meets it (vllm/lora/peft_helper.py, lora_model.py and
+What vLLM checks when it loads an adapter, and how this export satisfies it (vllm/lora/peft_helper.py, lora_model.py and
 config/lora.py, version 0.11 and later):
 
     r, lora_alpha and target_modules are given                 always written
     r <= --max-lora-rank, one of 8 … 512                       padded to the next one, which the command names
     no DoRA, no bias, no modules_to_save, no lora_bias, no aLoRA, QALoRA, BD-LoRA, layer_replication, and no
         initialisation that moves the base                     refused
-    rank_pattern and alpha_pattern (older versions overlook them and answer wrongly)     folded into the factors
+    rank_pattern and alpha_pattern (older versions ignore them and answer wrongly)     folded into the factors
     every tensor is lora_A.weight or lora_B.weight of a layer that the model has         refused otherwise
 """
 
@@ -27,26 +27,26 @@ from plait.export.source import base_in_commands
 from plait.export.uniform import largest_rank, uniform
 from plait.training.bases import Progress, locate_config
 
-# vLLM's --max-lora-rank takes these; its kernels have no others.
+# Values of vLLM's --max-lora-rank; its kernels have no others.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
-# What vLLM may take on a CPU for keys and values; enough for short texts of a small base.
+# vLLM's memory for keys and values on a CPU; enough for short texts of a small base.
 _CPU_CACHE_GIB = 2
 
 _INSTEAD = "export --to merged, and serve that"
 
 
 def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
-    """Check that vLLM would load the adapter, and bring it to one rank that vLLM allows.
+    """Check that vLLM would load the adapter, and convert it to one rank that vLLM allows.
 
     Raises:
-        ConfigError: it is no plain LoRA, or no allowed rank holds it.
+        ConfigError: it is not plain LoRA, or no allowed rank holds it.
         BaseMismatchError: it does not fit the base.
     """
     source = request.source
     geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
     rank = _allowed_rank(largest_rank(geometry), request.rank)
-    progress("looking at the base's layers")
+    progress("reading the base's layers")
     from plait.training.export_weights import describe_base
 
     base = source.base
@@ -55,7 +55,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     heads = [pair for pair in geometry.pairs if module_name(pair) == shape.output]
     if heads:
         raise ConfigError(
-            f"adapter '{source.name}' changes the output layer '{shape.output}', which vLLM takes on few models only: "
+            f"adapter '{source.name}' changes the output layer '{shape.output}', which vLLM supports on few models: "
             f"{_INSTEAD}"
         )
     fitted = uniform(source, geometry, rank=rank)
@@ -94,7 +94,7 @@ def _allowed_rank(largest: int, asked: int | None) -> int:
     if allowed is None:
         raise ConfigError(
             f"rank of the adapter is {largest}, expected at most {RANKS[-1]} for vLLM: "
-            f"--rank {RANKS[-1]} cuts it to the best of that rank"
+            f"--rank {RANKS[-1]} approximates it at that rank"
         )
     return allowed
 

@@ -1,4 +1,4 @@
-"""Answers in the shapes of the OpenAI API. Knows no HTTP."""
+"""Answers in the formats of the OpenAI API. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Choice:
     """One text as it grows.
 
     Attributes:
-        text: what there is.
-        tokens: how many that took.
-        finish: why it is over, in the API's words, or None.
+        text: the text so far.
+        tokens: number of tokens made for it.
+        finish: why it ended, in the API's terms, or None.
     """
 
     text: str = ""
@@ -31,12 +31,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Shape:
-    """What differs between the answers of the two endpoints.
+    """The differences between the answers of the two endpoints.
 
     Attributes:
         prefix: of the answer's id.
-        whole: name of a whole answer.
-        piece: name of a piece.
+        whole: type name of a complete answer.
+        piece: type name of a piece.
         chat: whether texts are messages.
     """
 
@@ -52,11 +52,11 @@ CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
 
 @dataclass(frozen=True)
 class Envelope:
-    """What all pieces of one answer share.
+    """Common values of all pieces of one answer.
 
     Attributes:
         shape: of the endpoint.
-        model: name of the model that answers.
+        model: name of the answering model.
         id: of the answer.
         created_s: seconds since 1970.
     """
@@ -72,7 +72,7 @@ class Envelope:
         return cls(shape, model, f"{shape.prefix}-{secrets.token_hex(12)}", int(time.time()))
 
     def whole(self, choices: Sequence[Choice], *, prompt_tokens: int) -> dict[str, Json]:
-        """The answer at once."""
+        """The complete answer."""
         shown: list[Json] = []
         for index, choice in enumerate(choices):
             text: dict[str, Json] = (
@@ -95,7 +95,7 @@ class Envelope:
         return self._piece(index, {"delta": {"content": text} if text else {}}, finish)
 
     def usage(self, prompt_tokens: int, made: int) -> bytes:
-        """The piece that counts the tokens."""
+        """The piece with the token counts."""
         return _event({**self._head(self.shape.piece), "choices": [], "usage": _usage(prompt_tokens, made)})
 
     def _piece(self, index: int, text: Mapping[str, Json], finish: str | None) -> bytes:
@@ -107,7 +107,7 @@ class Envelope:
 
 
 def error_body(message: str, *, kind: str, status: int) -> dict[str, Json]:
-    """An error as clients of the API raise it."""
+    """An error in the form that API clients raise."""
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
@@ -122,7 +122,7 @@ def model_list(models: Sequence[Model]) -> dict[str, Json]:
 
 
 def model_card(model: Model) -> dict[str, Json]:
-    """One model, with vLLM's words for where it comes from."""
+    """One model, with vLLM's terms for its origin."""
     return {
         "id": model.name,
         "object": "model",

@@ -1,4 +1,4 @@
-"""The HTTP face: the OpenAI endpoints for text, and vLLM's to load and unload adapters. Knows no torch."""
+"""The HTTP layer: the OpenAI endpoints for text, and vLLM's for loading and unloading adapters. Knows no torch."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from plait.serve.request import Body, Wish, parse_chat, parse_completion
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 
 _MAX_BODY_BYTES = 4 << 20
-_CLIENT_IS_GONE = 499  # nobody reads it; logs know it by this number
+_CLIENT_IS_GONE = 499  # nobody reads it; logs know this number
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may do what.
+    """Access rules.
 
     Attributes:
-        api_key: every request must bring it; empty for none.
-        may_load: whether adapters can be loaded and unloaded by requests, which makes the server read directories.
-        hosts: what requests may call this server, and where pages that send them may come from.
+        api_key: required in every request; empty for none.
+        may_load: whether requests may load and unload adapters, which makes the server read directories.
+        hosts: host names that requests may address, and origins of pages that may send them.
     """
 
     api_key: str = ""
@@ -59,7 +59,7 @@ class Access:
 
 
 def make_app(engine: Engine, catalogue: Catalogue, access: Access) -> Starlette:
-    """The application, ready for any ASGI server."""
+    """The application, for any ASGI server."""
     face = _Face(engine, catalogue, access)
     return Starlette(
         routes=[
@@ -117,7 +117,7 @@ class _Face:
         try:
             await asyncio.to_thread(self._catalogue.load, name, Path(place), replace=replace)
         except (PlaitError, OSError, ValueError) as error:
-            # One answer for all: what lies where on this machine is not for whoever may ask.
+            # One answer for every failure: a client must not learn which directories exist on this machine.
             _LOGGER.warning("adapter '%s' is not served: %s", name, error)
             raise ConfigError(
                 "lora_path holds no adapter that this server can serve; the server's own terminal says why"
@@ -161,15 +161,15 @@ class _Face:
 
 
 class _ForbiddenError(PlaitError):
-    """A request asks for what this server does for nobody."""
+    """A request that this server refuses to everybody."""
 
 
 class _FailedError(PlaitError):
-    """Computing went wrong."""
+    """The computation failed."""
 
 
 class _Pieces:
-    """The texts of one request as they grow, from the engine's thread to the event loop."""
+    """The growing texts of one request, passed from the engine's thread to the event loop."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -182,7 +182,7 @@ class _Pieces:
         """Queue the texts of all prompts.
 
         Raises:
-            ConfigError, MachineError: the engine refuses one; none is made then.
+            ConfigError, MachineError: the engine refuses one; then none is made.
         """
         try:
             for prompt in prompts:
@@ -227,14 +227,14 @@ class _Pieces:
             yield index, piece.text
 
     def cancel(self) -> None:
-        """Give up what is not over."""
+        """Cancel the unfinished texts."""
         for generation, choice in zip(self._generations, self.choices, strict=True):
             if choice.finish is None:
                 self._engine.cancel(generation)
 
     def _receiver(self, index: int) -> Callable[[Piece], None]:
         def receive(piece: Piece) -> None:
-            # A loop that is closed has nobody who waits.
+            # A closed loop has nobody waiting.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, piece))
 
@@ -253,13 +253,13 @@ async def _stream(pieces: _Pieces, envelope: Envelope, *, prompt_tokens: int | N
     except PlaitError as error:
         yield error_event(str(error))
     finally:
-        # Also where the client has gone: the server closes this generator then.
+        # Also if the client has gone: the server then closes this generator.
         pieces.cancel()
     yield STREAM_END
 
 
 async def _unless_gone(request: Request, pieces: _Pieces) -> list[Choice] | None:
-    """All texts, or None where the client went away first."""
+    """All texts, or None if the client went away first."""
 
     async def collect() -> None:
         async for _ in pieces:
@@ -301,7 +301,7 @@ class _HostCheck:
         )
         host = hosts[0] if len(hosts) == 1 else ""
         if not self._hosts.has(host):
-            return f"host is {host[:80]!a}, which is none of this server's names: start it with --allowed-hosts"
+            return f"host is {host[:80]!a}, which is not one of this server's names: start it with --allowed-hosts"
         foreign = [origin for origin in origins if not self._hosts.has_origin(origin, host)]
         if foreign:
             return f"origin is {foreign[0][:80]!a}, a page of another site: start the server with --allowed-hosts"
@@ -337,7 +337,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request) -> Body:
-    # Pages in a browser can send anything to this machine, but not this type without asking first.
+    # Pages in a browser can send anything to this machine, but not this type without a preflight.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise ConfigError("content-type is not application/json")
     data = bytearray()
@@ -349,12 +349,12 @@ async def _body(request: Request) -> Body:
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ConfigError("the request holds half of a surrogate pair, expected text that UTF-8 can carry") from error
+        raise ConfigError("the request holds half of a surrogate pair, expected valid Unicode") from error
     return body
 
 
 def _text(body: Body, key: str) -> str:
     value: Json = body.get(key)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{key} is missing or no text")
+        raise ConfigError(f"{key} is missing or not text")
     return value

@@ -1,7 +1,7 @@
-"""Which models there are: the base under its own name, and adapters on it, which come and go while requests run.
+"""The models of a server: the base under its own name, and adapters that are loaded and unloaded while requests run.
 
-A request keeps the adapter that it found, so exchanging or unloading one never changes a text half-way. Knows no HTTP
-and no torch.
+A request keeps the adapter that it started with, so replacing or unloading one never changes a text midway. Knows no
+HTTP and no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plait.export.plain_lora import plain_lora
 from plait.export.source import Source, open_source
 
 if TYPE_CHECKING:
-    # At run time it would bring torch along.
+    # At run time it would import torch.
     from plait.training.bases import LocatedBase
     from plait.training.export_weights import BaseShape
     from plait.training.serving import Engine, ServedAdapter
@@ -29,11 +29,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 @dataclass(frozen=True)
 class Model:
-    """What a request can name as its model.
+    """A model that requests can name.
 
     Attributes:
         name: the name.
-        adapter: what is on the base, or None for the base alone.
+        adapter: the adapter on the base, or None for the base alone.
         place: directory that it was read from.
         parent: name of the base, for an adapter.
         digest: SHA-256 of the adapter's file, empty for the base.
@@ -53,9 +53,9 @@ class Catalogue:
 
     Args:
         engine: computes.
-        base: what it has loaded.
+        base: the engine's base.
         shape: of the base.
-        base_name: what requests call the base alone.
+        base_name: the base's model name in requests.
     """
 
     def __init__(self, engine: Engine, base: LocatedBase, shape: BaseShape, *, base_name: str) -> None:
@@ -67,7 +67,7 @@ class Catalogue:
         self._models = {base_name: Model(base_name, None, str(base.directory), None, "", int(time.time()))}
 
     def models(self) -> tuple[Model, ...]:
-        """All of them, the base first."""
+        """All models, the base first."""
         with self._lock:
             return tuple(self._models.values())
 
@@ -80,14 +80,14 @@ class Catalogue:
         """Read an adapter and serve it from now on.
 
         Args:
-            name: what requests will call it.
+            name: its model name in requests.
             place: a PEFT directory or a run directory.
-            replace: whether it may take the place of an adapter of that name.
+            replace: whether it may replace an adapter of that name.
 
         Raises:
-            ConfigError: the name cannot be or is taken, or the adapter is not plain LoRA.
+            ConfigError: the name is invalid or taken, or the adapter is not plain LoRA.
             BaseMismatchError: it belongs to another base.
-            PeerError: the directory is not sound.
+            PeerError: the directory is not valid.
             MachineError: it does not fit into memory.
         """
         self.check_name(name, replace=replace)
@@ -97,14 +97,14 @@ class Catalogue:
         adapter = self._engine.place(name, geometry, source.state)
         model = Model(name, adapter, str(place), self.base_name, source.digest, int(time.time()))
         with self._lock:
-            # Somebody else may have been quicker.
+            # Another request may have been faster.
             if name in self._models and not replace:
                 raise ConfigError(f"the name '{name}' has already been loaded: unload it first, or replace it")
             self._models[name] = model
         return model
 
     def unload(self, name: str) -> bool:
-        """Serve the adapter of that name no more; requests under way end as they began. False where there is none.
+        """Stop serving the adapter of that name; running requests finish with it. False if there is none.
 
         Raises:
             ConfigError: it is the base.
@@ -115,14 +115,14 @@ class Catalogue:
             return self._models.pop(name, None) is not None
 
     def check_name(self, name: str, *, replace: bool = False) -> None:
-        """See whether an adapter can have this name.
+        """Check whether an adapter can have this name.
 
         Args:
-            name: what requests would call it.
-            replace: whether it may take the place of an adapter of that name.
+            name: the model name in requests.
+            replace: whether it may replace an adapter of that name.
 
         Raises:
-            ConfigError: it cannot be, or is taken.
+            ConfigError: it is invalid or taken.
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"name of the adapter is {name!r}, expected letters, digits, dots, dashes and slashes")
@@ -137,7 +137,7 @@ def common_base(sources: dict[str, Source]) -> str:
     """The name of the base that all of these adapters belong to.
 
     Args:
-        sources: by the name each will be served under, at least one.
+        sources: by their model names, at least one.
 
     Raises:
         BaseMismatchError: they belong to several.
@@ -147,6 +147,6 @@ def common_base(sources: dict[str, Source]) -> str:
         if source.base.fingerprint != one.base.fingerprint:
             raise BaseMismatchError(
                 f"adapter '{name}' belongs to base {source.base.fingerprint[:16]}, "
-                f"expected {one.base.fingerprint[:16]}, the base of '{first}': serve each base by a command of its own"
+                f"expected {one.base.fingerprint[:16]}, the base of '{first}': serve each base with a separate command"
             )
     return one.base.here

@@ -1,6 +1,6 @@
-"""Serve the newest round of a run while the run goes on: read its adapter anew whenever it has been written anew.
+"""Serve the newest round of a run in progress: reload its adapter whenever it is rewritten.
 
-Looks at the file's times and number; what it holds is read only when they change.
+Checks the file's times and number, and reads its content only when they change.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Follower:
     """Follows one run.
 
     Args:
-        catalogue: where the adapter is served.
-        name: what requests call it.
-        run: the run directory; it may be empty as yet.
+        catalogue: of the server.
+        name: the model name in requests.
+        run: the run directory; it may still be empty.
         say: is told of every round that is served, and once of every reason that one is not.
     """
 
@@ -37,29 +37,29 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def look(self) -> bool:
-        """Serve the adapter that is there now, if it is another one than before; whether it was."""
+        """Serve the current adapter if it has changed; returns whether it has."""
         mark = self._mark()
         if mark is None or mark == self._seen:
             return False
         try:
             model = self._catalogue.load(self._name, self._run, replace=True)
         except PlaitError as error:
-            # It may be just being exchanged; and a run that goes on may mend it.
+            # It may be in the middle of a replacement, or the next round may fix it.
             if str(error) != self._said:
                 self._said = str(error)
                 self._say(f"'{self._run}' is not served: {error}")
             return False
-        # What was looked at before it was read: if it changed in between, the next look reads it again.
+        # The state before reading: if the file changed in between, the next look reads it again.
         self._seen, self._said = mark, ""
         self._say(f"serving '{self._name}' as of {model.digest[:16]}")
         return True
 
     def start(self) -> None:
-        """Look again and again, in a thread of its own."""
+        """Check repeatedly, in a separate thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop following."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

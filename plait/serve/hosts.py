@@ -1,8 +1,8 @@
-"""By which names requests may call this server, and from which pages they may come.
+"""The host names that requests may address, and the pages that they may come from.
 
-A page on the web can have a browser send requests to this machine. Its own address stands in ``Origin``, and where it
-has its own name resolve to this machine (DNS rebinding), that name stands in ``Host``; neither is a name of this
-server. Knows no HTTP but these two headers.
+A web page can make a browser send requests to this machine. Its own address is then in ``Origin``, and if its name
+resolves to this machine (DNS rebinding), that name is in ``Host``; neither is a name of this server. Of HTTP it knows
+only these two headers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class AllowedHosts:
     """The names of a server.
 
     Attributes:
-        names: in lower case, without ports; `ANY` for all there are.
-        any_address: whether it may be called by whatever IP address a request reached it under. No name resolves to
-            those, so no page but one from that very address can bring one.
+        names: in lower case, without ports; `ANY` for all.
+        any_address: whether any IP address that a request arrived under is accepted. No name resolves to those, so only
+            a page from that very address can use one.
     """
 
     names: frozenset[str] = frozenset(_LOOPBACK)
@@ -37,7 +37,7 @@ class AllowedHosts:
 
         Args:
             bound: the address, or a name of it.
-            more: further names, from the operator.
+            more: additional names, from the operator.
         """
         names = {*_LOOPBACK, bound.lower(), *(name.strip().lower() for name in more)} - {""}
         everywhere = bound in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound

@@ -1,4 +1,4 @@
-"""What a client of the OpenAI API asks for, checked: a feature that is not there is refused, never passed over.
+"""A request of the OpenAI API, checked: an unsupported feature is refused, never ignored.
 
 Knows no HTTP and no model.
 """
@@ -18,9 +18,9 @@ _MAX_PROMPTS = 64
 _MAX_CHOICES = 16
 _MAX_STOPS = 16
 _COMPLETION_TOKENS = 16  # OpenAI's own default
-_COLDEST = 1e-4  # below it dividing by the temperature overflows, and nothing but the likeliest would be drawn
+_COLDEST = 1e-4  # below it, dividing by the temperature overflows, and only the likeliest token would be drawn
 
-# What the API has and this server has not: the values that ask for nothing.
+# Features of the API that this server does not have: the values that do not ask for them.
 _NOTHING: Mapping[str, tuple[Json, ...]] = {
     "echo": (None, False),
     "suffix": (None, ""),
@@ -40,19 +40,19 @@ _NOTHING: Mapping[str, tuple[Json, ...]] = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What is common to both kinds of request.
+    """The common part of both kinds of request.
 
     Attributes:
         model: name of the model.
-        max_tokens: made at most; None for as many as the context holds.
+        max_tokens: most tokens to make; None for as many as the context holds.
         temperature: 0 for the likeliest text.
-        top_p: share of the probability that is drawn from.
+        top_p: probability mass to draw from.
         seed: of the draws, or None.
         stop: strings that end a text.
-        choices: texts for each prompt.
-        stream: whether pieces are wanted as they come.
-        usage_in_stream: whether the last piece counts the tokens.
-        ignore_end: whether to go on past the end of a text (an extension that vLLM has too).
+        choices: texts per prompt.
+        stream: whether to send pieces as they come.
+        usage_in_stream: whether the last piece has the token counts.
+        ignore_end: whether to continue past the end of a text (an extension that vLLM also has).
     """
 
     model: str
@@ -72,8 +72,8 @@ class CompletionRequest:
     """Body of ``POST /v1/completions``.
 
     Attributes:
-        wish: what is wanted.
-        prompts: texts, or tokens already.
+        wish: the common part.
+        prompts: texts, or tokens.
     """
 
     wish: Wish
@@ -85,7 +85,7 @@ class ChatRequest:
     """Body of ``POST /v1/chat/completions``.
 
     Attributes:
-        wish: what is wanted.
+        wish: the common part.
         messages: role and content of each.
     """
 
@@ -97,7 +97,7 @@ def parse_completion(body: Body) -> CompletionRequest:
     """Read the body of a completion.
 
     Raises:
-        ConfigError: it is none, or asks for something that is not there.
+        ConfigError: it is invalid, or asks for an unsupported feature.
     """
     return CompletionRequest(_wish(body, max_tokens=_COMPLETION_TOKENS), _prompts(body.get("prompt")))
 
@@ -106,7 +106,7 @@ def parse_chat(body: Body) -> ChatRequest:
     """Read the body of a chat completion.
 
     Raises:
-        ConfigError: it is none, or asks for something that is not there.
+        ConfigError: it is invalid, or asks for an unsupported feature.
     """
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -116,10 +116,10 @@ def parse_chat(body: Body) -> ChatRequest:
 
 def _wish(body: Body, *, max_tokens: int | None) -> Wish:
     for key, nothing in _NOTHING.items():
-        # 0 is no False here: "logprobs": 0 asks for something.
+        # 0 is not False here: "logprobs": 0 asks for something.
         value = body.get(key)
         if not any(value == none and isinstance(value, bool) == isinstance(none, bool) for none in nothing):
-            raise ConfigError(f"{key} is {_shown(value)}, but this server does not have it: leave it out")
+            raise ConfigError(f"{key} is {_shown(value)}, which this server does not support: leave it out")
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise ConfigError(f"model is {_shown(model)}, expected one that GET /v1/models lists")
@@ -212,6 +212,6 @@ def _flag(body: Body, key: str) -> bool:
 
 
 def _shown(value: Json) -> str:
-    # A prompt is nobody's business but the client's: no more of it than tells which field is meant.
+    # A prompt is private to the client: show no more of it than identifies the field.
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

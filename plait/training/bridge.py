@@ -1,13 +1,13 @@
-"""Let somebody's own transformers `Trainer` (or TRL's `SFTTrainer`) be the local trainer.
+"""Use a transformers `Trainer` (or TRL's `SFTTrainer`) as the local trainer.
 
     # my_trainer.py
     def build(model, tokenizer, data, args):
         return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=data, args=SFTConfig(**args))
 
-and ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter already in it, a
+with ``plait simulate --trainer my_trainer:build``. The function gets the model with the round's adapter in it, a
 `datasets.Dataset` of the client's training part (columns ``input_ids`` and ``labels``), and a dict of the run's
-settings under TrainingArguments' own names. Where the rule leaves one side of the factors as it is (ffa, fedsvd,
-rolora), that side asks for no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
+settings under the names of TrainingArguments. If the rule does not train one side of the factors (ffa, fedsvd,
+rolora), that side requires no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], Train
 
 
 def load_own_trainer(where: str) -> OwnTrainer:
-    """Import ``module:function`` and wrap it. The current directory counts, after all that is installed.
+    """Import and wrap ``module:function``. The current directory is searched after all installed packages.
 
     Raises:
         ConfigError: no such module or function.
@@ -74,7 +74,7 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
             }
         )
         started = time.perf_counter()
-        # Standard output belongs to plait's own results; what a trainer prints goes to standard error.
+        # Standard output is for plait's own results; a trainer's output goes to standard error.
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
             result = trainer.train()
@@ -93,7 +93,7 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
         "max_steps": settings.local_steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        # The run's schedule, by the round: a trainer that begins anew each round cannot follow it by the step.
+        # The run's schedule, by the round: a trainer that starts anew in each round cannot follow it by the step.
         "learning_rate": settings.learning_rate * schedule_factor(settings, settings.done_steps),
         "lr_scheduler_type": "constant",
         "weight_decay": settings.weight_decay,

@@ -1,8 +1,8 @@
 """Train the adapters of several clients in one forward and backward pass through the frozen base that they share.
 
-Every adapter has its own rows in the batch, its own factors, optimizer and data order, and takes the steps that it
-would take alone, within rounding: a few large matrix products stand in for many small ones. Only bases that `fused`
-knows can do it. Knows nothing of rounds and bytes.
+Every adapter has its own rows in the batch, its own factors, optimizer and data order, and takes the same steps as it
+would alone, within rounding: a few large matrix products replace many small ones. Only for bases that `fused` supports.
+Knows nothing of rounds and bytes.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Tensor = torch.Tensor
 def train_cohort(
     model: nn.Module, parameters: Sequence[nn.Parameter], lessons: Sequence[Lesson], *, task: Task
 ) -> list[LocalTraining] | None:
-    """What `train_steps` makes of every lesson, in their order, within rounding.
+    """The results of `train_steps` for every lesson, in order, within rounding.
 
     Args:
         model: the base with an adapter of the lessons' layout on; its values do not matter and are not changed.
         parameters: the adapter's parameters in layout order.
-        lessons: each for one adapter; alike in steps, sequences of a step and which sides train.
+        lessons: one per adapter; equal in steps, sequences per step and trained sides.
         task: what the labels are.
 
     Returns:
-        One result for each, or None if this base, or these lessons, can only be trained one by one.
+        One result for each, or None if this base or these lessons can only be trained one by one.
 
     Raises:
-        ConfigError: nothing of this adapter is to train, or the moments are of another one.
+        ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
     """
     fused = recognise(model.train()) if task is Task.CAUSAL_LM else None

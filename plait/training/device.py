@@ -1,4 +1,4 @@
-"""What this machine computes with: the device, the compute type of the frozen base, the attention kernel.
+"""The compute of this machine: the device, the data type of the frozen base, the attention kernel.
 
 Adapters stay in float32 everywhere; only the base and the activations change type.
 """
@@ -21,7 +21,7 @@ class Compute:
     """Device and types of one process.
 
     Attributes:
-        device: where the base lives.
+        device: of the base.
         dtype: type of the base's weights and activations.
     """
 
@@ -30,19 +30,19 @@ class Compute:
 
     @property
     def dtype_name(self) -> str:
-        """The type as users write it."""
+        """The data type as users write it."""
         return str(self.dtype).removeprefix("torch.")
 
     def attention(self, seq_len: int) -> str:
-        """The attention implementation to ask transformers for: at short lengths on a CPU the plain one is fastest."""
+        """The attention implementation for transformers: at short lengths on a CPU the plain one is fastest."""
         return "eager" if self.device.type == "cpu" and seq_len <= 512 else "sdpa"
 
 
 def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
-    """Pick device and type from what the machine has, unless the user says otherwise.
+    """Choose device and data type from what the machine has, unless the user says otherwise.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the machine does not have this device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -72,7 +72,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def use_threads(threads: int) -> int:
-    """Compute with so many CPU threads (0: as many as torch thinks right); returns how many there are."""
+    """Set the number of CPU threads (0: torch's default) and return it."""
     if threads:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
@@ -85,7 +85,7 @@ def gpus() -> tuple[tuple[str, int], ...]:
 
 
 def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Billions of operations a second in a matrix product of the base's type; the best of several tries."""
+    """Billions of operations per second in a matrix product of the base's type; the best of several tries."""
     on_gpu = compute.device.type == "cuda"
     rows, inner, columns = (8192, 8192, 8192) if on_gpu else (512, 1024, 2048)
     left = torch.randn(rows, inner, device=compute.device, dtype=compute.dtype)
@@ -102,7 +102,7 @@ def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_co
 
 
 def cpu_features() -> frozenset[str]:
-    """What the CPU can do, in the kernel's words; empty where that cannot be read."""
+    """The CPU's features, in the kernel's words; empty if they cannot be read."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
             for line in file:

@@ -1,7 +1,7 @@
 """Sentence embeddings by the built-in MiniLM encoder, for partitioning text that has no labels.
 
-What a list of texts gave is kept in the cache under the digest of encoder, libraries and texts: half a minute of every
-simulation on the standard library else.
+The result for a list of texts is cached under the digest of encoder, libraries and texts; otherwise every simulation
+on the standard library would spend half a minute on it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _remembered(
         if is_ours(path):
             return np.frombuffer(path.read_bytes(), "<f4").astype(np.float32).reshape(len(texts), -1)
     found = compute(texts)
-    # A cache that cannot be written is no reason to end a run.
+    # A cache that cannot be written must not end a run.
     with suppress(MachineError, OSError):
         make_private_directory(path.parent)
         write_atomically(path, found.astype("<f4").tobytes())

@@ -1,4 +1,4 @@
-"""Judge an adapter on any data, beside its base without it."""
+"""Evaluate an adapter on any data, against its base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plait.training.trainer import judge
 
 @dataclass(frozen=True)
 class Comparison:
-    """A base and an adapter on the same sequences; the adapter's change is against the base."""
+    """A base and an adapter on the same sequences; the adapter's change is relative to the base."""
 
     base: ClientLoss
     adapter: ClientLoss
@@ -33,20 +33,20 @@ def evaluate_adapter(
     batch_size: int,
     max_sequences: int,
 ) -> Comparison:
-    """Mean loss (and right answers) of base and adapter.
+    """Mean loss (and correct answers) of base and adapter.
 
     Args:
         located: the base.
         loaded: the adapter, as read from its directory.
-        dataset: what to judge on.
+        dataset: the evaluation data.
         compute: device and type.
-        seq_len: tokens of one sequence.
-        batch_size: sequences at a time.
-        max_sequences: sequences taken, spread evenly over the data.
+        seq_len: tokens per sequence.
+        batch_size: sequences per batch.
+        max_sequences: most sequences, spread evenly over the data.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.
-        DataError: the data makes no sequence.
+        DataError: the data is shorter than a sequence.
     """
     stated = loaded.base_fingerprint
     if stated not in (None, located.reference.fingerprint):
@@ -56,9 +56,9 @@ def evaluate_adapter(
         )
     spec = loaded.spec()
     if spec.task is Task.CLASSIFICATION and not spec.labels:
-        raise DataError("the adapter does not name its classes, so labels cannot be judged")
+        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
     if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
-        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained to tell")
+        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
         dataset.records,

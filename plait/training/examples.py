@@ -1,9 +1,9 @@
-"""From records to token sequences: packing, loss masks, and the held-out part that never trains.
+"""From records to token sequences: packing, loss masks, and the held-out part.
 
 Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
-token is padding. Prompts and chats stay one example each, and only the tokens that the model is to write count towards
-the loss. The held-out part is the *last* of a client's data in its own order (for text by token, else by record, of
-labelled text the last of every class), so that what comes later in time is predicted from what came earlier.
+token is padding. Prompts and chats stay one example each, and only the tokens that the model should write count in the
+loss. The held-out part is the *last* of a client's data in its own order (of text by token, otherwise by record, of
+labelled text the last of every class), so that later data is predicted from earlier data.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Split:
     """A client's examples.
 
     Attributes:
-        train: what it trains on.
-        held_out: what it never trains on; at most as many as were asked for, spread evenly over the held-out part.
+        train: the training part.
+        held_out: the part that never trains; at most as many as requested, spread evenly over it.
     """
 
     train: tuple[Example, ...]
@@ -76,7 +76,7 @@ class Split:
 
 
 class _RecordError(Exception):
-    """What is wrong with a record; whoever goes through the records adds which one it is."""
+    """An error in a record, without its number, which the caller adds."""
 
 
 class Tokenizer(Protocol):
@@ -88,7 +88,7 @@ class Tokenizer(Protocol):
     chat_template: str | None
 
     def __call__(self, text: str | list[str], **options: object) -> dict[str, list[list[int]]]:
-        """Token ids (and what the options ask for) of a text or of several."""
+        """Token ids (and what the options request) of one text or several."""
         ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: object) -> str:
@@ -105,7 +105,7 @@ def tokenise(
     tokenizer: Tokenizer,
     seq_len: int,
 ) -> list[Example]:
-    """All examples that the records make, in their order.
+    """All examples made from the records, in order.
 
     Raises:
         DataError: the data does not fit the base or the task.
@@ -136,9 +136,9 @@ def split_examples(
         examples: in the client's own order.
         client: its name, for an error.
         seq_len: tokens of a sequence, for an error.
-        held_out_fraction: how much is set aside.
-        max_held_out: the most that is taken of it.
-        by_label: set the last part of every class aside, so that data sorted by class are judged on all of them.
+        held_out_fraction: the fraction to set aside.
+        max_held_out: most examples to use of it.
+        by_label: set the last part of every class aside, so that data sorted by class is evaluated on all classes.
 
     Raises:
         TooLittleDataError: there is too little for one training and one held-out example.
@@ -157,7 +157,7 @@ def split_examples(
 
 
 def spread(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """At most so many of the examples, evenly spaced from the first one on."""
+    """At most this many of the examples, evenly spaced from the first one on."""
     step = max(1.0, len(examples) / most)
     return tuple(examples[int(index * step)] for index in range(min(most, len(examples))))
 
@@ -168,7 +168,7 @@ def digest_of(examples: Sequence[Example]) -> bytes:
 
 
 def _classes_in_step(examples: Sequence[Example]) -> list[Example]:
-    """The examples so ordered that every class begins at the beginning and ends at the end, in its own order."""
+    """The examples, ordered so that each class is spread over the whole list in its own order."""
     sizes = Counter(int(example.labels[0]) for example in examples)
     seen: Counter[int] = Counter()
     places: list[float] = []
@@ -192,7 +192,7 @@ def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     backend = cast("Any", getattr(tokenizer, "backend_tokenizer", None))
     if not hasattr(backend, "encode_batch_fast"):
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
-    # Without each token's place in the text, which nobody reads here: that takes a quarter less time.
+    # Without token offsets, which nobody reads here: that saves a quarter of the time.
     backend.no_truncation()
     backend.no_padding()
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -202,10 +202,10 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
     index = {label: number for number, label in enumerate(labels)}
     unknown = sum(record.label not in index for record in records)
     if unknown:
-        # Without the label itself: this goes to the server.
+        # Without the label itself: this message goes to the server.
         raise DataError(
-            f"label of {unknown} of {len(records)} records is none of the run's labels: {', '.join(labels)}; "
-            "leave them out, or have the server's --labels name theirs"
+            f"label of {unknown} of {len(records)} records is not one of the run's labels: {', '.join(labels)}; "
+            "leave them out, or add theirs to the server's --labels"
         )
     encoded = tokenizer([record.text for record in records], truncation=True, max_length=seq_len)["input_ids"]
     return [
@@ -237,7 +237,7 @@ def _converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer,
 
 
 def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a conversation, and the spans of characters that the model is to write."""
+    """The text of a conversation, and the character spans that the model should write."""
     if kind is RecordKind.PROMPT:
         messages = [("user", record.prompt), ("assistant", record.completion)]
         if tokenizer.chat_template is None:
@@ -251,7 +251,7 @@ def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str
     try:
         return _rendered(turns, tokenizer)
     except TemplateError as error:
-        # Without the template's own words, which may quote the record: this goes to the server.
+        # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
 
 
@@ -266,5 +266,5 @@ def _rendered(turns: list[dict[str, str]], tokenizer: Tokenizer) -> tuple[str, l
         if text.startswith(before) and text.startswith(upto):
             spans.append((len(before), len(upto.rstrip("\n"))))
     if not spans:
-        raise _RecordError("is rewritten by the base's chat template, so what the model is to write cannot be told")
+        raise _RecordError("is rewritten by the base's chat template, so the assistant's part cannot be located")
     return text, spans

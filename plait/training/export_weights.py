@@ -1,6 +1,6 @@
-"""What an export needs torch for: which layers a base has, and merging an adapter that is more than plain LoRA.
+"""The parts of an export that need torch: the layers of a base, and merging adapters beyond plain LoRA.
 
-Plain LoRA is merged without torch and without loading the base (`plait.export.merged`); here PEFT does it, on the whole
+Plain LoRA is merged without torch and without loading the base (`plait.export.merged`); here PEFT merges on the whole
 base in float32. Knows no directory layout of an export.
 """
 
@@ -28,17 +28,17 @@ _STORED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class BaseShape:
-    """A base as its config tells it, without its weights.
+    """A base as described by its config, without its weights.
 
     Attributes:
-        model_type: transformers' name of the architecture, ``llama``.
+        model_type: transformers' name of the architecture, such as ``llama``.
         layers: number of blocks.
         heads: attention heads.
         kv_heads: heads of keys and values.
         tied: whether the output layer is the embedding.
         quantised: whether its weights are stored in fewer bits than they are computed in.
-        linear: (d_out, d_in) of every linear layer under its name; the output layer is among them.
-        output: name of the output layer, where there is one.
+        linear: (d_out, d_in) of every linear layer by name, including the output layer.
+        output: name of the output layer, if there is one.
     """
 
     model_type: str
@@ -55,7 +55,7 @@ def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> 
     """Read a base's config and build its layers without their weights.
 
     Raises:
-        ConfigError: no config there, or an architecture that transformers does not know or that cannot do the task.
+        ConfigError: no config, an architecture that transformers does not know, or one that does not support the task.
     """
     config = read_base_config(directory, task, labels)
     model = _empty_model(config, task)
@@ -84,7 +84,7 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
 
     Raises:
         ConfigError: the method cannot be merged, or does not fit the base.
-        BaseMismatchError: the adapter's tensors are not those that its configuration makes on this base.
+        BaseMismatchError: the adapter's tensors do not match its configuration on this base.
         MachineError: the base does not fit into memory in float32.
     """
     config = read_base_config(directory, spec.task, spec.labels)
@@ -108,13 +108,13 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
         load_adapter(model, state)
         merge = getattr(model.base_model, "merge_and_unload", None)
         if merge is None:
-            raise ConfigError(f"{spec.method} adds to the input, not to weights, so it cannot be merged: --to peft")
+            raise ConfigError(f"{spec.method} changes the input, not the weights, so it cannot be merged: --to peft")
         merged = cast("PreTrainedModel", merge(safe_merge=True))
         _round_to(merged, stored)
         merged.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(
-            f"base '{directory.name}' does not fit into memory in float32, as merging needs it"
+            f"base '{directory.name}' does not fit into memory in float32, which merging needs"
         ) from error
     except (NotImplementedError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

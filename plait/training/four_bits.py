@@ -1,7 +1,7 @@
-"""Hold a base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), through bitsandbytes.
+"""Load a base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), through bitsandbytes.
 
 Weights are rounded once, when the base is loaded, to the quantiles of a normal distribution in blocks of 64, whose
-scales are rounded too ("double quantisation"). Every product is computed in the type of the process.
+scales are rounded too ("double quantisation"). Products are computed in the process's data type.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _DEVICES = ("cpu", "cuda")
 
 
 def check_four_bits(device: str) -> None:
-    """Refuse a machine that cannot.
+    """Refuse a machine that does not support it.
 
     Args:
         device: type of the device, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: bitsandbytes is missing or has nothing for this device.
+        ConfigError: bitsandbytes is missing or does not support this device.
     """
     if device not in _DEVICES:
         raise ConfigError(
@@ -42,14 +42,14 @@ def check_four_bits(device: str) -> None:
 
 
 def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
-    """What transformers' `from_pretrained` takes to load a base in four bits.
+    """Arguments of transformers' `from_pretrained` for loading a base in four bits.
 
     Args:
-        compute: where and in which type products are computed.
-        whole: names of layers to leave as they are; by default those that transformers finds to be an output layer.
+        compute: device and data type of the products.
+        whole: names of layers to leave unquantised; by default those that transformers takes for an output layer.
 
     Raises:
-        ConfigError: this machine cannot.
+        ConfigError: this machine does not support it.
     """
     check_four_bits(compute.device.type)
     from transformers import BitsAndBytesConfig
@@ -59,16 +59,16 @@ def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, obj
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute.dtype,
-        llm_int8_skip_modules=sorted(whole) or None,  # counts for four bits as well
+        llm_int8_skip_modules=sorted(whole) or None,  # applies to four bits as well
     )
     return {"quantization_config": config, "device_map": {"": compute.device}}
 
 
 def keep_trainable(model: nn.Module) -> None:
-    """Leave weights as they were rounded; in place.
+    """Keep the quantised weights in their original packing; in place.
 
     On CPUs with AVX512-BF16 bitsandbytes repacks a layer when it is first evaluated, for a product that has no
-    gradient. An adapter is evaluated and trained in turns on the same layers.
+    gradient. An adapter is evaluated and trained alternately on the same layers.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -1,4 +1,4 @@
-"""Whether the installed transformers and peft go together, by what transformers itself asks for."""
+"""Whether the installed transformers and peft match, by transformers' own requirement."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from packaging.requirements import Requirement
 
 
 def newer_peft_wanted() -> str | None:
-    """What transformers asks for and what there is, where that is older; None where they go together.
+    """Requirement of transformers and the installed version, if that is older; None if they match.
 
-    transformers says so itself only when one of its adapter methods is called.
+    transformers itself reports it only when one of its adapter methods is called.
     """
     from transformers.dependency_versions_table import deps
 

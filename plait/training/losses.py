@@ -1,7 +1,7 @@
-"""Cross-entropy of a batch under a model, by the fastest way that fits the model.
+"""Cross-entropy of a batch under a model, by the fastest implementation that fits the model.
 
-Language models that `fused` knows to the last module are computed by it: same numbers within rounding, less time, no
-padding and never all logits. Every other model, and every classifier, runs as PEFT and transformers wrote it.
+Language models that `fused` supports are computed by it: same numbers within rounding, less time, no padding and
+never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plait.adapters import Task
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import recognise
 
-# Where fewer positions than this count, only those are widened to float32: at 49,152 words each they are the bulk.
+# If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
 _MOSTLY = 0.75
 
 
@@ -24,9 +24,9 @@ class BatchLoss:
     """Cross-entropy in nats, summed over a batch's label tokens (or examples), in float32.
 
     Args:
-        model: the base with the adapter on, in the state (training or not) that it is to be in.
+        model: the base with the adapter, in the mode (training or not) to use.
         task: what the labels are.
-        pad_token: fills up short rows where rows must be filled up.
+        pad_token: pads short rows if rows must be padded.
     """
 
     def __init__(self, model: nn.Module, *, task: Task, pad_token: int) -> None:
@@ -48,7 +48,7 @@ class BatchLoss:
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
 
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
-        """The same of every sequence of a language model's batch apart, without gradients."""
+        """The same for every sequence of a language model's batch separately, without gradients."""
         with torch.no_grad():
             if self._fused is not None and self._fused.takes(batch):
                 losses, counts = self._fused.token_losses(batch)
@@ -63,7 +63,7 @@ class BatchLoss:
 def summed_loss(
     model: nn.Module, batch: Sequence[Example], *, task: Task, pad_token: int, device: torch.device
 ) -> torch.Tensor:
-    """What `BatchLoss` gives, by way of the model's own modules."""
+    """The result of `BatchLoss`, by the model's own modules."""
     if task is Task.CLASSIFICATION:
         logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
         return nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -74,12 +74,12 @@ def summed_loss(
 def _predictions(
     model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, (positions, words) float32, and what each position is to predict; in the order of the batch."""
+    """Logits, (positions, words) float32, and the target of each position; in the order of the batch."""
     tokens, mask = pad([example.tokens for example in batch], pad_token, device)
     labels, _ = pad([example.labels for example in batch], IGNORED, device)
     # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
     targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-    # A learned prompt is a part of the input, and its positions of the output.
+    # A learned prompt is part of the input, so its positions are part of the output.
     logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -tokens.shape[1] :].flatten(0, 1)
     counts = targets != IGNORED
     if counts.float().mean() < _MOSTLY:
@@ -88,14 +88,14 @@ def _predictions(
 
 
 def count_labels(example: Example, task: Task) -> int:
-    """How many terms an example adds to the loss."""
+    """Number of terms that an example adds to the loss."""
     return 1 if task is Task.CLASSIFICATION else int((example.labels[1:] != IGNORED).sum())
 
 
 def pad(
     rows: Sequence[np.ndarray[tuple[int], np.dtype[np.int32]]], filler: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Rows of different length as one (batch, longest) int64 tensor, and the mask of what is real (None: all of it)."""
+    """Rows of different lengths as one (batch, longest) int64 tensor, and the mask of real tokens (None: all)."""
     longest = max(len(row) for row in rows)
     block = np.full((len(rows), longest), filler, np.int64)
     for number, row in enumerate(rows):
@@ -110,7 +110,7 @@ def pad(
 def class_logits(
     model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a classifier, (batch, classes) float32, and the right classes."""
+    """Logits of a classifier, (batch, classes) float32, and the correct classes."""
     tokens, mask = pad([example.tokens for example in batch], pad_token, device)
     labels = torch.tensor([int(example.labels[0]) for example in batch], device=device)
     return model(input_ids=tokens, attention_mask=mask).logits.float(), labels

@@ -1,4 +1,4 @@
-"""The names of adapter methods, for whoever must check one before the libraries that carry the methods are loaded.
+"""The names of adapter methods, to check one before the libraries that implement them are loaded.
 
 Knows nothing of what a method does: `methods` is the table.
 """
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from plait.errors import ConfigError, did_you_mean
 from plait.policy import METHOD_NAMES
 
-# What people ask for that cannot be had, and the nearest thing that can.
+# Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
-    "bottleneck": "PEFT has no bottleneck adapters (arXiv 1902.00751), and AdapterHub's library asks for transformers "
+    "bottleneck": "PEFT has no bottleneck adapters (arXiv 1902.00751), and AdapterHub's library requires transformers "
     "4; the nearest is 'peanut', a bottleneck with a non-linearity over each weight",
-    "adalora": "it gives ranks away by one client's own gradients; the nearest is 'lora' with --rank-pattern",
+    "adalora": "it distributes ranks by one client's own gradients; the nearest is 'lora' with --rank-pattern",
 }
 _ALIASES: Mapping[str, str] = {
     "adapter": "bottleneck", "adapters": "bottleneck", "houlsby": "bottleneck", "pfeiffer": "bottleneck",
@@ -25,7 +25,7 @@ _ALIASES: Mapping[str, str] = {
 
 
 def check_method_name(name: str) -> str:
-    """`name` itself, if a method is called so.
+    """`name` itself, if a method has that name.
 
     Raises:
         ConfigError: there is none.
@@ -34,6 +34,6 @@ def check_method_name(name: str) -> str:
         return name
     meant = _ALIASES.get(name.lower(), name.lower())
     if meant in _ELSEWHERE:
-        raise ConfigError(f"method is '{name}', which is not to be had: {_ELSEWHERE[meant]}")
+        raise ConfigError(f"method is '{name}', which is not supported: {_ELSEWHERE[meant]}")
     hint = f"; did you mean '{meant}'?" if meant in METHOD_NAMES else did_you_mean(meant, METHOD_NAMES)
     raise ConfigError(f"method is '{name}', expected one of {', '.join(METHOD_NAMES)}{hint}")

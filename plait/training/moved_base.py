@@ -1,4 +1,4 @@
-"""Add what the base has moved by to the weights of a loaded base."""
+"""Add the base's movement to the weights of a loaded base."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def move_weights(model: nn.Module, delta: BaseDelta, geometry: Geometry) -> None:
-    """W0 += b @ a for every module that moved, rounded once to the type of the weights; in place.
+    """W0 += b @ a for every module that moved, rounded once to the weights' type; in place.
 
     Raises:
-        ConfigError: a module is none with a floating-point weight of that shape (a quantised base cannot be moved).
+        ConfigError: a module has no floating-point weight of that shape (a quantised base cannot be moved).
     """
     modules = dict(model.named_modules())
     for pair in geometry.pairs:
@@ -27,14 +27,14 @@ def move_weights(model: nn.Module, delta: BaseDelta, geometry: Geometry) -> None
         if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
             raise ConfigError(
                 f"base of '{name}' has no floating-point weight, which a rule that moves the base needs; "
-                "take a base that is not quantised or another rule"
+                "use a base that is not quantised or another rule"
             )
         if weight.shape not in ((pair.d_out, pair.d_in), (pair.d_in, pair.d_out)):
             raise ConfigError(f"weight of '{name}' is {tuple(weight.shape)}, expected {(pair.d_out, pair.d_in)}")
         b, a = (torch.from_numpy(array).to(weight.device, torch.float32) for array in (factors.b, factors.a))
         change = b @ a
         if type(modules[name]).__name__ == "Conv1D":
-            # GPT-2's layer keeps its weight the other way round.
+            # GPT-2's layer stores its weight transposed.
             change = change.T
         with torch.no_grad():
             weight.copy_(weight.float() + change)

@@ -1,11 +1,10 @@
-"""AdamW (arXiv 1711.05101) on the trained tensors of an adapter, which lie in one flat float32 buffer: the master.
+"""AdamW (arXiv 1711.05101) on the trained tensors of an adapter, in one flat float32 buffer: the master.
 
-Its moments can be taken out and carried into the next run. Tensors that do not train are neither stepped nor decayed.
+Its moments can be exported and carried into the next run. Tensors that do not train are neither stepped nor decayed.
 Knows nothing of models, losses and schedules.
 
-The epsilon under which AdamW's steps become proportional to gradients is out of reach here. With the usual 1e-8 a
-server that hands out tiny factors gets the gradient itself back, and from it the tokens of a batch (DAGER, arXiv
-2405.15586).
+AdamW's epsilon is small enough that steps never become proportional to gradients. With the usual 1e-8, a server that
+hands out tiny factors would receive the gradient itself, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from plait.errors import ConfigError
 from plait.rounds.moments import Moments
 
 SMALLEST_GRADIENT = 1e-15
-"""Gradients below count as zero: their squares would not be exact in float32."""
+"""Gradients below it count as zero: their squares would not be exact in float32."""
 EPSILON = 1e-20
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Neighbouring tensors that train and have seen equally many steps."""
+    """Neighbouring tensors that train and have taken the same number of steps."""
 
     first: int
     last: int
@@ -40,18 +39,18 @@ class FlatAdamW:
 
     Attributes:
         master: (size,) float32, the adapter.
-        gradient: (size,) float32, what the next step goes along; the caller's to fill.
+        gradient: (size,) float32, the gradient of the next step; filled by the caller.
 
     Args:
-        start: (size,) the adapter before; not changed.
+        start: (size,) the initial adapter; not changed.
         sizes: elements of each tensor, in the buffer's order.
         trained: whether each tensor trains; at least one does.
         weight_decay: as in AdamW.
-        moments: what a run before left; None to begin anew.
-        device: where to compute.
+        moments: those of an earlier run; None to start fresh.
+        device: to compute on.
 
     Raises:
-        ConfigError: the moments are of another adapter.
+        ConfigError: the moments belong to another adapter.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class FlatAdamW:
 
     @torch.no_grad()
     def take(self, gradients: Sequence[torch.Tensor | None]) -> None:
-        """Fill the gradient from those of the tensors, of any type; None, and what does not train, is zero."""
+        """Fill the gradient from those of the tensors, of any type; None and untrained tensors are zero."""
         into = self.gradient.split(self._sizes)
         for slot, gradient, trains in zip(into, gradients, self._trained, strict=True):
             if gradient is None or not trains:
@@ -111,14 +110,14 @@ class FlatAdamW:
         return values
 
     def step(self, learning_rate: float) -> None:
-        """Step along the gradient."""
+        """Take a step along the gradient."""
         torch.hardshrink(self.gradient, SMALLEST_GRADIENT, out=self.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
 
     def moments(self, steps: int) -> Moments:
-        """What is to be remembered after so many steps."""
+        """The moments after this many steps."""
         counts = (n + steps if trains else n for n, trains in zip(self._steps_before, self._trained, strict=True))
         return Moments(self._mean.cpu().numpy().copy(), self._square.cpu().numpy().copy(), tuple(counts))
 

@@ -1,4 +1,4 @@
-"""A prompt that an encoder makes (P-tuning), as the plain prompt that it is once training is over."""
+"""The prompt of an encoder (P-tuning), as the plain prompt that it is after training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plait.training.blueprint import PROMPT
 from plait.training.methods import peft_config_of
 
 _ENCODER = "prompt_encoder."
-# What a plain prompt has in common with one that is encoded.
+# The settings that a plain prompt shares with an encoded one.
 _SHARED_KEYS = (
     "task_type", "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers",
     "modules_to_save",
@@ -20,7 +20,7 @@ _SHARED_KEYS = (
 
 
 def servable(spec: AdapterSpec, state: AdapterState) -> tuple[AdapterSpec, AdapterState]:
-    """The adapter as files hold it: with an encoder's prompt in place of the encoder; all else as it is."""
+    """The adapter in file form: with the encoder's prompt in place of the encoder; otherwise unchanged."""
     if spec.peft_config.get("peft_type") != "P_TUNING":
         return spec, state
     config = cast("PromptEncoderConfig", peft_config_of(spec.peft_config))

@@ -1,7 +1,7 @@
-"""The adapter of a run as plain PEFT loads it on the base as everybody has it.
+"""A run's adapter in the form that plain PEFT loads on the public base.
 
-Where a run moves the base, the move is folded into an adapter of a higher rank, which is the whole model then; a prompt
-that an encoder makes becomes the plain prompt that it is.
+If a run moves the base, the movement is folded into an adapter of a higher rank, which then is the whole model; an
+encoder's prompt becomes a plain prompt.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from plait.training.prompts import servable
 def published(
     spec: AdapterSpec, state: AdapterState, geometry: Geometry, moved: MovedBase
 ) -> tuple[AdapterSpec, AdapterState]:
-    """Spec and values of what is published.
+    """Spec and values of the published adapter.
 
     Args:
-        spec: of the adapter that is trained.
+        spec: of the trained adapter.
         state: its values.
         geometry: its pairs.
-        moved: the base that it stands on.
+        moved: the base that it is trained on.
     """
     spec, state = servable(spec, state)
     return with_base(spec, state, geometry, moved.delta) if moved.delta.factors else (spec, state)
@@ -32,10 +32,10 @@ def published(
 def with_base(
     spec: AdapterSpec, state: AdapterState, geometry: Geometry, moved: BaseDelta
 ) -> tuple[AdapterSpec, AdapterState]:
-    """An adapter of one higher rank that is adapter and change of the base together.
+    """An adapter of one higher rank that combines the adapter with the change of the base.
 
-    With n columns of the base's change b a, and scale s: s [B, b/s, 0] [A; a; 0] = s B A + b a. All modules get the
-    same rank, which is what servers of many adapters ask for; what a module does not need is zero.
+    With n columns of the base's change b a, and scaling factor s: s [B, b/s, 0] [A; a; 0] = s B A + b a. All modules
+    get the same rank, as multi-adapter servers require; unused columns are zero.
     """
     columns = max(factors.columns for factors in moved.factors.values())
     rank = max(pair.rank for pair in geometry.pairs) + columns

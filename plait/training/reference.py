@@ -1,11 +1,10 @@
-"""The two baselines that a federated run is judged by, trained with as many steps on as many tokens.
+"""The two baselines of a federated run, trained with as many steps on as many tokens.
 
-*central*: one model on everybody's data, as if it could be pooled: rounds x local steps optimizer steps, each over
-clients x batch size sequences, so it takes as many sequential steps as a client and sees as many tokens as the cohort.
-*local*: every client alone, rounds x local steps steps of its own batch; nothing is shared.
-Both keep one optimizer from first step to last and are judged on every client's held-out part. An adapter that a client
-trained alone is judged on its own part (what it is worth to that client) and on everybody's (what it is worth as an
-adapter for all, which is what a federation makes).
+*central* (pooled baseline): one model on everybody's data, as if it could be pooled: rounds x local steps optimizer
+steps, each over clients x batch size sequences, so it takes as many sequential steps as a client and sees as many
+tokens as the cohort. *local* (local-only baseline): every client alone, rounds x local steps steps of its own batch.
+Both keep one optimizer from first to last step and are evaluated on every client's held-out part. A local-only adapter
+is evaluated on its client's own part (its value for that client) and on everybody's (its value as a shared adapter).
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ _MOST_JUDGES = 16
 
 @dataclass(frozen=True)
 class Reference:
-    """What a baseline reached.
+    """The result of a baseline.
 
     Attributes:
         kind: ``central`` or ``local``.
         by_client: held-out loss on each client's held-out part.
-        everywhere: mean loss of the adapters of *local* on everybody's held-out parts (of many clients, on those of
-            sixteen); of *central*, as `by_client` says.
+        everywhere: mean loss of the *local* adapters on everybody's held-out parts (with many clients, on those of
+            sixteen); for *central*, the same as `by_client`.
         steps: optimizer steps of one model.
-        batch_size: sequences of one optimizer step.
-        wall_s: how long it took.
+        batch_size: sequences per optimizer step.
+        wall_s: wall time.
     """
 
     kind: str
@@ -69,11 +68,11 @@ def train_reference(
         base: the resident base.
         clients: every client's data.
         spec: the adapter's spec.
-        initial: where training starts, as in the federated run.
+        initial: the initial adapter, as in the federated run.
         settings: as in the federated run.
         steps: optimizer steps of one model (rounds x local steps).
         seed: the run's seed.
-        progress: told in words what is being done.
+        progress: is told what is being done.
     """
     started = time.perf_counter()
     settings = replace(settings, local_steps=steps, done_steps=0)

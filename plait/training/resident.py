@@ -1,7 +1,7 @@
-"""One frozen base in memory, with one adapter slot that any number of clients take turns in.
+"""One frozen base in memory, with one adapter slot that any number of clients use in turn.
 
 Loading an adapter copies its values into the slot's parameters in place; the base is read once per process and never
-written to.
+modified.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.methods import METHODS, peft_config_of
 from plait.training.moved_base import move_weights
 
-# Clients of several ranks take turns.
+# Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
 
-# To find an adapter's tensors PEFT goes through all modules several times: 30 ms with 30 blocks.
+# To find an adapter's tensors PEFT iterates over all modules several times: 30 ms with 30 blocks.
 _BEHIND: WeakKeyDictionary[PeftModel, Mapping[str, torch.Tensor]] = WeakKeyDictionary()
 
 
 class ResidentBase:
-    """A base on a device, ready to carry adapters.
+    """A base on a device, ready for adapters.
 
     Args:
         directory: Hugging Face model directory.
         fingerprint: SHA-256 of the base, hex.
         compute: device and type.
-        seq_len: longest sequence that will be asked of it (decides the attention kernel).
-        adapter_in_float32: whether the adapter computes in float32 too. plait's own trainer keeps float32 masters
-            outside the model and has no need of it; a trainer that steps on the model's parameters has.
+        seq_len: longest sequence that will be used (decides the attention kernel).
+        adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
+            outside the model and does not need it; a trainer that steps on the model's parameters does.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ResidentBase:
 
     @property
     def identity(self) -> tuple[bytes, ...]:
-        """What decides how it computes."""
+        """What determines its results."""
         how = (str(self.compute.device), self.compute.dtype_name, self._seq_len, self._adapter_in_float32)
         return self.fingerprint, repr(how).encode()
 
@@ -92,7 +92,7 @@ class ResidentBase:
 
     @property
     def pad_token(self) -> int:
-        """Token id that fills up short rows; masked everywhere, so any id serves."""
+        """Token id that pads short rows; masked everywhere, so any id works."""
         tokenizer = self.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
@@ -100,7 +100,7 @@ class ResidentBase:
         """Spec and initial adapter, derived from what a server sent; computed once per spec.
 
         Raises:
-            PeerError: it is no spec.
+            PeerError: it is not a spec.
             ConfigError: it does not fit this base.
         """
         if spec_text not in self._blueprints:
@@ -117,11 +117,11 @@ class ResidentBase:
         """Compute on the base as it has moved, from now on; takes effect with the next `carrying`.
 
         Args:
-            base: how far it has moved from what is on disk.
-            geometry: of the adapter, whose modules are the ones that move.
+            base: its movement from the base on disk.
+            geometry: of the adapter, whose modules are those that move.
         """
         if base.digest != self._moved.digest:
-            # A weight that was moved has no way back but the file: rounding would add up otherwise.
+            # A weight that was moved is reset only from its file: rounding would add up otherwise.
             self._model, self._carried = None, b""
             self._moved, self._geometry = base, geometry
 
@@ -154,7 +154,7 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
-        # Fixed factors that PEFT makes of the weights come out as in plain PEFT only where the weights are not rounded.
+        # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
         dtype = torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
         quantised = {}
         if (method := METHODS.get(spec.method)) and method.quantised:
@@ -174,7 +174,7 @@ class ResidentBase:
             if self.compute.device.type == "cpu":
                 keep_freed_memory()
             if quantised:
-                # bitsandbytes has put it where it belongs.
+                # bitsandbytes has already placed it.
                 keep_trainable(model)
                 return cast("PreTrainedModel", model)
             return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
@@ -203,21 +203,21 @@ def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
 
 
 def adapter_parameters(model: PeftModel, layout: Layout) -> list[nn.Parameter]:
-    """The parameters behind an adapter's tensors, in layout order.
+    """The parameters of an adapter's tensors, in layout order.
 
     Raises:
-        ConfigError: a tensor of the adapter is no parameter of the model, so it cannot be trained in place.
+        ConfigError: a tensor of the adapter is not a parameter of the model, so it cannot be trained in place.
     """
     tensors = _behind(model)
     found = [tensors[slot.name] for slot in layout.slots]
     parameters = [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
     if len(parameters) < len(found):
-        raise ConfigError("this adapter method keeps tensors that are no trainable parameters of the model")
+        raise ConfigError("this adapter method has tensors that are not trainable parameters of the model")
     return parameters
 
 
 def _behind(model: PeftModel) -> Mapping[str, torch.Tensor]:
-    """What is behind the adapter's tensors, by name; where all are parameters they are looked for once a model."""
+    """The model's values of the adapter's tensors, by name; parameters are looked up once per model."""
     if model not in _BEHIND:
         by_address = {parameter.data_ptr(): parameter for parameter in model.parameters() if parameter.requires_grad}
         tensors = {name: by_address.get(x.data_ptr(), x) for name, x in adapter_tensors(model).items()}

@@ -1,6 +1,6 @@
-"""The built-in base `tiny`: kept in the package as JSON, unpacked into the cache at first use.
+"""The built-in base `tiny`: stored in the package as JSON, unpacked into the cache at first use.
 
-A Flower App Bundle takes no binary files, so what is not JSON of itself lies in `packed.json`: file name → base64.
+A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
 Written by `simulations/tiny_base/make.py`.
 """
 
@@ -44,7 +44,7 @@ def unpack_tiny() -> Path:
                 write_atomically(folder / name, data)
             folder.rename(target)
     except OSError as error:
-        # Many workers may start at once; whoever came first has put the same files there.
+        # Many workers may start at once; the first one has written the same files.
         if not is_ours(target):
             raise MachineError(f"cannot write '{target}': {error.strerror or error}; remove what is there") from error
     return target

@@ -1,6 +1,6 @@
 """The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed.
 
-Knows nothing of rounds, peers or bytes: settings, examples and a model in, the mean loss out.
+Knows nothing of rounds, peers or bytes: takes settings, examples and a model, returns the mean loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plait.training.learner import Learner, Lesson, LocalTraining
 from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.wire.settings import Settings
 
-# PEFT's names of a low-rank pair's two sides; all else that an adapter has (a head, a magnitude) trains with either.
+# PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
 
 
@@ -43,24 +43,24 @@ def train_steps(
     """Train an adapter for `settings.local_steps` optimizer steps.
 
     The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
-    and may be in bfloat16 (mixed precision with float32 masters, arXiv 1710.03740). The order of examples, and dropout,
-    follow from `settings.seed`. A step's loss is the mean over all its label tokens, however they fall on its
+    and may be in bfloat16 (mixed precision with float32 masters, arXiv 1710.03740). The order of examples and dropout
+    depend on `settings.seed`. A step's loss is the mean over all its label tokens, whatever their distribution over
     micro-batches.
 
     Args:
-        model: the base with the adapter on.
+        model: the base with the adapter.
         parameters: the adapter's parameters in layout order; overwritten.
-        examples: what to train on.
-        settings: steps, batch, learning rate, schedule, seed, which sides train, FedProx's mu.
-        start: (size,) the adapter before; not changed.
+        examples: the training examples.
+        settings: steps, batch, learning rate, schedule, seed, trained sides, FedProx's mu.
+        start: (size,) the initial adapter; not changed.
         task: what the labels are.
-        pad_token: fills up short rows.
-        moments: AdamW's, from a run before; None to begin anew.
-        drift: (size,) to be added after every step to what trains; None for nothing.
-        on_step: told number and loss of every step.
+        pad_token: pads short rows.
+        moments: AdamW's, from an earlier run; None to start fresh.
+        drift: (size,) to add to the trained part after every step; None for nothing.
+        on_step: is told number and loss of every step.
 
     Raises:
-        ConfigError: nothing of this adapter is to train, or the moments are of another one.
+        ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
     """
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def train_steps(
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
-    """Which of the parameters train where these sides do.
+    """Which of the parameters train if these sides do.
 
     Raises:
         ConfigError: none of them.
@@ -110,7 +110,7 @@ def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sid
 
 @contextmanager
 def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) -> Generator[None]:
-    """For a while only some parameters ask for gradients; the others cost none."""
+    """Require gradients of some parameters only, for a while; the others cost nothing."""
     try:
         for parameter, trains in zip(parameters, trained, strict=True):
             parameter.requires_grad_(trains)
@@ -129,7 +129,7 @@ def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int) -> Judgement:
-    """Loss (and right answers) of every example, in evaluation mode.
+    """Loss (and correct answers) of every example, in evaluation mode.
 
     Raises:
         Abandoned: nobody waits for this any more.

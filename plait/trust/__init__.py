@@ -1,4 +1,4 @@
-"""Who may take part: keys, certificates, start-up kits and revocation."""
+"""Admission: keys, certificates, start-up kits and revocation."""
 
 from plait.trust.authority import Authority
 from plait.trust.diagnose import explain

@@ -1,6 +1,6 @@
 """The certificate authority of one federation: it signs the server's certificate and those of its clients.
 
-Its key admits whoever it signs, so it belongs on no machine that takes part. Knows nothing of kits and of the register.
+Its key can admit anyone, so it belongs on no machine that takes part. Knows nothing of kits and of the register.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from plait.trust.secret_file import write_secret
 AUTHORITY_DAYS = 3653
 LEAF_DAYS = 730
 SERVER_COMMON_NAME = "plait server"
-"""Of a server's certificate; a client's has its name, and no name has a space in it."""
+"""Common name of a server's certificate; a client's has its name, and no client name contains a space."""
 
-# So that a certificate holds at once on machines whose clock is a time zone off.
+# So that a certificate is valid at once on machines whose clock is a time zone off.
 _BACKDATED = timedelta(days=1)
 
 
@@ -44,9 +44,9 @@ class Authority:
 
     @classmethod
     def found(cls, *, now: datetime) -> Authority:
-        """A new authority, good for ten years from `now`."""
+        """A new authority, valid for ten years from `now`."""
         key = new_key()
-        # Two authorities of the same name would make a wrong one look like a broken signature.
+        # With two authorities of the same name, a wrong one would look like a broken signature.
         mark = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:8]
         subject = _named(f"plait authority {mark}")
         builder = (
@@ -60,7 +60,7 @@ class Authority:
 
     @classmethod
     def load(cls, directory: Path) -> Authority:
-        """Read the authority that `save` wrote.
+        """Read an authority that `save` wrote.
 
         Raises:
             ConfigError: a file is missing, malformed or readable by others, or key and certificate do not match.
@@ -74,7 +74,7 @@ class Authority:
         """Write ``ca.key`` (mode 0600) and ``ca.crt`` into `directory`.
 
         Raises:
-            ConfigError: ca.key is there already.
+            ConfigError: ca.key already exists.
             MachineError: cannot be written.
         """
         write_secret(directory / "ca.key", key_pem(self._key))
@@ -87,13 +87,13 @@ class Authority:
     def issue_server(
         self, key: ec.EllipticCurvePublicKey, names: Sequence[str], *, now: datetime, days: int
     ) -> x509.Certificate:
-        """A certificate for a server, which may also connect to itself: an operator asks for the status with it.
+        """A certificate for a server, which it may also use as a client: an operator asks for the status with it.
 
         Args:
             key: the server's public key.
             names: DNS names and IP addresses that clients connect to.
             now: the time of issue.
-            days: how long it holds.
+            days: its validity.
 
         Raises:
             ConfigError: it would outlive the authority.
@@ -111,13 +111,13 @@ class Authority:
         )
 
     def issue_client(self, key: ec.EllipticCurvePublicKey, name: str, *, now: datetime, days: int) -> x509.Certificate:
-        """A certificate for a client, which cannot pass for a server; its common name is the client's name.
+        """A client certificate, which is not valid for a server; its common name is the client's name.
 
         Args:
             key: the client's public key for TLS.
             name: the client.
             now: the time of issue.
-            days: how long it holds.
+            days: its validity.
 
         Raises:
             ConfigError: it would outlive the authority.
@@ -128,11 +128,11 @@ class Authority:
         left = self.days_left(now=now)
         if left < 1:
             raise ConfigError(
-                f"authority expired on {moment(self.certificate.not_valid_after_utc)}, expected one that holds: "
+                f"authority expired on {moment(self.certificate.not_valid_after_utc)}, expected a valid one: "
                 "provision into a new folder"
             )
         if not 1 <= days <= left:
-            raise ConfigError(f"days is {days}, expected 1 to {left}, what is left of the authority's own time")
+            raise ConfigError(f"days is {days}, expected 1 to {left}, the remaining validity of the authority")
         return _builder(_named(name), key, now=now, days=days)
 
     def _signed(

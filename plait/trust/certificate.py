@@ -1,6 +1,6 @@
-"""X.509 certificates and their ECDSA P-256 keys: reading them, and whether they hold now.
+"""X.509 certificates and their ECDSA P-256 keys: reading them and checking their validity.
 
-gRPC's TLS takes no Ed25519 certificates, hence ECDSA. Knows nothing of who issues them, nor of kits.
+gRPC's TLS does not accept Ed25519 certificates, hence ECDSA. Knows nothing of who issues them, nor of kits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plait.trust.secret_file import read_secret, read_small
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A new P-256 key from the operating system's randomness."""
+    """A new P-256 key from the operating system's random generator."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
@@ -36,16 +36,16 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a key that `key_pem` gave.
+    """Read a key in the format of `key_pem`.
 
     Raises:
-        ConfigError: missing, readable by others, or no ECDSA private key.
+        ConfigError: missing, readable by others, or not an ECDSA private key.
         MachineError: cannot be read.
     """
     try:
         key = serialization.load_pem_private_key(read_secret(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-        raise ConfigError(f"'{path}' is no private key, expected an ECDSA key in PEM without password") from error
+        raise ConfigError(f"'{path}' is not a private key, expected an ECDSA key in PEM without password") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"'{path}' is a key of another kind, expected an ECDSA key")
     return key
@@ -55,26 +55,26 @@ def read_certificate(path: Path) -> x509.Certificate:
     """Read a certificate in PEM.
 
     Raises:
-        ConfigError: missing, or no certificate.
+        ConfigError: missing, or not a certificate.
         MachineError: cannot be read.
     """
     try:
         return x509.load_pem_x509_certificate(read_small(path))
     except (ValueError, InternalError) as error:
-        raise ConfigError(f"'{path}' is no certificate, expected one in PEM") from error
+        raise ConfigError(f"'{path}' is not a certificate, expected one in PEM") from error
 
 
 def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, remedy: str) -> None:
-    """Check that a certificate holds at `now`.
+    """Check that a certificate is valid at `now`.
 
     Args:
         certificate: the certificate.
-        what: what it is called in the error.
+        what: its name in the error message.
         now: the time, with its zone.
         remedy: what to do once it has expired.
 
     Raises:
-        ConfigError: expired, or not valid yet; the message has the date and the clock's.
+        ConfigError: expired, or not valid yet; the message has both the date and the clock's time.
     """
     if now > certificate.not_valid_after_utc:
         raise ConfigError(
@@ -116,13 +116,13 @@ def check_key_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey,
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """The subject's common name; empty where there is not exactly one."""
+    """The subject's common name; empty unless there is exactly one."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
 
 
 def server_names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The DNS names and IP addresses that the certificate is for."""
+    """The DNS names and IP addresses of the certificate."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):

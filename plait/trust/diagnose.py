@@ -1,8 +1,8 @@
-"""Why a node cannot reach its server: one line with the cause and what to do, found by trying by hand.
+"""Why a node cannot reach its server: one line with the cause and the remedy, found by trying each step.
 
-gRPC reports a refused certificate, a wrong clock and a server that is not there in the same few words. This goes the
-way of a connection again step by step: name, address, TLS, the server's certificate, this node's certificate. Knows
-nothing of gRPC but that it speaks HTTP/2, and nothing of enrolment: keys and revocation come after all this.
+gRPC reports a refused certificate, a wrong clock and an absent server in almost the same words. This repeats a
+connection step by step: name, address, TLS, the server's certificate, this node's certificate. Of gRPC it knows only
+that it speaks HTTP/2; enrolment, keys and revocation come after all this.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from plait.trust.kit import AUTHORITY_FILE, ClientKit, ServerKit, load_tls_pair
 
 _STEP_S = 5.0
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""What gRPC looks for in the environment, in this order; and for what goes straight:"""
+"""Variables in which gRPC looks for a proxy, in this order, and those for direct connections:"""
 _STRAIGHT = ("no_grpc_proxy", "no_proxy")
 
-# OpenSSL's X509_V_ERR_*, which the ssl module gives as numbers only.
+# OpenSSL's X509_V_ERR_*, which the ssl module gives only as numbers.
 _NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 26, 62, 64
 _NOT_TRUSTED = frozenset({2, 7, 18, 19, 20, 21, 24, 30, 31})
 
 
 @dataclass(frozen=True)
 class _Own:
-    """Where the certificate lies that is shown to the server."""
+    """Where the certificate for the server is stored."""
 
     directory: Path
     role: str
@@ -45,14 +45,14 @@ class _Own:
 
 
 def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
-    """What is wrong between here and a server, in one line with what to do.
+    """The problem between this machine and a server, in one line with the remedy.
 
-    Takes up to five seconds a step where the network swallows packets; a name server may take longer.
+    Takes up to five seconds per step if the network drops packets; a name server may take longer.
 
     Args:
-        host: DNS name or IP address, as it was given to gRPC.
+        host: DNS name or IP address, as given to gRPC.
         port: TCP port.
-        kit: whose certificate is shown, a node's or for an operator the server's; None where TLS is not used.
+        kit: source of the certificate: a node's kit, or for an operator the server's; None without TLS.
     """
     host = host.removeprefix("[").removesuffix("]")
     return _explain(host, port, kit) + _by_proxy(host)
@@ -70,21 +70,21 @@ def _explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
         load_tls_pair(own.directory, own.role)
         return _tls_failure(host, port, own)
     except PlaitError as error:
-        return f"this node's own kit is of no use: {error}"
+        return f"this node's own kit cannot be used: {error}"
 
 
 def _by_proxy(host: str) -> str:
-    """That gRPC takes a way round, where it does; everything here goes straight."""
+    """A note that gRPC uses a proxy, if it does; everything here connects directly."""
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     excepted = next((names for variable in _STRAIGHT if (names := os.environ.get(variable))), "").split(",")
     straight = any(entry.strip() and host.endswith(entry.strip()) for entry in excepted)
     if proxy is None or straight or is_loopback(host):
         return ""
-    return f" (gRPC goes by the proxy that {proxy} names; with no_proxy={host} in the environment it goes straight)"
+    return f" (gRPC uses the proxy that {proxy} names; with no_proxy={host} in the environment it connects directly)"
 
 
 def _unreachable(host: str, port: int, where: str) -> str:
-    """Why no TCP connection comes about; empty where one does."""
+    """Why no TCP connection can be made; empty if one can."""
     if not 0 < port < 65536:
         return f"port is {port}, expected 1 to 65535"
     try:
@@ -97,7 +97,7 @@ def _unreachable(host: str, port: int, where: str) -> str:
     except TimeoutError:
         return f"no answer from {where} in {_STEP_S:.0f} s: check the address, and firewalls on the way (one TCP port)"
     except OSError as error:
-        return f"no way to {where} ({error.strerror or error}): check this machine's network and the address"
+        return f"no route to {where} ({error.strerror or error}): check this machine's network and the address"
     return ""
 
 
@@ -112,29 +112,27 @@ def _tls_failure(host: str, port: int, own: _Own) -> str:
     except TimeoutError:
         return f"{where} accepts connections but starts no TLS in {_STEP_S:.0f} s: is it the plait server's port?"
     except OSError as error:
-        return (
-            f"{where} broke the connection off during TLS ({error.strerror or error}): is it the plait server's port?"
-        )
+        return f"{where} closed the connection during TLS ({error.strerror or error}): is it the plait server's port?"
 
 
 def _greet(host: str, port: int, own: _Own, where: str) -> str:
     context = _context(own)
     context.load_verify_locations(cafile=own.directory / AUTHORITY_FILE)
     with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
-        # With TLS 1.3 the server judges this node's certificate after the handshake: its verdict, or HTTP/2's first
-        # frame, is the first thing to be read. Nothing is sent, since a reset would swallow the verdict.
+        # With TLS 1.3 the server checks this node's certificate after the handshake: its verdict, or HTTP/2's first
+        # frame, is the first data to arrive. Nothing is sent, since a reset would discard the verdict.
         try:
             greeted = tls.recv(1) != b""
         except TimeoutError:
             greeted = True
         if not greeted:
-            return _refused("closed the connection once it had seen this node's certificate", own, where)
+            return _refused("closed the connection after seeing this node's certificate", own, where)
         if tls.selected_alpn_protocol() != "h2":
             return (
                 f"{where} speaks TLS but not gRPC (no HTTP/2): a proxy on the way, or another server of this authority?"
             )
     return (
-        f"TLS with {where} works now: the server was starting or busy, or refuses more connections; trying again helps"
+        f"TLS with {where} works now: the server was starting or busy, or it refuses more connections; retrying helps"
     )
 
 
@@ -169,36 +167,36 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
             f"certificate shown at {where} is a client's, expected a server's: do not use this server before you know "
             "who runs it"
         )
-    return f"certificate of the server at {where} does not hold ({error.verify_message}): make the server's kit anew"
+    return f"certificate of the server at {where} is not valid ({error.verify_message}): make the server's kit anew"
 
 
 def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:
-    """What the other side's TLS, or what is no TLS, tells."""
+    """What the other side's TLS, or other protocol, reveals."""
     reason = error.reason or ""
     if "EXPIRED" in reason:
-        return _refused("calls this node's certificate expired", own, where)
+        return _refused("says that this node's certificate has expired", own, where)
     if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")):
         said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
         return _refused(f"refuses this node's certificate ({said})", own, where)
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return _refused("closed the connection once it had seen this node's certificate", own, where)
+        return _refused("closed the connection after seeing this node's certificate", own, where)
     if "ALERT" in reason:
         said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
-        return f"server at {where} breaks TLS off ({said}): is it a plait server of the same version?"
+        return f"server at {where} aborts TLS ({said}): is it a plait server of the same version?"
     return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
 
 
 def _refused(what: str, own: _Own, where: str) -> str:
     certificate = read_certificate(own.certificate)
     return (
-        f"server at {where} {what}, which holds from {moment(certificate.not_valid_before_utc)} to "
+        f"server at {where} {what}; the certificate is valid from {moment(certificate.not_valid_before_utc)} to "
         f"{moment(certificate.not_valid_after_utc)}, the clock here says {moment(datetime.now(UTC))}: check the "
         "server's clock, and that both kits were made in one folder"
     )
 
 
 def _shown_certificate(host: str, port: int, own: _Own) -> x509.Certificate | None:
-    """The certificate that a server shows, whatever it is worth; None where it shows none."""
+    """The certificate that a server shows, unverified; None if it shows none."""
     context = _context(own)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

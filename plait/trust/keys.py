@@ -1,6 +1,6 @@
-"""A node's Ed25519 key (RFC 8032): with it a node proves who it is and signs what it sends.
+"""A node's Ed25519 key (RFC 8032), with which it proves its identity and signs what it sends.
 
-Knows nothing of what is signed, nor of TLS, whose keys are the authority's matter.
+Knows nothing of the content signed, nor of TLS, whose keys belong to the authority.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGNATURE_BYTES = 64
 
 @dataclass(frozen=True)
 class NodeKey:
-    """A private key; what is shown of it is its public half.
+    """A private key; only its public half is shown.
 
     Attributes:
         public_bytes: the public key, 32 bytes.
@@ -32,7 +32,7 @@ class NodeKey:
 
     @classmethod
     def generate(cls) -> NodeKey:
-        """A new key from the operating system's randomness."""
+        """A new key from the operating system's random generator."""
         return cls._of(Ed25519PrivateKey.generate())
 
     @classmethod
@@ -40,13 +40,15 @@ class NodeKey:
         """Read a key that `save` wrote (PEM, PKCS #8).
 
         Raises:
-            ConfigError: missing, readable by others, or no Ed25519 private key.
+            ConfigError: missing, readable by others, or not an Ed25519 private key.
             MachineError: cannot be read.
         """
         try:
             key = serialization.load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-            raise ConfigError(f"'{path}' is no private key, expected an Ed25519 key in PEM without password") from error
+            raise ConfigError(
+                f"'{path}' is not a private key, expected an Ed25519 key in PEM without password"
+            ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"'{path}' is a key of another kind, expected an Ed25519 key")
         return cls._of(key)
@@ -55,7 +57,7 @@ class NodeKey:
         """Write the key to a new file of mode 0600.
 
         Raises:
-            ConfigError: `path` is there already.
+            ConfigError: `path` already exists.
             MachineError: cannot be written.
         """
         pem = self._private.private_bytes(

@@ -1,6 +1,6 @@
-"""Start-up kits: what a server and each client need to know each other, one directory that is copied to the machine.
+"""Start-up kits: what a server and a client need to trust each other, one directory to copy to each machine.
 
-A kit is checked when it is loaded: modes of keys, dates, and that its files belong together. Knows nothing of gRPC.
+A kit is checked when it is loaded: modes of keys, dates, and whether its files belong together. Knows nothing of gRPC.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _TOKEN = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class TlsPair:
-    """A certificate and its key as TLS libraries take them, both PEM.
+    """A certificate and its key in PEM, as TLS libraries take them.
 
     Attributes:
         key: the private key.
         certificate: the certificate.
-        authority: the certificate of the authority that signed it, and whose signature the other end must show.
-        expires: until when both certificates hold.
+        authority: the certificate of the authority that signed it and must have signed the other end's.
+        expires: when the first of both certificates expires.
     """
 
     key: bytes = field(repr=False)
@@ -57,13 +57,13 @@ class TlsPair:
 
 @dataclass(frozen=True)
 class ServerKit:
-    """What a server starts from; its register is read by `Register.load`.
+    """A server's kit; its register is read by `Register.load`.
 
     Attributes:
-        directory: where the kit lies.
-        tls: how it shows who it is.
-        names: the DNS names and IP addresses that its certificate is for.
-        operator_token: what an operator shows to ask for the server's status, 32 bytes in hexadecimal.
+        directory: of the kit.
+        tls: its certificate and key.
+        names: the DNS names and IP addresses of its certificate.
+        operator_token: the token for requesting the server's status, 32 bytes in hexadecimal.
     """
 
     directory: Path
@@ -81,28 +81,28 @@ class ServerKit:
 
         Raises:
             ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
-                certificate does not hold now. One line with what to do.
+                certificate is not valid now. One line with the remedy.
             MachineError: cannot be read.
         """
         _check_kind(directory, "server")
         tls = load_tls_pair(directory, "server", now=now)
         token = read_secret(directory / OPERATOR_TOKEN_FILE).decode(errors="replace").strip()
         if not _TOKEN.fullmatch(token):
-            raise ConfigError(f"'{directory / OPERATOR_TOKEN_FILE}' is no token, expected 64 hexadecimal digits")
+            raise ConfigError(f"'{directory / OPERATOR_TOKEN_FILE}' is not a token, expected 64 hexadecimal digits")
         names = server_names_of(read_certificate(directory / "server.crt"))
         return cls(directory, tls, names, token)
 
 
 @dataclass(frozen=True)
 class ClientKit:
-    """What a client's node starts from.
+    """A client's kit.
 
     Attributes:
-        directory: where the kit lies.
-        name: what the client is called.
-        server_names: the names that the server's certificate is for, as they were when the kit was made.
+        directory: of the kit.
+        name: the client's name.
+        server_names: the names of the server's certificate when the kit was made.
         node_key: signs the node's enrolment and its updates.
-        tls: how it shows who it is.
+        tls: its certificate and key.
     """
 
     directory: Path
@@ -121,7 +121,7 @@ class ClientKit:
 
         Raises:
             ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
-                certificate does not hold now. One line with what to do.
+                certificate is not valid now. One line with the remedy.
             MachineError: cannot be read.
         """
         _check_kind(directory, "client")
@@ -136,7 +136,7 @@ class ClientKit:
 
 
 def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) -> TlsPair:
-    """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and hold.
+    """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and are valid.
 
     Args:
         directory: the kit.
@@ -156,7 +156,7 @@ def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) ->
         certificate,
         what=f"'{certificate_file}'",
         now=now,
-        remedy=f"where kits are made remove {role}.crt, run `plait provision` with {_ASKED[role]}, copy the new one",
+        remedy=f"where kits are made, remove {role}.crt, run `plait provision` with {_ASKED[role]}, copy the new one",
     )
     check_dates(authority, what=f"'{authority_file}'", now=now, remedy="make new kits with `plait provision`")
     return TlsPair(
@@ -168,9 +168,9 @@ def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) ->
 
 
 def client_settings(name: str, server_names: Sequence[str]) -> bytes:
-    """What ``kit.toml`` holds, as `read_client_settings` takes it."""
+    """The content of ``kit.toml``, for `read_client_settings`."""
     lines = (
-        "# Start-up kit of one plait client. Copy the folder to that client's machine and to no other.",
+        "# Start-up kit of one plait client. Copy the folder to that client's machine and no other.",
         f"name = {json.dumps(name)}",
         f"server-names = {json.dumps(list(server_names))}",
     )
@@ -199,7 +199,7 @@ def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _check_kind(directory: Path, role: str) -> None:
-    """Say so where a kit is no directory, is another party's, or holds all of them."""
+    """Refuse a kit that is not a directory, belongs to another role, or contains all kits."""
     where = "DIR/server" if role == "server" else "DIR/clients/NAME"
     if not directory.is_dir():
         raise ConfigError(f"kit '{directory}' is not there, expected a directory: {where} of `plait provision DIR`")

@@ -1,7 +1,7 @@
-"""What clients and servers may be called.
+"""Valid names of clients and servers.
 
-A client's name becomes a folder, a line in the register and the common name of a certificate, so it is taken for
-hostile. A server's name is what its certificate is checked against. Knows nothing of who is registered.
+A client's name becomes a folder, a line in the register and the common name of a certificate, so it is treated as
+hostile. A server's name is checked against its certificate. Knows nothing of who is registered.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from plait.errors import ConfigError
 MAX_NAME_BYTES = 64
 
 _CLIENT = re.compile(r"[\w-][\w.-]*")
-# Letters by their class in Unicode that nobody sees.
+# Unicode classes of invisible letters.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164")
-# What some scripts write vowels and accents with.
+# Marks with which some scripts write vowels and accents.
 _MARKS = ("Mn", "Mc")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 def is_client_name(name: str) -> bool:
-    """Whether a client may be called so.
+    """Whether a client may have this name.
 
     Letters and digits of any script, ``-``, ``_`` and ``.``, with no dot in front, in Unicode's compatibility form
-    (NFKC), so that two names that look alike are the same: at most `MAX_NAME_BYTES` in UTF-8, which is what a
-    certificate holds.
+    (NFKC), so that two names that look alike are equal: at most `MAX_NAME_BYTES` in UTF-8, the limit of a certificate.
     """
     if not 0 < len(name) <= MAX_NAME_BYTES or any("\ud800" <= char <= "\udfff" for char in name):
         return False
@@ -43,10 +42,10 @@ def is_client_name(name: str) -> bool:
 
 
 def check_client_name(name: str) -> str:
-    """`name` itself, if a client may be called so.
+    """`name` itself, if a client may have it.
 
     Raises:
-        ConfigError: it is none, as `is_client_name` says.
+        ConfigError: `is_client_name` does not hold.
     """
     if not is_client_name(name):
         raise ConfigError(
@@ -57,7 +56,7 @@ def check_client_name(name: str) -> str:
 
 
 def nearest_name(text: str) -> str:
-    """`text` with a dash for all that no client's name has; it may still be too long, or begin with a dot."""
+    """`text` with a dash for every character that no client name has; it may still be too long, or begin with a dot."""
     kept = "".join(
         char if char in "_.-" or char.isalnum() or unicodedata.category(char) in _MARKS else " "
         for char in unicodedata.normalize("NFKC", text)
@@ -67,7 +66,7 @@ def nearest_name(text: str) -> str:
 
 
 def composed(name: str) -> str:
-    """`name` with every accent in its letter (NFC), as keyboards write it; file systems may keep the two apart."""
+    """`name` with accents composed (NFC), as keyboards write it; file systems may decompose them."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -76,12 +75,12 @@ def _without_marks(name: str) -> str:
 
 
 def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[str, ...]:
-    """`names` as they are, if each is a name and no two, nor one of `taken`, differ only in case.
+    """`names` unchanged, if each is valid and no two, nor one of `taken`, differ only in case.
 
-    A name that is in `taken` letter by letter passes: that is the same client.
+    A name that is in `taken` exactly is allowed: that is the same client.
 
     Raises:
-        ConfigError: a bad name, or two that a file system without case would put into one folder.
+        ConfigError: an invalid name, or two that a case-insensitive file system would put into one folder.
     """
     checked: list[str] = []
     seen = {name.casefold(): name for name in taken}
@@ -99,10 +98,10 @@ def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tu
 
 
 def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
-    """DNS names (in lower case) and IP addresses (in canonical form) in their order, each once.
+    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates.
 
     Raises:
-        ConfigError: none at all, or one that is neither.
+        ConfigError: none at all, or an invalid one.
     """
     checked = tuple(dict.fromkeys(_server_name(name) for name in names))
     if not checked:

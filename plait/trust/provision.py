@@ -6,8 +6,8 @@
     DIR/server/        server.key server.crt ca.crt clients.json operator.token
     DIR/clients/NAME/  node.key client.key client.crt ca.crt kit.toml
 
-Nothing that is there is written over; a certificate that is missing from a kit is issued anew for the kit's key, which
-is how one is renewed. Knows nothing of how kits reach their machines.
+Existing files are never overwritten. A certificate that is missing from a kit is issued anew for the kit's key, which
+renews it. Knows nothing of how kits reach their machines.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from plait.trust.secret_file import write_secret
 
 
 class Outcome(Enum):
-    """What became of a kit: REGISTERED is one that a call which was cut short had left out of the register."""
+    """The result for one kit: REGISTERED is one that an earlier, interrupted call had left out of the register."""
 
     MADE = "made"
     RENEWED = "renewed"
@@ -63,7 +63,7 @@ class Provisioned:
         name: the client's name, or ``server``.
         directory: the kit.
         outcome: whether it is new.
-        expires: until when its certificate holds.
+        expires: when its certificate expires.
         public_key: a client's node key, 32 bytes; empty for the server.
     """
 
@@ -76,12 +76,12 @@ class Provisioned:
 
 @dataclass(frozen=True)
 class Federation:
-    """The kits that one call was about.
+    """The kits of one call.
 
     Attributes:
         server: the server's.
-        server_names: what its certificate is for.
-        clients: those of the clients named, in their order.
+        server_names: names of its certificate.
+        clients: the kits of the clients named, in order.
         authority_made: whether the authority is new.
     """
 
@@ -99,14 +99,14 @@ def provision(
     now: datetime,
     days: int | None = None,
 ) -> Federation:
-    """Make whatever of a federation is not there yet: the authority, the server's kit, a kit for each client.
+    """Make the parts of a federation that do not exist yet: the authority, the server's kit, a kit for each client.
 
     Args:
-        directory: where the kits lie, or are to lie.
+        directory: of the kits; made if missing.
         clients: names of the clients wanted.
-        server_names: DNS names and IP addresses that clients connect to; may be empty where the server has a kit.
+        server_names: DNS names and IP addresses that clients connect to; may be empty if the server has a kit.
         now: the time.
-        days: how long new certificates hold; by default two years, or as long as the authority does.
+        days: validity of new certificates; by default two years, or the authority's if that is less.
 
     Raises:
         ConfigError: a bad name, a client whose key is registered but whose kit is elsewhere, other server names than
@@ -134,7 +134,8 @@ def provision(
     )
     fresh = [RegisteredClient(kit.name, kit.public_key, now) for kit in kits if kit.public_key not in known]
     if fresh:
-        # Last, so that a key is registered only when its kit is whole; a second call registers what a crash left out.
+        # Last, so that a key is registered only when its kit is complete; a second call registers what a crash left
+        # out.
         write_clients(server / REGISTER_FILE, [*registered, *fresh])
     return Federation(server_kit, tuple(server_names), kits, authority_made)
 
@@ -143,7 +144,7 @@ def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
     """Revoke a client's key in ``DIR/server/clients.json``; needs neither the authority nor the client's kit.
 
     Returns:
-        The client, revoked; as it was if it had been revoked before.
+        The client, revoked; unchanged if it had been revoked before.
 
     Raises:
         ConfigError: no such client.
@@ -164,20 +165,20 @@ def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
 
 
 def _check_key(kit: Path, name: str, registered: Sequence[RegisteredClient]) -> None:
-    """Refuse to go on where a client's kit and the register do not fit together."""
+    """Refuse to continue if a client's kit and the register disagree."""
     holding = next((client for client in registered if client.name == name and client.revoked is None), None)
     if not kit.exists():
         if holding is not None:
             raise ConfigError(
-                f"client '{name}' has a key already but no kit in '{kit}', expected it there: put it back, or revoke "
+                f"client '{name}' has a key already but no kit in '{kit}', expected it there: restore it, or revoke "
                 "the client first to give it a new key"
             )
         return
     key = NodeKey.load(kit / NODE_KEY_FILE).public_bytes
     if any(client.public_key == key and client.revoked is not None for client in registered):
-        raise ConfigError(f"key in '{kit}' is revoked, expected one that holds: remove that folder to make a new kit")
+        raise ConfigError(f"key in '{kit}' is revoked, expected a valid one: remove that folder to make a new kit")
     if holding is not None and holding.public_key != key:
-        raise ConfigError(f"key in '{kit}' is not the registered one of '{name}', expected it: put the right kit back")
+        raise ConfigError(f"key in '{kit}' is not the registered one of '{name}', expected it: restore the right kit")
 
 
 def _server_names(certificate: Path, given: Sequence[str]) -> tuple[str, ...]:
@@ -198,7 +199,7 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
     if home.exists():
         return Authority.load(home), False
     if (directory / "server").exists():
-        raise ConfigError(f"'{home}' is missing, expected the authority: put its folder back while you make kits")
+        raise ConfigError(f"'{home}' is missing, expected the authority: restore its folder to make kits")
     _make_private(directory)
     authority = Authority.found(now=now)
     with directory_written_aside(home) as aside:

@@ -1,7 +1,7 @@
-"""The server's list of provisioned clients, ``clients.json``: who may enrol, with which key, and who no longer may.
+"""The server's list of provisioned clients, ``clients.json``: who may enrol and with which key, and who is revoked.
 
-A running server sees a change at once: the file is read again when it is another than last time. A name can stand there
-several times, with revoked keys and at most one that is not. Knows nothing of certificates.
+A running server notices changes at once: it reads the file again whenever it differs from last time. A name can be
+listed several times, with revoked keys and at most one valid key. Knows nothing of certificates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Verdict(Enum):
-    """What the register says of a name and a key."""
+    """The register's answer about a name and a key."""
 
     KNOWN = "known"
     UNKNOWN_KEY = "unknown key"
@@ -40,9 +40,9 @@ class RegisteredClient:
 
     Attributes:
         name: the client.
-        public_key: its node key's public half, 32 bytes.
+        public_key: public half of its node key, 32 bytes.
         provisioned: when it was provisioned.
-        revoked: when its key was revoked; None while it holds.
+        revoked: when its key was revoked; None if it is valid.
     """
 
     name: str
@@ -52,7 +52,7 @@ class RegisteredClient:
 
 
 class Register:
-    """The register of a server's kit as it stands on disk at every question."""
+    """The register of a server's kit, read from disk for every question."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class Register:
         """Whether a client of this name and key (32 bytes) may take part.
 
         Raises:
-            ConfigError: the file has become malformed, or is gone: nobody is let in on an old list.
+            ConfigError: the file has become malformed, or is gone: nobody is admitted on an old list.
             MachineError: cannot be read.
         """
         client = self._current().get(public_key)
@@ -94,7 +94,7 @@ class Register:
         return Verdict.KNOWN if client.name == name else Verdict.WRONG_NAME
 
     def standing(self, name: str) -> Verdict:
-        """Whether a client of this name may take part, with whatever key; its certificate says no more than the name.
+        """Whether a client of this name may take part, with any key; its certificate proves no more than the name.
 
         Raises:
             ConfigError: the file has become malformed, or is gone.
@@ -113,16 +113,16 @@ class Register:
     def _read(self) -> None:
         clients = read_clients(self._path)
         self._clients = _by_key(clients)
-        # A name that was revoked and provisioned anew has a key that holds.
+        # A name that was revoked and provisioned anew has a valid key.
         revoked = {client.name: Verdict.REVOKED_KEY for client in clients}
         self._standings = revoked | {client.name: Verdict.KNOWN for client in clients if client.revoked is None}
 
 
 def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
-    """The clients that a register lists, in its order.
+    """The clients of a register, in its order.
 
     Raises:
-        ConfigError: missing, malformed, a key listed twice, or a name with two keys that both hold.
+        ConfigError: missing, malformed, a key listed twice, or a name with two valid keys.
         MachineError: cannot be read.
     """
     try:
@@ -146,10 +146,10 @@ def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
 
 
 def write_clients(path: Path, clients: Iterable[RegisteredClient]) -> None:
-    """Write a register, atomically, one client a line.
+    """Write a register atomically, one client per line.
 
     Raises:
-        MachineError: cannot be written; the old one is as it was.
+        MachineError: cannot be written; the old one is unchanged.
     """
     lines = ",\n    ".join(json.dumps(_line(client)) for client in clients)
     text = f'{{\n  "clients": [\n    {lines}\n  ]\n}}\n' if lines else '{\n  "clients": []\n}\n'
@@ -183,12 +183,12 @@ def _client(line: object, *, where: str) -> RegisteredClient:
     except ValueError:
         key = b""
     if len(key) != PUBLIC_KEY_BYTES:
-        raise ConfigError(f"public_key of {where} is no key, expected {2 * PUBLIC_KEY_BYTES} hexadecimal digits")
+        raise ConfigError(f"public_key of {where} is not a key, expected {2 * PUBLIC_KEY_BYTES} hexadecimal digits")
     return RegisteredClient(
         check_client_name(name),
         key,
         _time(provisioned, where=f"provisioned of {where}"),
-        # Anything but null revokes, so that a slip of the hand never lets a client in.
+        # Anything but null revokes, so that a typing mistake never admits a client.
         None if revoked is None else _time(revoked, where=f"revoked of {where}"),
     )
 
@@ -205,11 +205,11 @@ def _check_unique(clients: Iterable[RegisteredClient], path: Path) -> None:
     holding: set[str] = set()
     for client in clients:
         if client.public_key in keys:
-            raise ConfigError(f"key of '{client.name}' stands twice in '{path}', expected every key once")
+            raise ConfigError(f"key of '{client.name}' is listed twice in '{path}', expected every key once")
         keys.add(client.public_key)
         if client.revoked is None:
             if client.name.casefold() in holding:
-                raise ConfigError(f"'{client.name}' has two keys that hold in '{path}', expected one (case aside)")
+                raise ConfigError(f"'{client.name}' has two valid keys in '{path}', expected one (case aside)")
             holding.add(client.name.casefold())
 
 
@@ -218,7 +218,7 @@ def _by_key(clients: Iterable[RegisteredClient]) -> Mapping[bytes, RegisteredCli
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int]:
-    """What differs between two versions of a file; zeros where there is none."""
+    """What differs between two versions of a file; zeros if there is none."""
     try:
         found = path.stat()
     except OSError:

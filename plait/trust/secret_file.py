@@ -1,6 +1,6 @@
-"""Files that only their owner may read: written with mode 0600 from the first byte, refused when others can read them.
+"""Files that only their owner may read: written with mode 0600 from the first byte, refused if others can read them.
 
-Knows nothing of what they hold, and never shows it.
+Knows nothing of their content, and never shows it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ MAX_FILE_BYTES = 65_536
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """Write `data` aside with mode 0600, fsync it and rename it to `path`, which must not be there.
+    """Write `data` to a temporary file with mode 0600, fsync it and rename it to `path`, which must not exist.
 
     Raises:
-        ConfigError: `path` is there already.
+        ConfigError: `path` already exists.
         MachineError: the directory is missing or read-only, or the disk is full.
     """
     if path.exists():
@@ -28,10 +28,10 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """What `path` holds, if nobody but its owner can read it.
+    """The content of `path`, if nobody but its owner can read it.
 
     Raises:
-        ConfigError: missing, too large, or open to others; the message has the command that closes it.
+        ConfigError: missing, too large, or readable by others; the message has the command that fixes it.
         MachineError: cannot be read.
     """
     data = read_small(path)
@@ -44,7 +44,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_small(path: Path) -> bytes:
-    """What `path` holds, at most 64 KiB.
+    """The content of `path`, at most 64 KiB.
 
     Raises:
         ConfigError: missing or too large.

@@ -153,7 +153,7 @@ def commands_of_the_documentation():
             words = shlex.split(line.replace("'", " "), comments=True)
             pairs = {name[2:]: value for name, value in pairwise(words) if name.startswith("--")}
             given = {key: value for key, value in pairs.items() if key in WELCOME_KEYS and not PLACEHOLDER.match(value)}
-            if given.get("method", "lora") in METHOD_NAMES:  # others are not to be had
+            if given.get("method", "lora") in METHOD_NAMES:  # others are not supported
                 yield page, RunConfig.model_validate(given, strict=False)
 
 

@@ -157,5 +157,5 @@ def test_an_adapter_of_another_base_is_refused(tiny: LocatedBase, saved: Saved) 
 
 
 def test_a_place_without_one_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="which is no directory, expected a run or a PEFT directory"):
+    with pytest.raises(ConfigError, match="which is not a directory, expected a run or a PEFT directory"):
         ranks_for(tiny, **{"init-adapter": str(tmp_path / "nowhere")})[1]()

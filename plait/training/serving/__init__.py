@@ -1,4 +1,4 @@
-"""One base and many adapters that write text at once: what `plait serve` puts behind HTTP."""
+"""One base and many adapters that generate text at once: the engine of `plait serve`."""
 
 from plait.training.serving.adapter import ServedAdapter
 from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece

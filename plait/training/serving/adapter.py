@@ -1,4 +1,4 @@
-"""An adapter as it is served: its factors by layer of the base, on the device."""
+"""An adapter for serving: its factors by layer of the base, on the device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """What is added to one linear layer: scale * B A.
+    """The term added to one linear layer: scale * B A.
 
     Attributes:
         A: (rank, d_in)
         B: (d_out, rank)
-        scale: how often the product counts.
+        scale: scaling factor of the product.
     """
 
     A: torch.Tensor
@@ -31,11 +31,11 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class ServedAdapter:
-    """One version of one adapter. It is never changed: a newer version is another object.
+    """One version of one adapter, immutable: a newer version is another object.
 
     Attributes:
         name: for messages.
-        factors: by the name of the layer in the base.
+        factors: by layer name in the base.
     """
 
     name: str
@@ -43,13 +43,13 @@ class ServedAdapter:
 
 
 def place_adapter(name: str, geometry: Geometry, state: AdapterState, compute: Compute) -> ServedAdapter:
-    """Bring an adapter to the device and into the type of the base.
+    """Move an adapter to the device and to the base's type.
 
     Args:
         name: for messages.
         geometry: its pairs.
         state: its values.
-        compute: where the base is, and its type.
+        compute: the base's device and type.
     """
 
     def placed(values: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Keys and values of rows of different lengths, aligned at their ends: all write their next token to one column.
+"""Keys and values of rows of different lengths, aligned at their ends, so that all rows write the same next column.
 
     row 0   . . . . k k k k |        . unused    k a token's keys    | the column of the next token
     row 1   k k k k k k k k |
     row 2   . . . . . . k k |
 
-Rows come and go between steps. What the model reads is a view: nothing is copied from step to step. Knows no adapter
+Rows are added and removed between steps. The model reads a view: nothing is copied from step to step. Knows no adapter
 and no text.
 """
 
@@ -24,7 +24,7 @@ _COLUMNS_AT_FIRST = 128
 
 @dataclass(eq=False)
 class _Frame:
-    """What all layers share: how long each row is, and the column that comes next."""
+    """What all layers share: the length of each row, and the next column."""
 
     lengths: list[int] = field(default_factory=list[int])
     end: int = 0
@@ -35,7 +35,7 @@ class _Frame:
 
 
 class _AlignedLayer(DynamicLayer):
-    """Keys and values of one layer, (rows, heads, columns, size), with room for more rows and columns."""
+    """Keys and values of one layer, (rows, heads, columns, size), with spare rows and columns."""
 
     def __init__(self, frame: _Frame, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class _AlignedLayer(DynamicLayer):
 
 
 class AlignedCache:
-    """The cache of all rows under way.
+    """The cache of all current rows.
 
     Args:
-        max_columns: tokens that a row can have at most.
+        max_columns: most tokens per row.
     """
 
     def __init__(self, max_columns: int) -> None:
@@ -80,7 +80,7 @@ class AlignedCache:
 
     @property
     def cache(self) -> Cache:
-        """What the model takes, for one token a row; call `advance` afterwards."""
+        """The model's input for one token per row; call `advance` afterwards."""
         if self._cache is None:
             raise RuntimeError("the cache has no rows yet")
         return self._cache
@@ -102,11 +102,11 @@ class AlignedCache:
         self._frame.lengths[:] = [length + 1 for length in self._frame.lengths]
 
     def join(self, prompts: DynamicCache, lengths: Sequence[int]) -> None:
-        """Take in the rows of `prompts`, which are aligned at their ends too.
+        """Add the rows of `prompts`, which are also aligned at their ends.
 
         Args:
             prompts: (rows, heads, columns, size) for each layer.
-            lengths: tokens of each row, the longest of them as many as there are columns.
+            lengths: tokens of each row; the longest has as many as there are columns.
         """
         width, frame = max(lengths), self._frame
         if not self._layers:
@@ -134,7 +134,7 @@ class AlignedCache:
             frame.end = 0
 
     def clear(self) -> None:
-        """Drop all rows and give the memory back."""
+        """Drop all rows and free the memory."""
         self._frame = _Frame()
         self._layers, self._cache = [], None
 
@@ -146,13 +146,13 @@ class AlignedCache:
         self._cache = Cache(layers=list(self._layers))
 
     def _settle(self, *, rows: int, width: int) -> None:
-        """Room for so many rows, for `width` columns up to the end, and for one more behind it."""
+        """Make room for these rows, for `width` columns up to the end, and for one more behind it."""
         frame = self._frame
         had_rows, had_columns = self._layers[0].all_keys.shape[0:3:2]
         fits = width <= frame.end < had_columns
         if fits and rows <= had_rows:
             return
-        # Twice of what is needed, so that moving is rare; columns in front that no row uses any more are free again.
+        # Twice the need, so that moving is rare; leading columns that no row uses any more are freed.
         columns = had_columns
         if not fits and 2 * width > had_columns:
             columns = max(had_columns, width + 1, min(2 * width, self._max_columns + 1), _COLUMNS_AT_FIRST)
@@ -177,7 +177,7 @@ def _moved(buffer: Tensor, rows: int, columns: int, used: slice, at: int) -> Ten
     if (rows, columns) == buffer.shape[0:3:2]:
         buffer[:, :, at : at + width] = kept.clone()
         return buffer
-    # Zeros and not whatever lies there: a masked value still is multiplied, by zero, and NaN stays NaN.
+    # Zeros, not uninitialised memory: a masked value is still multiplied by zero, and NaN stays NaN.
     larger = buffer.new_zeros(rows, buffer.shape[1], columns, buffer.shape[3])
     larger[: buffer.shape[0], :, at : at + width] = kept
     return larger

@@ -127,7 +127,7 @@ def test_a_run_publishes_its_rounds_into_a_running_server(
         ((), 2, "the base is missing, expected --base"),
         (("--adapters", "x"), 2, "adapter is 'x', expected NAME=DIRECTORY"),
         (("a=x", "a=y"), 2, "two adapters are called 'a'"),
-        (("a=/nowhere",), 2, "is no directory"),
+        (("a=/nowhere",), 2, "is not a directory"),
         (("now=x", "--run", "now"), 2, "'now' names both an adapter and a run"),
         (("--base", "tiny", "--listen", "8000"), 2, "--listen is '8000', expected HOST:PORT"),
         (("--base", "tiny", "--context", "5000"), 2, "--context is 5000, expected at most 1024"),

@@ -82,10 +82,10 @@ REFUSED = {
     "unknown role": ([{"messages": [{"role": "bot", "content": SECRET}]}], "has 'bot' as role of message 1, expected"),
     "no role": ([{"messages": [{"content": SECRET}]}], "has null as role of message 1"),
     "content of a wrong type": ([{"messages": [{"role": "user", "content": [SECRET]}]}], "has a list as content of"),
-    "nothing to learn": ([{"messages": [{"role": "user", "content": SECRET}]}], "has no words of the assistant"),
+    "nothing to learn": ([{"messages": [{"role": "user", "content": SECRET}]}], "has no assistant turn"),
     "half a surrogate pair": ([b'{"text": "\\ud800"}'], "has half a surrogate pair"),
     "half a surrogate pair in a key": ([b'{"text": "a", "\\ud800": 1}'], "has half a surrogate pair"),
-    "empty file": ([b""], "'mine.jsonl' holds no record, expected one JSON object a line"),
+    "empty file": ([b""], "'mine.jsonl' holds no record, expected one JSON object per line"),
 }  # fmt: skip
 
 

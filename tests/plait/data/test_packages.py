@@ -117,7 +117,7 @@ def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:
     pip = FakePip(wheel_of(MEMBERS))
     said: list[str] = []
     first = fetch(tmp_path, pip, said=said.append)
-    assert said[0] == "fetching toy==1.0 with pip (this once)"
+    assert said[0] == "downloading toy==1.0 with pip (only once)"
     said.clear()
     assert fetch(tmp_path, pip, said=said.append) == first
     assert len(pip.commands) == 1
@@ -202,7 +202,7 @@ ERROR: No matching distribution found for toy==1.0
 def test_a_failure_of_pip_is_one_line_that_says_why(tmp_path: Path, stderr: str, reason: str) -> None:
     with pytest.raises(MachineError) as caught:
         fetch(tmp_path, FakePip(stderr=stderr), sha256="0" * 64)
-    assert str(caught.value).startswith(f"cannot fetch toy==1.0: {reason}")
+    assert str(caught.value).startswith(f"cannot download toy==1.0: {reason}")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "packages").iterdir()) == []
 

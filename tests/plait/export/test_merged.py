@@ -121,7 +121,7 @@ def test_a_method_that_adds_to_the_input_is_refused(tiny: LocatedBase, tmp_path:
     model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
     get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
-    with pytest.raises(ConfigError, match="adds to the input and not to weights: export --to peft"):
+    with pytest.raises(ConfigError, match="changes the input, not the weights: export --to peft"):
         export("merged", ExportRequest(open_source(tmp_path / "prompt"), tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

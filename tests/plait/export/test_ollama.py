@@ -41,13 +41,13 @@ def test_a_directory_is_named_from_the_modelfile_and_quoted_where_it_has_a_space
 def test_a_hub_name_is_refused_as_ollama_cannot_fetch_it(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     source = open_source(by_plait())
     elsewhere = replace(source, base=BaseReference("owner/model", None, source.base.fingerprint))
-    with pytest.raises(ConfigError, match="Ollama does not fetch it by that name: give --served-base"):
+    with pytest.raises(ConfigError, match="Ollama does not know it by that name: pass its name in Ollama"):
         export("ollama", ExportRequest(elsewhere, tmp_path / "out"))
 
 
 def test_a_name_that_would_break_out_of_its_line_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     request = ExportRequest(open_source(by_plait()), tmp_path / "out", served_base='x\nRUN "y"')
-    with pytest.raises(ConfigError, match="which a Modelfile cannot hold"):
+    with pytest.raises(ConfigError, match="which a Modelfile cannot contain"):
         export("ollama", request)
 
 

@@ -69,7 +69,7 @@ def test_what_fails_is_told_and_costs_nothing_else(
     (tmp_path / "served" / "latest").unlink()
     (tmp_path / "served" / "latest").mkdir()
     (failure,) = outlets.publish(adapter, round_number=2)
-    assert "is no symbolic link" in failure
+    assert "is not a symbolic link" in failure
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:
         task_type=TaskType.CAUSAL_LM, target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
     )
     get_peft_model(model, config).save_pretrained(tmp_path / "ia3")
-    with pytest.raises(ConfigError, match=r"is made by ia3 \(IA3\), X takes plain LoRA of a language model: do Y"):
+    with pytest.raises(
+        ConfigError, match=r"is made by ia3 \(IA3\), X supports only plain LoRA of a language model: do Y"
+    ):
         plain_lora(open_source(tmp_path / "ia3"), use="X", instead="do Y")
 
 

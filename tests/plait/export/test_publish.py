@@ -67,7 +67,7 @@ def test_a_round_that_is_published_again_replaces_its_copy(tmp_path: Path) -> No
 
 def test_a_place_with_a_latest_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "served" / "latest").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="is no symbolic link"):
+    with pytest.raises(ConfigError, match="is not a symbolic link"):
         publish(adapter_with(tmp_path, b"x"), tmp_path / "served", round_number=1)
 
 

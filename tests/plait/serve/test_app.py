@@ -143,7 +143,7 @@ def test_a_stop_string_and_a_wrong_wish(start: Start, adapters: dict[str, Path])
     whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, temperature=0).choices[0].text
     cut = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, temperature=0, stop=whole[5:8])
     assert (cut.choices[0].text, cut.choices[0].finish_reason) == (whole[: whole.index(whole[5:8])], "stop")
-    with pytest.raises(openai.BadRequestError, match="logprobs is 3, but this server does not have it"):
+    with pytest.raises(openai.BadRequestError, match="logprobs is 3, which this server does not support"):
         client.completions.create(model="tiny", prompt=PROMPT, logprobs=3)
     with pytest.raises(openai.BadRequestError, match="expected at most 1024, the context"):
         client.completions.create(model="tiny", prompt=PROMPT, max_tokens=5000)

@@ -68,7 +68,7 @@ def test_no_network_at_first_start_says_what_to_do(monkeypatch: pytest.MonkeyPat
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(MachineError, match=r"cannot fetch base 'someone/some-model': .*--base DIRECTORY"):
+    with pytest.raises(MachineError, match=r"cannot download base 'someone/some-model': .*--base DIRECTORY"):
         locate_base("someone/some-model")
 
 

@@ -101,7 +101,7 @@ def test_labels_become_their_index(resident: ResidentBase) -> None:
 def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: ResidentBase) -> None:
     records = [Record(text="x", label="tech"), Record(text="y", label="sport")]
     with pytest.raises(
-        DataError, match=r"^label of 1 of 2 records is none of the run's labels: business, sport; leave them out"
+        DataError, match=r"^label of 1 of 2 records is not one of the run's labels: business, sport; leave them out"
     ):
         examples_of(resident, records, RecordKind.LABEL, labels=("business", "sport"))
 

@@ -203,7 +203,7 @@ def test_prefix_tuning_of_an_encoder_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertConfig(architectures=["BertModel"], **sizes).save_pretrained(tmp_path)
     config = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
-    with pytest.raises(ConfigError, match="bert takes no keys and values before its input; nearest: method 'prompt'"):
+    with pytest.raises(ConfigError, match="bert accepts no keys and values before its input; nearest: method 'prompt'"):
         design(config, AdapterRequest(method="prefix"), task=Task.CLASSIFICATION, labels=("a", "b"), seed=0)
 
 

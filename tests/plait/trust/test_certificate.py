@@ -50,11 +50,11 @@ def test_only_its_own_authority_and_key_fit_a_certificate(kits, foreign):
 
 def test_what_is_no_certificate_or_no_tls_key_is_refused(tmp_path):
     (tmp_path / "x.crt").write_bytes(b"garbage")
-    with pytest.raises(ConfigError, match="is no certificate, expected one in PEM"):
+    with pytest.raises(ConfigError, match="is not a certificate, expected one in PEM"):
         read_certificate(tmp_path / "x.crt")
     NodeKey.generate().save(tmp_path / "node.key")
     with pytest.raises(ConfigError, match="another kind, expected an ECDSA key"):
         read_key(tmp_path / "node.key")
     (tmp_path / "node.key").write_bytes(b"garbage")
-    with pytest.raises(ConfigError, match="is no private key"):
+    with pytest.raises(ConfigError, match="is not a private key"):
         read_key(tmp_path / "node.key")

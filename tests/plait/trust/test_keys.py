@@ -62,7 +62,7 @@ def test_a_key_never_shows_its_private_half():
 )
 def test_what_is_no_key_is_refused(tmp_path, content):
     write_secret(tmp_path / "node.key", content)
-    with pytest.raises(ConfigError, match="is no private key, expected an Ed25519 key"):
+    with pytest.raises(ConfigError, match="is not a private key, expected an Ed25519 key"):
         NodeKey.load(tmp_path / "node.key")
 
 
@@ -85,5 +85,5 @@ def test_a_key_that_says_it_is_of_another_kind_than_it_is_long_is_refused(tmp_pa
     path = tmp_path / "node.key"
     path.write_text(f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="is no private key"):
+    with pytest.raises(ConfigError, match="is not a private key"):
         read(path)

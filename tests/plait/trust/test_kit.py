@@ -112,5 +112,5 @@ def test_settings_that_are_not_settings_are_refused(tmp_path, text):
 @pytest.mark.parametrize("token", [b"", b"short", b"\xff" * 64, b"z" * 64])
 def test_a_token_that_is_none_is_refused(kits, token):
     (kits / "server" / "operator.token").write_bytes(token)
-    with pytest.raises(ConfigError, match="is no token, expected 64 hexadecimal digits"):
+    with pytest.raises(ConfigError, match="is not a token, expected 64 hexadecimal digits"):
         ServerKit.load(kits / "server")

@@ -78,7 +78,7 @@ def test_a_bad_first_call_leaves_no_folder(tmp_path, now):
 def test_a_revoked_client_gets_in_again_only_with_a_new_key(kits, now):
     old = ClientKit.load(kits / "clients" / "bob").node_key.public_bytes
     assert revoke(kits, "bob", now=now).revoked == now
-    with pytest.raises(ConfigError, match="is revoked, expected one that holds: remove that folder"):
+    with pytest.raises(ConfigError, match="is revoked, expected a valid one: remove that folder"):
         provision(kits, ["bob"], [], now=now)
     shutil.rmtree(kits / "clients" / "bob")
     new = provision(kits, ["bob"], [], now=now).clients[0].public_key
@@ -146,7 +146,7 @@ def test_other_server_names_than_the_certificates_are_refused(kits, now):
 def test_a_missing_authority_or_register_is_asked_for_never_made_anew(kits, now):
     away = kits.parent / "away"
     (kits / "authority").rename(away)
-    with pytest.raises(ConfigError, match="authority' is missing, expected the authority: put its folder back"):
+    with pytest.raises(ConfigError, match="authority' is missing, expected the authority: restore its folder"):
         provision(kits, ["carol"], [], now=now)
     away.rename(kits / "authority")
     (kits / "server").rename(away)

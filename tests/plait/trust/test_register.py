@@ -88,8 +88,8 @@ def test_nobody_is_let_in_on_a_list_that_has_become_unreadable(path, alice, tmp_
 
 def test_a_key_twice_or_a_name_with_two_keys_that_hold_is_refused(path, alice, now):
     for clients, message in (
-        ([alice, replace(alice, name="eve")], "key of 'eve' stands twice"),
-        ([alice, RegisteredClient("ALICE", bytes(32), now)], "'ALICE' has two keys that hold"),
+        ([alice, replace(alice, name="eve")], "key of 'eve' is listed twice"),
+        ([alice, RegisteredClient("ALICE", bytes(32), now)], "'ALICE' has two valid keys"),
     ):
         write_clients(path, clients)
         with pytest.raises(ConfigError, match=message):
