@@ -1,7 +1,7 @@
-"""What an operator lets servers ask of this machine's data: limits of a client's own, from a TOML file or by default.
+"""What an operator lets servers ask of this machine's data: a client's own limits, from a TOML file or by default.
 
-A run that asks for more is refused before anything is loaded or trained. Knows nothing of rounds and of models: callers
-bring the figures. To add a limit: a field here and a check where its figure is known.
+A run that asks for more is refused before anything is loaded or trained. Knows nothing of rounds and models: callers
+pass the figures. To add a limit, add a field here and a check where its figure is known.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from plait.errors import ConfigError, PolicyError, did_you_mean
 METHOD_NAMES = (
     "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
 )  # fmt: skip
-"""The adapter methods, by the names that users give."""
+"""The adapter methods, by their user-visible names."""
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
-"""What transformers calls the layers that read tokens."""
+"""transformers' names of the input embeddings."""
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
-"""What transformers calls the layer that writes tokens."""
+"""transformers' name of the output layer."""
 
 _LARGEST = 2**63 - 1
 _EXACT_BITS = {"fp32": 32.0, "bf16": 16.0}
@@ -39,10 +39,10 @@ _Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
 def bits_of(wire: str) -> float:
-    """Bits per parameter of an encoding, as ``--wire`` names it.
+    """Bits per parameter of an encoding, by its ``--wire`` name.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: there is no such encoding.
     """
     try:
         bits = _EXACT_BITS.get(wire) or float(wire)
@@ -54,7 +54,7 @@ def bits_of(wire: str) -> float:
 
 
 class Policy(BaseModel, frozen=True):
-    """The limits of one client; the default of each key is safe for text that must not be read by the server."""
+    """The limits of one client; every default is safe for text that the server must not read."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -66,47 +66,47 @@ class Policy(BaseModel, frozen=True):
 
     consent: Annotated[
         Literal["policy", "ask"],
-        Field(description="without a terminal: policy takes what is within this policy, ask takes nothing unasked"),
+        Field(description="without a terminal: policy accepts any run within these limits, ask none without consent"),
     ] = "policy"
-    methods: Annotated[_Names, Field(description="adapter methods; full sends changes of whole weights")] = tuple(
+    methods: Annotated[_Names, Field(description="adapter methods; full sends changes of all weights")] = tuple(
         name for name in METHOD_NAMES if name != "full"
     )
     targets: Annotated[
-        _Names, Field(description="modules that an adapter may touch; none named: any linear or norm layer in a block")
+        _Names, Field(description="modules that an adapter may touch; if empty, any linear or norm layer in a block")
     ] = ()
     embeddings: Annotated[
-        bool, Field(description="whether it may touch the embeddings, whose changes name the tokens of a text")
+        bool, Field(description="whether it may touch the embeddings, whose changes reveal the tokens of a text")
     ] = False
     output_layer: Annotated[
-        bool, Field(description="the same of the layer that writes tokens; a classifier's new head is always allowed")
+        bool, Field(description="whether it may touch the output layer; a classifier's new head is always allowed")
     ] = False
     min_examples: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="different training examples that every update must cover")
+        int, Field(ge=1, le=_LARGEST, description="minimum number of different training examples per update")
     ] = 8
     min_tokens: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="tokens of different examples that every update must cover")
+        int, Field(ge=1, le=_LARGEST, description="minimum number of tokens of different examples per update")
     ] = 1024
-    min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens of a training sequence, at least")] = 16
-    max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="rank of an adapter")] = 256
-    max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="length of a learned prompt")] = 256
+    min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="minimum tokens per training sequence")] = 16
+    max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="largest rank of an adapter")] = 256
+    max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="longest learned prompt")] = 256
     max_rounds: Annotated[
-        int, Field(ge=1, le=_LARGEST, description="rounds of a run, and of all runs of one configuration")
+        int, Field(ge=1, le=_LARGEST, description="most rounds of a run, and of all runs of one configuration")
     ] = 10_000
-    max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="optimizer steps of a round")] = 10_000
+    max_local_steps: Annotated[int, Field(ge=1, le=_LARGEST, description="most optimizer steps per round")] = 10_000
     min_grad_norm: Annotated[
-        float, Field(gt=0, description="norm that gradients are clipped to, at least; tiny ones undo what AdamW hides")
+        float, Field(gt=0, description="smallest clipping norm of gradients; tiny ones undo AdamW's protection")
     ] = 1e-3
-    max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="tokens that a round trains on")] = 100_000_000
+    max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per round")] = 100_000_000
     max_repeats: Annotated[
         int,
-        Field(ge=0, le=_LARGEST, description="times in a run that a round may be asked for again from another adapter"),
+        Field(ge=0, le=_LARGEST, description="times per run that a round may be requested again from another adapter"),
     ] = 3
     finest_wire: Annotated[
-        str, Field(description="the most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
+        str, Field(description="most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
     ] = "fp32"
-    max_upload_mb: Annotated[float, Field(gt=0, description="size of an update")] = 512.0
-    max_task_mb: Annotated[float, Field(gt=0, description="size of a task, which is held in memory")] = 2048.0
-    max_download_gb: Annotated[float, Field(ge=0, description="size of a base that is fetched from the hub")] = 20.0
+    max_upload_mb: Annotated[float, Field(gt=0, description="largest update")] = 512.0
+    max_task_mb: Annotated[float, Field(gt=0, description="largest task, which is held in memory")] = 2048.0
+    max_download_gb: Annotated[float, Field(ge=0, description="largest base to download from the hub")] = 20.0
 
     @field_validator("finest_wire")
     @classmethod
@@ -132,17 +132,17 @@ class Policy(BaseModel, frozen=True):
 
     @property
     def max_download_bytes(self) -> int:
-        """The largest base that is fetched, in bytes."""
+        """The largest base to download, in bytes."""
         return int(self.max_download_gb * 1e9)
 
     def check_run(self, config: RunConfig) -> None:
         """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
 
         Args:
-            config: what the client was welcomed with.
+            config: the configuration in the welcome.
 
         Raises:
-            PolicyError: with the key that it breaks, what it asks for, and how to allow it.
+            PolicyError: with the key, the value requested, and how to allow it.
         """
         if config.method not in self.methods:
             raise self._refusal(
@@ -162,7 +162,7 @@ class Policy(BaseModel, frozen=True):
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
         self._at_most("max-tokens", "the run asks for tokens a round:", examples * config.seq_len)
-        # What no data could mend is said before a base is fetched.
+        # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most so many examples:", examples)
         self._at_least(
             "min-tokens", "the run asks for updates that cover at most so many tokens:", examples * config.seq_len
@@ -176,13 +176,13 @@ class Policy(BaseModel, frozen=True):
             )
 
     def check_targets(self, modules: Iterable[str]) -> None:
-        """Refuse modules that are named and may not be touched.
+        """Refuse modules that the adapter may not touch.
 
         Args:
-            modules: names, or the ends of names; ``all-linear`` stands for what is allowed anyway.
+            modules: names, or the ends of names; ``all-linear`` stands for modules that are always allowed.
 
         Raises:
-            PolicyError: one of them may not.
+            PolicyError: one of them is not allowed.
         """
         for module in modules:
             leaf = module.rsplit(".", 1)[-1]
@@ -198,22 +198,22 @@ class Policy(BaseModel, frozen=True):
                 )
 
     def refuse_embeddings(self, module: str) -> PolicyError:
-        """The refusal of an adapter that touches `module`, which reads tokens."""
+        """The refusal of an adapter that touches the input embedding `module`."""
         return self._refusal(
             "embeddings", f"the run asks for an adapter on '{module}'", "none on embeddings", "set it to true"
         )
 
     def refuse_output_layer(self, module: str) -> PolicyError:
-        """The refusal of an adapter that touches `module`, which writes tokens."""
+        """The refusal of an adapter that touches the output layer `module`."""
         return self._refusal(
             "output-layer", f"the run asks for an adapter on '{module}'", "none on that layer", "set it to true"
         )
 
     def check_coverage(self, *, examples: int, tokens: int) -> None:
-        """Refuse to train on so little that the update would tell of single texts.
+        """Refuse to train on so little data that the update would reveal single texts.
 
         Args:
-            examples: different examples that the training visits.
+            examples: different examples in the training.
             tokens: of these, each counted once.
 
         Raises:
@@ -238,7 +238,7 @@ class Policy(BaseModel, frozen=True):
             )
 
     def check_download(self, what: str, size_bytes: int) -> None:
-        """Refuse to fetch a base of this size.
+        """Refuse to download a base of this size.
 
         Raises:
             PolicyError: it is too large.
@@ -247,11 +247,13 @@ class Policy(BaseModel, frozen=True):
             gigabytes = size_bytes / 1e9
             raise self._refusal(
                 "max-download-gb",
-                f"{what} has {gigabytes:.3g} GB to fetch" if self.max_download_gb else f"{what} is not at hand",
-                f"at most {self.max_download_gb:g}" if self.max_download_gb else "no fetching",
+                f"{what} has {gigabytes:.3g} GB to download"
+                if self.max_download_gb
+                else f"{what} is not available here",
+                f"at most {self.max_download_gb:g}" if self.max_download_gb else "no downloads",
                 f"set it to {gigabytes:.3g} or more, or give --base DIRECTORY"
                 if self.max_download_gb
-                else "set it to what may be fetched, or give --base DIRECTORY",
+                else "set it to the size allowed, or give --base DIRECTORY",
             )
 
     def _at_most(self, key: str, what: str, value: float) -> None:
@@ -276,7 +278,7 @@ def load_policy(path: Path | None) -> Policy:
     """A policy from a TOML file; the default without one.
 
     Raises:
-        ConfigError: it cannot be read, or a key or value is none that a policy has.
+        ConfigError: it cannot be read, or has an unknown key or an invalid value.
     """
     if path is None:
         return Policy()
@@ -301,7 +303,7 @@ def load_policy(path: Path | None) -> Policy:
 
 
 def default_policy_toml() -> str:
-    """The default policy as a file: every key with what it means."""
+    """The default policy as a file: every key with its description."""
     lines: list[str] = []
     for name, field in Policy.model_fields.items():
         value = field.get_default()

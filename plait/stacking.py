@@ -1,7 +1,7 @@
-"""Begin a run with adapters that there are: go on from them, or keep them frozen beneath a new one.
+"""Start a run from existing adapters: continue training them, or freeze them beneath a new one.
 
-Several are composed by weights: what counts is the sum of weight times scale times B A, module by module. Kept frozen
-it is exact; to go on from it, it is brought to the new adapter's rank, and what that loses is told.
+Several are combined by weights: the result is the sum of weight times scale times B A, module by module. Frozen, it is
+exact; to continue training, it is approximated at the new adapter's rank, and the loss is reported.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class _Given:
         """Its pairs.
 
         Raises:
-            ConfigError: it is more than plain LoRA.
+            ConfigError: it is not plain LoRA.
         """
         fault = lora_fault(self.spec)
         if fault is not None:
             raise ConfigError(
                 f"adapter '{self.folder}' {fault}, expected plain LoRA: only products of factors can be composed or "
-                "kept frozen; nearest: go on from it alone, with its own method and rank"
+                "kept frozen; nearest: continue from it alone, with its own method and rank"
             )
         return geometry_of(self.spec)
 
 
 def beginning_of(config: RunConfig, adapter: RankedAdapter, base_fingerprint: str) -> Beginning:
-    """What the run is to begin with.
+    """The starting point of the run.
 
     Args:
         config: of the run.
@@ -60,9 +60,9 @@ def beginning_of(config: RunConfig, adapter: RankedAdapter, base_fingerprint: st
         base_fingerprint: of the base at hand, hexadecimal.
 
     Raises:
-        ConfigError: the adapters and the run do not go together.
+        ConfigError: the adapters and the run are incompatible.
         BaseMismatchError: one was trained on another base.
-        PeerError: a directory is not sound.
+        PeerError: a directory is not valid.
     """
     if not config.init_adapter:
         return Beginning()
@@ -100,7 +100,7 @@ def _folder(path: Path) -> Path:
 
 
 def _as_it_is(given: _Given, adapter: RankedAdapter) -> AdapterState | None:
-    """The values of an adapter that is just what the run trains; None for LoRA of another rank or scale."""
+    """The values of an adapter of exactly the run's kind; None for LoRA of another rank or scaling factor."""
     wanted = adapter.spec
     if given.spec.labels and given.spec.labels != wanted.labels:
         raise ConfigError(
@@ -113,20 +113,20 @@ def _as_it_is(given: _Given, adapter: RankedAdapter) -> AdapterState | None:
         if adapter.geometry.pairs and not adapter.geometry.others:
             return None
         raise ConfigError(
-            f"adapter '{given.folder}' is another one than --method {wanted.method} and its settings make: {error}"
+            f"adapter '{given.folder}' differs from what --method {wanted.method} and its settings make: {error}"
         ) from error
 
 
 def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
     method = METHODS[adapter.spec.method]
     reason = (
-        "holds the base in four bits, which would round what lies beneath"
+        "holds the base in four bits, which would round the frozen adapter"
         if method.quantised
         else "has no factors A and B"
         if method.subject is not Subject.FACTORS
-        else "divides weights by their own norm, that of the base alone"
+        else "normalises weights by the norm of the base alone"
         if adapter.spec.peft_config.get("use_dora")
-        else "trains a head too"
+        else "also trains a head"
         if adapter.geometry.others
         else None
     )
@@ -139,7 +139,7 @@ def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
 
 
 def _composed(given: Sequence[_Given], adapter: RankedAdapter) -> tuple[AdapterState, float]:
-    """The adapter of the run's rank that is nearest to the sum, and what it could not hold."""
+    """The adapter of the run's rank that is nearest to the sum, and the part that it cannot hold."""
     if not adapter.geometry.pairs or adapter.geometry.others:
         raise ConfigError(
             f"method is '{adapter.spec.method}' and init-adapter names adapters of another shape, several, or with "

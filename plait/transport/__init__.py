@@ -1,4 +1,4 @@
-"""What both ends of a gRPC federation share: constants, chunk streams, channel credentials and options."""
+"""Code shared by both ends of a gRPC federation: constants, chunk streams, channel credentials and options."""
 
 from plait.transport.chunks import chunks_of_bytes, chunks_of_file
 from plait.transport.credentials import (

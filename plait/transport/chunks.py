@@ -13,7 +13,7 @@ from plait.transport.protocol import CHUNK_BYTES
 
 
 def chunks_of_bytes(data: bytes, offset: int = 0, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The bytes from `offset` on, one chunk copied at a time; nothing where it lies at or behind the end."""
+    """The bytes from `offset` on, one chunk copied at a time; nothing if it is at or beyond the end."""
     for start in range(offset, len(data), chunk_bytes):
         yield data[start : start + chunk_bytes]
 

@@ -1,6 +1,6 @@
-"""gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on what a peer can make us hold.
+"""gRPC's credentials and options for both ends: mutual TLS, keepalive, and bounds on the memory that a peer can use.
 
-Knows nothing of what is said over the connection.
+Knows nothing of the messages on the connection.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _PING_TIMEOUT_MS = 20_000
 _BOTH_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A peer whose network is gone without a word is noticed within 40 s: gRPC waits for a ping's answer as long as the
-    # longer of both timeouts says, a minute by default. A slow link needs some time to answer behind what it carries.
+    # A peer whose network is silently lost is noticed within 40 s: gRPC waits for a ping's answer as long as the longer
+    # of both timeouts, a minute by default. On a slow link the answer queues behind other data.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # HTTP/2's own 16 KiB would cut every chunk into 64 frames; how much a peer may have under way, windows bound.
+    # HTTP/2's own 16 KiB would split every chunk into 64 frames; flow-control windows bound the data in flight.
     ("grpc.http2.max_frame_size", CHUNK_BYTES),
     ("grpc.max_metadata_size", 8192),
     ("grpc.absolute_max_metadata_size", 16384),
@@ -35,25 +35,25 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Two servers on one port would each get some of the nodes.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
-    # So that strangers who connect and say nothing soon make room.
+    # Strangers who connect and send nothing soon make room.
     ("grpc.server_handshake_timeout_ms", 5_000),
-    # A node has its long call open, one download, one upload, and a question or two.
+    # A node has its long call, one download, one upload, and a few questions.
     ("grpc.max_concurrent_streams", 8),
-    # Else a fast peer's window grows to megabytes a stream, filled before anybody reads; a message that is being read
-    # opens it as far as it needs.
+    # Otherwise a fast peer's window grows to megabytes per stream, filled before anybody reads; a message being read
+    # opens it as far as needed.
     ("grpc.http2.bdp_probe", 0),
-    # How much room a read is given. Else it grows to what came in at once, a megabyte and more, and a connection that
-    # has brought a large update keeps as much for its next read, however long that takes to come. From 12 KiB on gRPC
-    # takes 64 KiB at a time.
+    # Size of a read buffer. Otherwise it grows with the data received at once, to a megabyte and more, and a connection
+    # that has sent a large update keeps that much for its next read, however long that takes. From 12 KiB on gRPC
+    # allocates 64 KiB at a time.
     ("grpc.experimental.tcp_max_read_buffer_size", (12 << 10) - 1),
-    # A connection without any call in progress is no node.
+    # A connection without a call in progress is not a node.
     ("grpc.max_connection_idle_ms", 10_000),
 )
 """Options of the server."""
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     *_BOTH_OPTIONS,
-    # Whoever opens the channel has a backoff of its own; gRPC's must not come on top of it.
+    # The user of the channel has its own backoff; gRPC's must not add to it.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
@@ -64,16 +64,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def channel_options(host: str) -> list[tuple[str, int]]:
-    """`CHANNEL_OPTIONS`, and for this machine itself no way round by a proxy, which gRPC takes from the environment.
+    """`CHANNEL_OPTIONS`, and for this machine itself no proxy, which gRPC takes from the environment.
 
     Args:
-        host: DNS name or IP address that is connected to, without brackets.
+        host: DNS name or IP address of the other end, without brackets.
     """
     return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(host) else [*CHANNEL_OPTIONS]
 
 
 def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
-    """TLS for the server; whoever connects must have a certificate from the same authority."""
+    """TLS for the server; clients must have a certificate from the same authority."""
     tls = kit.tls
     return grpc.ssl_server_credentials(
         [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
@@ -81,9 +81,9 @@ def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
 
 
 def channel_credentials(kit: ClientKit | ServerKit) -> grpc.ChannelCredentials:
-    """TLS for whoever connects: it shows its certificate and trusts no other authority than its kit's.
+    """TLS for a client: it shows its certificate and trusts only its kit's authority.
 
-    A server's kit connects too, for an operator who asks for the status.
+    An operator who asks for the status connects with the server's kit.
     """
     tls = kit.tls
     return grpc.ssl_channel_credentials(

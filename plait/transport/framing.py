@@ -1,6 +1,6 @@
-"""Messages that are nothing but data, `Chunk` and `UploadPart`, without the two copies that protobuf makes of it.
+"""Messages that contain only data, `Chunk` and `UploadPart`, without the two copies that protobuf makes of it.
 
-The bytes are those that protobuf reads and writes: tag, length, data. Anything less plain is left to protobuf.
+The bytes are protobuf's own: tag, length, data. Any other form is left to protobuf.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def unpack_chunk(message: bytes) -> Data:
     """The data of a serialised `Chunk`.
 
     Raises:
-        google.protobuf.message.DecodeError: it is none.
+        google.protobuf.message.DecodeError: it is not one.
     """
     data = _plain(_CHUNK_DATA, message)
     return pb.Chunk.FromString(message).data if data is None else data
@@ -40,7 +40,7 @@ def unpack_part(message: bytes) -> Data | pb.UploadStart:
     """The data of a serialised `UploadPart`, or its start; no data if it has neither.
 
     Raises:
-        google.protobuf.message.DecodeError: it is none.
+        google.protobuf.message.DecodeError: it is not one.
     """
     data = _plain(_PART_DATA, message)
     if data is not None:
@@ -60,7 +60,7 @@ def _packed(tag: int, data: Data) -> bytes:
 
 
 def _plain(tag: int, message: bytes) -> memoryview | None:
-    """What follows tag and length, if that is all there is."""
+    """The data after tag and length, if there is nothing else."""
     if not message or message[0] != tag:
         return None
     length = 0

@@ -1,4 +1,4 @@
-"""The numbers and byte strings that both ends of the federation protocol must agree on (see federation.proto).
+"""The numbers and byte strings on which both ends of the federation protocol must agree (see federation.proto).
 
 Knows nothing of connections.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 
 PROTOCOL_VERSION = 1
-"""What `Hello.protocol` must be."""
+"""Required value of `Hello.protocol`."""
 
 CHUNK_BYTES = 1 << 20
-"""How much of a body or an answer travels in one message, and the most that may.
+"""Bytes of a body or an answer per message, and the most that are allowed.
 
-A message costs the server's event loop about 0.2 ms, whatever its size; both ends hold up to three for each transfer in
-progress.
+A message costs the server's event loop about 0.2 ms, whatever its size; both ends hold up to three for each transfer
+in progress.
 """
 
 HEAD_BYTES = 65536
-"""The most that `Work.head` holds; also the largest message that the server takes before a node proved its key."""
+"""Largest `Work.head`, and largest message that the server accepts before a node has proved its key."""
 
 MAX_MESSAGE_BYTES = CHUNK_BYTES + HEAD_BYTES
-"""The largest message on the wire, either way."""
+"""The largest message on the wire, in either direction."""
 
 NONCE_BYTES = 32
 SESSION_BYTES = 32
@@ -31,7 +31,7 @@ _ENROLMENT = b"plait.v1.enrol\0"
 
 
 def enrolment_bytes(*, challenge_nonce: bytes, hello_nonce: bytes, public_key: bytes, name: str) -> bytes:
-    """What a node signs to prove its key.
+    """The bytes that a node signs to prove its key.
 
     Args:
         challenge_nonce: the server's, 32 bytes.
@@ -43,5 +43,5 @@ def enrolment_bytes(*, challenge_nonce: bytes, hello_nonce: bytes, public_key: b
 
 
 def node_number(name: str) -> int:
-    """Flower's number of a node: the same whenever it comes back, positive and below 2^63."""
+    """Flower's id of a node: the same after every reconnect, positive and below 2^63."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -1,6 +1,6 @@
-"""The call that `plait status` makes: what a server is doing, as it says itself.
+"""The call behind `plait status`: a server's report on its run.
 
-Knows nothing of what the answer means.
+Knows nothing of the meaning of the answer.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from plait.v1.federation_pb2_grpc import FederationStub
 
 
 def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0) -> dict[str, object]:
-    """Ask a server what it is doing.
+    """Ask a server for its status.
 
     Args:
         address: host and port.
-        kit: the server's own kit, whose operator token is shown; None for an insecure server on this machine.
-        timeout_s: how long to wait for the answer, connecting included.
+        kit: the server's own kit, with the operator token; None for an insecure server on this machine.
+        timeout_s: time limit for the answer, including the connection.
 
     Raises:
-        ConfigError: `address` is none.
-        MachineError: no server answers there, or TLS does not come about.
-        PeerError: the server does not accept the token, or answers with something else than a JSON object.
+        ConfigError: `address` is not valid.
+        MachineError: no server answers there, or TLS fails.
+        PeerError: the server does not accept the token, or its answer is not a JSON object.
     """
     parsed = Address.parse(address, what="server")
     channel = open_channel(parsed, kit)
@@ -59,4 +59,4 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | None) -> Machine
         return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
-    return MachineError(f"{address} failed to say its status ({code.name}); its server.log may say why")
+    return MachineError(f"{address} did not report its status ({code.name}); its server.log may say why")

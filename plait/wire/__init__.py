@@ -1,1 +1,1 @@
-"""What travels: envelopes, the codecs that pack their numbers, and the messages that carry them; counts real bytes."""
+"""The wire format: envelopes, the codecs that pack their numbers, and the messages around them; counts real bytes."""

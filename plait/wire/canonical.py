@@ -1,7 +1,8 @@
 """Read and write protobuf messages in their one canonical form, so that equal messages are equal bytes.
 
-Canonical: fields in the order of their numbers, map entries in the order of their keys, defaults left out, varints as
-short as possible, and nothing that this version does not know. Knows no particular message.
+Canonical: fields in number order, map entries in key order, defaults left out, varints as short as possible, and
+    nothing
+that this version does not know. Knows no particular message.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ def to_bytes(message: Message) -> bytes:
 
 
 def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_bytes: int) -> _Message:
-    """Parse bytes that may yet be of another version, or not canonical.
+    """Parse bytes that may be of another version, or not canonical.
 
     Raises:
-        PeerError: there are more than `max_bytes`, or they are no such message.
+        PeerError: there are more than `max_bytes`, or they are not such a message.
     """
     if len(data) > max_bytes:
         raise PeerError(f"{what} has {len(data)} bytes, expected at most {max_bytes}")
     try:
-        return kind.FromString(cast("bytes", data))  # its stub knows nothing of views
+        return kind.FromString(cast("bytes", data))  # its stub does not know views
     except DecodeError:
         expected = f"protobuf's {kind.DESCRIPTOR.full_name}"
         raise PeerError(f"{what} of {len(data)} bytes cannot be read, expected {expected}") from None
@@ -54,9 +55,9 @@ def check_canonical(message: Message, data: bytes | memoryview, what: str) -> No
 
 
 def are_equal(expected: bytes, data: bytes | memoryview) -> bool:
-    """Whether these are the same bytes; of a view only a little is copied at a time.
+    """Whether these are the same bytes; only a small part of a view is copied at a time.
 
-    Python compares views themselves byte by byte, twenty times slower than bytes with bytes.
+    Python compares views byte by byte, twenty times slower than bytes.
     """
     if isinstance(data, bytes):
         return expected == data

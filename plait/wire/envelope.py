@@ -1,4 +1,4 @@
-"""A delta in an envelope: what is said of it (the header), and its numbers, packed by a codec.
+"""A delta in an envelope: a header that describes it, and its numbers, packed by a codec.
 
 Three steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_header`, then `open_envelope`).
 The sender learns at once what the receiver will decode, bit for bit. Knows nothing of rules, rounds or transport.
@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 1 << 21
 
 
 class Direction(IntEnum):
-    """Which way an envelope travels."""
+    """Direction of an envelope."""
 
     UPDATE = 1
     BROADCAST = 2
@@ -35,20 +35,20 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True)
 class Header:
-    """Everything about a delta but the numbers.
+    """Everything about a delta except its numbers.
 
     Attributes:
         direction: update (client to server) or broadcast (server to client).
-        run_id: which run, 16 bytes.
-        round: which round of it; 0 is before any training.
-        client: an update's sender, or a broadcast's addressee; empty for a broadcast that fits many.
+        run_id: the run, 16 bytes.
+        round: the round; 0 is before any training.
+        client: an update's sender, or a broadcast's addressee; empty for a broadcast to several clients.
         base_fingerprint: identifies the frozen base, 32 bytes.
         spec_digest: identifies the adapter's spec and layout, 32 bytes.
         relative_to: digest of the adapter that the delta is added to, 32 bytes; empty if the delta is a whole adapter.
         result_digest: broadcasts only: digest of the adapter once the delta is added, 32 bytes.
-        examples: updates only: training examples that the delta stands for.
-        metrics: named measurements beside the delta.
-        spec_json: broadcasts only: the spec, for a receiver that is not known to hold it.
+        examples: updates only: training examples behind the delta.
+        metrics: named measurements.
+        spec_json: broadcasts only: the spec, for a receiver that may not hold it.
     """
 
     direction: Direction
@@ -66,14 +66,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What packing a delta cost, and what it lost.
+    """Size and error of a packed delta.
 
     Attributes:
         codec: its name.
-        payload_bytes: the bytes of the numbers, with the codec's parameters.
-        envelope_bytes: all bytes that travel; 0 before there is an envelope.
+        payload_bytes: bytes of the numbers, with the codec's parameters.
+        envelope_bytes: bytes of the whole envelope; 0 before there is one.
         bits_per_parameter: 8 · payload_bytes / size of the adapter.
-        distortion: ||x - x̂||² / ||x||² of the delta x and what is decoded, x̂; None at the receiver.
+        distortion: ||x - x̂||² / ||x||² of the delta x and the decoded x̂; None at the receiver.
         codec_s: seconds of packing and unpacking (at the receiver: of unpacking).
     """
 
@@ -90,10 +90,10 @@ class EncodedDelta:
     """A packed delta.
 
     Attributes:
-        codec: what packed it.
+        codec: the codec used.
         packed: the bytes.
         delta: the delta as the receiver will decode it, bit for bit.
-        encoding: what it cost.
+        encoding: size and error.
     """
 
     codec: Codec
@@ -104,13 +104,13 @@ class EncodedDelta:
 
 @dataclass(frozen=True)
 class Sealed:
-    """An envelope that is ready to travel.
+    """An envelope ready to send.
 
     Attributes:
         data: its bytes.
-        header: what it says.
+        header: its header.
         delta: the delta as the receiver will decode it, bit for bit.
-        encoding: what it cost.
+        encoding: size and error.
     """
 
     data: bytes
@@ -121,12 +121,12 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Opened:
-    """An envelope that was received and found whole.
+    """A received envelope, checked.
 
     Attributes:
-        header: what it says.
+        header: its header.
         delta: the delta.
-        encoding: what it cost.
+        encoding: size and error.
     """
 
     header: Header
@@ -161,7 +161,7 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
     """Put a packed delta into an envelope.
 
     Raises:
-        PeerError: the header says something that no receiver would accept.
+        PeerError: the header has a value that no receiver would accept.
     """
     _check(header)
     packed = encoded.packed
@@ -186,10 +186,10 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
 
 
 def read_header(data: bytes, *, max_bytes: int) -> Header:
-    """Read what an envelope says of itself, without touching its payload.
+    """Read an envelope's header, without touching its payload.
 
     Raises:
-        PeerError: there are more than `max_bytes`, or anything about frame or header is not as specified.
+        PeerError: there are more than `max_bytes`, or frame or header violate the specification.
     """
     if len(data) > max_bytes:
         raise PeerError(f"envelope has {len(data)} bytes, expected at most {max_bytes}")
@@ -201,7 +201,7 @@ def open_envelope(data: bytes, *, layout: Layout) -> Opened:
     """Read an envelope and unpack its delta, in memory bounded by `data` and `layout`.
 
     Raises:
-        PeerError: anything about it is not as specified, or its numbers are not those of such a layout.
+        PeerError: it violates the specification, or its numbers do not fit the layout.
     """
     frame = split_frame(data)
     header, message = _read_header(frame)
@@ -229,10 +229,10 @@ def open_envelope(data: bytes, *, layout: Layout) -> Opened:
 
 
 def measure(data: bytes, *, layout: Layout) -> Encoding:
-    """What an envelope costs, without unpacking it.
+    """Size of an envelope, without unpacking it.
 
     Raises:
-        PeerError: frame or header is not as specified.
+        PeerError: frame or header violate the specification.
     """
     frame = split_frame(data)
     _, message = _read_header(frame)

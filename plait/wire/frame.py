@@ -1,7 +1,7 @@
-"""The outer frame of an envelope: version, header, payload and signature, cut apart without copying the payload.
+"""The outer frame of an envelope: version, header, payload and signature, split without copying the payload.
 
 Reads and writes the canonical bytes of the protobuf message plait.v1.Envelope by hand, because protobuf's own classes
-copy a payload of many megabytes several times. Knows nothing of what the four parts mean.
+copy a payload of many megabytes several times. Knows nothing of the meaning of the four parts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from plait.errors import PeerError
 from plait.wire.canonical import SCHEMA, check_schema
 
-MAX_FRAME_BYTES = 2**31 - 1  # what every protobuf library can read
+MAX_FRAME_BYTES = 2**31 - 1  # the limit of protobuf libraries
 
 # Tag bytes: field number << 3 | wire type (0 varint, 2 length-delimited).
 _SCHEMA_TAG = 1 << 3
@@ -20,7 +20,7 @@ _PART_TAGS = (2 << 3 | 2, 3 << 3 | 2, 4 << 3 | 2)
 
 @dataclass(frozen=True)
 class Frame:
-    """The parts of an envelope, as views of its bytes; a part that is absent is empty."""
+    """The parts of an envelope, as views of its bytes; an absent part is empty."""
 
     header: memoryview
     payload: memoryview
@@ -44,7 +44,7 @@ def join_frame(header: bytes, payload: bytes | memoryview, signature: bytes = b"
 
 
 def split_frame(data: bytes) -> Frame:
-    """Cut an envelope into its parts.
+    """Split an envelope into its parts.
 
     Raises:
         PeerError: it is truncated, of another version, or not in canonical form.
@@ -70,7 +70,7 @@ def split_frame(data: bytes) -> Frame:
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer as protobuf writes it, seven bits a byte, lowest first."""
+    """A non-negative integer in protobuf's encoding, seven bits per byte, lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -1,7 +1,7 @@
-"""Put a client's signature on an envelope, and read it.
+"""Sign an envelope with a client's key, and read the signature.
 
-What is signed is the header, which names run, round, client, base, the adapter that the delta is relative to and the
-digest of the payload. Knows nothing of keys: signing is a function that is handed in.
+The signature covers the header, which names run, round, client, base, the adapter that the delta is relative to and the
+digest of the payload. Knows nothing of keys: signing is a function argument.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _DOMAIN = b"plait.v1.envelope\0"
 
 
 def signed_bytes(data: bytes) -> bytes:
-    """What a signature over this envelope covers; by its digest the header vouches for the payload.
+    """The bytes that a signature over this envelope covers; the header's digest includes the payload.
 
     Raises:
-        PeerError: it is no envelope.
+        PeerError: it is not an envelope.
     """
     return _DOMAIN + bytes(split_frame(data).header)
 
 
 def read_signed(signed: bytes) -> Header:
-    """What an envelope said of itself, from the bytes that its signature covers.
+    """The header in the bytes that a signature covers.
 
     Raises:
-        PeerError: they are no such bytes.
+        PeerError: they are not such bytes.
     """
     if not signed.startswith(_DOMAIN):
         raise PeerError(f"{len(signed)} signed bytes do not begin with {_DOMAIN!r}")
@@ -42,17 +42,17 @@ def with_signature(data: bytes, sign: Callable[[bytes], bytes]) -> bytes:
 
     Args:
         data: an envelope.
-        sign: makes 64 bytes of the bytes that are to be signed.
+        sign: makes 64 bytes from the bytes to sign.
     """
     frame = split_frame(data)
     return join_frame(bytes(frame.header), frame.payload, sign(signed_bytes(data)))
 
 
 def signature_of(data: bytes) -> bytes:
-    """The signature on an envelope, 64 bytes; empty where there is none.
+    """The signature on an envelope, 64 bytes; empty if there is none.
 
     Raises:
-        PeerError: it is no envelope.
+        PeerError: it is not an envelope.
     """
     signature = bytes(split_frame(data).signature)
     if signature:

@@ -153,6 +153,6 @@ def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monk
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    with pytest.raises(PolicyError, match="'org/large' has 30 GB to fetch, but max-download-gb"):
+    with pytest.raises(PolicyError, match="'org/large' has 30 GB to download, but max-download-gb"):
         open_workplace(a_run("org/large", TINY), settings(tmp_path), progress=lambda _: None)
     assert not fetched

@@ -134,11 +134,15 @@ def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: Loc
     ("options", "settings", "message"),
     [
         ({}, {"method": "vera", "init-mode": "freeze"}, "'vera' has no factors A and B, expected method 'lora'"),
-        ({}, {"method": "dora", "init-mode": "freeze"}, "divides weights by their own norm.*nearest: init-mode 'cont"),
+        ({}, {"method": "dora", "init-mode": "freeze"}, "normalises weights by the norm.*nearest: init-mode 'cont"),
         ({}, {"method": "qlora", "init-mode": "freeze"}, "four bits"),
-        ({"method": "ia3"}, {"init-mode": "freeze"}, r"is made by ia3 .*expected plain LoRA.*nearest: go on from it"),
+        (
+            {"method": "ia3"},
+            {"init-mode": "freeze"},
+            r"is made by ia3 .*expected plain LoRA.*nearest: continue from it",
+        ),
         ({"method": "ia3"}, {}, "is made by ia3"),
-        ({}, {"method": "ia3"}, "is another one than --method ia3"),
+        ({}, {"method": "ia3"}, "differs from what --method ia3"),
         ({}, {"target-modules": "q_proj"}, "which the new adapter does not.*nearest: --target-modules all-linear"),
     ],
 )

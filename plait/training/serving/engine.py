@@ -1,7 +1,7 @@
 """Many requests for many adapters on one resident base: continuous batching, one step after another in one thread.
 
-A step takes waiting requests in (their prompts in one forward pass), then gives every row one token more (in another).
-Rows come and go between steps, and rows of different adapters are in the same pass. Knows no HTTP.
+A step admits waiting requests (their prompts in one forward pass), then gives every row one more token (in another).
+Rows are added and removed between steps, and rows of different adapters share a pass. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DEFAULT_SAMPLING = Sampling()
 
 
 class Finish(StrEnum):
-    """Why a text is over."""
+    """Why a text ended."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -50,10 +50,10 @@ class Piece:
     """A part of an answer.
 
     Attributes:
-        text: what comes next; may be empty.
-        tokens: how many have been made up to here.
+        text: the new text; may be empty.
+        tokens: number made so far.
         finish: why nothing follows, or None.
-        error: what went wrong, where `finish` is ERROR.
+        error: the failure, if `finish` is ERROR.
     """
 
     text: str
@@ -68,11 +68,11 @@ class Generation:
 
     Attributes:
         prompt: tokens, at least one.
-        adapter: what answers; None for the base alone.
-        max_tokens: made at most.
+        adapter: the adapter to use; None for the base alone.
+        max_tokens: most tokens to make.
         sampling: how tokens are drawn.
         stop: strings that end the text.
-        ignore_end: whether the base's own end-of-text tokens are passed over.
+        ignore_end: whether to ignore the base's own end-of-text tokens.
         emit: is told every piece, in the engine's thread; it must not block.
     """
 
@@ -87,13 +87,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is under way at most.
+    """Limits of the current work.
 
     Attributes:
         rows: texts at a time.
-        waiting: requests that wait; more are refused.
-        context: tokens of a text, prompt included; 0 for what the base was made for.
-        prompt_tokens: of the prompts that are taken in in one step, padding included; a longer one goes alone.
+        waiting: queued requests; more are refused.
+        context: tokens per text, prompt included; 0 for the base's own limit.
+        prompt_tokens: of the prompts admitted in one step, padding included; a longer one goes alone.
     """
 
     rows: int = 32
@@ -117,11 +117,11 @@ class Engine:
     Args:
         directory: Hugging Face model directory of the base.
         compute: device and type.
-        limits: what is under way at most.
-        threads: chooses how many threads a step uses; None leaves them as they are.
+        limits: of the current work.
+        threads: chooses the number of threads of a step; None leaves it unchanged.
 
     Raises:
-        ConfigError: the base is no language model, or one whose layers keep something else than keys and values.
+        ConfigError: the base is not a language model, or has layers that cache something other than keys and values.
         MachineError: it does not fit into memory.
     """
 
@@ -171,11 +171,11 @@ class Engine:
             raise MachineError(f"adapter '{name}' does not fit into the memory of {self._compute.device}") from error
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of a text, with what the base wants in front of it."""
+        """Tokens of a text, with the base's own start tokens."""
         return tuple(self._tokenizer(text)["input_ids"])
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        """Tokens of a conversation that the base is to go on with.
+        """Tokens of a conversation for the base to continue.
 
         Raises:
             ConfigError: the base has no chat template, or one that refuses these messages.
@@ -207,7 +207,7 @@ class Engine:
                 f"expected at most {self.context}, the context of this base"
             )
         if not all(0 <= token < self._vocabulary for token in prompt):
-            raise ConfigError(f"the prompt has a token that is none of the base's {self._vocabulary}")
+            raise ConfigError(f"the prompt has a token that is not one of the base's {self._vocabulary}")
         with self._changed:
             if self._closing:
                 raise MachineError("the engine is closed")
@@ -217,7 +217,7 @@ class Engine:
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
-        """Give a request up; it is told so at the next step, unless it is over already."""
+        """Cancel a request; it is told so at the next step, unless it has ended already."""
         with self._changed:
             if generation in self._waiting:
                 self._waiting.remove(generation)
@@ -227,12 +227,12 @@ class Engine:
             self._changed.notify()
 
     def start(self) -> None:
-        """Compute in a thread of its own from now on."""
+        """Start the computing thread."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Give up what is under way and end the thread."""
+        """Cancel the current work and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -256,7 +256,7 @@ class Engine:
             generation.emit(Piece("", 0, Finish.CANCELLED))
 
     def step(self) -> None:
-        """Take waiting requests in and give every row one token more. A failure ends the requests it met, not more."""
+        """Admit waiting requests and give every row one more token. A failure ends only the requests affected."""
         self.steps += 1
         joining: list[_Row] = []
         try:
@@ -268,7 +268,7 @@ class Engine:
                 if self._rows:
                     with self._threads.step() if self._threads else nullcontext():
                         self._decode()
-        except Exception as error:  # whatever it is, the others who wait must be served
+        except Exception as error:  # whatever it is, the other requests must be served
             met = dict.fromkeys([*self._rows, *joining])
             self._rows.clear()
             self._cache.clear()
@@ -293,7 +293,7 @@ class Engine:
                 if taken and longest * (len(taken) + 1) > self._limits.prompt_tokens:
                     break
                 taken.append(self._waiting.popleft())
-        # Rows of one adapter side by side, in the order in which the adapters came.
+        # Rows of one adapter side by side, in the order in which the adapters arrived.
         order = {adapter: index for index, adapter in enumerate(dict.fromkeys(g.adapter for g in taken))}
         taken.sort(key=lambda generation: order[generation.adapter])
         return [self._row(generation) for generation in taken]
@@ -345,7 +345,7 @@ class Engine:
         return cast("torch.Tensor", out.logits)[:, -1].float()
 
     def _extend(self, first: int, logits: torch.Tensor) -> None:
-        """Give every row from `first` on its next token, and drop those that are over."""
+        """Give every row from `first` on its next token, and drop finished rows."""
         likeliest = logits.argmax(dim=1).tolist()
         for index in reversed(range(first, len(self._rows))):
             row = self._rows[index]
@@ -405,7 +405,7 @@ def _context(model: PreTrainedModel, asked: int) -> int:
     if not isinstance(made_for, int):
         return asked or 2048
     if asked > made_for:
-        raise ConfigError(f"--context is {asked}, expected at most {made_for}, which the base was made for")
+        raise ConfigError(f"--context is {asked}, expected at most {made_for}, the limit of the base")
     return asked or made_for
 
 

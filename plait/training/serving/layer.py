@@ -1,9 +1,9 @@
-"""Linear layers that add to every row of a batch what the adapter of that row says.
+"""Linear layers that add to every row of a batch the contribution of that row's adapter.
 
-The frozen product is shared by all rows. While one token a row is computed, the factors of all adapters in use lie side
-by side in one matrix, every row is multiplied by all of them, and a mask keeps what is its own: two thin products,
-however many adapters there are, and reading the factors takes longer than multiplying them. With many tokens a row
-(prompts) that would be waste, so there the rows of one adapter go together.
+All rows share the frozen product. With one token per row, the factors of all adapters in use lie side by side in one
+matrix, every row is multiplied by all of them, and a mask keeps its own part: two thin products, however many adapters
+there are, because reading the factors takes longer than multiplying them. With many tokens per row (prompts) that would
+be a waste, so there the rows of each adapter are multiplied together.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class _Stack:
     """The factors of several adapters on one layer.
 
     Attributes:
-        A: (ranks, d_in), all A below each other.
-        B: (ranks, d_out), all B' below each other.
-        owners: which adapter each rank belongs to, and the scale of its product.
+        A: (ranks, d_in), all A stacked.
+        B: (ranks, d_out), all B' stacked.
+        owners: the adapter of each rank, and the scale of its product.
     """
 
     A: Tensor
@@ -39,7 +39,7 @@ class _Stack:
 
 
 class Routing:
-    """Which row of the batch belongs to which adapter; all layers of one model share one."""
+    """The adapter of each row of the batch; all layers of one model share one."""
 
     def __init__(self) -> None:
         self._rows: tuple[ServedAdapter | None, ...] = ()
@@ -49,7 +49,7 @@ class Routing:
         self._masks: dict[tuple[tuple[ServedAdapter, int, float], ...], Tensor] = {}
 
     def assign(self, rows: Sequence[ServedAdapter | None]) -> None:
-        """Say whose each row of the next forward passes is; None is the base alone."""
+        """Set the adapter of each row of the next forward passes; None is the base alone."""
         if tuple(rows) == self._rows:
             return
         self._rows = tuple(rows)
@@ -62,7 +62,7 @@ class Routing:
         self._restack()
 
     def add_(self, layer: str, x: Tensor, y: Tensor) -> None:
-        """Add to y, (rows, tokens, d_out), what the adapters make of x, (rows, tokens, d_in)."""
+        """Add to y, (rows, tokens, d_out), the adapters' products with x, (rows, tokens, d_in)."""
         if all(adapter is None for adapter, _, _ in self._runs):
             return
         if x.ndim != 3 or x.shape[0] != len(self._rows):
@@ -74,7 +74,7 @@ class Routing:
             factors = adapter.factors.get(layer) if adapter else None
             if factors is not None:
                 inner = x[first:last].flatten(0, 1) @ factors.A.t()
-                # y is fresh from the frozen layer, so it has no holes and the view writes through.
+                # y is fresh from the frozen layer, so it is contiguous and the view writes through.
                 y[first:last].view(-1, y.shape[2]).addmm_(inner, factors.B.t(), alpha=factors.scale)
 
     def _add_masked_(self, layer: str, x: Tensor, y: Tensor) -> None:
@@ -100,7 +100,7 @@ class Routing:
 
     def _restack(self) -> None:
         active = tuple(dict.fromkeys(adapter for adapter in self._rows if adapter is not None))
-        # An adapter that is idle for a moment stays: taking it out costs more than multiplying by it.
+        # An adapter that is briefly idle stays: removing it costs more than multiplying by it.
         if set(active) <= set(self._stacked) and len(self._stacked) <= 2 * len(active):
             return
         self._stacked = active
@@ -108,7 +108,7 @@ class Routing:
 
 
 class RoutedLayer(nn.Module):
-    """A frozen linear layer with the adapters of `routing` beside it."""
+    """A frozen linear layer with the adapters of `routing`."""
 
     def __init__(self, base: nn.Module, name: str, routing: Routing) -> None:
         super().__init__()
@@ -118,18 +118,18 @@ class RoutedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the frozen layer; some models look at its type."""
+        """Of the frozen layer; some models check its type."""
         return cast("Tensor", self.base.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The frozen product and what the adapters add."""
+        """The frozen product plus the adapters'."""
         y = cast("Tensor", self.base(x))
         self._routing.add_(self._name, x, y)
         return y
 
 
 def route_layers(model: nn.Module) -> Routing:
-    """Put a `RoutedLayer` in the place of every linear layer of a model; returns what they share."""
+    """Replace every linear layer of a model by a `RoutedLayer`; returns what they share."""
     routing = Routing()
     for name, module in list(model.named_modules()):
         if isinstance(module, (nn.Linear, Conv1D)):

@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or drawn with a temperature from the likeliest few."""
+"""Choose the next token: the likeliest, or drawn with a temperature from the likeliest few."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one request wants its tokens drawn.
+    """How the tokens of one request are drawn.
 
     Attributes:
-        temperature: 0 takes the likeliest token always.
-        top_p: only the likeliest tokens that together have this probability are drawn from (arXiv 1904.09751).
-        seed: of the draws; None for another one each time.
+        temperature: 0 always takes the likeliest token.
+        top_p: draw only from the likeliest tokens that together have this probability (arXiv 1904.09751).
+        seed: of the draws; None for a different one each time.
     """
 
     temperature: float = 1.0
@@ -31,7 +31,7 @@ class Sampling:
 
 
 class Drawer:
-    """Draws the tokens of one row, the same ones for the same seed whoever else is in the batch."""
+    """Draws the tokens of one row, the same ones for the same seed whatever else is in the batch."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
@@ -51,7 +51,7 @@ class Drawer:
         probabilities = torch.softmax(logits.cpu().double() / sampling.temperature, dim=0)
         if sampling.top_p < 1:
             ordered, order = probabilities.sort(descending=True, stable=True)
-            # The first token that reaches top_p still belongs to them.
+            # The first token that reaches top_p is included.
             ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
             return int(order[torch.multinomial(ordered, 1, generator=self._generator)])
         return int(torch.multinomial(probabilities, 1, generator=self._generator))

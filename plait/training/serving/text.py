@@ -1,15 +1,15 @@
-"""From tokens to text as they come: whole characters only, and nothing that may turn out to be a stop string.
+"""From tokens to text as they arrive: complete characters only, and nothing that may turn out to be a stop string.
 
-Knows no model: it is given a function that decodes.
+Knows no model: it gets a decoding function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# What decoders put for bytes that are no character yet.
+# Decoders' replacement for bytes that are not yet a character.
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-# No character has more bytes, and no token less than one: what is unfinished for longer never will be finished.
+# No character has more bytes, and no token less than one: what is incomplete for longer will never be complete.
 _TOKENS_OF_A_CHARACTER = 4
 
 Decode = Callable[[Sequence[int]], str]
@@ -27,14 +27,14 @@ class TextStream:
         self._decode = decode
         self._stop = tuple(text for text in stop if text)
         self._tokens: list[int] = []
-        # Tokens up to `_read` are text already; those from `_context` on are decoded with what follows, as the first
-        # token of a decoded sequence may lose its space.
+        # Tokens up to `_read` are text already; those from `_context` on are decoded with the following ones, because
+        # the first token of a decoded sequence may lose its space.
         self._context = self._read = 0
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Take the next token in; returns what is certain to be the next text."""
+        """Add the next token; returns the text that is now certain."""
         self._tokens.append(token)
         before = self._decode(self._tokens[self._context : self._read])
         now = self._decode(self._tokens[self._context :])
@@ -45,7 +45,7 @@ class TextStream:
         return self._add(now[len(before) :])
 
     def finish(self) -> str:
-        """What was held back; no token comes any more."""
+        """The text held back; no token follows."""
         if self.stopped:
             return ""
         before = self._decode(self._tokens[self._context : self._read])
@@ -67,6 +67,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)

@@ -1,8 +1,8 @@
-"""How many threads a server computes with: all, or one while something else has a core.
+"""The number of threads that a server computes with: all, or one while another process uses a core.
 
-A step of a few rows is hundreds of small products, and after each the threads wait for the slowest. Where another
-process has a core, one of them waits for its turn there, and all wait for it: one thread alone is faster then. Which it
-is can only be seen by trying. Knows nothing of what is computed.
+A step of a few rows is hundreds of small products, after each of which the threads wait for the slowest. If another
+process has a core, one of them waits for its turn there, and all wait for it: then one thread alone is faster. Only a
+trial can tell. Knows nothing of the computation.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 
 from plait.training.device import Compute, use_threads
 
-# Steps with the faster number between two trials of the other one, and steps of a trial.
+# Steps at the faster number between two trials of the other, and steps per trial.
 _STAY = 64
 _TRY = 4
 
 
 def choose_threads(threads: int, compute: Compute) -> ThreadChoice | None:
-    """A choice for a server that computes on the CPU and was given no number of threads; None for any other."""
+    """A choice for a server that computes on the CPU without a fixed number of threads; None for any other."""
     most = use_threads(threads)
     return None if threads or compute.device.type != "cpu" else ThreadChoice(most, torch.set_num_threads)
 
 
 class ThreadChoice:
-    """Takes the number of threads whose steps take less time, and tries the other one now and then.
+    """Uses the number of threads with the faster steps, and tries the other one now and then.
 
     Args:
-        most: threads where nothing else runs.
-        set_threads: makes the next computations use so many.
+        most: threads if nothing else runs.
+        set_threads: sets the number for the next computations.
         clock: seconds.
     """
 
@@ -48,7 +48,7 @@ class ThreadChoice:
 
     @property
     def threads(self) -> int:
-        """What the next step uses."""
+        """The number for the next step."""
         return self._other if self._trying else self._chosen
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""bfloat16: the upper half of every float32, rounded to nearest, ties to even; two little-endian bytes a number."""
+"""bfloat16: the upper half of every float32, rounded to nearest, ties to even; two little-endian bytes per number."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
 
 _EXPONENT = np.uint16(0x7F80)
-_LARGEST = np.array(0x7F7F0000, np.uint32).view(np.float32)[()]  # beyond it, rounding would make infinities
+_LARGEST = np.array(0x7F7F0000, np.uint32).view(np.float32)[()]  # larger values would round to infinity
 
 
 class Bf16:
-    """Packs every number with 8 bits of precision and the whole range of float32."""
+    """Packs every number with 8 bits of precision and the full range of float32."""
 
     name = "bf16"
     number = 3
     distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
-        """2 bytes a number; magnitudes beyond the largest bfloat16 become that."""
+        """2 bytes per number; magnitudes beyond the largest bfloat16 are clamped to it."""
         bits = np.clip(delta.flat, -_LARGEST, _LARGEST).view(np.uint32)
-        # Half a unit of the last kept place, less one when that place is even: a tie then rounds to even.
+        # Half a unit in the last place kept, minus one if that place is even: ties then round to even.
         half = bits >> np.uint32(16)
         half &= np.uint32(1)
         half += np.uint32(0x7FFF)

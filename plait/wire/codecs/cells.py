@@ -1,7 +1,7 @@
-"""Narrow cells of the number line, so that a search works out costs once a cell and not once a number.
+"""Narrow cells of the number line, so that the search computes costs per cell instead of per number.
 
-For every cell and every branch of the trellis (2 * quantiser + parity of the index): the index that costs least there,
-and that cost, squared error + λ · bits, over what the cheapest branch costs. Knows no trellis and no payload.
+For every cell and every branch of the trellis (2 * quantiser + parity of the index): the cheapest index, and its cost,
+squared error + λ · bits, above that of the cheapest branch. Knows no trellis and no payload.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from plait.adapters.state import Float32
 from plait.wire.codecs.quantiser import LARGEST, Index, Quantisers
 from plait.wire.codecs.trellis import GREATEST_COST, Cost
 
-_COST_UNIT = 256  # an integer cost counts this part of a squared step
+_COST_UNIT = 256  # an integer cost is in units of this fraction of a squared step
 _CELLS_PER_STEP = ((64, 16), (512, 8), (LARGEST, 4))  # as long as no index is greater
 
 
@@ -24,10 +24,10 @@ class Cells:
     """Cells of one group of numbers.
 
     Attributes:
-        per_step: how many there are in a step.
-        middle: (cells,) where each lies, in steps.
+        per_step: cells per step.
+        middle: (cells,) centre of each, in steps.
         costs: (4, cells) of each branch.
-        choice: (4, cells) the index that costs so.
+        choice: (4, cells) the index with that cost.
     """
 
     per_step: int
@@ -37,7 +37,7 @@ class Cells:
 
     @classmethod
     def of(cls, quantisers: Quantisers, price: float) -> Cells:
-        """The cells that these quantisers reach, with `price` squared steps for a bit."""
+        """The cells within reach of these quantisers, at `price` squared steps per bit."""
         largest = quantisers.largest
         per_step = next(cells for most, cells in _CELLS_PER_STEP if largest <= most)
         reach = (2 * largest + 2) * per_step
@@ -62,7 +62,7 @@ class Cells:
         return cls(per_step, middle, whole, choice)
 
     def sort(self, value: Float32, first: int, *, out: NDArray[np.int32]) -> None:
-        """Write into `out` the cell of each of the numbers (in steps), counting from `first`."""
+        """Write into `out` the cell of each number (in steps), counting from `first`."""
         half = self.middle.size // 2
         place = value * np.float32(self.per_step)
         np.rint(place, out=place)

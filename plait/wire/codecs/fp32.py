@@ -1,4 +1,4 @@
-"""Exact float32: four little-endian bytes a number, in layout order."""
+"""Exact float32: four little-endian bytes per number, in layout order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plait.wire.codec import EncodedPayload
 
 
 class Fp32:
-    """Packs every number as it is."""
+    """Packs every number unchanged."""
 
     name = "fp32"
     number = 2

@@ -1,7 +1,7 @@
-"""A codec for some of the tensors: those that are all zeros do not travel, the others are packed by another codec.
+"""A codec for some of the tensors: all-zero tensors are not sent, the others are packed by another codec.
 
-What does not travel costs one bit a tensor. A rule that freezes one side of every low-rank pair halves its bytes by
-this, and a layer that nobody trained costs nothing. (`rate` needs no such help: its groups leave zeros out.)
+A tensor that is not sent costs one bit. For a rule that freezes one side of every low-rank pair this halves the bytes,
+and an untrained layer costs nothing. (`rate` does not need it: its groups leave zeros out.)
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _BITS = "little"  # the first tensor is the lowest bit of the first byte
 
 @dataclass(frozen=True)
 class Partial:
-    """Packs the tensors that hold anything but +0.
+    """Packs the tensors with any value other than +0.
 
     Attributes:
         name: as in the ledger.
         number: its value in plait.v1.Codec.
-        inner: packs what travels; one that takes no parameters.
+        inner: packs the tensors sent; a codec without parameters.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Partial:
         return left_out > _mask_bytes(delta.layout)  # a number takes more than a byte
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
-        """Which tensors travel, and these."""
+        """The tensors to send, and their values."""
         travelling = _travelling(delta)
         tensors = zip(delta.items(), travelling, strict=True)
         kept = [tensor.ravel() for (_, tensor), goes in tensors if goes]
@@ -53,7 +53,7 @@ class Partial:
         return EncodedPayload(np.packbits(travelling, bitorder=_BITS).tobytes(), self.inner.encode(part).payload)
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
-        """Zeros where nothing travelled."""
+        """Zeros for the tensors not sent."""
         expected = _mask_bytes(layout)
         if len(parameters) != expected:
             raise PeerError(f"{self.name} parameters have {len(parameters)} bytes, expected {expected}")
@@ -75,7 +75,7 @@ class Partial:
 
 
 def _travelling(delta: AdapterState) -> NDArray[np.bool_]:
-    # Bits, not values: -0.0 is no zero here, so what is exact stays so.
+    # Bits, not values: -0.0 is not zero here, so exact codecs stay exact.
     return np.array([tensor.view(np.uint32).any() for _, tensor in delta.items()], np.bool_)
 
 

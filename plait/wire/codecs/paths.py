@@ -1,4 +1,4 @@
-"""Quantise numbers of several groups along the cheapest paths through the trellis, and fit quantisers to the outcome.
+"""Quantise numbers of several groups along the cheapest paths through the trellis, and fit quantisers to the result.
 
 The cost of a path is squared error + λ · bits under guessed quantisers, in squared steps. Knows no target rate and no
 payload.
@@ -20,18 +20,18 @@ from plait.wire.codecs.trellis import Trellis
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is quantised: group after group, laid over so many lanes (number i is in lane i mod lanes)."""
+    """The numbers to quantise: group after group, distributed over lanes (number i is in lane i mod lanes)."""
 
     groups: Sequence[Float32]
     lanes: int
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of numbers."""
         return sum(group.size for group in self.groups)
 
     def sample(self, about: int, lane_steps: int) -> Numbers:
-        """Every so-many-th number of each group, about so many in all, over lanes with so many steps."""
+        """A sample of each group at regular intervals, of about this total size, over lanes of this many steps."""
         groups = [group[:: max(1, self.size // about)] for group in self.groups]
         return Numbers(groups, max(1, sum(group.size for group in groups) // lane_steps))
 
@@ -47,18 +47,18 @@ class Mix:
 
 @dataclass(frozen=True)
 class Path:
-    """Numbers, quantised.
+    """Quantised numbers.
 
     Attributes:
         step: distance of the points; 2 steps within a quantiser.
         quantisers: of each group, fitted to it.
-        bits: of a number, without parameters, ideally.
+        bits: per number, without parameters, ideally.
     """
 
     step: np.float32
     quantisers: Sequence[Quantisers]
     bits: float
-    _choice: Index  # (4, cells) what a number becomes, by branch and cell
+    _choice: Index  # (4, cells) index of a number, by branch and cell
     _branch: NDArray[np.uint8]  # (n,)
     _cell: NDArray[np.int32]  # (n,)
 
@@ -67,12 +67,12 @@ class Path:
         return self._choice.ravel().take(_place(self._branch, self._cell, self._choice.shape[1]))
 
     def quantiser(self) -> Quantiser:
-        """(n,) 0 or 1, which the trellis gave each number."""
+        """(n,) 0 or 1, the trellis's choice for each number."""
         return np.right_shift(self._branch, 1, dtype=np.uint8)
 
 
 def quantise(numbers: Numbers, step: np.float32, guess: Sequence[Quantisers], mix: Mix, trellis: Trellis) -> Path:
-    """The cheapest paths under the guessed quantisers, and the quantisers that fit them."""
+    """The cheapest paths under the guessed quantisers, and the quantisers fitted to them."""
     at_low = round(min(1.0, max(0.0, mix.share)) * numbers.lanes)
     prices = [mix.low] * (at_low > 0) + [mix.high] * (at_low < numbers.lanes)
     cell = np.empty(numbers.size, np.int32)

@@ -1,8 +1,8 @@
-"""Two prices of a bit, λ, between which a rate lies: the last turn of the encoder's search, without surprises.
+"""Two prices of a bit, λ, that enclose a rate: the last step of the encoder's search, robust against jumps.
 
-The rate falls as λ rises, at high rates gently; at low rates all lanes of the trellis fall silent together when λ
-passes a critical value. Any rate between is that of some lanes at a price below, the others at a price above, and is
-linear in their share. Knows no numbers; it is told rates.
+The rate falls as λ rises, gently at high rates; at low rates all lanes of the trellis fall silent together when λ
+passes a critical value. A rate in between is reached with some lanes at a lower price and the others at a higher one,
+and is linear in their share. Knows no numbers; it is told rates.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from plait.wire.codecs.paths import Mix
 
 _LEAST, _GREATEST = 0.01, 10.0
 _ATTEMPTS = 8
-_ROOM = 1.06  # how far a sample's rate may err; nearer to the target no price is worth telling from another
-_WIDE, _NARROW = 1.5, 1.01  # the ratio of two rates that is too large to mix, of two prices that is as good as one
+_ROOM = 1.06  # error of a sample's rate; prices nearer to the target than this are not worth distinguishing
+_WIDE, _NARROW = 1.5, 1.01  # rates too far apart to mix, and prices close enough to count as one (ratios)
 
 
 @dataclass(frozen=True)
 class PricePair:
-    """Two prices and the rates, in bits a number, that they lead to.
+    """Two prices and their rates in bits per number.
 
     Attributes:
         low: the lower price.
@@ -36,7 +36,7 @@ class PricePair:
 
     @classmethod
     def around(cls, price: float, bits: float, rate_at: Callable[[float], float]) -> PricePair:
-        """Prices near `price` whose rates enclose `bits`, or come as near as a few attempts can."""
+        """Prices near `price` whose rates enclose `bits`, or come as close as a few attempts allow."""
         low, high = price / 1.1, price * 1.1
         most, least = rate_at(low), rate_at(high)
         for _ in range(_ATTEMPTS):
@@ -61,11 +61,11 @@ class PricePair:
         return cls(low, high, most, least)
 
     def share(self, bits: float) -> float:
-        """Which share of the lanes the low price needs for this rate; beyond 0 and 1 if neither price will do."""
+        """The share of lanes that need the low price for this rate; outside 0 to 1 if neither price will do."""
         return (bits - self.least) / max(self.most - self.least, 1e-4 * self.most, 1e-9)
 
     def mix(self, share: float) -> Mix:
-        """Both prices; beyond a share of 0 or 1 a single one, as far beyond theirs."""
+        """Both prices; for a share outside 0 to 1 a single one, extrapolated."""
         if 0 <= share <= 1:
             return Mix(self.low, self.high, share)
         beyond = self.high * (self.low / self.high) ** min(max(share, -4.0), 5.0)

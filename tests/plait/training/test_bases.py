@@ -104,5 +104,5 @@ def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch: pytest.
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
     policy = Policy(max_download_gb=0.0)
-    with pytest.raises(PolicyError, match=r"base 'somebody/model' is not at hand.*max-download-gb"):
+    with pytest.raises(PolicyError, match=r"base 'somebody/model' is not available here.*max-download-gb"):
         locate_base("somebody/model", check_size=policy.check_download)

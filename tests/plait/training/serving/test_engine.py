@@ -169,8 +169,8 @@ def test_what_is_given_up_makes_room_and_is_told(make_engine: MakeEngine) -> Non
     [
         ((), 4, "the prompt is empty"),
         ((1,) * 1020, 5, r"1020 \+ 5 tokens, expected at most 1024"),
-        ((2048,), 4, "a token that is none of the base's 2048"),
-        ((-1,), 4, "a token that is none of the base's 2048"),
+        ((2048,), 4, "a token that is not one of the base's 2048"),
+        ((-1,), 4, "a token that is not one of the base's 2048"),
     ],
 )
 def test_what_the_base_cannot_do_is_refused_before_any_work(
