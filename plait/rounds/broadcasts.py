@@ -1,8 +1,8 @@
-"""What the server sends to a client so that it holds the current shadow adapter, whatever it held before.
+"""The broadcasts that bring a client to the current shadow adapter, whatever it held before.
 
-Three forms, each sealed once and sent to everyone who needs it byte for byte the same: *nothing new* (the client is up
-to date), the *step* from the previous shadow, and the *whole* adapter in exact float32 for everyone else. A base that
-moves travels beside it in the same way.
+There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new* (the
+client is up to date), the *step* from the previous shadow, and the *whole* adapter in exact float32 for everyone else.
+A base that moves is sent with it in the same way.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from plait.rounds.tracks import Ranks
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 
-# A change of the base is part of the model for good, and no later round makes up for what its encoding drops.
+# A change of the base stays in the model for good, and no later round corrects its encoding error.
 _BASE_BITS = 8.0
-# Factors that are decomposed anew lie as far from those before as those from nothing: the tenth of that step's energy
-# that one bit leaves out is a tenth of the adapter's, in every round again. Measured in simulations/LOG.md.
+# Factors that are decomposed anew are as far from the previous ones as from zero: one bit loses a tenth of that
+# step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
 TURNED_BITS = 4.0
-"""Bits per parameter that a broadcast of turned factors has at least."""
+"""Minimum bits per parameter of a broadcast of rotated factors."""
 
 
 def follow(
@@ -34,19 +34,20 @@ def follow(
     wire: str,
     before: AdapterState | None,
 ) -> tuple[RunState, Encoding]:
-    """Let the shadows follow the master through the wire's codec, once, and keep the sealed steps.
+    """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps.
 
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
 
     Args:
-        state: with the master as it is now.
+        state: with the current master.
         ranks: of the tracks.
         base_fingerprint: of the base.
-        wire: of the run, as ``--wire`` says it.
-        before: the master of the round before; None where its factors were turned since, not moved by a small step.
+        wire: of the run, in the notation of ``--wire``.
+        before: the master of the previous round; None if its factors have been rotated since, not moved by a small
+            step.
 
     Returns:
-        (the state, what the step of the master's own rank cost).
+        (the state, size and error of the step of the master's own rank).
     """
     codec = codec_for(_at_least(TURNED_BITS, wire) if before is None else wire)
     tracks: list[Track] = []
@@ -85,8 +86,8 @@ def move_base(
 
 
 def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
-    """The adapter that a broadcast's decoded `step` makes of the one that is held."""
-    # Adding zeros would turn -0.0 into 0.0, another digest.
+    """The held adapter after a broadcast's decoded `step`."""
+    # Adding zeros would turn -0.0 into 0.0, which has another digest.
     return held if codec_name == "unchanged" else add(held, step)
 
 
@@ -102,7 +103,7 @@ class Broadcasts:
         self._bases: dict[bool, bytes] = {}
 
     def leading_from(self, held: bytes, track: int) -> bytes:
-        """The broadcast for a client that holds the adapter with digest `held` (empty: none, nor the spec)."""
+        """The broadcast for a client that holds the adapter with digest `held` (empty: neither adapter nor spec)."""
         shadow = self._state.tracks[track].shadow
         digest = shadow.digest()
         spec = self._ranks.adapters[track].spec
@@ -120,10 +121,10 @@ class Broadcasts:
         return self._whole[track]
 
     def base_leading_from(self, held: Held) -> bytes:
-        """The envelope that brings a client's base up to date; empty while the base has not moved.
+        """The envelope that brings a client's base up to date; empty if the base has not moved.
 
-        A client that is up to date is told so all the same: it may have lost what it held without knowing, if it can
-        derive the adapter anew.
+        It is sent even to an up-to-date client, which may have lost its base without knowing if it can derive the
+        adapter anew.
         """
         base = self._state.base
         if not base.moved.digest:

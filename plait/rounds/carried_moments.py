@@ -1,7 +1,7 @@
 """Carry AdamW's moments from a client's round to its next (`--moments carry`).
 
 Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, as if the client's rounds were one
-training: without it every round starts with steps that the bias correction of new moments makes large.
+training run. Otherwise every round starts with large steps, due to the bias correction of new moments.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True)
 class CarriedMoments:
-    """The hook: training goes on with the moments that the client's round before left."""
+    """The hook: training continues with the moments of the client's previous round."""
 
     key = "moments"
 
     def applies(self, settings: Settings) -> bool:
-        """Where the run carries moments."""
+        """Active if the run carries moments."""
         return settings.carry_moments
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """Give them to the optimizer."""
+        """Pass them to the optimizer."""
         layout = job.received.layout
         moments = Moments.of(kept, layout.size, len(layout.slots))
         return replace(job, carried=replace(job.carried, moments=moments))
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
-        """Keep what the optimizer left."""
+        """Keep the optimizer's moments."""
         del job, kept
         moments = outgoing.trained.moments
         return outgoing, moments and moments.kept()

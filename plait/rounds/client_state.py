@@ -1,9 +1,10 @@
-"""What a client keeps from round to round, in one tagged file format.
+"""A client's state from round to round, in one tagged file format.
 
 A file is a safetensors file: format, run, rounds and tags are in its metadata, numbers in named arrays. It holds two
-values: the one that the client's newest round started from (`before`) and the one that this round left (`after`). A
-server that was killed before it had the answer asks for the round again, and the round then starts from `before`.
-Knows nothing of what tags and arrays mean.
+values: the one that the client's newest round started from (`before`) and the one at its end (`after`). A server that
+    was
+killed before it received the answer asks for the round again, and the round then starts from `before`.
+Knows nothing of the meaning of tags and arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ FORMAT = "plait client state 1"
 
 _Value = TypeVar("_Value")
 
-# How every file of this format begins, after eight bytes of length; files of earlier versions do not.
+# Every file of this format begins like this, after eight bytes of length; files of earlier versions do not.
 _BEGINNING = b'{"__metadata__":{'
 
 
@@ -33,7 +34,7 @@ class Kept:
     """One value of a client's state.
 
     Attributes:
-        round: the round that left it; 0 for none.
+        round: the round that produced it; 0 for none.
         arrays: numbers by name.
         tags: text by name.
     """
@@ -43,7 +44,7 @@ class Kept:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def vector(self, name: str, size: int) -> Float32 | None:
-        """The float32 array of this name; None where there is none of `size` elements."""
+        """The float32 array of this name; None unless there is one of `size` elements."""
         found = self.arrays.get(name)
         if found is None or found.shape != (size,) or found.dtype != np.float32:
             return None
@@ -52,12 +53,12 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class ClientState:
-    """What is kept under one key.
+    """The two values under one key.
 
     Attributes:
-        run_id: the run that it belongs to, 16 bytes.
-        before: what the newest round started from.
-        after: what the newest round left.
+        run_id: the run, 16 bytes.
+        before: the value that the newest round started from.
+        after: the value at its end.
     """
 
     run_id: bytes
@@ -65,11 +66,11 @@ class ClientState:
     after: Kept = Kept()
 
     def given_in(self, round_number: int) -> Kept:
-        """What a round starts from, whether it is asked for the first time or again."""
+        """The value that a round starts from, whether it is asked for the first time or again."""
         return self.before if round_number <= self.after.round else self.after
 
     def to_bytes(self) -> bytes:
-        """The file of it; equal states give equal bytes."""
+        """The file's bytes; equal states give equal bytes."""
         metadata = {"format": FORMAT, "run": self.run_id.hex()}
         arrays: dict[str, NDArray[np.generic]] = {}
         for half, kept in (("before", self.before), ("after", self.after)):
@@ -80,7 +81,7 @@ class ClientState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ClientState | None:
-        """What `to_bytes` made; None where it is damaged. Its arrays are views of `data`.
+        """The inverse of `to_bytes`; None if damaged. Its arrays are views of `data`.
 
         Raises:
             EarlierFormatError: another version of plait made it.
@@ -90,8 +91,8 @@ class ClientState:
         if not data[8:].startswith(_BEGINNING):
             raise EarlierFormatError(
                 f"client state of {len(data)} bytes is of an earlier format, expected '{FORMAT}': finish the run with "
-                "the version of plait that began it, or delete the client's folder of this run (its own adapter can be "
-                "exported with that version before)"
+                "the version of plait that began it, or delete the client's folder of this run (export its "
+                "personalized adapter with that version first)"
             )
         try:
             arrays, metadata = decode_arrays(data)
@@ -107,7 +108,7 @@ class ClientState:
 
 
 def recall_state(memory: Memory, key: str, run_id: bytes) -> ClientState:
-    """What is kept under `key`; nothing where it is lost, damaged or of another run.
+    """The state under `key`; empty if it is lost, damaged or of another run.
 
     Raises:
         EarlierFormatError: another version of plait made it.

@@ -1,22 +1,22 @@
-"""Error feedback: what an encoder drops is added to what it encodes next, at clients and at the server.
+"""Error feedback: the error of an encoding is added to the next input, at clients and at the server.
 
 EF-SGD (Karimireddy et al., "Error Feedback Fixes SignSGD and other Gradient Compression Schemes", arXiv 1901.09847,
 algorithm 2) on adapter deltas: with delta d, residual e and codec C, send C(d + e), keep e' = (d + e) - C(d + e).
 
 A codec that decodes to the conditional mean shrinks: of w arrives (1 - D) w plus noise of energy D (1 - D) |w|^2, where
-D is its relative distortion. Fed back, that is not lost but late: under a steady drift d the receiver lags D / (1 - D)
-rounds, on each link. Lag costs a run far more than noise does, and there are two ways to remove it.
+D is its relative distortion. With feedback that part is not lost but late: under a steady drift d the receiver lags
+D / (1 - D) rounds, on each link. Lag costs a run far more than noise does, and there are two ways to remove it.
 
-*Gain.* What is encoded is first multiplied by g (the codec is blind to scale, so the bytes stay the same). With a = 1 -
+*Gain.* The input is first multiplied by g (the codec is scale-invariant, so the bytes stay the same). With a = 1 -
 g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^2 + g^2 D (1 - D)) N + g^2 D (1 - D)
-|d|^2. The gain 1 / (1 - D) leaves no lag; for a factor before N above 1 the feedback would explode.
+|d|^2. The gain 1 / (1 - D) leaves no lag; if the factor of N exceeds 1, the feedback diverges.
 
-*Lead.* Where that gain is too much, only what lies in the direction of the drift v, the mean movement of the last
-rounds, is multiplied by it: what is encoded is w + D / (1 - D) (w v / v v) v with w = d + e. The lag lies in that
-direction and goes, even where D is not quite what was expected; the noise lies in all others and is not amplified. So
-the factor before N is D, the least that any gain could reach, whatever the rate.
+*Lead.* If that gain is too large, only the component in the direction of the drift v, the mean movement of the last
+rounds, is multiplied by it: the input is w + D / (1 - D) (w v / v v) v with w = d + e. The lag lies in that
+direction and disappears, even if D is not quite as expected; the noise lies in all others and is not amplified. So
+the factor of N is D, the minimum over all gains, whatever the rate.
 
-Knows no envelope's header and no client; where residual and drift are kept is the caller's affair.
+Knows no envelope's header and no client; callers store residual and drift.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from plait.wire.envelope import encode_delta
 from plait.wire.settings import Settings
 
 _MOST_NOISE_KEPT = 0.8
-_FURTHEST_AHEAD = 3.0  # rounds; below 0.24 bit a wish for more brings more noise than training stands
-_DRIFT_KEPT = 0.7  # what is left of the drift before once a round's movement has come in
+_FURTHEST_AHEAD = 3.0  # rounds; below 0.24 bit a longer lead brings more noise than training tolerates
+_DRIFT_KEPT = 0.7  # weight of the previous drift when a round's movement is added
 
 
 @dataclass(frozen=True, eq=False)
 class Debt:
-    """What an encoder owes its receiver.
+    """The residual that an encoder owes its receiver.
 
     Attributes:
-        owed: what was to be sent and has not arrived.
-        drift: mean movement a round, newest rounds weighing most; None where it is not known or not needed.
+        owed: the part to be sent that has not arrived.
+        drift: mean movement per round, newest rounds weighted most; None if unknown or not needed.
     """
 
     owed: AdapterState
     drift: AdapterState | None = None
 
     def due(self, codec: Codec) -> AdapterState:
-        """What to encode so that, steady drift given, all that is owed arrives."""
+        """The input with which, under a steady drift, everything owed arrives."""
         distortion = codec.distortion
         if self.drift is None or not leads(codec):
             gain = feedback_gain(distortion)
@@ -69,22 +69,22 @@ class Debt:
         return AdapterState(self.owed.layout, flat)
 
     def paid(self, arrived: AdapterState) -> Debt:
-        """The debt once a receiver has decoded `arrived`."""
+        """The residual once a receiver has decoded `arrived`."""
         return Debt(subtract(self.owed, arrived), self.drift)
 
     def grown(self, movement: AdapterState, codec: Codec) -> Debt:
-        """The debt once there is so much more to send."""
+        """The residual with this much more to send."""
         owed = add(self.owed, movement)
         return Debt(owed, drift_after(self.drift, movement) if leads(codec) else None)
 
     def kept(self) -> Kept:
-        """As a client keeps it; empty for nothing."""
+        """The residual as stored; empty for none."""
         arrays = {"owed": self.owed.flat} if self.drift is None else {"owed": self.owed.flat, "drift": self.drift.flat}
         return Kept(arrays=arrays if any(array.any() for array in arrays.values()) else {})
 
     @classmethod
     def of(cls, kept: Kept, layout: Layout) -> Debt:
-        """What `kept` made; nothing is owed where it is lost or of another adapter."""
+        """The inverse of `kept`; zero if it is lost or of another adapter."""
         owed, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
         if owed is None:
             return cls(AdapterState.zeros(layout))
@@ -93,7 +93,7 @@ class Debt:
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """The hook that packs the delta together with what earlier rounds owe, and keeps what the packing drops."""
+    """The hook that packs the delta together with the residual of earlier rounds, and keeps the new residual."""
 
     key = "residual"
 
@@ -111,7 +111,7 @@ class ErrorFeedback:
         codec = codec_for(job.settings.wire)
         debt = Debt.of(kept, outgoing.delta.layout).grown(outgoing.delta, codec)
         due = debt.due(codec)
-        # What is owed on a side that does not train waits for the round that trains it.
+        # The residual of an untrained side waits for a round that trains it.
         for side in BOTH_SIDES - set(map(Side, job.settings.trained)):
             due = without(due, geometry_of(job.spec), side)
         encoded = encode_delta(due, codec)
@@ -119,13 +119,13 @@ class ErrorFeedback:
 
 
 def leads(codec: Codec) -> bool:
-    """Whether this codec's lag is removed by a lead, since a gain would make the feedback unstable."""
+    """Whether this codec's lag is removed by a lead, because a gain would make the feedback unstable."""
     distortion = codec.distortion
     return distortion / (1 - distortion) > _MOST_NOISE_KEPT  # the noise's factor under the gain 1 / (1 - D)
 
 
 def drift_after(drift: AdapterState | None, movement: AdapterState) -> AdapterState:
-    """The mean movement a round once there was one more."""
+    """The mean movement per round after one more round."""
     if drift is None:
         return movement
     flat: Float32 = drift.flat * np.float32(_DRIFT_KEPT)
@@ -134,10 +134,10 @@ def drift_after(drift: AdapterState | None, movement: AdapterState) -> AdapterSt
 
 
 def feedback_gain(distortion: float) -> float:
-    """The gain for a codec of this relative distortion where nothing is known of the drift (see above)."""
+    """The gain for a codec of this relative distortion without knowledge of the drift (see above)."""
     if distortion <= 0:
         return 1.0
     unbiased = 1 / (1 - distortion)
     room = 1 - (1 - _MOST_NOISE_KEPT) / (1 - distortion)
-    # The larger root of 1 - 2 g (1 - D) + g^2 (1 - D) = _MOST_NOISE_KEPT; without one, feedback stays as it is.
+    # The larger root of 1 - 2 g (1 - D) + g^2 (1 - D) = _MOST_NOISE_KEPT; without one the feedback has no gain.
     return min(unbiased, 1 + math.sqrt(room)) if room > 0 else 1.0

@@ -1,6 +1,6 @@
-"""The settings, adapter and moved base that a client holds, brought up to what a task means.
+"""The settings, adapter and moved base that a client holds, brought up to date with a task.
 
-Held is what the server can send again: a client that lost it asks for the whole. Knows no data and no training.
+The server can send all of it again: a client that lost it asks for the full version. Knows no data and no training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class NeedFullError(PeerError):
 
 
 class Holdings:
-    """What one client holds of one run.
+    """The values that one client holds of one run.
 
     Args:
         model: derives adapters from specs.
-        memory: what survives between tasks.
+        memory: survives between tasks.
         max_rank: the largest rank that the client can carry; 0 for any.
     """
 
@@ -40,29 +40,29 @@ class Holdings:
         self._max_rank = max_rank
 
     def carries(self, request: SpecRequest) -> bool:
-        """Whether the client can carry such an adapter."""
+        """Whether the client can carry this adapter."""
         return not self._max_rank or request.largest_rank <= self._max_rank
 
     def keep_spec(self, text: str) -> None:
-        """Hold a spec; an adapter that is held stays, for a restarted server asks again and goes on from it."""
+        """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
         self._memory.save("spec", text.encode())
 
     def keep_settings(self, settings: Settings) -> None:
-        """Hold the text of the run's settings."""
+        """Store the text of the run's settings."""
         self._memory.save("settings", settings.text.encode())
 
     def settings_text(self, digest: bytes) -> str:
-        """The text of settings by its digest; empty where it is not held."""
+        """The text of settings by its digest; empty if not held."""
         text = (self._memory.load("settings") or b"").decode(errors="replace")
         return text if digest_of(text) == digest else ""
 
     def catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
-        """The adapter that the server means, from what is held and what the broadcast carries; it is held then.
+        """The adapter that the server means, from the one held and the broadcast; it is then held.
 
         Raises:
             NeedFullError: the broadcast is relative to an adapter that is not held.
             ConfigError: the client cannot carry the adapter.
-            PeerError: the broadcast is not sound, or of another base.
+            PeerError: the broadcast is not valid, or of another base.
         """
         if header.direction != Direction.BROADCAST:
             raise PeerError("envelope is an update, expected a broadcast")
@@ -91,11 +91,11 @@ class Holdings:
         return spec, state
 
     def moved_base(self, data: bytes, header: Header, spec: AdapterSpec) -> MovedBase:
-        """The base that the server means: the one held, or what its step (or the whole) makes of it.
+        """The base that the server means: the one held, changed by a step or replaced.
 
         Raises:
             NeedFullError: the step is relative to a base that is not held.
-            PeerError: the change is not sound.
+            PeerError: the change is not valid.
         """
         if not data:
             return UNMOVED
@@ -103,7 +103,7 @@ class Holdings:
         held = base_of(recall_state(self._memory, "base", header.run_id).after, geometry)
         said = read_header(data, max_bytes=len(data))
         if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
-            raise PeerError("change of the base is no broadcast of this run")
+            raise PeerError("change of the base is not a broadcast of this run")
         if said.result_digest == held.digest:
             return held
         if said.relative_to and said.relative_to != held.digest:

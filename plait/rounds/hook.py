@@ -1,8 +1,8 @@
 """Paired hooks around a client's training, in the order of a list: run forward before it and backward after it.
 
-A hook changes where training starts or what is carried into it (`before`), then what is sent (`after`), and may keep a
-value of its own from round to round. The last hook of the list is nearest to training: it sees the delta first. Knows
-no hook of its own; `plait.rounds.participant` lists those that there are.
+A hook changes the starting point of training or the values carried into it (`before`), then the outgoing delta
+(`after`), and may keep a value from round to round. The last hook of the list is nearest to training: it sees the delta
+first. Knows no particular hook; `plait.rounds.participant` lists them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class Outgoing:
-    """What a client is about to send.
+    """The delta that a client is about to send.
 
     Attributes:
-        trained: what training left.
-        delta: what is to be sent of it.
+        trained: the result of training.
+        delta: the part of it to send.
         encoded: the delta once a hook has packed it; None before.
     """
 
@@ -35,39 +35,39 @@ class Outgoing:
 
 
 class Hook(Protocol):
-    """What is done before training and undone, or made up for, after it."""
+    """A change to a client's round before training, and its counterpart afterwards."""
 
     @property
     def key(self) -> str:
-        """What its value is kept under in the client's memory; empty for a hook that keeps nothing."""
+        """Key of its value in the client's memory; empty for a hook without one."""
         ...
 
     def applies(self, settings: Settings) -> bool:
-        """Whether a round with these settings has it."""
+        """Whether it is active in a round with these settings."""
         ...
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """The job as it is to be trained.
+        """The job to train.
 
         Args:
-            job: as the hooks before this one left it.
-            kept: what the hook left in the client's round before; empty where there is none.
+            job: from the preceding hooks.
+            kept: the hook's value from the client's previous round; empty if there is none.
         """
         ...
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept | None]:
-        """What is to be sent, and what to keep for the next round; None to keep what there is.
+        """The delta to send, and the value to keep for the next round; None keeps the current one.
 
         Args:
-            job: as it was trained.
-            kept: what `before` was given.
-            outgoing: as the hooks behind this one in the list left it.
+            job: the job that was trained.
+            kept: the value passed to `before`.
+            outgoing: from the hooks after this one in the list.
         """
         ...
 
 
 def before_training(hooks: Sequence[Hook], job: TrainJob, memory: Memory) -> TrainJob:
-    """The job with all that `hooks` add to it.
+    """The job with the changes of all `hooks`.
 
     Raises:
         EarlierFormatError: another version of plait wrote what is kept.
@@ -81,7 +81,7 @@ def before_training(hooks: Sequence[Hook], job: TrainJob, memory: Memory) -> Tra
 
 
 def after_training(hooks: Sequence[Hook], job: TrainJob, trained: Trained, memory: Memory) -> Outgoing:
-    """What is to be sent; what hooks leave for the next round is in `memory` then."""
+    """The delta to send; afterwards `memory` has the hooks' values for the next round."""
     outgoing = Outgoing(trained, subtract(trained.state, job.start))
     left: dict[str, Kept] = {}
     for hook in reversed(hooks):
@@ -98,5 +98,5 @@ def _recall(memory: Memory, key: str, job: TrainJob) -> Kept:
     if not key:
         return Kept()
     given = recall_state(memory, key, job.run_id).given_in(job.settings.round)
-    # A copy, so that the other value that was read with it need not stay in memory while the job is trained.
+    # A copy, so that the other value read with it need not stay in memory during training.
     return replace(given, arrays={name: array.copy() for name, array in given.arrays.items()})

@@ -1,7 +1,7 @@
-"""Remove what clients keep on disk for further rounds once a run is over, except for what is their own.
+"""Once a run is over, remove a client's state on disk except its personalized adapter.
 
-Debts, moments and drifts serve the next round only, and so does the value that a repeated round would start from. A
-client's own adapter is nowhere else and stays. Knows nothing of which runs are over.
+Residuals, moments and drifts serve only the next round, and so does the value from which a repeated round would start.
+The personalized adapter exists nowhere else and stays. Knows nothing of which runs are over.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _OWN = "own"
 
 
 def keep_only_what_lasts(folder: Path) -> None:
-    """Remove from a client's memory what only further rounds would need.
+    """Remove the values that only further rounds would need.
 
     Args:
         folder: the memory of one client in one run, which is over.
 
     Raises:
-        MachineError: something cannot be read, written or removed; the client's own adapter is there all the same.
+        MachineError: something cannot be read, written or removed; the personalized adapter is intact.
     """
     own = _state(folder / _OWN)
     if own and own.before.arrays:

@@ -1,4 +1,4 @@
-"""What a client's rounds ask of the machine that trains: a base with the client's own data, and jobs for it.
+"""The interface of the training machine for a client's rounds: a base with the client's own data, and training jobs.
 
 Knows no torch: `plait.training.local_model` implements the protocol.
 """
@@ -20,7 +20,7 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True)
 class DataSize:
-    """How much data a client has, in numbers only."""
+    """A client's amount of data, in numbers only."""
 
     train_examples: int
     train_tokens: int
@@ -31,10 +31,10 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a client's data one local training run visits.
+    """The part of a client's data that one local training run visits.
 
     Attributes:
-        examples: different ones.
+        examples: different examples.
         tokens: in these, each counted once.
     """
 
@@ -44,11 +44,11 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Carried:
-    """What a local training run is given from the client's rounds before.
+    """Values that a local training run receives from the client's earlier rounds.
 
     Attributes:
-        moments: AdamW's; None to begin anew.
-        drift: (size,) to be added to the adapter after every step; None for nothing.
+        moments: AdamW's; None to start fresh.
+        drift: (size,) to add to the adapter after every step; None for nothing.
     """
 
     moments: Moments | None = None
@@ -57,14 +57,14 @@ class Carried:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a local training run leaves behind.
+    """The result of a local training run.
 
     Attributes:
         state: the adapter after it.
         loss: mean training loss over its steps, in nats.
         tokens: tokens that went through the model.
-        seconds: how long it took.
-        moments: AdamW's; None where somebody else's trainer keeps them to itself.
+        seconds: wall time.
+        moments: AdamW's; None if a custom trainer does not expose them.
     """
 
     state: AdapterState
@@ -76,19 +76,19 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class TrainJob:
-    """The training of one client in one round: all that the trainer needs, and what the answer is made from.
+    """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
 
     Attributes:
         model: trains it.
         spec: of the adapter.
         settings: of the run and the round.
-        received: the adapter as it was broadcast.
+        received: the adapter as broadcast.
         start: the adapter that training starts from; not changed.
         carried: from the client's rounds before.
-        base: how far the base has moved.
-        header: of the broadcast; None for a job that answers no task.
-        examples: that the client trains on.
-        kept: what hooks left in the client's round before, by key.
+        base: the base's movement.
+        header: of the broadcast; None for a job without a task.
+        examples: number that the client trains on.
+        kept: the hooks' values from the client's previous round, by key.
     """
 
     model: LocalModel
@@ -104,12 +104,12 @@ class TrainJob:
 
     @property
     def run_id(self) -> bytes:
-        """The run's, 16 bytes; empty for a job that answers no task."""
+        """The run's, 16 bytes; empty for a job without a task."""
         return self.header.run_id if self.header else b""
 
 
 class LocalModel(Protocol):
-    """A base with the client's own data beside it."""
+    """A base together with the client's own data."""
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -117,11 +117,11 @@ class LocalModel(Protocol):
         ...
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
-        """Derive spec and initial adapter from what a server sent.
+        """Derive spec and initial adapter from a server's message.
 
         Raises:
             ConfigError: this base cannot carry such an adapter.
-            PeerError: it is no spec.
+            PeerError: it is not a spec.
         """
         ...
 
@@ -130,7 +130,7 @@ class LocalModel(Protocol):
 
         Raises:
             TooLittleDataError: there is too little to train on and to hold some out.
-            DataError: they do not fit the base or the task.
+            DataError: the data does not fit the base or the task.
         """
         ...
 
@@ -146,13 +146,13 @@ class LocalModel(Protocol):
         """Train on the client's training part.
 
         Raises:
-            ConfigError: the base cannot be moved, or nothing of the adapter is to train.
+            ConfigError: the base cannot be moved, or no part of the adapter trains.
             Abandoned: nobody waits for this any more.
         """
         ...
 
     def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = ...) -> Judgement:
-        """Held-out losses of `state`, on the base as it has moved, over the part that never trains.
+        """Held-out losses of `state`, on the moved base.
 
         Raises:
             ConfigError: the base cannot be moved.

@@ -1,25 +1,25 @@
-"""What a client keeps between tasks, by key; where it is kept is the driver's affair.
+"""Values that a client keeps between tasks, by key; the driver decides where.
 
-It may be lost. What the server can send again costs some bytes then; of what it cannot, a client that keeps it on disk
-loses nothing.
+They may be lost. The server can send some of them again at the cost of some bytes; a client that keeps the others on
+disk loses nothing.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-# What nobody else has: what an encoder still owes, an optimizer's moments, a drift, a personal side, and the losses of
-# single sequences before round 1.
+# Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, and the losses of single
+# sequences before round 1.
 IRREPLACEABLE = frozenset({"residual", "moments", "drift", "own", "judged"})
 
 
 class Memory(Protocol):
-    """Bytes under keys: the newest adapter and its spec, how far the base has moved, and what is `IRREPLACEABLE`."""
+    """Bytes by key: the newest adapter and its spec, the base's movement, and the `IRREPLACEABLE` values."""
 
     def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`."""
+        """The bytes stored under `key`."""
         ...
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`."""
+        """Store `data` under `key`."""
         ...

@@ -1,9 +1,9 @@
-"""How far the frozen base has moved: what rules like FLoRA and FedEx-LoRA add to it, as both ends hold it.
+"""The movement of the frozen base: the matrices that FLoRA, FedEx-LoRA and similar rules add to it.
 
-Per module the float32 factors of a matrix, scale folded in: W0' = W0 + b @ a. A round adds columns; past the rank that
-a weight can have, QR holds the sum in fewer. Its digest is a chain over the steps, not over the values, since QR
-differs in its last bits from machine to machine. A step travels in an envelope whose layout is known but for the
-numbers of columns; these stand where a broadcast of an adapter has its spec.
+Per module the float32 factors of a matrix, with the scaling factor included: W0' = W0 + b @ a. A round adds columns;
+beyond the largest possible rank of a weight, QR reduces the sum to fewer. Its digest is a chain over the steps, not
+over the values, since QR differs in its last bits between machines. A step is sent in an envelope whose layout is known
+except for the numbers of columns, which take the place of the spec in an adapter's broadcast.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _MOST_COLUMNS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class MovedBase:
-    """The base beside what it was.
+    """The base's movement.
 
     Attributes:
-        delta: module name to factors that float32 can hold; empty for a base that has not moved.
-        digest: 32 bytes that name all steps so far; empty for none.
+        delta: module name to float32 factors; empty for a base that has not moved.
+        digest: 32 bytes that identify all steps so far; empty for none.
     """
 
     delta: BaseDelta = field(default_factory=lambda: BaseDelta({}))
     digest: bytes = b""
 
     def after(self, step: AdapterState, geometry: Geometry) -> MovedBase:
-        """One step further.
+        """The movement after one more step.
 
         Args:
             step: factors in the layout of `base_layout`.
@@ -50,16 +50,16 @@ class MovedBase:
 
 
 UNMOVED = MovedBase()
-"""A base that is what it was."""
+"""A base that has not moved."""
 
 
 def whole_base(state: AdapterState, geometry: Geometry, digest: bytes) -> MovedBase:
-    """The moved base that a server sent whole, under the digest that it gave."""
+    """The moved base that a server sent whole, under its digest."""
     return MovedBase(_delta_of(state, geometry), digest)
 
 
 def packed(delta: BaseDelta, geometry: Geometry) -> tuple[AdapterState, str]:
-    """A change of the base as an adapter-like buffer, and the text that says its layout."""
+    """A change of the base as an adapter-like buffer, and the text that describes its layout."""
     columns = [_factors(delta, pair.module).columns if pair.module in delta.factors else 0 for pair in geometry.pairs]
     layout = base_layout(geometry, columns)
     flat = np.empty(layout.size, np.float32)
@@ -75,20 +75,20 @@ def packed(delta: BaseDelta, geometry: Geometry) -> tuple[AdapterState, str]:
 
 
 def columns_text(columns: list[int]) -> str:
-    """The numbers of columns, in the order of the pairs, as they travel: one number where all are equal."""
+    """The numbers of columns, in the order of the pairs, as sent: one number if all are equal."""
     return json.dumps({"columns": columns[0] if len(set(columns)) == 1 else columns}, separators=(",", ":"))
 
 
 def layout_from_text(text: str, geometry: Geometry) -> Layout:
-    """The layout that a base envelope's text says.
+    """The layout described by a base envelope's text.
 
     Raises:
-        PeerError: it says none, or more columns than such weights can have.
+        PeerError: it describes none, or more columns than such weights can have.
     """
     try:
         stated = cast("object", json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise PeerError(f"layout of the base's change is not understood: {error}") from error
+        raise PeerError(f"layout of the base's change is not valid: {error}") from error
     columns = cast("Mapping[str, object]", stated).get("columns") if isinstance(stated, dict) else None
     if isinstance(columns, int) and not isinstance(columns, bool):
         columns = [columns] * len(geometry.pairs)
@@ -114,13 +114,13 @@ def base_layout(geometry: Geometry, columns: list[int]) -> Layout:
 
 
 def kept_base(base: MovedBase, geometry: Geometry) -> Kept:
-    """A moved base as a client keeps it."""
+    """A moved base as stored by a client."""
     state, text = packed(base.delta, geometry)
     return Kept(arrays={"factors": state.flat}, tags={"columns": text, "digest": base.digest.hex()})
 
 
 def base_of(kept: Kept, geometry: Geometry) -> MovedBase:
-    """What `kept_base` made; a base that has not moved where it is lost or of another adapter."""
+    """The inverse of `kept_base`; an unmoved base if it is lost or of another adapter."""
     try:
         layout = layout_from_text(kept.tags.get("columns", ""), geometry)
         digest = bytes.fromhex(kept.tags.get("digest", ""))
@@ -144,5 +144,5 @@ def _delta_of(state: AdapterState, geometry: Geometry) -> BaseDelta:
 
 
 def _factors(delta: BaseDelta, module: str) -> LowRank:
-    # More columns than the weight's rank say nothing more.
+    # More columns than the weight's rank add nothing.
     return delta.factors[module].fitted()

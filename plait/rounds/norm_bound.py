@@ -1,13 +1,13 @@
-"""How large an update may be: a bound that follows what the clients of this round and of the last ones sent.
+"""The largest allowed update: a bound that follows the updates of this round and of recent ones.
 
-Four figures are bounded, each by itself. `A` and `B` are the root mean squares of the change of all factors of that
+Four figures are bounded separately. `A` and `B` are the root mean squares of the change of all factors of that
 side, so adapters of different ranks compare. They catch the gauge attack, (B / c)(c A), which is honest in its product
-and makes the mean of the factors as large as c. `product` is the Frobenius norm of the change of all scale * B A, and
-catches factors that are each within their bounds but conspire. `other` is the root mean square of all else.
+but makes the mean of the factors as large as c. `product` is the Frobenius norm of the change of all scale * B A, and
+catches factors that are each within their bounds but conspire. `other` is the root mean square of everything else.
 
-A figure may be `factor` times the median of the round's figures and of the medians of the last rounds; zeros (a side
-that is frozen, an update that the wire rounded to nothing) do not count. So fewer than half of liars cannot move the
-bound beyond honest figures. It does not depend on who answered first. Knows neither rules nor files.
+A figure may be at most `factor` times the median of the round's figures and of the medians of recent rounds; zeros (a
+frozen side, an update that the wire rounded to nothing) do not count. So a minority of attackers cannot move the bound
+beyond honest figures. It does not depend on who answered first. Knows neither rules nor files.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Norms: TypeAlias = Mapping[str, float]
 FIGURES = (Side.A.value, Side.B.value, "product", "other")
 
 HISTORY = 5
-"""So many rounds back medians are remembered."""
+"""Number of rounds whose medians are remembered."""
 
-# Below this many figures a median tells nothing of who is the odd one.
+# With fewer figures a median cannot tell which one is the outlier.
 _FEWEST = 3
 _TRIES = 64
 
 
 class NormPolicy(StrEnum):
-    """What becomes of an update beyond the bound."""
+    """What happens to an update beyond the bound."""
 
     REJECT = "reject"
     CLIP = "clip"
@@ -51,14 +51,14 @@ class NormBound:
 
     Attributes:
         policy: see `NormPolicy`.
-        factor: a figure may be so many times the median, more than 1.
+        factor: largest allowed multiple of the median, more than 1.
     """
 
     policy: NormPolicy = NormPolicy.REJECT
     factor: float = 10.0
 
     def limits(self, cohort: Collection[Norms], history: Sequence[Norms]) -> Norms:
-        """The largest value of each figure; infinite where there are too few to tell."""
+        """The largest value of each figure; infinite if there are too few to tell."""
         if self.policy is NormPolicy.OFF:
             return dict.fromkeys(FIGURES, math.inf)
         limits: dict[str, float] = {}
@@ -73,14 +73,14 @@ def measure(delta: AdapterState, received: AdapterState, geometry: Geometry) -> 
 
     Args:
         delta: of one client, finite.
-        received: what it was trained from.
+        received: the adapter that training started from.
         geometry: of both.
     """
     return _measure(delta.flat, received.flat, geometry)
 
 
 def beyond(norms: Norms, limits: Norms) -> str | None:
-    """The first figure that is beyond its limit, in words; None where all are within."""
+    """The first figure beyond its limit, as text; None if all are within."""
     for figure in FIGURES:
         if not norms[figure] <= limits[figure]:
             return f"norm of {figure} is {norms[figure]:.4g}, expected at most {limits[figure]:.4g}"
@@ -88,13 +88,13 @@ def beyond(norms: Norms, limits: Norms) -> str | None:
 
 
 def clipped(delta: AdapterState, received: AdapterState, geometry: Geometry, limits: Norms) -> AdapterState:
-    """The delta, scaled down until every figure is within its limit; itself where it is."""
+    """The delta, scaled down until every figure is within its limit; unchanged if all are."""
     norms = measure(delta, received, geometry)
     if beyond(norms, limits) is None:
         return delta
     flat = delta.flat
     for _ in range(_TRIES):
-        # Factors follow the scale, the product something between it and its square. Rounding needs a little room.
+        # Factors scale linearly, the product between linearly and quadratically. Rounding needs a small margin.
         linear = [limits[figure] / norms[figure] for figure in FIGURES if norms[figure] and figure != "product"]
         product = math.sqrt(limits["product"] / norms["product"]) if norms["product"] else 1.0
         flat = flat * np.float32((1 - 1e-3) * min(1.0, product, *linear))
@@ -105,7 +105,7 @@ def clipped(delta: AdapterState, received: AdapterState, geometry: Geometry, lim
 
 
 def remembered(history: Sequence[Norms], accepted: Collection[Norms], limits: Norms) -> tuple[Norms, ...]:
-    """The history after a round: one more set of medians, of what was folded; clipped figures count as their limit."""
+    """The history after a round: the medians of the folded updates are added; clipped figures count as their limit."""
     medians: dict[str, float] = {}
     for figure in FIGURES:
         values = [min(norms[figure], limits[figure]) for norms in accepted if norms[figure]]

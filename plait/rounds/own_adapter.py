@@ -1,12 +1,12 @@
-"""The adapter that a client keeps for itself beside the shared one (`--own-share`).
+"""A client's personalized adapter, which it keeps beside the shared one (`--own-share`).
 
-Every client has a model of its own between the shared one and where its own steps alone would lead, as in Hanzely and
-Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds begin at the
-shared adapter but the last one, which each client begins at its own. So both cost the steps and bytes of one: a client
-sends what its training moved, and the server does what it always does.
+Every client has a model between the shared one and the point where its own steps alone would lead, as in Hanzely and
+Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds start from the
+shared adapter except the last, which each client starts from its own. So both adapters cost the steps and bytes of one:
+a client sends the change made by its training, and the server aggregates as usual.
 
-A client keeps how far its own steps lead away from the shared adapter. In every round its step is added and what was
-there fades, because the steps of earlier rounds started from an adapter that has moved on since.
+A client accumulates the direction of its own steps away from the shared adapter. Every round adds a step to the sum and
+decays it, because the steps of earlier rounds started from an adapter that has moved on since.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ from plait.rounds.local_model import TrainJob
 from plait.wire.settings import Settings
 
 OWN_ADAPTER = "own adapter"
-"""The kind of what this hook keeps."""
+"""Key of this hook's value."""
 
-# How much of it is left after a round; with less or more a client's own adapter is worth less (simulations/LOG.md).
+# Decay per round; with other values a personalized adapter is worse (simulations/LOG.md).
 _LASTS = 0.7
 
 
 @dataclass(frozen=True)
 class OwnShare:
-    """The hook: the last round starts from the client's own adapter, and every round moves that."""
+    """The hook: the last round starts from the personalized adapter, and every round updates it."""
 
     key = "own"
 
     def applies(self, settings: Settings) -> bool:
-        """Where clients have adapters of their own, and no side of the shared one is personal."""
+        """Active if clients have personalized adapters and no side of the shared one is personal."""
         return bool(settings.own_share) and not settings.personal
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """Start the last round from the own adapter."""
+        """Start the last round from the personalized adapter."""
         return replace(job, start=own_adapter(job.start, kept, share_at_start(job.settings)))
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
-        """Keep where the client's own steps lead."""
+        """Keep the direction of the client's own steps."""
         lead = own_lead(outgoing.trained.state, job.received, kept, job.settings)
         return outgoing, kept_lead(lead, job.settings.own_share)
 
 
 def share_at_start(settings: Settings) -> float:
-    """How far towards its own adapter a client begins this round: not at all before the last one."""
+    """Weight of the client's own direction in the adapter that a round starts from: 0 before the last round."""
     is_last = settings.done_steps + settings.local_steps >= settings.total_steps
     return settings.own_share if is_last else 0.0
 
 
 def share_measured(settings: Settings) -> float:
-    """How far from the shared adapter the own one is that a client measures: none before the last round is over."""
+    """Weight of the client's own direction in an evaluated personalized adapter; 0 before the last round is over."""
     return settings.own_share if settings.done_steps >= settings.total_steps else 0.0
 
 
 def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
-    """A client's own adapter; the shared one where the client has none yet.
+    """A client's personalized adapter; the shared one if it has none yet.
 
     Args:
-        shared: as it was broadcast.
-        kept: what `kept_lead` made.
+        shared: as broadcast.
+        kept: result of `kept_lead`.
         share: 0 (the shared one) to 1 (as far as the client's own steps lead).
     """
     lead = kept.vector("lead", shared.layout.size)
@@ -75,12 +75,12 @@ def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
 
 
 def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Settings) -> AdapterState:
-    """Where a client's own steps lead after a round.
+    """The point where a client's own steps lead after a round.
 
     Args:
-        after: the adapter as the round left it.
-        shared: as it was broadcast for the round.
-        kept: what the client kept before the round.
+        after: the adapter at the end of the round.
+        shared: as broadcast for the round.
+        kept: the client's value before the round.
         settings: of the round.
     """
     lead = kept.vector("lead", shared.layout.size)
@@ -91,5 +91,5 @@ def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Se
 
 
 def kept_lead(lead: AdapterState, share: float) -> Kept:
-    """Where a client's own steps lead, with the share that counts of it, as it is kept."""
+    """The point where a client's own steps lead, and the share, as stored."""
     return Kept(arrays={"lead": lead.flat}, tags={"kind": OWN_ADAPTER, "share": repr(share)})

@@ -1,7 +1,7 @@
-"""The side of every low-rank pair that stays at a client and is its own.
+"""The personal side of every low-rank pair, which stays at the client.
 
 Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning" (FedSA-LoRA), arXiv 2410.01463, where
-B is personal. The side is never sent: a client puts its own in place of the broadcast's before it works, and leaves it
+B is personal. The side is never sent: a client replaces the broadcast's side by its own before training, and leaves it
 out of its delta.
 """
 
@@ -19,17 +19,17 @@ from plait.rounds.local_model import TrainJob
 from plait.wire.settings import Settings
 
 OWN_SIDE = "own side"
-"""The kind of what this hook keeps."""
+"""Key of this hook's value."""
 
 
 @dataclass(frozen=True)
 class OwnSide:
-    """The hook: training starts from the client's own side, which is left out of what is sent."""
+    """The hook: training starts from the client's own side, which is not sent."""
 
     key = "own"
 
     def applies(self, settings: Settings) -> bool:
-        """Where a side is personal."""
+        """Active if a side is personal."""
         return bool(settings.personal)
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
@@ -45,13 +45,13 @@ class OwnSide:
 
 
 def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) -> AdapterState:
-    """`state` with the client's own side in it; unchanged where the client has none yet.
+    """`state` with the client's own side; unchanged if it has none yet.
 
     Args:
-        state: as it was broadcast.
-        kept: what `kept_side` made.
+        state: as broadcast.
+        kept: result of `kept_side`.
         geometry: of the adapter.
-        side: which one is personal.
+        side: the personal one.
     """
     values = kept.vector("side", geometry.side_size(side))
     if values is None:
@@ -66,14 +66,14 @@ def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) ->
 
 
 def kept_side(state: AdapterState, geometry: Geometry, side: Side) -> Kept:
-    """The client's own side of an adapter, pair by pair, as it is kept."""
+    """The client's own side of an adapter, pair by pair, as stored."""
     slots = [pair.slot(side) for pair in geometry.pairs]
     values: Float32 = np.concatenate([state.flat[slot.offset : slot.offset + slot.size] for slot in slots])
     return Kept(arrays={"side": values}, tags={"kind": OWN_SIDE, "side": side.value})
 
 
 def without(delta: AdapterState, geometry: Geometry, side: Side) -> AdapterState:
-    """A delta in which one side is zero."""
+    """A delta with one side set to zero."""
     flat = delta.flat.copy()
     for pair in geometry.pairs:
         slot = pair.slot(side)

@@ -1,6 +1,6 @@
-"""How long clients that may come and go are waited for.
+"""How long to wait for clients that may come and go.
 
-A node reports its progress every ten seconds while it works, and bytes that travel count too (see
+A node reports its progress every ten seconds while it works, and transferred bytes count too (see
 `plait.rounds.channel.Presence`). So a slow machine keeps its turn and a silent one does not. Knows neither clients nor
 tasks.
 """
@@ -19,12 +19,12 @@ class Patience:
     """Limits, in seconds.
 
     Attributes:
-        silent_s: a client that was asked something and shows no sign of work for so long is given up.
-        slow_factor: once half of those asked have answered, the others have so many times their median time.
-        slow_s: they always have so long.
-        gathering_s: once the run has begun, clients that are missing between two rounds are waited for so long in all.
-        return_s: the least of these for a server that has just been started again: its clients are on their way back.
-        again_s: a client that was given up, or failed, is asked again after so long.
+        silent_s: a client that was asked something and shows no progress for this long is given up.
+        slow_factor: once half of those asked have answered, the others have this multiple of their median time.
+        slow_s: they always have at least this long.
+        gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
+        return_s: the minimum of that for a server that has just restarted: its clients are on their way back.
+        again_s: a client that was given up, or failed, is asked again after this long.
     """
 
     silent_s: float = 5 * _MINUTE_S
@@ -35,11 +35,11 @@ class Patience:
     again_s: float = 10 * _MINUTE_S
 
     def too_quiet(self, *, asked_s: float, quiet_s: float) -> bool:
-        """Whether a client has shown no sign of work for too long.
+        """Whether a client has shown no progress for too long.
 
         Args:
             asked_s: since it was asked.
-            quiet_s: since its last sign of work.
+            quiet_s: since its last progress.
         """
         return min(asked_s, quiet_s) > self.silent_s
 
@@ -48,13 +48,13 @@ class Patience:
 
         Args:
             asked_s: since it was asked.
-            took_s: how long each of those took that have answered.
-            asked: how many clients were asked, itself included.
+            took_s: the times of those that have answered.
+            asked: how many clients were asked, including this one.
         """
         if 2 * len(took_s) < asked:
             return False
         return asked_s > max(self.slow_s, self.slow_factor * statistics.median_low(took_s))
 
     def rest_s(self, waited_s: float) -> float:
-        """How long a client that was given up is not asked again: it may cost a run a fifth of its time, no more."""
+        """How long a client that was given up is not asked again: it may cost a run at most a fifth of its time."""
         return max(self.again_s, 4 * waited_s)

@@ -1,7 +1,7 @@
-"""The adapters of one federation, one for each rank that its clients have, all of one family.
+"""The adapters of one federation, one for each rank of its clients, all of one family.
 
-The server's master has one rank. A client of a lower one gets the best, or the leading part, of it (the rule says
-which); all start from rows that were drawn once, at the server's rank.
+The server's master has one rank. A client of a lower one gets the best approximation or the leading part of it (the
+rule decides); all start from rows that were drawn once, at the server's rank.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class RankedAdapter:
     """The adapter of one rank before any training.
 
     Attributes:
-        rank: of every pair; 0 where the method has no rank.
-        spec: what tells a client to derive it.
+        rank: of every pair; 0 if the method has no rank.
+        spec: from which a client derives it.
         geometry: its pairs.
         initial: its values.
     """
@@ -31,12 +31,12 @@ class RankedAdapter:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """All of them.
+    """All adapters of the federation.
 
     Attributes:
         adapters: the server's own first.
         handing: how a client of another rank gets its adapter from the master.
-        clients_have_masters: whether clients may have the server's own rank too.
+        clients_have_masters: whether clients may also have the server's own rank.
     """
 
     adapters: tuple[RankedAdapter, ...]
@@ -50,17 +50,17 @@ class Ranks:
 
     @property
     def cohort(self) -> tuple[Geometry, ...]:
-        """The geometries that clients may have; empty where all have the server's."""
+        """The geometries that clients may have; empty if all have the server's."""
         return tuple(self.adapters[track].geometry for track in self._of_clients) if len(self.adapters) > 1 else ()
 
     def track_for(self, max_rank: int) -> int:
-        """Index of the adapter of a client that can carry so large a rank (0: any), the smallest where none fits."""
+        """Index of the adapter for a client with this largest rank (0: any), the smallest if none fits."""
         tracks = sorted(self._of_clients, key=lambda track: -self.adapters[track].rank)
         fitting = (track for track in tracks if not max_rank or self.adapters[track].rank <= max_rank)
         return next(fitting, tracks[-1])
 
     def handed(self, master: AdapterState, track: int) -> AdapterState:
-        """What clients of a track are to hold when the server holds `master`."""
+        """The adapter of a track's clients when the server holds `master`."""
         target = self.adapters[track]
         return fitted(
             master,

@@ -1,8 +1,8 @@
-"""How much a client's update counts where that follows from its examples: in proportion, within a bound.
+"""Weights of updates by their clients' examples: proportional, within a bound.
 
-Nobody can check how many examples a client has. So none counts more than ten times the median of those that it is
-averaged with; of two middle ones the smaller is the median, so that one of two clients cannot move it. Ten, as for
-norms (norm_bound.py): wide enough for clients whose data differ much in size, and no single claim can be the mean.
+Nobody can check how many examples a client has, so none has more than ten times the median weight in its round. Of two
+middle values the smaller is the median, so that one of two clients cannot move it. Ten, as for norms (norm_bound.py):
+wide enough for clients with very different amounts of data, and no single claim can dominate the mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def bounded(examples: Mapping[str, int], ratio: float) -> dict[str, float]:
 
     Args:
         examples: of each client, as its update states them; at least one client.
-        ratio: no weight is more than so many times the median.
+        ratio: largest allowed multiple of the median.
     """
     limit = ratio * statistics.median_low(examples.values())
     return {client: min(float(count), limit) for client, count in examples.items()}

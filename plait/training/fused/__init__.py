@@ -1,7 +1,7 @@
-"""A faster way through a base with low-rank adapters on it: the same numbers as PEFT's modules, within rounding.
+"""A faster implementation of a base with low-rank adapters: the same numbers as PEFT's modules, within rounding.
 
-Nothing here changes a model. `recognise` reads the modules of a Llama-like base and says whether its loss can be
-computed in plait's own way; what it does not know to the last module stays with PEFT.
+Nothing here changes a model. `recognise` inspects the modules of a Llama-like base and decides whether plait's own
+implementation can compute its loss; unless it knows every module, PEFT computes it.
 """
 
 from plait.training.fused.language_model import FusedLanguageModel, recognise

@@ -1,8 +1,8 @@
 """Causal attention over sequences that lie one after another without padding, forward and backward.
 
-On a CPU it is compiled (`attention_cpp`): one pass from the projections to what they mix, and one back, in which scores
-are held for a few queries at a time. Elsewhere, and where nothing could be compiled, torch's own scaled-dot-product
-attention computes. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
+On a CPU it is compiled (`attention_cpp`): one pass from the projections to the mixed values, and one back, holding the
+scores of a few queries at a time. Elsewhere, and if nothing could be compiled, torch's own scaled-dot-product
+attention is used. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plait.training.fused.native import kernel
 Tensor = torch.Tensor
 
 _LANES = 16  # a compiled head's width is a multiple of it
-_PLAIN_LONGEST = 512  # up to here the blocks of torch's own kernel cost more than they save on a CPU
+_PLAIN_LONGEST = 512  # up to this length the blocks of torch's own kernel cost more than they save on a CPU
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Heads:
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied with."""
+        """Multiplier of the scores."""
         return self.width**-0.5
 
 
@@ -64,7 +64,7 @@ class Stretch:
 
 
 def stretches(lengths: Sequence[int]) -> tuple[Stretch, ...]:
-    """Sequences of these lengths, one after another, as few stretches as can be."""
+    """Sequences of these lengths, one after another, as the fewest possible stretches."""
     found: list[Stretch] = []
     first = 0
     for length, run in groupby(lengths):
@@ -84,7 +84,7 @@ def attend(
         k: (rows, keys * width)
         v: as k.
         heads: their shape.
-        where: the sequences.
+        where: positions of the sequences.
         angles: float32 cosine and sine by position (RoPE, arXiv 2104.09864), at least (longest, width) each.
 
     Returns:
@@ -135,7 +135,7 @@ def attend_gradient(
 def _by_head(
     q: Tensor, k: Tensor, v: Tensor, stretch: Stretch, heads: Heads, angles: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(count, heads, length, width) each, queries and keys turned."""
+    """(count, heads, length, width) each, queries and keys rotated."""
     return (
         _to_heads(_sequences(q, stretch), angles, heads=heads.queries),
         _to_heads(_sequences(k, stretch), angles, heads=heads.keys),
@@ -155,7 +155,7 @@ def _library_attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
 
 
 def _to_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None, *, heads: int) -> Tensor:
-    """(count, length, heads * width) as (count, heads, length, width), turned by position unless angles are None."""
+    """(count, length, heads * width) as (count, heads, length, width), rotated by position unless angles are None."""
     count, length, flat = x.shape
     split = x.view(count, length, heads, flat // heads).transpose(1, 2)
     if angles is None:
@@ -183,7 +183,7 @@ def _native(name: str, heads: Heads, *tensors: Tensor) -> Callable[..., None] | 
 
 
 def _shape(heads: Heads, where: Sequence[Stretch]) -> tuple[object, ...]:
-    """What the compiled kernels want to know of sequences and heads."""
+    """The compiled kernels' description of sequences and heads."""
     flat = [
         number
         for stretch in where

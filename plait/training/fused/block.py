@@ -1,8 +1,8 @@
 """One block of a Llama-like decoder as one step of autograd: norm, attention, norm, gated MLP, with low-rank pairs.
 
 y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)) * up(m)), m = norm(y).
-What is cheap to compute twice (norms, the gated product) is not kept for the backward pass. Frozen weights get no
-gradients.
+Values that are cheap to compute twice (norms, the gated product) are not kept for the backward pass. Frozen weights get
+no gradients.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Frozen:
-    """A linear layer of the base, and the scale of the pair beside it.
+    """A linear layer of the base, and the scaling factor of its pair.
 
     Attributes:
         weight: (d_out, d_in)
@@ -55,11 +55,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """How the rows of a batch belong together.
+    """Which rows of a batch belong together.
 
     Attributes:
-        sequences: where sequences lie.
-        by_adapter: rows of each adapter, in order.
+        sequences: positions of the sequences.
+        by_adapter: number of rows of each adapter, in order.
         angles: float32 cosine and sine by position.
     """
 
@@ -69,13 +69,13 @@ class Rows:
 
 
 def run_block(x: Tensor, block: Block, rows: Rows, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
-    """Send the hidden states through one block.
+    """Compute one block's output.
 
     Args:
         x: (rows, width)
         block: its frozen part.
-        rows: how the rows belong together.
-        pairs: A and B beside each linear layer of the block, as `Pair.of` takes them, or None.
+        rows: which rows belong together.
+        pairs: A and B of each linear layer of the block, as for `Pair.of`, or None.
     """
     flat = [tensor for pair in pairs for tensor in (pair or (None, None))]
     return cast("Tensor", _RunBlock.apply(x, block, rows, *flat))
@@ -145,7 +145,7 @@ def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projectio
 
 
 def _shaped(gradients: Sequence[PairGradient], pairs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Gradients in the shapes of what they are gradients of: without the dimension of adapters where that was added."""
+    """Gradients in the shapes of their tensors: without the adapter dimension if it was added."""
     flat = [gradient for pair in gradients for gradient in (pair.A, pair.B)]
     return [
         None if gradient is None or of is None else gradient.reshape(of.shape)

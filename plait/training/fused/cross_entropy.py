@@ -1,9 +1,9 @@
-"""Cross-entropy of a language model's head that never holds all logits.
+"""Cross-entropy of a language model's head without ever holding all logits.
 
-The vocabulary is taken in slices: each slice's logits go into a running softmax (arXiv 1805.02867), and where a
-gradient is wanted, exp(logits) goes straight back through the head's weight, rescaled as the running maximum rises (as
-FlashAttention does over keys, arXiv 2205.14135). So the head's two products happen once each, in the forward pass, and
-memory is one slice. Rows without a target are left out before. Knows nothing of models.
+The vocabulary is processed in slices: each slice's logits enter a running softmax (arXiv 1805.02867), and if a gradient
+is needed, exp(logits) goes straight back through the head's weight, rescaled as the running maximum rises (as
+FlashAttention does over keys, arXiv 2205.14135). So the head's two products are computed once each, in the forward
+pass, and memory is one slice. Rows without a target are left out first. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def token_losses(
     """Cross-entropy in nats of each row that has a target.
 
     Args:
-        x: (rows, width), what the last block gave.
+        x: (rows, width), output of the last block.
         norm_weight: (width,), of the final RMSNorm.
         head_weight: (words, width), frozen.
         targets: (counted,) int64.
-        rows: (counted,) int64, the rows of x that the targets belong to; each at most once.
+        rows: (counted,) int64, the rows of x for the targets; each at most once.
         eps: of the norm.
 
     Returns:
@@ -65,10 +65,10 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Losses of (counted, width) hidden states, and their gradients in them, (counted, width) float32."""
+    """Losses of (counted, width) hidden states, and their gradients, (counted, width) float32."""
     counted, words = len(hidden), len(weight)
     most = torch.full((counted,), _NO_LOGIT, device=hidden.device)
-    # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums begin at nothing.
+    # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
     elements = _SLICE_ELEMENTS_ON_GPU if hidden.device.type == "cuda" else _SLICE_ELEMENTS

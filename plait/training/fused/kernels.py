@@ -1,7 +1,7 @@
 """Elementwise steps of a Llama-like decoder, forward and backward, each in one pass over memory.
 
-On a CPU they are compiled (`native`); everywhere else, and where nothing could be compiled, the same formulas run as
-torch operations. All compute in float32 and round once to the type of their arguments. Knows nothing of layers.
+On a CPU they are compiled (`native`); elsewhere, and if nothing could be compiled, the same formulas run as torch
+operations. All compute in float32 and round once to their arguments' type. Knows nothing of layers.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
 
 
 def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
-    """Take a slice of a row's logits into its running softmax (online softmax, arXiv 1805.02867).
+    """Add a slice of a row's logits to its running softmax (online softmax, arXiv 1805.02867).
 
     Args:
         logits: (rows, width) of the words `first` to `first` + width; becomes exp(logits - most).
-        targets: (rows,) int64, the right words.
+        targets: (rows,) int64, the correct words.
         first: word of the first column.
-        most: (rows,) float32, the greatest logit so far; updated.
+        most: (rows,) float32, the largest logit so far; updated.
         total: (rows,) float32, the sum of exp(logit - most) so far; updated.
-        hit: (rows,) float32, the logit of the right word; set where it is in this slice.
+        hit: (rows,) float32, the logit of the correct word; set if it is in this slice.
 
     Returns:
-        (rows,) float32: what sums relative to the former `most` must be multiplied with.
+        (rows,) float32: the multiplier for sums relative to the former `most`.
     """
     if native := _native("absorb_logits", logits, targets, most, total, hit):
         rescale = torch.empty_like(most)
@@ -107,7 +107,7 @@ def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
 
 
 def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:
-    """The compiled kernel for tensors like these; the first one's type decides which."""
+    """The compiled kernel for these tensors; the first one's type decides which."""
     return kernel(name, _ARGUMENTS[name], *tensors)
 
 

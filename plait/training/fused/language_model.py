@@ -1,7 +1,7 @@
-"""A Llama-like language model with an adapter on it, computed block by block without PEFT's and transformers' modules.
+"""A Llama-like language model with an adapter, computed block by block without PEFT's and transformers' modules.
 
-`recognise` is the one place that decides: what it does not know to the last module stays with PEFT. Sequences of any
-length lie one after another, so no token is padding, and their rows may belong to several adapters.
+`recognise` alone decides: unless it knows every module, PEFT computes the model. Sequences of any length lie one after
+another, so no token is padding, and their rows may belong to several adapters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plait.training.fused.peft_layer import PlainLayer, plain_layer
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
-"""Pairs to compute with instead of the model's own, by `id` of the model's A."""
+"""Pairs to use instead of the model's own, by `id` of the model's A."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ _FAMILIES = tuple(
     )
     for module, prefix in ((modeling_llama, "Llama"), (modeling_mistral, "Mistral"), (modeling_qwen2, "Qwen2"))
 )
-_ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend on how long the input is
+_ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend on the input's length
 
 
 @dataclass(frozen=True)
 class FusedBlock:
-    """One block, and the pairs beside its seven linear layers."""
+    """One block, and the pairs of its seven linear layers."""
 
     block: Block
     pairs: tuple[tuple[nn.Parameter, nn.Parameter] | None, ...]
@@ -61,7 +61,7 @@ class FusedBlock:
 
 @dataclass(frozen=True)
 class FusedLanguageModel:
-    """What is needed of the model to compute its losses.
+    """The parts of the model that its losses need.
 
     Attributes:
         embedding: (words, width)
@@ -70,7 +70,7 @@ class FusedLanguageModel:
         norm_eps: of the last norm.
         head: (words, width)
         rotation: the model's own module for angles.
-        longest: sequences longer than this are beyond it (a sliding window); None for no limit.
+        longest: longest supported sequence (a sliding window); None for no limit.
     """
 
     embedding: Tensor
@@ -87,12 +87,12 @@ class FusedLanguageModel:
         """Cross-entropy of every label token, in nats, in the order of the batch.
 
         Args:
-            batch: sequences; with several adapters as many for each, one adapter's after another's.
-            adapters: how many adapters the batch is for.
-            pairs: pairs to take instead of the model's own; with several adapters, stacked.
+            batch: sequences; with several adapters the same number for each, grouped by adapter.
+            adapters: number of adapters in the batch.
+            pairs: pairs to use instead of the model's own; with several adapters, stacked.
 
         Returns:
-            (counted,) float32, and how many belong to each sequence.
+            (counted,) float32, and the number for each sequence.
         """
         device = self.embedding.device
         lengths = [len(example.tokens) for example in batch]
@@ -125,13 +125,13 @@ class FusedLanguageModel:
 
     def _angles(self, length: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(length, device=self.embedding.device)[None]
-        # In the model's own type, as its own blocks get them: rounding is part of what the base was trained with.
+        # In the model's own type, as its own blocks get them: the base was trained with this rounding.
         cosine, sine = cast("tuple[Tensor, Tensor]", self.rotation(self.embedding, positions))
         return cosine[0].float().contiguous(), sine[0].float().contiguous()
 
 
 def recognise(model: nn.Module) -> FusedLanguageModel | None:
-    """The model as this module can compute it, or None: then PEFT's modules must."""
+    """The model in the form of this module, or None if PEFT's modules must compute it."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # Its modules are the base's own, but the input is not.
@@ -202,7 +202,7 @@ def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
 
 
 def _fits(block: Block, rotation: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether a block has one type throughout, and its heads are turned whole."""
+    """Whether a block has one type throughout, and its heads are rotated in full."""
     turned = 2 * cast("Tensor", rotation.inv_freq).shape[0]
     tensors = (*block.norms, *(linear.weight for linear in block.linears))
     return turned == block.heads.width and all(tensor.dtype == dtype for tensor in tensors)
@@ -217,7 +217,7 @@ def _chosen(pair: tuple[nn.Parameter, nn.Parameter] | None, pairs: Pairs | None)
 
 
 def _shifted(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """What each position is to predict: the label of the next one."""
+    """The target of each position: the label of the next one."""
     return np.append(labels[1:], IGNORED).astype(np.int64)
 
 

@@ -1,8 +1,8 @@
-"""Frozen projections with low-rank pairs beside them, of one adapter or of many at once (LoRA, arXiv 2106.09685).
+"""Frozen projections with low-rank pairs, of one adapter or of many at once (LoRA, arXiv 2106.09685).
 
 y = x W' + scale (x A') B', with ' the transpose. The frozen weight gets no gradient, and the thin products of all
-projections of one input are taken together (`thin`). With several adapters the rows of x belong to one after another:
-the frozen products are shared. Forward and backward are plain functions: callers bring their own autograd.
+projections of one input are computed together (`thin`). With several adapters, their rows of x follow one after
+another, and the frozen products are shared. Forward and backward are plain functions: callers bring their own autograd.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Projection:
     Attributes:
         weight: (d_out, d_in)
         bias: (d_out,), or None.
-        pair: what is beside it.
+        pair: its low-rank pair.
     """
 
     weight: Tensor
@@ -41,11 +41,11 @@ def project(
     Args:
         x: (rows, d_in)
         projections: all with d_in inputs.
-        rows: how many rows belong to each adapter.
+        rows: number of rows of each adapter.
         residual: (rows, d_out), added to the only projection.
 
     Returns:
-        (rows, d_out) for each projection; what `pair_gradients` wants back, None without pairs.
+        (rows, d_out) for each projection; the input of `pair_gradients`, None without pairs.
     """
     outs = [_frozen(x, projection, residual) for projection in projections]
     pairs, beside = _with_pairs(projections, outs)
@@ -55,16 +55,16 @@ def project(
 def input_gradient(
     grads: Sequence[Tensor], projections: Sequence[Projection], rows: Sequence[int], *, wanted: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient of `project` in x.
+    """Gradient of `project` with respect to x.
 
     Args:
         grads: (rows, d_out) for each projection.
         projections: as in `project`.
         rows: as in `project`.
-        wanted: whether the gradient is.
+        wanted: whether the gradient is needed.
 
     Returns:
-        (rows, d_in), or None where it is not wanted; what `pair_gradients` wants back, None without pairs.
+        (rows, d_in), or None if it is not wanted; the input of `pair_gradients`, None without pairs.
     """
     grad_x = None
     if wanted:
@@ -85,16 +85,16 @@ def pair_gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients of `project` in its pairs.
+    """Gradients of `project` with respect to its pairs.
 
     Args:
         grads: (rows, d_out) for each projection.
-        grad_inner: as `input_gradient` gave it.
+        grad_inner: from `input_gradient`.
         x: the input.
-        inner: as `project` gave it.
+        inner: from `project`.
         projections: as in `project`.
         rows: as in `project`.
-        wanted: for each projection, whether A and B are to get a gradient.
+        wanted: for each projection, whether A and B need a gradient.
     """
     if inner is None or grad_inner is None:
         return [PairGradient(None, None)] * len(projections)
@@ -105,7 +105,7 @@ def pair_gradients(
 
 
 def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) -> tuple[list[Pair], list[Tensor]]:
-    """The pairs that there are, and the tensors of their projections."""
+    """The existing pairs, and the tensors of their projections."""
     found = [(p.pair, tensor) for p, tensor in zip(projections, tensors, strict=True) if p.pair is not None]
     return [pair for pair, _ in found], [tensor for _, tensor in found]
 

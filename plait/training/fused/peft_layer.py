@@ -1,4 +1,4 @@
-"""Tell which of PEFT's layers are plain low-rank layers, the kind that the fused path computes itself."""
+"""Recognise PEFT's plain low-rank layers, which the fused implementation can compute."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """A frozen linear layer, with or without one low-rank pair that is on.
+    """A frozen linear layer, with or without one active low-rank pair.
 
     Attributes:
         base: the frozen layer.
         pair: lora_A (rank, d_in) and lora_B (d_out, rank), or None.
-        scale: alpha / rank (or as PEFT's rsLoRA has it).
+        scale: alpha / rank (or that of PEFT's rsLoRA).
     """
 
     base: nn.Linear
@@ -25,14 +25,14 @@ class PlainLayer:
 
     @property
     def bias(self) -> nn.Parameter | None:
-        """Of the frozen layer; torch's own annotation forgets that there may be none."""
+        """Of the frozen layer; torch's own annotation omits that there may be none."""
         return cast("nn.Parameter | None", self.base.bias)
 
 
 def plain_layer(module: nn.Module) -> PlainLayer | None:
-    """The layer as plain numbers; None for anything that does more than y = x W' + b + scale (x A') B'.
+    """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B'.
 
-    That is: DoRA and other variants, biases of their own, several adapters at once, merged ones, dropout, quantised
+    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout, quantised
     weights, layers with hooks, and an adapter in another type than its base.
     """
     if type(module) is nn.Linear:

@@ -1,7 +1,7 @@
-"""The thin products of low-rank pairs beside projections of one input (LoRA, arXiv 2106.09685), forward and backward.
+"""The thin products of the low-rank pairs of one input (LoRA, arXiv 2106.09685), forward and backward.
 
-One adapter has all rows, or several have as many as `rows` says, one after another's. On a CPU all pairs of an input
-are computed in one compiled pass over its rows (`low_rank_cpp`), with sums in float32; everywhere else the same
+One adapter has all rows, or several have the numbers in `rows`, one after another. On a CPU all pairs of an input
+are computed in one compiled pass over its rows (`low_rank_cpp`), with sums in float32; elsewhere the same
 formulas run as torch operations. Knows nothing of frozen weights.
 """
 
@@ -47,7 +47,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairGradient:
-    """Gradients of a pair, in its shapes; None where none was asked for."""
+    """Gradients of a pair, in its shapes; None if not requested."""
 
     A: Tensor | None
     B: Tensor | None
@@ -60,10 +60,10 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
         outs: (rows, d_out) for each pair.
         x: (rows, d_in)
         pairs: at least one.
-        rows: how many rows belong to each adapter.
+        rows: number of rows of each adapter.
 
     Returns:
-        scale x A' of all pairs side by side, which `gradients` wants back.
+        scale x A' of all pairs side by side, an input of `gradients`.
     """
     if native := kernel("add_pairs", _ADD, x, *outs, *_factors(pairs)):
         inner = _narrow(x, pairs)
@@ -80,16 +80,16 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
 def add_input_gradient(
     grad_x: Tensor | None, grads: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[int]
 ) -> Tensor:
-    """Add the gradient in x that comes through the pairs, in place.
+    """Add the gradient of x through the pairs, in place.
 
     Args:
-        grad_x: (rows, d_in), or None where it is not wanted.
+        grad_x: (rows, d_in), or None if it is not wanted.
         grads: (rows, d_out) for each pair.
         pairs: at least one.
-        rows: how many rows belong to each adapter.
+        rows: number of rows of each adapter.
 
     Returns:
-        The gradient in x A' of all pairs side by side, which `gradients` wants back.
+        The gradient of x A' of all pairs side by side, an input of `gradients`.
     """
     like = grads[0] if grad_x is None else grad_x
     if native := kernel("add_input_gradient", _ADD_GRADIENT, like, *grads, *_factors(pairs)):
@@ -113,16 +113,16 @@ def gradients(
     *,
     wanted: Sequence[tuple[bool, bool]],
 ) -> list[PairGradient]:
-    """Gradients in the pairs.
+    """Gradients of the pairs.
 
     Args:
         x: (rows, d_in)
         grads: (rows, d_out) for each pair.
-        inner: as `add_products` gave it.
-        grad_inner: as `add_input_gradient` gave it.
+        inner: from `add_products`.
+        grad_inner: from `add_input_gradient`.
         pairs: at least one.
-        rows: how many rows belong to each adapter.
-        wanted: for each pair, whether A and B are to get a gradient.
+        rows: number of rows of each adapter.
+        wanted: for each pair, whether A and B need a gradient.
     """
     if native := kernel("pair_gradients", _GRADIENTS, x, *grads, *_factors(pairs)):
         found = [
@@ -198,7 +198,7 @@ def _by_adapter(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _times(x: Tensor, matrices: Tensor, rows: Sequence[int]) -> Tensor:
-    """Each adapter's rows of x with its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
+    """Each adapter's rows of x times its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
     if len(rows) == 1:
         return x @ matrices[0]
     if _equal(rows):
