@@ -21,6 +21,7 @@ from plait.errors import ConfigError, PlaitError
 from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
 from plait.machine import allow_open_files
 from plait.rounds.channel import NoAnswer
+from plait.rounds.run_progress import RunProgress
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
@@ -34,7 +35,6 @@ from server.log import say
 from server.metrics import Metrics, MetricsServer
 from server.revocation import Revocation
 from server.service import FederationService
-from server.status import RunSummary
 from server.tasks import TaskRegistry, TaskState
 from server.transfers import Pace
 from server.uploads import Uploads
@@ -90,7 +90,7 @@ class GrpcGrid(ByteGrid):
         handshake_s: float = 10.0,
         transfers_at_once: int = 32,
         metrics_listen: str | None = None,
-        summary: Callable[[], RunSummary] = RunSummary,
+        summary: Callable[[], RunProgress] = RunProgress,
     ) -> None:
         super().__init__(run_id=run_id, run_config=run_config)
         self._address = Address.parse(listen, what="listen", listening=True)

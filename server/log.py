@@ -9,23 +9,22 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import cast
 
-from plait.adapters import Json
+from plait.rounds import events
 
 LOGGER = logging.getLogger("plait.server")
 
 _MAX_VALUE_CHARACTERS = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+\-\[\]]+")
 
-# Events of the ledger, what they are called here, and what is said of them.
-_SAID = {
-    "waiting_for_clients": ("waiting-for-clients", ("here", "fit", "unfit", "wanted")),
-    "clients_gathered": ("clients-gathered", ("fit", "wanted")),
-    "client_turned_away": ("cannot-take-part", ("client", "reason", "detail")),
-    "client_replaced": ("client-replaced", ("round", "client", "by")),
-    "update_refused": ("update-refused", ("round", "client", "reason", "detail")),
-    "round_missed": ("round-missed", ("round", "attempt", "received")),
+# Events of the ledger, what they are called here, and the fields that are logged.
+_SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
+    events.WaitingForClients: ("waiting-for-clients", ("here", "fit", "unfit", "wanted")),
+    events.ClientsGathered: ("clients-gathered", ("fit", "wanted")),
+    events.ClientTurnedAway: ("cannot-take-part", ("client", "reason", "detail")),
+    events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
+    events.UpdateRefused: ("update-refused", ("round", "client", "reason", "detail")),
+    events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }
 
 
@@ -41,15 +40,14 @@ def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
         LOGGER.log(level, "%s", " ".join(f"{key}={shown(value)}" for key, value in {"event": event, **fields}.items()))
 
 
-def say_event(event: Mapping[str, Json]) -> None:
+def say_event(event: events.Event) -> None:
     """Log what an operator wants to know of a run, as its ledger is told it."""
-    if event["event"] == "clients_described":
-        for client in cast("list[dict[str, Json]]", event["clients"]):
-            say("takes-part", client=client["client"], train_examples=client["train_examples"])
-    elif said := _SAID.get(str(event["event"])):
-        kind, keys = said
-        fields: dict[str, object] = {key: event[key] for key in keys if key in event}
-        say(kind, level=logging.INFO, **fields)
+    if isinstance(event, events.ClientsDescribed):
+        for client in event.clients:
+            say("takes-part", client=client.client, train_examples=client.train_examples)
+    elif said := _SAID.get(type(event)):
+        name, keys = said
+        say(name, level=logging.INFO, **{key: getattr(event, key) for key in keys})
 
 
 def shown(value: object) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
 from plait.export import Outlets
-from plait.rounds.ledger import Follower, Ledger
+from plait.rounds.events import PublishFailed
+from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_progress import LiveProgress
 from plait.rounds.run_state import RunState
 from plait.rounds.tracks import RankedAdapter
 from plait.training.published import published
@@ -44,8 +44,7 @@ class Publisher:
         self._clients = clients
         self._outlets = outlets
         self._parents = parents
-        self._events = Follower(directory.ledger)
-        self._losses: dict[int, float] = {}
+        self._progress = LiveProgress(directory.ledger)
         self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
@@ -57,15 +56,12 @@ class Publisher:
             return
         failures = self._outlets.publish(self._directory.adapter, round_number=state.round)
         for failure in failures:
-            self._ledger.append("publish_failed", round=state.round, detail=failure)
+            self._ledger.append(PublishFailed(round=state.round, detail=failure))
         self._handed_out = None if failures else mark
 
     def _write(self, state: RunState) -> None:
-        self._losses |= {
-            cast("int", event["round"]): cast("float", event["loss"])
-            for event in self._events.new_events()
-            if event["event"] == "evaluated"
-        }
+        progress = self._progress()
+        evaluated, loss = progress.loss or (0, None)
         spec, adapter = published(self._adapter.spec, state.shadow, self._adapter.geometry, state.base.moved)
         card = model_card(
             name=self._directory.path.name,
@@ -73,8 +69,8 @@ class Publisher:
             base=self._base,
             rounds=state.round,
             clients=self._clients,
-            base_loss=self._losses.get(0),
-            final_loss=self._losses.get(state.round),
+            base_loss=progress.base_loss,
+            final_loss=loss if evaluated == state.round else None,
             parents=self._parents,
         )
         save_peft_directory(

@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 from plait import machine
 from plait.adapters import BaseReference
@@ -21,7 +20,8 @@ from plait.rounds.beginning import begun, parents_in
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.ledger import Event, Ledger, read_events
+from plait.rounds.events import SCHEMA, Adapter, Base, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
@@ -89,11 +89,12 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         publisher.publish(state)
         directory.tidy_clients()
         ledger.append(
-            "run_finished",
-            rounds=state.round,
-            wall_s=round(done_before_s + time.perf_counter() - started, 3),
-            peak_rss_bytes=machine.peak_rss_bytes(),
-            adapter=state.shadow.digest().hex(),
+            RunFinished(
+                rounds=state.round,
+                wall_s=round(done_before_s + time.perf_counter() - started, 3),
+                peak_rss_bytes=machine.peak_rss_bytes(),
+                adapter=state.shadow.digest().hex(),
+            )
         )
         if was_done:
             _part_from(channel, config.clients)
@@ -119,10 +120,10 @@ def _open(
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
-        if any(event["event"] == "run_finished" for event in events):
+        if any(isinstance(event, RunFinished) for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = _begin_ledger(directory, "resumed", round=state.round)
+        ledger = _begin_ledger(directory, Resumed(round=state.round))
         return directory, ledger, state, events
     beginning = beginning_of(config, ranks.master, base.fingerprint)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
@@ -132,42 +133,44 @@ def _open(
     spec = blueprint.spec
     ledger = _begin_ledger(
         directory,
-        "run_started",
-        run=state.run_id.hex(),
-        name=path.name,
-        seed=config.seed,
-        config=config.to_table(),
-        base={
-            "name": config.base,
-            "fingerprint": base.fingerprint,
-            "parameters": blueprint.base_parameters,
-            "task": spec.task.value,
-        },
-        adapter={
-            "method": spec.method,
-            "rank": spec.rank,
-            "alpha": spec.alpha,
-            "target_modules": spec.peft_config.get("target_modules"),
-            "trainable_parameters": spec.layout.size,
-            "tensors": len(spec.layout.slots),
-            "spec_digest": spec.digest.hex(),
-        },
-        **({"parents": [parent.to_json() for parent in beginning.parents]} if beginning.parents else {}),
-        weight_ratio=WEIGHT_RATIO,
-        full_model_bytes=4 * blueprint.base_parameters,
-        versions=machine.versions(),
-        machine=machine.describe(
-            device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
+        RunStarted(
+            schema_version=SCHEMA,
+            run=state.run_id.hex(),
+            name=path.name,
+            seed=config.seed,
+            config=config.to_table(),
+            base=Base(
+                name=config.base,
+                fingerprint=base.fingerprint,
+                parameters=blueprint.base_parameters,
+                task=spec.task.value,
+            ),
+            adapter=Adapter(
+                method=spec.method,
+                rank=spec.rank,
+                alpha=spec.alpha,
+                target_modules=spec.peft_config.get("target_modules"),
+                trainable_parameters=spec.layout.size,
+                tensors=len(spec.layout.slots),
+                spec_digest=spec.digest.hex(),
+            ),
+            parents=tuple(parent.to_json() for parent in beginning.parents) or None,
+            weight_ratio=WEIGHT_RATIO,
+            full_model_bytes=4 * blueprint.base_parameters,
+            versions=machine.versions(),
+            machine=machine.describe(
+                device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
+            ),
         ),
     )
     return directory, ledger, state, read_events(directory.ledger)
 
 
-def _begin_ledger(directory: RunDirectory, event: str, **fields: object) -> Ledger:
+def _begin_ledger(directory: RunDirectory, event: Event) -> Ledger:
     """The ledger with its first event of this stretch of the run."""
     ledger = Ledger(directory.ledger, told=say_event)
     try:
-        ledger.append(event, **fields)
+        ledger.append(event)
     except BaseException:
         ledger.close()
         raise
@@ -179,9 +182,8 @@ def _wall_before(events: list[Event]) -> float:
     total, start = 0.0, 0.0
     last = 0.0
     for event in events:
-        now = cast("float", event["time"])
-        if event["event"] in ("run_started", "resumed"):
+        if isinstance(event, (RunStarted, Resumed)):
             total += last - start
-            start = now
-        last = now
+            start = event.time
+        last = event.time
     return total + last - start

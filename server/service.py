@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 import grpc
 
 from plait.errors import DiskFullError, MachineError, PlaitError
+from plait.rounds.run_progress import RunProgress
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
@@ -23,7 +24,7 @@ from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
-from server.status import RunSummary, status_json
+from server.status import status_json
 from server.tasks import TaskRegistry
 from server.transfers import CutOff, Frequency, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
@@ -60,7 +61,7 @@ class FederationService:
         revocation: Revocation,
         metrics: Metrics,
         disk: Executor,
-        summary: Callable[[], RunSummary],
+        summary: Callable[[], RunProgress],
         operator_token: bytes | None,
         start_s: float,
         downloads_at_once: int,

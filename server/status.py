@@ -9,9 +9,9 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from plait.adapters import Json
+from plait.rounds.run_progress import RunProgress
 from server.sessions import Node
 from server.tasks import Task, TaskRegistry
 
@@ -20,45 +20,7 @@ _LATE_FACTOR = 2.0
 _LATE_AT_LEAST_S = 5.0
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What the round loop says of itself.
-
-    Attributes:
-        run: name of the run.
-        state: what it does, in a word or two.
-        wanted: how many clients the run waits for while it waits for some.
-        round: the round under way, or the last one.
-        rounds: how many there are to be.
-        cohort: the clients of this round.
-        lost: the clients of this round whose update will not count, and the ledger's reason.
-        deadline_s: seconds until the round closes without those who have not answered; None for no deadline.
-        done: how many rounds are finished.
-        round_s: how long each of the last of them took.
-        unfit: who cannot take part: a code, and the client's own words.
-    """
-
-    run: str = ""
-    state: str = "starting"
-    wanted: int = 0
-    round: int = 0
-    rounds: int = 0
-    cohort: tuple[str, ...] = ()
-    lost: Mapping[str, str] = field(default_factory=dict[str, str])
-    deadline_s: float | None = None
-    done: int = 0
-    round_s: tuple[float, ...] = ()
-    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds that the rounds to come will take if they are like those before; None before the first."""
-        if not self.round_s:
-            return None
-        return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
-
-
-def status_of(summary: RunSummary, registry: TaskRegistry) -> dict[str, Json]:
+def status_of(summary: RunProgress, registry: TaskRegistry) -> dict[str, Json]:
     """The object that `plait status --json` prints."""
     now = time.monotonic()
     nodes, tasks = registry.sessions.all(), registry.all()
@@ -91,7 +53,7 @@ def status_of(summary: RunSummary, registry: TaskRegistry) -> dict[str, Json]:
     }
 
 
-def _state(summary: RunSummary, nodes: Sequence[Node]) -> str:
+def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     """What the run does. Who is here is counted now, as the nodes below are; the ledger knows who was."""
     if not summary.wanted or summary.state != "waiting for clients":
         return summary.state
@@ -100,7 +62,7 @@ def _state(summary: RunSummary, nodes: Sequence[Node]) -> str:
     return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
-def status_json(summary: RunSummary, registry: TaskRegistry) -> str:
+def status_json(summary: RunProgress, registry: TaskRegistry) -> str:
     """The same on one line."""
     return json.dumps(status_of(summary, registry))
 

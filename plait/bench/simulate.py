@@ -27,6 +27,7 @@ from plait.bench.transport import ChannelRounds
 from plait.data import Dataset, Record, cache_directory, load_dataset
 from plait.errors import DataError
 from plait.rounds.channel import Channel
+from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events
 from plait.simulation.partition import default_scheme, partition
 from plait.training.bases import LocatedBase
@@ -194,7 +195,7 @@ def run_plait(work: Workload, folder: Path, name: str, held_out: Dataset) -> Run
         [sys.executable, "-m", "plait.cli.main", "simulate", *given, "--json"], cwd=folder, timeout_s=work.timeout_s
     )
     events = read_events(out / "ledger.jsonl")
-    round_s = [cast("float", event["wall_s"]) for event in events if event["event"] == "round_finished"]
+    round_s = [event.wall_s or 0.0 for event in events if isinstance(event, RoundFinished)]
     return _judged(work, out / "adapter", took, round_s, held_out)
 
 

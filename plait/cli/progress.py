@@ -8,19 +8,30 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
+from plait.rounds.events import (
+    ClientsDescribed,
+    ClientsGathered,
+    ClientTurnedAway,
+    Evaluated,
+    Event,
+    PublishFailed,
+    ReplyReceived,
+    Score,
+    UpdateReceived,
+    UpdateRefused,
+    WaitingForClients,
+)
 from plait.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from plait.adapters import Json
 
 _PAUSE_S = 0.2
 _MOST_NAMED = 16
@@ -75,42 +86,50 @@ def watch(ledger: Path, *, rounds: int, cohort: int, clients: int, quiet: bool) 
 
 
 class _Viewer:
+    """Shows events one by one."""
+
     def __init__(self, screen: Console, bars: Progress, *, total: int, rounds: int) -> None:
         self._screen = screen
         self._bars = bars
         self._rounds = rounds
-        self._base_loss: float | None = None
+        self._base: Score | None = None
         self._newcomers: list[str] = []
         self._bar = bars.add_task("starting", total=total)
 
-    def show(self, event: Mapping[str, Json]) -> None:
-        kind, number = event["event"], event.get("round", 0)
-        if kind in ("update_received", "update_refused"):
-            self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: training")
-        elif kind == "reply_received" and event.get("purpose") == "evaluate":
-            self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: evaluating")
-        if kind == "update_refused" and event.get("reason") != "need-full":
-            self._screen.print(
-                f"[yellow]refused[/] round {number}, {escape(_clean(event['client']))}: "
-                f"{escape(_clean(event['detail']))}"
-            )
-        elif kind == "client_turned_away":
-            self._screen.print(
-                f"[yellow]cannot take part[/] {escape(_clean(event['client']))} ({escape(_clean(event['reason']))}): "
-                f"{escape(_clean(event['detail']))}"
-            )
-        elif kind == "clients_described":
-            self._newcomers += [_clean(client["client"]) for client in cast("list[dict[str, Json]]", event["clients"])]
-        elif kind in ("waiting_for_clients", "clients_gathered"):
-            self._show_here(event)
-        elif kind == "publish_failed":
-            self._screen.print(f"[yellow]not published[/] round {number}: {escape(_clean(event['detail']))}")
-        elif kind == "evaluated":
-            self._show_loss(cast("int", number), event)
+    def show(self, event: Event) -> None:
+        match event:
+            case UpdateReceived():
+                self._advance(event.round, "training")
+            case UpdateRefused():
+                self._advance(event.round, "training")
+                if event.reason != "need-full":
+                    self._warn("refused", f"round {event.round}, {_clean(event.client)}: {_clean(event.detail)}")
+            case ReplyReceived(purpose="evaluate"):
+                self._advance(event.round, "evaluating")
+            case ClientTurnedAway():
+                reason = _clean(event.reason)
+                self._warn("cannot take part", f"{_clean(event.client)} ({reason}): {_clean(event.detail)}")
+            case ClientsDescribed():
+                self._newcomers += [_clean(client.client) for client in event.clients]
+            case WaitingForClients():
+                self._show_here(event.wanted, event.fit, event.unfit)
+            case ClientsGathered():
+                self._show_here(event.wanted, event.fit, 0)
+            case PublishFailed():
+                self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
+            case Evaluated():
+                self._show_loss(event)
+            case _:
+                pass
 
-    def _show_here(self, event: Mapping[str, Json]) -> None:
+    def _advance(self, number: int, doing: str) -> None:
+        self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: {doing}")
+
+    def _warn(self, what: str, text: str) -> None:
+        self._screen.print(f"[yellow]{what}[/] {escape(text)}")
+
+    def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
         """Show the clients that have joined since the last call, and how many are still missing."""
-        wanted, fit, unfit = (cast("int", event.get(key, 0)) for key in ("wanted", "fit", "unfit"))
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
@@ -119,25 +138,20 @@ class _Viewer:
         if unfit and fit < wanted:
             self._screen.print(f"clients still missing: {wanted - fit}")
 
-    def _show_loss(self, number: int, event: Mapping[str, Json]) -> None:
-        loss = cast("float", event["loss"])
-        accuracy = event.get("accuracy")
-        text = f"held-out loss {loss:.4f}{_within(event.get('loss_margin'))}"
-        if isinstance(accuracy, float):
-            text += f", accuracy {accuracy:.3f}"
-            if isinstance(interval := event.get("accuracy_interval"), list):
-                low, high = cast("list[float]", interval)
-                text += f" ({low:.3f} to {high:.3f})"
-        if number == 0:
-            self._base_loss = loss
+    def _show_loss(self, score: Evaluated) -> None:
+        text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
+        if score.accuracy is not None:
+            text += f", accuracy {score.accuracy:.3f}"
+            if score.accuracy_interval is not None:
+                text += " ({:.3f} to {:.3f})".format(*score.accuracy_interval)
+        if score.round == 0:
+            self._base = score
             self._screen.print(f"base      {text}")
-        else:
-            change = event.get("change")
-            if change is None and self._base_loss is not None:
-                change = loss - self._base_loss
-            if isinstance(change, float):
-                text += f" ({change:+.4f}{_within(event.get('change_margin'))} against the base)"
-            self._screen.print(f"round {number:<3} {text}")
+            return
+        if self._base is not None:
+            change = score.change_since(self._base)
+            text += f" ({change:+.4f}{_within(score.change_margin)} against the base)"
+        self._screen.print(f"round {score.round:<3} {text}")
 
 
 def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
@@ -153,13 +167,13 @@ def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
         stop.wait(_PAUSE_S)
 
 
-def _within(margin: Json) -> str:
+def _within(margin: float | None) -> str:
     """Half the width of a 95 % interval, if known."""
-    return f" \N{PLUS-MINUS SIGN} {margin:.4f}" if isinstance(margin, float) else ""
+    return "" if margin is None else f" \N{PLUS-MINUS SIGN} {margin:.4f}"
 
 
-def _clean(value: Json) -> str:
-    return printable(str(value), limit=300)
+def _clean(text: str) -> str:
+    return printable(text, limit=300)
 
 
 def say(text: str, *, quiet: bool) -> None:

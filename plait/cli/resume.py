@@ -23,12 +23,13 @@ def resume(
 
     Example: plait resume runs/first
     """
+    from plait.rounds.events import Reference
     from plait.rounds.ledger import read_events
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    trained = {str(event["kind"]) for event in read_events(directory.ledger) if event["event"] == "reference"}
+    trained = {event.kind for event in read_events(directory.ledger) if isinstance(event, Reference)}
     is_over = is_finished(directory) and trained >= set(settings.references)
     if is_over and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")

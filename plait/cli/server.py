@@ -111,6 +111,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
+        from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
         from plait.stacking import beginning_of
         from plait.training.bases import locate_base, quiet_libraries
@@ -118,7 +119,6 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         quiet_libraries()
         server_app, _ = load_apps()
         grpc_grid = importlib.import_module("server.grpc_grid")
-        summary = importlib.import_module("server.summary")
         # Clients get the resolved values, not which were left open.
         settings = settled(settings)
     with status(f"looking for base {settings.base}", quiet=quiet):
@@ -142,11 +142,9 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         max_nodes=_most_nodes(kit, settings.clients),
         max_unproven=_AT_THE_DOOR,
         metrics_listen=serving.metrics or None,
-        summary=summary.LedgerSummary(
+        summary=LiveProgress(
             directory.ledger,
-            name=directory.path.name,
-            rounds=settings.rounds,
-            deadline_s=settings.deadline_s or None,
+            RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
         ),
     )
     serving.save(directory.server)

@@ -118,9 +118,10 @@ def execute(settings: RunConfig, *, quiet: bool) -> None:
 
 def is_finished(directory: RunDirectory) -> bool:
     """Whether all rounds of the run are done."""
+    from plait.rounds.events import RunFinished
     from plait.rounds.ledger import read_events
 
-    return directory.has_started and any(event["event"] == "run_finished" for event in read_events(directory.ledger))
+    return directory.has_started and any(isinstance(event, RunFinished) for event in read_events(directory.ledger))
 
 
 def is_reported(run: Path) -> bool:

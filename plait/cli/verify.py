@@ -16,7 +16,7 @@ from plait.errors import PeerError
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
-    from plait.rounds.ledger import Event
+    from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
 
 
@@ -31,6 +31,7 @@ def verify(
     from plait.config import config_from_table, read_config_table
     from plait.rounds.audit import check_signatures
     from plait.rounds.checkpoint import damage_of
+    from plait.rounds.events import RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.run_directory import RunDirectory
 
@@ -42,7 +43,7 @@ def verify(
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-    rounds = [str(event["adapter"]) for event in events if event["event"] == "round_finished"]
+    rounds = [event.adapter for event in events if isinstance(event, RoundFinished)]
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     adapter = _check_adapter(directory, rounds, settings)
     replayed = _replay(directory, events, settings) if settings.keep_updates else None
@@ -112,6 +113,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
     from plait.plan import optimizer_of, plan_of, ranks_of, rule_of
     from plait.rounds.audit import replay
     from plait.rounds.beginning import begun, parents_in
+    from plait.rounds.events import RunStarted
     from plait.rounds.folding import Folding, Refused
     from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
@@ -138,7 +140,7 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
             weight_ratio=weight_ratio_in(events),
         )
 
-    run_id = next(str(event["run"]) for event in events if event["event"] == "run_started")
+    run_id = next(event.run for event in events if isinstance(event, RunStarted))
     beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
     if beginning.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")

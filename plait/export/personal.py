@@ -17,6 +17,7 @@ from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mea
 from plait.export.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.client_state import ClientState, Kept
+from plait.rounds.events import ClientsDescribed
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import UNMOVED, base_of
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
@@ -50,10 +51,10 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
             "--own-share) for --client; nearest: leave out --client"
         )
     names = [
-        str(card["client"])
+        card.client
         for event in read_events(directory.ledger)
-        if event["event"] == "clients_described"
-        for card in event["clients"]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable, reportUnknownVariableType]
+        if isinstance(event, ClientsDescribed)
+        for card in event.clients
     ]
     if client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")

@@ -1,8 +1,6 @@
 """Tables, plots and a page about a run, read from its ledger alone; and what a run would cost, by arithmetic."""
 
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
-from plait.report.fold import fold_events
-from plait.report.run_view import RunView
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.table import Table, to_rich
@@ -12,10 +10,8 @@ from plait.report.write import write_report
 __all__ = [
     "CostEstimate",
     "CostInputs",
-    "RunView",
     "Table",
     "estimate_tables",
-    "fold_events",
     "lora_parameters",
     "report_tables",
     "status_tables",

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator
 from statistics import fmean, median
 
-from plait.report.run_view import Diagnostics, RunView, Score
 from plait.report.wording import clean, loss_text, percent_text
+from plait.rounds.events import Diagnostics, Score
+from plait.rounds.run_view import RunView
 
 # Below it, what averaging B and A apart loses is small beside what one more step changes.
 _NOTEWORTHY = 0.05
@@ -29,14 +30,14 @@ _AHEAD_OF_OWN = "clients have too little in common for so few rounds. More of th
 
 def advice(view: RunView) -> tuple[str, ...]:
     """Sentences on the run's rule, rank, clients and step; none where nothing stands out."""
-    rounds = [each.diagnostics for each in view.rounds if each.diagnostics]
+    rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
     return (*_on_rule(view, rounds), *_on_agreement(view, rounds), *_on_outliers(rounds), *_on_step(view))
 
 
 def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not rounds:
         return
-    rule = view.rounds[-1].rule
+    rule = view.newest_round.rule if view.newest_round else ""
     covariance = max(each.covariance for each in rounds)
     if rule in _APART and covariance >= _NOTEWORTHY:
         yield (
@@ -49,11 +50,11 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
             f"would gain little over {clean(rule)}."
         )
     ranks = [each.effective_rank for each in rounds if each.effective_rank]
-    if ranks and view.adapter.rank and rule not in _APART and max(each.error for each in rounds) >= _NOTEWORTHY:
+    if ranks and view.start.adapter.rank and rule not in _APART and max(each.error for each in rounds) >= _NOTEWORTHY:
         lost = max(each.error for each in rounds)
         yield (
             f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and keeping "
-            f"{view.adapter.rank} loses up to {percent_text(lost)} of it; a larger --rank would keep more."
+            f"{view.start.adapter.rank} loses up to {percent_text(lost)} of it; a larger --rank would keep more."
         )
 
 
@@ -89,20 +90,20 @@ def _on_step(view: RunView) -> Iterator[str]:
     final, own = view.final_evaluation, view.own_evaluation
     if final is None or view.is_personal:
         return
-    if own and _is_above(own.mean, final.mean):
+    if own and _is_above(own, final):
         yield (
-            f"The clients' own adapters reach {loss_text(own.mean.loss)} where the one for all reaches "
-            f"{loss_text(final.mean.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
+            f"The clients' own adapters reach {loss_text(own.loss)} where the one for all reaches "
+            f"{loss_text(final.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
         )
-    best = min((own.mean, final.mean) if own else (final.mean,), key=lambda score: score.loss)
+    best: Score = min((own, final) if own else (final,), key=lambda score: score.loss)
     reached = best.loss
-    for reference in view.references:
+    for reference in view.references.values():
         if reference.kind != "local" or not _is_above(best, reference.final):
             continue
         elsewhere = reference.everywhere
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
-            f"Each client alone reaches {loss_text(reference.final.loss)} on its own text, the federation "
+            f"Each client alone reaches {loss_text(reference.held_out_loss)} on its own text, the federation "
             f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"
         )
 

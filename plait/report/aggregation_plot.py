@@ -6,14 +6,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from plait.report.run_view import Diagnostics, RunView
 from plait.report.theme import Theme, new_axes, say_nothing_yet, written
 from plait.report.wording import percent_text, plural
+from plait.rounds.events import Diagnostics
+from plait.rounds.run_view import RunView
 
 
 def aggregation(view: RunView, theme: Theme) -> Figure:
     """On the left the error of the result and of averaging apart, on the right every client's movement."""
-    found = [(each.number, each.diagnostics) for each in view.rounds if each.diagnostics]
+    found = [(each.round, each.diagnostics) for each in view.rounds.values() if each.diagnostics]
     figure, panels = new_axes(theme, height_inches=3.4, title="What aggregation did", columns=2 if found else 1)
     if not found:
         say_nothing_yet(panels[0], theme, "No round has been aggregated yet.")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from plait.adapters import Json
-from plait.report.run_view import Evaluation, RunView
 from plait.report.table import Table
 from plait.report.wording import change_text, clean, count_text, loss_text
+from plait.rounds.events import MeanScore
+from plait.rounds.run_view import RunView
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def fairness_table(view: RunView) -> Table:
     rows = {"before round 1": fairness(before, {}), "federated": fairness_of(view)}
     if view.own_evaluation:
         rows["own"] = fairness(_losses(view.own_evaluation), before)
-    rows |= {reference.kind: fairness(reference.loss_by_client, before) for reference in view.references}
+    rows |= {reference.kind: fairness(reference.by_client, before) for reference in view.references.values()}
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(
         title="How evenly clients are served",
@@ -115,5 +116,5 @@ def _before(view: RunView) -> dict[str, float]:
     return _losses(view.base_evaluation) if view.base_evaluation else {}
 
 
-def _losses(evaluation: Evaluation) -> dict[str, float]:
+def _losses(evaluation: MeanScore) -> dict[str, float]:
     return {name: score.loss for name, score in evaluation.by_client.items()}

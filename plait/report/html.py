@@ -16,7 +16,6 @@ from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
 from plait.report.markup import Markup, element, fragment
 from plait.report.repeat import is_deployed, repeat_command
-from plait.report.run_view import RunView
 from plait.report.stylesheet import STYLESHEET
 from plait.report.table import Table
 from plait.report.tables import (
@@ -44,6 +43,7 @@ from plait.report.wording import (
     rough_text,
     short_count_text,
 )
+from plait.rounds.run_view import RunView
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
@@ -66,7 +66,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
     def plot(name: str) -> Markup:
         return _figure({media: drawn[name] for media, drawn in plots.items()}, _ALTERNATIVE_TEXTS[name])
 
-    title = f"{view.name or view.base.name} · plait"
+    title = f"{view.start.name or view.start.base.name} · plait"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -88,8 +88,8 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             _section("How well it was averaged", _sentences(advice(view)), *_aggregation(view, plot)),
             _section("Who could not take part", _table(left_out_table(view))),
             _section("What was refused", _table(refusals_table(view))),
-            _section("How to repeat it", _command(view), _pairs(view.config)),
-            _section("Where it comes from", _pairs(_origin(view)), _pairs(view.versions)),
+            _section("How to repeat it", _command(view), _pairs(view.start.config)),
+            _section("Where it comes from", _pairs(_origin(view)), _pairs(view.start.versions)),
         ),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en').source}\n"
@@ -110,19 +110,19 @@ def headline(view: RunView) -> str:
     who = plural(len(view.client_names), "client")
     base, final = view.base_evaluation, view.final_evaluation
     if final is None:
-        return f"{who} began to teach {clean(view.base.name)}; no round has been evaluated yet."
-    learned = f"held-out loss is {loss_text(final.mean.loss)}"
+        return f"{who} began to teach {clean(view.start.base.name)}; no round has been evaluated yet."
+    learned = f"held-out loss is {loss_text(final.loss)}"
     if base:
-        verb = "fell" if final.mean.loss < base.mean.loss else "rose" if final.mean.loss > base.mean.loss else "went"
-        learned = f"held-out loss {verb} from {loss_text(base.mean.loss)} to {loss_text(final.mean.loss)}"
-        if final.mean.change_margin is not None:
-            learned += f" ({moved_text(final.mean, base.mean)})"
-        if base.mean.accuracy is not None and final.mean.accuracy is not None:
-            after = accuracy_text(final.mean.accuracy, final.mean.accuracy_interval)
-            learned += f", accuracy went from {percent_text(base.mean.accuracy)} to {after}"
-    taught = f"{who} taught {clean(view.base.name)} in {plural(final.round, 'round')}: {learned}."
+        verb = "fell" if final.loss < base.loss else "rose" if final.loss > base.loss else "went"
+        learned = f"held-out loss {verb} from {loss_text(base.loss)} to {loss_text(final.loss)}"
+        if final.change_margin is not None:
+            learned += f" ({moved_text(final, base)})"
+        if base.accuracy is not None and final.accuracy is not None:
+            after = accuracy_text(final.accuracy, final.accuracy_interval)
+            learned += f", accuracy went from {percent_text(base.accuracy)} to {after}"
+    taught = f"{who} taught {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
-    full_model = full_model_fp32(view.full_model_bytes)
+    full_model = full_model_fp32(view.start.full_model_bytes)
     ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
     if ratio is None:
         return taught
@@ -132,7 +132,7 @@ def headline(view: RunView) -> str:
 
 
 def _header(view: RunView) -> Markup:
-    started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.started_s))
+    started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
     notice: Markup | str = ""
     if not view.finished:
         done = f"This run has not finished: {len(view.rounds)} of {plural(view.planned_rounds, 'round')} done."
@@ -140,21 +140,22 @@ def _header(view: RunView) -> Markup:
     return element(
         "header",
         element("p", "plait · report of a run", class_="eyebrow"),
-        element("h1", view.name or view.base.name),
+        element("h1", view.start.name or view.start.base.name),
         element("p", headline(view), class_="headline"),
         notice,
-        element("p", f"{started} · {duration_text(view.wall_s)} · seed {view.seed}", class_="quiet"),
+        element("p", f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}", class_="quiet"),
     )
 
 
 def _key_figures(view: RunView) -> Markup:
+    peak_bytes = view.end.peak_rss_bytes if view.end else None
     figures = (
         *_score_figures(view),
         *_byte_figures(view),
-        ("trained parameters", short_count_text(view.adapter.trainable_parameters), _share_of_model(view)),
+        ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
         ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
-        ("peak memory", bytes_text(view.peak_rss_bytes) if view.peak_rss_bytes else NOTHING, "of the whole process"),
+        ("peak memory", bytes_text(peak_bytes) if peak_bytes else NOTHING, "of the whole process"),
     )
     return element(
         "dl",
@@ -168,7 +169,7 @@ def _key_figures(view: RunView) -> Markup:
 
 def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     base, final = view.base_evaluation, view.final_evaluation
-    before, after = base.mean if base else None, final.mean if final else None
+    before, after = base or None, final or None
     change = f"{moved_text(after, before)} against the base"
     figures = [("held-out loss", loss_text(after.loss if after else None), change)]
     if view.is_classification:
@@ -177,13 +178,13 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         within = f"95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f} %, " if interval else ""
         figures.append(("accuracy", accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}"))
     if own := view.own_evaluation:
-        moved = f"{moved_text(own.mean, before)}, " if before else ""
-        figures.append(("own adapters", loss_text(own.mean.loss), f"{moved}each on its client's own data"))
+        moved = f"{moved_text(own, before)}, " if before else ""
+        figures.append(("own adapters", loss_text(own.loss), f"{moved}each on its client's own data"))
     return tuple(figures)
 
 
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
-    sent, full_model = view.sent, full_model_fp32(view.full_model_bytes)
+    sent, full_model = view.sent, full_model_fp32(view.start.full_model_bytes)
     ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=sent.total_bytes)
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
     directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
@@ -195,7 +196,8 @@ def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 
 
 def _share_of_model(view: RunView) -> str:
-    share = 4 * view.adapter.trainable_parameters / view.full_model_bytes if view.full_model_bytes else None
+    adapter_bytes, model_bytes = 4 * view.start.adapter.trainable_parameters, view.start.full_model_bytes
+    share = adapter_bytes / model_bytes if model_bytes else None
     return f"{percent_text(share)} of the model"
 
 
@@ -251,9 +253,9 @@ def _table(table: Table) -> Markup:
 
 def _command(view: RunView) -> Markup:
     # The spaces between the options are part of what is copied.
-    words = (fragment(element("span", word), " ") for word in repeat_command(view.config))
+    words = (fragment(element("span", word), " ") for word in repeat_command(view.start.config))
     command = element("p", element("code", *words), class_="command")
-    if not is_deployed(view.config):
+    if not is_deployed(view.start.config):
         return command
     clients = "Give it your own kit and --listen. Each client takes part with its own data:"
     client = element("p", element("code", "plait client --kit KIT --server HOST:PORT --data FILE"), class_="command")
@@ -283,15 +285,15 @@ def _size_text(key: str, value: Json) -> Json:
 
 
 def _origin(view: RunView) -> Mapping[str, Json]:
-    newest = view.rounds[-1].adapter if view.rounds else ""
+    base, adapter, machine = view.start.base, view.start.adapter, view.start.machine
     return {
-        "run": view.run,
-        "base": view.base.name,
-        "base fingerprint": view.base.fingerprint,
-        "adapter": f"{view.adapter.method}, rank {view.adapter.rank}, alpha {view.adapter.alpha}",
-        "target modules": view.adapter.target_modules,
-        "newest adapter": newest,
+        "run": view.start.run,
+        "base": base.name,
+        "base fingerprint": base.fingerprint,
+        "adapter": f"{adapter.method}, rank {adapter.rank}, alpha {adapter.alpha}",
+        "target modules": adapter.target_modules,
+        "newest adapter": view.newest_round.adapter if view.newest_round else "",
         "interruptions": view.interruptions,
-        "last line of the ledger": view.last_hash,
-        **{f"machine: {key.removesuffix('_bytes')}": _size_text(key, value) for key, value in view.machine.items()},
+        "last line of the ledger": view.last.hash,
+        **{f"machine: {key.removesuffix('_bytes')}": _size_text(key, value) for key, value in machine.items()},
     }

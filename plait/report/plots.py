@@ -16,9 +16,10 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.report.aggregation_plot import aggregation
 from plait.report.alternatives import Alternative, all_alternatives, savings
-from plait.report.run_view import Client, RunView
 from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
+from plait.rounds.events import DescribedClient
+from plait.rounds.run_view import RunView
 
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24
@@ -60,38 +61,36 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
         return figure
     labels: list[EndLabel] = []
 
-    names = sorted({name for evaluation in view.evaluations for name in evaluation.by_client})
+    names = sorted({name for evaluation in view.evaluations.values() for name in evaluation.by_client})
     few = len(names) <= _MOST_NAMED
     for index, name in enumerate(names if len(names) > 1 else ()):
-        own = [(e.round, e.by_client[name].loss) for e in view.evaluations if name in e.by_client]
+        own = [(e.round, e.by_client[name].loss) for e in view.evaluations.values() if name in e.by_client]
         colour = theme.series[index % len(theme.series)] if few else theme.muted
         alpha = 0.75 if few else max(0.12, min(0.5, 12 / len(names)))
         axes.plot(*zip(*own, strict=True), color=colour, linewidth=0.9, alpha=alpha, zorder=2)
         if few:
             labels.append(EndLabel(own[-1][1], short_name(name), colour))
 
-    for reference in view.references:
-        points = [(number, loss) for number, loss in enumerate(reference.loss_by_round) if loss is not None]
-        points = points or [(0, reference.final.loss), (view.evaluations[-1].round, reference.final.loss)]
+    for reference in view.references.values():
+        points = [(number, loss) for number, loss in enumerate(reference.held_out_loss_by_round) if loss is not None]
+        points = points or [(0, reference.held_out_loss), (max(view.evaluations), reference.held_out_loss)]
         colour = theme.central if reference.kind == "central" else theme.local
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, linestyle=(0, (4, 2)), zorder=4)
         labels.append(EndLabel(points[-1][1], f"{short_name(reference.kind)} {loss_text(points[-1][1])}", colour))
 
     base = view.base_evaluation
     if base:
-        axes.axhline(base.mean.loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), zorder=3)
-        labels.append(EndLabel(base.mean.loss, f"base {loss_text(base.mean.loss)}", theme.muted))
-    mean = [(evaluation.round, evaluation.mean.loss) for evaluation in view.evaluations]
+        axes.axhline(base.loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), zorder=3)
+        labels.append(EndLabel(base.loss, f"base {loss_text(base.loss)}", theme.muted))
+    mean = [(evaluation.round, evaluation.loss) for evaluation in view.evaluations.values()]
     axes.plot(
         *zip(*mean, strict=True), color=theme.accent, linewidth=3, marker=_marker(len(mean)), zorder=5, clip_on=False
     )
     if view.final_evaluation:
         labels.append(EndLabel(mean[-1][1], f"federated {loss_text(mean[-1][1])}", theme.accent, strong=True))
         if own := view.own_evaluation:
-            axes.plot(
-                [own.round], [own.mean.loss], color=theme.accent, marker="D", markersize=6, zorder=6, clip_on=False
-            )
-            labels.append(EndLabel(own.mean.loss, f"each its own {loss_text(own.mean.loss)}", theme.accent))
+            axes.plot([mean[-1][0]], [own.loss], color=theme.accent, marker="D", markersize=6, zorder=6, clip_on=False)
+            labels.append(EndLabel(own.loss, f"each its own {loss_text(own.loss)}", theme.accent))
 
     axes.set_xlim(-0.02 * max(1, mean[-1][0]), max(1, mean[-1][0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))
@@ -108,13 +107,13 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
 def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     """The same losses over the bytes sent to reach them, beside what other exchanges would have sent."""
     figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by bytes sent")
-    rounds = [evaluation for evaluation in view.evaluations if evaluation.round > 0]
+    rounds = [evaluation for evaluation in view.evaluations.values() if evaluation.round > 0]
     if not rounds:
         say_nothing_yet(axes, theme, "No round has been evaluated yet.")
         return figure
-    losses = [evaluation.mean.loss for evaluation in rounds]
-    client_rounds = [sum(update.round <= evaluation.round for update in view.updates) for evaluation in rounds]
-    sent = [evaluation.sent_bytes for evaluation in rounds]
+    losses = [evaluation.loss for evaluation in rounds]
+    client_rounds = [sum(number <= evaluation.round for number, _ in view.updates) for evaluation in rounds]
+    sent = [view.sent_bytes_before[evaluation.round] for evaluation in rounds]
     label = f"this run: {bytes_text(sent[-1])}"
     axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)
     ghosts = (theme.central, theme.series[1], theme.local, theme.series[2])
@@ -124,7 +123,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
         axes.plot(spent, losses, color=colour, linewidth=1.4, linestyle=(0, (3, 2)), alpha=0.85, label=label, zorder=2)
         axes.plot(spent[-1:], losses[-1:], color=colour, marker="o", markersize=4, zorder=2)
     if view.base_evaluation:
-        loss = view.base_evaluation.mean.loss
+        loss = view.base_evaluation.loss
         axes.axhline(loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), label=f"base {loss_text(loss)}")
     _bytes_axis(axes, theme, lowest=min(sent[0], _alternatives(view)[-1].sent_bytes(client_rounds[0])))
     separator = "\n" if theme.is_narrow else "  "
@@ -175,7 +174,7 @@ def bytes_by_round(view: RunView, theme: Theme) -> Figure:
 
 def clients(view: RunView, theme: Theme) -> Figure:
     """Training tokens of every client and, where they differ in kind, what its examples are."""
-    ordered = sorted(view.clients, key=lambda client: (client.train_tokens, client.name))
+    ordered = sorted(view.clients.values(), key=lambda client: (client.train_tokens, client.client))
     kinds = _kinds(ordered)
     rows = len(ordered) if len(ordered) <= _MOST_CLIENT_ROWS else 0
     height = 1.5 + 0.24 * rows if rows else 3.8
@@ -216,7 +215,7 @@ def clients(view: RunView, theme: Theme) -> Figure:
         panel.set_ylim(-0.6 - spare, len(ordered) - 0.4 + spare)
         panel.yaxis.set_major_locator(NullLocator())
     if rows:
-        panels[0].set_yticks(positions, [short_name(client.name) for client in ordered])
+        panels[0].set_yticks(positions, [short_name(client.client) for client in ordered])
     else:
         panels[0].set_ylabel(f"{plural(len(ordered), 'client')}, most tokens at the top")
     return figure
@@ -252,7 +251,7 @@ def savings_bars(view: RunView, theme: Theme) -> Figure:
 
 def _alternatives(view: RunView) -> tuple[Alternative, ...]:
     return all_alternatives(
-        full_model_bytes=view.full_model_bytes, trainable_parameters=view.adapter.trainable_parameters
+        full_model_bytes=view.start.full_model_bytes, trainable_parameters=view.start.adapter.trainable_parameters
     )
 
 
@@ -305,7 +304,7 @@ def _bytes_axis(axes: Axes, theme: Theme, *, lowest: float) -> None:
     axes.set_xlim(left=max(1.0, lowest) / 3)
 
 
-def _kinds(clients: Sequence[Client]) -> list[str | None]:
+def _kinds(clients: Sequence[DescribedClient]) -> list[str | None]:
     """The commonest kinds of examples (None: all others); nothing where a kind is just another name for a client."""
     total: Counter[str] = Counter()
     for client in clients:
@@ -316,7 +315,7 @@ def _kinds(clients: Sequence[Client]) -> list[str | None]:
     return [*kinds, None] if len(total) > len(kinds) else kinds
 
 
-def _share(client: Client, kind: str | None, kinds: Sequence[str | None]) -> float:
+def _share(client: DescribedClient, kind: str | None, kinds: Sequence[str | None]) -> float:
     total = sum(client.histogram.values())
     if not total:
         return 0.0

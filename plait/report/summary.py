@@ -7,7 +7,8 @@ from collections.abc import Callable
 from plait.adapters import Json
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
 from plait.report.fairness import fairness_of
-from plait.report.run_view import Evaluation, RunView, Score
+from plait.rounds.events import MeanScore, Score
+from plait.rounds.run_view import RunView
 
 
 def summarise(view: RunView) -> dict[str, Json]:
@@ -23,38 +24,38 @@ def summarise(view: RunView) -> dict[str, Json]:
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {
-        "base_held_out_loss": base.mean.loss if base else None,
+        "base_held_out_loss": base.loss if base else None,
         "base_held_out_loss_interval": _loss_interval(base),
-        "final_held_out_loss": final.mean.loss if final else None,
+        "final_held_out_loss": final.loss if final else None,
         "final_held_out_loss_interval": _loss_interval(final),
         "gain": _gain(final),
         "gain_interval": _gain_interval(final),
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),
         "held_out_loss_by_client": _by_client(final, lambda score: score.loss),
-        "own_held_out_loss": own.mean.loss if own else None,
+        "own_held_out_loss": own.loss if own else None,
         "own_held_out_loss_interval": _loss_interval(own),
         "own_gain": _gain(own),
         "own_gain_interval": _gain_interval(own),
         "own_held_out_loss_by_client": _by_client(own, lambda score: score.loss),
-        "reference_held_out_loss": {reference.kind: reference.final.loss for reference in view.references},
-        "held_out_sequences": sum(client.held_out_examples for client in view.clients),
-        "reference_loss_everywhere": {reference.kind: reference.everywhere for reference in view.references},
+        "reference_held_out_loss": {kind: reference.held_out_loss for kind, reference in view.references.items()},
+        "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
+        "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
         "clients": len(view.client_names),
-        "trainable_parameters": view.adapter.trainable_parameters,
-        "full_model_bytes": view.full_model_bytes,
+        "trainable_parameters": view.start.adapter.trainable_parameters,
+        "full_model_bytes": view.start.full_model_bytes,
         "uplink_bytes": view.sent.uplink_bytes,
         "downlink_bytes": view.sent.downlink_bytes,
         "uplink_bytes_per_client_round": _per(view.sent.uplink_bytes, view.client_rounds),
         "downlink_bytes_per_client_round": _per(view.sent.downlink_bytes, view.client_rounds),
-        "savings_vs_full_model": _savings(view, full_model_fp32(view.full_model_bytes)),
-        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(view.adapter.trainable_parameters)),
+        "savings_vs_full_model": _savings(view, full_model_fp32(view.start.full_model_bytes)),
+        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(view.start.adapter.trainable_parameters)),
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
-        "peak_rss_bytes": view.peak_rss_bytes,
-        "seed": view.seed,
-        "versions": dict(view.versions),
+        "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
+        "seed": view.start.seed,
+        "versions": dict(view.start.versions),
     }
     return {**summary, **_accuracies(view)} if view.is_classification else summary
 
@@ -62,46 +63,46 @@ def summarise(view: RunView) -> dict[str, Json]:
 def _accuracies(view: RunView) -> dict[str, Json]:
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     return {
-        "base_held_out_accuracy": base.mean.accuracy if base else None,
+        "base_held_out_accuracy": base.accuracy if base else None,
         "base_held_out_accuracy_interval": _accuracy_interval(base),
-        "final_held_out_accuracy": final.mean.accuracy if final else None,
+        "final_held_out_accuracy": final.accuracy if final else None,
         "final_held_out_accuracy_interval": _accuracy_interval(final),
         "held_out_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
         "held_out_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
-        "own_held_out_accuracy": own.mean.accuracy if own else None,
+        "own_held_out_accuracy": own.accuracy if own else None,
         "own_held_out_accuracy_interval": _accuracy_interval(own),
         "own_held_out_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
-        "reference_held_out_accuracy": {reference.kind: reference.final.accuracy for reference in view.references},
+        "reference_held_out_accuracy": {kind: reference.accuracy for kind, reference in view.references.items()},
     }
 
 
-def _loss_interval(evaluation: Evaluation | None) -> Json:
-    return _around(evaluation.mean.loss, evaluation.mean.loss_margin) if evaluation else None
+def _loss_interval(evaluation: MeanScore | None) -> Json:
+    return _around(evaluation.loss, evaluation.loss_margin) if evaluation else None
 
 
-def _gain(evaluation: Evaluation | None) -> float | None:
-    return None if evaluation is None or evaluation.mean.change is None else -evaluation.mean.change
+def _gain(evaluation: MeanScore | None) -> float | None:
+    return None if evaluation is None or evaluation.change is None else -evaluation.change
 
 
-def _gain_interval(evaluation: Evaluation | None) -> Json:
-    return _around(_gain(evaluation), evaluation.mean.change_margin) if evaluation else None
+def _gain_interval(evaluation: MeanScore | None) -> Json:
+    return _around(_gain(evaluation), evaluation.change_margin) if evaluation else None
 
 
 def _around(middle: float | None, margin: float | None) -> Json:
     return None if middle is None or margin is None else [middle - margin, middle + margin]
 
 
-def _accuracy_interval(evaluation: Evaluation | None) -> Json:
-    interval = evaluation.mean.accuracy_interval if evaluation else None
+def _accuracy_interval(evaluation: MeanScore | None) -> Json:
+    interval = evaluation.accuracy_interval if evaluation else None
     return None if interval is None else list(interval)
 
 
 def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
-    found = {evaluation.round: of(evaluation.mean) for evaluation in view.evaluations}
+    found = {number: of(evaluation) for number, evaluation in view.evaluations.items()}
     return [found.get(number) for number in range(max(found, default=-1) + 1)]
 
 
-def _by_client(evaluation: Evaluation | None, of: Callable[[Score], float | None]) -> dict[str, Json]:
+def _by_client(evaluation: MeanScore | None, of: Callable[[Score], float | None]) -> dict[str, Json]:
     return {name: of(score) for name, score in evaluation.by_client.items()} if evaluation else {}
 
 

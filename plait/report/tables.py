@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
-from plait.report.run_view import Client, Evaluation, RunView, Score, Traffic
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -27,6 +26,8 @@ from plait.report.wording import (
     ratio_text,
     within_text,
 )
+from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceived
+from plait.rounds.run_view import RunView, Traffic
 
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Each is of the client's own adapter; the one that is published is what all share."
@@ -55,18 +56,18 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
 def loss_by_round_table(view: RunView) -> Table:
     """Mean held-out loss after every round that was evaluated, beside the references where they were evaluated too."""
     base = view.base_evaluation
-    references = [reference for reference in view.references if reference.loss_by_round]
-    shown = _thin(view.evaluations, _MOST_ROUNDS)
+    references = [reference for reference in view.references.values() if reference.held_out_loss_by_round]
+    shown = _thin([*view.evaluations.values()], _MOST_ROUNDS)
     rows = tuple(
         (
             _round_text(evaluation.round),
-            within_text(loss_text(evaluation.mean.loss), evaluation.mean.loss_margin),
-            moved_text(evaluation.mean, base.mean) if base and evaluation.round else "",
-            accuracy_text(evaluation.mean.accuracy, evaluation.mean.accuracy_interval)
+            within_text(loss_text(evaluation.loss), evaluation.loss_margin),
+            moved_text(evaluation, base) if base and evaluation.round else "",
+            accuracy_text(evaluation.accuracy, evaluation.accuracy_interval)
             if view.is_classification
-            else perplexity_text(evaluation.mean.loss),
+            else perplexity_text(evaluation.loss),
             loss_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
-            *(loss_text(_at(reference.loss_by_round, evaluation.round)) for reference in references),
+            *(loss_text(_at(reference.held_out_loss_by_round, evaluation.round)) for reference in references),
         )
         for evaluation in shown
     )
@@ -96,8 +97,8 @@ def loss_by_round_table(view: RunView) -> Table:
 
 def measured_text(view: RunView) -> str:
     """What the losses are measured on, and what stands beside them; nothing where nobody knows."""
-    counts = [client.held_out_examples for client in view.clients if client.held_out_examples]
-    if not counts or view.base_evaluation is None or view.base_evaluation.mean.loss_margin is None:
+    counts = [client.held_out_examples for client in view.clients.values() if client.held_out_examples]
+    if not counts or view.base_evaluation is None or view.base_evaluation.loss_margin is None:
         return ""
     fewest, most = min(counts), max(counts)
     each = plural(most, "sequence") if fewest == most else f"{fewest:,} to {plural(most, 'sequence')}"
@@ -119,21 +120,20 @@ def own_text(view: RunView) -> str:
     own = view.own_evaluation
     if own is None:
         return ""
-    reached = f"Each client's own adapter reaches {loss_text(own.mean.loss)}"
-    if own.mean.change_margin is not None:
-        reached += f" ({moved_text(own.mean, own.mean)})"
+    reached = f"Each client's own adapter reaches {loss_text(own.loss)}"
+    if own.change_margin is not None:
+        reached += f" ({moved_text(own, own)})"
     reached += " on its own data"
-    if own.mean.accuracy is not None:
-        reached += f" (accuracy {accuracy_text(own.mean.accuracy, own.mean.accuracy_interval)})"
-    alone = next((reference for reference in view.references if reference.kind == "local"), None)
+    if own.accuracy is not None:
+        reached += f" (accuracy {accuracy_text(own.accuracy, own.accuracy_interval)})"
+    alone = next((reference for reference in view.references.values() if reference.kind == "local"), None)
     return f"{reached}, one trained alone {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
 
 def loss_by_client_table(view: RunView) -> Table:
     """Each client's own held-out loss, base against newest adapter, beside the references; by name."""
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
-    references = [reference for reference in view.references if reference.loss_by_client]
-    described = {client.name: client for client in view.clients}
+    references = [reference for reference in view.references.values() if reference.by_client]
     names = sorted(view.client_names)
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
@@ -142,7 +142,7 @@ def loss_by_client_table(view: RunView) -> Table:
 
     def row(name: str) -> tuple[str, ...]:
         before, after = _of(base, name), _of(final, name)
-        client = described.get(name, Client(name, 0, 0, 0, 0, {}))
+        client = view.clients.get(name, DescribedClient(client=name))
         return (
             name,
             loss_text(before.loss if before else None),
@@ -150,7 +150,7 @@ def loss_by_client_table(view: RunView) -> Table:
             moved_text(after, before),
             *((percent_text(after.accuracy if after else None),) if view.is_classification else ()),
             *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
-            *(loss_text(reference.loss_by_client.get(name)) for reference in references),
+            *(loss_text(reference.by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
             count_text(client.held_out_examples),
         )
@@ -175,13 +175,12 @@ def loss_by_client_table(view: RunView) -> Table:
 
 def bytes_by_round_table(view: RunView) -> Table:
     """Bytes really sent in every round, and the rate that the accepted updates had."""
-    finished = {finished.number: finished for finished in view.rounds}
     by_round = view.traffic_by_round
     shown = _thin(tuple(by_round), _MOST_ROUNDS)
 
     def row(number: int) -> tuple[str, ...]:
         traffic = by_round[number]
-        updates = [update for update in view.updates if update.round == number]
+        updates = _updates(view, number)
         bits = [update.bits_per_parameter for update in updates if update.bits_per_parameter is not None]
         return (
             "set-up" if number == 0 else str(number),
@@ -190,7 +189,7 @@ def bytes_by_round_table(view: RunView) -> Table:
             bytes_text(traffic.downlink_bytes),
             bytes_text(fmean(update.uplink_bytes for update in updates)) if updates else "",
             f"{fmean(bits):.2f}" if bits else "",
-            duration_text(finished[number].wall_s) if number in finished else "",
+            duration_text(view.rounds[number].wall_s) if number in view.rounds else "",
         )
 
     def total(traffic: Traffic) -> tuple[str, ...]:
@@ -211,8 +210,8 @@ def savings_table(view: RunView) -> Table:
     return compare_bytes(
         sent_bytes=view.sent.total_bytes,
         client_rounds=view.client_rounds,
-        full_model_bytes=view.full_model_bytes,
-        trainable_parameters=view.adapter.trainable_parameters,
+        full_model_bytes=view.start.full_model_bytes,
+        trainable_parameters=view.start.adapter.trainable_parameters,
         this="this run",
     )
 
@@ -251,9 +250,9 @@ def compare_bytes(
 
 def aggregation_table(view: RunView) -> Table:
     """What the rule did in every round, as parts of the exact mean of the clients' products."""
-    there = [(each.number, each.diagnostics) for each in view.rounds if each.diagnostics]
+    there = [(each.round, each.diagnostics) for each in view.rounds.values() if each.diagnostics]
     shown = _thin(there, _MOST_ROUNDS)
-    rule = view.rounds[-1].rule if view.rounds else ""
+    rule = view.newest_round.rule if view.newest_round else ""
     return Table(
         title=f"Aggregation by round ({rule})" if rule else "Aggregation by round",
         headings=("round", "error", "averaged apart", "agreement", "effective rank", "moves least", "moves most"),
@@ -275,11 +274,11 @@ def aggregation_table(view: RunView) -> Table:
 
 def left_out_table(view: RunView) -> Table:
     """Clients that could not take part."""
-    shown = view.left_out[:_MOST_REFUSALS]
+    shown = [*view.left_out.values()][:_MOST_REFUSALS]
     return Table(
         title="Clients that could not take part",
         headings=("client", "reason", "in its own words"),
-        rows=tuple((each.client, each.reason, each.detail) for each in shown),
+        rows=tuple((each.name, each.reason, each.detail) for each in shown),
         note=_left_out(len(shown), len(view.left_out), "clients, the first ones"),
         text_columns=(0, 1, 2),
     )
@@ -301,16 +300,20 @@ def _round_text(number: int) -> str:
     return "base" if number == 0 else str(number)
 
 
+def _updates(view: RunView, number: int) -> list[UpdateReceived]:
+    return [update for update in view.updates.values() if update.round == number]
+
+
 def _mean_train_loss(view: RunView, number: int) -> float | None:
-    losses = [update.train_loss for update in view.updates if update.round == number and update.train_loss is not None]
+    losses = [update.train_loss for update in _updates(view, number) if update.train_loss is not None]
     return fmean(losses) if losses else None
 
 
-def _of(evaluation: Evaluation | None, name: str) -> Score | None:
+def _of(evaluation: MeanScore | None, name: str) -> Score | None:
     return evaluation.by_client.get(name) if evaluation else None
 
 
-def _gain(base: Evaluation | None, final: Evaluation | None, name: str) -> float:
+def _gain(base: MeanScore | None, final: MeanScore | None, name: str) -> float:
     before, after = _of(base, name), _of(final, name)
     return before.loss - after.loss if before and after else float("-inf")
 

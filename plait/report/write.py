@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 from plait.files import write_atomically
-from plait.report.fold import fold_events
 from plait.report.html import render_html
-from plait.report.run_view import RunView
 from plait.report.summary import summarise
 from plait.rounds.ledger import read_events
+from plait.rounds.run_view import RunView
 
 
 def write_report(run_directory: Path) -> RunView:
@@ -30,7 +29,7 @@ def write_report(run_directory: Path) -> RunView:
     from plait.report.plots import draw_plots
     from plait.report.theme import LIGHT, THEMES
 
-    view = fold_events(read_events(run_directory / "ledger.jsonl"))
+    view = RunView.of(read_events(run_directory / "ledger.jsonl"))
     plots = {theme.media: draw_plots(view, theme) for theme in THEMES}
     page = render_html(view, plots)
     summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"

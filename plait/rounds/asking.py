@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from plait.errors import PeerError
+from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
 from plait.rounds.description import REPLY_BYTES
@@ -143,12 +144,13 @@ class Asking:
                 self._took_s.append(time.monotonic() - self._asked_at[client])
                 return answer
             self._ledger.note(
-                "update_refused",
-                round=self._number,
-                client=client,
-                reason=Reason.NEED_FULL.value,
-                detail="sent the whole adapter",
-                uplink_bytes=answer.uplink_bytes,
+                events.UpdateRefused(
+                    round=self._number,
+                    client=client,
+                    reason=Reason.NEED_FULL.value,
+                    detail="sent the whole adapter",
+                    uplink_bytes=answer.uplink_bytes,
+                )
             )
             self._send(client, Held())
         return None
@@ -178,16 +180,17 @@ class Asking:
         parts = encode_task(self._task(client, broadcast, base), whole=not held.adapter)
         cost = measure(broadcast, layout=self._state.tracks[track].shadow.layout)
         self._ledger.note(
-            "broadcast",
-            round=self._number,
-            client=client,
-            purpose=self._purpose.value,
-            downlink_bytes=sum(map(len, parts)),
-            payload_bytes=cost.payload_bytes,
-            envelope_bytes=cost.envelope_bytes,
-            codec=cost.codec,
-            bits_per_parameter=cost.bits_per_parameter,
-            **({"base_bytes": len(base)} if base else {}),
+            events.Broadcast(
+                round=self._number,
+                client=client,
+                purpose=self._purpose.value,
+                downlink_bytes=sum(map(len, parts)),
+                payload_bytes=cost.payload_bytes,
+                envelope_bytes=cost.envelope_bytes,
+                codec=cost.codec,
+                bits_per_parameter=cost.bits_per_parameter,
+                base_bytes=len(base) or None,
+            )
         )
         node = self._roster.nodes[client]
         self._waiting[node] = client

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from plait.errors import MachineError, PeerError
+from plait.rounds.events import ClientsDescribed, Event, RoundFinished, UpdateReceived, UpdateRefused
 from plait.rounds.folding import Folding, Refused
-from plait.rounds.ledger import Event
 from plait.rounds.norm_bound import Norms
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
@@ -32,23 +31,22 @@ def check_signatures(events: Sequence[Event]) -> int:
     keys: dict[str, bytes] = {}
     checked = 0
     for event in events:
-        if event["event"] == "clients_described":
-            for card in cast("list[dict[str, str]]", event["clients"]):
-                keys[card["client"]] = bytes.fromhex(card.get("public_key", ""))
-        elif event["event"] == "update_received":
-            number, client = cast("int", event["round"]), cast("str", event["client"])
+        if isinstance(event, ClientsDescribed):
+            keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
+        elif isinstance(event, UpdateReceived):
+            number, client = event.round, event.client
             key = keys.get(client, b"")
             if not key:
                 continue
             what = f"update of {client!r} in round {number}"
-            signed, signature = (bytes.fromhex(cast("str", event.get(part, ""))) for part in ("signed", "signature"))
+            signed, signature = bytes.fromhex(event.signed or ""), bytes.fromhex(event.signature or "")
             if not verify(key, signature, signed):
                 raise PeerError(f"signature on the {what} is not its key's, expected one by {key.hex()[:16]}")
             header = read_signed(signed)
-            if (header.client, header.round, header.examples) != (client, number, event["examples"]):
+            if (header.client, header.round, header.examples) != (client, number, event.examples):
                 raise PeerError(
                     f"{what} is signed for {header.client!r}, round {header.round}, {header.examples} examples, "
-                    f"expected {client!r}, {number}, {event['examples']}"
+                    f"expected {client!r}, {number}, {event.examples}"
                 )
             checked += 1
     return checked
@@ -71,20 +69,18 @@ def replay(
     Raises:
         PeerError: an update is gone or is not the one that was received, or a round gives something else.
     """
-    received: dict[int, dict[str, Event]] = {}
+    received: dict[int, dict[str, UpdateReceived]] = {}
     refused: set[tuple[int, str, str]] = set()
     done = 0
     fold = folding(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
-    told = {
-        (event["round"], event["client"], event["reason"]) for event in events if event["event"] == "update_refused"
-    }
+    told = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
     for event in events:
-        if event["event"] == "update_received":
-            received.setdefault(cast("int", event["round"]), {})[cast("str", event["client"])] = event
-        elif event["event"] == "round_finished":
+        if isinstance(event, UpdateReceived):
+            received.setdefault(event.round, {})[event.client] = event
+        elif isinstance(event, RoundFinished):
             number = state.round + 1
-            if event["round"] != number:
-                raise PeerError(f"round {event['round']} is the next that the ledger finishes, expected {number}")
+            if event.round != number:
+                raise PeerError(f"round {event.round} is the next that the ledger finishes, expected {number}")
             norms = {
                 client: _norms(directory, fold, state, number, client, update)
                 for client, update in sorted(received.get(number, {}).items())
@@ -93,10 +89,10 @@ def replay(
                 state, fields = fold.step(state, number, norms)
             except MachineError as error:
                 raise PeerError(str(error)) from error
-            if fields["adapter"] != event["adapter"]:
+            if fields["adapter"] != event.adapter:
                 raise PeerError(
                     f"round {number} computed again gives adapter {str(fields['adapter'])[:16]}, "
-                    f"expected {str(event['adapter'])[:16]} as the ledger says"
+                    f"expected {event.adapter[:16]} as the ledger says"
                 )
             for misfit in sorted(refused - told):
                 raise PeerError(f"round {number} computed again refuses {misfit[1]!r} ({misfit[2]}), expected it taken")
@@ -104,17 +100,17 @@ def replay(
     return done
 
 
-def _norms(directory: RunDirectory, folding: Folding, state: RunState, number: int, client: str, event: Event) -> Norms:
+def _norms(
+    directory: RunDirectory, folding: Folding, state: RunState, number: int, client: str, event: UpdateReceived
+) -> Norms:
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
         raise PeerError(f"{what} is gone, expected it kept in '{directory.path / 'spool'}'")
     opened, track = folding.open(state, number, client, update)
-    if opened.delta.digest().hex() != event["digest"]:
-        raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {str(event['digest'])[:16]}")
-    if event.get("signature") and (signed_bytes(update).hex(), signature_of(update).hex()) != (
-        event["signed"],
-        event["signature"],
-    ):
+    if opened.delta.digest().hex() != event.digest:
+        raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
+    stated = event.signed, event.signature
+    if event.signature and (signed_bytes(update).hex(), signature_of(update).hex()) != stated:
         raise PeerError(f"{what} is signed otherwise than the ledger says")
     return folding.measure(opened, state, track)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from plait.adapters import AdapterState, Parent, parents_from
 from plait.aggregation import BaseDelta
 from plait.rounds.broadcasts import move_base
-from plait.rounds.ledger import Event
+from plait.rounds.events import Event, RunStarted
 from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
 
@@ -54,4 +54,5 @@ def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint:
 
 def parents_in(events: Sequence[Event]) -> tuple[Parent, ...]:
     """The adapters that the run of a ledger began with."""
-    return next((parents_from(event.get("parents")) for event in events if event["event"] == "run_started"), ())
+    started = next((event for event in events if isinstance(event, RunStarted)), None)
+    return parents_from([dict(parent) for parent in started.parents]) if started and started.parents else ()

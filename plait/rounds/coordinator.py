@@ -18,6 +18,7 @@ from typing import cast
 
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, PeerError
+from plait.rounds import events
 from plait.rounds.asking import Answer, Asking
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
@@ -154,7 +155,7 @@ class Coordinator:
                     if self._evaluation_due(state.round):
                         state = self._evaluate(state, roster)
         except (Interrupted, KeyboardInterrupt):
-            self._ledger.append("interrupted", round=state.round)
+            self._ledger.append(events.Interrupted(round=state.round))
             raise
         return state
 
@@ -208,7 +209,7 @@ class Coordinator:
             verdict = self._folding.judge(state, stored)
             if len(verdict.accepted) >= self._plan.quorum:
                 break
-            self._ledger.append("round_missed", round=number, attempt=attempt, received=len(verdict.accepted))
+            self._ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(verdict.accepted)))
         else:
             raise PeerError(
                 f"round {number} got {len(verdict.accepted)} usable updates from its {self._plan.cohort_size} clients, "
@@ -244,7 +245,7 @@ class Coordinator:
             seed=plan.seed,
             round_number=number,
         )
-        self._ledger.append("round_started", round=number, cohort=list(chosen))
+        self._ledger.append(events.RoundStarted(round=number, cohort=chosen))
         replacements = (name for name in reserve if name in roster.nodes and name not in stored)
         with self._asking(state, roster, Purpose.TRAIN, number) as asking:
             for name in chosen:
@@ -266,7 +267,7 @@ class Coordinator:
                     continue
                 self._doubt(roster, answer)
                 if len(usable) + len(asking.waiting) < plan.cohort_size and (name := next(replacements, None)):
-                    self._ledger.append("client_replaced", round=number, client=client, by=name)
+                    self._ledger.append(events.ClientReplaced(round=number, client=client, by=name))
                     asking.ask(name)
             late = sorted(asking.waiting) if len(usable) < plan.cohort_size else []
         for client in late:
@@ -286,7 +287,7 @@ class Coordinator:
         self._publish(state)
         if not self._plan.keep_updates:
             self._directory.clear_updates()
-        self._ledger.append("round_finished", **state.finished)
+        self._ledger.append(events.RoundFinished.model_validate(state.finished))
 
     def _recover(self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Norms]) -> None:
         """Take into `stored` what an earlier stretch of the run stored; the ledger gets what it lacks of it."""
@@ -324,19 +325,20 @@ class Coordinator:
                     self._log_refusal(state.round, answer, refused.reason, str(refused))
                     continue
                 self._ledger.note(
-                    "reply_received",
-                    round=state.round,
-                    client=answer.client,
-                    purpose=Purpose.EVALUATE.value,
-                    uplink_bytes=answer.uplink_bytes,
+                    events.ReplyReceived(
+                        round=state.round,
+                        client=answer.client,
+                        purpose=Purpose.EVALUATE.value,
+                        uplink_bytes=answer.uplink_bytes,
+                    )
                 )
                 state = note_held(state, answer.client, state.held_on(roster.tracks[answer.client]))
                 losses[answer.client], own_loss = client_losses(reply)
                 if own_loss is not None:
                     own[answer.client] = own_loss
         if losses:
-            more = {"own": mean_loss(own)} if own else {}
-            self._ledger.append("evaluated", round=state.round, **mean_loss(losses), **more)
+            own_mean = mean_loss(own) if own else None
+            self._ledger.append(events.Evaluated(round=state.round, **dict(mean_loss(losses)), own=own_mean))
         elif not self._channel.open_ended:
             raise PeerError(f"no client could evaluate round {state.round}, expected at least 1")
         return state
@@ -377,24 +379,28 @@ class Coordinator:
 
     def _log_update(self, opened: Opened, update: bytes, norms: Norms, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
+        # What shows later that the client's key signed this update, though the update itself is gone.
+        signature = signature_of(update)
         self._ledger.note(
-            "update_received",
-            round=opened.header.round,
-            client=opened.header.client,
-            uplink_bytes=uplink_bytes,
-            payload_bytes=opened.encoding.payload_bytes,
-            envelope_bytes=opened.encoding.envelope_bytes,
-            codec=opened.encoding.codec,
-            bits_per_parameter=opened.encoding.bits_per_parameter,
-            distortion=metrics.get("distortion"),
-            codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
-            examples=opened.header.examples,
-            tokens=int(metrics.get("train_tokens", 0)),
-            train_loss=metrics.get("train_loss"),
-            train_s=metrics.get("train_s"),
-            digest=opened.delta.digest().hex(),
-            norms={figure: norm for figure, norm in norms.items() if norm},
-            **_proof(update),
+            events.UpdateReceived(
+                round=opened.header.round,
+                client=opened.header.client,
+                uplink_bytes=uplink_bytes,
+                payload_bytes=opened.encoding.payload_bytes,
+                envelope_bytes=opened.encoding.envelope_bytes,
+                codec=opened.encoding.codec,
+                bits_per_parameter=opened.encoding.bits_per_parameter,
+                distortion=metrics.get("distortion"),
+                codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
+                examples=opened.header.examples,
+                tokens=int(metrics.get("train_tokens", 0)),
+                train_loss=metrics.get("train_loss"),
+                train_s=metrics.get("train_s"),
+                digest=opened.delta.digest().hex(),
+                norms={figure: norm for figure, norm in norms.items() if norm},
+                signed=signed_bytes(update).hex() if signature else None,
+                signature=signature.hex() if signature else None,
+            )
         )
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
@@ -421,16 +427,11 @@ class Coordinator:
 
     def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str) -> None:
         self._ledger.append(
-            "update_refused",
-            round=number,
-            client=answer.client,
-            reason=str(reason),
-            detail=detail,
-            uplink_bytes=answer.uplink_bytes,
+            events.UpdateRefused(
+                round=number,
+                client=answer.client,
+                reason=str(reason),
+                detail=detail,
+                uplink_bytes=answer.uplink_bytes,
+            )
         )
-
-
-def _proof(update: bytes) -> dict[str, str]:
-    """What shows later that the client's key signed this update, though the update itself is gone."""
-    signature = signature_of(update)
-    return {"signed": signed_bytes(update).hex(), "signature": signature.hex()} if signature else {}

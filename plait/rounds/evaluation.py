@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from plait.rounds.events import ClientScore, MeanScore
 from plait.wire.messages import Evaluation
 
 # Of fewer sequences there is no standard error: it would be rough, and with two it would give both losses away.
@@ -113,36 +114,30 @@ class ClientLoss:
         return _margin(self.change_error, self.examples - 1)
 
 
-def mean_loss(by_client: Mapping[str, ClientLoss]) -> dict[str, object]:
-    """The fields of an ``evaluated`` event: the mean over all held-out tokens, and every client's own figures.
-
-    A margin is half of a 95 % interval. What is not known is left out.
-    """
+def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
+    """The mean over all held-out tokens, and every client's own figures; figures that are not known are None."""
     clients = list(by_client.values())
     total = sum(entry.tokens for entry in clients)
-    fields: dict[str, object] = {
-        "loss": sum(entry.loss * entry.tokens for entry in clients) / total,
-        "by_client": {name: _row(entry) for name, entry in sorted(by_client.items())},
-    }
-    margin = _stratified_margin([_Stratum(each.loss, each.error, each.tokens, each.examples) for each in clients])
-    if margin is not None:
-        fields["loss_margin"] = margin
     moved = [
         _Stratum(each.change, each.change_error, each.tokens, each.examples)
         for each in clients
         if each.change is not None
     ]
     # The change of a part of the clients would not be that of the mean.
-    if len(moved) == len(clients):
-        fields["change"] = sum(each.mean * each.tokens for each in moved) / total
-        if (margin := _stratified_margin(moved)) is not None:
-            fields["change_margin"] = margin
+    all_moved = len(moved) == len(clients)
     judged = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
-    if judged:
-        correct, examples = sum(correct for correct, _ in judged), sum(examples for _, examples in judged)
-        fields["accuracy"] = correct / examples
-        fields["accuracy_interval"] = list(wilson(correct, examples))
-    return fields
+    correct, examples = sum(correct for correct, _ in judged), sum(examples for _, examples in judged)
+    return MeanScore(
+        loss=sum(entry.loss * entry.tokens for entry in clients) / total,
+        loss_margin=_stratified_margin(
+            [_Stratum(each.loss, each.error, each.tokens, each.examples) for each in clients]
+        ),
+        change=sum(each.mean * each.tokens for each in moved) / total if all_moved else None,
+        change_margin=_stratified_margin(moved) if all_moved else None,
+        accuracy=correct / examples if judged else None,
+        accuracy_interval=wilson(correct, examples) if judged else None,
+        by_client={name: _score(entry) for name, entry in sorted(by_client.items())},
+    )
 
 
 def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
@@ -171,14 +166,17 @@ def wilson(correct: int, examples: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _row(entry: ClientLoss) -> dict[str, object]:
-    row: dict[str, object] = {"loss": entry.loss, "tokens": entry.tokens, "sequences": entry.examples}
-    known = {"loss_margin": entry.margin, "change": entry.change, "change_margin": entry.change_margin}
-    row |= {key: value for key, value in known.items() if value is not None}
-    if entry.correct is not None:
-        row["accuracy"] = entry.correct / entry.examples
-        row["accuracy_interval"] = list(wilson(entry.correct, entry.examples))
-    return row
+def _score(entry: ClientLoss) -> ClientScore:
+    return ClientScore(
+        loss=entry.loss,
+        tokens=entry.tokens,
+        sequences=entry.examples,
+        loss_margin=entry.margin,
+        change=entry.change,
+        change_margin=entry.change_margin,
+        accuracy=None if entry.correct is None else entry.correct / entry.examples,
+        accuracy_interval=None if entry.correct is None else wilson(entry.correct, entry.examples),
+    )
 
 
 def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:

@@ -1,9 +1,9 @@
 """The ledger: the append-only, hash-chained record of a run, one JSON object a line.
 
 Every line carries its number, the time, the event and its fields, the hash of the line before (`prev`) and its own
-(`hash`, SHA-256 over the canonical JSON of everything else). Whoever changes, drops or reorders a line breaks the
-chain; only lines cut off at the end cannot be told. Reports read this file and nothing else. Knows nothing of what the
-events mean.
+(`hash`, SHA-256 over the canonical JSON of everything else). A line that is changed, dropped or moved breaks the chain;
+only lines cut off at the end go unnoticed. Reports read this file and nothing else. What events there are is in
+`events.py`; this file knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import cast
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.files import cannot_write, fsync_directory
+from plait.rounds.events import Event, parse_event
 
-Event = dict[str, Json]
+Line = dict[str, Json]
+"""One line of a ledger: the fields of an event, its number, time and name, and the two hashes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Ledger:
 
     Args:
         path: of the file.
-        told: hears of every event once it is written.
+        told: called with every event once it is written.
         clock: seconds since 1970.
 
     Raises:
@@ -70,29 +72,28 @@ class Ledger:
         except OSError as error:
             raise cannot_write(path, error, doing="open") from error
 
-    def append(self, event: str, **fields: object) -> Event:
-        """Write one event and fsync it, and with it whatever was noted before.
-
-        Args:
-            event: its kind.
-            fields: JSON values.
+    def append(self, event: Event) -> None:
+        """Write one event and fsync it, and with it everything that was noted before.
 
         Raises:
             MachineError: the disk is full or gone; the ledger is as it was.
         """
-        return self._write(event, fields, durable=True)
+        self._write(event, durable=True)
 
-    def note(self, event: str, **fields: object) -> Event:
+    def note(self, event: Event) -> None:
         """As `append`, but the event outlives only the process until the next `append`, not the machine's power."""
-        return self._write(event, fields, durable=False)
+        self._write(event, durable=False)
 
-    def _write(self, event: str, fields: Mapping[str, object], *, durable: bool) -> Event:
+    def _write(self, event: Event, *, durable: bool) -> None:
         end = self._end
-        line = cast(
-            "Event",
-            {"seq": end.events, "time": round(self._clock(), 3), "event": event, **fields, "prev": end.hash},
-        )
-        line["hash"] = _hash(line)
+        line: Line = {
+            "seq": end.events,
+            "time": round(self._clock(), 3),
+            "event": event.event,
+            **event.fields(),
+            "prev": end.hash,
+        }
+        own_hash = line["hash"] = _hash(line)
         data = _canonical(line) + b"\n"
         try:
             # Whatever an append that failed or was interrupted half-way has left is cut off first.
@@ -104,10 +105,9 @@ class Ledger:
                 os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error, needed_bytes=len(data)) from error
-        self._end = _End(end.events + 1, line["hash"], end.size_bytes + len(data))
+        self._end = _End(end.events + 1, own_hash, end.size_bytes + len(data))
         if self._told is not None:
-            self._told(line)
-        return line
+            self._told(event)
 
     def close(self) -> None:
         """Close the file."""
@@ -115,7 +115,7 @@ class Ledger:
 
 
 class Follower:
-    """Reads a ledger as it grows, each event once; so whoever follows a run does work in proportion to its length.
+    """Reads a ledger as it grows, each event once, so that following a run takes time in proportion to its length.
 
     The chain is not checked: its writer does that, and `read_events`.
 
@@ -131,7 +131,7 @@ class Follower:
         """The whole events that were appended since the last call; none where the file cannot be read.
 
         Raises:
-            PeerError: a line is not JSON.
+            PeerError: a line is not an event.
         """
         try:
             with self._path.open("rb") as file:
@@ -141,8 +141,8 @@ class Follower:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         try:
-            events = [cast("Event", json.loads(line)) for line in whole.splitlines()]
-        except ValueError as error:
+            events = [parse_event(json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, AttributeError) as error:
             raise PeerError(f"'{self._path}' holds a line that is not an event of a ledger") from error
         self._read_bytes += len(whole)
         return events
@@ -152,7 +152,16 @@ def read_events(path: Path) -> list[Event]:
     """All whole events of a ledger, its chain checked; a torn last line is dropped.
 
     Raises:
-        PeerError: the file is missing, a line is not JSON, or the chain is broken (the line is named).
+        PeerError: the file is missing, a line is not an event, or the chain is broken (the line is named).
+    """
+    return [parse_event(line) for line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """As `read_events`, but as the JSON objects that they are on disk, whatever they say.
+
+    Raises:
+        PeerError: as for `read_events`.
     """
     try:
         data = path.read_bytes()
@@ -167,35 +176,30 @@ def torn_bytes(path: Path) -> int:
     return len(data) - data.rfind(b"\n") - 1
 
 
-def _parse(data: bytes, path: Path) -> tuple[list[Event], _End]:
-    events: list[Event] = []
+def _parse(data: bytes, path: Path) -> tuple[list[Line], _End]:
+    lines: list[Line] = []
     end = _End()
     for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            event = cast("Event", json.loads(raw))
-            stated = cast("str", event["hash"])
+            line = cast("Line", json.loads(raw))
+            stated = cast("str", line["hash"])
             # Other bytes for the same values (spaces, a key given twice) are a change too.
-            whole = (event["seq"], event["prev"], stated, raw) == (
-                end.events,
-                end.hash,
-                _hash(event),
-                _canonical(event),
-            )
+            whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), _canonical(line))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
         if not whole:
             raise PeerError(f"line {number} of '{path}' breaks the hash chain: it was changed, or a line is missing")
-        events.append(event)
+        lines.append(line)
         end = _End(number, stated, end.size_bytes + len(raw) + 1)
-    return events, end
+    return lines, end
 
 
-def _hash(event: Mapping[str, Json]) -> str:
-    return hashlib.sha256(_canonical({k: v for k, v in event.items() if k != "hash"})).hexdigest()
+def _hash(line: Mapping[str, Json]) -> str:
+    return hashlib.sha256(_canonical({k: v for k, v in line.items() if k != "hash"})).hexdigest()
 
 
-def _canonical(event: Mapping[str, Json]) -> bytes:
-    return json.dumps(event, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
+def _canonical(line: Mapping[str, Json]) -> bytes:
+    return json.dumps(line, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
 
 
 def _lock(file: FileIO, path: Path) -> None:

@@ -8,16 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from plait.adapters import Json
 from plait.rounds.channel import Purpose
-from plait.rounds.ledger import Event
+from plait.rounds.events import (
+    ClientsDescribed,
+    Evaluated,
+    Event,
+    ReplyReceived,
+    RoundFinished,
+    RoundStarted,
+    RunStarted,
+    UpdateReceived,
+    UpdateRefused,
+)
 
 
 def weight_ratio_in(events: Sequence[Event]) -> float:
     """How many times the median a weight may be in a run; infinite in one that began before there was a bound."""
-    return cast("float", events[0].get("weight_ratio", math.inf))
+    ratio = next((event.weight_ratio for event in events if isinstance(event, RunStarted)), None)
+    return math.inf if ratio is None else ratio
 
 
 @dataclass(frozen=True)
@@ -45,33 +54,20 @@ class Recorded:
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
         """All that these events say of it."""
-
-        def rounds(kind: str) -> list[int]:
-            return [cast("int", event["round"]) for event in events if event["event"] == kind]
-
         return cls(
-            begun=any(event["event"] in ("evaluated", "round_started") for event in events),
-            finished=max(rounds("round_finished"), default=0),
-            evaluated=max(rounds("evaluated"), default=-1),
-            received=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]))
-                for event in events
-                if event["event"] == "update_received"
-            ),
+            begun=any(isinstance(event, (Evaluated, RoundStarted)) for event in events),
+            finished=max((event.round for event in events if isinstance(event, RoundFinished)), default=0),
+            evaluated=max((event.round for event in events if isinstance(event, Evaluated)), default=-1),
+            received=frozenset((event.round, event.client) for event in events if isinstance(event, UpdateReceived)),
             evaluations=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]))
+                (event.round, event.client)
                 for event in events
-                if event["event"] == "reply_received" and event["purpose"] == Purpose.EVALUATE.value
+                if isinstance(event, ReplyReceived) and event.purpose == Purpose.EVALUATE.value
             ),
             clients=frozenset(
-                cast("str", client["client"])
-                for event in events
-                if event["event"] == "clients_described"
-                for client in cast("list[dict[str, Json]]", event["clients"])
+                client.client for event in events if isinstance(event, ClientsDescribed) for client in event.clients
             ),
             misfits=frozenset(
-                (cast("int", event["round"]), cast("str", event["client"]), cast("str", event["reason"]))
-                for event in events
-                if event["event"] == "update_refused"
+                (event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)
             ),
         )

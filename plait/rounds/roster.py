@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from plait.errors import PeerError
+from plait.rounds import events
 from plait.rounds.channel import Channel, Data, Identity, NoAnswer, Presence, Purpose
 from plait.rounds.description import UnfitError, check_description, read_description
 from plait.rounds.ledger import Ledger
@@ -137,7 +138,7 @@ class Roster:
         self._is_first = False
         if self._told_waiting is not None:
             self._told_waiting = None
-            self._ledger.append("clients_gathered", fit=len(self.nodes), wanted=at_least)
+            self._ledger.append(events.ClientsGathered(fit=len(self.nodes), wanted=at_least))
 
     def _gather_all(self, enough: int) -> None:
         self._look()
@@ -265,13 +266,10 @@ class Roster:
 
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
         """What asking a client took."""
-        sent_bytes = sum(map(len, self._tasks[track]))
+        purpose, sent_bytes = Purpose.DESCRIBE.value, sum(map(len, self._tasks[track]))
         received_bytes = 0 if isinstance(raw, NoAnswer) else len(raw)
-        for event, fields in (
-            ("broadcast", {"downlink_bytes": sent_bytes}),
-            ("reply_received", {"uplink_bytes": received_bytes}),
-        ):
-            self._ledger.note(event, round=0, client=client, purpose=Purpose.DESCRIBE.value, **fields)
+        self._ledger.note(events.Broadcast(round=0, client=client, purpose=purpose, downlink_bytes=sent_bytes))
+        self._ledger.note(events.ReplyReceived(round=0, client=client, purpose=purpose, uplink_bytes=received_bytes))
 
     def _identity(self, node: int) -> Identity | None:
         try:
@@ -293,7 +291,7 @@ class Roster:
         # Of one that is asked again and again the ledger is told once.
         if self._told_unfit.get(node) != (reason, detail):
             self._told_unfit[node] = str(reason), detail
-            self._ledger.append("client_turned_away", node=node, client=client, reason=str(reason), detail=detail)
+            self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
     def _suffices(self, at_least: int, enough: int | None) -> bool:
         """Whether nobody need be waited for."""
@@ -317,7 +315,7 @@ class Roster:
         now = here, fit, unfit = len(self._presence), len(self.nodes), len(self._unfit)
         if now != self._told_waiting:
             self._told_waiting = now
-            self._ledger.append("waiting_for_clients", here=here, fit=fit, unfit=unfit, wanted=wanted)
+            self._ledger.append(events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted))
 
     def _tell(self, new: Sequence[str]) -> None:
         """Tell the ledger who is new, but for those that are as it was told before."""
@@ -326,19 +324,17 @@ class Roster:
         self._told.update(news)
         if not news:
             return
-        self._ledger.append(
-            "clients_described",
-            clients=[
-                {
-                    "client": name,
-                    "train_examples": card.train_examples,
-                    "train_tokens": card.train_tokens,
-                    "held_out_examples": card.held_out_examples,
-                    "held_out_tokens": card.held_out_tokens,
-                    "rank": self._ranks.adapters[track].rank,
-                    "histogram": dict(card.histogram),
-                    **({"public_key": key.hex()} if key else {}),
-                }
-                for name, (card, key, track) in news.items()
-            ],
+        clients = tuple(
+            events.DescribedClient(
+                client=name,
+                train_examples=card.train_examples,
+                train_tokens=card.train_tokens,
+                held_out_examples=card.held_out_examples,
+                held_out_tokens=card.held_out_tokens,
+                rank=self._ranks.adapters[track].rank,
+                histogram=card.histogram,
+                public_key=key.hex() or None,
+            )
+            for name, (card, key, track) in news.items()
         )
+        self._ledger.append(events.ClientsDescribed(clients=clients))

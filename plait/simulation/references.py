@@ -9,6 +9,7 @@ from plait.config import RunConfig
 from plait.plan import blueprint_of, settings_of
 from plait.rounds.beginning import begun
 from plait.rounds.evaluation import mean_loss
+from plait.rounds.events import Reference
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
@@ -22,7 +23,7 @@ from plait.training.reference import train_reference
 def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
     """Train every baseline that `config` asks for and the run's ledger lacks, and append its result there."""
     events = read_events(directory.ledger)
-    there = {str(event["kind"]) for event in events if event["event"] == "reference"}
+    there = {event.kind for event in events if isinstance(event, Reference)}
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
@@ -54,17 +55,22 @@ def add_references(directory: RunDirectory, config: RunConfig, *, progress: Call
                 seed=config.seed,
                 progress=progress,
             )
-            fields = mean_loss(reference.by_client)
+            mean = mean_loss(reference.by_client)
             ledger.append(
-                "reference",
-                kind=kind,
-                held_out_loss=fields.pop("loss"),
-                everywhere=reference.everywhere,
-                by_client={name: loss.loss for name, loss in reference.by_client.items()},
-                steps=reference.steps,
-                batch_size=reference.batch_size,
-                wall_s=round(reference.wall_s, 3),
-                **{key: value for key, value in fields.items() if key != "by_client"},
+                Reference(
+                    kind=kind,
+                    held_out_loss=mean.loss,
+                    everywhere=reference.everywhere,
+                    by_client={name: loss.loss for name, loss in reference.by_client.items()},
+                    steps=reference.steps,
+                    batch_size=reference.batch_size,
+                    wall_s=round(reference.wall_s, 3),
+                    loss_margin=mean.loss_margin,
+                    change=mean.change,
+                    change_margin=mean.change_margin,
+                    accuracy=mean.accuracy,
+                    accuracy_interval=mean.accuracy_interval,
+                )
             )
     finally:
         ledger.close()

@@ -15,7 +15,8 @@ from plait.flower.rules import ALL_RULES
 from plait.rounds.channel import Purpose, TaskParts
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.events import SCHEMA, Adapter, Base, RunStarted
+from plait.rounds.ledger import Ledger, read_lines
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
@@ -104,7 +105,17 @@ def run(
     state = initial_state(b"r" * 16, ranks)
     save_checkpoint(directory.checkpoints, state, ranks)
     ledger = Ledger(directory.ledger)
-    ledger.append("run_started", run=state.run_id.hex())
+    ledger.append(
+        RunStarted(
+            schema_version=SCHEMA,
+            run=state.run_id.hex(),
+            seed=seed,
+            config={},
+            base=Base(name="made-up"),
+            adapter=Adapter(trainable_parameters=spec.layout.size),
+            full_model_bytes=0,
+        )
+    )
     plan = RunPlan(
         rounds=rounds,
         clients=len(clients),
@@ -130,7 +141,7 @@ def run(
         state = coordinator.run(state)
     finally:
         ledger.close()
-    return state, [dict(event) for event in read_events(directory.ledger)]
+    return state, read_lines(directory.ledger)
 
 
 @contextmanager

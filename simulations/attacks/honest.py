@@ -18,7 +18,7 @@ from plait.cli.simulate import prepare
 from plait.config import RunConfig
 from plait.errors import PlaitError
 from plait.flower.rules import ALL_RULES
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.simulation.local_grid import run_in_process
 from plait.training.methods import METHODS
 
@@ -77,7 +77,7 @@ def main() -> None:
             except PlaitError as error:
                 line["error"] = str(error)
             if (out / "ledger.jsonl").exists():
-                line |= _told(read_events(out / "ledger.jsonl"))
+                line |= _told(read_lines(out / "ledger.jsonl"))
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

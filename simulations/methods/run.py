@@ -27,8 +27,8 @@ from plait.cli.simulate import execute, prepare
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.report import summarise
-from plait.report.fold import fold_events
 from plait.rounds.ledger import read_events
+from plait.rounds.run_view import RunView
 from plait.training.methods import METHODS, method_of
 
 HERE = Path(__file__).parent
@@ -141,7 +141,7 @@ def run(table: Settings) -> dict[str, object]:
     try:
         settings = prepare(config_from_table(given, where="scenario"), quiet=True)
         execute(settings, quiet=True)
-        view = fold_events(read_events(folder / "run" / "ledger.jsonl"))
+        view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
     except PlaitError as error:
         return {"refused": str(error)}
     finally:
@@ -149,17 +149,17 @@ def run(table: Settings) -> dict[str, object]:
     found = summarise(view)
     steps = settings.local_steps
     return {
-        "parameters": view.adapter.trainable_parameters,
-        "full_parameters": view.base.parameters,
+        "parameters": view.start.adapter.trainable_parameters,
+        "full_parameters": view.start.base.parameters,
         "uplink_bytes": found["uplink_bytes_per_client_round"],
         "downlink_bytes": found["downlink_bytes_per_client_round"],
-        "step_s": round(statistics.median(update.train_s / steps for update in view.updates if update.train_s), 4),
+        "step_s": round(statistics.median(each.train_s / steps for each in view.updates.values() if each.train_s), 4),
         "peak_bytes": machine.peak_rss_bytes(),
         "base_loss": found["base_held_out_loss"],
         "held_out_loss": found["final_held_out_loss"],
         "base_accuracy": found.get("base_held_out_accuracy"),
         "accuracy": found.get("final_held_out_accuracy"),
-        "dtype": view.machine["dtype"],
+        "dtype": view.start.machine["dtype"],
     }
 
 

@@ -26,8 +26,8 @@ from plait.cli.simulate import execute, prepare
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.report import summarise
-from plait.report.fold import fold_events
 from plait.rounds.ledger import read_events
+from plait.rounds.run_view import RunView
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
@@ -163,13 +163,13 @@ def run(table: Mapping[str, object]) -> dict[str, object]:
     try:
         settings = prepare(config_from_table({**table, "out": str(folder / "run")}, where="scenario"), quiet=True)
         execute(settings, quiet=True)
-        view = fold_events(read_events(folder / "run" / "ledger.jsonl"))
+        view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
     except PlaitError as error:
         return {"refused": str(error)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = summarise(view)
-    last = view.rounds[-1].diagnostics
+    last = view.newest_round.diagnostics if view.newest_round else None
     return {
         "base_loss": found["base_held_out_loss"],
         "held_out_loss": found["final_held_out_loss"],

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from plait.data import cache_directory, load_dataset
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 
 CHARACTERS = 600
 
@@ -86,7 +86,7 @@ def main() -> None:
         memory = Memory(process.pid)
     if process.returncode:
         sys.exit(process.returncode)
-    events = list(read_events(run / "ledger.jsonl"))
+    events = list(read_lines(run / "ledger.jsonl"))
     times = {
         kind: [event["time"] for event in events if event["event"] == kind]
         for kind in ("round_started", "round_finished")

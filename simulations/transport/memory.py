@@ -25,7 +25,7 @@ from plait.adapters import AdapterState
 from plait.bench.transport_light import Answer, run_nodes
 from plait.config import RunConfig
 from plait.plan import blueprint_of
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, read_header, seal
@@ -157,7 +157,7 @@ def wait_for_address(log: Path, server: subprocess.Popen[bytes]) -> str:
 
 def events(out: Path) -> list[dict[str, object]]:
     """What the ledger says so far."""
-    return list(read_events(out / "ledger.jsonl")) if (out / "ledger.jsonl").exists() else []
+    return list(read_lines(out / "ledger.jsonl")) if (out / "ledger.jsonl").exists() else []
 
 
 def main(*arguments: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import Event, read_events
+from plait.rounds.ledger import Line, read_lines
 from plait.trust import provision
 
 CLIENTS = ("alice", "bob", "carol")
@@ -124,12 +124,12 @@ class Deployment:
     def printed(self, name: str) -> str:
         return self.output(name).read_text()
 
-    def events(self, kind: str, **fields: object) -> list[Event]:
+    def events(self, kind: str, **fields: object) -> list[Line]:
         if not (self.run / "ledger.jsonl").exists():
             return []
         return [
             event
-            for event in read_events(self.run / "ledger.jsonl")
+            for event in read_lines(self.run / "ledger.jsonl")
             if event["event"] == kind and all(event.get(key) == value for key, value in fields.items())
         ]
 

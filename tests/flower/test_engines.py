@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import read_config_table
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -117,7 +117,7 @@ def adapters(run: Path) -> list[str]:
     """What the ledger says of the adapter after every round, and at the end."""
     return [
         event["adapter"]
-        for event in read_events(run / "ledger.jsonl")
+        for event in read_lines(run / "ledger.jsonl")
         if event["event"] in ("round_finished", "run_finished")
     ]
 

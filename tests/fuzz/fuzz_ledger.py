@@ -10,6 +10,7 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.errors import PeerError
+    from plait.rounds.events import ClientScore, Evaluated, RoundStarted
     from plait.rounds.ledger import Ledger, read_events
 
 FOLDER = Path(tempfile.mkdtemp())
@@ -53,9 +54,8 @@ def canonical(event: dict) -> bytes:
 def seeds() -> list[bytes]:
     path = FOLDER / "seed.jsonl"
     ledger = Ledger(path)
-    ledger.append("run_started", run="ab" * 16, config={"wire": "1", "seed": 0})
-    ledger.append("round_started", round=1, cohort=["alice", "bob"])
-    ledger.append("evaluated", round=0, loss=1.5, by_client={"alice": {"loss": 2.5e-3, "tokens": 12}})
+    ledger.append(RoundStarted(round=1, cohort=("alice", "bob")))
+    ledger.append(Evaluated(round=0, loss=1.5, by_client={"alice": ClientScore(loss=2.5e-3, tokens=12)}))
     ledger.close()
     return [path.read_bytes(), path.read_bytes()[:100], b""]
 

@@ -7,10 +7,11 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.errors import PeerError
-    from plait.report.fold import fold_events
     from plait.report.html import _ALTERNATIVE_TEXTS, render_html
     from plait.report.status import status_tables
     from plait.report.summary import summarise
+    from plait.rounds.events import parse_event
+    from plait.rounds.run_view import RunView
 
 
 def parse(data: bytes) -> None:
@@ -21,7 +22,7 @@ def parse(data: bytes) -> None:
     for event in events:
         status_tables(event)
     try:
-        view = fold_events(events)
+        view = RunView.of(map(parse_event, events))
     except PeerError:
         return
     json.dumps(summarise(view), allow_nan=False)

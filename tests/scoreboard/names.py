@@ -27,6 +27,7 @@ from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
 from plait.report import status_tables, to_rich
+from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
 from plait.serve.catalogue import Catalogue
@@ -161,9 +162,7 @@ def _ledger(folder: Path, run: str, client: str) -> None:
     ledger = Ledger(RunDirectory.create(folder, config_toml="").ledger)
     for line in fuzz.seeds()[0].split(b"\n"):
         event = json.loads(line)
-        kind = event.pop("event")
-        event.pop("time")
-        if kind == "run_started":
+        if event["event"] == "run_started":
             event |= {"name": run, "base": {**event["base"], "name": run}, "config": {**event["config"], "data": run}}
         for key in ("client", "reason", "detail", "rule"):
             if key in event:
@@ -174,7 +173,7 @@ def _ledger(folder: Path, run: str, client: str) -> None:
             event["cohort"] = [client]
         if "by_client" in event:
             event["by_client"] = {client: {"loss": 2.5, "tokens": 40}}
-        ledger.append(kind, **event)
+        ledger.append(parse_event(event))
     ledger.close()
 
 
@@ -187,23 +186,24 @@ def borrowed_fuzz():
 
 
 def _page(folder: Path, run: str, client: str) -> _Page:
-    from plait.report.fold import fold_events
     from plait.report.html import _ALTERNATIVE_TEXTS, render_html
     from plait.rounds.ledger import read_events
+    from plait.rounds.run_view import RunView
 
     _ledger(folder, run, client)
-    view = fold_events(read_events(folder / "ledger.jsonl"))
+    view = RunView.of(read_events(folder / "ledger.jsonl"))
     return _Page(render_html(view, {"": dict.fromkeys(_ALTERNATIVE_TEXTS, b"")}))
 
 
 def _tables(folder: Path) -> str:
     from rich.console import Console
 
-    from plait.report import fold_events, report_tables
+    from plait.report import report_tables
     from plait.rounds.ledger import read_events
+    from plait.rounds.run_view import RunView
 
     screen = Console(file=io.StringIO(), width=200)
-    for table in report_tables(fold_events(read_events(folder / "ledger.jsonl"))):
+    for table in report_tables(RunView.of(read_events(folder / "ledger.jsonl"))):
         screen.print(to_rich(table))
     return screen.file.getvalue()
 

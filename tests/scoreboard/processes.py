@@ -32,7 +32,7 @@ from plait.address import Address
 from plait.errors import PeerError
 from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
-from plait.rounds.ledger import Event, read_events
+from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
 from plait.trust import ClientKit, ServerKit
@@ -194,7 +194,7 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
 
     def watch(where: str) -> None:
         # Where round 2 begins and ends tells which steps are of one round.
-        events = [event["event"] for event in read_events(job.run / "ledger.jsonl") if event.get("round") == 2]
+        events = [event["event"] for event in read_lines(job.run / "ledger.jsonl") if event.get("round") == 2]
         fuse.step("end" if "evaluated" in events else "begin" if events == ["round_started"] else "")
 
     state = federation.run(watch=watch)
@@ -248,12 +248,12 @@ def result(job: Job) -> dict[str, object] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def events(job: Job, *kinds: str) -> list[Event]:
+def events(job: Job, *kinds: str) -> list[Line]:
     """What the ledger has of these kinds by now."""
     path = job.run / "ledger.jsonl"
     if not path.exists():
         return []
-    return [event for event in read_events(path) if event["event"] in kinds]
+    return [event for event in read_lines(path) if event["event"] in kinds]
 
 
 def until(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:

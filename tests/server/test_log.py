@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from plait.rounds import events
 from plait.rounds.ledger import Ledger
 from server.log import say, say_event, shown
 
@@ -38,11 +39,11 @@ def test_an_event_is_one_line_of_keys_and_values(caplog):
 def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="plait.server")
     ledger = Ledger(tmp_path / "ledger.jsonl", told=say_event)
-    ledger.append("waiting_for_clients", here=2, fit=1, unfit=1, wanted=2)
-    ledger.append("client_turned_away", node=1, client="carol", reason="unusable-data", detail="none\nevent=forged")
-    ledger.append("clients_described", clients=[{"client": "alice", "train_examples": 7}])
-    ledger.append("update_refused", round=2, client="bob", reason="late", detail="no update", uplink_bytes=0)
-    ledger.append("round_started", round=1, cohort=["alice"])
+    ledger.append(events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2))
+    ledger.append(events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"))
+    ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="alice", train_examples=7),)))
+    ledger.append(events.UpdateRefused(round=2, client="bob", reason="late", detail="no update", uplink_bytes=0))
+    ledger.append(events.RoundStarted(round=1, cohort=("alice",)))
     ledger.close()
     assert caplog.messages == [
         "event=waiting-for-clients here=2 fit=1 unfit=1 wanted=2",

@@ -14,12 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from plait.errors import MachineError, PeerError
 from plait.flower.blob import from_message
 from plait.report import status_tables
+from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server import grpc_grid
 from server.inbox import Inbox
-from server.status import RunSummary
 from server.transfers import Pace
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
@@ -530,7 +530,7 @@ class TestUploads:
 
 class TestOperators:
     def test_the_status_says_what_the_run_is_doing(self, make_grid, attending, send, until):
-        summary = RunSummary(
+        summary = RunProgress(
             run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), round_s=(3.0,), done=1
         )
         grid = make_grid(summary=lambda: summary)
@@ -551,7 +551,7 @@ class TestOperators:
         json.dumps(status)
 
     def test_the_status_of_a_run_that_waits_counts_who_is_here_now(self, make_grid, bare_node, until):
-        grid = make_grid(summary=lambda: RunSummary(state="waiting for clients", wanted=2))
+        grid = make_grid(summary=lambda: RunProgress(state="waiting for clients", wanted=2))
 
         def state():
             status = fetch_status(grid.address, kit=None)
@@ -603,7 +603,7 @@ class TestOperators:
                 assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def test_the_metrics_count_what_happened(self, make_grid, attending, bare_node, send, replies, until):
-        grid = make_grid(metrics_listen="127.0.0.1:0", summary=lambda: RunSummary(round=4, round_s=(1.0, 2.5)))
+        grid = make_grid(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=(1.0, 2.5)))
         with attending(grid, "alice") as (alice,):
             bare_node(grid.address, "bob").enrol(protocol=9)
             message_id = send(grid, "alice", b"head", BIG)

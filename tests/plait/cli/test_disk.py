@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_a_simulation_on_a_disk_that_fills_up_stops_in_one_line_and_goes_on_with
     ballast.write_bytes(bytes(DISK_BYTES - 400_000))
     ran = plait("simulate", *_options(jsonl, small, out))
     _is_one_line(ran, disk, f"continue with: plait resume {out}")
-    events = read_events(out / "ledger.jsonl")
+    events = read_lines(out / "ledger.jsonl")
     assert not [event for event in events if event["event"] in ("update_refused", "client_turned_away")]
 
     ballast.unlink()

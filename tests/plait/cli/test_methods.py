@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 from plait.training.methods import METHODS
 
@@ -35,7 +35,7 @@ def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_pl
     summary = json.loads(done.out)
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
     # What travelled is what the method trains, at about the one bit of the default, and never the base.
-    sent = [event["payload_bytes"] for event in read_events(tmp_path / "run" / "ledger.jsonl")
+    sent = [event["payload_bytes"] for event in read_lines(tmp_path / "run" / "ledger.jsonl")
             if event["event"] == "update_received"]  # fmt: skip
     assert max(sent) < summary["trainable_parameters"] / 8 * 1.5 + 2000
     tiny = locate_base("tiny")

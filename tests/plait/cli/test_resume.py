@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
 
@@ -50,7 +50,7 @@ def test_a_run_killed_mid_round_ends_bit_identical(
     ran = plait("resume", out, "--json")
     assert ran.code == 0, ran.err
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
-    events = read_events(out / "ledger.jsonl")
+    events = read_lines(out / "ledger.jsonl")
     received = [(event["round"], event["client"]) for event in events if event["event"] == "update_received"]
     assert len(received) == len(set(received)) == 6
     summary = json.loads(ran.out)
@@ -91,7 +91,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     assert process.returncode == 1
     assert "stopping after the current client" in err
     assert f"plait resume {out}" in err
-    assert read_events(out / "ledger.jsonl")[-1]["event"] == "interrupted"
+    assert read_lines(out / "ledger.jsonl")[-1]["event"] == "interrupted"
     assert plait("resume", out).code == 0
     assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
 
@@ -149,13 +149,13 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     if number is signal.SIGINT:
         assert stopped.stderr.splitlines()[-1].endswith(f"continue with: plait resume {out}")
     assert not (out / "report.html").exists()
-    rounds = [event["event"] for event in read_events(out / "ledger.jsonl")].count("round_finished")
+    rounds = [event["event"] for event in read_lines(out / "ledger.jsonl")].count("round_finished")
     assert rounds == 2
 
     ran = plait("resume", out, "--json")
 
     assert ran.code == 0, ran.err
-    events = [event["event"] for event in read_events(out / "ledger.jsonl")]
+    events = [event["event"] for event in read_lines(out / "ledger.jsonl")]
     assert events.count("round_finished") == 2
     assert events.count("run_finished") == 1
     assert (out / "report.html").exists()

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, Layout, load_peft_directory
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 
 
@@ -49,7 +49,7 @@ def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
     assert 0 < summary["downlink_bytes"] - 2 * 3 * 4 * parameters < 6 * 3 * 600
     down_before_round_1 = [
         event["downlink_bytes"]
-        for event in read_events(tmp_path / "run" / "ledger.jsonl")
+        for event in read_lines(tmp_path / "run" / "ledger.jsonl")
         if event["event"] == "broadcast" and event["round"] == 1 and event["purpose"] == "train"
     ]
     assert max(down_before_round_1) < 600
@@ -57,7 +57,7 @@ def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
 
 @pytest.mark.slow
 def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
-    updates = [event for event in read_events(finished / "ledger.jsonl") if event["event"] == "update_received"]
+    updates = [event for event in read_lines(finished / "ledger.jsonl") if event["event"] == "update_received"]
     assert len(updates) == 6
     for update in updates:
         assert update["codec"] == "rate"
@@ -163,7 +163,7 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
         5e-3, "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    evaluated = [event for event in read_events(tmp_path / "run" / "ledger.jsonl") if event["event"] == "evaluated"]
+    evaluated = [event for event in read_lines(tmp_path / "run" / "ledger.jsonl") if event["event"] == "evaluated"]
     assert evaluated[-1]["accuracy"] > 0.9
     tensors = load_peft_directory(tmp_path / "run" / "adapter").tensors
     assert "base_model.model.score.weight" in tensors
@@ -217,7 +217,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
     assert "Who could not take part" in (out / "report.html").read_text()
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["held_out_loss_by_client"]) == {"ada", "bob", "eve"}
-    references = [event for event in read_events(out / "ledger.jsonl") if event["event"] == "reference"]
+    references = [event for event in read_lines(out / "ledger.jsonl") if event["event"] == "reference"]
     assert [set(event["by_client"]) for event in references] == [{"ada", "bob", "eve"}] * 2
     assert plait("verify", out).code == 0
     # Who asks for more than can take part hears who is missing, and why.
@@ -322,7 +322,7 @@ def test_every_round_is_loaded_into_a_running_vllm_bit_for_bit(
         server.shutdown()
         server.server_close()
     assert done.code == 0, done.err
-    rounds = [event["adapter"] for event in read_events(tmp_path / "now" / "ledger.jsonl")
+    rounds = [event["adapter"] for event in read_lines(tmp_path / "now" / "ledger.jsonl")
               if event["event"] == "round_finished"]  # fmt: skip
     assert server.loads == [  # type: ignore[attr-defined]
         ("/v1/load_lora_adapter", "now", f"round-{number:06d}", 2, digest) for number, digest in enumerate(rounds, 1)

@@ -1,6 +1,5 @@
 from plait.report.advice import advice
-from plait.report.fold import fold_events
-from tests.plait.report.conftest import finished, numbered, round_finished, run_started
+from tests.plait.conftest import finished, numbered, round_finished, run_started, view_of
 
 
 def told(rule="fedavg", rounds=2, drift=None, **figures):
@@ -12,7 +11,7 @@ def told(rule="fedavg", rounds=2, drift=None, **figures):
     ]
     started = run_started()
     started |= {"config": {**started["config"], "rule": rule}}
-    return " ".join(advice(fold_events(numbered([started, *events, finished(rounds)]))))
+    return " ".join(advice(view_of(numbered([started, *events, finished(rounds)]))))
 
 
 def test_a_large_covariance_names_rules_without_it():
@@ -47,18 +46,18 @@ def test_a_federation_that_loses_to_its_clients_is_told_so(small_run, run_with_o
     alone = {"event": "reference", "kind": "local", "held_out_loss": 2.5, "by_client": {"ann": 2.4, "bob": 2.6}}
 
     def said(run):
-        return " ".join(advice(fold_events(numbered([*run[:-1], alone, run[-1]]))))
+        return " ".join(advice(view_of(numbered([*run[:-1], alone, run[-1]]))))
 
     assert "Each client alone reaches 2.500" in said(small_run)
     assert "the federation 3.000: one adapter for all" in said(small_run)
     assert "the federation 2.750: clients have too little" in said(run_with_own(2.75, {"ann": 2.75}))
     assert "alone" not in said(run_with_own(2.25, {"ann": 2.25}))
-    assert "alone" not in " ".join(advice(fold_events(small_run)))
+    assert "alone" not in " ".join(advice(view_of(small_run)))
 
 
 def test_own_adapters_that_are_no_better_are_advised_against(run_with_own):
-    assert "--own-share 0 spends" in " ".join(advice(fold_events(run_with_own(3.25, {"ann": 3.25}))))
-    assert "--own-share 0 spends" not in " ".join(advice(fold_events(run_with_own(2.75, {"ann": 2.75}))))
+    assert "--own-share 0 spends" in " ".join(advice(view_of(run_with_own(3.25, {"ann": 3.25}))))
+    assert "--own-share 0 spends" not in " ".join(advice(view_of(run_with_own(2.75, {"ann": 2.75}))))
 
 
 def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_own):
@@ -73,7 +72,7 @@ def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_
                 sure = {"change": -1.0, "change_margin": margin}
                 event = event | sure | {"own": event["own"] | sure}
             changed.append(event)
-        return " ".join(advice(fold_events(numbered([*changed[:-1], alone, changed[-1]]))))
+        return " ".join(advice(view_of(numbered([*changed[:-1], alone, changed[-1]]))))
 
     assert "--own-share 0 spends" in said(0.1)
     assert "--own-share 0 spends" not in said(0.2)

@@ -6,8 +6,8 @@ import pytest
 
 from plait.errors import ConfigError
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters, recommended_rank
-from plait.report.fold import fold_events
 from plait.report.summary import summarise
+from tests.plait.conftest import view_of
 
 
 def inputs(**changed: object) -> CostInputs:
@@ -104,7 +104,7 @@ def test_what_a_run_measures_too_has_the_same_name(small_run) -> None:
         "uplink_bytes_per_client_round", "downlink_bytes_per_client_round", "savings_vs_full_model",
         "savings_vs_fp32_adapter",
     }  # fmt: skip
-    assert set(summarise(fold_events(small_run))) & set(CostEstimate(inputs()).to_json()) == shared
+    assert set(summarise(view_of(small_run))) & set(CostEstimate(inputs()).to_json()) == shared
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.report.fairness import fairness, fairness_of, fairness_table
-from plait.report.fold import fold_events
+from tests.plait.conftest import view_of
 
 
 def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand() -> None:
@@ -31,10 +31,10 @@ def test_clients_that_nothing_is_known_of_before_do_not_count_as_gaining() -> No
 
 
 def test_the_table_has_the_run_beside_its_start_and_its_baselines(small_run) -> None:
-    view = fold_events(small_run)
+    view = view_of(small_run)
     table = fairness_table(view)
     assert [row[0] for row in table.rows] == ["before round 1", "federated", "central"]
     assert all(len(row) == len(table.headings) for row in table.rows)
     assert table.rows[1][3:5] == ("3.500", "bob")
-    assert fairness_table(fold_events(small_run[:1])).rows == ()
-    assert fairness_of(fold_events(small_run[:1])) is None
+    assert fairness_table(view_of(small_run[:1])).rows == ()
+    assert fairness_of(view_of(small_run[:1])) is None

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
-from plait.report.fold import fold_events
 from plait.report.html import headline, render_html
+from tests.plait.conftest import evaluated, view_of
 
 PLOTS = dict.fromkeys(
     ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation"), b"\x89PNG"
@@ -41,7 +40,7 @@ class Page(HTMLParser):
 
 
 def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
-    source = render_html(fold_events(hostile_run), VARIANTS)
+    source = render_html(view_of(hostile_run), VARIANTS)
     page = Page(source)
     assert not {"script", "b", "red"} & set(page.tags)
     assert {value for tag, name, value in page.attributes if (tag, name) == ("img", "src")} == {
@@ -54,7 +53,7 @@ def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
 
 
 def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
-    source = render_html(fold_events(small_run), VARIANTS)
+    source = render_html(view_of(small_run), VARIANTS)
     page = Page(source)
     assert "http:" not in source
     assert "https:" not in source
@@ -67,34 +66,33 @@ def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
 
 
 def test_the_page_holds_headline_tables_plots_settings_versions_and_command(small_run) -> None:
-    view = fold_events(small_run)
+    view = view_of(small_run)
     page = Page(render_html(view, VARIANTS))
     assert headline(view) in page.text
     assert page.tags.count("table") == 6
     assert page.tags.count("img") == len(PLOTS)
     assert page.tags.count("source") == len(PLOTS)
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    for text in ("learning-rate", "0.1.0", view.base.fingerprint, view.last_hash, "plait simulate --data stdlib"):
+    for text in ("learning-rate", "0.1.0", view.start.base.fingerprint, view.last.hash, "plait simulate --data stdlib"):
         assert text in page.text
     assert "has not finished" not in page.text
 
 
 def test_the_headline_states_losses_bytes_and_what_the_full_model_would_have_sent(small_run) -> None:
     # 4 client-rounds x 2 directions x 4 MB = 32 MB against 20,210 bytes: 1,583 times.
-    assert headline(fold_events(small_run)) == (
+    assert headline(view_of(small_run)) == (
         "2 clients taught smollm2-135m in 2 rounds: held-out loss fell from 4.000 to 3.000. "
         "20.2 kB crossed the wire in all; full-model FedAvg would have sent 32.0 MB, 1,600 times as much."
     )
 
 
 def test_the_headline_does_not_hide_a_loss_that_rose(small_run) -> None:
-    view = fold_events(small_run)
-    worse = replace(view.evaluations[-1], mean=replace(view.evaluations[-1].mean, loss=4.5))
-    assert "rose from 4.000 to 4.500" in headline(replace(view, evaluations=(*view.evaluations[:-1], worse)))
+    worse = evaluated(2, 4.5, {"ann": 4.0, "bob": 5.0})
+    assert "rose from 4.000 to 4.500" in headline(view_of([*small_run, worse]))
 
 
 def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
     for length in range(1, len(small_run)):
-        page = Page(render_html(fold_events(small_run[:length]), VARIANTS))
+        page = Page(render_html(view_of(small_run[:length]), VARIANTS))
         assert "This run has not finished" in page.text
-    assert "no round has been evaluated yet" in Page(render_html(fold_events(small_run[:1]), VARIANTS)).text
+    assert "no round has been evaluated yet" in Page(render_html(view_of(small_run[:1]), VARIANTS)).text

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from plait.report import plots
-from plait.report.fold import fold_events
-from plait.report.run_view import Client, Evaluation, Score
 from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
+from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, Evaluated
+from tests.plait.conftest import view_of
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation")
@@ -24,16 +23,17 @@ def is_blank(png: bytes) -> bool:
 def crowd(view, count: int):
     """The same run with `count` clients."""
     names = [f"client-{index}" for index in range(count)]
-    clients = tuple(Client(name, 9, 100 * (i + 1), 1, 10, {"a": i + 1, "b": 3}) for i, name in enumerate(names))
-    evaluations = tuple(
-        Evaluation(number, Score(3.0 - number, None), {name: Score(3.0 - number, None) for name in names}, 1000)
-        for number in (0, 1)
-    )
-    return replace(view, clients=clients, evaluations=evaluations)
+    for index, name in enumerate(names):
+        client = DescribedClient(client=name, train_tokens=100 * (index + 1), histogram={"a": index + 1, "b": 3})
+        view.take(ClientsDescribed(clients=(client,)))
+    for number in (0, 1):
+        scores = {name: ClientScore(loss=3.0 - number) for name in names}
+        view.take(Evaluated(round=number, loss=3.0 - number, by_client=scores))
+    return view
 
 
 def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
-    drawn = plots.draw_plots(fold_events(small_run))
+    drawn = plots.draw_plots(view_of(small_run))
     assert tuple(drawn) == NAMES
     for png in drawn.values():
         assert png.startswith(PNG_MAGIC)
@@ -41,7 +41,7 @@ def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
 
 
 def test_a_run_that_has_only_begun_can_be_drawn(small_run) -> None:
-    for png in plots.draw_plots(fold_events(small_run[:1])).values():
+    for png in plots.draw_plots(view_of(small_run[:1])).values():
         assert png.startswith(PNG_MAGIC)
         assert not is_blank(png)
 
@@ -50,7 +50,7 @@ def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
     figure_texts: list[str] = []
 
     def plot():
-        figure = plots.loss_by_round(fold_events(hostile_run), LIGHT)
+        figure = plots.loss_by_round(view_of(hostile_run), LIGHT)
         figure_texts.extend(text.get_text() for text in figure.axes[0].texts)
         return figure
 
@@ -62,7 +62,7 @@ def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
 
 @pytest.mark.parametrize("count", [1, 10, 11, 200])
 def test_few_clients_are_named_and_a_crowd_is_not(small_run, count: int) -> None:
-    figure = plots.loss_by_round(crowd(fold_events(small_run), count), LIGHT)
+    figure = plots.loss_by_round(crowd(view_of([small_run[0], small_run[-2]]), count), LIGHT)
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert ("client-0" in texts) == (1 < count <= 10)
     lines = figure.axes[0].lines
@@ -72,7 +72,7 @@ def test_few_clients_are_named_and_a_crowd_is_not(small_run, count: int) -> None
 
 
 def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
-    figure = plots.loss_by_bytes(fold_events(small_run), LIGHT)
+    figure = plots.loss_by_bytes(view_of(small_run), LIGHT)
     curves = {line.get_label().split(":")[0]: list(line.get_xdata()) for line in figure.axes[0].lines}
     assert curves["full model, fp32"] == [2 * 2 * 4_000_000, 4 * 2 * 4_000_000]
     assert curves["raw adapter, fp32"] == [2 * 2 * 4000, 4 * 2 * 4000]
@@ -81,7 +81,7 @@ def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
 
 
 def test_bars_of_a_round_stack_to_its_bytes(small_run) -> None:
-    view = fold_events(small_run)
+    view = view_of(small_run)
     figure = plots.bytes_by_round(view, LIGHT)
     tops: dict[int, float] = {}
     for bar in figure.axes[0].patches:
@@ -92,7 +92,7 @@ def test_bars_of_a_round_stack_to_its_bytes(small_run) -> None:
 
 @pytest.mark.parametrize("count", [1, 24, 200])
 def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
-    figure = plots.clients(crowd(fold_events(small_run), count), LIGHT)
+    figure = plots.clients(crowd(view_of([small_run[0], small_run[-2]]), count), LIGHT)
     shares: Counter[int] = Counter()
     for bar in figure.axes[1].patches:
         shares[round(bar.get_y() + bar.get_height() / 2)] += bar.get_width()
@@ -101,16 +101,17 @@ def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
 
 
 def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
-    view = fold_events(small_run)
-    clients = tuple(Client(name, 9, 100, 1, 10, {name: 9}) for name in ("ann", "bob"))
-    assert len(plots.clients(replace(view, clients=clients), LIGHT).axes) == 1
+    view = view_of(small_run)
+    clients = (DescribedClient(client=name, train_tokens=100, histogram={name: 9}) for name in ("ann", "bob"))
+    view.take(ClientsDescribed(clients=tuple(clients)))
+    assert len(plots.clients(view, LIGHT).axes) == 1
 
 
 @pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
 def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
-    figure = plots.savings_bars(fold_events(small_run), theme)
+    figure = plots.savings_bars(view_of(small_run), theme)
     assert figure.get_figwidth() == theme.width_inches
-    png = draw(lambda: plots.savings_bars(fold_events(small_run), theme))
+    png = draw(lambda: plots.savings_bars(view_of(small_run), theme))
     corner = imread(io.BytesIO(png))[0, 0, :3]
     assert corner == pytest.approx([int(theme.surface[i : i + 2], 16) / 255 for i in (1, 3, 5)], abs=0.01)
 

@@ -4,12 +4,12 @@ import shlex
 
 import pytest
 
-from plait.report.fold import fold_events
 from plait.report.repeat import repeat_command
+from tests.plait.conftest import view_of
 
 
 def test_the_command_gives_every_setting_back_to_a_shell(hostile_run) -> None:
-    config = fold_events(hostile_run).config
+    config = view_of(hostile_run).start.config
     words = shlex.split(" ".join(repeat_command(config)))
     assert words[:2] == ["plait", "simulate"]
     given = dict(zip(words[2::2], words[3::2], strict=True))

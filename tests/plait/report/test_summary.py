@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from plait.report.fold import fold_events
 from plait.report.summary import summarise
+from tests.plait.conftest import view_of
 
 KEYS = [
     "base_held_out_loss",
@@ -56,11 +56,11 @@ FAIRNESS = {
 
 def test_the_keys_are_exactly_the_promised_ones(small_run) -> None:
     for length in range(1, len(small_run) + 1):
-        assert list(summarise(fold_events(small_run[:length]))) == KEYS
+        assert list(summarise(view_of(small_run[:length]))) == KEYS
 
 
 def test_every_number_follows_by_hand(small_run) -> None:
-    summary = summarise(fold_events(small_run))
+    summary = summarise(view_of(small_run))
     up = (20 + 20) + (3000 + 4000 + 50) + (3000 + 4000)
     down = (10 + 10) + (1000 + 2000 + 100) + (1000 + 2000)
     client_rounds = 2 * 2
@@ -101,14 +101,14 @@ def test_every_number_follows_by_hand(small_run) -> None:
 
 
 def test_own_adapters_stand_beside_the_shared_one(run_with_own) -> None:
-    summary = summarise(fold_events(run_with_own(2.25, {"ann": 2.0, "bob": 2.5})))
+    summary = summarise(view_of(run_with_own(2.25, {"ann": 2.0, "bob": 2.5})))
     assert summary["final_held_out_loss"] == 3.0
     assert summary["own_held_out_loss"] == 2.25
     assert summary["own_held_out_loss_by_client"] == {"ann": 2.0, "bob": 2.5}
 
 
 def test_losses_and_gains_have_their_intervals_where_they_are_known(run_with_margins) -> None:
-    summary = summarise(fold_events(run_with_margins))
+    summary = summarise(view_of(run_with_margins))
     assert summary["base_held_out_loss_interval"] == [3.5, 4.5]
     assert summary["final_held_out_loss_interval"] == [2.5, 3.5]
     assert (summary["gain"], summary["gain_interval"]) == (1.0, [0.875, 1.125])
@@ -116,11 +116,11 @@ def test_losses_and_gains_have_their_intervals_where_they_are_known(run_with_mar
 
 def test_a_round_that_was_not_evaluated_leaves_a_gap(small_run) -> None:
     events = [event for event in small_run if not (event["event"] == "evaluated" and event["round"] == 1)]
-    assert summarise(fold_events(events))["held_out_loss_by_round"] == [4.0, None, 3.0]
+    assert summarise(view_of(events))["held_out_loss_by_round"] == [4.0, None, 3.0]
 
 
 def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run) -> None:
-    summary = summarise(fold_events(small_run[:1]))
+    summary = summarise(view_of(small_run[:1]))
     assert summary["final_held_out_loss"] is None
     assert summary["savings_vs_full_model"] is None
     assert summary["uplink_bytes"] == 0
@@ -138,7 +138,7 @@ def test_labels_add_accuracies(small_run) -> None:
     events[-1]["accuracy_interval"] = [0.5, 0.875]
     events[-1]["own"] = {"loss": 0.9, "accuracy": 0.5, "by_client": {"ann": {"loss": 0.9, "accuracy": 0.5}}}
     events.append({"event": "reference", "kind": "central", "held_out_loss": 0.5, "accuracy": 0.875})
-    summary = summarise(fold_events(events))
+    summary = summarise(view_of(events))
     assert {key: value for key, value in summary.items() if key not in KEYS} == {
         "base_held_out_accuracy": 0.25,
         "base_held_out_accuracy_interval": None,

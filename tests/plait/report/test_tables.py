@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 from plait.report.fairness import fairness_table
-from plait.report.fold import fold_events
-from plait.report.run_view import Client, Evaluation, LeftOut, Score
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -18,13 +15,13 @@ from plait.report.tables import (
     report_tables,
     savings_table,
 )
-from tests.plait.report.conftest import numbered
+from tests.plait.conftest import evaluated, numbered, view_of
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
-    table = loss_by_round_table(fold_events(small_run))
+    table = loss_by_round_table(view_of(small_run))
     assert table.headings == ("round", "loss", "change", "perplexity", "training loss", "central")
     assert table.rows == (
         ("base", "4.000", "", f"{math.exp(4):.1f}", "", "4.000"),
@@ -34,7 +31,7 @@ def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
 
 
 def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
-    table = loss_by_client_table(fold_events(small_run))
+    table = loss_by_client_table(view_of(small_run))
     assert table.headings == (
         "client", "base", "federated", "change", "central", "training tokens", "held-out sequences",
     )  # fmt: skip
@@ -45,7 +42,7 @@ def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
 
 
 def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
-    view = fold_events(run_with_margins)
+    view = view_of(run_with_margins)
     table = loss_by_round_table(view)
     assert [row[1:3] for row in table.rows] == [
         ("4.000 ± 0.500", ""),
@@ -59,25 +56,25 @@ def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
 def test_an_accuracy_has_both_ends_of_its_interval(small_run) -> None:
     base = {**small_run[0]["base"], "task": "classification"}
     judged = {"event": "evaluated", "round": 0, "loss": 1.0, "accuracy": 15 / 16, "accuracy_interval": [0.717, 0.989]}
-    table = loss_by_round_table(fold_events([{**small_run[0], "base": base}, judged]))
+    table = loss_by_round_table(view_of([{**small_run[0], "base": base}, judged]))
     assert table.rows[0][3] == "93.8 % (71.7\N{EN DASH}98.9)"
 
 
 def test_an_older_record_says_nothing_of_intervals(small_run) -> None:
-    table = loss_by_round_table(fold_events(small_run))
+    table = loss_by_round_table(view_of(small_run))
     assert table.note == ""
     assert not any("±" in cell for row in table.rows for cell in row)
 
 
 def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
     started = small_run[0] | {"config": {**small_run[0]["config"], "rule": "fedsa"}}
-    assert loss_by_client_table(fold_events(numbered(small_run))).note == ""
-    table = loss_by_client_table(fold_events(numbered([started, *small_run[1:]])))
+    assert loss_by_client_table(view_of(numbered(small_run))).note == ""
+    table = loss_by_client_table(view_of(numbered([started, *small_run[1:]])))
     assert table.note.startswith("Each is of the client's own adapter")
 
 
 def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> None:
-    view = fold_events(run_with_own(2.25, {"ann": 2.0, "bob": 2.5}))
+    view = view_of(run_with_own(2.25, {"ann": 2.0, "bob": 2.5}))
     table = loss_by_client_table(view)
     assert table.headings[4] == "own"
     assert [row[4] for row in table.rows] == ["2.000", "2.500"]
@@ -85,12 +82,12 @@ def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> N
     assert own_text(view) == "Each client's own adapter reaches 2.250 on its own data."
     assert own_text(view) in loss_by_round_table(view).note
     assert "own" in [row[0] for row in fairness_table(view).rows]
-    assert "own" not in loss_by_client_table(fold_events(small_run)).headings
-    assert own_text(fold_events(small_run)) == ""
+    assert "own" not in loss_by_client_table(view_of(small_run)).headings
+    assert own_text(view_of(small_run)) == ""
 
 
 def test_bytes_by_round_end_with_the_total(small_run) -> None:
-    table = bytes_by_round_table(fold_events(small_run))
+    table = bytes_by_round_table(view_of(small_run))
     assert table.rows == (
         ("set-up", "", "40 B", "20 B", "", "", ""),
         ("1", "2", "7.05 kB", "3.10 kB", "3.50 kB", "32.00", "20.0 s"),
@@ -100,7 +97,7 @@ def test_bytes_by_round_end_with_the_total(small_run) -> None:
 
 
 def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_run) -> None:
-    table = savings_table(fold_events(small_run))
+    table = savings_table(view_of(small_run))
     sent = 20_210
     names = ["this run", "full model, fp32", "full model, bf16", "raw adapter, fp32", "adapter at 4 bits"]
     assert [row[0] for row in table.rows] == names
@@ -112,58 +109,57 @@ def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_
 
 
 def test_only_tables_with_rows_are_shown(small_run) -> None:
-    titles = [table.title for table in report_tables(fold_events(small_run))]
+    titles = [table.title for table in report_tables(view_of(small_run))]
     assert len(titles) == 6
     assert not any("Refused" in title for title in titles)
-    assert report_tables(fold_events(small_run[:1])) == ()
+    assert report_tables(view_of(small_run[:1])) == ()
 
 
 def test_refusals_are_named_with_reason_and_detail(hostile_run) -> None:
-    ((number, client, reason, detail),) = refusals_table(fold_events(hostile_run)).rows
+    ((number, client, reason, detail),) = refusals_table(view_of(hostile_run)).rows
     assert (number, client, reason) == ("1", "<script>alert(1)</script>", "not-finite")
     assert "NaN" in detail
 
 
 def test_of_too_many_clients_those_that_gained_least_are_shown(small_run) -> None:
     names = [f"c{index:03d}" for index in range(300)]
-    base = Evaluation(0, Score(2.0, None), {name: Score(2.0, None) for name in names}, 0)
     # Client i gains i / 1000, so the first 250 gain least.
-    final = Evaluation(1, Score(1.0, None), {n: Score(2.0 - i / 1000, None) for i, n in enumerate(names)}, 0)
-    clients = tuple(Client(name, 1, 1, 1, 1, {}) for name in names)
-    view = replace(fold_events(small_run[:1]), clients=clients, evaluations=(base, final))
-    table = loss_by_client_table(view)
+    losses = {name: 2.0 - index / 1000 for index, name in enumerate(names)}
+    events = [small_run[0], evaluated(0, 2.0, dict.fromkeys(names, 2.0)), evaluated(1, 1.0, losses)]
+    table = loss_by_client_table(view_of(events))
     assert [row[0] for row in table.rows] == names[:250]
     assert table.note.startswith("250 of 300 clients")
 
 
 def test_of_too_many_rounds_an_even_choice_is_shown_with_both_ends(small_run) -> None:
-    evaluations = tuple(Evaluation(number, Score(2.0, None), {}, 0) for number in range(1001))
-    table = loss_by_round_table(replace(fold_events(small_run[:1]), evaluations=evaluations))
+    evaluations = [evaluated(number, 2.0, {}) for number in range(1001)]
+    table = loss_by_round_table(view_of([small_run[0], *evaluations]))
     shown = [0 if row[0] == "base" else int(row[0]) for row in table.rows]
     assert (shown[0], shown[-1], len(shown)) == (0, 1000, 60)
     assert max(after - before for before, after in pairwise(shown)) <= 18
 
 
 def test_a_column_of_accuracies_replaces_perplexity_for_labels(small_run) -> None:
-    view = fold_events(small_run)
-    view = replace(view, base=replace(view.base, task="classification"))
+    base = {**small_run[0]["base"], "task": "classification"}
+    view = view_of([{**small_run[0], "base": base}, *small_run[1:]])
     assert "accuracy" in loss_by_round_table(view).headings
     assert "perplexity" not in loss_by_round_table(view).headings
     assert "accuracy" in loss_by_client_table(view).headings
 
 
 def test_the_aggregation_table_shows_every_rounds_figures(small_run):
-    table = aggregation_table(fold_events(small_run))
+    table = aggregation_table(view_of(small_run))
     assert table.rows[0] == ("1", "1.0 %", "1.0 %", "90.0 %", "4.5", "1", "1.25")
     assert len(table.rows) == 2
 
 
 def test_an_older_ledger_without_diagnostics_has_no_aggregation_table(small_run):
     older = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
-    assert not aggregation_table(fold_events(older)).rows
+    assert not aggregation_table(view_of(older)).rows
 
 
 def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_run) -> None:
-    view = replace(fold_events(small_run), left_out=(LeftOut("carol", "unusable-data", "no labels"),))
+    turned_away = {"event": "client_turned_away", "client": "carol", "reason": "unusable-data", "detail": "no labels"}
+    view = view_of([*small_run, turned_away])
     assert left_out_table(view).rows == (("carol", "unusable-data", "no labels"),)
     assert left_out_table(view).title in [table.title for table in report_tables(view)]

@@ -15,7 +15,8 @@ from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose, TaskPart
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import Judgement
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.events import Adapter, Base, Resumed, RunStarted
+from plait.rounds.ledger import Ledger, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
@@ -35,6 +36,12 @@ def layout_of(rank: int) -> Layout:
 LAYOUT = layout_of(RANK)
 FINGERPRINT = b"f" * 32
 SEED = 11
+
+
+def started(run: str = "", **fields: object) -> RunStarted:
+    """The first event of a run on nothing."""
+    base, adapter = Base(name="fake"), Adapter(trainable_parameters=0)
+    return RunStarted(run=run, seed=SEED, config={}, base=base, adapter=adapter, full_model_bytes=0, **fields)
 
 
 @dataclass(frozen=True)
@@ -278,7 +285,7 @@ class Federation:
 
     @property
     def events(self) -> list[dict]:
-        return read_events(self.path / "ledger.jsonl")
+        return read_lines(self.path / "ledger.jsonl")
 
     def of_kind(self, *kinds: str) -> list[dict]:
         return [event for event in self.events if event["event"] in kinds]
@@ -288,15 +295,15 @@ class Federation:
         if RunDirectory(self.path).has_started:
             directory = RunDirectory.find(self.path)
             state = load_checkpoint(directory.checkpoints, self.ranks)
-            first = ("resumed", {"round": state.round})
+            first = Resumed(round=state.round)
         else:
             directory = RunDirectory.create(self.path, config_toml="")
             state = initial_state(b"r" * 16, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
-            first = ("run_started", {"run": state.run_id.hex()})
+            first = started(state.run_id.hex())
         ledger = Ledger(directory.ledger)
         try:
-            ledger.append(first[0], **first[1])
+            ledger.append(first)
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()

@@ -7,8 +7,9 @@ import pytest
 from plait.errors import PeerError
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
+from plait.rounds.events import parse_event
 from plait.rounds.folding import Folding
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
@@ -22,7 +23,7 @@ def replayed(federation):
     wire = federation.plan.settings.wire
     return replay(
         RunDirectory.find(federation.path),
-        federation.events,
+        read_events(federation.path / "ledger.jsonl"),
         initial_state(b"r" * 16, federation.ranks),
         lambda refused: Folding(
             directory=RunDirectory.find(federation.path),
@@ -56,13 +57,12 @@ def test_so_is_one_in_which_some_were_refused(federate, fake_model):
 
 def rewritten(federation, change):
     """The same ledger with other events, under a chain that is whole."""
-    events = federation.events
+    lines = federation.events
     path = federation.path / "ledger.jsonl"
     path.unlink()
     ledger = Ledger(path)
-    for event in events:
-        fields = {key: value for key, value in event.items() if key not in ("seq", "time", "event", "prev", "hash")}
-        ledger.append(event["event"], **change(event["event"], fields))
+    for line in lines:
+        ledger.append(parse_event(change(line["event"], line)))
     ledger.close()
 
 
@@ -109,11 +109,11 @@ def signed(federate):
 
 
 def test_signed_updates_are_checked_and_simulated_ones_are_not_signed(signed, federate):
-    assert check_signatures(signed.events) == 6
+    assert check_signatures(read_events(signed.path / "ledger.jsonl")) == 6
     assert replayed(signed) == 2
     simulated = federate()
     simulated.run()
-    assert check_signatures(simulated.events) == 0
+    assert check_signatures(read_events(simulated.path / "ledger.jsonl")) == 0
 
 
 def other_key(kind, fields):
@@ -141,7 +141,7 @@ def other_key(kind, fields):
 def test_a_record_that_says_what_no_client_signed_is_found(signed, change, says):
     rewritten(signed, change)
     with pytest.raises(PeerError, match=says):
-        check_signatures(signed.events)
+        check_signatures(read_events(signed.path / "ledger.jsonl"))
 
 
 def test_a_stored_update_that_is_signed_otherwise_is_found(signed):

@@ -6,26 +6,27 @@ import numpy as np
 import pytest
 
 from plait.rounds.evaluation import ClientLoss, Judgement, client_losses, mean_loss, wilson
+from plait.rounds.events import ClientScore
 from plait.wire.messages import Evaluation
 
 
 def test_the_mean_is_over_tokens_and_not_over_clients():
     fields = mean_loss({"b": ClientLoss(2.0, 300, 3), "a": ClientLoss(1.0, 100, 1)})
-    assert fields["loss"] == pytest.approx((2.0 * 300 + 1.0 * 100) / 400)
-    assert fields["by_client"] == {
-        "a": {"loss": 1.0, "tokens": 100, "sequences": 1},
-        "b": {"loss": 2.0, "tokens": 300, "sequences": 3},
+    assert fields.loss == pytest.approx((2.0 * 300 + 1.0 * 100) / 400)
+    assert fields.by_client == {
+        "a": ClientScore(loss=1.0, tokens=100, sequences=1),
+        "b": ClientScore(loss=2.0, tokens=300, sequences=3),
     }
-    assert list(fields["by_client"]) == ["a", "b"]
-    assert "accuracy" not in fields
+    assert list(fields.by_client) == ["a", "b"]
+    assert fields.accuracy is None
 
 
 def test_accuracy_is_the_part_of_all_examples_that_was_right():
     fields = mean_loss({"a": ClientLoss(1.0, 4, 4, correct=1), "b": ClientLoss(1.0, 6, 6, correct=6)})
-    assert fields["accuracy"] == pytest.approx(7 / 10)
-    assert fields["accuracy_interval"] == pytest.approx(wilson(7, 10))
-    assert fields["by_client"]["a"]["accuracy"] == pytest.approx(1 / 4)
-    assert fields["by_client"]["a"]["accuracy_interval"] == pytest.approx(wilson(1, 4))
+    assert fields.accuracy == pytest.approx(7 / 10)
+    assert fields.accuracy_interval == pytest.approx(wilson(7, 10))
+    assert fields.by_client["a"].accuracy == pytest.approx(1 / 4)
+    assert fields.by_client["a"].accuracy_interval == pytest.approx(wilson(1, 4))
 
 
 @pytest.mark.parametrize(("correct", "examples"), [(15, 16), (1, 10), (0, 7), (40, 40), (512, 1000)])
@@ -88,11 +89,11 @@ def test_the_margin_of_a_federation_adds_up_what_clients_do_not_know():
     clients = {"a": ClientLoss(1.0, 600, 500, error=0.05), "b": ClientLoss(3.0, 200, 400, error=0.3)}
     fields = mean_loss(clients)
     expected = 1.96 * math.sqrt((0.75 * 0.05) ** 2 + (0.25 * 0.3) ** 2)
-    assert fields["loss_margin"] == pytest.approx(expected, rel=0.01)
-    assert fields["by_client"]["b"]["loss_margin"] == pytest.approx(1.96 * 0.3, rel=0.01)
+    assert fields.loss_margin == pytest.approx(expected, rel=0.01)
+    assert fields.by_client["b"].loss_margin == pytest.approx(1.96 * 0.3, rel=0.01)
     # However far the clients lie apart: they are fixed.
     apart = mean_loss(clients | {"b": replace(clients["b"], loss=30.0)})
-    assert apart["loss_margin"] == fields["loss_margin"]
+    assert apart.loss_margin == fields.loss_margin
 
 
 def test_the_change_of_a_federation_is_that_of_its_mean():
@@ -102,38 +103,38 @@ def test_the_change_of_a_federation_is_that_of_its_mean():
         "b": ClientLoss(2.9, 100, 16, error=0.1, change=-0.1, change_error=0.02),
     }
     fields = mean_loss(last)
-    assert fields["change"] == pytest.approx(fields["loss"] - mean_loss(first)["loss"])
-    assert fields["change_margin"] < fields["loss_margin"] / 5
-    assert "change" not in mean_loss(first)
+    assert fields.change == pytest.approx(fields.loss - mean_loss(first).loss)
+    assert fields.change_margin < fields.loss_margin / 5
+    assert mean_loss(first).change is None
 
 
 def test_a_change_that_one_client_does_not_know_is_not_the_federations():
     fields = mean_loss({"a": ClientLoss(1.0, 10, 10, change=-0.5, change_error=0.1), "b": ClientLoss(1.0, 10, 10)})
-    assert "change" not in fields
-    assert fields["by_client"]["a"]["change"] == -0.5
+    assert fields.change is None
+    assert fields.by_client["a"].change == -0.5
 
 
 def test_clients_of_one_sequence_each_are_a_sample_together():
     losses = np.random.default_rng(0).normal(2.0, 0.5, 400)
     fields = mean_loss({f"c{number}": ClientLoss(loss, 50, 1) for number, loss in enumerate(losses)})
-    assert fields["loss_margin"] == pytest.approx(1.96 * losses.std(ddof=1) / 20, rel=0.01)
+    assert fields.loss_margin == pytest.approx(1.96 * losses.std(ddof=1) / 20, rel=0.01)
 
 
 def test_a_client_of_a_few_sequences_hides_no_interval():
     many = {f"c{number}": ClientLoss(2.0, 1000, 100, error=0.05) for number in range(7)}
-    alone = mean_loss(many)["loss_margin"]
-    joined = mean_loss(many | {"few": ClientLoss(3.0, 20, 2)})["loss_margin"]
+    alone = mean_loss(many).loss_margin
+    joined = mean_loss(many | {"few": ClientLoss(3.0, 20, 2)}).loss_margin
     assert alone < joined < 1.05 * alone
 
 
 def test_where_nothing_can_be_said_there_is_no_margin():
-    assert "loss_margin" not in mean_loss({"a": ClientLoss(1.0, 10, 3)})
-    assert "loss_margin" not in mean_loss({"a": ClientLoss(1.0, 10, 1), "b": ClientLoss(2.0, 10, 1)})
+    assert mean_loss({"a": ClientLoss(1.0, 10, 3)}).loss_margin is None
+    assert mean_loss({"a": ClientLoss(1.0, 10, 1), "b": ClientLoss(2.0, 10, 1)}).loss_margin is None
 
 
 def test_a_federation_of_clients_that_all_stand_still_has_a_margin_of_nothing():
     still = ClientLoss(1.0, 10, 10, error=0.1, change=0.0, change_error=0.0)
-    assert mean_loss({"a": still, "b": still})["change_margin"] == 0
+    assert mean_loss({"a": still, "b": still}).change_margin == 0
 
 
 def test_what_a_client_sent_of_both_adapters_is_taken_apart():

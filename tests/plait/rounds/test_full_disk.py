@@ -8,7 +8,7 @@ import pytest
 
 from plait.errors import DiskFullError, MachineError
 from plait.files import write_atomically
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.rounds.participant import Participant
 
 ROUNDS = 2
@@ -44,7 +44,7 @@ def test_a_run_whose_disk_fills_up_anywhere_goes_on_to_the_same_adapter(federate
         assert not list(federation.path.rglob(".*.tmp"))
         disk.full_at = None
         assert federation.run().adapter.digest() == expected.adapter.digest(), full_at
-        read_events(federation.path / "ledger.jsonl")
+        read_lines(federation.path / "ledger.jsonl")
 
 
 @pytest.mark.parametrize("what", ["mkdir", "replace"])

@@ -5,9 +5,11 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ConfigDict
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.rounds.ledger import Follower, Ledger, read_events
+from plait.rounds.events import Evaluated, Event, Resumed, RoundStarted
+from plait.rounds.ledger import Follower, Ledger, read_events, read_lines
 
 FIELDS = {"round": 1, "loss": 0.1 + 0.2, "client": 'zoë "\n\u2028', "by": {"b": None, "a": [True, -0.0, 1e-300]}}
 JSON = st.recursive(
@@ -17,33 +19,50 @@ JSON = st.recursive(
 )
 
 
+class Anything(Event):
+    """An event with whatever fields a test gives it."""
+
+    model_config = ConfigDict(extra="allow")
+    event = "anything"
+
+
 def written(path, count=4):
     ledger = Ledger(path, clock=lambda: 1000.0)
     for number in range(count):
-        ledger.append("event", number=number, **FIELDS)
+        ledger.append(Anything(number=number, **FIELDS))
     ledger.close()
     return path.read_bytes()
 
 
 def test_fields_survive(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: 1234.56789)
-    returned = ledger.append("evaluated", **FIELDS)
+    ledger.append(Anything(**FIELDS))
     ledger.close()
-    (event,) = read_events(tmp_path / "ledger.jsonl")
-    assert event == returned
-    assert {key: event[key] for key in FIELDS} == FIELDS
-    assert (event["seq"], event["time"], event["event"], event["prev"]) == (0, 1234.568, "evaluated", "0" * 64)
+    (line,) = read_lines(tmp_path / "ledger.jsonl")
+    assert {key: line[key] for key in FIELDS} == FIELDS
+    assert (line["seq"], line["time"], line["event"], line["prev"]) == (0, 1234.568, "anything", "0" * 64)
+
+
+def test_an_event_is_read_as_it_was_written_with_its_number_time_and_hash(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    written = Evaluated(round=3, loss=0.1 + 0.2, by_client={"zoë": {"loss": 1e-300, "tokens": 2}})
+    ledger = Ledger(path, clock=lambda: 1234.56789)
+    ledger.append(RoundStarted(round=3))
+    ledger.append(written)
+    ledger.close()
+    _, read = read_events(path)
+    assert read == written.model_copy(update={"seq": 1, "time": 1234.568, "hash": read_lines(path)[1]["hash"]})
 
 
 @given(fields=st.dictionaries(st.text(min_size=1).map(lambda name: f"field {name}"), JSON, max_size=4))
 def test_whatever_json_can_say_survives(tmp_path_factory, fields):
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
     ledger = Ledger(path)
-    ledger.append("first", **fields)
-    ledger.append("second")
+    ledger.append(Anything(values=fields))
+    ledger.append(Anything())
     ledger.close()
-    first, second = read_events(path)
-    assert {key: first[key] for key in fields} == fields
+    first, second = read_lines(path)
+    assert first["values"] == fields
     assert second["prev"] == first["hash"]
 
 
@@ -52,7 +71,7 @@ def test_an_event_is_on_disk_when_append_returns(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", synced.append)
     ledger = Ledger(tmp_path / "ledger.jsonl")
     synced.clear()
-    ledger.append("event")
+    ledger.append(Anything())
     assert len(synced) == 1
     assert len(read_events(tmp_path / "ledger.jsonl")) == 1
     ledger.close()
@@ -63,14 +82,14 @@ def test_a_reopened_ledger_goes_on_with_the_chain(tmp_path):
     before = written(path)
     after = written(path)
     assert after.startswith(before)
-    assert [event["seq"] for event in read_events(path)] == list(range(8))
+    assert [event.seq for event in read_events(path)] == list(range(8))
 
 
 def test_any_changed_byte_is_found(tmp_path):
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path, clock=lambda: 1000.0)
-    ledger.append("first", loss=0.1, name="zoë")
-    ledger.append("second", gone=None)
+    ledger.append(Anything(loss=0.1, name="zoë"))
+    ledger.append(Anything(gone=False))
     ledger.close()
     data = path.read_bytes()
     # The last newline is left out: without it the last line is a torn one.
@@ -124,7 +143,7 @@ def test_an_edited_line_that_was_hashed_anew_breaks_the_next(tmp_path):
     lines = written(path).splitlines(keepends=True)
     other = tmp_path / "other.jsonl"
     ledger = Ledger(other, clock=lambda: 1000.0)
-    ledger.append("event", number=99, **FIELDS)
+    ledger.append(Anything(number=99, **FIELDS))
     ledger.close()
     path.write_bytes(other.read_bytes() + b"".join(lines[1:]))
     with pytest.raises(PeerError, match="line 2 of"):
@@ -137,19 +156,19 @@ def test_a_torn_last_line_is_dropped_and_cut_off(tmp_path, torn_bytes):
     data = written(path, 3)
     start = data.rstrip(b"\n").rindex(b"\n") + 1
     path.write_bytes(data[:start] + data[start:][:torn_bytes])
-    assert [event["number"] for event in read_events(path)] == [0, 1]
+    assert [line["number"] for line in read_lines(path)] == [0, 1]
     ledger = Ledger(path)
     assert path.read_bytes() == data[:start]
-    ledger.append("after")
+    ledger.append(Resumed())
     ledger.close()
-    assert [event["event"] for event in read_events(path)] == ["event", "event", "after"]
+    assert [line["event"] for line in read_lines(path)] == ["anything", "anything", "resumed"]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_an_append_that_failed_leaves_the_chain_whole(tmp_path, monkeypatch, failure):
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)
-    ledger.append("before")
+    ledger.append(RoundStarted(round=1))
 
     def fail(descriptor):
         raise failure
@@ -157,10 +176,10 @@ def test_an_append_that_failed_leaves_the_chain_whole(tmp_path, monkeypatch, fai
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises((MachineError, KeyboardInterrupt)):
-            ledger.append("failed", filler="x" * 1000)
-    ledger.append("after")
+            ledger.append(Anything(filler="x" * 1000))
+    ledger.append(Resumed())
     ledger.close()
-    assert [event["event"] for event in read_events(path)] == ["before", "after"]
+    assert [event.event for event in read_events(path)] == ["round_started", "resumed"]
 
 
 def test_a_full_disk_is_the_machines_fault(tmp_path, monkeypatch):
@@ -171,7 +190,7 @@ def test_a_full_disk_is_the_machines_fault(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(MachineError, match=r"ledger\.jsonl': No space left on device"):
-        ledger.append("event")
+        ledger.append(Anything())
     ledger.close()
 
 
@@ -179,7 +198,7 @@ def test_a_ledger_is_open_only_once(tmp_path):
     pytest.importorskip("fcntl")
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)
-    ledger.append("event")
+    ledger.append(Anything())
     with pytest.raises(ConfigError, match="is being written by another process"):
         Ledger(path)
     ledger.close()
@@ -196,8 +215,8 @@ def test_a_ledger_that_is_not_there_is_an_error(tmp_path):
 def test_a_number_that_json_has_not_is_refused(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     with pytest.raises(ValueError, match="JSON"):
-        ledger.append("event", loss=float("nan"))
-    ledger.append("event", loss=0.0)
+        ledger.append(Anything(loss=float("nan")))
+    ledger.append(Anything(loss=0.0))
     ledger.close()
     assert json.loads((tmp_path / "ledger.jsonl").read_text())["loss"] == 0.0
 
@@ -212,27 +231,27 @@ def test_whoever_follows_a_ledger_gets_every_whole_event_once_and_reads_every_li
     monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
     seen = []
     for number in range(50):
-        ledger.append("event", number=number)
+        ledger.append(RoundStarted(round=number))
         seen += follower.new_events()
     ledger.close()
-    assert [event["number"] for event in seen] == list(range(50))
+    assert [event.round for event in seen] == list(range(50))
     assert len(parsed) == 50
     with path.open("ab") as file:
-        file.write(b'{"half":')
+        file.write(b'{"event":"round_started",')
         file.flush()
         assert follower.new_events() == []
-        file.write(b"1}\n")
-    assert follower.new_events() == [{"half": 1}]
+        file.write(b'"round":51}\n')
+    assert follower.new_events() == [RoundStarted(round=51)]
 
 
 def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, monkeypatch):
     heard = []
     ledger = Ledger(tmp_path / "ledger.jsonl", told=heard.append)
-    ledger.append("one")
-    ledger.note("two")
+    ledger.append(RoundStarted(round=1))
+    ledger.note(RoundStarted(round=2))
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(MachineError):
-            ledger.append("three")
+            ledger.append(RoundStarted(round=3))
     ledger.close()
-    assert [event["event"] for event in heard] == ["one", "two"]
+    assert heard == [RoundStarted(round=1), RoundStarted(round=2)]

@@ -7,7 +7,7 @@ import pytest
 
 from plait.cli.simulate import execute, prepare
 from plait.config import RunConfig
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.references import add_references
 
@@ -27,11 +27,11 @@ def test_a_baseline_over_frozen_adapters_is_compared_with_what_the_run_began_wit
     directory = RunDirectory(tmp_path / "then")
     add_references(directory, config.model_copy(update={"reference": "central"}), progress=lambda _: None)
 
-    events = list(read_events(directory.ledger))
+    events = list(read_lines(directory.ledger))
     base = next(event for event in events if event["event"] == "evaluated" and event["round"] == 0)
     reference = next(event for event in events if event["event"] == "reference")
     assert reference["change"] == pytest.approx(reference["held_out_loss"] - base["loss"])
     assert reference["change_margin"] > 0
     # What the frozen adapter was taught is not forgotten.
-    unadapted = next(event for event in read_events(RunDirectory(tmp_path / "first").ledger) if "by_client" in event)
+    unadapted = next(event for event in read_lines(RunDirectory(tmp_path / "first").ledger) if "by_client" in event)
     assert base["loss"] < unadapted["loss"] - 0.01

@@ -58,9 +58,9 @@ def test_an_interval_of_a_few_sequences_holds_the_loss_of_all_95_times_in_100(ju
             rows = generator.choice(len(after.losses), sequences, replace=False)
             told[name] = part(after, rows).since(part(before, rows))
         fields = mean_loss(told)
-        held["loss"] += abs(fields["loss"] - loss) <= fields["loss_margin"]
-        held["change"] += abs(fields["change"] - change) <= fields["change_margin"]
-        margins.append((fields["change_margin"], fields["loss_margin"]))
+        held["loss"] += abs(fields.loss - loss) <= fields.loss_margin
+        held["change"] += abs(fields.change - change) <= fields.change_margin
+        margins.append((fields.change_margin, fields.loss_margin))
     # Three standard deviations of what 600 draws give around 95 %, and some for skewness.
     assert all(0.91 <= count / DRAWS <= 0.985 for count in held.values()), held
     assert np.mean(margins, axis=0)[0] < np.mean(margins, axis=0)[1]

@@ -3,19 +3,19 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import PeerError
-from plait.report.fold import fold_events
-from plait.report.run_view import Traffic
+from plait.rounds.run_view import Traffic
+from tests.plait.conftest import view_of
 
 
 def test_a_ledger_must_begin_with_the_start_of_a_run(small_run) -> None:
     with pytest.raises(PeerError, match="is empty, expected 'run_started'"):
-        fold_events([])
+        view_of([])
     with pytest.raises(PeerError, match="is 'broadcast', expected 'run_started'"):
-        fold_events(small_run[1:])
+        view_of(small_run[1:])
 
 
 def test_bytes_add_up_by_round_and_client_in_each_direction(small_run) -> None:
-    view = fold_events(small_run)
+    view = view_of(small_run)
     assert view.traffic[1, "ann"] == Traffic(uplink_bytes=3000 + 50, downlink_bytes=1000 + 100)
     assert view.traffic[1, "bob"] == Traffic(uplink_bytes=4000, downlink_bytes=2000)
     assert view.traffic_by_round[0] == Traffic(uplink_bytes=20 + 20, downlink_bytes=10 + 10)
@@ -23,15 +23,15 @@ def test_bytes_add_up_by_round_and_client_in_each_direction(small_run) -> None:
 
 
 def test_an_evaluation_knows_the_bytes_sent_before_it(small_run) -> None:
-    view = fold_events(small_run)
+    view = view_of(small_run)
     set_up = 10 + 20 + 10 + 20
     first_round = 1000 + 2000 + 3000 + 4000 + 100 + 50
     second_round = 1000 + 2000 + 3000 + 4000
-    assert [evaluation.sent_bytes for evaluation in view.evaluations] == [
-        set_up,
-        set_up + first_round,
-        set_up + first_round + second_round,
-    ]
+    assert view.sent_bytes_before == {
+        0: set_up,
+        1: set_up + first_round,
+        2: set_up + first_round + second_round,
+    }
     assert view.sent.total_bytes == set_up + first_round + second_round
 
 
@@ -39,20 +39,19 @@ def test_a_repeated_round_costs_its_bytes_again_but_counts_once(small_run) -> No
     """Killed in round 2 after an update, resumed, and round 2 done again: the last loss holds."""
     again = [event for event in small_run if event.get("round") == 2]
     events = [*small_run[:-1], {"event": "resumed", "round": 1}, *again, {**again[-1], "loss": 2.875}]
-    once, twice = fold_events(small_run), fold_events(events)
+    once, twice = view_of(small_run), view_of(events)
     assert twice.traffic[2, "ann"].uplink_bytes == 2 * once.traffic[2, "ann"].uplink_bytes
     assert twice.client_rounds == once.client_rounds == 4
     assert len(twice.rounds) == 2
     assert twice.final_evaluation is not None
-    assert twice.final_evaluation.mean.loss == 2.875
+    assert twice.final_evaluation.loss == 2.875
 
 
 def test_an_unfinished_run_is_folded_and_says_so(small_run) -> None:
     for length in range(1, len(small_run)):
-        view = fold_events(small_run[:length])
+        view = view_of(small_run[:length])
         assert not view.finished
-        assert view.peak_rss_bytes is None
-    assert fold_events(small_run).finished
+    assert view_of(small_run).finished
 
 
 def test_time_between_interruption_and_resumption_is_not_work(small_run) -> None:
@@ -63,25 +62,25 @@ def test_time_between_interruption_and_resumption_is_not_work(small_run) -> None
         {"event": "resumed", "round": 0, "time": 9000.0},
         {"event": "round_started", "round": 1, "time": 9002.0},
     ]
-    assert fold_events(events).wall_s == (107 - 100) + (9002 - 9000)
+    assert view_of(events).wall_s == (107 - 100) + (9002 - 9000)
 
 
 def test_a_refused_update_costs_bytes_and_is_no_client_round(hostile_run) -> None:
-    view = fold_events(hostile_run)
+    view = view_of(hostile_run)
     (refusal,) = view.refusals
     assert view.traffic[1, refusal.client].uplink_bytes == 2000
     assert view.client_rounds == 6
-    assert refusal.client not in {update.client for update in view.updates}
+    assert refusal.client not in {client for _, client in view.updates}
 
 
 def test_events_of_a_newer_kind_are_passed_over(small_run) -> None:
-    assert fold_events([*small_run, {"event": "from_the_future", "x": 1}]).sent == fold_events(small_run).sent
+    assert view_of([*small_run, {"event": "from_the_future", "x": 1}]).sent == view_of(small_run).sent
 
 
 def test_a_field_of_the_wrong_kind_names_its_event(small_run) -> None:
     broken = [*small_run[:1], {**small_run[1], "downlink_bytes": "many"}]
-    with pytest.raises(PeerError, match=r"event 1 \(broadcast\): 'downlink_bytes' is 'many', expected a whole number"):
-        fold_events(broken)
+    with pytest.raises(PeerError, match=r"event 1 \(broadcast\): 'downlink_bytes' is 'many', expected a valid integer"):
+        view_of(broken)
 
 
 def test_whoever_could_not_take_part_is_told_with_the_last_reason_unless_it_did_later(small_run) -> None:
@@ -96,7 +95,25 @@ def test_whoever_could_not_take_part_is_told_with_the_last_reason_unless_it_did_
         turned_away(detail="as an older server wrote it"),
         {"event": "clients_described", "clients": [{"client": "dora"}]},
     ]
-    assert [(each.client, each.reason, each.detail) for each in fold_events(events).left_out] == [
+    assert [(name, each.reason, each.detail) for name, each in view_of(events).left_out.items()] == [
         ("carol", "unusable-data", "no labels"),
         ("node 5", "", "as an older server wrote it"),
     ]
+
+
+def test_training_speed_is_all_tokens_over_all_training_time(small_run) -> None:
+    # Two rounds of ann (100 tokens in 2 s) and bob (300 tokens in 2 s).
+    assert view_of(small_run).train_tokens_per_s == (100 + 300) * 2 / (2.0 * 4)
+
+
+def test_the_base_alone_is_no_final_evaluation(small_run) -> None:
+    only_base = view_of(small_run[:7])
+    assert only_base.base_evaluation is not None
+    assert only_base.final_evaluation is None
+
+
+def test_a_stranger_whose_update_was_refused_is_no_client(small_run) -> None:
+    stranger = {"event": "update_refused", "round": 1, "client": "mallory", "reason": "unknown", "uplink_bytes": 9}
+    view = view_of([*small_run, stranger])
+    assert view.client_names == ("ann", "bob")
+    assert view.sent.uplink_bytes == view_of(small_run).sent.uplink_bytes + 9

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
+from plait.rounds.run_view import RunView
 
 Event = dict[str, object]
 
@@ -31,6 +33,11 @@ def numbered(events: Sequence[Event]) -> list[Event]:
         {"seq": index, "time": 1000.0 + 10 * index, **event, "hash": f"{index:064x}"}
         for index, event in enumerate(events)
     ]
+
+
+def view_of(events: Sequence[Event]) -> RunView:
+    """The view of a ledger with these lines."""
+    return RunView.of(map(parse_event, events))
 
 
 def run_started(**fields: object) -> Event:
@@ -245,8 +252,7 @@ def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
         times = iter([float(str(event["time"])) for event in events])
         ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: next(times))
         for event in events:
-            fields = {key: value for key, value in event.items() if key not in ("seq", "time", "event", "hash")}
-            ledger.append(str(event["event"]), **fields)
+            ledger.append(parse_event(event))
         ledger.close()
         return tmp_path
 

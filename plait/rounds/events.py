@@ -1,0 +1,551 @@
+"""The events of a ledger: one typed model per kind of event, shared by those who write them and those who read them.
+
+To add an event, add its class here and name it in `EVENTS`. A field that ledgers have always had is required; one that
+was added later has a default, so that older ledgers can still be read. Readers ignore fields and kinds that they do not
+know, so that they can read newer ledgers too. `SCHEMA` changes only when a field changes its meaning. Knows no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from plait.adapters import Json
+from plait.errors import PeerError
+
+SCHEMA = 1
+"""Version of the events below; ``run_started`` states it."""
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """An object inside an event."""
+
+    # A number that JSON lacks stays what it is, so that the ledger refuses it.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
+
+
+class Event(Part):
+    """What all events have; an event of a kind that this version does not know is read as nothing more.
+
+    Attributes:
+        event: its kind, as the ledger names it.
+        seq: its line, from 0; given by the ledger, like the two below.
+        time: when it was written, in seconds since 1970.
+        hash: SHA-256 of its line, in hexadecimal; it vouches for every line before it.
+    """
+
+    event: ClassVar[str] = ""
+    seq: Annotated[Count, Field(exclude=True)] = 0
+    time: Annotated[Number, Field(exclude=True)] = 0.0
+    hash: Annotated[str, Field(exclude=True)] = ""
+
+    def fields(self) -> dict[str, Json]:
+        """The fields as JSON values, without those that the ledger gives; fields that are None are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Base(Part):
+    """The frozen model.
+
+    Attributes:
+        name: as the run's settings say it.
+        fingerprint: of weights, configuration and tokenizer, in hexadecimal.
+        parameters: how many it has.
+        task: ``causal-lm`` or ``classification``.
+    """
+
+    name: str
+    fingerprint: str = ""
+    parameters: Count | None = None
+    task: str = "causal-lm"
+
+
+class Adapter(Part):
+    """The adapter that is trained.
+
+    Attributes:
+        method: of PEFT.
+        rank: None where the method has none.
+        alpha: the scaling factor is alpha / rank.
+        target_modules: as PEFT's configuration says it.
+        trainable_parameters: how many values it has.
+        tensors: how many tensors those are in.
+        spec_digest: SHA-256 of its spec, in hexadecimal.
+    """
+
+    method: str = ""
+    rank: Count | None = None
+    alpha: Number | None = None
+    target_modules: JsonValue = None
+    trainable_parameters: Count
+    tensors: Count = 0
+    spec_digest: str = ""
+
+
+class RunStarted(Event):
+    """The first event.
+
+    Attributes:
+        schema_version: `SCHEMA` of the version that began the run; 0 before there was one.
+        run: the run's id, in hexadecimal.
+        name: of its directory.
+        seed: of the run.
+        config: all settings under the keys that users write.
+        base: the frozen model.
+        adapter: what is trained.
+        parents: the adapters that the run begins with; None for a run that begins from its seed.
+        weight_ratio: no update counts more than this many times the median; None before there was a bound.
+        full_model_bytes: the whole model in float32.
+        versions: of plait, Python and libraries.
+        machine: see `plait.machine.describe`.
+    """
+
+    event = "run_started"
+    schema_version: Count = 0
+    run: str = ""
+    name: str = ""
+    seed: Count
+    config: Mapping[str, JsonValue]
+    base: Base
+    adapter: Adapter
+    parents: tuple[Mapping[str, JsonValue], ...] | None = None
+    weight_ratio: Number | None = None
+    full_model_bytes: Count
+    versions: Mapping[str, JsonValue] = {}
+    machine: Mapping[str, JsonValue] = {}
+
+
+class Resumed(Event):
+    """An interrupted run goes on after `round`."""
+
+    event = "resumed"
+    round: Count = 0
+
+
+class Interrupted(Event):
+    """The user asked to stop; `round` is the last finished one."""
+
+    event = "interrupted"
+    round: Count = 0
+
+
+class RunFinished(Event):
+    """All rounds are done.
+
+    Attributes:
+        rounds: how many.
+        wall_s: working time, without pauses between interruption and resumption.
+        peak_rss_bytes: memory of the server's process, or of the whole simulation.
+        adapter: digest of the last adapter.
+    """
+
+    event = "run_finished"
+    rounds: Count = 0
+    wall_s: Number | None = None
+    peak_rss_bytes: Count | None = None
+    adapter: str = ""
+
+
+class WaitingForClients(Event):
+    """Too few clients can take part.
+
+    Attributes:
+        here: clients attached.
+        fit: how many of them can take part.
+        unfit: how many of them cannot.
+        wanted: how many the run waits for.
+    """
+
+    event = "waiting_for_clients"
+    here: Count = 0
+    fit: Count = 0
+    unfit: Count = 0
+    wanted: Count
+
+
+class ClientsGathered(Event):
+    """The run goes on after it waited: `fit` clients of `wanted` can take part."""
+
+    event = "clients_gathered"
+    fit: Count = 0
+    wanted: Count = 0
+
+
+class DescribedClient(Part):
+    """One client's description of itself.
+
+    Attributes:
+        client: its name.
+        train_examples: sequences that it trains on.
+        train_tokens: tokens in them.
+        held_out_examples: sequences that are held out and evaluated.
+        held_out_tokens: tokens in them.
+        rank: of its adapter.
+        histogram: its examples by label or source.
+        public_key: Ed25519, in hexadecimal; None for a simulated client.
+    """
+
+    client: str
+    train_examples: Count = 0
+    train_tokens: Count = 0
+    held_out_examples: Count = 0
+    held_out_tokens: Count = 0
+    rank: Count | None = None
+    histogram: Mapping[str, Count] = {}
+    public_key: str | None = None
+
+
+class ClientsDescribed(Event):
+    """New clients, or clients that describe themselves differently than before."""
+
+    event = "clients_described"
+    clients: tuple[DescribedClient, ...]
+
+
+class ClientTurnedAway(Event):
+    """A client that cannot take part.
+
+    Attributes:
+        node: the driver's number of it.
+        client: its name, where it is known.
+        reason: a code.
+        detail: a sentence, the client's own where it gave one.
+    """
+
+    event = "client_turned_away"
+    node: Count | None = None
+    client: str = ""
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def name(self) -> str:
+        """The client's name, or its node's number."""
+        return self.client or f"node {self.node}"
+
+
+class RoundStarted(Event):
+    """`cohort` are the clients that are asked to train in `round`."""
+
+    event = "round_started"
+    round: Count
+    cohort: tuple[str, ...] = ()
+
+
+class ClientReplaced(Event):
+    """In `round`, `client` failed and `by` is asked instead."""
+
+    event = "client_replaced"
+    round: Count
+    client: str
+    by: str
+
+
+class RoundMissed(Event):
+    """The `attempt` at `round` got `received` usable updates, fewer than its quorum."""
+
+    event = "round_missed"
+    round: Count
+    attempt: Count = 1
+    received: Count = 0
+
+
+class Broadcast(Event):
+    """A task was sent to a client.
+
+    Attributes:
+        round: 0 for all that comes before training.
+        client: its name.
+        purpose: ``describe``, ``train`` or ``evaluate``.
+        downlink_bytes: everything that was sent.
+        payload_bytes: of the adapter's encoded values in it.
+        envelope_bytes: of the envelope around them.
+        codec: of the values.
+        bits_per_parameter: payload over parameters.
+        base_bytes: of what moves the client's base; None where nothing does.
+    """
+
+    event = "broadcast"
+    round: Count = 0
+    client: str
+    purpose: str = ""
+    downlink_bytes: Count
+    payload_bytes: Count | None = None
+    envelope_bytes: Count | None = None
+    codec: str | None = None
+    bits_per_parameter: Number | None = None
+    base_bytes: Count | None = None
+
+
+class ReplyReceived(Event):
+    """An answer that is no update: `uplink_bytes` came from `client` to a task of `purpose` in `round`."""
+
+    event = "reply_received"
+    round: Count = 0
+    client: str
+    purpose: str = ""
+    uplink_bytes: Count = 0
+
+
+class UpdateReceived(Event):
+    """An update was accepted and stored.
+
+    Attributes:
+        round: that it was trained in.
+        client: its name.
+        uplink_bytes: everything that came.
+        payload_bytes: of the delta's encoded values in it.
+        envelope_bytes: of the envelope around them.
+        codec: of the values.
+        bits_per_parameter: payload over parameters.
+        distortion: relative error of the encoding, as the client states it.
+        codec_s: seconds that encoding and decoding took.
+        examples: training sequences that the client states.
+        tokens: that it trained on.
+        train_loss: mean over its local steps.
+        train_s: seconds that it trained.
+        digest: SHA-256 of the decoded delta, in hexadecimal.
+        norms: how large it is (see `plait.rounds.norm_bound`).
+        signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
+        signature: Ed25519 over those, in hexadecimal.
+    """
+
+    event = "update_received"
+    round: Count
+    client: str
+    uplink_bytes: Count
+    payload_bytes: Count | None = None
+    envelope_bytes: Count | None = None
+    codec: str = ""
+    bits_per_parameter: Number | None = None
+    distortion: Number | None = None
+    codec_s: Number | None = None
+    examples: Count = 0
+    tokens: Count = 0
+    train_loss: Number | None = None
+    train_s: Number | None = None
+    digest: str = ""
+    norms: Mapping[str, Number] = {}
+    signed: str | None = None
+    signature: str | None = None
+
+
+class UpdateRefused(Event):
+    """An update, or an evaluation, that does not count or never came.
+
+    Attributes:
+        round: that it was for.
+        client: its name.
+        reason: a code.
+        detail: a sentence.
+        uplink_bytes: that came nevertheless.
+    """
+
+    event = "update_refused"
+    round: Count
+    client: str
+    reason: str = ""
+    detail: str = ""
+    uplink_bytes: Count = 0
+
+
+class Diagnostics(Part):
+    """How far a round's result is from the exact mean of products, and its clients from each other.
+
+    Attributes:
+        exact_norm: of the exact mean.
+        error: of the result, as a part of the exact mean's norm.
+        covariance: of averaging B and A apart, as a part of the same.
+        effective_rank: of the exact mean; None where it is not known.
+        agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
+        modules: how many modules were looked at.
+        drift: by client, how far its product moved.
+        update_norms: by client, of its delta.
+    """
+
+    exact_norm: Number | None = None
+    error: Number
+    covariance: Number
+    effective_rank: Number | None = None
+    agreement: Number | None = None
+    modules: Count | None = None
+    drift: Mapping[str, Number] = {}
+    update_norms: Mapping[str, Number] = {}
+
+
+class RoundFinished(Event):
+    """A round was folded into the adapter.
+
+    Attributes:
+        round: its number.
+        rule: that combined the updates.
+        received: updates that were folded.
+        refused: updates that the round wanted and did not get.
+        update_norm: of the round's step.
+        clipped: clients whose updates were scaled down; None where none may be.
+        weight_capped: clients whose updates count less than they ask for.
+        figures: what the rule says of itself.
+        diagnostics: None where the adapter has no pairs of factors.
+        base_distortion: relative error of what moves the base; None where the base stands.
+        adapter: digest of the adapter that clients hold from here on, in hexadecimal.
+        broadcast_distortion: relative error of the broadcast's encoding.
+        broadcast_codec_s: seconds that it took.
+        wall_s: seconds that the round took.
+    """
+
+    event = "round_finished"
+    round: Count
+    rule: str = ""
+    received: Count = 0
+    refused: Count = 0
+    update_norm: Number | None = None
+    clipped: tuple[str, ...] | None = None
+    weight_capped: tuple[str, ...] | None = None
+    figures: Mapping[str, Number] | None = None
+    diagnostics: Diagnostics | None = None
+    base_distortion: Number | None = None
+    adapter: str = ""
+    broadcast_distortion: Number | None = None
+    broadcast_codec_s: Number | None = None
+    wall_s: Number | None = None
+
+
+class Certainty(Part):
+    """What is known of a loss beside its value. Margins are half of a 95 % interval.
+
+    Attributes:
+        loss_margin: of the loss.
+        change: of the loss since before round 1, on the same sequences.
+        change_margin: of the change.
+        accuracy: part of the examples whose label was predicted.
+        accuracy_interval: 95 % interval of the accuracy.
+    """
+
+    loss_margin: Number | None = None
+    change: Number | None = None
+    change_margin: Number | None = None
+    accuracy: Number | None = None
+    accuracy_interval: tuple[Number, Number] | None = None
+
+
+class Score(Certainty):
+    """Mean `loss` on held-out data: nats per token; nats per example for labels."""
+
+    loss: Number
+
+    def change_since(self, before: Score) -> float:
+        """How far the loss has moved: on the same sequences where that is known."""
+        return self.loss - before.loss if self.change is None else self.change
+
+
+class ClientScore(Score):
+    """The loss of one client, over `tokens` label tokens in `sequences`."""
+
+    tokens: Count | None = None
+    sequences: Count | None = None
+
+
+class MeanScore(Score):
+    """The loss over all held-out tokens, and `by_client` every client's own."""
+
+    by_client: Mapping[str, ClientScore] = {}
+
+
+class Evaluated(Event, MeanScore):
+    """The adapter after `round` was evaluated; `own` has the clients' own adapters where they have them."""
+
+    event = "evaluated"
+    round: Count
+    own: MeanScore | None = None
+
+
+class Reference(Event, Certainty):
+    """A baseline with the same total steps was trained.
+
+    Attributes:
+        kind: ``central`` on pooled data, or ``local``, each client alone.
+        held_out_loss: mean over all held-out tokens at the end.
+        held_out_loss_by_round: index = round; None where it was not evaluated.
+        everywhere: of ``local``, mean loss of its adapters on everybody's held-out data.
+        by_client: loss at the end on each client's held-out data.
+        steps: of training in all.
+        batch_size: sequences in a step.
+        wall_s: seconds that it took.
+    """
+
+    event = "reference"
+    kind: str
+    held_out_loss: Number
+    held_out_loss_by_round: tuple[Number | None, ...] = ()
+    everywhere: Number | None = None
+    by_client: Mapping[str, Number] = {}
+    steps: Count | None = None
+    batch_size: Count | None = None
+    wall_s: Number | None = None
+
+    @property
+    def final(self) -> Score:
+        """The loss at the end, with what is known of it."""
+        return Score(loss=self.held_out_loss, **{name: getattr(self, name) for name in Certainty.model_fields})
+
+
+class PublishFailed(Event):
+    """The adapter of `round` could not be handed out, as `detail` says; that costs no round."""
+
+    event = "publish_failed"
+    round: Count
+    detail: str = ""
+
+
+EVENTS: tuple[type[Event], ...] = (
+    RunStarted,
+    Resumed,
+    Interrupted,
+    RunFinished,
+    WaitingForClients,
+    ClientsGathered,
+    ClientsDescribed,
+    ClientTurnedAway,
+    RoundStarted,
+    ClientReplaced,
+    RoundMissed,
+    Broadcast,
+    ReplyReceived,
+    UpdateReceived,
+    UpdateRefused,
+    RoundFinished,
+    Evaluated,
+    Reference,
+    PublishFailed,
+)
+"""Every kind of event."""
+
+_BY_NAME: Mapping[Json, type[Event]] = {model.event: model for model in EVENTS}
+
+
+def parse_event(line: Mapping[str, Json]) -> Event:
+    """The event in one line of a ledger.
+
+    Args:
+        line: its JSON object; null is the same as missing.
+
+    Raises:
+        PeerError: a field is missing or is not what it must be.
+    """
+    name = line.get("event")
+    model = _BY_NAME.get(name, Event) if isinstance(name, str) else Event
+    try:
+        return model.model_validate({key: value for key, value in line.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))[:60]
+        is_missing = first["type"] == "missing"
+        got = "missing" if is_missing else repr(first["input"])[:60]
+        expected = "a value" if is_missing else first["msg"].removeprefix("Input should be ")
+        where = f"event {str(line.get('seq', '?'))[:20]} ({model.event or 'unknown'})"
+        raise PeerError(f"{where}: '{key}' is {got}, expected {expected}") from error

@@ -1,0 +1,119 @@
+"""Where a run stands, in a few figures whose size does not grow with the rounds, folded from its ledger as it grows.
+
+`RunView` keeps everything that a report says; this keeps only what an operator asks for while the run goes on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from plait.rounds import events
+from plait.rounds.ledger import Follower
+from plait.rounds.validate import Reason
+
+_ROUNDS_TIMED = 64
+"""How many of the last rounds the time to go is computed from."""
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Where a run stands.
+
+    Attributes:
+        run: name of the run.
+        state: what it does, in a word or two.
+        wanted: how many clients the run waits for while it waits for some.
+        round: the round under way, or the last one.
+        rounds: how many there are to be.
+        cohort: the clients of this round.
+        lost: the clients of this round whose update will not count, and the ledger's reason.
+        deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
+        done: how many rounds are finished.
+        round_s: how long each of the last of them took.
+        unfit: clients that cannot take part: a code, and the client's own words.
+        base_loss: held-out loss before round 1; None until it is known.
+        loss: the newest held-out loss and the round that it came after; None until there is one.
+    """
+
+    run: str = ""
+    state: str = "starting"
+    wanted: int = 0
+    round: int = 0
+    rounds: int = 0
+    cohort: tuple[str, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict[str, str])
+    deadline_s: float | None = None
+    done: int = 0
+    round_s: tuple[float, ...] = ()
+    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    base_loss: float | None = None
+    loss: tuple[int, float] | None = None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the rounds to come will take if they are like those before; None before the first."""
+        if not self.round_s:
+            return None
+        return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
+
+    def after(self, event: events.Event) -> RunProgress:
+        """Where the run stands after one more event."""
+        match event:
+            case events.RunStarted() | events.Resumed():
+                return replace(self, state="waiting for clients", unfit={})
+            case events.ClientsGathered():
+                return replace(self, state="between rounds" if self.round else "evaluating the base")
+            case events.ClientsDescribed(clients=described):
+                here = {client.client for client in described}
+                return replace(self, unfit={name: why for name, why in self.unfit.items() if name not in here})
+            case events.ClientTurnedAway():
+                return replace(self, unfit={**self.unfit, event.name: (event.reason, event.detail)})
+            case events.RoundStarted():
+                return replace(self, state="training", round=event.round, cohort=event.cohort, lost={})
+            case events.WaitingForClients():
+                return replace(self, state="waiting for clients", wanted=event.wanted)
+            case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
+                return replace(self, lost={**self.lost, event.client: event.reason})
+            case events.UpdateReceived() if event.client in self.lost:
+                return replace(self, lost={name: why for name, why in self.lost.items() if name != event.client})
+            case events.ClientReplaced():
+                return replace(self, cohort=(*self.cohort, event.by))
+            case events.RoundMissed():
+                return replace(self, state="below the quorum, trying again")
+            case events.RoundFinished():
+                seconds = (*self.round_s, event.wall_s or 0.0)[-_ROUNDS_TIMED:]
+                return replace(self, state="evaluating", done=self.done + 1, round_s=seconds, cohort=())
+            case events.Evaluated():
+                base = event.loss if event.round == 0 else self.base_loss
+                return replace(self, state="between rounds", base_loss=base, loss=(event.round, event.loss))
+            case events.RunFinished():
+                return replace(self, state="finished")
+            case events.Interrupted():
+                return replace(self, state="interrupted")
+            case _:
+                return self
+
+
+class LiveProgress:
+    """Called, it gives the newest `RunProgress`; each call reads only what was appended since the last one.
+
+    Args:
+        ledger: of the run; need not be there yet.
+        progress: before the first event.
+    """
+
+    def __init__(self, ledger: Path, progress: RunProgress | None = None) -> None:
+        self._ledger = Follower(ledger)
+        self._progress = progress or RunProgress()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> RunProgress:
+        """Where the run stands now."""
+        with self._lock:
+            for event in self._ledger.new_events():
+                self._progress = self._progress.after(event)
+            return self._progress

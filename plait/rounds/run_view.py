@@ -1,0 +1,205 @@
+"""A run as its ledger tells it, folded event by event: from a whole ledger, or live while it grows.
+
+It changes in place (`take`), so that following a long run costs each event once. Bytes add up over everything that was
+sent, repeated rounds included. Where something was recorded twice (a resumed run repeats part of a round), the last
+record holds. Knows nothing of how anything is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from plait.adapters import Task
+from plait.errors import PeerError
+from plait.rounds import events
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes really sent: `uplink_bytes` client to server, `downlink_bytes` server to client."""
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Both directions."""
+        return self.uplink_bytes + self.downlink_bytes
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.uplink_bytes + other.uplink_bytes, self.downlink_bytes + other.downlink_bytes)
+
+
+@dataclass
+class RunView:
+    """Everything that a ledger says about a run.
+
+    Attributes:
+        start: the run's settings, base and adapter.
+        clients: every client that described itself, by name.
+        left_out: clients that could not take part and have not described themselves since, by name.
+        rounds: finished rounds, by number.
+        evaluations: by number of the round that they came after; 0 is the base alone.
+        sent_bytes_before: bytes sent in both directions before each evaluation.
+        updates: accepted updates, by (round, client).
+        refusals: updates and evaluations that were not accepted.
+        references: baselines, by kind.
+        traffic: by (round, client); round 0 is everything before training.
+        sent: all bytes.
+        interruptions: how often the run was stopped.
+        end: None while the run has not finished.
+        last: the newest event.
+    """
+
+    start: events.RunStarted
+    clients: dict[str, events.DescribedClient] = field(default_factory=dict[str, events.DescribedClient])
+    left_out: dict[str, events.ClientTurnedAway] = field(default_factory=dict[str, events.ClientTurnedAway])
+    rounds: dict[int, events.RoundFinished] = field(default_factory=dict[int, events.RoundFinished])
+    evaluations: dict[int, events.Evaluated] = field(default_factory=dict[int, events.Evaluated])
+    sent_bytes_before: dict[int, int] = field(default_factory=dict[int, int])
+    updates: dict[tuple[int, str], events.UpdateReceived] = field(
+        default_factory=dict[tuple[int, str], events.UpdateReceived]
+    )
+    refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
+    references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
+    traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
+    sent: Traffic = field(default_factory=Traffic)
+    interruptions: int = 0
+    end: events.RunFinished | None = None
+    last: events.Event = field(default_factory=events.Event)
+    _worked_s: float = 0.0
+
+    @classmethod
+    def of(cls, told: Iterable[events.Event]) -> Self:
+        """The view of a whole ledger.
+
+        Raises:
+            PeerError: the first event is not ``run_started``.
+        """
+        first = next(iterator := iter(told), None)
+        if not isinstance(first, events.RunStarted):
+            got = "empty" if first is None else repr(first.event or "of an unknown kind")
+            raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
+        view = cls(first, last=first)
+        for event in iterator:
+            view.take(event)
+        return view
+
+    def take(self, event: events.Event) -> None:
+        """Take in the next event."""
+        if not isinstance(event, events.Resumed):
+            self._worked_s += max(0.0, event.time - self.last.time)
+        self.last = event
+        match event:
+            case events.ClientsDescribed(clients=described):
+                for client in described:
+                    self.clients[client.client] = client
+                    self.left_out.pop(client.client, None)
+            case events.ClientTurnedAway():
+                self.left_out[event.name] = event
+            case events.Broadcast():
+                self._count(event.round, event.client, Traffic(downlink_bytes=event.downlink_bytes))
+            case events.ReplyReceived():
+                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+            case events.UpdateReceived():
+                self.updates[event.round, event.client] = event
+                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+            case events.UpdateRefused():
+                self.refusals.append(event)
+                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+            case events.RoundFinished():
+                self.rounds[event.round] = event
+            case events.Evaluated():
+                self.evaluations[event.round] = event
+                self.sent_bytes_before[event.round] = self.sent.total_bytes
+            case events.Reference():
+                self.references[event.kind] = event
+            case events.Interrupted():
+                self.interruptions += 1
+            case events.RunFinished():
+                self.end = event
+            case _:
+                pass
+
+    def _count(self, number: int, client: str, traffic: Traffic) -> None:
+        if traffic.total_bytes:
+            self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
+            self.sent += traffic
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its end; if not, everything here is what it had reached."""
+        return self.end is not None
+
+    @property
+    def wall_s(self) -> float:
+        """Working time in seconds, without pauses between interruption and resumption."""
+        return self._worked_s if self.end is None or self.end.wall_s is None else self.end.wall_s
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether clients keep a side of every pair to themselves, so that all losses are of adapters of their own."""
+        return self.start.config.get("rule") == "fedsa"
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether examples carry labels, so that there is an accuracy."""
+        return self.start.base.task == Task.CLASSIFICATION
+
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds that were asked for."""
+        planned = self.start.config.get("rounds")
+        return planned if isinstance(planned, int) else len(self.rounds)
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """Every client that was described, evaluated or had an update accepted, in that order."""
+        names = [*self.clients]
+        names += [name for evaluation in self.evaluations.values() for name in sorted(evaluation.by_client)]
+        names += [client for _, client in sorted(self.updates)]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def client_rounds(self) -> int:
+        """Accepted updates: how often one client took part in one round."""
+        return len(self.updates)
+
+    @property
+    def traffic_by_round(self) -> Mapping[int, Traffic]:
+        """Bytes of every round, all clients together, in round order."""
+        total: dict[int, Traffic] = {}
+        for (number, _), traffic in sorted(self.traffic.items(), key=lambda item: item[0]):
+            total[number] = total.get(number, Traffic()) + traffic
+        return total
+
+    @property
+    def newest_round(self) -> events.RoundFinished | None:
+        """The last finished round."""
+        return self.rounds[max(self.rounds)] if self.rounds else None
+
+    @property
+    def base_evaluation(self) -> events.Evaluated | None:
+        """The base before any training."""
+        return self.evaluations.get(0)
+
+    @property
+    def final_evaluation(self) -> events.Evaluated | None:
+        """The newest adapter that was evaluated; None before the first round was."""
+        newest = max(self.evaluations, default=0)
+        return self.evaluations[newest] if newest else None
+
+    @property
+    def own_evaluation(self) -> events.MeanScore | None:
+        """Each client's own adapter, beside the newest shared one; None where clients have none, or not yet."""
+        return self.final_evaluation.own if self.final_evaluation else None
+
+    @property
+    def train_tokens_per_s(self) -> float | None:
+        """Tokens that a client trains on in a second of its own training time, over all updates."""
+        timed = [(update.tokens, update.train_s) for update in self.updates.values() if update.train_s]
+        seconds = math.fsum(train_s for _, train_s in timed)
+        return sum(tokens for tokens, _ in timed) / seconds if seconds else None

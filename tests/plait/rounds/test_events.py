@@ -1,0 +1,138 @@
+import json
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from plait.errors import PeerError
+from plait.rounds import events
+from plait.rounds.events import (
+    EVENTS,
+    Adapter,
+    Base,
+    ClientScore,
+    Evaluated,
+    Event,
+    Reference,
+    RoundStarted,
+    RunStarted,
+    UpdateReceived,
+    parse_event,
+)
+
+NAMES = [
+    "run_started",
+    "resumed",
+    "interrupted",
+    "run_finished",
+    "waiting_for_clients",
+    "clients_gathered",
+    "clients_described",
+    "client_turned_away",
+    "round_started",
+    "client_replaced",
+    "round_missed",
+    "broadcast",
+    "reply_received",
+    "update_received",
+    "update_refused",
+    "round_finished",
+    "evaluated",
+    "reference",
+    "publish_failed",
+]
+STARTED = RunStarted(
+    seed=1, config={"rank": 8}, base=Base(name="tiny"), adapter=Adapter(trainable_parameters=9), full_model_bytes=36
+)
+
+
+def test_every_event_has_a_name_of_its_own_and_is_in_the_table():
+    assert [model.event for model in EVENTS] == NAMES
+    models = {model for model in vars(events).values() if isinstance(model, type) and issubclass(model, Event)}
+    assert set(EVENTS) == models - {Event}
+
+
+@pytest.mark.parametrize("model", EVENTS, ids=NAMES)
+def test_every_field_of_an_event_is_documented(model):
+    own = set(model.model_fields) - {"seq", "time", "hash"}
+    missing = [
+        name
+        for name in own
+        if not any(name in (part.__doc__ or "") for part in model.__mro__ if issubclass(part, Event.__base__))
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        STARTED,
+        RoundStarted(round=1, cohort=("ann", "bob")),
+        Evaluated(round=0, loss=2.5, accuracy_interval=(0.5, 0.75), by_client={"ann": ClientScore(loss=2.5)}),
+        Reference(kind="central", held_out_loss=2.0, held_out_loss_by_round=(2.5, None, 2.0)),
+    ],
+    ids=lambda event: event.event,
+)
+def test_an_event_survives_json(event):
+    line = json.loads(json.dumps({"event": event.event, **event.fields()}))
+    assert parse_event(line) == event
+
+
+def test_fields_that_are_not_known_are_left_out():
+    update = UpdateReceived(round=1, client="ann", uplink_bytes=3, train_loss=None)
+    assert not {"train_loss", "distortion", "signature"} & set(update.fields())
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"loss": 1, "round": True}, r"'round' is True, expected a valid integer"),
+        ({"loss": 1, "round": -1}, r"'round' is -1, expected greater than or equal to 0"),
+        ({"loss": 1, "round": 1.5}, r"'round' is 1.5, expected a valid integer"),
+        ({"loss": 1, "round": "7"}, r"'round' is '7', expected a valid integer"),
+        ({"loss": 1, "round": None}, r"'round' is missing, expected a value"),
+        ({"loss": 1}, r"'round' is missing, expected a value"),
+        ({"round": 1, "loss": math.nan}, r"'loss' is nan, expected a finite number"),
+        ({"round": 1, "loss": math.inf}, r"'loss' is inf, expected a finite number"),
+        ({"round": 1, "loss": False}, r"'loss' is False, expected a valid number"),
+        ({"round": 1, "loss": "1"}, r"'loss' is '1', expected a valid number"),
+        ({"round": 1, "loss": 1, "by_client": []}, r"'by_client' is \[\], expected a valid dictionary"),
+        ({"round": 1, "loss": 1, "by_client": {"ann": {"loss": "x"}}}, r"'by_client.ann.loss' is 'x', expected"),
+        ({"round": 1, "loss": 1, "accuracy_interval": [0.5]}, r"'accuracy_interval.1' is missing"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_its_place(line, says):
+    with pytest.raises(PeerError, match=rf"event 3 \(evaluated\): {says}"):
+        parse_event({"seq": 3, "event": "evaluated", **line})
+
+
+def test_an_error_never_carries_a_long_value():
+    with pytest.raises(PeerError) as caught:
+        parse_event({"event": "evaluated", "seq": "y" * 10_000, "round": 1, "loss": "x" * 10_000})
+    assert len(str(caught.value)) < 250
+
+
+def test_null_is_the_same_as_missing():
+    line = {"event": "update_received", "round": 1, "client": "ann", "uplink_bytes": 3}
+    optional = ("train_loss", "examples", "tokens", "codec")
+    assert parse_event({**line, **dict.fromkeys(optional)}) == parse_event(line)
+
+
+def test_fields_and_kinds_of_a_newer_version_are_passed_over():
+    assert parse_event({"event": "round_started", "round": 1, "weather": "fine"}) == RoundStarted(round=1)
+    newer = parse_event({"event": "from_the_future", "seq": 4, "time": 2.5, "hash": "ab", "round": "x"})
+    assert newer == Event(seq=4, time=2.5, hash="ab")
+
+
+def test_a_run_from_before_there_was_a_schema_is_read():
+    line = {"event": "run_started", **STARTED.fields()}
+    del line["schema_version"]
+    started = parse_event(line)
+    assert (started.schema_version, started.weight_ratio, started.parents) == (0, None, None)
+
+
+def test_no_event_can_be_made_of_numbers_that_json_lacks():
+    with pytest.raises(ValidationError):
+        Evaluated(round=1, loss=math.nan)
+    with pytest.raises(ValueError, match="JSON"):
+        json.dumps(STARTED.model_copy(update={"config": {"x": math.nan}}).fields(), allow_nan=False)

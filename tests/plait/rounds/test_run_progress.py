@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.rounds import events
+from plait.rounds.ledger import Ledger
+from plait.rounds.run_progress import LiveProgress, RunProgress
+from tests.plait.rounds.conftest import started
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    yield ledger
+    ledger.close()
+
+
+def summary_of(tmp_path):
+    return LiveProgress(tmp_path / "ledger.jsonl", RunProgress(run="first", rounds=3))
+
+
+def test_a_run_that_lacks_clients_says_how_many_it_waits_for(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append(started())
+    assert summary().state == "waiting for clients"
+    ledger.append(events.WaitingForClients(here=1, wanted=2))
+    assert (summary().state, summary().wanted) == ("waiting for clients", 2)
+    ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="ann"),)))
+    assert summary().state == "waiting for clients"
+    ledger.append(events.ClientsGathered(fit=2, wanted=2))
+    assert summary().state == "evaluating the base"
+
+
+def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append(started())
+    ledger.append(events.ClientTurnedAway(node=7, client="ann", reason="unusable-data", detail="no labels"))
+    ledger.append(events.ClientTurnedAway(node=8, client="bob", reason="silent", detail="no word"))
+    ledger.append(events.ClientTurnedAway(node=9, detail="as an older server wrote it"))
+    assert summary().unfit == {
+        "ann": ("unusable-data", "no labels"),
+        "bob": ("silent", "no word"),
+        "node 9": ("", "as an older server wrote it"),
+    }
+    ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="ann"),)))
+    assert set(summary().unfit) == {"bob", "node 9"}
+    ledger.append(events.Resumed(round=0))
+    assert not summary().unfit
+
+
+def test_the_time_to_go_follows_the_last_rounds_and_counts_all_that_are_done(tmp_path, ledger):
+    summary = LiveProgress(tmp_path / "ledger.jsonl", RunProgress(run="first", rounds=1000))
+    for number in range(1, 201):
+        ledger.note(events.RoundFinished(round=number, wall_s=float(number)))
+    assert summary().done == 200
+    assert summary().eta_s == 800 * 168.5  # the median of rounds 137 to 200
+
+
+def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_round_is_over(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    ledger.append(events.RoundStarted(round=1, cohort=("ann", "bob", "cyd")))
+    ledger.append(events.UpdateRefused(round=1, client="ann", reason="late", detail=""))
+    ledger.append(events.UpdateRefused(round=1, client="bob", reason="need-full", detail=""))
+    ledger.append(events.UpdateRefused(round=1, client="cyd", reason="no-answer", detail=""))
+    assert summary().lost == {"ann": "late", "cyd": "no-answer"}
+    ledger.append(events.UpdateReceived(round=1, client="cyd", uplink_bytes=1))
+    assert summary().lost == {"ann": "late"}
+    ledger.append(events.RoundStarted(round=2, cohort=("ann", "bob")))
+    assert summary().lost == {}
+
+
+def test_losses_are_those_of_the_base_and_of_the_newest_evaluated_round(tmp_path, ledger):
+    summary = summary_of(tmp_path)
+    assert (summary().base_loss, summary().loss) == (None, None)
+    ledger.append(events.Evaluated(round=0, loss=4.0))
+    assert (summary().base_loss, summary().loss) == (4.0, (0, 4.0))
+    ledger.append(events.Evaluated(round=2, loss=3.0))
+    assert (summary().base_loss, summary().loss) == (4.0, (2, 3.0))
