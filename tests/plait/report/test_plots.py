@@ -57,7 +57,7 @@ def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
     assert draw(plot).startswith(PNG_MAGIC)
     assert "$\\frac{1}{$" in figure_texts
     assert "evil" in figure_texts
-    assert "[31mred[0m" in figure_texts
+    assert "[31mred [0m" in figure_texts
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 200])
