@@ -116,7 +116,7 @@ def test_what_an_earlier_version_kept_is_refused_with_what_to_do(tiny: LocatedBa
     (tmp_path / "spec").write_text(spec.text)
     (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
     (tmp_path / "own").write_bytes(b"r" * 16 + bytes(28))
-    with pytest.raises(ConfigError, match="own adapter can be exported with that version"):
+    with pytest.raises(ConfigError, match="personalized adapter with that version"):
         open_node(tmp_path, base="tiny")
 
 
