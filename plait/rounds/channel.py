@@ -1,6 +1,6 @@
-"""The seam between the round loop and whatever carries its messages (in process, gRPC, Flower's engine).
+"""The interface between the round loop and the driver of its messages (in process, gRPC, Flower's engine).
 
-The loop sees node numbers and bytes; a driver never looks into the bytes.
+The loop sees node numbers and bytes; a driver never parses the bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeAlias
 
 
 class Purpose(StrEnum):
-    """What a task asks of a client."""
+    """The purpose of a task."""
 
     DESCRIBE = "describe"
     TRAIN = "train"
@@ -21,25 +21,25 @@ class Purpose(StrEnum):
 
 
 Data: TypeAlias = "bytes | memoryview"
-"""An answer's bytes; a view where they lie in a file that is mapped into memory."""
+"""An answer's bytes; a view if they are in a memory-mapped file."""
 
 TaskParts: TypeAlias = tuple[bytes, bytes]
-"""A task's own bytes and those that many tasks share (see `plait.wire.messages.encode_task`)."""
+"""A task's own bytes, and the bytes that many tasks share (see `plait.wire.messages.encode_task`)."""
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """Why there will be no answer from a node, in one line."""
+    """Why a node will not answer, in one line."""
 
     detail: str
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a node proved to be.
+    """The proven identity of a node.
 
     Attributes:
-        name: the name that its key was provisioned for.
+        name: the name for which its key was provisioned.
         public_key: its Ed25519 key, 32 bytes.
     """
 
@@ -49,11 +49,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Presence:
-    """How a node is there.
+    """A node's presence.
 
     Attributes:
-        since: when it attached, on a clock of the driver's; another number once it has come back.
-        quiet_s: seconds since it last showed a sign of work: a word on its progress, a byte that travelled.
+        since: when it connected, on the driver's clock; another number after a reconnect.
+        quiet_s: seconds since its last progress: a report, or a transferred byte.
     """
 
     since: float = 0.0
@@ -61,9 +61,9 @@ class Presence:
 
 
 class Exchange(Protocol):
-    """Tasks of one purpose and round on their way, and the answers to them.
+    """Tasks of one purpose and round in progress, and their answers.
 
-    Leaving it (``with``) withdraws what is still unanswered: such answers no longer count.
+    Leaving it (``with``) withdraws unanswered tasks: late answers no longer count.
     """
 
     def __enter__(self) -> Self: ...
@@ -73,14 +73,14 @@ class Exchange(Protocol):
     ) -> None: ...
 
     def send(self, node: int, task: TaskParts) -> None:
-        """Send a task; a node that was sent one before is sent the next one after it answered."""
+        """Send a task; a node with an unanswered task gets the next one after its answer."""
         ...
 
     def withdraw(self, node: int, reason: str) -> None:
-        """Wait for a node's answer no more.
+        """Stop waiting for a node's answer.
 
         Args:
-            node: it was sent a task, and has not answered.
+            node: it has an unanswered task.
             reason: one word for its log.
         """
         ...
@@ -89,10 +89,10 @@ class Exchange(Protocol):
         """Wait for the next answer.
 
         Args:
-            timeout_s: None waits for as long as it takes.
+            timeout_s: None means no limit.
 
         Returns:
-            (node, its answer), or None if none came in time or nobody is to answer any more.
+            (node, its answer), or None if none came in time or no answers are outstanding.
         """
         ...
 
@@ -102,30 +102,30 @@ class Channel(Protocol):
 
     @property
     def open_ended(self) -> bool:
-        """Whether nodes come and go, so that one that is missing or unfit may yet be replaced by another."""
+        """Whether nodes come and go, so that a missing or unfit one may yet be replaced by another."""
         ...
 
     def nodes(self, at_least: int) -> Sequence[int]:
-        """The nodes that can be reached now; waits until there are `at_least` so many."""
+        """The reachable nodes; waits until there are at least `at_least`."""
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until nodes may have come or gone, `timeout_s` at most."""
+        """Wait until nodes may have come or gone, at most `timeout_s`."""
         ...
 
     def identity(self, node: int) -> Identity | None:
-        """Who the node proved to be; None where the driver leaves proof to others."""
+        """The node's proven identity; None if the driver leaves proof to others."""
         ...
 
     def presence(self, node: int) -> Presence:
-        """How a node is there; always the same where the driver cannot tell."""
+        """The node's presence; constant if the driver cannot tell."""
         ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:
         """Begin to send tasks.
 
         Args:
-            purpose: what the tasks ask for.
+            purpose: of the tasks.
             group: the round, for drivers that group messages.
         """
         ...

@@ -1,8 +1,8 @@
-"""Checkpoints: the state after each finished round, whole on disk before the ledger says that the round is finished.
+"""Checkpoints: the state after each finished round, complete on disk before the ledger records the round.
 
-One folder a round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
+One folder per round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
 ``adapters.safetensors`` (master, shadows and their drifts, flat), the newest broadcast of each track and of the base,
-the moved base, and what rule and server optimizer remember. Older checkpoints are dropped once a newer one is whole.
+the moved base, and the state of rule and server optimizer. Older checkpoints are dropped once a newer one is complete.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
     """Write `state` to ``directory/round-NNNNNN`` and drop all but the newest `KEPT` checkpoints.
 
     Raises:
-        MachineError: the disk is full or read-only; the checkpoints before are untouched.
+        MachineError: the disk is full or read-only; earlier checkpoints are intact.
     """
     files = _files(state, ranks)
     with directory_written_aside(directory / f"round-{state.round:06d}") as folder:
@@ -54,13 +54,13 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
         }
         scalars["digest"] = _digest(scalars)
         write_atomically(folder / "state.json", json.dumps(scalars, indent=1).encode())
-    # What a killed process left half-written goes with them.
+    # Removes the partial files of a killed process as well.
     for old in (*_rounds(directory)[:-KEPT], *directory.glob(".round-*")):
         shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
-    """The newest checkpoint that is whole; a damaged one is passed over.
+    """The newest complete checkpoint; damaged ones are skipped.
 
     Raises:
         PeerError: there is none.
@@ -75,7 +75,7 @@ def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
 
 
 def damage_of(directory: Path) -> dict[str, str]:
-    """The checkpoints by name, oldest first, and what is wrong with each; empty where nothing is."""
+    """The checkpoints by name, oldest first, with the damage of each; empty if it has none."""
     found: dict[str, str] = {}
     for folder in _rounds(directory):
         try:
@@ -87,7 +87,7 @@ def damage_of(directory: Path) -> dict[str, str]:
 
 
 def finished_in_checkpoint(directory: Path) -> Mapping[str, Json]:
-    """What the newest whole checkpoint says of the round that it ends; empty where there is none."""
+    """The record of the round that the newest complete checkpoint ends; empty if there is none."""
     for folder in reversed(_rounds(directory)):
         try:
             return cast("dict[str, Json]", _read(folder)[0]["finished"])

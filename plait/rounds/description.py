@@ -1,4 +1,4 @@
-"""What a node says of itself when it is asked to describe itself, read and checked, or why it cannot take part.
+"""A node's description of itself, read and checked, or the reason that it cannot take part.
 
 Knows no channel: bytes in, a card out.
 """
@@ -15,7 +15,7 @@ REPLY_BYTES = 1 << 20  # replies other than updates are a few names and numbers
 MOST_TOKENS = 1 << 44
 """More than any client has (17 trillion): a count beyond it is a lie or a mistake."""
 
-# What may be over in a while, though the client has not attached anew.
+# Reasons that may pass, even if the client has not reconnected.
 _PASSING = frozenset({RefusalReason.FAILED, RefusalReason.BUSY, RefusalReason.NEED_FULL})
 
 
@@ -23,9 +23,9 @@ class UnfitError(PeerError):
     """A client that cannot take part.
 
     Attributes:
-        reason: a code for the ledger: a `Reason`, or what the client itself gave.
-        client: its name, if it is known.
-        passing: whether it may be able to in a while.
+        reason: a code for the ledger: a `Reason`, or the client's own.
+        client: its name, if known.
+        passing: whether it may be able to later.
     """
 
     def __init__(self, reason: str, detail: str, *, client: str = "", passing: bool = False) -> None:
@@ -38,11 +38,11 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
 
     Args:
         raw: the answer.
-        node: the driver's number of it, for errors.
-        identity: who it proved to be, where the driver knows.
+        node: the driver's number for it, for errors.
+        identity: its proven identity, if the driver knows it.
 
     Raises:
-        UnfitError: it is a refusal, no description, or one under another's name.
+        UnfitError: it is a refusal, not a description, or one under another's name.
     """
     if isinstance(raw, NoAnswer):
         raise UnfitError(Reason.NO_ANSWER, raw.detail, passing=True)
@@ -58,9 +58,7 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
             passing=card.reason in _PASSING,
         )
     if not isinstance(card, ClientCard):
-        raise UnfitError(
-            Reason.MALFORMED, f"node {node} answered with {type(card).__name__}, expected a description of itself"
-        )
+        raise UnfitError(Reason.MALFORMED, f"node {node} answered with {type(card).__name__}, expected a description")
     if identity and identity.name != card.client:
         raise UnfitError(
             Reason.WRONG_CLIENT,
@@ -70,16 +68,16 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
 
 
 def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest: bytes, rank: int) -> None:
-    """See that a client can take part.
+    """Check that a client can take part.
 
     Args:
-        card: what it says of itself.
+        card: its description.
         base_fingerprint: of the run's base.
-        spec_digest: of the adapter that it was asked about.
+        spec_digest: of the adapter in question.
         rank: of that adapter.
 
     Raises:
-        UnfitError: another base or adapter, too small a rank, or no data.
+        UnfitError: another base or adapter, too low a rank, or no data.
     """
     name = card.client
     if card.base_fingerprint != base_fingerprint:
@@ -91,7 +89,7 @@ def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest:
     if card.max_rank and rank > card.max_rank:
         raise UnfitError(
             Reason.RANK,
-            f"client {name!r} carries a rank of at most {card.max_rank}, expected {rank}: give the run a lower "
+            f"client {name!r} supports a rank of at most {card.max_rank}, expected {rank}: give the run a lower "
             "--rank or --client-ranks, or the client a higher --max-rank",
             client=name,
         )

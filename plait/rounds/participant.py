@@ -1,9 +1,9 @@
 """The client's side of a run: decode a task, bring the adapter up to date, train or evaluate, answer.
 
-Training is a pipeline: `begin` decodes a task and runs `HOOKS` forward, the job that it gives is trained by whoever
-runs the client (alone or with others), and `finish` runs the hooks backward and packs the answer.
+Training is a pipeline: `begin` decodes a task and runs `HOOKS` forward; the driver trains the resulting job, alone or
+with others; `finish` runs the hooks backward and packs the answer.
 
-Knows no torch, no Flower and no socket: the model is a `LocalModel`, and what must outlive one task is in a `Memory`.
+Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a `Memory`.
 Answers carry counts, losses and codes; never text.
 """
 
@@ -59,21 +59,21 @@ from plait.wire.signature import with_signature
 _Given = TypeVar("_Given")
 
 HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), CarriedMoments(), OwnShare(), OwnSide())
-"""What is done around training. Error feedback packs the delta, so it comes first, and last on the way back."""
+"""The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
 
 class Participant:
     """One client of one run.
 
     Args:
-        name: what the client is called.
+        name: the client's name.
         model: base and data.
-        memory: what survives between tasks.
+        memory: survives between tasks.
         max_rank: the largest rank that it can carry; 0 for any.
         sign: makes a signature of 64 bytes; without it updates are not signed.
         max_task_bytes: larger tasks are refused unread.
-        terms: what the client agreed to; whatever differs is refused. None takes any task.
-        hooks: what is done around training.
+        terms: the client's agreement; tasks that differ are refused. None accepts any task.
+        hooks: run around training.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class Participant:
         self._policy = terms.policy if terms else None
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do what one task asks; whatever is wrong with it becomes a refusal with a reason code.
+        """Do one task; an invalid one is answered by a refusal with a reason code.
 
         Raises:
             Abandoned: nobody waits for it any more.
-            DiskFullError: this machine's disk is full; whoever runs the client knows whose that is.
-            EarlierFormatError: another version of plait wrote what the client keeps.
+            DiskFullError: this machine's disk is full; the driver knows whose machine it is.
+            EarlierFormatError: another version of plait wrote the client's state.
         """
         job = self.begin(task_bytes)
         if isinstance(job, bytes):
@@ -117,15 +117,15 @@ class Participant:
         return self.finish(job, trained)
 
     def begin(self, task_bytes: bytes) -> TrainJob | bytes:
-        """Do what one task asks up to its training.
+        """Do one task up to its training.
 
         Returns:
-            The job to train, or the encoded reply where nothing is to be trained.
+            The job to train, or the encoded reply if there is nothing to train.
 
         Raises:
             Abandoned: nobody waits for it any more.
             DiskFullError: this machine's disk is full.
-            EarlierFormatError: another version of plait wrote what the client keeps.
+            EarlierFormatError: another version of plait wrote the client's state.
         """
         return self._answering(lambda: self._work(task_bytes))
 
@@ -133,8 +133,8 @@ class Participant:
         """The encoded reply to a task once its job is done.
 
         Args:
-            job: what `begin` gave.
-            trained: what training left behind, or the error that ended it.
+            job: from `begin`.
+            trained: the result of training, or the error that ended it.
 
         Raises:
             Abandoned: nobody waits for it any more.
@@ -176,7 +176,7 @@ class Participant:
             self._holdings.keep_spec(task.spec_json)
             self._holdings.keep_settings(task.settings)
         else:
-            # The server reads in the card what it may ask for instead; nothing is built.
+            # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
         size = self._model.data_size(spec, task.settings)
         if self._terms:
@@ -226,7 +226,7 @@ class Participant:
         """The update as an envelope."""
         header, trained = job.header, outgoing.trained
         if header is None:
-            raise ValueError("the job answers no task")
+            raise ValueError("the job belongs to no task")
         encoded = outgoing.encoded or encode_delta(outgoing.delta, codec_for(job.settings.wire))
         said = Header(
             direction=Direction.UPDATE,
@@ -288,7 +288,7 @@ class Participant:
         self._memory.save("judged", ClientState(run_id, after=kept).to_bytes())
 
     def _first(self, run_id: bytes) -> Judgement | None:
-        """Losses of the adapter that the run began with; None where they are not known."""
+        """Losses of the run's initial adapter; None if unknown."""
         kept = recall_state(self._memory, "judged", run_id).after
         return Judgement.from_bytes(kept.tags.get("losses", "").encode())
 

@@ -1,10 +1,10 @@
-"""The folder of a run: where each of its files lies, and how it is made and found again.
+"""The folder of a run: the place of each of its files, and how it is made and found again.
 
-RUN/config.toml   what was really used
+RUN/config.toml   the resolved settings
     ledger.jsonl  the record (see ledger.py)
-    server.toml, server.log   how it is served and what happened, where `plait server` runs it
+    server.toml, server.log   how `plait server` serves it, and its events
     checkpoints/  what resume needs (see checkpoint.py)
-    spool/        updates received in the round under way, one file a client
+    spool/        updates received in the current round, one file per client
     adapter/      the newest adapter as a PEFT directory
     summary.json, report.html, *.png   written by the report
 """
@@ -49,7 +49,7 @@ class RunDirectory:
             raise ConfigError(
                 f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
             )
-        # What a run that was killed before its first event may have left behind.
+        # Remains of a run that was killed before its first event.
         own = {run.config.name, run.ledger.name, run.server.name, run.server_log.name, run.checkpoints.name}
         try:
             if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
@@ -74,22 +74,22 @@ class RunDirectory:
 
     @property
     def has_started(self) -> bool:
-        """Whether the ledger of a run lies here, with at least one event."""
+        """Whether there is a ledger of a run, with at least one event."""
         return self.ledger.is_file() and self.ledger.stat().st_size > 0
 
     def client_memory(self, client: str) -> Path:
-        """Where a simulated client keeps what it must not lose."""
+        """Directory of a simulated client's state."""
         return self.path / "clients" / _file_name(client)
 
     def tidy_clients(self) -> None:
-        """Once the run is over, remove what simulated clients kept for further rounds."""
+        """Once the run is over, remove the state that simulated clients kept for further rounds."""
         for folder in (self.path / "clients").glob("*/"):
-            # What cannot be removed only takes space.
+            # Files that cannot be removed only take space.
             with contextlib.suppress(MachineError):
                 keep_only_what_lasts(folder)
 
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
-        """Make one received update durable; from here on it is never asked for again.
+        """Store one received update durably; it is then never requested again.
 
         Raises:
             MachineError: the disk is full or read-only.
@@ -108,7 +108,7 @@ class RunDirectory:
         """A stored update, or None.
 
         Raises:
-            MachineError: there is one that cannot be read.
+            MachineError: it exists and cannot be read.
         """
         return read_if_there(self._spool(round_number) / _file_name(client))
 
@@ -121,8 +121,8 @@ class RunDirectory:
 
 
 def _file_name(client: str) -> str:
-    # Names come from outside: what could leave the folder, or collide with another file where upper and lower case are
-    # one, is replaced by its hash.
+    # Names come from outside: one that could leave the folder, or collide with another on a case-insensitive file
+    # system, is replaced by its hash.
     if _SAFE_NAME.fullmatch(client):
         return f"{client}.envelope"
     return f"sha256-{hashlib.sha256(client.encode()).hexdigest()}.envelope"

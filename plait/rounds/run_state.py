@@ -1,8 +1,8 @@
-"""The state of a run between two rounds, and the pure steps from one to the next.
+"""The state of a run between two rounds, and the pure functions from one to the next.
 
-Two adapters are kept apart. `adapter` is the server's own float32 master. A *shadow* is what clients hold once they
-applied the newest broadcast: the wire may have rounded it. What a broadcast left out stays in `adapter - shadow` and
-travels with the next one, so nothing is ever lost to the codec. Clients of another rank follow a track of their own.
+Two adapters are kept apart. `adapter` is the server's own float32 master. A *shadow* is the adapter of up-to-date
+clients: the wire may have rounded it. The part that a broadcast left out stays in `adapter - shadow` and is sent with
+the next one, so the codec loses nothing for good. Clients of another rank follow a separate track.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from plait.rounds.tracks import Ranks
 
 @dataclass(frozen=True)
 class Track:
-    """What the clients of one rank hold, and the step that led them there.
+    """The adapter of the clients of one rank, and the step that led there.
 
     Attributes:
-        shadow: what a client holds that is up to date.
-        previous: digest of the shadow before this one, which `broadcast` starts from; empty before round 1.
-        broadcast: the sealed envelope that leads from the previous shadow to this one; empty before round 1.
-        drift: how far the adapter behind the shadow moves a round (see `error_feedback.Debt`).
+        shadow: the adapter of an up-to-date client.
+        previous: digest of the shadow before it, from which `broadcast` starts; empty before round 1.
+        broadcast: the sealed envelope from the previous shadow to this one; empty before round 1.
+        drift: movement per round of the adapter behind the shadow (see `error_feedback.Debt`).
     """
 
     shadow: AdapterState
@@ -41,12 +41,12 @@ class Track:
 
 @dataclass(frozen=True)
 class BaseTrack:
-    """How far the base has moved, and the step that led there.
+    """The base's movement, and the step that led there.
 
     Attributes:
-        moved: as every client that is up to date has it.
+        moved: as held by every up-to-date client.
         previous: digest of the moved base before the newest step; empty for none.
-        broadcast: the sealed envelope of the newest step; empty while the base stands.
+        broadcast: the sealed envelope of the newest step; empty if the base has not moved.
     """
 
     moved: MovedBase = field(default_factory=MovedBase)
@@ -56,7 +56,7 @@ class BaseTrack:
 
 @dataclass(frozen=True)
 class Held:
-    """What a client is known to hold.
+    """The server's knowledge of what a client holds.
 
     Attributes:
         adapter: digest of its adapter; empty for none.
@@ -72,15 +72,15 @@ class RunState:
     """Everything that the next round depends on.
 
     Attributes:
-        run_id: 16 random bytes that name the run in every envelope.
+        run_id: 16 random bytes that identify the run in every envelope.
         round: rounds finished so far.
         adapter: the server's master.
-        tracks: one for each rank that clients have, that of the master's rank first.
-        base: how far the base has moved.
+        tracks: one for each rank of the clients, that of the master's rank first.
+        base: the base's movement.
         held: what each client holds, by client name.
-        rule_memory: what the rule keeps from round to round.
-        optimizer_memory: what the server optimizer keeps.
-        norms: medians of how large the updates of the last rounds were (see norm_bound.py).
+        rule_memory: the rule's state.
+        optimizer_memory: the server optimizer's state.
+        norms: medians of the update norms of recent rounds (see norm_bound.py).
         finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
             the state so that the ledger can be completed after a crash between the two.
     """
@@ -98,27 +98,27 @@ class RunState:
 
     @property
     def shadow(self) -> AdapterState:
-        """What an up-to-date client of the master's rank holds."""
+        """The adapter of an up-to-date client of the master's rank."""
         return self.tracks[0].shadow
 
     def held_on(self, track: int) -> Held:
-        """What a client of this track holds that is up to date."""
+        """The adapter of an up-to-date client of this track."""
         return Held(self.tracks[track].shadow.digest(), self.base.moved.digest)
 
 
 def initial_state(run_id: bytes, ranks: Ranks) -> RunState:
-    """The state before round 1: every client derives its adapter from the spec's seed, so nobody needs a broadcast."""
+    """The state before round 1: every client derives its adapter from the spec's seed, so no broadcast is needed."""
     tracks = tuple(Track(adapter.initial) for adapter in ranks.adapters)
     return RunState(run_id=run_id, round=0, adapter=ranks.master.initial, tracks=tracks)
 
 
 def advance(state: RunState, step: AdapterState) -> RunState:
-    """One round further: the rule's `step` is applied to the master; the shadows follow with the next broadcast."""
+    """The state after a round: the rule's `step` is added to the master; the shadows follow with the next broadcast."""
     return replace(state, round=state.round + 1, adapter=add(state.adapter, step))
 
 
 def note_held(state: RunState, client: str, held: Held) -> RunState:
-    """Remember what `client` holds."""
+    """Record what `client` holds."""
     return replace(state, held={**state.held, client: held})
 
 
@@ -135,17 +135,17 @@ def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number:
 def choose_cohort(
     clients: Sequence[str], size: int, *, over_selection: float, seed: int, round_number: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Who is asked in a round, and who is next where somebody fails.
+    """The clients asked in a round, and the order in which others replace them.
 
     Args:
-        clients: all that could be asked.
-        size: updates that are wanted.
-        over_selection: how many more are asked, as a fraction of `size`.
+        clients: all available clients.
+        size: updates wanted.
+        over_selection: extra clients to ask, as a fraction of `size`.
         seed: of the run.
         round_number: the round.
 
     Returns:
-        (the cohort in name order, all others in the order in which they replace).
+        (the cohort in name order, all others in the order of replacement).
     """
     asked = math.ceil(size * (1 + over_selection))
     cohort = sample_cohort(clients, asked, seed=seed, round_number=round_number)
@@ -155,6 +155,6 @@ def choose_cohort(
 
 
 def client_seed(seed: int, round_number: int, client: str) -> int:
-    """The 63-bit seed of one client's work in one round, independent of who else takes part."""
+    """The 63-bit seed of one client's work in one round, independent of the other clients."""
     text = f"{seed}/{round_number}/{client}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1

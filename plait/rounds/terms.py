@@ -1,7 +1,7 @@
-"""What a client agreed to: the run as it was welcomed to it, its operator's policy, and what it was asked so far.
+"""A client's agreement: the run in its welcome, its operator's policy, and the tasks received so far.
 
 A server that asks for anything else is refused before a task's broadcast is decoded or anything is trained. Knows no
-model: whoever makes the terms derives the adapters that the run configuration describes.
+model: the caller derives the adapters from the run configuration.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from plait.wire.messages import DescribeTask, EvaluateTask, Task, TrainTask
 from plait.wire.settings import Settings
 
 _ASKED = "asked"
-# Rounds whose broadcasts are remembered: a server falls back by one at most.
+# Rounds whose broadcasts are remembered: a server goes back by one at most.
 _REMEMBERED = 4
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What one client of one run agreed to.
+    """One client's agreement to one run.
 
     Attributes:
         client: its name.
         tasks: the settings of all tasks.
-        specs: the adapters of the run, one for each rank that clients have. A client is first asked about the largest.
+        specs: the adapters of the run, one for each rank of its clients. A client is first asked about the largest.
         own: the one that this client has.
-        policy: its operator's; None in a simulation, where all is one operator's.
+        policy: its operator's; None in a simulation, which has a single operator.
     """
 
     client: str
@@ -44,17 +44,17 @@ class Terms:
     policy: Policy | None = None
 
     def check_task(self, task: Task) -> None:
-        """Refuse a task whose settings, or whose adapter, are other than the run configuration says.
+        """Refuse a task whose settings or adapter differ from the run configuration.
 
         Raises:
-            PolicyError: which value, what it is and what was expected.
+            PolicyError: with the value, what it is and what was expected.
         """
         match task:
             case DescribeTask():
                 self._check_settings(task.settings, self.tasks.to_describe())
-                # As text, before anything of it is understood.
+                # As text, before anything in it is parsed.
                 if task.spec_json not in {spec.text for spec in self.specs}:
-                    raise PolicyError("adapter spec of the task is none that the run configuration makes")
+                    raise PolicyError("adapter spec of the task is not one that the run configuration makes")
             case TrainTask():
                 self._check_round(task.settings.round, least=1)
                 self._check_settings(task.settings, self.tasks.to_train(task.settings.round, self.client))
@@ -63,10 +63,10 @@ class Terms:
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
-        """Refuse a broadcast of another adapter or round than the task's, or for another client.
+        """Refuse a broadcast for another adapter or round than the task's, or for another client.
 
         Raises:
-            PolicyError: it is of another.
+            PolicyError: it is for another.
         """
         if header.spec_digest != self.own.digest or header.spec_json not in ("", self.own.text):
             raise PolicyError(
@@ -94,16 +94,16 @@ class Terms:
 
 @dataclass
 class Asked:
-    """What a client was asked in a run: which rounds, and from which adapters.
+    """A client's record of the tasks of a run: which rounds, and from which adapters.
 
-    A round is asked for again by a server that was restarted, from the same adapter, and gets the same answer. Other
-    adapters would get other answers, and many of them together tell what one does not.
+    A restarted server asks for a round again from the same adapter, and gets the same answer. Other adapters would get
+    other answers, and many of them together reveal more than one.
 
     Attributes:
         run_id: the run's, 16 bytes in hexadecimal; empty before the first task.
-        newest: the latest round that was asked for, by purpose.
-        seen: the adapters that the last rounds were asked for from, by purpose and round.
-        repeats: how often a round was asked for from another adapter.
+        newest: the latest round requested, by purpose.
+        seen: the adapters from which recent rounds were requested, by purpose and round.
+        repeats: number of rounds requested from another adapter.
     """
 
     run_id: str = ""
@@ -113,7 +113,7 @@ class Asked:
 
     @classmethod
     def recall(cls, memory: Memory) -> Asked:
-        """What is remembered; nothing where nothing was asked yet."""
+        """The stored record; empty if nothing was asked yet."""
         data = memory.load(_ASKED)
         if data is None:
             return cls()
@@ -128,17 +128,17 @@ class Asked:
     def note(
         self, memory: Memory, header: Header, base_digest: bytes, task: TrainTask | EvaluateTask, most: int
     ) -> None:
-        """Remember a task that is about to be done.
+        """Record a task before it is done.
 
         Args:
-            memory: where to.
+            memory: of the client.
             header: of its broadcast.
             base_digest: of the moved base.
             task: the task.
-            most: times that a round may be asked for from another adapter, in the whole run.
+            most: times that a round may be requested from another adapter, in the whole run.
 
         Raises:
-            PolicyError: it is of another run, or asked for once too often.
+            PolicyError: it is of another run, or requested once too often.
         """
         run_id = header.run_id.hex()
         if self.run_id not in ("", run_id):
@@ -153,8 +153,8 @@ class Asked:
             self.repeats += 1
             if self.repeats > most:
                 raise PolicyError(
-                    f"round {number} is asked for again from another adapter, and {most} such repeats are what "
-                    "max-repeats of this client's policy allows; to take part, raise it in the file given with --policy"
+                    f"round {number} is asked for again from another adapter, but max-repeats of this client's policy "
+                    f"allows {most} such repeats; to take part, raise it in the file given with --policy"
                 )
         states.append(state)
         self.run_id = run_id

@@ -1,6 +1,6 @@
-"""What an answer must be before it counts; every refusal has a code (`Reason`) that the ledger is told.
+"""Checks of an answer before it counts; every refusal has a code (`Reason`) for the ledger.
 
-Knows nothing of transport; the bytes were bounded before they came here.
+Knows nothing of transport; callers have bounded the bytes.
 """
 
 from __future__ import annotations
@@ -18,56 +18,55 @@ from plait.wire.envelope import Direction, Opened, open_envelope, read_header
 from plait.wire.messages import ClientCard, Evaluation
 from plait.wire.signature import signature_of, signed_bytes
 
-# Far beyond any honest figure, and far below where sums of such figures stop being exact or finite.
+# Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
 _LARGEST_FIGURE = 2.0**53
 # No mean of such adapters, nor the difference of two, leaves float32 (which ends near 2^128).
 _LARGEST_ELEMENT = 2.0**120
 
 
 class Reason(StrEnum):
-    """Why an answer does not count, as the ledger and the metrics say it; the codes are stable over versions.
+    """Why an answer does not count, for the ledger and the metrics; the codes are stable over versions.
 
-    What a client itself says when it cannot do a task (`RefusalReason` of the wire) stands beside these under its own
-    name: need-full, base-mismatch, spec-mismatch, too-little-data, unusable-data, malformed, failed, busy,
-    policy.
+    A client's own refusals (`RefusalReason` of the wire) appear beside these under their own names: need-full,
+    base-mismatch, spec-mismatch, too-little-data, unusable-data, malformed, failed, busy, policy.
     """
 
     MALFORMED = "malformed"
-    """Not an answer to this task, or bytes that are not as specified."""
+    """Not an answer to this task, or bytes that violate the specification."""
     DIRECTION = "direction"
-    """An envelope that goes the other way."""
+    """An envelope for the other direction."""
     WRONG_CLIENT = "wrong-client"
-    """It speaks of another client than the one that was asked."""
+    """It names another client than the one asked."""
     WRONG_ROUND = "wrong-round"
-    """It is of another round: late, or played back."""
+    """It belongs to another round: late, or replayed."""
     WRONG_RUN = "wrong-run"
-    """It is of another run."""
+    """It belongs to another run."""
     WRONG_BASE = "wrong-base"
-    """It adapts another base."""
+    """It belongs to another base."""
     WRONG_SPEC = "wrong-spec"
-    """It is of another adapter: method, rank, tensors, task."""
+    """It has another adapter: method, rank, tensors, task."""
     WRONG_REFERENCE = "wrong-reference"
     """The delta is relative to an adapter that the client was not sent."""
     SIGNATURE = "signature"
     """Not signed by the key that the client proved to hold."""
     WEIGHT = "weight"
-    """It counts other examples or tokens than the client said that it has."""
+    """Its examples or tokens differ from the client's own statement."""
     FIGURE = "figure"
     """A metric or loss that no honest client could have."""
     OVERFLOW = "overflow"
-    """Elements so large that sums of them would leave float32."""
+    """Elements so large that their sums would leave float32."""
     UNFIT = "unfit"
-    """No rule could fold it, or this one not in this round: a frozen side has changed, say."""
+    """No rule could fold it, or this one not in this round: for example, a frozen side has changed."""
     NORM = "norm"
-    """A factor, or the product, moved much further than the others' (see norm_bound.py)."""
+    """A factor, or the product, moved much further than those of the others (see norm_bound.py)."""
     RULE = "rule"
     """The rule refused it."""
     NO_ANSWER = "no-answer"
     """The client could not be reached, or its app failed."""
     LATE = "late"
-    """Nothing came before the deadline."""
+    """No answer before the deadline."""
     SILENT = "silent"
-    """Attached, but without a sign of work for too long (see patience.py)."""
+    """Connected, but without progress for too long (see patience.py)."""
     SLOW = "slow"
     """Far slower than the others."""
     SAME_NAME = "same-name"
@@ -79,10 +78,10 @@ class Reason(StrEnum):
 
 
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)
-    """An answer that the round goes on without.
+    """An answer that the round continues without.
 
     Attributes:
-        reason: why.
+        reason: the code.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -92,7 +91,7 @@ class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger na
 
 @dataclass(frozen=True)
 class Expected:
-    """What the update of one client in one round has to say of itself.
+    """The expected header of one client's update in one round.
 
     Attributes:
         run_id: 16 bytes.
@@ -101,8 +100,8 @@ class Expected:
         base_fingerprint: 32 bytes.
         spec_digest: 32 bytes.
         received: the adapter that the client started from.
-        examples: what it said that it has; None where that was checked before.
-        public_key: its Ed25519 key, 32 bytes, where it proved to hold one: the update must then be signed with it.
+        examples: the client's own statement; None if that was checked before.
+        public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
     """
 
     run_id: bytes
@@ -116,7 +115,7 @@ class Expected:
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
-    """Decode an update and check everything that it claims.
+    """Decode an update and check all its claims.
 
     Raises:
         UpdateRefused: with the first reason found.
@@ -158,7 +157,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
 
 
 def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int) -> None:
-    """Check what a client says of its held-out data against what it said before.
+    """Check a client's evaluation against its earlier statements.
 
     Raises:
         UpdateRefused: with the first reason found.
@@ -189,13 +188,13 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         (evaluation.own_change_error, evaluation.own_change),
     ):
         if error is not None and change is None:
-            raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change that it does not give")
+            raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change but not the change")
     judged = evaluation.own_loss is not None and evaluation.correct is not None
     beside = (evaluation.own_loss_error, evaluation.own_change)
     if judged is not (evaluation.own_correct is not None) or (
         evaluation.own_loss is None and any(figure is not None for figure in beside)
     ):
-        raise UpdateRefused(Reason.FIGURE, "evaluation says half of what there is to say of the client's own adapter")
+        raise UpdateRefused(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
 
 
 def _check_signature(data: bytes, expected: Expected) -> None:
@@ -223,5 +222,5 @@ def _check_size(delta: AdapterState, received: AdapterState) -> None:
 
 
 def max_update_bytes(layout: Layout) -> int:
-    """The most bytes that an update of this layout may have: exact float32 and 64 kB of everything else."""
+    """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else."""
     return 4 * layout.size + 65536

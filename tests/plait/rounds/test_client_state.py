@@ -74,7 +74,9 @@ def test_what_is_of_another_run_counts_as_lost():
 
 @pytest.mark.parametrize("data", [RUN + bytes(28), RUN + b"[[1.0], [3]]", b"x"])
 def test_state_of_an_earlier_format_is_refused_with_what_to_do(data):
-    with pytest.raises(EarlierFormatError, match=r"finish the run with .*, or delete .*personalized adapter with that version"):
+    with pytest.raises(
+        EarlierFormatError, match=r"finish the run with .*, or delete .*personalized adapter with that version"
+    ):
         ClientState.from_bytes(data)
     assert issubclass(EarlierFormatError, ConfigError)
 

@@ -140,7 +140,7 @@ def test_two_clients_of_one_name_are_one_client(federate):
     ("reply", "reason"),
     [
         (b"junk", "node 102: reply of 4 bytes cannot be read"),
-        (encode_reply(UpdateReply(b"")), "node 102 answered with UpdateReply, expected a description of itself"),
+        (encode_reply(UpdateReply(b"")), "node 102 answered with UpdateReply, expected a description"),
     ],
 )
 def test_a_node_that_cannot_describe_itself_does_not_count(federate, reply, reason):
