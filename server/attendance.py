@@ -1,6 +1,6 @@
-"""A node's long call, from its first word to its last: it enrols, then is told what to do for as long as it stays.
+"""A node's long call, from enrolment to its end: it enrols, then receives tasks for as long as it stays.
 
-Knows nothing of gRPC's calls but that one reads and writes, and nothing of answers.
+Of gRPC's calls it knows only reading and writing, and it knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ _MAX_TEXT = 120
 _PROGRESS_PAUSE_S = 0.05
 _FAREWELL_S = 2.0
 _ENTERING_A_NAME = 2
-"""A node has one call on its way in, and perhaps an older one on a connection that is gone."""
+"""A node has one enrolling call, and perhaps an older one on a lost connection."""
 _QUEUE_S = 20.0
-"""Less than a node's own patience, so that it hears why it is not let in."""
+"""Less than a node's own patience, so that it learns why it is not admitted."""
 
 
 class Line(Protocol):
     """The two directions of the call."""
 
     async def read(self) -> pb.FromNode | None:
-        """What the node says next; None when it has nothing more to say."""
+        """The node's next message; None if there are no more."""
         ...
 
     async def write(self, event: pb.ToNode) -> None:
-        """Tell the node something."""
+        """Send the node a message."""
         ...
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What every node is told when it is let in.
+    """Values sent to every admitted node.
 
     Attributes:
         run_id: Flower's number of the run.
-        run_config: the run configuration; nodes are told what clients need of it.
+        run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
         max_answer_bytes: the largest answer.
     """
@@ -72,12 +72,12 @@ class Attendance:
     """Serves the long calls of all nodes.
 
     Args:
-        terms: what nodes are told.
-        admission: who may take part; None lets anybody in.
+        terms: values sent to nodes.
+        admission: who may take part; None admits anybody.
         tasks: of all nodes.
         metrics: counts refusals and bytes.
-        max_unproven: so many may be on their way in at a time; more wait, at most two of one certificate's name.
-        handshake_s: a node must prove its key within so many seconds once it has its turn.
+        max_unproven: most nodes that may enrol at a time; more wait, at most two of one certificate's name.
+        handshake_s: a node must prove its key within this many seconds of its turn.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Attendance:
         self._handshake_s = handshake_s
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
-        """Serve one node until it goes, or is sent away.
+        """Serve one node until it leaves or is dismissed.
 
         Args:
             line: to the node.
@@ -131,7 +131,7 @@ class Attendance:
     async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
         async with self._turn(enrolment.certified_name):
             try:
-                # Its own time, not what others took before it.
+                # Its own time, excluding the wait for others.
                 async with asyncio.timeout(self._handshake_s):
                     await line.write(enrolment.challenge(await self._read(line)))
                     enrolment.check(await self._read(line))
@@ -140,19 +140,19 @@ class Attendance:
                     pb.REFUSED_REASON_LATE, f"no proof came within {self._handshake_s:g} s, try again"
                 ) from error
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
-            # Read late, from a connection that the node has given up: it must not end the one that it has now.
+            # A late message from a connection that the node has given up must not end its current one.
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
         session = self._sessions.attach(enrolment.name, enrolment.public_key, arrival=arrival)
         if session is None:
-            raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server has all the nodes that it takes, try again later")
+            raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")
         return session
 
     @asynccontextmanager
     async def _turn(self, name: str | None) -> AsyncGenerator[None]:
-        """Wait to be let in; nobody can fill the queue alone, since places are counted by the certificate's name."""
+        """Wait for admission; nobody can fill the queue alone, since places are counted by the certificate's name."""
         if name is not None and self._entering[name] >= _ENTERING_A_NAME:
             raise EnrolmentRefused(
-                pb.REFUSED_REASON_FULL, f"{_ENTERING_A_NAME} connections of this node enrol at the moment, try again"
+                pb.REFUSED_REASON_FULL, f"{_ENTERING_A_NAME} connections of this node are enrolling, try again"
             )
         self._entering[name] += 1
         try:
@@ -160,7 +160,7 @@ class Attendance:
                 async with asyncio.timeout(_QUEUE_S):
                     await self._door.acquire()
             except TimeoutError as error:
-                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes enrol at once, try again") from error
+                raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "too many nodes are enrolling, try again") from error
             try:
                 yield
             finally:
@@ -199,7 +199,7 @@ class Attendance:
             await asyncio.wait((listening, telling), return_when=asyncio.FIRST_COMPLETED)
             session.close()
             if not telling.done():
-                # Its last words are for a node that may not be listening any more.
+                # Its last message is for a node that may not be listening any more.
                 await asyncio.wait((telling,), timeout=_FAREWELL_S)
         finally:
             for task in (listening, telling):
@@ -228,7 +228,7 @@ class Attendance:
                 ).inc()
                 session.close(refused.to_message())
                 return
-            # So that a node that talks without end costs little.
+            # A node that sends without end must cost little.
             await asyncio.sleep(_PROGRESS_PAUSE_S)
 
     def _hear(self, session: Session, event: pb.FromNode) -> EnrolmentRefused | None:

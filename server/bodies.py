@@ -1,4 +1,4 @@
-"""The bodies of tasks, by SHA-256: each held once in memory, however many tasks share it, and only while one does.
+"""The bodies of tasks, by SHA-256: each held once in memory while any task uses it.
 
 Knows nothing of who downloads them.
 """
@@ -15,11 +15,11 @@ class _Held:
 
 
 class Bodies:
-    """Counts the uses of each body; not safe for threads, its owner locks."""
+    """Counts the uses of each body; not thread-safe, its owner locks."""
 
     def __init__(self) -> None:
         self._by_digest: dict[bytes, _Held] = {}
-        # As long as a body is held no other object can have its id.
+        # While a body is held, no other object can have its id.
         self._digest_by_id: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Bodies:
         return self._digest_by_id.get(id(body))
 
     def hold(self, body: bytes, digest: bytes) -> None:
-        """Use a body, whose SHA-256 is `digest`, once more; an equal one that is held already is used instead."""
+        """Count one more use of a body, whose SHA-256 is `digest`; an equal one that is already held replaces it."""
         held = self._by_digest.get(digest)
         if held is None:
             self._by_digest[digest] = _Held(body, 1)
@@ -44,12 +44,12 @@ class Bodies:
             held.uses += 1
 
     def get(self, digest: bytes) -> bytes | None:
-        """The body with this SHA-256, the object that went in; None if no task uses it."""
+        """The body with this SHA-256, the original object; None if no task uses it."""
         held = self._by_digest.get(digest)
         return None if held is None else held.body
 
     def release(self, digest: bytes) -> None:
-        """Use a body once less; one without uses is dropped."""
+        """Count one use less; a body without uses is dropped."""
         held = self._by_digest[digest]
         held.uses -= 1
         if not held.uses:

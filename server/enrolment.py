@@ -1,6 +1,6 @@
-"""How a node proves who it is: hello, challenge, proof. A protocol core without I/O, one object a connection.
+"""Proof of a node's identity: hello, challenge, proof. A protocol core without I/O, one object per connection.
 
-Knows nothing of sessions and of what comes after.
+Knows nothing of sessions and later messages.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Admission(Protocol):
     """Says who may take part (`plait.trust.register.Register`)."""
 
     def check(self, name: str, public_key: bytes) -> Verdict:
-        """What is known of a name and a key."""
+        """The register's verdict on a name and a key."""
         ...
 
     def standing(self, name: str) -> Verdict:
-        """What is known of a name, whatever the key."""
+        """The register's verdict on a name, whatever the key."""
         ...
 
 
 class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
-    """A node is turned away.
+    """A node is refused.
 
     Attributes:
         reason: for the protocol.
@@ -56,21 +56,21 @@ class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
         return pb.RefusedReason.Name(self.reason).removeprefix("REFUSED_REASON_").lower()
 
     def to_message(self) -> pb.ToNode:
-        """What the node is told."""
+        """The message to the node."""
         return pb.ToNode(refused=pb.Refused(reason=self.reason, detail=str(self)))
 
 
 def refusal_of(verdict: Verdict) -> EnrolmentRefused:
-    """Why a node with this verdict is turned away."""
+    """Why a node with this verdict is refused."""
     return EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
 
 
 class Enrolment:
-    """One node's way in.
+    """One node's enrolment.
 
     Args:
-        admission: who may take part; None lets any name in, on an insecure connection.
-        certified_name: the name in the certificate that the connection showed; None on an insecure connection.
+        admission: who may take part; None admits any name, on an insecure connection.
+        certified_name: the name in the connection's certificate; None on an insecure connection.
     """
 
     def __init__(self, admission: Admission | None, *, certified_name: str | None) -> None:
@@ -86,22 +86,22 @@ class Enrolment:
 
     @property
     def name(self) -> str:
-        """What the node calls itself; only true once `check` went well."""
+        """The node's own name for itself; verified only once `check` has succeeded."""
         return self._hello.name
 
     @property
     def public_key(self) -> bytes:
-        """The key that the node showed; empty for none."""
+        """The node's key; empty for none."""
         return self._hello.public_key
 
     def challenge(self, event: pb.FromNode) -> pb.ToNode:
-        """Answer the node's first word.
+        """Answer the node's first message.
 
         Raises:
-            EnrolmentRefused: it cannot be who it says it is, or speaks another protocol.
+            EnrolmentRefused: its claim cannot be true, or it speaks another protocol.
         """
         if event.WhichOneof("event") != "hello":
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is no hello, expected one")
+            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
         hello = event.hello
         if hello.protocol != PROTOCOL_VERSION:
             raise EnrolmentRefused(
@@ -126,9 +126,9 @@ class Enrolment:
             verdict = self._admission.check(hello.name, hello.public_key)
             if verdict is not Verdict.KNOWN:
                 raise refusal_of(verdict)
-        # Where keys count, TLS has checked a certificate, and what that says counts too.
+        # If keys are required, TLS has checked a certificate, and its name must match too.
         if self._certified_name != hello.name and (self._admission is not None or self._certified_name is not None):
-            raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name is not the certificate's")
+            raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name differs from the certificate's")
         self._hello = hello
         return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
 
@@ -136,10 +136,10 @@ class Enrolment:
         """Check the node's proof.
 
         Raises:
-            EnrolmentRefused: it proves nothing.
+            EnrolmentRefused: the proof is not valid.
         """
         if event.WhichOneof("event") != "proof":
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "second message is no proof, expected one")
+            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "second message is not a proof, expected one")
         hello = self._hello
         if not hello.public_key:
             return

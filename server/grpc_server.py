@@ -1,6 +1,6 @@
-"""The gRPC server: a port, TLS, the federation's service and grpc-health, in an event loop and thread of its own.
+"""The gRPC server: a port, TLS, the federation's service and grpc-health, in a separate event loop and thread.
 
-Starts, tends and drains; knows nothing of what the service does.
+Starts, tends and drains; knows nothing of the service's work.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class GrpcServer:
     """Serves one federation from `start` to `stop`.
 
     Args:
-        address: where to listen.
+        address: to listen on.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
         guard: refuses calls.
-        tend: called several times a second in that loop.
-        drain: called in that loop when it is to stop; tells the nodes.
-        options: gRPC's, on top of the protocol's own.
+        tend: called several times per second in that loop.
+        drain: called in that loop before it stops; tells the nodes.
+        options: gRPC's, in addition to the protocol's own.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class GrpcServer:
         self._thread = threading.Thread(target=self._run, name="plait-grpc", daemon=True)
 
     def start(self) -> Address:
-        """Listen; returns where, with the port that a 0 became.
+        """Listen; returns the address, with the actual port for a 0.
 
         Raises:
-            ConfigError: no address of this machine.
+            ConfigError: not an address of this machine.
             MachineError: the port is taken.
         """
         self._address.check_free()
@@ -77,16 +77,16 @@ class GrpcServer:
         return self._started.result(_START_S)
 
     def check(self) -> None:
-        """See that it is still serving.
+        """Check that it is still serving.
 
         Raises:
-            MachineError: it is not, though nobody stopped it.
+            MachineError: it is not, and nobody stopped it.
         """
         if self._failure is not None:
             raise MachineError(f"the gRPC service ended: {type(self._failure).__name__}: {self._failure}")
 
     def stop(self) -> None:
-        """Drain and end; does nothing the second time."""
+        """Drain and stop; does nothing the second time."""
         if self._loop is not None and self._stopping is not None and self._thread.is_alive():
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -121,7 +121,7 @@ class GrpcServer:
         self._drain()
         # Ends as soon as the calls in progress have.
         await server.stop(_DRAIN_S)
-        # Those that were cut off are ending still; gRPC would print a traceback for each that the loop's end cancels.
+        # Calls that were cut off are still ending; gRPC would print a traceback for each that the loop's end cancels.
         if ending := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(ending, timeout=_DRAIN_S)
 
@@ -139,7 +139,7 @@ class GrpcServer:
 
 
 def _health(servicer: Any) -> grpc.GenericRpcHandler:
-    """grpc-health without its Watch, a call that never ends."""
+    """grpc-health without Watch, a call that never ends."""
     check = grpc.unary_unary_rpc_method_handler(
         servicer.Check,
         health_pb2.HealthCheckRequest.FromString,

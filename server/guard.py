@@ -1,8 +1,8 @@
-"""Who may make a call at all: looks at the caller's certificate before anything that it sends is read.
+"""Access to all calls: checks the caller's certificate before any of its messages is read.
 
-A certificate outlives its client: after `plait provision --revoke` TLS still lets it connect. So every call, health
-checks included, is refused where the register does not know the certificate's name or has it revoked, and no name has
-more than so many calls at a time. Knows nothing of what calls do.
+A certificate outlives its client: after `plait provision --revoke` TLS still accepts it. So every call, health checks
+included, is refused if the certificate's name is unknown to the register or revoked, and the calls per name are
+limited. Knows nothing of the calls themselves.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 ATTEND = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}/Attend"
 _CALLS_A_NAME = 16
-"""A node has its long call, a download, an upload, a question or two, and all of them again while it reconnects."""
+"""A node has its long call, a download, an upload, a few questions, and all of them again while it reconnects."""
 _TOLD_EVERY_S = 60.0
 
 
 def certified_name(context: Context) -> str | None:
-    """The name in the certificate of whoever calls; None on an insecure connection."""
+    """The name in the caller's certificate; None on an insecure connection."""
     names = list(context.auth_context().get("x509_common_name", ()))
     return names[0].decode(errors="replace") if names else None
 
@@ -44,7 +44,7 @@ class Guard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served.
 
     Args:
-        revocation: knows whose certificate still counts.
+        revocation: knows which certificates are valid.
         metrics: counts refusals.
     """
 
@@ -59,14 +59,14 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """The handler of a call, guarded; None where there is none."""
+        """The handler of a call, guarded; None if there is none."""
         handler = await continuation(handler_call_details)
         return None if handler is None else self._guarded(handler, handler_call_details.method)
 
     def _guarded(self, handler: Any, method: str) -> _Handler:
         serve = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-        # To gRPC every call is a stream of requests: it would read a single one, up to a megabyte, before it asks.
+        # To gRPC every call is a stream of requests: otherwise it would read one, up to a megabyte, before the check.
         async def guarded(requests: AsyncIterator[object], context: Context) -> object:
             name = certified_name(context)
             try:
@@ -105,7 +105,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _turn_away(self, refused: EnrolmentRefused, name: str | None, method: str, context: Context) -> None:
         self._metrics.calls_refused.labels(refused.word).inc()
         now = time.monotonic()
-        # So that whoever tries without end does not fill the log.
+        # Repeated attempts must not fill the log.
         if name is not None and now - self._told.get(name, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
             self._told[name] = now
             say("call-refused", reason=refused.word, node=name, call=method, peer=context.peer())
@@ -118,7 +118,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 async def _only(requests: AsyncIterator[object], context: Context) -> object:
-    """The one message of a call that has one."""
+    """The only message of a unary call."""
     request = await anext(aiter(requests), None)
     if request is None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "call has no message, expected one")

@@ -1,8 +1,8 @@
-"""Answers on disk: ``INBOX/NODE/TASK.part`` while one is coming in, ``.answer`` once it is whole and durable.
+"""Answers on disk: ``INBOX/NODE/TASK.part`` while one arrives, ``.answer`` once it is complete and durable.
 
-Both begin with one byte that says what the answer is and the SHA-256 that was announced for it, so that an upload can
-go on, and an answer can be read, after a restart. Nothing here is larger in memory than a chunk, but for `read`.
-Knows nothing of connections and of who may send what; names of nodes and tasks are checked before they get here.
+Both begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and an
+answer be read, after a restart. Nothing here holds more than a chunk in memory, except `read`. Knows nothing of
+connections and permissions; names of nodes and tasks are checked before they get here.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from plait.files import cannot_write, map_file
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
 
-_MAPPED_BYTES = 1 << 18  # smaller answers are read: that is quicker
+_MAPPED_BYTES = 1 << 18  # smaller answers are read, which is faster
 _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
 
 
 def task_id_of(group: str, message_type: str, number: int) -> str:
-    """What the `number`-th task of this group and type for a node is called; also the name of its files.
+    """Name of a node's `number`-th task of this group and type; also the name of its files.
 
     Raises:
-        ConfigError: the group's or the type's name is too long for a file's.
+        ConfigError: the name of group or type is too long for a file name.
     """
-    # Dots part the three, so none may be inside them.
+    # Dots separate the three, so none may contain one.
     name = ".".join((*(quote(part, safe="").replace(".", "%2E") for part in (group, message_type)), str(number)))
     if len(name) > 200:
         raise ConfigError(f"group and message type make {len(name)} characters, expected at most 200")
@@ -39,7 +39,7 @@ def task_id_of(group: str, message_type: str, number: int) -> str:
 
 
 def group_and_type(task_id: str) -> tuple[str, str] | None:
-    """Group and message type that `task_id_of` was given; None for anything else."""
+    """Group and message type passed to `task_id_of`; None for any other text."""
     parts = task_id.split(".")
     if len(parts) != 3 or not parts[2].isdecimal() or not _SAFE.fullmatch(task_id):
         return None
@@ -51,8 +51,8 @@ class Answer:
     """An answer as it was received.
 
     Attributes:
-        content: what it is, the number of a `Content` in federation.proto.
-        data: its bytes; of a large one a view of the file itself, which may be deleted meanwhile.
+        content: its kind, the number of a `Content` in federation.proto.
+        data: its bytes; for a large one a view of the mapped file, which may be deleted meanwhile.
     """
 
     content: int
@@ -63,7 +63,7 @@ class Inbox:
     """All answers of a run.
 
     Args:
-        directory: where they lie; made if it is not there.
+        directory: of the answers; made if missing.
         node_quota_bytes: the most that one node may have here at a time.
 
     Raises:
@@ -79,8 +79,8 @@ class Inbox:
             raise cannot_write(directory, error, doing="make") from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise MachineError(f"cannot write into '{directory}': permission denied")
-        # What is here, what of it is whole, and what is to be deleted, so that nobody waits for the disk to ask or to
-        # forget: both happen a thousand times a round.
+        # The files here, which of them are complete, and which to delete, in memory: asking and forgetting, which
+        # happen a thousand times per round, then need not wait for the disk.
         found = list(self._all())
         self._here = {(node, task) for node, task, _ in found}
         self._whole = {(node, task) for node, task, suffix in found if suffix == ANSWER_SUFFIX}
@@ -89,18 +89,18 @@ class Inbox:
         self._open: set[Incoming] = set()
 
     def has(self, node: str, task_id: str) -> bool:
-        """Whether the answer to a task is here, whole."""
+        """Whether the complete answer to a task is here."""
         return (node, task_id) in self._whole
 
     def read(self, node: str, task_id: str) -> Answer:
-        """The whole answer to a task.
+        """The complete answer to a task.
 
         Raises:
             MachineError: it is not here, or cannot be read.
         """
         path = self._path(node, task_id, ANSWER_SUFFIX)
         try:
-            # Not buffered: a buffer's read to the end would copy all of it once more.
+            # Unbuffered: a buffer's read to the end would copy all of it once more.
             with path.open("rb", buffering=0) as file:
                 large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
                 if large and (view := map_file(file.fileno())) is not None:
@@ -114,7 +114,7 @@ class Inbox:
         return Answer(header[0], data)
 
     def held_bytes(self, node: str, task_id: str, digest: bytes) -> int:
-        """How much of the answer with this SHA-256 has come in so far."""
+        """Number of bytes received of the answer with this SHA-256."""
         if (node, task_id) not in self._here:
             return 0
         try:
@@ -128,20 +128,20 @@ class Inbox:
     def receive(
         self, node: str, task_id: str, *, content: int, digest: bytes, size: int, offset: int, durable: bool = True
     ) -> Incoming:
-        """Begin, or go on, to write an answer.
+        """Begin or continue writing an answer.
 
         Args:
-            node: whose it is.
-            task_id: what it answers.
-            content: what it is.
+            node: its sender.
+            task_id: the task that it answers.
+            content: its kind.
             digest: SHA-256 of the whole, 32 bytes.
             size: of the whole, in bytes.
-            offset: where the data that follow begin; what is held behind it is written over.
-            durable: whether the whole answer is to outlive a power cut, which takes the disk some time; it outlives the
-                server's process in any case.
+            offset: start of the following data; bytes held beyond it are overwritten.
+            durable: whether the complete answer must survive a power cut, which takes the disk some time; it survives
+                the server's process in any case.
 
         Raises:
-            PeerError: `offset` lies behind what is held, or the node has too much here.
+            PeerError: `offset` is beyond the bytes held, or the node has too much here.
             MachineError: cannot be written.
         """
         self._make_way(node, task_id)
@@ -152,7 +152,7 @@ class Inbox:
         self._here.add((node, task_id))
         try:
             path.parent.mkdir(exist_ok=True)
-            # A part with another digest is another answer to the same task, and gives way.
+            # A part with another digest is another answer to the same task, and is replaced.
             others = sum(_size_of(file) for file in path.parent.iterdir() if file != path)
             if others + size + HEADER_BYTES > self._node_quota_bytes:
                 raise PeerError(f"answer of {size} bytes on top of {others}, expected {self._node_quota_bytes} in all")
@@ -172,7 +172,7 @@ class Inbox:
         return incoming
 
     def close(self) -> None:
-        """Close the files of all answers that are still coming in; what there is of them stays.
+        """Close the files of all arriving answers; their bytes stay.
 
         Call it once no thread writes any more.
         """
@@ -180,19 +180,19 @@ class Inbox:
             incoming.close()
 
     def remove(self, node: str, task_id: str) -> None:
-        """Forget what there is of an answer; `sweep` deletes it."""
+        """Forget an answer; `sweep` deletes it."""
         self._whole.discard((node, task_id))
         if (node, task_id) in self._here:
             self._here.discard((node, task_id))
             self._doomed.add((node, task_id))
 
     def remove_older(self, group: str, message_type: str, *, but: Callable[[str, str], bool]) -> None:
-        """Forget the answers of this message type that belong to other groups; `sweep` deletes them.
+        """Forget the answers of this message type in other groups; `sweep` deletes them.
 
         Args:
-            group: the group that stays.
+            group: the group to keep.
             message_type: the type.
-            but: told a node and a task id, says whether to keep that answer nevertheless.
+            but: given a node and a task id, says whether to keep that answer nevertheless.
         """
         for node, task_id in list(self._here):
             found = group_and_type(task_id)
@@ -205,14 +205,14 @@ class Inbox:
         return bool(self._doomed)
 
     def sweep(self) -> None:
-        """Delete what is forgotten; takes as long as the disk does."""
+        """Delete forgotten answers; takes as long as the disk does."""
         while self._doomed:
             with self._deleting:
                 if self._doomed:
                     self._delete(*self._doomed.pop())
 
     def _make_way(self, node: str, task_id: str) -> None:
-        """Delete what is forgotten of a task that is given out again."""
+        """Delete forgotten files of a task that is assigned again."""
         with self._deleting:
             if (node, task_id) in self._doomed:
                 self._doomed.discard((node, task_id))
@@ -235,7 +235,7 @@ class Inbox:
 
 
 def _size_of(file: Path) -> int:
-    # What is forgotten is deleted meanwhile.
+    # Forgotten files are deleted meanwhile.
     with suppress(FileNotFoundError):
         return file.stat().st_size
     return 0

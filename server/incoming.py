@@ -1,7 +1,7 @@
-"""One answer while it is being written to its file: ``TASK.part`` until it is whole, ``TASK.answer`` from then on.
+"""One answer while it is written to its file: ``TASK.part`` until it is complete, ``TASK.answer`` afterwards.
 
-The file begins with one byte that says what the answer is and the SHA-256 that was announced for it. An answer that
-comes in one go is hashed as it comes; one that was resumed is hashed once, at its end. Knows nothing of other answers.
+The file begins with one byte for the kind of the answer and its announced SHA-256. An answer that arrives in one go is
+hashed as it arrives; a resumed one is hashed once, at its end. Knows nothing of other answers.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
 HEADER_BYTES = 1 + DIGEST_BYTES
-"""What a file has before the answer itself."""
+"""Bytes of a file before the answer itself."""
 PART_SUFFIX, ANSWER_SUFFIX = ".part", ".answer"
 
-_STORED_BYTES = 4 << 20  # so much of an answer is handed to the disk at a time
+_STORED_BYTES = 4 << 20  # bytes of an answer handed to the disk at a time
 
 
 class Incoming:
-    """An answer that is being written. Safe for threads: `close` waits for a write under way.
+    """An answer being written. Thread-safe: `close` waits for a write in progress.
 
     Args:
         path: of the ``.part`` file.
-        held: bytes of this answer that are there already; with 0 the file begins anew.
-        header: what the file begins with.
+        held: bytes of this answer that exist already; with 0 the file is started anew.
+        header: beginning of the file.
         size: of the whole answer, in bytes.
-        offset: where the data that follow begin, at most `held`; what is there behind it is dropped.
-        durable: whether the whole answer is to outlive a power cut.
-        whole: called once the answer is whole.
+        offset: start of the following data, at most `held`; bytes beyond it are dropped.
+        durable: whether the complete answer must survive a power cut.
+        whole: called once the answer is complete.
         closed: called with this object once its file is closed.
 
     Raises:
@@ -61,7 +61,7 @@ class Incoming:
         self._whole = whole
         self._closed = closed
         self._lock = threading.RLock()
-        # Whoever resumes again and again, and never finishes, must not have the beginning hashed each time.
+        # A node that resumes again and again without finishing must not cause the beginning to be hashed each time.
         self._hash = None if offset else hashlib.sha256()
         self._written = self._handed = offset
         self._file = path.open("r+b" if held else "w+b")
@@ -80,7 +80,7 @@ class Incoming:
 
     @property
     def missing_bytes(self) -> int:
-        """What is still to come."""
+        """Bytes still to come."""
         return self._size - self._written
 
     def write(self, data: Data) -> None:
@@ -99,7 +99,7 @@ class Incoming:
             except OSError as error:
                 raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
-                # What was written before this call has left the file's buffer.
+                # Earlier writes have left the file's buffer.
                 begin_to_store(self._file.fileno(), HEADER_BYTES + self._handed, self._written - self._handed)
                 self._handed = self._written
             if self._hash is not None:
@@ -107,10 +107,10 @@ class Incoming:
             self._written += len(data)
 
     def finish(self) -> bool:
-        """Make the answer whole, and durable if it is to be; False, and it is gone, if its SHA-256 is another.
+        """Complete the answer, durably if required; False, and it is deleted, if its SHA-256 differs.
 
         Raises:
-            PeerError: less than was announced; what there is stays.
+            PeerError: less than announced; the bytes stay.
             MachineError: cannot be written.
         """
         with self._lock:
@@ -135,7 +135,7 @@ class Incoming:
             return True
 
     def close(self) -> None:
-        """Stop writing; what has come in stays for the upload to go on."""
+        """Stop writing; the bytes received stay for the upload to continue."""
         with self._lock:
             with suppress(OSError):
                 self._file.close()

@@ -1,6 +1,6 @@
-"""Whether a node may be here, or still be here: its key can be revoked at any time, and no longer counts then.
+"""Whether a node may join or stay: its key can be revoked at any time, and is then no longer valid.
 
-Knows nothing of how nodes get in.
+Knows nothing of how nodes are admitted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, de
 
 
 class Revocation:
-    """Asks the register anew about nodes that are attached, and sends away those that it no longer knows.
+    """Rechecks connected nodes against the register, and dismisses those that it no longer knows.
 
     Args:
         admission: who may take part; None lets everybody stay.
@@ -33,7 +33,7 @@ class Revocation:
         self._metrics = metrics
 
     def verdict(self, name: str) -> Verdict:
-        """What the register says of a name in a certificate; a node of a name that no longer counts is sent away.
+        """The register's verdict on a certificate's name; a node whose name is no longer valid is dismissed.
 
         Raises:
             PlaitError: the register cannot be read.
@@ -45,7 +45,7 @@ class Revocation:
         return verdict
 
     def may_stay(self, session: Session) -> bool:
-        """Whether the node's key still holds; if not, its session is over and nobody waits for its answers.
+        """Whether the node's key is valid; if not, its session ends and nobody waits for its answers.
 
         Raises:
             PlaitError: the register cannot be read.
@@ -63,10 +63,10 @@ class Revocation:
             self._metrics.tasks_lost.inc(self._tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
-        """Ask about everybody who is here.
+        """Check every connected node.
 
         Raises:
-            PlaitError: the register cannot be read; whoever is in stays.
+            PlaitError: the register cannot be read; connected nodes stay.
         """
         for node in self._tasks.sessions.all():
             if node.session is not None and node.session.is_open:

@@ -1,6 +1,6 @@
-"""The gRPC service of federation.proto: turns calls into what sessions, tasks and uploads do, and back.
+"""The gRPC service of federation.proto: translates between calls and sessions, tasks and uploads.
 
-Knows nothing of Flower, and nothing of what tasks and answers say.
+Knows nothing of Flower, and nothing of the content of tasks and answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from server.transfers import CutOff, Frequency, Pace, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
 
 _SAME_BODY = 16
-"""A node fetches a body once, and again from where it broke off where its connection breaks."""
+"""A node downloads a body once, and resumes it after each lost connection."""
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
@@ -40,16 +40,16 @@ class FederationService:
 
     Args:
         attendance: serves the long calls.
-        uploads: takes the answers.
+        uploads: receives the answers.
         tasks: and the sessions of their nodes.
-        revocation: asked at every call whether the node's key still holds.
+        revocation: asked at every call whether the node's key is valid.
         metrics: counts.
-        disk: where files are read.
-        summary: what the run says of itself.
-        operator_token: who shows it may see the status; None lets anybody, on an insecure connection.
-        start_s: an upload must say what it is within so many seconds.
-        downloads_at_once: so many are in progress at a time, the others wait.
-        pace: how slow one may be.
+        disk: threads that read files.
+        summary: the run's summary of itself.
+        operator_token: authorises requests for the status; None allows anybody, on an insecure connection.
+        start_s: an upload must announce itself within this many seconds.
+        downloads_at_once: number in progress at a time; the others wait.
+        pace: the minimum rate of one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FederationService:
 
     @property
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The calls as gRPC takes them; chunks go past protobuf, which would copy them twice."""
+        """The calls as gRPC takes them; chunks bypass protobuf, which would copy them twice."""
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
@@ -100,7 +100,7 @@ class FederationService:
         )
 
     async def attend(self, request_iterator: AsyncIterator[pb.FromNode], context: Context) -> None:
-        """Serve a node for as long as it stays."""
+        """Serve a node until its call ends."""
         del request_iterator
         try:
             await self._attendance.serve(
@@ -122,7 +122,8 @@ class FederationService:
             )
         if not self._frequency.allows(session.node.name, request.sha256):
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"this was fetched {_SAME_BODY} times in a minute, try again later"
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"this was downloaded {_SAME_BODY} times in a minute, try again later",
             )
         view = memoryview(body)
         try:
@@ -139,12 +140,12 @@ class FederationService:
             await context.abort(grpc.StatusCode.ABORTED, str(cut))
 
     async def held(self, request: pb.HeldRequest, context: Context) -> pb.HeldReply:
-        """Say how much of an answer is here."""
+        """Report how much of an answer is here."""
         session = await self._session(request.session, context)
         return self._uploads.held(session.node.name, request)
 
     async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: Context) -> pb.Receipt:
-        """Take an answer."""
+        """Receive an answer."""
         parts = aiter(request_iterator)
         first = None
         try:
@@ -185,7 +186,7 @@ class FederationService:
         return pb.Receipt(kept=kept)
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
-        """Tell an operator, or a node, what the run is doing."""
+        """Tell an operator, or a node, the status of the run."""
         token = self._operator_token
         if not (token is None or hmac.compare_digest(request.token, token) or self._found(request.token, context)):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
@@ -195,7 +196,7 @@ class FederationService:
         return status_json(self._summary(), self._tasks)
 
     def _found(self, token: bytes, context: Context) -> Session | None:
-        """The session of a token, over a connection of its own node: another's is worth nothing to whoever stole it."""
+        """The session of a token, over a connection of its own node: a stolen token is worthless over another."""
         session = self._tasks.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
@@ -212,7 +213,7 @@ class FederationService:
 
 
 class _ContextLine:
-    """A long call as `Attendance` sees it."""
+    """A long call, for `Attendance`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

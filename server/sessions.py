@@ -1,6 +1,6 @@
-"""Nodes and their connections: who is attached, proven and ready, and what each is to be told next.
+"""Nodes and their connections: which are connected, proven and ready, and the next messages to each.
 
-A node that comes back takes the place of its own older connection. Knows nothing of gRPC's calls and of tasks.
+A node that returns replaces its own older connection. Knows nothing of gRPC's calls and of tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plait.v1 import federation_pb2 as pb
 
 @dataclass(frozen=True)
 class Fitness:
-    """What a node says of itself when it is ready."""
+    """A node's statement when it is ready."""
 
     methods: tuple[str, ...]
     memory_bytes: int
@@ -32,11 +32,11 @@ class Node:
     """A node that has proved its key at least once.
 
     Attributes:
-        name: what its key was provisioned for.
-        public_key: its Ed25519 key, 32 bytes; empty where it showed none on an insecure connection.
-        number: Flower's number of it.
+        name: the name that its key was provisioned for.
+        public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
+        number: Flower's id of it.
         session: its connection; None while it is away.
-        left: since when it is away, on the monotonic clock.
+        left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
         uplink_bytes: received from it.
     """
@@ -51,7 +51,7 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is here and can work."""
+        """Whether it is connected and can work."""
         return self.session is not None and self.session.fitness is not None
 
 
@@ -60,14 +60,14 @@ class Session:
     """One connection of a node, from its proof to its end; made in the service's event loop.
 
     Attributes:
-        node: whose it is.
+        node: its node.
         arrival: number of its call among all that arrived.
         token: authorises the node's other calls.
         since: when it began, on the monotonic clock.
-        fitness: what the node said when it was ready; None until then.
-        doing: what it last said that it does.
-        doing_since: when it began to.
-        is_open: False once it is over; its calls end then.
+        fitness: the node's statement when it became ready; None until then.
+        doing: the node's last report of its work.
+        doing_since: when that work began.
+        is_open: False once it is over; its calls then end.
     """
 
     node: Node
@@ -83,21 +83,21 @@ class Session:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop, repr=False)
 
     def put(self, event: pb.ToNode) -> None:
-        """Have the node told something; from any thread."""
+        """Queue a message for the node; from any thread."""
         self._outbox.append(event)
         # Waking the loop of a busy service costs far more than the rest.
         if len(self._outbox) == 1:
             self._nudge()
 
     def close(self, last: pb.ToNode | None = None) -> None:
-        """End it once everything, and `last`, is told; from any thread."""
+        """End it once all messages, and `last`, are sent; from any thread."""
         if last is not None:
             self._outbox.append(last)
         self.is_open = False
         self._nudge()
 
     async def next(self) -> pb.ToNode | None:
-        """What to tell the node next; None when that is all and the session is over."""
+        """The next message to the node; None once all are sent and the session is over."""
         while not self._outbox:
             if not self.is_open:
                 return None
@@ -106,7 +106,7 @@ class Session:
         return self._outbox.popleft()
 
     def _nudge(self) -> None:
-        # The loop is closed only when the server is down and nobody is to be told anything.
+        # The loop is closed only when the server is down and there is nobody left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake.set)
 
@@ -115,7 +115,7 @@ class Sessions:
     """All nodes.
 
     Args:
-        max_nodes: so many may be attached at a time.
+        max_nodes: most nodes that may be connected at a time.
         changed: the lock over everything.
     """
 
@@ -128,12 +128,12 @@ class Sessions:
 
     @property
     def attached(self) -> int:
-        """How many nodes are attached, ready or not."""
+        """Number of connected nodes, ready or not."""
         return len(self._by_token)
 
     @property
     def is_full(self) -> bool:
-        """Whether no other node may attach."""
+        """Whether no other node may connect."""
         return self.attached >= self._max_nodes
 
     def has_newer(self, name: str, *, arrival: int) -> bool:
@@ -146,7 +146,7 @@ class Sessions:
 
         Args:
             name: of the node.
-            public_key: that it proved.
+            public_key: the proven key.
             arrival: number of the call among all that arrived.
 
         Returns:
@@ -169,20 +169,20 @@ class Sessions:
             return session
 
     def leave(self, session: Session) -> None:
-        """A session is over, unless another has taken its place already."""
+        """End a session, unless another has replaced it already."""
         with self._changed:
             self._end(session, last=None)
 
     def find(self, token: bytes) -> Session | None:
-        """The open session that a token authorises."""
+        """The open session of a token."""
         return self._by_token.get(token)
 
     def node(self, number: int) -> Node | None:
-        """The node of a number; None if it never attached."""
+        """The node of a number; None if it never connected."""
         return self._by_number.get(number)
 
     def named(self, name: str) -> Node | None:
-        """The node of a name; None if it never attached."""
+        """The node of a name; None if it never connected."""
         return self._by_name.get(name)
 
     def ready(self) -> list[Node]:
@@ -191,18 +191,18 @@ class Sessions:
             return sorted((each for each in self._by_name.values() if each.is_ready), key=lambda node: node.name)
 
     def all(self) -> list[Node]:
-        """All nodes, by name, also those that are away."""
+        """All nodes, by name, including those that are away."""
         with self._changed:
             return sorted(self._by_name.values(), key=lambda node: node.name)
 
     def tell_all(self, event: pb.ToNode) -> None:
-        """Tell every attached node something."""
+        """Send a message to every connected node."""
         with self._changed:
             for session in self._by_token.values():
                 session.put(event)
 
     def close_all(self, names: Iterable[str] | None = None) -> None:
-        """End all sessions, or those of some nodes, once they are told what they have to be told."""
+        """End all sessions, or those of some nodes, once their messages are sent."""
         with self._changed:
             for session in list(self._by_token.values()):
                 if names is None or session.node.name in names:
@@ -216,11 +216,11 @@ class Sessions:
             session.node.left = time.monotonic()
 
     def _make_room(self) -> None:
-        """Forget the node that has been away longest, where there are twice as many as may attach."""
+        """Forget the node that has been away longest, if there are twice as many as may connect."""
         if len(self._by_name) >= 2 * self._max_nodes:
             longest = min((n for n in self._by_name.values() if n.session is None), key=lambda node: node.left)
             del self._by_name[longest.name], self._by_number[longest.number]
 
 
-REPLACED_DETAIL = "this node has connected again, and its newest connection is the one"
+REPLACED_DETAIL = "this node has connected again, and only its newest connection counts"
 _REPLACED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REPLACED, detail=REPLACED_DETAIL))

@@ -10,9 +10,9 @@
                   └─────────────┴──> WITHDRAWN <──────┘
 
 A task is PENDING until its node can work, and again when the node's session ends. FAILED: no answer will come, and the
-ServerApp is told why. WITHDRAWN: the ServerApp does not want the answer. What a node has sent so far of an answer lies
-in the inbox and outlives all of this. So a task whose answer is there from before a restart goes from PENDING to
-ANSWERED at once: it has the same name, made of its round, type and number.
+ServerApp is told why. WITHDRAWN: the ServerApp does not want the answer. The bytes received of an answer are in the
+inbox and independent of all this. So a task whose answer exists from before a restart goes from PENDING to ANSWERED at
+once: it has the same name, made of its round, type and number.
 
 The ServerApp's thread and the service's event loop both call this. Knows nothing of Flower and of gRPC's calls.
 """
@@ -37,11 +37,11 @@ from server.sessions import Fitness, Session, Sessions
 DURABLE_TYPE = "train"
 """Answers of this message type are kept until another group's tasks go out, the others until they are pulled."""
 _INLINE_BYTES = 16384
-"""A task up to this size travels whole inside `Work`: a second call would cost more."""
+"""A task up to this size is sent whole inside `Work`: a second call would cost more."""
 
 
 class TaskState(Enum):
-    """Where a task is on its way; the module draws it."""
+    """The states of a task; the module docstring draws them."""
 
     PENDING = auto()
     DELIVERED = auto()
@@ -66,14 +66,14 @@ class Task:
     """One task of one node. Only the registry changes it.
 
     Attributes:
-        message_id: Flower's name of it.
+        message_id: Flower's name for it.
         node: name of the node.
-        work: what the node is sent.
+        work: the message to the node.
         given: when, on the monotonic clock.
-        state: where it is on its way.
+        state: its current state.
         session: the session that it was delivered to; None while it is pending.
         reason: why it failed or was withdrawn.
-        mismatches: how many answers did not have the SHA-256 that the node had announced.
+        mismatches: number of answers whose SHA-256 differed from the one announced.
     """
 
     message_id: str
@@ -87,7 +87,7 @@ class Task:
 
     @property
     def task_id(self) -> str:
-        """What the node calls it."""
+        """The node's name for it."""
         return self.work.task_id
 
     @property
@@ -96,7 +96,7 @@ class Task:
         return self.state in _OPEN
 
     def move(self, state: TaskState, *, session: Session | None = None, reason: str = "") -> bool:
-        """Enter a state; False, and nothing changes, where no arrow leads there."""
+        """Enter a state; False, without a change, if no arrow leads there."""
         if state not in _NEXT[self.state]:
             return False
         self.state, self.session, self.reason = state, session, reason
@@ -104,15 +104,15 @@ class Task:
 
 
 class TaskRegistry:
-    """All tasks whose answers have not been pulled yet, and the sessions of the nodes that do them.
+    """All tasks whose answers have not been pulled yet, and the sessions of their nodes.
 
     Args:
-        inbox: where answers are.
-        max_nodes: the most nodes that may be attached.
+        inbox: of the answers.
+        max_nodes: most nodes that may be connected.
 
     Attributes:
         sessions: the nodes.
-        failure: why the run cannot go on, once a full disk took no answer; None until then.
+        failure: why the run cannot continue, once a full disk refused an answer; None until then.
     """
 
     def __init__(self, inbox: Inbox, *, max_nodes: int) -> None:
@@ -123,26 +123,26 @@ class TaskRegistry:
         self._bodies = Bodies()
         self._by_message: dict[str, Task] = {}
         self._by_node: dict[str, dict[str, Task]] = {}
-        # How many tasks of a (node, group, type) have gone out; of each type's newest group only.
+        # Number of tasks assigned per (node, group, type); of each type's newest group only.
         self._given: Counter[tuple[str, str, str]] = Counter()
         self._groups: dict[str, str] = {}
         self._took: dict[str, list[float]] = {}
         self._past: set[tuple[str, str]] = set()
         self._events = self._seen = 0
 
-    # What the ServerApp's thread does.
+    # Called by the ServerApp's thread.
 
     def give(
         self, node: str, *, message_id: str, message_type: str, group: str, content: int, head: bytes, body: bytes
     ) -> Task:
-        """Give a node a task: it is sent at once if the node is ready, and not at all if its answer is here already.
+        """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
             node: name of the node.
-            message_id: Flower's name of the task.
+            message_id: Flower's name for the task.
             message_type: Flower's type.
             group: Flower's group.
-            content: what the bytes are, the number of a `Content`.
+            content: kind of the bytes, the number of a `Content`.
             head: the beginning of the bytes.
             body: the rest; tasks that share it share the object.
 
@@ -177,7 +177,7 @@ class TaskRegistry:
             return task
 
     def settled(self, message_ids: Iterable[str]) -> list[Task]:
-        """Those of the tasks that are answered or failed."""
+        """The tasks among these that are answered or failed."""
         with self._changed:
             found = (self._by_message.get(message_id) for message_id in message_ids)
             return [task for task in found if task is not None and not task.is_open]
@@ -186,8 +186,8 @@ class TaskRegistry:
         """The ServerApp has the answer.
 
         Args:
-            task: that it answers.
-            keep: False if it is not to be found again after a restart.
+            task: the task answered.
+            keep: False if it need not be found again after a restart.
         """
         with self._changed:
             self._forget(task)
@@ -195,7 +195,7 @@ class TaskRegistry:
                 self._inbox.remove(task.node, task.task_id)
 
     def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
-        """Stop waiting for these, and tell their nodes, which may be at work on them since before they reconnected."""
+        """Stop waiting for these, and tell their nodes, which may still be working on them after a reconnect."""
         with self._changed:
             for message_id in message_ids:
                 task = self._by_message.get(message_id)
@@ -207,13 +207,13 @@ class TaskRegistry:
                 self._forget(task)
 
     def wait(self, timeout_s: float) -> bool:
-        """Block until something has changed since the last time; False if the time was over first. For one thread."""
+        """Block until something has changed since the last call; False on a time-out. For one thread."""
         with self._changed:
             changed = self._changed.wait_for(lambda: self._events != self._seen, timeout_s)
             self._seen = self._events
             return changed
 
-    # What the event loop does.
+    # Called by the event loop.
 
     def make_ready(self, session: Session, fitness: Fitness) -> None:
         """A node can work: it is sent the tasks that are pending."""
@@ -225,7 +225,7 @@ class TaskRegistry:
                 self._note()
 
     def leave(self, session: Session) -> None:
-        """A session is over; its tasks wait for the node to come back."""
+        """A session is over; its tasks wait for the node to return."""
         with self._changed:
             self.sessions.leave(session)
             for task in self._open_of(session.node.name):
@@ -240,7 +240,7 @@ class TaskRegistry:
             return sum(self.fail(task, reason) for task in self._open_of(session.node.name))
 
     def give_up_absent(self, grace_s: float) -> list[Task]:
-        """Fail the tasks of nodes that have been away, and waited for, longer than the grace."""
+        """Fail the tasks of nodes that have been away longer than the grace period."""
         now = time.monotonic()
         with self._changed:
             lost: list[Task] = []
@@ -254,7 +254,7 @@ class TaskRegistry:
             return lost
 
     def find(self, node: str, task_id: str) -> tuple[TaskState | None, Task | None]:
-        """The state of a task, None where it has not been given out; with it the task, unless it is forgotten."""
+        """The state of a task, None if it has not been assigned; with it the task, unless it is forgotten."""
         with self._changed:
             task = self._by_node.get(node, {}).get(task_id)
             if task is not None:
@@ -263,7 +263,7 @@ class TaskRegistry:
             if parts is None or parts in self._past:
                 return TaskState.WITHDRAWN, None
             if int(task_id.rpartition(".")[2]) < self._given[(node, *parts)]:
-                # What was pulled is on disk as long as a node may still ask about it.
+                # Pulled answers stay on disk as long as a node may ask about them.
                 return (TaskState.ANSWERED if self._inbox.has(node, task_id) else TaskState.WITHDRAWN), None
             return None, None
 
@@ -275,11 +275,11 @@ class TaskRegistry:
             return None
 
     def answer(self, task: Task, session: Session) -> bool:
-        """An answer is whole and on disk; False if nobody waits for it, and it is gone again.
+        """A complete answer is on disk; False if nobody waits for it, and it is deleted.
 
         Args:
-            task: that it answers.
-            session: over which it came. A newer session of the node that works on the task too is told to stop.
+            task: the task answered.
+            session: over which it came. A newer session of the node that also works on the task is told to stop.
         """
         with self._changed:
             if not task.is_open:
@@ -301,26 +301,26 @@ class TaskRegistry:
             return was_open
 
     def stop(self, failure: DiskFullError) -> None:
-        """Answers cannot be kept: the run is to stop, for no client is to blame."""
+        """Answers cannot be stored: the run must stop, and no client is to blame."""
         with self._changed:
             self.failure = failure
             self._note()
 
-    # What both ask.
+    # Called by both.
 
     def all(self) -> list[Task]:
-        """All that have not been pulled, oldest first."""
+        """All tasks that have not been pulled, oldest first."""
         with self._changed:
             return list(self._by_message.values())
 
     def took_s(self, group: str, message_type: str) -> list[float]:
-        """How long the tasks of this type that were answered took, if the group is the newest."""
+        """Times of the answered tasks of this type, if the group is the newest."""
         with self._changed:
             return list(self._took[message_type]) if self._groups.get(message_type) == group else []
 
     @property
     def held_bytes(self) -> int:
-        """Size of all bodies that are in memory."""
+        """Size of all bodies in memory."""
         with self._changed:
             return self._bodies.held_bytes
 
@@ -329,7 +329,7 @@ class TaskRegistry:
         self._changed.notify_all()
 
     def _deliver(self, name: str) -> None:
-        """Send a node its open tasks, if it is ready and has not got them over this session."""
+        """Send a node its open tasks, if it is ready and has not received them over this session."""
         node = self.sessions.named(name)
         if node is None or node.session is None or not node.is_ready:
             return
@@ -338,7 +338,7 @@ class TaskRegistry:
                 node.session.put(pb.ToNode(work=task.work))
 
     def _tell(self, task: Task, reason: str, *, but: Session | None = None) -> None:
-        """Tell a node over its session, unless that is `but`, that nobody waits for a task."""
+        """Tell a node over its session, unless it is `but`, that nobody waits for a task."""
         node = self.sessions.named(task.node)
         if node is not None and node.session not in (None, but):
             node.session.put(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason=reason)))
@@ -366,7 +366,7 @@ class TaskRegistry:
     def _digest(self, body: bytes) -> bytes:
         with self._changed:
             known = self._bodies.known(body)
-        # Outside of the lock, for a large body takes long.
+        # Outside the lock, because a large body takes long.
         return known or hashlib.sha256(body).digest()
 
     def _next_id(self, node: str, group: str, message_type: str) -> str:
@@ -374,12 +374,12 @@ class TaskRegistry:
         while True:
             task_id = task_id_of(group, message_type, self._given[key])
             self._given[key] += 1
-            # One that is still waited for has been given out before the group changed to another and back.
+            # A task still waited for was assigned before the group changed to another and back.
             if not self._is_known(node, task_id):
                 return task_id
 
     def _turn(self, message_type: str, group: str) -> None:
-        """Forget what belongs to the groups before, when the first task of another group goes out."""
+        """Forget the previous groups when the first task of another group is assigned."""
         before = self._groups.get(message_type)
         if before == group:
             return

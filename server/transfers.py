@@ -1,7 +1,6 @@
-"""Uploads or downloads in progress: one for each node at a time, so many in all, and none slower than a least pace.
+"""Uploads or downloads in progress: one per node at a time, a limited number in all, none below a minimum rate.
 
-A newer transfer of a node takes the place of its older one, which may hang on a connection that is gone. Knows nothing
-of what is transferred.
+A newer transfer of a node replaces its older one, which may hang on a lost connection. Knows nothing of the content.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ _MINUTE_S = 60.0
 
 
 class Frequency:
-    """How often each node began to fetch each body within the last minute; used in the event loop.
+    """How often each node began to download each body within the last minute; used in the event loop.
 
-    gRPC takes a whole body of a few megabytes at once and keeps what the node does not read, out of sight. So that a
-    node cannot pile it up, it may begin only so often.
+    gRPC buffers a whole body of a few megabytes at once, unread by the node. The limit on starts keeps a node from
+    piling it up.
 
     Args:
-        most: times a minute.
+        most: per minute.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,7 +32,7 @@ class Frequency:
         self._tidied = 0.0
 
     def allows(self, node: str, digest: bytes) -> bool:
-        """Note one more beginning; False if it is one too many."""
+        """Count one more start; False if it is one too many."""
         now = asyncio.get_running_loop().time()
         if now - self._tidied > _MINUTE_S:
             self._begun = {key: times for key, times in self._begun.items() if now - times[-1] <= _MINUTE_S}
@@ -47,11 +46,11 @@ class Frequency:
 
 @dataclass(frozen=True)
 class Pace:
-    """How slow a transfer may be.
+    """The minimum rate of a transfer.
 
     Attributes:
-        stall_s: the longest time without a chunk, and what a transfer is given on top of what its bytes may take.
-        least_bytes_s: the least throughput over the whole transfer, in bytes a second.
+        stall_s: the longest time without a chunk, and the time allowed in addition to that of the bytes.
+        least_bytes_s: minimum average throughput, in bytes per second.
     """
 
     stall_s: float = 30.0
@@ -59,7 +58,7 @@ class Pace:
 
 
 class CutOff(PeerError):  # noqa: N818 (it names what happened)
-    """A transfer that the server ended; the node may go on with it later.
+    """A transfer that the server ended; the node may resume it later.
 
     Attributes:
         reason: superseded or stalled.
@@ -82,12 +81,12 @@ class Transfer:
         self._began = 0.0
 
     def begin(self) -> None:
-        """Its turn has come: from now on it must keep the pace."""
+        """Its turn has come: from now on it must keep the rate."""
         self._began = asyncio.get_running_loop().time()
         self.moved(0)
 
     def moved(self, count: int) -> None:
-        """So many bytes more are through."""
+        """Count transferred bytes."""
         self._bytes += count
         pace = self._pace
         stalled = asyncio.get_running_loop().time() + pace.stall_s
@@ -96,9 +95,9 @@ class Transfer:
             self.clock.reschedule(min(stalled, too_slow))
 
     async def supersede(self) -> None:
-        """Cut it off and wait until it has let go of all that it holds."""
+        """Cut it off and wait until it has released everything."""
         self.superseded = True
-        with suppress(RuntimeError):  # it is ending already
+        with suppress(RuntimeError):  # it has ended already
             self.clock.reschedule(asyncio.get_running_loop().time())
         await self.over.wait()
 
@@ -107,8 +106,8 @@ class Transfers:
     """All transfers of one direction.
 
     Args:
-        at_once: so many are in progress at a time, the others wait.
-        pace: what each must keep.
+        at_once: number in progress at a time; the others wait.
+        pace: minimum rate of each.
     """
 
     def __init__(self, *, at_once: int, pace: Pace) -> None:
@@ -118,18 +117,18 @@ class Transfers:
 
     @property
     def busy(self) -> bool:
-        """Whether any is in progress or waits for its turn."""
+        """Whether any is in progress or waiting."""
         return bool(self._by_node)
 
     @asynccontextmanager
     async def turn(self, node: str) -> AsyncGenerator[Transfer]:
-        """Wait for a turn and transfer something; an older transfer of the node is cut off first.
+        """Wait for a turn and transfer; an older transfer of the node is cut off first.
 
         Args:
             node: name of the node.
 
         Raises:
-            CutOff: it was slower than the pace, or a newer transfer of the node took its place.
+            CutOff: it was too slow, or a newer transfer of the node replaced it.
         """
         while (older := self._by_node.get(node)) is not None:
             await older.supersede()
@@ -140,11 +139,11 @@ class Transfers:
                 yield transfer
         except TimeoutError as error:
             if transfer.superseded:
-                raise CutOff("superseded", "a newer transfer of this node takes its place") from error
+                raise CutOff("superseded", "a newer transfer of this node replaces it") from error
             raise CutOff(
                 "stalled",
                 f"no chunk for {self._pace.stall_s:g} s, or less than {self._pace.least_bytes_s / 1024:g} KiB/s; "
-                "go on later",
+                "resume it later",
             ) from error
         finally:
             del self._by_node[node]

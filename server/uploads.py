@@ -1,6 +1,6 @@
-"""Answers on their way in: checked before anything is buffered, written as they come, one receipt at the end.
+"""Incoming answers: checked before anything is buffered, written as they arrive, one receipt at the end.
 
-A node whose upload is cut off goes on later from where it was. Knows nothing of who may call.
+A node whose upload is cut off resumes it later. Knows nothing of permissions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIDY_BYTES = 256 << 20
 
 
 class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
-    """An upload that is cut off.
+    """An upload that is refused or cut off.
 
     Attributes:
         reason: one word for the metrics.
@@ -41,15 +41,15 @@ class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
 
 
 class Uploads:
-    """Takes the answers of all nodes.
+    """Receives the answers of all nodes.
 
     Args:
-        inbox: where they go.
-        tasks: what they may answer.
-        disk: where files are written, so that the event loop never waits for a disk.
-        max_answer_bytes: the largest one.
-        at_once: so many come in at a time, the others wait; each takes up to three chunks of memory.
-        pace: how slow one may be.
+        inbox: stores them.
+        tasks: the tasks that they may answer.
+        disk: threads that write files, so that the event loop never waits for a disk.
+        max_answer_bytes: the largest answer.
+        at_once: number received at a time; the others wait. Each takes up to three chunks of memory.
+        pace: the minimum rate.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Uploads:
         self._untidy_bytes = 0
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
-        """What there is of an answer."""
+        """The bytes held of an answer."""
         state, _ = self._tasks.find(node, request.task_id)
         match state:
             case None:
@@ -83,7 +83,7 @@ class Uploads:
                 return pb.HeldReply(offset=self._inbox.held_bytes(node, request.task_id, request.sha256))
 
     def tidy(self) -> None:
-        """Hand back what memory many answers took, once the last of them is here; to be called now and then."""
+        """Return the memory of many answers to the system once the last of them is here; call it now and then."""
         if self._untidy_bytes >= _TIDY_BYTES and not self._transfers.busy:
             self._untidy_bytes = 0
             self._disk.submit(give_back_memory)
@@ -91,11 +91,11 @@ class Uploads:
     async def take(
         self, session: Session, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
     ) -> tuple[bool, bool]:
-        """Take one answer.
+        """Receive one answer.
 
         Args:
-            session: whose it is.
-            start: what was announced.
+            session: of the sender.
+            start: the announcement.
             read: gives the next data; None at the end.
 
         Returns:
@@ -108,7 +108,7 @@ class Uploads:
         node = session.node.name
         state, task = self._tasks.find(node, start.task_id)
         if state is None:
-            raise UploadRefused("unknown-task", "this task has not been given out, or not again yet", retry=True)
+            raise UploadRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
         if task is None or not task.is_open:
             return state is TaskState.ANSWERED, False
         self._check(start, task)
@@ -121,7 +121,7 @@ class Uploads:
     def _check(self, start: pb.UploadStart, task: Task) -> None:
         limit = _MAX_ERROR_BYTES if start.content == pb.CONTENT_ERROR else self._max_answer_bytes
         if start.size > limit:
-            # No other try can be smaller, so the round need not wait for one.
+            # No retry can be smaller, so the round need not wait for one.
             detail = f"answer has {start.size} bytes, expected at most {limit}"
             self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("too-large", detail, retry=False)
@@ -129,7 +129,7 @@ class Uploads:
             raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
         asked = task.work.content
         if start.content not in (asked, pb.CONTENT_ERROR):
-            # A record dictionary, say, takes many times its bytes in memory; nobody asked for one.
+            # A record dictionary, for example, takes many times its bytes in memory; nobody asked for one.
             detail = f"content is {int(start.content)}, expected {int(asked)} as in the task, or 3 for an error"
             self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("malformed", detail, retry=False)
@@ -164,7 +164,7 @@ class Uploads:
                     transfer.moved(len(data))
                     session.node.uplink_bytes += len(data)
                     self._untidy_bytes += len(data)
-                    # The next chunk travels while this one is written and hashed, but no more than that.
+                    # The next chunk arrives while this one is written and hashed, but no more than that.
                     writing = loop.run_in_executor(self._disk, incoming.write, data)
                 whole = await loop.run_in_executor(self._disk, incoming.finish)
             except PeerError as error:
@@ -174,11 +174,11 @@ class Uploads:
             except MachineError:
                 if task.is_open:
                     raise
-                # Withdrawn, and its file removed, in this very moment.
+                # Withdrawn, and its file removed, at this very moment.
                 return False, False
             finally:
                 if writing is not None:
-                    # What it raises is told by the next line that fails, or by nobody.
+                    # Its error is reported by the next line that fails, or not at all.
                     writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         if not whole:
             task.mismatches += 1
@@ -190,7 +190,7 @@ class Uploads:
 
     @asynccontextmanager
     async def _incoming(self, task: Task, start: pb.UploadStart) -> AsyncGenerator[Incoming]:
-        """The file of an answer; closed whatever happens, also where a thread opens it as the upload is cut off."""
+        """The file of an answer; closed whatever happens, even if a thread opens it while the upload is cut off."""
         loop = asyncio.get_running_loop()
         opening = loop.run_in_executor(self._disk, self._begin, task, start)
 

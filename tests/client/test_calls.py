@@ -39,7 +39,7 @@ def test_what_grpc_says_of_itself_is_told_in_plain_words(code, details) -> None:
 @pytest.mark.parametrize(
     ("code", "details"),
     [
-        (grpc.StatusCode.ABORTED, "no chunk for 30 s, go on later"),
+        (grpc.StatusCode.ABORTED, "no chunk for 30 s, resume it later"),
         (grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients"),
     ],
 )

@@ -18,7 +18,7 @@ def hello(name="alice"):
 
 @pytest.mark.parametrize("certified_name", ["bob", "", None])
 def test_where_keys_count_the_certificate_must_say_the_same_name(certified_name):
-    with pytest.raises(EnrolmentRefused, match="name is not the certificate's") as refused:
+    with pytest.raises(EnrolmentRefused, match="name differs from the certificate's") as refused:
         Enrolment(EverybodysKey(), certified_name=certified_name).challenge(hello())
     assert refused.value.reason == pb.REFUSED_REASON_WRONG_NAME
 

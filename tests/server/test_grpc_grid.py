@@ -217,7 +217,7 @@ def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor
     grid = make_grid()
     with attending(grid, "alice") as (alice,):
         assert alice.held("5.train.0", b"mine").unknown
-        with pytest.raises(Exception, match="has not been given out") as caught:
+        with pytest.raises(Exception, match="has not been assigned") as caught:
             alice.upload("5.train.0", b"mine")
         assert caught.value.code().name == "FAILED_PRECONDITION"
         send(grid, "alice", b"task", group="5")

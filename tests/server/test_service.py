@@ -302,7 +302,7 @@ class TestDownloads:
                     time.sleep(next(left, 0.0))
 
             assert code(read) == "ABORTED"
-            assert "go on later" in unread.details()
+            assert "resume it later" in unread.details()
             assert sum(received) < len(self.BODY)
             assert alice.body(work, offset=len(self.BODY) - 10) == bytes(10)
 
