@@ -1,4 +1,4 @@
-# Everything starts from here: the targets set up .venv themselves; nothing else needs to be done by hand.
+# The targets set up .venv themselves; nothing else needs to be done by hand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,11 +12,11 @@ help:  ## Show the targets
 
 setup: $(STAMP)  ## Make .venv and install plait with its tools
 
-# PINNED= installs what pyproject.toml allows, for a Python or an index that has other versions than constraints.txt.
+# PINNED= installs what pyproject.toml allows, for a Python or an index without the versions in constraints.txt.
 PINNED ?= yes
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Versions without hashes, which pip takes beside an editable install.
+# Versions without hashes, which pip accepts together with an editable install.
 $(PINS): constraints.txt
 	mkdir -p $(VENV)
 	sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' constraints.txt > $(PINS)
@@ -51,7 +51,7 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-scoreboard: $(STAMP)  ## What plait withstands, tried and counted
+scoreboard: $(STAMP)  ## Test and count what plait withstands
 	$(BIN)/python tests/scoreboard/run.py $(ARGS)
 
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
