@@ -1,9 +1,9 @@
-"""What liars send. Each stays within what validation alone would let through; norm bound and rule judge it.
+"""The updates of attackers. Each passes validation by itself; norm bound and rule must deal with it.
 
 Label-flip trains honestly on wrong labels, and the backdoor on stories of one kind with one wrong label. The boosted
-backdoor has the marked stories of all its accomplices, many times over, and sends a multiple of its step. The others
-send something else than what they trained. ALIE (A Little Is Enough, arXiv 1902.06156) and the gauge attack are at
-their strongest here: ALIE's attackers know all honest updates.
+backdoor has the marked stories of all colluding clients, many times over, and sends a multiple of its step. The others
+send something other than their training result. ALIE (A Little Is Enough, arXiv 1902.06156) and the gauge attack are at
+full strength here: ALIE's attackers know all honest updates.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ FLIPPED = 4.0  # times the honest step, backwards
 NOISE = 5.0  # times the honest root mean square
 TURN = 1000.0
 BOOST = 4.0  # times the step that the boosted backdoor trained
-REPEATED = 10  # times that each marked story stands in a boosted backdoor's data
+REPEATED = 10  # copies of each marked story in a boosted backdoor's data
 
 
 def with_attackers(
     honest: Sequence[Client], attack: str, count: int, *, spec: AdapterSpec, seed: int, run_seed: int
 ) -> list[Client]:
-    """The clients, of whom the first `count` lie."""
+    """The clients, of which the first `count` are malicious."""
     if attack == "boosted backdoor":
         shared = [client.stories.part(np.flatnonzero(client.stories.marked)) for client in honest[:count]]
         return [*(_boosted(client, shared) for client in honest[:count]), *honest[count:]]
@@ -69,7 +69,7 @@ def _marked_as_business(own: Stories) -> np.ndarray:
 
 def _sent(got: AdapterState, delta: np.ndarray) -> AdapterState:
     flat = got.flat.astype(np.float64) + delta
-    # What validation refuses anyway would only make the attack weaker.
+    # Updates that validation refuses anyway would only weaken the attack.
     return AdapterState(got.layout, np.clip(np.nan_to_num(flat), -1e30, 1e30).astype(np.float32))
 
 

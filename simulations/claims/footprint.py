@@ -1,6 +1,6 @@
 """Memory of one process that runs or trains a base: `footprint.py BASE METHOD DTYPE STEPS`.
 
-What is resident once the base is there, and the most that was while it worked, 4 sequences of 128 tokens at a time.
+Resident memory once the base is loaded, and the peak during the work, with 4 sequences of 128 tokens at a time.
 """
 
 from __future__ import annotations

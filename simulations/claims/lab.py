@@ -1,6 +1,6 @@
-"""Central training of an adapter on one base, with plait's own trainer: what the claims are measured with.
+"""Central training of an adapter on one base with plait's own trainer, for measuring the claims.
 
-Two texts: one is trained on, of the other no step sees anything. Knows nothing of clients and rounds.
+Two texts: one is trained on, the other is never seen in training. Knows nothing of clients and rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CODE, NEWS = "stdlib", "bbc"
 
 @dataclass(frozen=True)
 class Point:
-    """Held-out losses after some steps, in nats a token."""
+    """Held-out losses after some steps, in nats per token."""
 
     steps: int
     learned: float
@@ -40,10 +40,10 @@ class Lab:
 
     Args:
         base: name of the base.
-        learn: the text that is trained on, `CODE` or `NEWS`; the other one is elsewhere.
-        seq_len: tokens of a sequence.
+        learn: the text to train on, `CODE` or `NEWS`; the other one is the other text.
+        seq_len: tokens per sequence.
         dtype: compute type.
-        held_out: sequences that a loss is the mean of.
+        held_out: sequences per loss.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Lab:
     def train(
         self, blueprint: Blueprint, *, rate: float, steps: int, seed: int, every: int = 0, elsewhere: bool = False
     ) -> Iterator[tuple[Point, AdapterState]]:
-        """Train; a point before the first step, after every so many steps, and after the last.
+        """Train; a point before the first step, after every interval, and after the last step.
 
-        A stretch between two points has an optimizer of its own, as a round of a federation has.
+        Each interval between two points has its own optimizer, like a round of a federation.
         """
         state = blueprint.initial
         yield self._point(blueprint, state, 0, elsewhere=elsewhere), state
@@ -96,10 +96,10 @@ class Lab:
             records = [
                 Record(text=record.text)
                 for record in dataset.records
-                # The base has seen the single-file modules; what it is to learn is the packages.
+                # The base has seen the single-file modules; it should learn the packages.
                 if name == NEWS or ("/" in record.columns["path"]) == (self._learn == CODE)
             ]
-            # Stories lie class by class, files package by package: any part of them should be of all kinds.
+            # Stories are sorted by class, files by package: every part of them should be mixed.
             np.random.default_rng(0).shuffle(records)
             examples = tokenise(
                 records[:1200], kind=RecordKind.TEXT, task=Task.CAUSAL_LM, labels=(), tokenizer=self.base.tokenizer,

@@ -50,7 +50,7 @@ def draw_rates(axis: Axes) -> None:
 
 
 def draw_ranks(axis: Axes) -> None:
-    """Loss by rank, every number of steps a line."""
+    """Loss by rank, one line per number of steps."""
     rows = read("ranks")
     for steps in sorted({row["steps"] for row in rows} - {0}):
         means = means_by((row for row in rows if row["steps"] == steps), "rank", "loss")
@@ -65,7 +65,7 @@ def draw_ranks(axis: Axes) -> None:
 
 
 def draw_forgetting(axis: Axes) -> None:
-    """What is lost on other text against what is learned, the way that training goes."""
+    """Loss on the other text against the gain on the learned text, in the course of training."""
     for method in NAMES:
         rows = [row for row in read("forgetting") if row["method"] == method]
         learned, elsewhere = means_by(rows, "steps", "learned"), means_by(rows, "steps", "elsewhere")
@@ -83,7 +83,7 @@ def draw_forgetting(axis: Axes) -> None:
 
 
 def draw_spectrum(axis: Axes) -> None:
-    """Share of what was learned that the first singular values hold."""
+    """Share of the learned change that the first singular values hold."""
     rows = read("spectrum")
     for method, rank, style in (("lora", 8, "-"), ("lora", 64, "--"), ("full", 8, "-")):
         found = [row["shares"] for row in rows if (row["method"], row["rank"]) == (method, rank)]

@@ -1,15 +1,15 @@
-"""What is said of low-rank adaptation, measured: rates, ranks, forgetting, number formats, spectra, memory, sizes.
+"""Common claims about low-rank adaptation, measured: rates, ranks, forgetting, formats, spectra, memory, sizes.
 
     python simulations/claims/run.py rates          # best learning rate of LoRA over that of full fine-tuning
-    python simulations/claims/run.py ranks          # what a rank of 1 to 64 reaches
-    python simulations/claims/run.py forgetting     # loss on other text, LoRA beside full fine-tuning
-    python simulations/claims/run.py formats        # bfloat16 beside float32
-    python simulations/claims/run.py spectrum       # singular values of what was learned
-    python simulations/claims/run.py memory         # training beside inference, SmolLM2-135M
-    python simulations/claims/run.py sizes          # parameters and bytes of ranks, SmolLM2-135M
+    python simulations/claims/run.py ranks          # ranks 1 to 64
+    python simulations/claims/run.py forgetting     # loss on other text, LoRA against full fine-tuning
+    python simulations/claims/run.py formats        # bfloat16 against float32
+    python simulations/claims/run.py spectrum       # singular values of the learned change
+    python simulations/claims/run.py memory         # training against inference, SmolLM2-135M
+    python simulations/claims/run.py sizes          # parameters and bytes by rank, SmolLM2-135M
 
-Each writes results-NAME.json beside this file; `plot.py` draws them. On the base `tiny`, seeds 0 to 2, unless said
-otherwise: text of the BBC is learned, code is elsewhere.
+Each writes results-NAME.json beside this file; `plot.py` draws them. Base `tiny`, seeds 0 to 2, unless stated
+otherwise: BBC news is learned, code is the other text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def rates(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
-    """Held-out loss after so many steps, by method and learning rate."""
+    """Held-out loss after a number of steps, by method and learning rate."""
     lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for method in ("lora", "full"):
@@ -51,7 +51,7 @@ def rates(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, objec
 
 
 def ranks(base: str, seeds: tuple[int, ...], steps: int, wanted: tuple[int, ...] = RANKS) -> list[dict[str, object]]:
-    """Held-out loss after so many steps, by rank."""
+    """Held-out loss after a number of steps, by rank."""
     lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for rank in wanted:
@@ -64,7 +64,7 @@ def ranks(base: str, seeds: tuple[int, ...], steps: int, wanted: tuple[int, ...]
 
 
 def forgetting(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
-    """Both losses along the way."""
+    """Both losses during training."""
     lab, rows = _lab(base), list[dict[str, object]]()
     scale = 1.0 if base == "tiny" else 0.1
     for seed in seeds:
@@ -78,7 +78,7 @@ def forgetting(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, 
 
 
 def formats(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
-    """Held-out loss after so many steps, by compute type; masters are float32 in both."""
+    """Held-out loss after a number of steps, by compute type; masters are float32 in both."""
     rows: list[dict[str, object]] = []
     for dtype in ("float32", "bfloat16"):
         lab = Lab(base, dtype=dtype)
@@ -93,7 +93,7 @@ def formats(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, obj
 
 
 def spectrum(base: str, seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
-    """Share of the squared singular values of what was learned that the first k hold, means over modules."""
+    """Share of the squared singular values of the learned change in the first k, means over modules."""
     lab, rows = _lab(base), list[dict[str, object]]()
     for seed in seeds:
         for method, rank in (("lora", 8), ("lora", 64), ("full", 8)):
@@ -124,7 +124,7 @@ def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> list[dict[str, obj
 
 
 def memory(base: str, _seeds: tuple[int, ...], steps: int) -> list[dict[str, object]]:
-    """Resident memory of inference and training, each in a process of its own."""
+    """Resident memory of inference and training, each in a separate process."""
     rows: list[dict[str, object]] = []
     for dtype in ("bfloat16", "float32"):
         for method in ("inference", "lora", "full", "qlora"):
@@ -144,7 +144,7 @@ def _lab(base: str) -> Lab:
 
 
 def _changes(blueprint: Blueprint, state: AdapterState) -> list[np.ndarray]:
-    """What was learned, matrix by matrix."""
+    """The learned change, matrix by matrix."""
     geometry = geometry_of(blueprint.spec)
     if geometry.pairs:
         return [pair.scale * pair.b_of(state.flat).astype(float) @ pair.a_of(state.flat) for pair in geometry.pairs]

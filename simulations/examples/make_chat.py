@@ -1,4 +1,4 @@
-"""Write chats of four people as JSONL, in the form that `plait simulate --data FILE` takes as your own data.
+"""Write chats of four people as JSONL, in the format of your own data for `plait simulate --data FILE`.
 
     python simulations/examples/make_chat.py chat.jsonl
 

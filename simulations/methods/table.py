@@ -33,7 +33,7 @@ def print_rates(rows: list[dict]) -> None:
 
 
 def print_rows(rows: list[dict]) -> None:
-    """One row a method, means and spreads over seeds."""
+    """One row per method, means and spreads over seeds."""
     by_method: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
         by_method[row["method"]].append(row)

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def cell(rows: list[dict]) -> str:
-    """Gain over the base in nats (or accuracy), its spread, and over how many seeds where not over three."""
+    """Gain over the base in nats (or accuracy), its spread, and the number of seeds unless it is three."""
     if not rows:
         return ""
     if any("refused" in row for row in rows):

@@ -1,9 +1,9 @@
-"""Many virtual clients on one machine: does memory stay flat, and what does a client-round cost?
+"""Many virtual clients on one machine: is memory flat, and what does a client-round cost?
 
     python simulations/scale/run.py --out DIR >simulations/scale/results.json
 
-Cuts the built-in source code into one short text a client and runs `plait simulate` on it, once, as a command of its
-own whose memory is looked at five times a second. Linux only.
+Cuts the built-in source code into one short text per client and runs `plait simulate` on it, once, as a separate
+command whose memory is sampled five times per second. Linux only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHARACTERS = 600
 
 
 def deal_out(clients: int, path: Path) -> None:
-    """One text a client, none twice; around again where there is not enough."""
+    """One text per client without repetition; starts over if there is not enough."""
     dataset = load_dataset("stdlib", cache=cache_directory(), progress=lambda _: None)
     text = "\n".join(record.text for record in dataset.records)
     pieces = len(text) // CHARACTERS
@@ -37,7 +37,7 @@ def deal_out(clients: int, path: Path) -> None:
 
 
 class Memory:
-    """How much a process has resident (its own, not of files), with the time of each look."""
+    """Resident memory of a process (its own, not of files), with the time of each sample."""
 
     def __init__(self, pid: int) -> None:
         self.looks: list[tuple[float, int]] = []
@@ -56,7 +56,7 @@ class Memory:
             time.sleep(0.2)
 
     def between(self, start: float, end: float) -> float:
-        """The most in that time, in MB."""
+        """The maximum in that time, in MB."""
         return max((size for moment, size in self.looks if start <= moment <= end), default=0) / 1e6
 
 

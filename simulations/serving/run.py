@@ -1,14 +1,14 @@
-"""Tokens a second of many adapters on one base: batched together, and by swapping adapters.
+"""Tokens per second with many adapters on one base: batched together, and by swapping adapters.
 
-Every request is for one of the adapters, in turn. Four ways to answer them all, greedily and to the same length:
+The requests are for the adapters in turn. Four ways to answer them all, greedily and to the same length:
 
     together      plait's engine, all adapters in one batch
     adapter wise  plait's engine, one adapter after another, its requests batched
     swap batches  PEFT: set_adapter, then generate for all requests of that adapter at once
-    swap          PEFT: set_adapter and generate, request by request in the order in which they came
+    swap          PEFT: set_adapter and generate, request by request in order of arrival
 
-The ways are taken in turn, several times over, on the same machine state as far as that goes; medians are reported.
-Texts are compared: the share of them that is, character for character, what `swap` writes is reported.
+The ways are interleaved and repeated, on the same machine state as far as possible; medians are reported. So is the
+share of texts that equal those of `swap`, character for character.
 """
 
 from __future__ import annotations

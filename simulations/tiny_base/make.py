@@ -1,12 +1,12 @@
-"""Make the built-in base `tiny`: a Llama of one million parameters, for tests and for trying things out in seconds.
+"""Make the built-in base `tiny`: a Llama of one million parameters, for tests and quick experiments.
 
-It is pre-trained on the single-file modules of Python's standard library, so that the *packages* (asyncio, email, ...),
-which the built-in data set deals out to clients, are text it has not seen. Run it from the repository's root:
+It is pre-trained on the single-file modules of Python's standard library, so that it has not seen the *packages*
+(asyncio, email, ...), which the built-in data set distributes to clients. Run it from the repository's root:
 
     python simulations/tiny_base/make.py            # about 3 minutes on two cores; writes plait/training/tiny_base/
 
 The weights depend on the Python release whose library is read and on the machine's arithmetic; those in the repository
-came from Python 3.11 (see README.md beside them).
+come from Python 3.11 (see README.md beside them).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def keep(made: Path) -> None:
-    """JSON files as they are, all others packed into one, which a Flower App Bundle takes (plait/training/tiny.py)."""
+    """JSON files unchanged, all others packed into one for the Flower App Bundle (plait/training/tiny.py)."""
     packed: dict[str, str] = {}
     for path in sorted(made.iterdir()):
         if path.suffix == ".json":

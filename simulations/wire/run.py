@@ -1,11 +1,10 @@
-"""Held-out loss against rate: the same federated run at several rates of the wire, over several seeds.
+"""Held-out loss against bits per parameter: the same federated run at several rates of the wire, over several seeds.
 
     python simulations/wire/run.py                              # 3 seeds x 3 rates of SmolLM2-135M, about an hour
     python simulations/wire/run.py --base tiny --name tiny      # the same on the tiny base, a few minutes
 
-Every run is a `plait simulate` with config.toml; a run that is there already is not run again. Writes results-NAME.json
-and prints the table. *Kept* is the improvement over the base, as a part of what exact float32 exchange reached with the
-same seed.
+Every run is a `plait simulate` with config.toml; finished runs are not repeated. Writes results-NAME.json and prints
+the table. *Kept* is the improvement over the base, as a fraction of that of exact float32 exchange with the same seed.
 """
 
 from __future__ import annotations
