@@ -1,4 +1,4 @@
-"""Whether this node's operator agreed to a run: asked once for each configuration, remembered by its digest.
+"""Whether this node's operator agreed to a run: asked once per configuration, remembered by its digest.
 
 Knows nothing of what is agreed to.
 """
@@ -21,10 +21,10 @@ _MOST_KEPT = 256
 
 
 def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, authority: bytes) -> str:
-    """What consent is given to, in hexadecimal.
+    """Digest of the content of the agreement, in hexadecimal.
 
     Args:
-        config: the run configuration that the server told.
+        config: the run configuration from the server.
         base_fingerprint: of the base.
         authority: certificate of the federation's authority; empty without TLS.
     """
@@ -35,17 +35,17 @@ def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, author
 
 @dataclass(frozen=True)
 class Consents:
-    """The configurations that an operator agreed to.
+    """The configurations that an operator has agreed to.
 
     Attributes:
-        path: the file that remembers them, for its owner alone.
+        path: the file that stores them, private to its owner.
     """
 
     path: Path
 
     @classmethod
     def of(cls, state: Path, name: str) -> Consents:
-        """Those of the node called `name`."""
+        """The consents of the node called `name`."""
         return cls(state / f"{name}.consents.json")
 
     def has(self, digest: str) -> bool:
@@ -53,18 +53,18 @@ class Consents:
         return digest in self._read()
 
     def runs(self, digest: str) -> frozenset[str]:
-        """The runs of this configuration that were agreed to."""
+        """The agreed runs of this configuration."""
         entry = self._read().get(digest)
         runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
         return frozenset(map(str, cast("list[object]", runs))) if isinstance(runs, list) else frozenset()
 
     def add(self, digest: str, run: str, how: str) -> None:
-        """Remember this configuration and one run of it.
+        """Store this configuration and one run of it.
 
         Args:
             digest: of the configuration.
-            run: names the run.
-            how: consent was given: ``asked``, ``yes`` or ``policy``.
+            run: name of the run.
+            how: the form of consent: ``asked``, ``yes`` or ``policy``.
 
         Raises:
             MachineError: the disk is full or read-only.
@@ -98,22 +98,22 @@ def agree(
     by_policy: bool,
     ask: Callable[[], bool] | None,
 ) -> str:
-    """Go on only with the operator's consent.
+    """Continue only with the operator's consent.
 
     Args:
         digest: of the configuration.
-        run: names the run.
-        consents: those given before.
-        most_runs: so many runs of one configuration; each adds to what the others tell.
-        yes: whether the operator gave it on the command line.
-        by_policy: whether being within the policy is consent where nobody can be asked.
-        ask: asks the operator; None where there is no terminal.
+        run: name of the run.
+        consents: earlier ones.
+        most_runs: limit on runs of one configuration; each reveals more.
+        yes: whether the operator consented on the command line.
+        by_policy: whether a run within the policy counts as agreed if nobody can be asked.
+        ask: asks the operator; None without a terminal.
 
     Returns:
-        How it was given: ``before``, ``yes``, ``asked`` or ``policy``.
+        The form of consent: ``before``, ``yes``, ``asked`` or ``policy``.
 
     Raises:
-        PolicyError: it was not given, or to too many runs already.
+        PolicyError: there is no consent, or too many runs already.
     """
     runs = consents.runs(digest)
     if run in runs:

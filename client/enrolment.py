@@ -1,4 +1,4 @@
-"""How a node says and proves who it is (see federation.proto)."""
+"""A node's identity and its proof (see federation.proto)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from plait.v1 import federation_pb2 as pb
 
 @dataclass(frozen=True)
 class Credential:
-    """Who a node is.
+    """A node's identity.
 
     Attributes:
-        name: what it is called.
+        name: the node's name.
         key: proves it; None on an insecure loopback connection.
     """
 
@@ -25,10 +25,10 @@ class Credential:
 
 
 class Enrolment:
-    """One attempt to enrol, with a nonce of its own.
+    """One attempt to enrol, with its own nonce.
 
     Args:
-        credential: who enrols.
+        credential: of the node.
     """
 
     def __init__(self, credential: Credential) -> None:
@@ -36,7 +36,7 @@ class Enrolment:
         self._nonce = secrets.token_bytes(NONCE_BYTES)
 
     def hello(self) -> pb.FromNode:
-        """The node's first word."""
+        """The node's first message."""
         key = self._credential.key
         return pb.FromNode(
             hello=pb.Hello(
@@ -51,7 +51,7 @@ class Enrolment:
         """The answer to the server's challenge.
 
         Raises:
-            PeerError: it is no challenge.
+            PeerError: it is not a challenge.
         """
         if len(challenge.nonce) != NONCE_BYTES:
             raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")

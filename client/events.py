@@ -1,4 +1,4 @@
-"""What happens to a node, told to its main loop by the threads that find out."""
+"""The events of a node, sent to its main loop by the other threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plait.errors import PlaitError
 
 @dataclass(frozen=True)
 class Welcomed:
-    """The server took the node in for a run."""
+    """The server admitted the node to a run."""
 
     run: Run
 
@@ -33,14 +33,14 @@ class Withdrawn:
 
 @dataclass(frozen=True)
 class Draining:
-    """The server is about to go, for good or not."""
+    """The server is going down, for good or not."""
 
     finished: bool
 
 
 @dataclass(frozen=True)
 class Lost:
-    """There is no connection; the next attempt comes by itself."""
+    """The connection is lost; the next attempt comes automatically."""
 
     cause: str
     wait_s: float
@@ -48,14 +48,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The base is there and the node can work."""
+    """The base is ready and the node can work."""
 
     capacity: Capacity
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Something that trying again does not mend."""
+    """A failure that a retry does not fix."""
 
     error: PlaitError
 
@@ -69,13 +69,13 @@ class Began:
 
 @dataclass(frozen=True)
 class Delivered:
-    """An answer reached the server, or nobody wanted it any more.
+    """An answer reached the server, or is no longer wanted.
 
     Attributes:
-        task: what was answered.
+        task: the task answered.
         sent_bytes: size of the answer.
         kept: whether the server kept it.
-        failure: why it is not what was asked for; empty if it is.
+        failure: why the task failed, if it did; else empty.
     """
 
     task: Task
@@ -86,7 +86,7 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Shelved:
-    """An answer waits until the server, which was restarted, asks for it again."""
+    """An answer waits until the restarted server asks for it again."""
 
     task: Task
 
@@ -101,7 +101,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something went wrong that will be tried again."""
+    """A failure that will be retried."""
 
     cause: str
 

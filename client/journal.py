@@ -1,6 +1,6 @@
-"""What a node tells its operator: a calm line an event, or a JSON object an event for programs.
+"""A node's messages to its operator: one line per event, or one JSON object per event for programs.
 
-Knows nothing of where the events come from; whoever tells sees to it that no training text is among the words.
+Knows nothing of where the events come from; callers make sure that no training text is in a message.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from plait.config import Scalar
 
 
 class Style(Enum):
-    """How events are shown."""
+    """Format of the events."""
 
     LINES = auto()
     JSON = auto()
@@ -23,11 +23,11 @@ class Style(Enum):
 
 
 class Journal:
-    """Shows events as they come, from any thread.
+    """Prints events as they come, from any thread.
 
     Args:
-        style: how.
-        screen: where to.
+        style: the format.
+        screen: the output.
     """
 
     def __init__(self, style: Style, screen: TextIO) -> None:
@@ -37,16 +37,16 @@ class Journal:
 
     @property
     def style(self) -> Style:
-        """How events are shown."""
+        """Format of the events."""
         return self._style
 
     def tell(self, event: str, text: str, **facts: Scalar) -> None:
-        """Show one event.
+        """Print one event.
 
         Args:
             event: its name, for programs.
             text: the line for people.
-            facts: what programs may want of it.
+            facts: data for programs.
         """
         if self._style is Style.QUIET:
             return
@@ -59,5 +59,5 @@ class Journal:
                 self._screen.write(line + "\n")
                 self._screen.flush()
         except (OSError, ValueError):
-            # Whoever looked at it is gone; the node works on.
+            # The reader of the output has gone; the node continues.
             self._style = Style.QUIET

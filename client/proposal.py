@@ -1,4 +1,4 @@
-"""What a run asks of this machine, in plain words for its operator, before anything is fetched or trained."""
+"""A run's requests to this machine, in plain words for its operator, before anything is downloaded or trained."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from plait.policy import Policy, bits_of
 
 @dataclass(frozen=True)
 class Proposal:
-    """A run as it is put to the operator.
+    """A run, as described to the operator.
 
     Attributes:
-        server: where it comes from.
-        config: as the server told it.
-        base_fingerprint: of the base; empty where any will do.
-        data: what it would train on.
+        server: its address.
+        config: from the server.
+        base_fingerprint: of the base; empty if any is accepted.
+        data: the training data.
         policy: the operator's limits.
-        parameters: of the adapter; None where the base is not here yet to tell.
+        parameters: of the adapter; None if the base is not here yet.
     """
 
     server: str
@@ -53,15 +53,15 @@ class Proposal:
             ),
             self._sent,
             (f"also sent: losses, counts of examples and tokens{labels}, this machine's device and memory"),
-            "stays here: the data, and an adapter of your own where the run makes one",
-            "an update can give away parts of the text that it was trained on: join only whom you trust with that",
+            "stays here: the data, and your personalized adapter if the run makes one",
+            "an update can reveal parts of its training text: join only a server that you trust with that",
         )
 
     @property
     def _sent(self) -> str:
         bits = bits_of(self.config.wire)
-        how = f"{bits:g} {'bit' if bits == 1 else 'bits'} a parameter"
+        how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
         update = round(self.parameters * bits / 8)
-        return f"sent: about {size(update)} a round ({how}), {size(update * self.config.rounds)} in all"
+        return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"

@@ -1,6 +1,6 @@
-"""Where nodes of this machine keep what must outlive them: ``STATE/<run>/<name>/``, and a lock for each name.
+"""State of this machine's nodes on disk: ``STATE/<run>/<name>/``, and a lock for each name.
 
-Everything there is for its owner alone. Knows nothing of what is kept, but which of it the server could send again.
+Everything there is private to its owner. Of the content it knows only which parts the server could send again.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from plait.errors import ConfigError, MachineError
 from plait.files import make_private_directory
 
 RUNS_KEPT = 4
-"""Runs of each name, the newest, whose state is kept whole."""
+"""Number of newest runs per name whose state is kept in full."""
 _OWN = "own"
 _REPLACEABLE = ("adapter", "base", "settings", "spec")
 
 
 @dataclass(frozen=True)
 class EarlierRuns:
-    """What a node keeps of runs other than the one under way.
+    """State of earlier runs.
 
     Attributes:
-        runs: how many.
-        bytes: what that takes on disk.
+        runs: number of runs.
+        bytes: their size on disk.
     """
 
     runs: int
@@ -37,23 +37,23 @@ class EarlierRuns:
 
 
 def default_state_directory() -> Path:
-    """The user's own place for such things."""
+    """The directory for state in the user's home."""
     return platformdirs.user_state_path("plait")
 
 
 def memory_folder(state: Path, run_id: int, name: str) -> Path:
-    """Where the node called `name` keeps what belongs to a run."""
+    """Directory of the node `name` in a run."""
     return state / f"{run_id:016x}" / name
 
 
 def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
-    """Remove what the server could send again of runs long ago; `keep` and the newest others stay whole.
+    """Remove the parts of old runs that the server could send again; `keep` and the newest others stay complete.
 
-    What nobody else has stays for ever, unless the operator removes it: a client's own adapter with what it is made
-    from, what an encoder owes, an optimizer's moments, a drift. What cannot be removed stays too.
+    Unique parts stay until the operator removes them: a personalized adapter and its inputs, an encoder's residual, an
+    optimizer's moments, a drift. Parts that cannot be removed stay too.
 
     Returns:
-        What is there of other runs afterwards.
+        What remains of earlier runs.
     """
     folders = sorted((folder for folder in state.glob(f"*/{name}") if folder != keep), key=_age, reverse=True)
     for folder in folders[RUNS_KEPT - 1 :]:
@@ -61,15 +61,15 @@ def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
             if not (folder / _OWN).exists():
                 for key in _REPLACEABLE:
                     (folder / key).unlink(missing_ok=True)
-            folder.rmdir()  # stays where something nobody else has is in it
-            folder.parent.rmdir()  # and where another node's state is
+            folder.rmdir()  # fails if something unique is in it
+            folder.parent.rmdir()  # fails if another node's state is there
     left = [folder for folder in folders if folder.is_dir()]
     return EarlierRuns(len(left), sum(map(_size, left)))
 
 
 @contextlib.contextmanager
 def locked(state: Path, name: str) -> Generator[None]:
-    """Hold the state of a name for this process alone; the system lets go of it however the process ends.
+    """Lock the state of a name for this process; the system releases it however the process ends.
 
     Raises:
         ConfigError: another process holds it.
@@ -78,7 +78,7 @@ def locked(state: Path, name: str) -> Generator[None]:
     path = state / f"{name}.lock"
     try:
         make_private_directory(state)
-        # An earlier version made them as the umask said.
+        # An earlier version used the umask.
         for folder in (each for kept in state.glob(f"*/{name}") for each in (kept.parent, kept)):
             folder.chmod(0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -89,12 +89,12 @@ def locked(state: Path, name: str) -> Generator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"state '{state}' of '{name}' is in use by process {_holder(descriptor)}, expected one node a name; "
+                f"state '{state}' of '{name}' is in use by process {_holder(descriptor)}, expected one node per name; "
                 "stop the other, or give another --name or --state"
             ) from error
         except OSError as error:
             raise MachineError(f"cannot lock '{path}': {error.strerror or error}; give another --state") from error
-        # Only for whoever meets the lock; a full disk is no reason not to work.
+        # Only for the message to the next process; a full disk must not stop the work.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)

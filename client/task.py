@@ -1,4 +1,4 @@
-"""A task that a server sent, and the answer to it, as bytes; knows neither Flower nor the network."""
+"""A task from a server, and the answer to it, as bytes; knows neither Flower nor the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_NAME_CHARACTERS = 200
 
 
 class Kind(IntEnum):
-    """What lies in the bytes of a task or an answer."""
+    """Kind of the bytes of a task or an answer."""
 
     PLAIT = pb.CONTENT_PLAIT
     RECORDS = pb.CONTENT_RECORDS
@@ -25,16 +25,16 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """A task; two are the same if they have the same name and the same bytes.
+    """A task; two are equal if they have the same name and the same bytes.
 
     Attributes:
-        task_id: names it within the run.
-        message_type: Flower's: query, train or evaluate, perhaps with an action.
+        task_id: its name within the run.
+        message_type: Flower's: query, train or evaluate, possibly with an action.
         group_id: Flower's: the round.
-        kind: what its bytes are.
-        head: where its bytes begin.
+        kind: of its bytes.
+        head: the beginning of its bytes.
         body_bytes: size of the rest.
-        body_sha256: SHA-256 of the rest, 32 bytes; empty where there is none.
+        body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.
     """
 
     task_id: str
@@ -47,10 +47,10 @@ class Task:
 
     @classmethod
     def from_work(cls, work: pb.Work) -> Task:
-        """Take over what came from outside.
+        """Check and convert a message from outside.
 
         Raises:
-            PeerError: it is no task.
+            PeerError: it is not a task.
         """
         names = (work.task_id, work.message_type, work.group_id)
         if not work.task_id or not work.message_type or max(map(len, names)) > _MAX_NAME_CHARACTERS:
@@ -70,7 +70,7 @@ class Task:
 
     @property
     def doing(self) -> str:
-        """What working on it is called."""
+        """Description of the work on it."""
         verbs = {"query": "describing this node's data", "train": "training", "evaluate": "evaluating"}
         category = self.message_type.partition(".")[0]
         verb = verbs.get(category, shown(self.message_type))
@@ -82,10 +82,10 @@ class Answer:
     """The bytes of an answer.
 
     Attributes:
-        kind: what they are.
+        kind: of the bytes.
         data: the bytes.
         sha256: their digest, 32 bytes.
-        failure: why it is not what was asked for, for the operator; empty if it is.
+        failure: why the task failed, for the operator; empty if it did not.
     """
 
     kind: Kind
@@ -100,5 +100,5 @@ class Answer:
 
     @classmethod
     def failed(cls, cause: str) -> Answer:
-        """One line that says why there is no answer."""
+        """One line saying why there is no answer."""
         return cls.of(Kind.ERROR, shown(cause).encode(), failure=shown(cause))

@@ -1,6 +1,6 @@
 """Ask the operator one question on the terminal, from any thread.
 
-Reads the terminal itself, not `sys.stdin`: a thread that waits in there would keep the process from ending.
+Reads the terminal itself, not `sys.stdin`: a thread waiting there would keep the process from ending.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST_BYTES = 256
 
 
 def asker(question: str) -> Callable[[], bool] | None:
-    """Asks `question`, to be answered with yes or no; None where there is no terminal to ask on."""
+    """Asks a yes-or-no `question`; None without a terminal."""
     try:
         attended = sys.stdin.isatty() and sys.stderr.isatty()
     except (AttributeError, ValueError):

@@ -1,4 +1,4 @@
-"""A thread of a node that does not die unnoticed: an error of ours in it ends the node, in one line."""
+"""A thread whose errors do not go unnoticed: an unexpected error in it ends the node, with one line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event
     """A thread, not yet started.
 
     Args:
-        work: what it does.
-        name: what it is called in the error.
+        work: its function.
+        name: its name in error messages.
         tell: told `Failed` if the work raises.
     """
 

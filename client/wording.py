@@ -1,4 +1,4 @@
-"""Words for an operator: what comes from outside made safe to show, and failures told without what they carry."""
+"""Texts for an operator: outside text made safe to print, and failures described without their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shown(text: str) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """What failed and where; never the error's own words, since those may quote training text."""
+    """The type and place of a failure; never the error's own message, which may quote training text."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"

@@ -79,7 +79,7 @@ def test_everything_is_for_its_owner_alone_also_below_a_directory_that_is_open(
 
 def test_two_nodes_do_not_share_a_name_here(tmp_path: Path) -> None:
     with locked(tmp_path, "ada"):
-        twice = pytest.raises(ConfigError, match=f"in use by process {os.getpid()}, expected one node a name")
+        twice = pytest.raises(ConfigError, match=f"in use by process {os.getpid()}, expected one node per name")
         with twice, locked(tmp_path, "ada"):
             pass
         with locked(tmp_path, "bob"):
