@@ -1,6 +1,6 @@
 """Network addresses as an operator types them, ``HOST:PORT`` or ``[IPV6]:PORT``.
 
-Resolves no name, except in `Address.check_free`: a host counts as loopback only where no resolver could say otherwise.
+Resolves no name except in `Address.check_free`: a host counts as loopback only if no resolver could say otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Address:
 
     Attributes:
         host: a name, in any script, or an IP address without brackets.
-        port: 1 to 65535; 0, only where a server listens, is any free port.
+        port: 1 to 65535; 0, which only a server may use, is any free port.
     """
 
     host: str
@@ -48,7 +48,7 @@ class Address:
         """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
 
         Args:
-            text: as it was typed.
+            text: as typed.
             what: its name in the error.
             listening: whether port 0 is allowed.
 
@@ -77,7 +77,7 @@ class Address:
         return is_loopback(self.host)
 
     def check_free(self) -> None:
-        """Check that a server can listen on every address that the host stands for.
+        """Check that a server can listen on every address of the host.
 
         Raises:
             ConfigError: the host is unknown, or belongs to another machine.
@@ -102,13 +102,13 @@ class Address:
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise self.cannot_listen(error) from error
         if not tried:
-            raise ConfigError(f"'{self}' is no address of this machine, expected one, or 0.0.0.0 for all")
+            raise ConfigError(f"'{self}' is not an address of this machine, expected one, or 0.0.0.0 for all")
 
     def cannot_listen(self, error: OSError) -> MachineError:
-        """What to raise where a server cannot listen here."""
+        """The error for a server that cannot listen here."""
         reasons = {
-            errno.EADDRINUSE: "the port is taken, is another server running? Stop it or choose another --listen",
-            errno.EACCES: f"port {self.port} is not for this user, choose one above 1023",
+            errno.EADDRINUSE: "the port is in use; if another server is running, stop it or choose another --listen",
+            errno.EACCES: f"port {self.port} is not allowed for this user, choose one above 1023",
         }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         return MachineError(f"cannot listen on {self}: {reason}")

@@ -1,6 +1,6 @@
-"""k-means, seeded by k-means++ (Arthur and Vassilvitskii, SODA 2007): topics for text that has no labels.
+"""k-means, seeded by k-means++ (Arthur and Vassilvitskii, SODA 2007): topics for unlabelled text.
 
-Knows nothing of where the vectors come from.
+Knows nothing of the origin of the vectors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def k_means(vectors: NDArray[np.float32], count: int, generator: np.random.Gener
 
     Args:
         vectors: (n, d), n at least `count`.
-        count: of clusters; one may end up empty.
+        count: number of clusters; one may end up empty.
         generator: chooses the first centres.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Losses that were measured before, of the same adapter on the same tokens on this machine: not measured anew.
+"""A cache of losses measured earlier, for the same adapter on the same tokens on this machine.
 
-Before round 1 every client judges the adapter that the run begins with, which a simulation that is started again with
-other settings has seen already. What is found is exactly what would be computed: the name of an entry is the digest of
-all that the result depends on, the code and the libraries included. Holds losses and counts, no text.
+Before round 1 every client evaluates the run's initial adapter, which a simulation restarted with other settings has
+already seen. A cached value is exactly what would be computed: the name of an entry is the digest of everything that
+the result depends on, including code and libraries. Holds losses and counts, no text.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class RememberedLosses:
         self._folder = cache / _FOLDER
 
     def recall(self, inputs: Sequence[bytes], measure: Callable[[], Judgement]) -> Judgement:
-        """The losses under these inputs, measured where they are not known.
+        """The losses for these inputs, measured if not cached.
 
         Args:
-            inputs: all that they depend on but code, libraries and processor.
-            measure: does so.
+            inputs: everything that they depend on except code, libraries and processor.
+            measure: computes them.
         """
         digest = hashlib.sha256(_surroundings())
         for part in inputs:
@@ -47,7 +47,7 @@ class RememberedLosses:
         if (known := _read(path)) is not None:
             return known
         found = measure()
-        # A cache that cannot be written is no reason to end a run.
+        # A cache that cannot be written must not end a run.
         with suppress(MachineError, OSError):
             make_private_directory(self._folder)
             write_atomically(path, found.to_bytes())
@@ -65,7 +65,7 @@ def _read(path: Path) -> Judgement | None:
 
 @cache
 def _surroundings() -> bytes:
-    """Digest of the code that measures, of the libraries, and of the processor."""
+    """Digest of the measuring code, the libraries, and the processor."""
     digest = hashlib.sha256(json.dumps([machine.versions(), machine.processor(), machine.cores()]).encode())
     package = Path(plait.__file__).parent
     for file in sorted((package / "training").rglob("*.py")):

@@ -1,7 +1,7 @@
-"""The two quantisers of one group of numbers: where their points lie, and how likely each is.
+"""The two quantisers of one group of numbers: the positions of their points, and their probabilities.
 
-Point k of quantiser q lies at sign(k) · (2 |k| - q) steps, less a shift that moves it to the centroid of what it stands
-for. Knows no trellis and no payload.
+Point k of quantiser q is at sign(k) · (2 |k| - q) steps, minus a shift that moves it to the centroid of the numbers
+that it represents. Knows no trellis and no payload.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from plait.wire.codecs.symbols import PRECISION, fit, frequencies, knots
 LARGEST = 4096  # magnitudes beyond are clipped
 LEAST_STEP = 2.0**-126
 GREATEST_STEP = 2.0**114  # the furthest point, 2 · 4,096 + 2 steps away, is then still a float32
-_SHIFTED = 3  # magnitudes with a shift of their own; greater ones have the last
-_SHIFT_UNIT = 64  # a shift's byte counts this part of a step
+_SHIFTED = 3  # magnitudes with their own shift; larger ones use the last
+_SHIFT_UNIT = 64  # a shift's byte is in units of this fraction of a step
 
 Index = NDArray[np.int32]
 Quantiser = NDArray[np.uint8]
@@ -31,7 +31,7 @@ class Quantisers:
     """Points and probabilities of both quantisers.
 
     Attributes:
-        largest: greatest magnitude of an index.
+        largest: largest magnitude of an index.
         shifts: (2, 3) int8, of the points with magnitude 1, 2 and from 3 on, towards zero, in 64ths of a step.
         costs: for each quantiser the cost of a magnitude at every knot, in eighths of a bit.
     """
@@ -49,25 +49,25 @@ class Quantisers:
         return (PRECISION - np.log2(self.frequencies(quantiser))).astype(np.float32)
 
     def points(self, quantiser: int) -> Float32:
-        """(2 largest + 1,) where -largest … largest lie, in steps; exact in float32."""
+        """(2 largest + 1,) positions of -largest … largest, in steps; exact in float32."""
         k = np.arange(-self.largest, self.largest + 1)
         shift = np.concatenate([[0], self.shifts[quantiser]])[np.minimum(np.abs(k), _SHIFTED)] / _SHIFT_UNIT
         return (2 * k - np.sign(k) * (quantiser + shift)).astype(np.float32)
 
     @property
     def size_bytes(self) -> int:
-        """Length of the bytes that travel."""
+        """Number of bytes as sent."""
         return 2 + 2 * _SHIFTED + sum(costs.size for costs in self.costs)
 
     def pack(self) -> bytes:
-        """The bytes that travel."""
+        """The bytes as sent."""
         return (
             struct.pack("<H", self.largest) + self.shifts.tobytes() + self.costs[0].tobytes() + self.costs[1].tobytes()
         )
 
     @classmethod
     def unpack(cls, data: bytes, position: int) -> tuple[Quantisers, int]:
-        """Read quantisers at `position`; also returns where they end.
+        """Read quantisers at `position`; also returns their end.
 
         Raises:
             PeerError: they are cut off, or larger than the format allows.
@@ -86,7 +86,7 @@ class Quantisers:
 
     @staticmethod
     def reach(value: Float32) -> int:
-        """The greatest magnitude of an index that these numbers (in steps) call for."""
+        """The largest index magnitude that these numbers (in steps) need."""
         furthest = max(float(value.max(initial=0)), -float(value.min(initial=0)))
         return int(min(LARGEST, max(1, np.ceil(furthest / 2))))
 
@@ -108,7 +108,7 @@ class Quantisers:
 
     @classmethod
     def fitted(cls, value: Float32, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> Quantisers:
-        """The quantisers that suit numbers (in steps) each of which was quantised so `count` times."""
+        """The quantisers fitted to numbers (in steps), each of which was quantised `count` times."""
         magnitude = np.abs(index)
         largest = max(1, int(magnitude.max(initial=0)))
         counts = np.bincount(2 * magnitude + quantiser, count, 2 * largest + 2).reshape(-1, 2).astype(np.float64)
@@ -121,7 +121,7 @@ class Quantisers:
         return cls(largest, shifts, (fit(counts[:, 0]), fit(counts[:, 1])))
 
     def widened(self, largest: int) -> Quantisers:
-        """The same quantisers with at least `largest` as their greatest magnitude."""
+        """The same quantisers with at least `largest` as their largest magnitude."""
         if largest <= self.largest:
             return self
         costs: list[NDArray[np.uint8]] = []
@@ -133,7 +133,7 @@ class Quantisers:
         return Quantisers(largest, self.shifts, (costs[0], costs[1]))
 
     def length_bits(self, index: Index, quantiser: Quantiser, count: NDArray[np.intp]) -> float:
-        """How many bits the indices take if each occurs `count` times, ideally."""
+        """Ideal number of bits of the indices if each occurs `count` times."""
         bits = np.concatenate([self.bits(0), self.bits(1)])
         place = quantiser * np.int32(2 * self.largest + 1) + index + self.largest
         return float(np.sum(bits.take(place) * count, dtype=np.float64))

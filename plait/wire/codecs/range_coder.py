@@ -1,4 +1,4 @@
-"""A range coder: rows of symbols into one stream of bytes, close to what their frequencies say they are worth.
+"""A range coder: rows of symbols into one stream of bytes, close to the ideal length for their frequencies.
 
 The coder itself is constriction's (Bamler, "Understanding entropy coding with asymmetric numeral systems", arXiv
 2201.01741), 32-bit words and 24-bit frequencies; proto/README.md specifies its stream. Knows no quantiser.
@@ -32,15 +32,15 @@ class _Decoder(Protocol):
     def maybe_exhausted(self) -> bool: ...
 
 
-# The library brings no types; these say what is used of it.
+# The library has no types; these describe the part used here.
 _categorical = cast("Callable[..., Model]", constriction.stream.model.Categorical)  # pyright: ignore[reportAttributeAccessIssue]
 _encoder = cast("Callable[[], _Encoder]", constriction.stream.queue.RangeEncoder)  # pyright: ignore[reportAttributeAccessIssue]
 _decoder = cast("Callable[[NDArray[np.uint32]], _Decoder]", constriction.stream.queue.RangeDecoder)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def model_of(frequencies: NDArray[np.int64]) -> Model:
-    """Prepare frequencies, each at least 1, all together 2**24."""
-    # The library gives every symbol 1 first and shares out the rest in proportion: here that is whole numbers already.
+    """Prepare frequencies, each at least 1, with a sum of 2**24."""
+    # The library first gives every symbol 1 and distributes the rest in proportion: here that is already integral.
     rest = (frequencies - 1).astype(np.float64)
     return _categorical(rest, perfect=False)
 
@@ -52,7 +52,7 @@ class RangeWriter:
         self._coder = _encoder()
 
     def write(self, symbols: Symbols, model: Model) -> None:
-        """Append symbols, numbers of frequencies in `model`."""
+        """Append symbols, indices of frequencies in `model`."""
         self._coder.encode(symbols, model)
 
     def finish(self) -> bytes:
@@ -81,10 +81,10 @@ class RangeReader:
         """
         try:
             return self._coder.decode(model, amount)
-        except AssertionError:  # the library's word for it
+        except AssertionError:  # the library's error for it
             raise PeerError("range-coded stream cannot be decoded, expected one of these frequencies") from None
 
     def finish(self) -> None:
-        """Raise PeerError if there is more to read."""
+        """Raise PeerError if anything is left to read."""
         if not self._coder.maybe_exhausted():
-            raise PeerError("range-coded stream goes on after its last symbol, expected its end")
+            raise PeerError("range-coded stream continues after its last symbol, expected its end")

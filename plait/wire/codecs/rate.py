@@ -1,8 +1,8 @@
-"""The codec of the dial: as few bits a parameter as asked for, 8 down to 0.1, at the least squared error.
+"""The variable-rate codec: a target of 8 down to 0.1 bits per parameter, at the least squared error.
 
-Tensors of like scale form a group; all run through one trellis of two quantisers with one step (`trellis`), and their
-indices through one range coder under probabilities fitted to each group (`symbols`). The format is specified in
-proto/README.md; what the encoder is free to choose is in `rate_search`.
+Tensors of similar scale form a group; all groups share one trellis of two quantisers with one step (`trellis`), and
+their indices one range coder with probabilities fitted to each group (`symbols`). The format is specified in
+proto/README.md; the encoder's free choices are in `rate_search`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from plait.wire.codecs.rate_search import search
 from plait.wire.codecs.trellis import STATE_BITS, Trellis, lanes_of
 
 LEAST_BITS, GREATEST_BITS = 0.1, 8
-_BYTES_BEHIND_A_GROUP = 512  # fewer would not be worth the bytes that describe a group
-MAX_GROUPS = 15  # a tensor's group is four bits; 0 is for tensors of zeros, which do not travel
+_BYTES_BEHIND_A_GROUP = 512  # with fewer, a group is not worth the bytes that describe it
+MAX_GROUPS = 15  # a tensor's group takes four bits; 0 is for all-zero tensors, which are not sent
 _HEAD = struct.Struct("<BfB")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Packs to `bits` a parameter (of those tensors that are not all zeros).
+    """Packs to `bits` per parameter (of the tensors that are not all zeros).
 
-    What is decoded is the same on every machine. What is encoded may differ between kinds of processors: numpy's
+    The decoded values are the same on every machine. The encoded bytes may differ between kinds of processors: numpy's
     logarithms may differ in their last digit, and then another path may win.
 
     Attributes:
         bits: the target, 0.1 to 8.
-        state_bits: 2 to 8; each bit more takes twice the encoder's time for a little less distortion. None for what
-            suits the target.
+        state_bits: 2 to 8; each additional bit doubles the encoder's time for slightly less distortion. None for a
+            value that suits the target.
     """
 
     name = "rate"
@@ -50,7 +50,7 @@ class Rate:
 
     @property
     def distortion(self) -> float:
-        """About what is measured on Gaussian numbers and on real deltas; a perfect coder would lose 4 ** -bits."""
+        """Approximately as measured on Gaussian numbers and on real deltas; a perfect coder would lose 4 ** -bits."""
         return 4 ** (-0.88 * self.bits)
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
@@ -75,10 +75,10 @@ class Rate:
         return EncodedPayload(parameters + b"".join(each.pack() for each in done.quantisers), writer.finish())
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
-        """Follow the trellis that the parameters name.
+        """Follow the trellis that the parameters describe.
 
-        Takes memory for the result, for twice the payload, and little more; takes time for layout.size numbers whatever
-        the bytes are.
+        Takes memory for the result, for twice the payload, and little more; the time depends on layout.size only,
+        whatever the bytes are.
         """
         state_bits, step, membership, quantisers = _unpack(parameters, layout)
         reader, trellis = RangeReader(payload), Trellis(state_bits)
@@ -103,12 +103,12 @@ class Rate:
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:
-        """Two bytes a number and 128 KiB of parameters."""
+        """Two bytes per number and 128 KiB of parameters."""
         return 2 * layout.size + (1 << 17)
 
 
 def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """What is coded together: each step of all lanes, cut where one group ends and the next begins."""
+    """Numbers coded together: each step of all lanes, split where one group ends and the next begins."""
     total = sum(sizes)
     lanes = lanes_of(total)
     start, end = 0, 0
@@ -122,7 +122,7 @@ def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
 
 @dataclass(frozen=True)
 class _Book:
-    """What coding needs of a group: models of both quantisers, and (2 * (2 largest + 1),) points of both, in steps."""
+    """A group's values for coding: models of both quantisers, and (2 * (2 largest + 1),) points of both, in steps."""
 
     largest: int
     models: tuple[Model, Model]
@@ -135,7 +135,7 @@ class _Book:
 
 
 class _Scatter:
-    """Puts numbers that come group by group where the layout has them."""
+    """Moves numbers from group order to their positions in the layout."""
 
     def __init__(self, flat: Float32, layout: Layout, membership: NDArray[np.uint8]) -> None:
         members = membership.tolist()
@@ -161,9 +161,9 @@ def _sizes(layout: Layout, membership: NDArray[np.uint8], groups: int) -> list[i
 
 
 def _group_by_scale(delta: AdapterState, *, most: int) -> NDArray[np.uint8]:
-    """(tensors,) 0 for a tensor of zeros, else 1 … `most` by its root mean square, loudest first.
+    """(tensors,) 0 for an all-zero tensor, else 1 … `most` by its root mean square, largest first.
 
-    A group spans at least a quarter of an octave; what is 40 dB below the loudest is all one.
+    A group spans at least a quarter of an octave; everything 40 dB below the largest is one group.
     """
     squares = np.square(delta.flat, dtype=np.float64)
     energy = np.array([squares[s.offset : s.offset + s.size].sum() / max(1, s.size) for s in delta.layout.slots])

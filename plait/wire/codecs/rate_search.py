@@ -1,8 +1,8 @@
-"""The encoder's search: which step, which quantisers and which path bring a delta to a rate at the least distortion.
+"""The encoder's search: the step, quantisers and path that bring a delta to a rate at the least distortion.
 
-One Lagrangian over everything: each number takes the point that minimises distortion + λ · bits on the way through the
-trellis, with λ and the step the same in every group, so bits go where they lower the distortion most. Groups differ in
-scale only. Nothing here binds the decoder; see `rate` for the bytes.
+One Lagrangian over everything: each number takes the point that minimises distortion + λ · bits along the path through
+the trellis, with the same λ and step in every group, so bits go where they reduce the distortion most. Groups differ
+only in scale. Nothing here binds the decoder; see `rate` for the bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from plait.wire.codecs.prices import PricePair
 from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
 from plait.wire.codecs.trellis import LANE_STEPS, Trellis, lanes_of
 
-# Samples: how many numbers, and steps of a lane. Below one bit lanes have long silent stretches, and what one does
+# Samples: numbers, and steps of a lane. Below one bit lanes have long silent stretches, and the behaviour of a lane
 # depends on its length.
 _COARSE, _FINE, _LONG = (1 << 14, 64), (1 << 16, 128), (1 << 16, LANE_STEPS)
 _STEP_PASSES, _FINE_PASSES, _WHOLE_PASSES = 14, 3, 3
 _STEEPEST = 40.0
-_CLOSE = 0.008  # how far a rate may end from its target, as a part of it
+_CLOSE = 0.008  # tolerance of a rate, relative to its target
 
 # Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
 _LOG_RATES = np.log([0.1, 0.25, 0.5, 1, 2, 4, 8])
@@ -47,7 +47,7 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
         parameter_bytes = overhead_bytes + sum(each.size_bytes for each in path.quantisers)
         return path.bits + min(8 * parameter_bytes / size, bits / 2)
 
-    # Step and quantisers pull each other along; a part of the numbers shows them the way.
+    # Step and quantisers depend on each other; a sample of the numbers finds both.
     coarse, fine = (numbers.sample(*kind) for kind in ((_COARSE, _FINE) if bits >= 1 else (_LONG, _LONG)))
     guess: Sequence[Quantisers] = [Quantisers.gaussian(group / aim.step) for group in coarse.groups]
     for attempt in range(_STEP_PASSES):
@@ -56,7 +56,7 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
         guess = path.quantisers
         if attempt:  # the first only replaces the guess
             aim = aim.corrected(rate(path))
-    # λ alone does not: it brings the rate to the point, on the sample and then on all numbers.
+    # λ alone does the rest: it fixes the rate, first on the sample, then on all numbers.
     step = aim.step
     pair = PricePair.around(price, bits, lambda it: rate(quantise(fine, step, guess, Mix(it, it, 1), trellis)))
     share = pair.share(bits)
@@ -70,7 +70,7 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
 
 @dataclass(frozen=True)
 class _Aim:
-    """Where the search for the step stands, and what rate the step before gave."""
+    """The state of the search for the step, and the rate of the previous step."""
 
     bits: float
     log_step: float
@@ -81,7 +81,7 @@ class _Aim:
         return np.float32(np.clip(np.exp(self.log_step), LEAST_STEP, GREATEST_STEP))
 
     def corrected(self, got: float) -> _Aim:
-        """The next step to try: by the slope that a Gaussian has, or the one just seen if that is steeper."""
+        """The next step to try: by a Gaussian's slope, or the observed one if that is steeper."""
         slope = 1.44 + 2.5 * np.exp(-2 * min(got, self.bits))  # bits lost by an e-fold of the step
         if self.before is not None and self.before[0] != self.log_step:
             seen = (self.before[1] - got) / (self.log_step - self.before[0])

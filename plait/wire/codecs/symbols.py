@@ -1,7 +1,7 @@
-"""How likely each index of a quantiser is, told in a few bytes and turned into whole numbers that agree everywhere.
+"""The probabilities of a quantiser's indices, described in a few bytes and converted to exact integers.
 
-The probability of an index depends on its magnitude alone. A magnitude's cost in bits is given at knots, which lie
-closer where they matter, and is linear between them. Decoding uses integers only, so that every machine gets the same
+The probability of an index depends only on its magnitude. A magnitude's cost in bits is given at knots, which are
+closer where they matter, and is linear in between. Decoding uses integers only, so that every machine gets the same
 frequencies. Specified in proto/README.md; knows no trellis and no payload.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRECISION = 24  # frequencies sum to 2**24
-_COST_UNIT = 8  # a knot's byte counts eighths of a bit
+_COST_UNIT = 8  # a knot's byte is in eighths of a bit
 _FRACTIONS = 256
 
 Float64 = NDArray[np.float64]
@@ -23,7 +23,7 @@ Int64 = NDArray[np.int64]
 
 @cache
 def knots(largest: int) -> tuple[int, ...]:
-    """The magnitudes at which a cost is given: 0 to 4, then a quarter further each time, and `largest` itself."""
+    """The magnitudes whose cost is given: 0 to 4, then a quarter further each time, and `largest` itself."""
     found = [0]
     while found[-1] < largest:
         found.append(min(largest, max(found[-1] + 1, found[-1] * 5 // 4)))
@@ -43,11 +43,11 @@ def _powers() -> Int64:
 
 
 def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
-    """Frequencies of the indices -largest … largest; each at least 1, all together 2**24.
+    """Frequencies of the indices -largest … largest; each at least 1, with a sum of 2**24.
 
     Args:
         costs: (len(knots(largest)),) cost at each knot in eighths of a bit.
-        largest: greatest magnitude.
+        largest: largest magnitude.
     """
     at = np.array(knots(largest), np.int64)
     fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)
@@ -66,8 +66,8 @@ def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
 def fit(counts: Float64) -> NDArray[np.uint8]:
     """Costs at the knots for indices whose magnitude 0, 1, … occurred `counts` times.
 
-    Least squares on the costs, each magnitude weighing as often as it occurs: to second order that is the least
-    excess length.
+    Least squares on the costs, weighted by frequency of occurrence: to second order that gives the least excess
+    length.
     """
     smooth = counts + 0.02
     share = smooth / smooth.sum()
@@ -89,7 +89,7 @@ def fit(counts: Float64) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=256)
 def _between(largest: int) -> tuple[Int64, Float64]:
-    """For each magnitude up to `largest`: the knot at or before it, and which part of the way it is to the next one."""
+    """For each magnitude up to `largest`: the knot at or before it, and the fraction of the way to the next one."""
     at = np.array(knots(largest))
     magnitude = np.arange(largest + 1)
     left = np.minimum(np.searchsorted(at, magnitude, side="right") - 1, at.size - 2)

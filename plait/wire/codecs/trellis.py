@@ -1,12 +1,12 @@
-"""Trellis-coded quantisation: two interleaved scalar quantisers, and a state machine that says which one is next.
+"""Trellis-coded quantisation: two interleaved scalar quantisers, and a state machine that selects the next one.
 
-Quantiser 0 has the even multiples of a step, quantiser 1 the odd multiples and zero; the parity of each index moves the
-state, so a path through the trellis packs space better than any single scalar quantiser. The encoder looks for the
+Quantiser 0 has the even multiples of a step, quantiser 1 the odd multiples and zero. The parity of each index changes
+the state, so a path through the trellis packs space better than any single scalar quantiser. The encoder searches the
 cheapest path (Viterbi); the decoder only follows it. Marcellin and Fischer, "Trellis coded quantization of memoryless
 and Gauss-Markov sources" (IEEE Trans. Commun. 1990), with the union codebooks of Fischer and Wang, "Entropy-constrained
 trellis-coded quantization" (IEEE Trans. Inf. Theory 1992) and Ungerboeck's codes (same journal, 1982, table I).
 
-Many lanes run side by side, so that numpy works on whole rows. Knows no bytes and no probabilities.
+Many lanes run in parallel, so that numpy works on whole rows. Knows no bytes and no probabilities.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATE_BITS = frozenset(_POLYNOMIALS)
 LANE_STEPS = 512
 
 # Every state is at most state_bits (8) steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
-# They stay below 2**15 for 8 steps more, even if they begin beyond that, where no path that is allowed can end.
+# They stay below 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
 GREATEST_COST = 2047
 _UNREACHABLE = 8 * GREATEST_COST + 1
 _STEPS_BETWEEN_REBASES = 8
@@ -43,7 +43,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def lanes_of(size: int) -> int:
-    """How many lanes carry `size` numbers (part of the format)."""
+    """Number of lanes for `size` numbers (part of the format)."""
     return max(1, size // LANE_STEPS)
 
 
@@ -60,8 +60,8 @@ class Trellis:
         states = np.arange(self._states)
         moves = [states >> 1 ^ (h0 >> 1) * (states & 1) ^ (h1 >> 1) * parity for parity in (0, 1)]
         self.following: NDArray[np.intp] = np.stack(moves, axis=1).ravel().astype(np.intp)
-        # The lower half of the states is reached from even states, the upper from odd ones: h0 has its top bit, h1 has
-        # not. The one before, halved, is the state within its half, with the bits of a mask turned.
+        # The lower half of the states is reached from even states, the upper from odd ones, because h0 has its top bit
+        # and h1 does not. The previous state, halved, is the state within its half, with the bits of a mask flipped.
         half = self._states // 2
         turn = (h0 >> 1) % half
         self._turns = (0, h1 >> 1, turn, turn ^ h1 >> 1)  # of each branch 2 * quantiser + parity
@@ -74,23 +74,23 @@ class Trellis:
         ).ravel()  # at 2 * state + parity of the branch that leads there
 
     def first(self, lanes: int) -> NDArray[np.intp]:
-        """(lanes,) the state in which each lane begins: all states take turns."""
+        """(lanes,) the initial state of each lane: all states in turn."""
         return np.arange(lanes) % self._states
 
     def cheapest(self, cell: NDArray[np.int32], costs: Cost, lanes: int) -> NDArray[np.uint8]:
         """The cheapest path.
 
         Args:
-            cell: (n,) where each number lies; number i is step i // lanes of lane i % lanes.
-            costs: (4, cells) what a number in a cell costs in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
-            lanes: how many paths run side by side.
+            cell: (n,) cell of each number; number i is step i // lanes of lane i % lanes.
+            costs: (4, cells) cost of a number in a cell in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
+            lanes: number of parallel paths.
 
         Returns:
-            (n,) the branch that each number takes.
+            (n,) the branch of each number.
         """
         size, steps = cell.size, -(-cell.size // lanes)
         costs = np.pad(costs, ((0, 0), (0, 1)))
-        if size < steps * lanes:  # lanes that end a step early end in a cell that costs nothing
+        if size < steps * lanes:  # lanes that end one step early end in a free cell
             cell = np.pad(cell, (0, steps * lanes - size), constant_values=costs.shape[1] - 1)
         grid = cell.reshape(steps, lanes)
         first = self.first(lanes)
@@ -110,7 +110,7 @@ class Trellis:
         arriving = np.empty((4, half, lanes), np.int16)
         even0, even1, odd0, odd1 = (_turned(here, turn) for here, turn in zip(arriving, self._turns, strict=True))
         lower, upper = _turned(sums[:half], 0), _turned(sums[half:], 0)
-        parity = np.empty((steps, 2, *lower.shape), np.bool_)  # of the branch that leads to a state most cheaply
+        parity = np.empty((steps, 2, *lower.shape), np.bool_)  # of the cheapest branch to a state
         for step in range(steps):
             for branch in range(4):
                 np.add(sums[branch >> 1 :: 2], costs[branch, step], out=arriving[branch])
@@ -133,7 +133,7 @@ class Trellis:
 
 
 def _turned(rows: NDArray[_Scalar], mask: int) -> NDArray[_Scalar]:
-    """A view of 2**k rows with row i ^ mask in place i, as an array with k axes of 2 before the last."""
+    """A view of 2**k rows with row i ^ mask in position i, as an array with k axes of 2 before the last."""
     bits = rows.shape[0].bit_length() - 1
     turn = tuple(slice(None, None, -1 if mask >> bit & 1 else None) for bit in range(bits - 1, -1, -1))
     return rows.reshape(*(2,) * bits, rows.shape[1])[turn]

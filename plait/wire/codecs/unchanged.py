@@ -1,4 +1,4 @@
-"""The codec of a delta that is all zeros: no bytes at all."""
+"""The codec of an all-zero delta: no bytes at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Unchanged:
     distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
-        """Pack zeros; anything else is a mistake of the caller's."""
+        """Pack zeros; anything else is the caller's mistake."""
         if delta.flat.any():
             raise ValueError("the delta holds numbers other than zero")
         return EncodedPayload(b"", b"")

@@ -178,7 +178,7 @@ ENVELOPES = {
     "rate, 65535 indices": (rate(at7=b"\xff\xff"), "largest index is 65535, expected 1 to 4096"),
     "rate, indices without costs": (rate(at7=b"\x00\x10"), "codec parameters have .* expected at least 91"),
     "rate, half a word": (rate(RATE.payload[:-1]), "range-coded stream has .* expected a multiple of 4"),
-    "rate, words after the end": (rate(RATE.payload + b"\xff" * 8), "goes on after its last symbol|expected at most"),
+    "rate, words after the end": (rate(RATE.payload + b"\xff" * 8), "continues after its last symbol|expected at most"),
     "rate, a stream of ones": (rate(b"\xff" * 4), "cannot be decoded|goes on after"),
     "rate, a payload beyond its bound": (rate(bytes(2**17 + 4)), "rate payload has .* expected at most 131078"),
     "a flipped bit in the payload": (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "digest of the payload is"),

@@ -37,5 +37,5 @@ def test_a_broken_word_is_refused(cut):
 def test_a_stream_that_goes_on_is_refused():
     reader = RangeReader(stream())
     reader.read(3000, model_of(SHARES))
-    with pytest.raises(PeerError, match="goes on after its last symbol"):
+    with pytest.raises(PeerError, match="continues after its last symbol"):
         reader.finish()

@@ -128,7 +128,7 @@ HEAD = PACKED.parameters[:7]
         (HEAD + b"\0\0" + PACKED.parameters[9:], PACKED.payload, "largest index is 0, expected 1 to 4096"),
         (HEAD + b"\xff\xff" + PACKED.parameters[9:], PACKED.payload, "largest index is 65535, expected 1 to 4096"),
         (PACKED.parameters, PACKED.payload[:-1], "expected a multiple of 4"),
-        (PACKED.parameters, PACKED.payload + bytes(400), "goes on after its last symbol"),
+        (PACKED.parameters, PACKED.payload + bytes(400), "continues after its last symbol"),
         (PACKED.parameters, b"\xff" * len(PACKED.payload), "cannot be decoded|goes on"),
     ],
 )
