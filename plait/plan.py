@@ -19,8 +19,8 @@ from plait.aggregation import (
     geometry_of,
     optimizer_for,
     rule_named,
-    turns,
 )
+from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.policy import EMBEDDINGS, Policy, bits_of
@@ -38,9 +38,6 @@ from plait.training.methods import AdapterRequest, BaseModules, check_method_and
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
-# How often FedAvg's step is taken: the mean of clients that pull apart is shorter than what each would go. It was ahead
-# of once on three seeds of SmolLM2 and, up to twenty rounds, on one of the tiny base (simulations/rules).
-_FEDAVG_STEP = 1.5
 _FEW_CLIENTS = 3
 # How far a client's own adapter goes towards where its own steps lead (simulations/rules).
 _OWN_SHARE = 0.35
@@ -82,7 +79,7 @@ def _held_out_sequences(config: RunConfig) -> int:
 def _moments(config: RunConfig) -> str:
     if config.moments != "auto":
         return config.moments
-    rule = RULES.get(config.rule)
+    rule = _rule_if_ours(config)
     # Flower's own strategies step in the factors as they are.
     goes_on = rule is None or not factors_turn(config, rule)
     return "carry" if goes_on and _all_meet(config) and not (config.trainer or config.scaffold) else "fresh"
@@ -91,9 +88,13 @@ def _moments(config: RunConfig) -> str:
 def _own_share(config: RunConfig) -> float:
     if config.own_share != "auto":
         return config.own_share
-    rule = RULES.get(config.rule)
+    rule = _rule_if_ours(config)
     are_several = config.clients > 1 and not config.scaffold
     return _OWN_SHARE if rule and _can_have_own(rule) and _all_meet(config) and are_several else 0.0
+
+
+def _rule_if_ours(config: RunConfig) -> Rule | None:
+    return RULES.get(parse_choice(config.rule)[0])
 
 
 def _can_have_own(rule: Rule) -> bool:
@@ -111,8 +112,10 @@ def _server_step(config: RunConfig) -> dict[str, object]:
         return {}
     if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
         return {"server_optimizer": "sgd"}
-    if config.rule == "fedavg" and not config.scaffold and config.cohort_size >= _FEW_CLIENTS:
-        return {"server_optimizer": "sgd", "server_learning_rate": _FEDAVG_STEP}
+    rule = _rule_if_ours(config)
+    rate = rule.server_learning_rate if rule and not config.scaffold and config.cohort_size >= _FEW_CLIENTS else 1.0
+    if rate != 1.0:
+        return {"server_optimizer": "sgd", "server_learning_rate": rate}
     return {"server_optimizer": "none"}
 
 
@@ -225,7 +228,7 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
     rule = rule_named(config.rule, rules)
     for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
         if is_set and factors_turn(config, rule):
-            to_whom = "" if turns(rule, one_rank=True) else " to clients of several ranks"
+            to_whom = "" if rule.turns(one_rank=True) else " to clients of several ranks"
             raise ConfigError(
                 f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
                 "round before can be carried over"
@@ -242,7 +245,7 @@ def rule_of(config: RunConfig, rules: Mapping[str, Rule]) -> Rule:
 
 def factors_turn(config: RunConfig, rule: Rule) -> bool:
     """Whether factors are other ones in every round of this run."""
-    return turns(rule, one_rank=_one_rank(config))
+    return rule.turns(one_rank=_one_rank(config))
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,7 @@ def copies_on_disk(config: RunConfig, rule: Rule, geometry: Geometry) -> CopiesO
     owed = 0 if factors_turn(config, rule) else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 0
-    optimizer = {"none": 0, "sgd": 1}.get(config.server_optimizer, 2)
+    optimizer = optimizer_of(config, rule).copies
     bits = max(bits_of(config.wire), TURNED_BITS if factors_turn(config, rule) else 0)
     return CopiesOnDisk(
         client=2 * (own + owed + moments + drift),

@@ -19,7 +19,7 @@ from plait.aggregation.contribution import Contribution
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import LowRank, common_cores
-from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.slice_sum import SliceSum
 from plait.aggregation.step import landing
 

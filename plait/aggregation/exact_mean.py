@@ -14,7 +14,7 @@ from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.product_sum import ProductSums
-from plait.aggregation.rule import RoundContext
+from plait.aggregation.round import RoundContext
 from plait.aggregation.step import step_to
 from plait.aggregation.weighted_sum import WeightedSum
 

@@ -1,8 +1,13 @@
 """Example-weighted federated averaging of adapter deltas.
 
 FedAvg (McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629,
-algorithm 1) on the factors of LoRA is FedIT (Zhang et al., "Towards Building the Federated GPT", arXiv 2305.05644). It
-averages A and B apart, so for low-rank factors the result is not the mean of the products: with weights p_k,
+algorithm 1). In each round the clients k of the cohort train the adapter w that they received, and the server averages:
+
+    for each client k:  w_k <- ClientUpdate(k, w)
+    w <- sum_k (n_k / n) w_k,  that is  w <- w + sum_k (n_k / n) d_k  with  d_k = w_k - w.
+
+On the factors of LoRA this is FedIT (Zhang et al., "Towards Building the Federated GPT", arXiv 2305.05644). It averages
+A and B apart, so for low-rank factors the result is not the mean of the products: with weights p_k,
 
     sum p_k B_k A_k  =  B̄ Ā  +  sum p_k (B_k - B̄)(A_k - Ā),
 
@@ -11,38 +16,49 @@ and the last term, the covariance of the factors over the cohort, is what this r
 
 from __future__ import annotations
 
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, RoundContext, Subject
-from plait.aggregation.traffic import Traffic, parameters
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Rule, Subject
+from plait.aggregation.weighted_sum import WeightedSum
 
 
-class FedAvg:
-    """The weighted mean of the deltas."""
+class Mean:
+    """The weighted mean of the deltas, accumulated in float64: all that a rule which is linear in the updates needs.
 
-    name = "fedavg"
-    title = "FedIT: FedAvg on LoRA factors (arXiv 1602.05629, 2305.05644)"
-    computes = "weighted mean of every tensor; of B and A apart, so off by their covariance over the cohort"
-    subject = Subject.TENSORS
-    exactness = Exactness.INEXACT
-    linear = True
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
+    Args:
+        context: of the round.
+    """
 
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
+    def __init__(self, context: RoundContext) -> None:
+        self._layout = context.geometry.layout
+        self._sum = WeightedSum(self._layout.size)
 
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return Mean(context)
+    def add(self, contribution: Contribution) -> None:
+        """Add n_k d_k."""
+        self._sum.add(contribution.delta.flat, contribution.weight)
 
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
+    def mean(self) -> NDArray[np.float64]:
+        """The mean delta, (layout.size,)."""
+        return self._sum.mean()
+
+    def finish(self) -> Outcome:
+        """The mean delta as the step."""
+        return Outcome(AdapterState(self._layout, self._sum.mean32()))
+
+
+FEDAVG = Rule(
+    name="fedavg",
+    title="FedIT: FedAvg on LoRA factors (arXiv 1602.05629, 2305.05644)",
+    computes="weighted mean of every tensor; of B and A apart, so off by their covariance over the cohort",
+    algorithm=Mean,
+    subject=Subject.TENSORS,
+    linear=True,
+    apart=True,
+    # The mean of clients that pull apart is shorter than what each would go. This was ahead of 1 on three seeds of
+    # SmolLM2 and, up to twenty rounds, on one of the tiny base (simulations/rules).
+    server_learning_rate=1.5,
+)

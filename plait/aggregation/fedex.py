@@ -11,45 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from plait.aggregation.base_delta import BaseDelta
-from plait.aggregation.contribution import ONE_RANK, Contribution
+from plait.aggregation.contribution import Contribution
 from plait.aggregation.exact_mean import ExactMean
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.fedavg import Mean
+from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import LowRank
-from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.step import landing
-from plait.aggregation.traffic import Traffic, parameters, stacked_parameters
-
-
-class FedEx:
-    """The mean of the factors, and their covariance as a change of the base."""
-
-    name = "fedex"
-    title = "FedEx-LoRA (arXiv 2410.09432)"
-    computes = "weighted means of B and A, and the covariance that they miss merged into the base as factors: exact"
-    subject = Subject.FACTORS
-    exactness = Exactness.EXACT
-    linear = False
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = True
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter both ways, and down the residual of rank (clients - 1) * rank at most."""
-        return Traffic(parameters(client), parameters(client) + stacked_parameters(client, clients - 1))
+from plait.aggregation.traffic import parameters, stacked_parameters
 
 
 class _Round:
@@ -59,7 +29,6 @@ class _Round:
         self._exact = ExactMean(context)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ONE_RANK)
         self._mean.add(contribution)
         self._exact.add(contribution)
 
@@ -80,3 +49,15 @@ def _without_rounding(residual: LowRank, pair: Pair, magnitude: float) -> LowRan
     noise = pair.scale * magnitude * float(np.finfo(np.float32).eps)
     size = residual.norm()
     return residual.compressed(min(1.0, noise / size)) if size else LowRank.zero(pair.d_out, pair.d_in)
+
+
+FEDEX = Rule(
+    name="fedex",
+    title="FedEx-LoRA (arXiv 2410.09432)",
+    computes="weighted means of B and A, and the covariance that they miss merged into the base as factors: exact",
+    algorithm=_Round,
+    exactness=Exactness.EXACT,
+    moves_base=True,
+    # Beside the adapter the residual, of rank (clients - 1) * rank at most.
+    downlink=lambda client, clients: parameters(client) + stacked_parameters(client, clients - 1),
+)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.adapters import AdapterState, norm
-from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.server_optimizer import OptimizerMemory
 
 
@@ -25,13 +25,14 @@ class FedExp:
     """A server learning rate that follows from the updates themselves.
 
     Attributes:
-        learning_rate: what is found counts so often.
+        learning_rate: multiplies the learning rate that the updates suggest.
     """
 
     learning_rate: float = 1.0
 
     name = "fedexp"
     turns = False
+    copies = 0
 
     def adjust(
         self,

@@ -11,53 +11,17 @@ goes part of the way: the orthogonal matrix nearest to (1 - strength) I + streng
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from plait.aggregation.contribution import ONE_RANK, Contribution
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import Pair, Side
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Accumulator, Outcome, RoundContext
+from plait.aggregation.rule import Rule
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import Traffic, parameters
-
-
-@dataclass(frozen=True)
-class FedRot:
-    """The weighted mean of turned factors.
-
-    Attributes:
-        strength: from 0, no rotation, to 1, all of it.
-    """
-
-    strength: float = 1.0
-
-    name = "fedrot"
-    title = "FedRot-LoRA (arXiv 2602.23638)"
-    computes = "mean of B and A after turning each client's factors to the received A (odd rounds) or B (even rounds)"
-    subject = Subject.FACTORS
-    exactness = Exactness.INEXACT
-    linear = False
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context, self.strength)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
 
 
 class _Round:
@@ -69,7 +33,6 @@ class _Round:
         self._weight = 0.0
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ONE_RANK)
         received = contribution.received.flat.astype(np.float64)
         trained = received + contribution.delta.flat
         for pair in contribution.geometry.pairs:
@@ -82,8 +45,6 @@ class _Round:
         self._weight += contribution.weight
 
     def finish(self) -> Outcome:
-        if not self._weight:
-            raise ValueError("no update was added")
         return Outcome(step_to(self._sum / self._weight, self._context.master))
 
     def _rotation(self, pair: Pair, received: Float64, b: Float64, a: Float64) -> Float64:
@@ -99,3 +60,22 @@ class _Round:
 def _nearest_orthogonal(matrix: Float64) -> Float64:
     u, _, vt = np.linalg.svd(matrix)
     return u @ vt
+
+
+@dataclass(frozen=True)
+class FedRot:
+    """The weighted mean of turned factors."""
+
+    strength: Annotated[float, Field(ge=0, le=1, description="how far to turn: 0 not at all, 1 all the way")] = 1.0
+
+    def __call__(self, context: RoundContext) -> Accumulator:
+        """Begin a round."""
+        return _Round(context, self.strength)
+
+
+FEDROT = Rule(
+    name="fedrot",
+    title="FedRot-LoRA (arXiv 2602.23638)",
+    computes="mean of B and A after turning each client's factors to the received A (odd rounds) or B (even rounds)",
+    algorithm=FedRot(),
+)

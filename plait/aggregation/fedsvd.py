@@ -10,49 +10,19 @@ from __future__ import annotations
 import numpy as np
 
 from plait.aggregation.contribution import Contribution
-from plait.aggregation.geometry import Geometry, Pair, Side
+from plait.aggregation.fedavg import Mean
+from plait.aggregation.geometry import Pair, Side
 from plait.aggregation.low_rank import Float64, LowRank, kept_rank
-from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import Traffic, parameters
-
-
-class FedSvd:
-    """The weighted mean of B, in factors with orthonormal A."""
-
-    name = "fedsvd"
-    title = "FedSVD (arXiv 2505.12805)"
-    computes = "weighted mean of B over one A, then B A = U S V^T with A := V^T and B := U S; the product is exact"
-    subject = Subject.FACTORS
-    exactness = Exactness.EXACT
-    linear = True
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = False
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """B only."""
-        return frozenset({Side.B})
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round; a delta whose A is not zero is refused."""
-        return _Round(context)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """B up, both factors down since the server turns A."""
-        return Traffic(parameters(client, {Side.B}), parameters(client))
+from plait.aggregation.traffic import parameters
 
 
 class _Round:
     def __init__(self, context: RoundContext) -> None:
         self._context = context
-        self._mean = Mean(context, frozen={Side.A})
+        self._mean = Mean(context)
 
     def add(self, contribution: Contribution) -> None:
         self._mean.add(contribution)
@@ -78,3 +48,16 @@ def _orthonormal(pair: Pair, flat: Float64) -> tuple[Float64, Float64]:
     a[:rows] = q.T[:rows]
     a[:used] = svd.vt[:used]
     return b, a
+
+
+FEDSVD = Rule(
+    name="fedsvd",
+    title="FedSVD (arXiv 2505.12805)",
+    computes="weighted mean of B over one A, then B A = U S V^T with A := V^T and B := U S; the product is exact",
+    algorithm=_Round,
+    exactness=Exactness.EXACT,
+    linear=True,
+    frozen=(Side.A,),
+    continuous=False,
+    downlink=lambda client, _: parameters(client),
+)

@@ -14,43 +14,11 @@ import math
 
 from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.mean_a import MeanA
 from plait.aggregation.projection import factored
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
-from plait.aggregation.traffic import Traffic, parameters
-
-
-class FlexLora:
-    """The truncated singular value decomposition of the exact mean."""
-
-    name = "flexlora"
-    title = "FlexLoRA (arXiv 2402.11505)"
-    computes = "best product of the server's rank for the exact mean of the products, by SVD of the stacked factors"
-    subject = Subject.FACTORS
-    exactness = Exactness.UP_TO_TRUNCATION
-    linear = False
-    mixed_ranks = True
-    higher_ranks = True
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.BEST
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Handing, Rule
 
 
 class _Round:
@@ -60,7 +28,6 @@ class _Round:
         self._mean_a = MeanA(context)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ANY_RANK)
         self._mean.add(contribution)
         self._mean_a.add(contribution)
 
@@ -72,3 +39,14 @@ class _Round:
             factors[pair.module] = best.b, best.a
             dropped += best.dropped**2
         return Outcome(self._mean.step(factors), figures={"truncation": math.sqrt(dropped)})
+
+
+FLEXLORA = Rule(
+    name="flexlora",
+    title="FlexLoRA (arXiv 2402.11505)",
+    computes="best product of the server's rank for the exact mean of the products, by SVD of the stacked factors",
+    algorithm=_Round,
+    exactness=Exactness.UP_TO_TRUNCATION,
+    ranks=ANY_RANK,
+    handing=Handing.BEST,
+)

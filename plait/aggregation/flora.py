@@ -11,42 +11,11 @@ from __future__ import annotations
 from plait.aggregation.base_delta import BaseDelta
 from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64, LowRank
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.step import landing
-from plait.aggregation.traffic import Traffic, parameters, stacked_parameters
-
-
-class Flora:
-    """The exact mean as a change of the base; the adapter is initialised again."""
-
-    name = "flora"
-    title = "FLoRA (arXiv 2409.05976)"
-    computes = "exact mean of the products, stacked and merged into the base; the adapter starts anew each round"
-    subject = Subject.FACTORS
-    exactness = Exactness.EXACT
-    linear = False
-    mixed_ranks = True
-    higher_ranks = True
-    moves_base = True
-    needs_all = False
-    least_clients = 1
-    continuous = False
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter up; the stack of all adapters down, the fresh one follows from the seed."""
-        return Traffic(parameters(client), client.others_size + stacked_parameters(client, clients))
+from plait.aggregation.traffic import stacked_parameters
 
 
 class _Round:
@@ -55,7 +24,6 @@ class _Round:
         self._mean = ExactMean(context)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ANY_RANK)
         self._mean.add(contribution)
 
     def finish(self) -> Outcome:
@@ -77,3 +45,17 @@ class _Round:
                 stack = stack.plus(LowRank(b, a), factor=-pair.scale)
             stacks[pair.module] = stack.compressed()
         return Outcome(step, base=BaseDelta(stacks))
+
+
+FLORA = Rule(
+    name="flora",
+    title="FLoRA (arXiv 2409.05976)",
+    computes="exact mean of the products, stacked and merged into the base; the adapter starts anew each round",
+    algorithm=_Round,
+    exactness=Exactness.EXACT,
+    ranks=ANY_RANK,
+    continuous=False,
+    moves_base=True,
+    # The stack of all adapters; the fresh adapter follows from the seed.
+    downlink=lambda client, clients: client.others_size + stacked_parameters(client, clients),
+)

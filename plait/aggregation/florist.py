@@ -11,53 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from plait.aggregation.contribution import ANY_RANK, Contribution
 from plait.aggregation.exact_mean import ExactMean
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.mean_a import MeanA
 from plait.aggregation.projection import factored
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
-from plait.aggregation.traffic import Traffic, parameters
-
-
-@dataclass(frozen=True)
-class Florist:
-    """The leading singular values that hold a share of the energy.
-
-    Attributes:
-        energy: the share tau of the sum of squared singular values to keep, in each module.
-    """
-
-    energy: float = 0.9
-
-    name = "florist"
-    title = "FLoRIST (arXiv 2506.09199)"
-    computes = "SVD of the exact mean cut where 90 % of each module's energy is kept, and at the server's rank"
-    subject = Subject.FACTORS
-    exactness = Exactness.UP_TO_TRUNCATION
-    linear = False
-    mixed_ranks = True
-    higher_ranks = True
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.BEST
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context, self.energy)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
+from plait.aggregation.round import Accumulator, Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Handing, Rule
 
 
 class _Round:
@@ -69,7 +33,6 @@ class _Round:
         self._tolerance = math.sqrt(1.0 - energy)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ANY_RANK)
         self._mean.add(contribution)
         self._mean_a.add(contribution)
 
@@ -85,3 +48,27 @@ class _Round:
             dropped += max(0.0, exact.norm() ** 2 - cut.norm() ** 2) + best.dropped**2
         figures = {"truncation": math.sqrt(dropped), "kept_columns": float(columns)}
         return Outcome(self._mean.step(factors), figures=figures)
+
+
+@dataclass(frozen=True)
+class Florist:
+    """The leading singular values that hold a share of the energy."""
+
+    energy: Annotated[
+        float, Field(gt=0, le=1, description="share tau of each module's squared singular values to keep")
+    ] = 0.9
+
+    def __call__(self, context: RoundContext) -> Accumulator:
+        """Begin a round."""
+        return _Round(context, self.energy)
+
+
+FLORIST = Rule(
+    name="florist",
+    title="FLoRIST (arXiv 2506.09199)",
+    computes="SVD of the exact mean cut where a share of each module's energy is kept, and at the server's rank",
+    algorithm=Florist(),
+    exactness=Exactness.UP_TO_TRUNCATION,
+    ranks=ANY_RANK,
+    handing=Handing.BEST,
+)

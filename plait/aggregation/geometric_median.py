@@ -9,54 +9,31 @@ the deltas, so only their inner products and the mixture's weights are needed un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Rule, Subject
 from plait.aggregation.stacked import Stacked
-from plait.aggregation.traffic import Traffic, parameters
 
 
 @dataclass(frozen=True)
 class GeometricMedian:
-    """The smoothed geometric median.
+    """The smoothed geometric median."""
 
-    Attributes:
-        smoothing: nu as a share of the median norm of the deltas.
-        iterations: at most; it stops where the mixture has settled.
-    """
+    smoothing: Annotated[
+        float, Field(ge=0, le=1, description="nu of the iteration, relative to the median norm of the deltas")
+    ] = 1e-6
+    iterations: Annotated[
+        int, Field(ge=1, le=100_000, description="at most so many; it stops earlier once the mixture has settled")
+    ] = 1000
 
-    smoothing: float = 1e-6
-    iterations: int = 1000
-
-    name = "geometric_median"
-    title = "RFA, smoothed geometric median (arXiv 1912.13445)"
-    computes = "point of least weighted distance to all deltas, B and A as one vector; robust below half of bad weight"
-    subject = Subject.TENSORS
-    exactness = Exactness.INEXACT
-    linear = False
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = False
-    needs_all = True
-    least_clients = 3
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
+    def __call__(self, context: RoundContext) -> Stacked:
+        """Begin a round."""
         return Stacked(context, self._combine)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
 
     def _combine(self, stacked: Stacked) -> Outcome:
         mixture = self._mixture(_gram(stacked), np.array(stacked.weights))
@@ -85,3 +62,15 @@ def _gram(stacked: Stacked) -> NDArray[np.float64]:
     for _, values in stacked.blocks():
         gram += values @ values.T
     return gram
+
+
+GEOMETRIC_MEDIAN = Rule(
+    name="geometric_median",
+    title="RFA, smoothed geometric median (arXiv 1912.13445)",
+    computes="point of least weighted distance to all deltas, B and A as one vector; robust below half of bad weight",
+    algorithm=GeometricMedian(),
+    subject=Subject.TENSORS,
+    apart=True,
+    needs_all=True,
+    least_clients=3,
+)

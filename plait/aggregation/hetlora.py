@@ -11,56 +11,27 @@ towards zero each round (see `raflora` and `rbla`).
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from plait.adapters import Float32
 from plait.aggregation.contribution import UP_TO_SERVER, Contribution
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import LowRank
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Rule
 from plait.aggregation.slice_sum import SliceSum
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import Traffic, parameters
 from plait.aggregation.weighted_sum import WeightedSum
 
 
-class HetLora:
-    """The mean of padded factors, weighted by the norms of the products."""
-
-    name = "hetlora"
-    title = "HetLoRA (arXiv 2401.06432)"
-    computes = "mean of zero-padded B and A, each client weighted by its weight times the norm of its product"
-    subject = Subject.FACTORS
-    exactness = Exactness.INEXACT
-    linear = False
-    mixed_ranks = True
-    higher_ranks = False
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return PaddedRound(context, by_norm=True)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's slices both ways."""
-        return Traffic(parameters(client), parameters(client))
-
-
-class PaddedRound:
+class PaddedMean:
     """The mean of padded factors under way.
 
     Args:
         context: of the round.
-        by_norm: whether the norm of a client's product counts beside its weight.
+        by_norm: whether a client also counts by the norm of its product.
     """
 
     def __init__(self, context: RoundContext, *, by_norm: bool) -> None:
@@ -71,7 +42,6 @@ class PaddedRound:
 
     def add(self, contribution: Contribution) -> None:
         """Take in one client's delta."""
-        contribution.check(self._context.geometry, ranks=UP_TO_SERVER)
         trained = contribution.received.flat + contribution.delta.flat
         for pair in contribution.geometry.pairs:
             norm = _product_norm(pair, trained) if self._by_norm else 1.0
@@ -91,3 +61,13 @@ class PaddedRound:
 
 def _product_norm(pair: Pair, flat: Float32) -> float:
     return pair.scale * LowRank(pair.b_of(flat).astype(float), pair.a_of(flat).astype(float)).norm()
+
+
+HETLORA = Rule(
+    name="hetlora",
+    title="HetLoRA (arXiv 2401.06432)",
+    computes="mean of zero-padded B and A, each client weighted by its weight times the norm of its product",
+    algorithm=partial(PaddedMean, by_norm=True),
+    apart=True,
+    ranks=UP_TO_SERVER,
+)

@@ -13,55 +13,18 @@ with mu = lambda * trace(s^2 Ā Ā^T) / r, so that lambda has no unit, and lambd
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from plait.aggregation.contribution import ONE_RANK, Contribution
+from plait.aggregation.contribution import Contribution
 from plait.aggregation.exact_mean import ExactMean
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
+from plait.aggregation.fedavg import Mean
 from plait.aggregation.low_rank import LowRank
-from plait.aggregation.mean import Mean
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Accumulator, Outcome, RoundContext
+from plait.aggregation.rule import Rule
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import Traffic, parameters
-
-
-@dataclass(frozen=True)
-class LoraFair:
-    """The corrected mean.
-
-    Attributes:
-        strength: lambda, how much a large correction costs relative to the mean square of A; more than 0.
-    """
-
-    strength: float = 0.01
-
-    name = "lora_fair"
-    title = "LoRA-FAIR (arXiv 2411.14961)"
-    computes = "means of B and A, then B moved to the ridge regression of the exact mean on A (closed form, no cosine)"
-    subject = Subject.FACTORS
-    exactness = Exactness.INEXACT
-    linear = False
-    mixed_ranks = False
-    higher_ranks = False
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.SLICE
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context, self.strength)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
 
 
 class _Round:
@@ -72,7 +35,6 @@ class _Round:
         self._exact = ExactMean(context)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ONE_RANK)
         self._mean.add(contribution)
         self._exact.add(contribution)
 
@@ -87,3 +49,25 @@ class _Round:
                 against_a = pair.scale * error.b @ (error.a @ a.T)
                 b += np.linalg.solve(gram + mu * np.eye(pair.rank), against_a.T).T
         return Outcome(step_to(wanted, self._context.master))
+
+
+@dataclass(frozen=True)
+class LoraFair:
+    """The corrected mean."""
+
+    strength: Annotated[
+        float,
+        Field(gt=0, le=1e6, description="lambda: the cost of a large correction, relative to the mean square of A"),
+    ] = 0.01
+
+    def __call__(self, context: RoundContext) -> Accumulator:
+        """Begin a round."""
+        return _Round(context, self.strength)
+
+
+LORA_FAIR = Rule(
+    name="lora_fair",
+    title="LoRA-FAIR (arXiv 2411.14961)",
+    computes="means of B and A, then B moved to the ridge regression of the exact mean on A (closed form, no cosine)",
+    algorithm=LoraFair(),
+)

@@ -12,7 +12,7 @@ import numpy as np
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64
-from plait.aggregation.rule import RoundContext
+from plait.aggregation.round import RoundContext
 from plait.aggregation.weighted_sum import WeightedSum
 
 

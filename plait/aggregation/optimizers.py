@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields, replace
 
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
+from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, did_you_mean
 
-# From (learning rate, momentum) to the optimizer.
-OPTIMIZERS: Mapping[str, Callable[[float, float], ServerOptimizer]] = {
-    "fedadagrad": lambda rate, beta: Adaptive("fedadagrad", learning_rate=rate, beta1=beta),
-    "fedadam": lambda rate, beta: Adaptive("fedadam", learning_rate=rate, beta1=beta),
-    "fedexp": lambda rate, _beta: FedExp(learning_rate=rate),
-    "fedyogi": lambda rate, beta: Adaptive("fedyogi", learning_rate=rate, beta1=beta),
-    "nesterov": lambda rate, beta: Sgd(learning_rate=rate, momentum=beta, nesterov=True),
-    "none": lambda _rate, _beta: Plain(),
-    "product_adam": lambda rate, beta: ProductSpace("product_adam", learning_rate=rate, momentum=beta, adaptive=True),
-    "product_nesterov": lambda rate, beta: ProductSpace(
-        "product_nesterov", learning_rate=rate, momentum=beta, nesterov=True
-    ),
-    "product_sgd": lambda rate, beta: ProductSpace("product_sgd", learning_rate=rate, momentum=beta),
-    "sgd": lambda rate, beta: Sgd(learning_rate=rate, momentum=beta),
+OPTIMIZERS: Mapping[str, ServerOptimizer] = {
+    optimizer.name: optimizer
+    for optimizer in (
+        Adaptive("fedadagrad"),
+        Adaptive("fedadam"),
+        FedExp(),
+        Adaptive("fedyogi"),
+        Sgd("nesterov", nesterov=True),
+        Plain(),
+        ProductSpace("product_adam", adaptive=True),
+        ProductSpace("product_nesterov", nesterov=True),
+        ProductSpace("product_sgd"),
+        Sgd(),
+    )
 }
+"""By name, in alphabetical order."""
 
 
-# These have no momentum.
-_WITHOUT_MOMENTUM = frozenset({"fedexp", "none"})
-
-
-def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> ServerOptimizer:
-    """The optimizer of a user's choice.
+def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> ServerOptimizer:
+    """The optimizer that the user asks for.
 
     Args:
-        name: one of `OPTIMIZERS`; a user may also leave it to plait, by `auto`, which is none of them.
+        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``. ``auto`` is resolved before.
         learning_rate: positive.
-        momentum: from 0 to less than 1; beta1 of the adaptive ones.
+        momentum: from 0 to less than 1; beta1 of the adaptive optimizers.
 
     Raises:
-        ConfigError: there is no such optimizer, or a number is out of range.
+        ConfigError: there is no such optimizer or option, or a number is out of range.
     """
-    if name not in OPTIMIZERS:
+    name, options = parse_choice(text)
+    optimizer = OPTIMIZERS.get(name)
+    if optimizer is None:
         known = ("auto", *OPTIMIZERS)
         hint = did_you_mean(name, known)
         raise ConfigError(f"server optimizer is '{name}', expected one of {', '.join(known)}{hint}")
@@ -50,6 +51,9 @@ def optimizer_for(name: str, *, learning_rate: float, momentum: float) -> Server
         raise ConfigError(f"server learning rate is {learning_rate:g}, expected a positive number")
     if not 0 <= momentum < 1:
         raise ConfigError(f"server momentum is {momentum:g}, expected at least 0 and less than 1")
-    if momentum and name in _WITHOUT_MOMENTUM:
+    given = {"learning_rate": learning_rate, "momentum": momentum}
+    own = {field.name for field in fields(optimizer)}
+    if momentum and "momentum" not in own:
         raise ConfigError(f"server momentum is {momentum:g} with server optimizer '{name}', expected 0: it has none")
-    return OPTIMIZERS[name](learning_rate, momentum)
+    optimizer = with_options(optimizer, options, what=f"server optimizer '{name}'")
+    return replace(optimizer, **{key: value for key, value in given.items() if key in own})

@@ -26,64 +26,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from plait.adapters import AdapterState, Float32
 from plait.aggregation.contribution import ANY_RANK, Contribution
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.product_probe import ProductProbe
 from plait.aggregation.product_sketch import ProductSketch
 from plait.aggregation.projection import factored
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Accumulator, Outcome, RoundContext
+from plait.aggregation.rule import Exactness, Handing, Rule
 from plait.aggregation.step import landing, step_to
-from plait.aggregation.traffic import Traffic, parameters
 from plait.aggregation.weighted_sum import WeightedSum
 
 # Clients of one rank have all received the same; more kinds than this are folded whole, so that memory stays flat.
 _LARGEST_GROUPS = 8
-
-
-@dataclass(frozen=True)
-class ProductMean:
-    """The best product of the server's rank, within a certified bound.
-
-    Attributes:
-        oversampling: rank of the sketch of second-order terms as a multiple of the adapter's; at least 1. More costs
-            memory and time and makes the bound smaller.
-    """
-
-    oversampling: int = 2
-
-    name = "product_mean"
-    title = "streaming product mean (plait)"
-    computes = (
-        "best product of the server's rank for the exact mean of the products, in one pass, error bound certified"
-    )
-    subject = Subject.FACTORS
-    exactness = Exactness.UP_TO_TRUNCATION
-    linear = False
-    mixed_ranks = True
-    higher_ranks = True
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = True
-    personal: Side | None = None
-    handing = Handing.BEST
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round."""
-        return _Round(context, self.oversampling)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
 
 
 class _Group:
@@ -116,7 +77,6 @@ class _Round:
         self._others = WeightedSum(context.geometry.others_size)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ANY_RANK)
         geometry, weight = contribution.geometry, contribution.weight
         trained = contribution.received.flat + contribution.delta.flat
         group = self._group_of(contribution)
@@ -206,3 +166,33 @@ class _Round:
         if size:
             figures["relative_error_estimate"] = math.sqrt(estimate / size)
         return figures
+
+
+@dataclass(frozen=True)
+class ProductMean:
+    """The best product of the server's rank, within a certified bound."""
+
+    oversampling: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="rank of the sketch of second-order terms, a multiple of the adapter's; more makes the bound "
+            "smaller and costs memory and time",
+        ),
+    ] = 2
+
+    def __call__(self, context: RoundContext) -> Accumulator:
+        """Begin a round."""
+        return _Round(context, self.oversampling)
+
+
+PRODUCT_MEAN = Rule(
+    name="product_mean",
+    title="streaming product mean (plait)",
+    computes="best product of the server's rank for the exact mean of the products, in one pass, error bound certified",
+    algorithm=ProductMean(),
+    exactness=Exactness.UP_TO_TRUNCATION,
+    ranks=ANY_RANK,
+    handing=Handing.BEST,
+)

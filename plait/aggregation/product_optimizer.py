@@ -11,14 +11,16 @@ by elements does. All other tensors get the same treatment as one vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from plait.adapters import AdapterState
 from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.projection import kept
-from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.server_optimizer import OptimizerMemory
 from plait.aggregation.step import landing, step_to
 
@@ -32,13 +34,10 @@ class ProductSpace:
 
     Attributes:
         name: what the user gives.
-        learning_rate: the momentum counts this often; where adaptive, about the Frobenius norm of the change of a
-            module.
+        learning_rate: multiplies the momentum; where adaptive, about the Frobenius norm of the change of a module.
         momentum: beta of M <- beta M + D, where adaptive M <- beta M + (1 - beta) D.
         nesterov: look ahead: step along D + beta M; not where adaptive.
         adaptive: divide by sqrt(v) + tau with v <- beta2 v + (1 - beta2) ||D||^2, v = tau^2 at first.
-        beta2: decay of v.
-        tau: adaptivity.
     """
 
     name: str = "product_sgd"
@@ -46,10 +45,15 @@ class ProductSpace:
     momentum: float = 0.0
     nesterov: bool = False
     adaptive: bool = False
-    beta2: float = 0.99
-    tau: float = 1e-3
+    beta2: Annotated[float, Field(ge=0, lt=1, description="decay of v, where adaptive")] = 0.99
+    tau: Annotated[float, Field(gt=0, le=1, description="adaptivity, where adaptive")] = 1e-3
 
     turns = True
+
+    @property
+    def copies(self) -> int:
+        """The momentum is of a few times the rank, in float64."""
+        return 2 * _MOMENTUM_RANKS if self.momentum else 0
 
     def adjust(
         self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext

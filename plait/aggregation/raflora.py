@@ -18,46 +18,15 @@ from itertools import pairwise
 
 from plait.adapters import Float32
 from plait.aggregation.contribution import ANY_RANK, Contribution
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side
+from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.product_sum import ProductSum
 from plait.aggregation.projection import balanced
-from plait.aggregation.rule import Accumulator, Exactness, Handing, Outcome, RoundContext, Subject
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Handing, Rule
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import Traffic, parameters
 from plait.aggregation.weighted_sum import WeightedSum
 from plait.errors import PeerError
-
-
-class RaFlora:
-    """The best product for the mean of each partition over its owners."""
-
-    name = "raflora"
-    title = "raFLoRA (arXiv 2602.13486)"
-    computes = "products of each rank slice averaged over the clients that have it, then cut to the server's rank"
-    subject = Subject.FACTORS
-    exactness = Exactness.INEXACT
-    linear = False
-    mixed_ranks = True
-    higher_ranks = True
-    moves_base = False
-    needs_all = False
-    least_clients = 1
-    continuous = False
-    personal: Side | None = None
-    handing = Handing.BEST
-
-    def trained(self, round_number: int) -> frozenset[Side]:  # noqa: ARG002 (the same in every round)
-        """Both sides."""
-        return BOTH_SIDES
-
-    def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round; ranks that are not in `context.cohort` will be refused."""
-        return _Round(context)
-
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:  # noqa: ARG002
-        """The client's adapter both ways."""
-        return Traffic(parameters(client), parameters(client))
 
 
 class _Partitions:
@@ -98,7 +67,6 @@ class _Round:
         self._others = WeightedSum(context.geometry.others_size)
 
     def add(self, contribution: Contribution) -> None:
-        contribution.check(self._context.geometry, ranks=ANY_RANK)
         for pair in contribution.geometry.pairs:
             ranks = self._partitions[pair.module].ranks()
             if pair.rank not in ranks:
@@ -122,3 +90,14 @@ class _Round:
             dropped += best.dropped**2
         geometry.put_others(wanted, others)
         return Outcome(step_to(wanted, self._context.master), figures={"truncation": math.sqrt(dropped)})
+
+
+RAFLORA = Rule(
+    name="raflora",
+    title="raFLoRA (arXiv 2602.13486)",
+    computes="products of each rank slice averaged over the clients that have it, then cut to the server's rank",
+    algorithm=_Round,
+    ranks=ANY_RANK,
+    handing=Handing.BEST,
+    continuous=False,
+)

@@ -1,28 +1,28 @@
-"""What every aggregation rule is: a pass over the updates of one round that ends in a step of the adapter.
+"""What an aggregation rule is: an algorithm, and what the rest of plait must know of it.
 
-A rule sees decoded float32 deltas and weights, never bytes, sockets or files. It is pure: what it must know of earlier
-rounds it gives out as plain arrays and gets back in the next. Updates come in client order, one at a time, so that
-memory does not grow with the cohort unless the rule says that it needs all updates at once.
+A rule is a value. It states only the traits that differ from the defaults, which are FedAvg's on low-rank factors; the
+sides that clients train and what travels follow from them. To add one: a file here and a line in `RULES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from statistics import mean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plait.adapters import AdapterState
-from plait.aggregation.base_delta import BaseDelta
-from plait.aggregation.contribution import Contribution
-from plait.aggregation.geometry import Geometry, Side
-from plait.aggregation.traffic import Traffic
+from plait.aggregation.contribution import ONE_RANK, Contribution, Ranks
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
+from plait.aggregation.round import Accumulator, Outcome, RoundContext
+from plait.aggregation.traffic import Traffic, parameters
+from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError, did_you_mean
 
-Memory = Mapping[str, NDArray[np.generic]]
+Algorithm = Callable[[RoundContext], Accumulator]
+"""Begins a round. Where it is a frozen dataclass, its fields are the rule's options."""
 
 
 class Exactness(StrEnum):
@@ -50,203 +50,158 @@ class Handing(StrEnum):
     """The best product of its rank, in balanced factors with the largest singular values first."""
 
 
-@dataclass(frozen=True, eq=False)
-class RoundContext:
-    """What is known when a round begins.
-
-    Attributes:
-        round: its number, from 1.
-        master: the server's adapter; clients received it, or what `projection.fitted` made of it for their rank.
-        geometry: of the master.
-        initial: the adapter that the run began with, in the master's layout.
-        seed: of the run.
-        cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
-        memory: what the rule kept from the round before; empty at first.
-    """
-
-    round: int
-    master: AdapterState
-    geometry: Geometry
-    initial: AdapterState
-    seed: int = 0
-    cohort: tuple[Geometry, ...] = ()
-    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
-
-    @property
-    def one_rank(self) -> bool:
-        """Whether all clients have the master's geometry."""
-        return not self.cohort
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a round comes to.
-
-    Attributes:
-        step: to be added to the master.
-        base: to be merged into the frozen base; None for rules that leave it alone.
-        memory: for the next round.
-        figures: numbers for the ledger, for example a certified bound of the error.
-        client_square: weighted mean of the squared norms of the clients' deltas; whoever folds the round fills it in.
-    """
-
-    step: AdapterState
-    base: BaseDelta | None = None
-    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
-    figures: Mapping[str, float] = field(default_factory=dict[str, float])
-    client_square: float = 0.0
-
-
-class Accumulator(Protocol):
-    """One round under way."""
-
-    def add(self, contribution: Contribution) -> None:
-        """Take in one client's delta.
-
-        Raises:
-            PeerError: it makes no sense, or not to this rule; nothing was changed.
-        """
-        ...
-
-    def finish(self) -> Outcome:
-        """The outcome of the whole cohort.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        ...
-
-
-class Rule(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Rule:
     """A way to combine updates.
 
     Attributes:
         name: what the user gives to ``--rule``.
         title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
+        algorithm: computes it.
         subject: the kind of adapter that it works on.
         exactness: of the product.
         linear: whether it needs no more of the cohort than the weighted sum of the deltas, and so works under secure
             aggregation.
-        mixed_ranks: whether clients may have other ranks than the server.
-        higher_ranks: whether these may be higher than the server's, too.
+        apart: whether it averages B and A apart, so that it loses the covariance of the clients' factors.
+        ranks: which ranks clients may have beside the server's.
+        handing: how clients of another rank get their adapter.
+        frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
+            every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
+        personal: the side that stays at the client and is never sent, or None.
+        continuous: whether the step is a small change of the factors as they are. Where it is not (the adapter starts
+            anew, or its factors are turned), a server optimizer on raw factors makes no sense.
         moves_base: whether an outcome can have a `base`.
         needs_all: whether memory grows with the cohort.
-        least_clients: the smallest cohort in which the rule is what it says; robust rules stand no bad client in less.
-        continuous: whether the step is a small change of the factors as they are; where it is not (the adapter starts
-            anew, or its factors are turned), a server optimizer on raw factors makes no sense.
-        personal: the side that stays at the client and is never sent, or None.
-        handing: how clients of another rank get their adapter.
+        least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
+        server_learning_rate: multiplies the step where the user leaves the server optimizer to plait.
+        downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
+            where it receives what it sends.
     """
 
-    @property
-    def name(self) -> str:
-        """See above."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """See above."""
-        ...
-
-    @property
-    def computes(self) -> str:
-        """See above."""
-        ...
-
-    @property
-    def subject(self) -> Subject:
-        """See above."""
-        ...
-
-    @property
-    def exactness(self) -> Exactness:
-        """See above."""
-        ...
-
-    @property
-    def linear(self) -> bool:
-        """See above."""
-        ...
+    name: str
+    title: str
+    computes: str
+    algorithm: Algorithm
+    subject: Subject = Subject.FACTORS
+    exactness: Exactness = Exactness.INEXACT
+    linear: bool = False
+    apart: bool = False
+    ranks: Ranks = ONE_RANK
+    handing: Handing = Handing.SLICE
+    frozen: tuple[Side, ...] = ()
+    personal: Side | None = None
+    continuous: bool = True
+    moves_base: bool = False
+    needs_all: bool = False
+    least_clients: int = 1
+    server_learning_rate: float = 1.0
+    downlink: Callable[[Geometry, int], float] | None = None
 
     @property
     def mixed_ranks(self) -> bool:
-        """See above."""
-        ...
+        """Whether clients may have other ranks than the server."""
+        return self.ranks.lower
 
     @property
     def higher_ranks(self) -> bool:
-        """See above."""
-        ...
-
-    @property
-    def moves_base(self) -> bool:
-        """See above."""
-        ...
-
-    @property
-    def needs_all(self) -> bool:
-        """See above."""
-        ...
-
-    @property
-    def least_clients(self) -> int:
-        """See above."""
-        ...
-
-    @property
-    def continuous(self) -> bool:
-        """See above."""
-        ...
-
-    @property
-    def personal(self) -> Side | None:
-        """See above."""
-        ...
-
-    @property
-    def handing(self) -> Handing:
-        """See above."""
-        ...
+        """Whether these may be higher than the server's, too."""
+        return self.ranks.higher
 
     def trained(self, round_number: int) -> frozenset[Side]:
         """The sides that clients train in a round; they send these but for the personal one."""
-        ...
+        return BOTH_SIDES - self._frozen_in(round_number)
+
+    def turns(self, *, one_rank: bool) -> bool:
+        """Whether the factors of each round are new ones, not those of the round before and a small step.
+
+        Args:
+            one_rank: whether all clients have one rank; a product that is cut anew for each of several turns them all.
+        """
+        return not self.continuous or (self.handing is Handing.BEST and not one_rank)
+
+    def traffic(self, client: Geometry, clients: int) -> Traffic:
+        """What a client of these ranks sends and receives in a round of `clients` such clients, before any codec."""
+        rounds = range(1, 1 + max(1, len(self.frozen)))
+        sent = mean(parameters(client, self.trained(number) - {self.personal}) for number in rounds)
+        return Traffic(sent, self.downlink(client, clients) if self.downlink else sent)
 
     def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round.
+        """Start a round, whose accumulator refuses what the rule cannot fold.
 
         Raises:
             ConfigError: the adapter is none that this rule can work on.
         """
-        ...
+        self.check_adapter(context.geometry)
+        return _Round(self, context, self._frozen_in(context.round))
 
-    def traffic(self, server: Geometry, client: Geometry, clients: int) -> Traffic:
-        """What a client of `client`'s ranks sends and receives in a round of `clients` such clients."""
-        ...
+    def check_adapter(self, server: Geometry) -> None:
+        """Refuse an adapter of the wrong kind.
+
+        Raises:
+            ConfigError: it has factors and should have none, or the other way round.
+        """
+        if self.subject is Subject.SQUARES and server.pairs:
+            raise ConfigError(
+                f"rule is '{self.name}' but '{server.pairs[0].module}' trains A and B, expected an adapter of square "
+                "matrices between fixed factors (LoRA-XS): only these have an exact mean"
+            )
+        if self.subject is Subject.FACTORS and not server.pairs:
+            raise ConfigError(
+                f"rule is '{self.name}' but the adapter has no factors A and B, expected a method that trains them, or "
+                "a rule that does without (plait rules lists both)"
+            )
+
+    def with_options(self, given: Mapping[str, str]) -> Rule:
+        """The rule with some of its options set.
+
+        Raises:
+            ConfigError: it has no such option, or the value is out of range.
+        """
+        return replace(self, algorithm=with_options(self.algorithm, given, what=f"rule '{self.name}'"))
+
+    def _frozen_in(self, round_number: int) -> frozenset[Side]:
+        return frozenset({self.frozen[(round_number - 1) % len(self.frozen)]} if self.frozen else ())
 
 
-def turns(rule: Rule, *, one_rank: bool) -> bool:
-    """Whether a rule's factors are other ones in every round, not those before and a small step.
+class _Round:
+    """A round that checks each contribution before its algorithm sees it, and keeps the master's personal side."""
+
+    def __init__(self, rule: Rule, context: RoundContext, frozen: frozenset[Side]) -> None:
+        self._rule, self._context, self._frozen = rule, context, frozen
+        self._accumulator = rule.algorithm(context)
+        self._is_empty = True
+
+    def add(self, contribution: Contribution) -> None:
+        contribution.check(self._context.geometry, ranks=self._rule.ranks, frozen=self._frozen)
+        self._accumulator.add(contribution)
+        self._is_empty = False
+
+    def finish(self) -> Outcome:
+        if self._is_empty:
+            raise ValueError("no update was added")
+        outcome = self._accumulator.finish()
+        if self._rule.personal is None:
+            return outcome
+        flat = np.array(outcome.step.flat)
+        for pair in self._context.geometry.pairs:
+            slot = pair.slot(self._rule.personal)
+            flat[slot.offset : slot.offset + slot.size] = 0.0
+        return replace(outcome, step=AdapterState(outcome.step.layout, flat))
+
+
+def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
+    """The rule that the user asks for.
 
     Args:
-        rule: of the run.
-        one_rank: whether all clients have one; what is cut anew for each of several turns all.
-    """
-    return not rule.continuous or (rule.handing is Handing.BEST and not one_rank)
-
-
-def rule_named(name: str, rules: Mapping[str, Rule]) -> Rule:
-    """The rule called `name`.
-
-    Args:
-        name: as the user writes it.
-        rules: all that there are, by name.
+        text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``.
+        rules: all rules, by name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such rule, it has no such option, or a value is out of range.
     """
+    name, options = parse_choice(text)
     rule = rules.get(name)
     if rule is None:
         raise ConfigError(f"rule is '{name}', expected one of {', '.join(rules)}{did_you_mean(name, rules)}")
-    return rule
+    return rule.with_options(options) if options else rule

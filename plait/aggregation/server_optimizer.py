@@ -15,36 +15,41 @@ product is split into factors; `product_optimizer` does not. Pure: the memory go
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from plait.adapters import AdapterState, Float32
-from plait.aggregation.rule import Outcome, RoundContext, Rule, turns
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.rule import Rule
 from plait.errors import ConfigError
 
 OptimizerMemory = Mapping[str, NDArray[np.generic]]
 
 
 class ServerOptimizer(Protocol):
-    """A map from the outcome of a rule to the step that is taken.
+    """A map from the outcome of a rule to the step that is taken: a frozen dataclass."""
 
-    Attributes:
-        name: what the user gives to ``--server-optimizer``.
-        turns: whether it makes sense where a rule turns the factors from round to round (see `rule.turns`).
-    """
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def name(self) -> str:
-        """See above."""
+        """What the user gives to ``--server-optimizer``."""
         ...
 
     @property
     def turns(self) -> bool:
-        """See above."""
+        """Whether it makes sense where a rule turns the factors from round to round (see `Rule.turns`)."""
+        ...
+
+    @property
+    def copies(self) -> int:
+        """How many float32 values it carries over for each parameter of the adapter."""
         ...
 
     def adjust(
@@ -71,7 +76,7 @@ def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool 
     Raises:
         ConfigError: with the reason.
     """
-    if optimizer.name == Plain.name or not turns(rule, one_rank=one_rank):
+    if optimizer.name == Plain.name or not rule.turns(one_rank=one_rank):
         return
     if rule.moves_base:
         raise ConfigError(
@@ -91,6 +96,7 @@ class Plain:
 
     name = "none"
     turns = True
+    copies = 0
 
     def adjust(
         self,
@@ -107,17 +113,19 @@ class Sgd:
     """Server learning rate and momentum.
 
     Attributes:
-        learning_rate: the step counts this often; above 1 it goes further than the clients did.
+        name: what the user gives.
+        learning_rate: multiplies the step; above 1 the server goes further than the clients did.
         momentum: beta, from 0 to less than 1.
         nesterov: look ahead along the momentum.
     """
 
+    name: Literal["sgd", "nesterov"] = "sgd"
     learning_rate: float = 1.0
     momentum: float = 0.0
     nesterov: bool = False
 
-    name = "sgd"
     turns = False
+    copies = 1
 
     def adjust(
         self,
@@ -139,18 +147,19 @@ class Adaptive:
     Attributes:
         name: one of the three.
         learning_rate: about the largest change of an element per round.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment; FedAdagrad has none.
-        tau: adaptivity; elements whose steps are well below it get no more than learning_rate / tau times the step.
+        momentum: beta1, the decay of the first moment.
     """
 
     name: Literal["fedadagrad", "fedadam", "fedyogi"]
     learning_rate: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
+    momentum: float = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment; FedAdagrad has none")] = 0.99
+    tau: Annotated[
+        float, Field(gt=0, le=1, description="adaptivity: far smaller steps are multiplied by learning rate / tau")
+    ] = 1e-3
 
     turns = False
+    copies = 2
 
     def adjust(
         self,
@@ -161,7 +170,7 @@ class Adaptive:
         """Update both moments and take the adaptive step."""
         step = outcome.step
         first = _array(memory, "first", like=step, start=0.0)
-        first = np.float32(self.beta1) * first + np.float32(1.0 - self.beta1) * step.flat
+        first = np.float32(self.momentum) * first + np.float32(1.0 - self.momentum) * step.flat
         second = self._second(_array(memory, "second", like=step, start=self.tau**2), np.square(step.flat))
         way = np.float32(self.learning_rate) * first / (np.sqrt(second) + np.float32(self.tau))
         return AdapterState(step.layout, way.astype(np.float32, copy=False)), {"first": first, "second": second}

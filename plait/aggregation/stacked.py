@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32
-from plait.aggregation.contribution import ONE_RANK, Contribution
-from plait.aggregation.rule import Outcome, RoundContext
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.round import Outcome, RoundContext
 
 # Elements of the adapter whose values of all clients are looked at together.
 _BLOCK_ELEMENTS = 1 << 14
@@ -31,18 +31,11 @@ class Stacked:
 
     def add(self, contribution: Contribution) -> None:
         """Keep one client's delta."""
-        contribution.check(self.context.geometry, ranks=ONE_RANK)
         self.deltas.append(contribution.delta.flat)
         self.weights.append(contribution.weight)
 
     def finish(self) -> Outcome:
-        """What the rule makes of them.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        if not self.deltas:
-            raise ValueError("no update was added")
+        """The outcome of all of them."""
         return self._combine(self)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:

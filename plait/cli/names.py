@@ -16,8 +16,9 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
         ConfigError: a name is unknown; the nearest known one is named.
         DataError: the data is not a file.
     """
-    from plait.aggregation import RULES, optimizer_for, rule_named
+    from plait.aggregation import optimizer_for, rule_named
     from plait.data import check_data_name
+    from plait.flower.rules import ALL_RULES
     from plait.simulation.partition import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.method_names import check_method_name
@@ -31,10 +32,6 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
     codec_for(settings.wire)
     if settings.partition:
         parse_partition(settings.partition)
-    if settings.rule not in RULES:
-        # Only Flower's own strategies are worth the time of importing Flower.
-        from plait.flower.rules import ALL_RULES
-
-        rule_named(settings.rule, ALL_RULES)
+    rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)

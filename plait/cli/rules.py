@@ -67,7 +67,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
     from plait.aggregation.fedsb import square_geometry
 
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
-    traffic = rule.traffic(geometry, geometry, clients)
+    traffic = rule.traffic(geometry, clients)
     return {
         "rule": rule.name,
         "paper": rule.title,

@@ -12,6 +12,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
+from plait.choice import parse_choice
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.export.source import Source, open_source, plain_name
@@ -42,7 +43,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     """
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    rule = RULES.get(settings.rule)
+    rule = RULES.get(parse_choice(settings.rule)[0])
     side = rule.personal if rule else None
     if side is None and not settings.given_own_share:
         having = ", ".join(name for name, other in RULES.items() if other.personal)

@@ -22,7 +22,6 @@ from plait.aggregation import (
     RoundContext,
     Rule,
     ServerOptimizer,
-    turns,
 )
 from plait.errors import MachineError, PeerError
 from plait.rounds.broadcasts import follow, move_base
@@ -112,7 +111,7 @@ class Folding:
     @property
     def turns(self) -> bool:
         """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
-        return turns(self._rule, one_rank=len(self._ranks.adapters) == 1)
+        return self._rule.turns(one_rank=len(self._ranks.adapters) == 1)
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
@@ -142,7 +141,7 @@ class Folding:
         Raises:
             UpdateRefused: with the reason.
         """
-        frozen = BOTH_SIDES - self._rule.trained(expected.round) if self._rule.trained(expected.round) else frozenset()
+        frozen = BOTH_SIDES - self._rule.trained(expected.round)
         contribution = self._contribution(opened, expected, track)
         try:
             contribution.check(self._ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)

@@ -22,7 +22,7 @@ class TaskSettings:
         rounds: rounds of the run.
         seed: of the run.
         rule: how updates are combined.
-        turns: whether the factors of every round are others (see `plait.aggregation.turns`).
+        turns: whether the factors of every round are others (see `Rule.turns`).
     """
 
     settings: Settings
@@ -42,7 +42,7 @@ class TaskSettings:
             round=number,
             seed=client_seed(self.seed, number, client),
             done_steps=(number - 1) * self.settings.local_steps,
-            trained="".join(sorted(self.rule.trained(number))) or "AB",
+            trained="".join(sorted(self.rule.trained(number))),
         )
 
     def to_evaluate(self, number: int) -> Settings:

@@ -5,7 +5,7 @@ import pytest
 
 from plait.adapters import AdapterState
 from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER
-from plait.aggregation.fedavg import FedAvg
+from plait.aggregation.fedavg import FEDAVG
 from plait.aggregation.geometry import Side
 from plait.errors import PeerError
 
@@ -17,7 +17,7 @@ def server(lab):
 
 def contribution(lab, geometry, **changes):
     generator = np.random.default_rng(0)
-    (made,) = lab.contributions(FedAvg(), lab.context(geometry, generator), generator, weights=[1.0])
+    (made,) = lab.contributions(FEDAVG, lab.context(geometry, generator), generator, weights=[1.0])
     return dataclasses.replace(made, **changes)
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from plait.adapters import AdapterState
 from plait.aggregation.diagnostics import Observer
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.fedex import FedEx
-from plait.aggregation.flexlora import FlexLora
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.fedex import FEDEX
+from plait.aggregation.flexlora import FLEXLORA
 
 CLIENTS = st.lists(
     st.tuples(st.integers(1, 4), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=5
@@ -30,9 +30,9 @@ def test_all_figures_are_those_of_dense_maths(lab, clients, seed):
     geometries = [lab.geometry(rank=rank, alpha=alpha) for rank, alpha, _ in clients]
     context = lab.context(lab.geometry(rank=2), generator, cohort=tuple(geometries))
     cohort = lab.contributions(
-        FlexLora(), context, generator, weights=[weight for _, _, weight in clients], geometries=geometries
+        FLEXLORA, context, generator, weights=[weight for _, _, weight in clients], geometries=geometries
     )
-    outcome = lab.run(FlexLora(), context, cohort)
+    outcome = lab.run(FLEXLORA, context, cohort)
     found = observed(context, cohort, outcome)
     exact = lab.exact_mean(cohort)
     np.testing.assert_allclose(found.exact_norm, lab.size(exact), rtol=1e-5)
@@ -58,8 +58,8 @@ def test_all_figures_are_those_of_dense_maths(lab, clients, seed):
 def test_the_covariance_is_the_error_of_fedavg(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedAvg(), context, generator, weights=[1, 2, 5])
-    found = observed(context, cohort, lab.run(FedAvg(), context, cohort))
+    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 2, 5])
+    found = observed(context, cohort, lab.run(FEDAVG, context, cohort))
     assert found.error > 0.01
     np.testing.assert_allclose(found.covariance, found.error, rtol=1e-4)
 
@@ -67,9 +67,9 @@ def test_the_covariance_is_the_error_of_fedavg(lab):
 def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    one, other = lab.contributions(FedAvg(), context, generator, weights=[3, 3])
+    one, other = lab.contributions(FEDAVG, context, generator, weights=[3, 3])
     alike = [one, replace(other, delta=one.delta)]
-    np.testing.assert_allclose(observed(context, alike, lab.run(FedAvg(), context, alike)).agreement, 1, rtol=1e-4)
+    np.testing.assert_allclose(observed(context, alike, lab.run(FEDAVG, context, alike)).agreement, 1, rtol=1e-4)
 
     def side(c, sign):  # B alone: the product is linear in it
         flat = np.zeros_like(c.delta.flat)
@@ -78,14 +78,14 @@ def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
         return replace(c, delta=AdapterState(c.delta.layout, flat))
 
     apart = [side(one, 1), replace(side(one, -1), client=other.client)]
-    assert observed(context, apart, lab.run(FedAvg(), context, apart)).agreement < 1e-4
+    assert observed(context, apart, lab.run(FEDAVG, context, apart)).agreement < 1e-4
 
 
 def test_the_change_of_the_base_counts(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedEx(), context, generator, weights=[1, 2, 5])
-    found = observed(context, cohort, lab.run(FedEx(), context, cohort))
+    cohort = lab.contributions(FEDEX, context, generator, weights=[1, 2, 5])
+    found = observed(context, cohort, lab.run(FEDEX, context, cohort))
     assert found.error < 1e-6 < found.covariance
 
 
@@ -93,14 +93,14 @@ def test_the_change_of_the_base_counts(lab):
 def test_a_few_modules_can_stand_for_all(lab, asked, looked_at):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedAvg(), context, generator, weights=[1, 2])
-    assert observed(context, cohort, lab.run(FedAvg(), context, cohort), modules=asked).modules == looked_at
+    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 2])
+    assert observed(context, cohort, lab.run(FEDAVG, context, cohort), modules=asked).modules == looked_at
 
 
 def test_a_round_in_which_nothing_happens_has_figures_of_zero(lab):
     generator = np.random.default_rng(0)
     geometry = lab.geometry()
     context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
-    cohort = lab.contributions(FedAvg(), context, generator, weights=[1], size=0.0)
-    found = observed(context, cohort, lab.run(FedAvg(), context, cohort))
+    cohort = lab.contributions(FEDAVG, context, generator, weights=[1], size=0.0)
+    found = observed(context, cohort, lab.run(FEDAVG, context, cohort))
     assert (found.exact_norm, found.error, found.covariance, found.effective_rank) == (0, 0, 0, 0)

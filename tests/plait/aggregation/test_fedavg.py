@@ -5,14 +5,14 @@ from hypothesis.extra import numpy as npst
 
 from plait.adapters import AdapterState
 from plait.aggregation import Contribution, RoundContext
-from plait.aggregation.fedavg import FedAvg
+from plait.aggregation.fedavg import FEDAVG
 from plait.aggregation.geometry import geometry_of
 
 
 def combined(lab, updates):
     geometry = geometry_of(lab.spec())
     zero = AdapterState.zeros(geometry.layout)
-    accumulator = FedAvg().begin(RoundContext(round=1, master=zero, geometry=geometry, initial=zero))
+    accumulator = FEDAVG.begin(RoundContext(round=1, master=zero, geometry=geometry, initial=zero))
     for index, (flat, weight) in enumerate(updates):
         delta = AdapterState(geometry.layout, flat)
         accumulator.add(Contribution(f"client-{index}", zero, delta, float(weight), geometry))
@@ -51,8 +51,8 @@ def test_the_mean_lies_between_the_updates(lab, data):
 def test_what_is_left_out_is_the_covariance_of_the_factors(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedAvg(), context, generator, weights=(1.0, 2.0, 4.0))
-    exact, result = lab.exact_mean(cohort), lab.result(context, lab.run(FedAvg(), context, cohort))
+    cohort = lab.contributions(FEDAVG, context, generator, weights=(1.0, 2.0, 4.0))
+    exact, result = lab.exact_mean(cohort), lab.result(context, lab.run(FEDAVG, context, cohort))
     shares = lab.shares(cohort)
     for pair in context.geometry.pairs:
         bs, as_ = ([of(lab.trained(c)) for c in cohort] for of in (pair.b_of, pair.a_of))

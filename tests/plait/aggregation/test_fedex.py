@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.fedex import FedEx
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.fedex import FEDEX
 
 
 @settings(max_examples=30)
@@ -16,8 +16,8 @@ from plait.aggregation.fedex import FedEx
 def test_adapter_and_base_together_are_the_exact_mean(lab, weights, rank, alpha, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=rank, alpha=alpha), generator)
-    cohort = lab.contributions(FedEx(), context, generator, weights=weights)
-    outcome = lab.run(FedEx(), context, cohort)
+    cohort = lab.contributions(FEDEX, context, generator, weights=weights)
+    outcome = lab.run(FEDEX, context, cohort)
     exact = lab.exact_mean(cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
 
@@ -25,16 +25,14 @@ def test_adapter_and_base_together_are_the_exact_mean(lab, weights, rank, alpha,
 def test_the_adapter_is_that_of_fedavg(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedEx(), context, generator, weights=[1, 2, 5])
-    np.testing.assert_array_equal(
-        lab.run(FedEx(), context, cohort).step.flat, lab.run(FedAvg(), context, cohort).step.flat
-    )
+    cohort = lab.contributions(FEDEX, context, generator, weights=[1, 2, 5])
+    np.testing.assert_array_equal(lab.run(FEDEX, context, cohort).step.flat, lab.run(FEDAVG, context, cohort).step.flat)
 
 
 def test_the_residual_has_the_rank_of_the_covariance(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry({"q": (40, 30)}, rank=2), generator)
     for clients in (1, 2, 4):
-        cohort = lab.contributions(FedEx(), context, generator, weights=[1] * clients)
-        (factors,) = lab.run(FedEx(), context, cohort).base.factors.values()
+        cohort = lab.contributions(FEDEX, context, generator, weights=[1] * clients)
+        (factors,) = lab.run(FEDEX, context, cohort).base.factors.values()
         assert factors.columns == 2 * (clients - 1)

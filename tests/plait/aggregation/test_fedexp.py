@@ -3,7 +3,7 @@ import pytest
 
 from plait.adapters import AdapterState, norm
 from plait.aggregation.fedexp import FedExp
-from plait.aggregation.rule import Outcome
+from plait.aggregation.round import Outcome
 
 
 def taken(lab, deltas, weights, **settings):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterState
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.fedrot import FedRot
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.fedrot import FEDROT
 
 
 def orthogonal(generator, n):
@@ -23,8 +23,8 @@ def orthogonal(generator, n):
 def test_each_client_is_turned_as_near_to_the_received_factor_as_can_be(lab, weights, round_number, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(), generator, round_number=round_number)
-    cohort = lab.contributions(FedRot(), context, generator, weights=weights)
-    landed = lab.landed(context, lab.run(FedRot(), context, cohort))
+    cohort = lab.contributions(FEDROT, context, generator, weights=weights)
+    landed = lab.landed(context, lab.run(FEDROT, context, cohort))
     for pair in context.geometry.pairs:
         b_mean, a_mean = 0.0, 0.0
         for p, c in zip(lab.shares(cohort), cohort, strict=True):
@@ -44,7 +44,7 @@ def test_each_client_is_turned_as_near_to_the_received_factor_as_can_be(lab, wei
 def test_clients_that_differ_by_a_rotation_only_agree(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    (one,) = lab.contributions(FedRot(), context, generator, weights=[1], size=0.05)
+    (one,) = lab.contributions(FEDROT, context, generator, weights=[1], size=0.05)
     turned = lab.trained(one)
     for pair in context.geometry.pairs:
         rotation = orthogonal(generator, pair.rank)
@@ -53,17 +53,17 @@ def test_clients_that_differ_by_a_rotation_only_agree(lab):
     delta = AdapterState(context.geometry.layout, (turned - one.received.flat).astype(np.float32))
     cohort = [one, dataclasses.replace(one, client="client-1", delta=delta)]
     exact = lab.exact_mean(cohort)
-    assert lab.distance(lab.result(context, lab.run(FedRot(), context, cohort)), exact) <= 1e-5 * lab.size(exact)
-    assert lab.distance(lab.result(context, lab.run(FedAvg(), context, cohort)), exact) > 0.1 * lab.size(exact)
+    assert lab.distance(lab.result(context, lab.run(FEDROT, context, cohort)), exact) <= 1e-5 * lab.size(exact)
+    assert lab.distance(lab.result(context, lab.run(FEDAVG, context, cohort)), exact) > 0.1 * lab.size(exact)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_a_softer_turn_still_keeps_each_product(lab, strength):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedRot(), context, generator, weights=[1])
+    cohort = lab.contributions(FEDROT, context, generator, weights=[1])
     exact = lab.exact_mean(cohort)
-    outcome = lab.run(FedRot(strength=strength), context, cohort)
+    outcome = lab.run(FEDROT.with_options({"strength": str(strength)}), context, cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
     if strength == 0.0:
         np.testing.assert_allclose(outcome.step.flat, cohort[0].delta.flat, atol=1e-6)

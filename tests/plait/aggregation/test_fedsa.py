@@ -1,14 +1,14 @@
 import numpy as np
 
-from plait.aggregation.fedsa import FedSa
+from plait.aggregation.fedsa import FEDSA
 from plait.aggregation.geometry import Side
 
 
 def test_a_and_the_rest_are_averaged_and_b_stays(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedSa(), context, generator, weights=[1, 2, 5])
-    step, mean = lab.run(FedSa(), context, cohort).step, lab.mean_delta(cohort)
+    cohort = lab.contributions(FEDSA, context, generator, weights=[1, 2, 5])
+    step, mean = lab.run(FEDSA, context, cohort).step, lab.mean_delta(cohort)
     for pair in context.geometry.pairs:
         np.testing.assert_allclose(pair.a_of(step.flat), pair.a_of(mean), rtol=1e-6)
         assert not pair.b_of(step.flat).any()
@@ -17,5 +17,5 @@ def test_a_and_the_rest_are_averaged_and_b_stays(lab):
 
 def test_b_never_travels(lab):
     geometry = lab.geometry(others=False)
-    assert FedSa().personal is Side.B
-    assert FedSa().traffic(geometry, geometry, 8).uplink == geometry.side_size(Side.A)
+    assert FEDSA.personal is Side.B
+    assert FEDSA.traffic(geometry, 8).uplink == geometry.side_size(Side.A)

@@ -3,9 +3,9 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation.contribution import Contribution
-from plait.aggregation.fedsb import FedSb
+from plait.aggregation.fedsb import FEDSB
 from plait.aggregation.geometry import Geometry
-from plait.aggregation.rule import RoundContext
+from plait.aggregation.round import RoundContext
 from plait.errors import ConfigError
 
 LAYOUT = Layout.of({"q.lora_R": [3, 3], "up.lora_R": [3, 3]})
@@ -18,7 +18,7 @@ def test_the_mean_of_r_is_the_exact_mean_of_b_r_a(lab):
     master = lab.state(GEOMETRY, generator)
     context = RoundContext(round=1, master=master, geometry=GEOMETRY, initial=master)
     cohort = [Contribution(f"c{k}", master, lab.state(GEOMETRY, generator), k + 1.0, GEOMETRY) for k in range(4)]
-    landed = AdapterState(LAYOUT, lab.landed(context, lab.run(FedSb(), context, cohort)))
+    landed = AdapterState(LAYOUT, lab.landed(context, lab.run(FEDSB, context, cohort)))
     for name in ("q.lora_R", "up.lora_R"):
         exact = sum(
             p * b @ (c.received[name].astype(float) + c.delta[name]) @ a
@@ -29,8 +29,8 @@ def test_the_mean_of_r_is_the_exact_mean_of_b_r_a(lab):
 
 def test_an_adapter_that_trains_a_and_b_is_refused(lab):
     with pytest.raises(ConfigError, match=r"rule is 'fedsb' but .* trains A and B"):
-        FedSb().begin(lab.context(lab.geometry(), np.random.default_rng(0)))
+        FEDSB.begin(lab.context(lab.geometry(), np.random.default_rng(0)))
 
 
 def test_only_the_square_matrices_travel():
-    assert FedSb().traffic(GEOMETRY, GEOMETRY, 8).uplink == 2 * 3 * 3
+    assert FEDSB.traffic(GEOMETRY, 8).uplink == 2 * 3 * 3

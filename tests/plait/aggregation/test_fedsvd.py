@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.fedsvd import FedSvd
+from plait.aggregation.fedsvd import FEDSVD
 
 
 @settings(max_examples=30)
@@ -15,8 +15,8 @@ from plait.aggregation.fedsvd import FedSvd
 def test_the_product_is_exact_and_a_has_orthonormal_rows(lab, weights, rank, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=rank), generator)
-    cohort = lab.contributions(FedSvd(), context, generator, weights=weights)
-    outcome = lab.run(FedSvd(), context, cohort)
+    cohort = lab.contributions(FEDSVD, context, generator, weights=weights)
+    outcome = lab.run(FEDSVD, context, cohort)
     exact = lab.exact_mean(cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
     for pair in context.geometry.pairs:
@@ -31,9 +31,9 @@ def test_a_round_without_any_change_of_a_fresh_adapter_still_makes_a_orthonormal
     generator = np.random.default_rng(0)
     geometry = lab.geometry({"q": (6, 5)}, rank=rank)
     context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
-    cohort = lab.contributions(FedSvd(), context, generator, weights=[1], size=0.0)
+    cohort = lab.contributions(FEDSVD, context, generator, weights=[1], size=0.0)
     (pair,) = geometry.pairs
-    flat = lab.landed(context, lab.run(FedSvd(), context, cohort))
+    flat = lab.landed(context, lab.run(FEDSVD, context, cohort))
     rows = min(rank, 5)
     np.testing.assert_allclose(pair.a_of(flat)[:rows] @ pair.a_of(flat)[:rows].T, np.eye(rows), atol=1e-6)
     assert not pair.b_of(flat).any()

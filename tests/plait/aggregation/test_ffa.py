@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.ffa import Ffa
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.ffa import FFA
 from plait.aggregation.geometry import Side
 from plait.errors import PeerError
 
@@ -14,8 +14,8 @@ from plait.errors import PeerError
 def test_the_mean_of_b_is_the_exact_mean_of_the_products(lab, weights, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=3), generator)
-    cohort = lab.contributions(Ffa(), context, generator, weights=weights)
-    outcome = lab.run(Ffa(), context, cohort)
+    cohort = lab.contributions(FFA, context, generator, weights=weights)
+    outcome = lab.run(FFA, context, cohort)
     np.testing.assert_allclose(outcome.step.flat, lab.mean_delta(cohort), rtol=1e-6, atol=1e-7)
     exact = lab.exact_mean(cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
@@ -23,13 +23,13 @@ def test_the_mean_of_b_is_the_exact_mean_of_the_products(lab, weights, seed):
 
 def test_only_b_is_trained_and_sent(lab):
     geometry = lab.geometry()
-    assert Ffa().trained(1) == Ffa().trained(2) == {Side.B}
+    assert FFA.trained(1) == FFA.trained(2) == {Side.B}
     sent = geometry.side_size(Side.B) + geometry.others_size
-    assert Ffa().traffic(geometry, geometry, 8).uplink == Ffa().traffic(geometry, geometry, 8).downlink == sent
+    assert FFA.traffic(geometry, 8).uplink == FFA.traffic(geometry, 8).downlink == sent
 
 
 def test_an_update_that_trained_a_is_refused(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
     with pytest.raises(PeerError, match=r"A of .* has changed"):
-        lab.run(Ffa(), context, lab.contributions(FedAvg(), context, generator, weights=[1]))
+        lab.run(FFA, context, lab.contributions(FEDAVG, context, generator, weights=[1]))

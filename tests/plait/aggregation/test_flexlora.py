@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.flexlora import FlexLora
+from plait.aggregation.flexlora import FLEXLORA
 
 CLIENTS = st.lists(
     st.tuples(st.integers(1, 4), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=6
@@ -17,13 +17,13 @@ def test_the_result_is_the_truncated_decomposition_of_the_dense_mean(lab, client
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=rank), generator)
     cohort = lab.contributions(
-        FlexLora(),
+        FLEXLORA,
         context,
         generator,
         weights=[weight for _, _, weight in clients],
         geometries=[lab.geometry(rank=r, alpha=alpha) for r, alpha, _ in clients],
     )
-    outcome = lab.run(FlexLora(), context, cohort)
+    outcome = lab.run(FLEXLORA, context, cohort)
     exact = lab.exact_mean(cohort)
     best = {module: lab.best(product, rank) for module, product in exact.items()}
     # Where two singular values are equal there are two best products, of the same distance.
@@ -39,8 +39,8 @@ def test_the_result_is_the_truncated_decomposition_of_the_dense_mean(lab, client
 def test_a_small_change_of_the_products_is_a_small_change_of_the_factors(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FlexLora(), context, generator, weights=[1, 2], size=1e-4)
-    step = lab.run(FlexLora(), context, cohort).step
+    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2], size=1e-4)
+    step = lab.run(FLEXLORA, context, cohort).step
     assert np.linalg.norm(step.flat) < 0.01 * np.linalg.norm(context.master.flat)
 
 
@@ -48,9 +48,9 @@ def test_no_matrix_of_the_weights_size_is_formed(lab):
     side = 3000
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry({"q": (side, side)}, rank=2), generator)
-    cohort = lab.contributions(FlexLora(), context, generator, weights=[1, 2, 3])
+    cohort = lab.contributions(FLEXLORA, context, generator, weights=[1, 2, 3])
     tracemalloc.start()
-    lab.run(FlexLora(), context, cohort)
+    lab.run(FLEXLORA, context, cohort)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < side * side * 8 / 10

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.flora import Flora
+from plait.aggregation.flora import FLORA
 
 RANKS = st.lists(
     st.tuples(st.integers(1, 4), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=6
@@ -18,13 +18,13 @@ def test_base_and_adapter_together_are_the_exact_mean_for_any_ranks_and_scales(l
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=3), generator)
     cohort = lab.contributions(
-        Flora(),
+        FLORA,
         context,
         generator,
         weights=[weight for _, _, weight in clients],
         geometries=[lab.geometry(rank=rank, alpha=alpha) for rank, alpha, _ in clients],
     )
-    outcome = lab.run(Flora(), context, cohort)
+    outcome = lab.run(FLORA, context, cohort)
     exact = lab.exact_mean(cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
 
@@ -32,7 +32,7 @@ def test_base_and_adapter_together_are_the_exact_mean_for_any_ranks_and_scales(l
 def test_the_adapter_starts_anew(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    outcome = lab.run(Flora(), context, lab.contributions(Flora(), context, generator, weights=[1, 2]))
+    outcome = lab.run(FLORA, context, lab.contributions(FLORA, context, generator, weights=[1, 2]))
     for pair in context.geometry.pairs:
         landed = lab.landed(context, outcome)
         np.testing.assert_allclose(pair.a_of(landed), pair.a_of(context.initial.flat), atol=1e-6)
@@ -43,9 +43,9 @@ def test_an_initial_adapter_that_is_not_zero_is_taken_off_the_base(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
     context = dataclasses.replace(context, initial=lab.state(context.geometry, generator))
-    cohort = lab.contributions(Flora(), context, generator, weights=[1, 2])
+    cohort = lab.contributions(FLORA, context, generator, weights=[1, 2])
     exact = lab.exact_mean(cohort)
-    outcome = lab.run(Flora(), context, cohort)
+    outcome = lab.run(FLORA, context, cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= 1e-6 * lab.size(exact)
 
 
@@ -55,8 +55,8 @@ def test_bases_of_many_rounds_add_up_to_the_sum_of_all_rounds_in_bounded_columns
     context = dataclasses.replace(context, master=context.initial)
     total, expected = None, {pair.module: 0.0 for pair in context.geometry.pairs}
     for _ in range(5):
-        cohort = lab.contributions(Flora(), context, generator, weights=[1, 2, 3])
-        base = lab.run(Flora(), context, cohort).base
+        cohort = lab.contributions(FLORA, context, generator, weights=[1, 2, 3])
+        base = lab.run(FLORA, context, cohort).base
         total = base if total is None else total.plus(base)
         expected = {module: expected[module] + product for module, product in lab.exact_mean(cohort).items()}
     for module, factors in total.factors.items():
@@ -68,4 +68,4 @@ def test_bases_of_many_rounds_add_up_to_the_sum_of_all_rounds_in_bounded_columns
 @pytest.mark.parametrize("clients", [1, 3, 100])
 def test_the_stack_travels_down_until_it_is_as_wide_as_the_weight(lab, clients):
     geometry = lab.geometry({"q": (7, 5)}, others=False)
-    assert Flora().traffic(geometry, geometry, clients).downlink == min(2 * clients, 5) * (7 + 5)
+    assert FLORA.traffic(geometry, clients).downlink == min(2 * clients, 5) * (7 + 5)

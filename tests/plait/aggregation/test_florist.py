@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.florist import Florist
+from plait.aggregation.florist import FLORIST
 
 
 @settings(max_examples=30)
@@ -14,7 +14,7 @@ from plait.aggregation.florist import Florist
 def test_the_fewest_singular_values_that_hold_the_energy_are_kept(lab, weights, energy, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=4), generator)
-    rule = Florist(energy=energy)
+    rule = FLORIST.with_options({"energy": str(energy)})
     cohort = lab.contributions(rule, context, generator, weights=weights)
     outcome = lab.run(rule, context, cohort)
     exact, kept = lab.exact_mean(cohort), 0

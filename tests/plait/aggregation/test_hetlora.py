@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.hetlora import HetLora
-from plait.aggregation.zero_pad import ZeroPad
+from plait.aggregation.hetlora import HETLORA
+from plait.aggregation.zero_pad import ZEROPAD
 
 CLIENTS = st.lists(
     st.tuples(st.integers(1, 3), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=6
@@ -22,7 +22,7 @@ def padded(pair, server, flat):
 @given(clients=CLIENTS, by_norm=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_the_result_is_the_mean_of_the_padded_factors(lab, clients, by_norm, seed):
     generator = np.random.default_rng(seed)
-    rule = HetLora() if by_norm else ZeroPad()
+    rule = HETLORA if by_norm else ZEROPAD
     context = lab.context(lab.geometry(rank=3), generator)
     cohort = lab.contributions(
         rule,
@@ -48,5 +48,5 @@ def test_a_module_without_any_product_stays_as_it_is(lab):
     generator = np.random.default_rng(0)
     geometry = lab.geometry()
     context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
-    cohort = lab.contributions(HetLora(), context, generator, weights=[1, 2], size=0.0)
-    assert not lab.run(HetLora(), context, cohort).step.flat.any()
+    cohort = lab.contributions(HETLORA, context, generator, weights=[1, 2], size=0.0)
+    assert not lab.run(HETLORA, context, cohort).step.flat.any()

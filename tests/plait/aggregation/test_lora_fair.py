@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.lora_fair import LoraFair
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.lora_fair import LORA_FAIR
 
 
 @settings(max_examples=30)
@@ -11,7 +11,7 @@ from plait.aggregation.lora_fair import LoraFair
 def test_b_solves_the_ridge_regression_of_the_exact_mean_on_a(lab, weights, seed):
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(), generator)
-    rule = LoraFair(strength=0.05)
+    rule = LORA_FAIR.with_options({"strength": "0.05"})
     cohort = lab.contributions(rule, context, generator, weights=weights)
     landed = lab.landed(context, lab.run(rule, context, cohort))
     mean = sum(p * lab.trained(c) for p, c in zip(lab.shares(cohort), cohort, strict=True))
@@ -29,11 +29,9 @@ def test_b_solves_the_ridge_regression_of_the_exact_mean_on_a(lab, weights, seed
 def test_the_correction_brings_the_product_nearer_to_the_exact_mean(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedAvg(), context, generator, weights=[1, 2, 3])
+    cohort = lab.contributions(FEDAVG, context, generator, weights=[1, 2, 3])
     exact = lab.exact_mean(cohort)
-    errors = [
-        lab.distance(lab.result(context, lab.run(rule, context, cohort)), exact) for rule in (LoraFair(), FedAvg())
-    ]
+    errors = [lab.distance(lab.result(context, lab.run(rule, context, cohort)), exact) for rule in (LORA_FAIR, FEDAVG)]
     assert errors[0] < errors[1]
 
 
@@ -42,5 +40,5 @@ def test_an_a_of_zero_needs_no_correction(lab):
     geometry = lab.geometry()
     zero = np.zeros(geometry.layout.size, np.float32)
     context = lab.context(geometry, generator, master=type(lab.state(geometry, generator))(geometry.layout, zero))
-    outcome = lab.run(LoraFair(), context, lab.contributions(LoraFair(), context, generator, weights=[1], size=0.0))
+    outcome = lab.run(LORA_FAIR, context, lab.contributions(LORA_FAIR, context, generator, weights=[1], size=0.0))
     assert not outcome.step.flat.any()

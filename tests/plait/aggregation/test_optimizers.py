@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
-from plait.aggregation.rule import Outcome
+from plait.aggregation.round import Outcome
 from plait.errors import ConfigError
 
 

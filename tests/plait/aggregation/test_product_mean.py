@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.product_mean import ProductMean
+from plait.aggregation.product_mean import PRODUCT_MEAN
 
 CLIENTS = st.lists(
     st.tuples(st.integers(1, 4), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=14
@@ -21,7 +21,7 @@ CLIENTS = st.lists(
 )
 def test_the_true_error_is_within_the_certified_bounds(lab, clients, rank, step, seed):
     generator = np.random.default_rng(seed)
-    rule = ProductMean(oversampling=1)
+    rule = PRODUCT_MEAN.with_options({"oversampling": "1"})
     context = lab.context(lab.geometry(rank=rank), generator)
     cohort = lab.contributions(
         rule,
@@ -48,7 +48,7 @@ def test_the_true_error_is_within_the_certified_bounds(lab, clients, rank, step,
 @given(weights=st.lists(st.integers(1, 999), min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_with_room_for_all_second_order_terms_it_is_the_best_product_of_the_dense_mean(lab, weights, seed):
     generator = np.random.default_rng(seed)
-    rule = ProductMean(oversampling=4)
+    rule = PRODUCT_MEAN.with_options({"oversampling": "4"})
     context = lab.context(lab.geometry(rank=2), generator)
     cohort = lab.contributions(rule, context, generator, weights=weights)
     outcome = lab.run(rule, context, cohort)
@@ -62,8 +62,8 @@ def test_with_room_for_all_second_order_terms_it_is_the_best_product_of_the_dens
 def test_a_small_step_changes_the_factors_little(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(ProductMean(), context, generator, weights=[1, 2, 3], size=0.01)
-    outcome = lab.run(ProductMean(), context, cohort)
+    cohort = lab.contributions(PRODUCT_MEAN, context, generator, weights=[1, 2, 3], size=0.01)
+    outcome = lab.run(PRODUCT_MEAN, context, cohort)
     np.testing.assert_allclose(outcome.step.flat, lab.mean_delta(cohort), atol=2e-3)
 
 
@@ -73,8 +73,8 @@ def test_more_kinds_of_received_adapters_than_there_is_room_for_are_still_within
     cohort = []
     for k in range(20):
         other = lab.context(lab.geometry(), generator)
-        cohort += lab.contributions(ProductMean(), other, generator, weights=[k + 1])
-    outcome = lab.run(ProductMean(), context, cohort)
+        cohort += lab.contributions(PRODUCT_MEAN, other, generator, weights=[k + 1])
+    outcome = lab.run(PRODUCT_MEAN, context, cohort)
     exact = lab.exact_mean(cohort)
     assert lab.distance(lab.result(context, outcome), exact) <= outcome.figures["error_bound"] + 1e-6 * lab.size(exact)
 
@@ -83,8 +83,8 @@ def test_an_untrained_fresh_adapter_stays_as_it_is(lab):
     generator = np.random.default_rng(0)
     geometry = lab.geometry()
     context = lab.context(geometry, generator, master=lab.fresh(geometry, generator))
-    cohort = lab.contributions(ProductMean(), context, generator, weights=[1, 2], size=0.0)
-    outcome = lab.run(ProductMean(), context, cohort)
+    cohort = lab.contributions(PRODUCT_MEAN, context, generator, weights=[1, 2], size=0.0)
+    outcome = lab.run(PRODUCT_MEAN, context, cohort)
     assert not outcome.step.flat.any()
     assert outcome.figures["error_bound"] == outcome.figures["error_estimate"] == 0
 
@@ -92,8 +92,8 @@ def test_an_untrained_fresh_adapter_stays_as_it_is(lab):
 def test_the_estimate_is_near_to_the_true_error(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry({"q": (60, 50)}, rank=2), generator)
-    cohort = lab.contributions(ProductMean(), context, generator, weights=[1] * 20)
-    outcome = lab.run(ProductMean(), context, cohort)
+    cohort = lab.contributions(PRODUCT_MEAN, context, generator, weights=[1] * 20)
+    outcome = lab.run(PRODUCT_MEAN, context, cohort)
     error = lab.distance(lab.result(context, outcome), lab.exact_mean(cohort))
     np.testing.assert_allclose(outcome.figures["error_estimate"], error, rtol=0.25)
 
@@ -102,9 +102,9 @@ def test_the_estimate_is_near_to_the_true_error(lab):
 def test_no_matrix_of_the_weights_size_is_formed(lab, side):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry({"q": (side, side)}, rank=2), generator)
-    cohort = lab.contributions(ProductMean(), context, generator, weights=[1, 2, 3, 4, 5])
+    cohort = lab.contributions(PRODUCT_MEAN, context, generator, weights=[1, 2, 3, 4, 5])
     tracemalloc.start()
-    lab.run(ProductMean(), context, cohort)
+    lab.run(PRODUCT_MEAN, context, cohort)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < side * side * 8 / 10

@@ -3,7 +3,7 @@ import pytest
 
 from plait.adapters import AdapterState
 from plait.aggregation.product_optimizer import ProductSpace
-from plait.aggregation.rule import Outcome
+from plait.aggregation.round import Outcome
 
 
 def products(lab, context, step):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.flexlora import FlexLora
-from plait.aggregation.raflora import RaFlora
+from plait.aggregation.flexlora import FLEXLORA
+from plait.aggregation.raflora import RAFLORA
 from plait.errors import PeerError
 
 CLIENTS = st.lists(
@@ -19,9 +19,9 @@ def test_each_slice_of_the_products_is_averaged_over_its_owners(lab, clients, se
     geometries = [lab.geometry(rank=rank, alpha=alpha) for rank, alpha, _ in clients]
     context = lab.context(lab.geometry(rank=3), generator, cohort=tuple(geometries))
     cohort = lab.contributions(
-        RaFlora(), context, generator, weights=[weight for _, _, weight in clients], geometries=geometries
+        RAFLORA, context, generator, weights=[weight for _, _, weight in clients], geometries=geometries
     )
-    outcome = lab.run(RaFlora(), context, cohort)
+    outcome = lab.run(RAFLORA, context, cohort)
     for server in context.geometry.pairs:
         mean = np.zeros((server.d_out, server.d_in))
         for i in range(4):
@@ -38,8 +38,8 @@ def test_each_slice_of_the_products_is_averaged_over_its_owners(lab, clients, se
 def test_with_one_rank_it_is_flexlora(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(RaFlora(), context, generator, weights=[1, 2, 5])
-    mine, theirs = (lab.result(context, lab.run(rule, context, cohort)) for rule in (RaFlora(), FlexLora()))
+    cohort = lab.contributions(RAFLORA, context, generator, weights=[1, 2, 5])
+    mine, theirs = (lab.result(context, lab.run(rule, context, cohort)) for rule in (RAFLORA, FLEXLORA))
     for module, product in mine.items():
         np.testing.assert_allclose(product, theirs[module], atol=1e-5)
 
@@ -47,6 +47,6 @@ def test_with_one_rank_it_is_flexlora(lab):
 def test_a_rank_that_was_not_announced_is_refused(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(rank=2), generator)
-    cohort = lab.contributions(RaFlora(), context, generator, weights=[1], geometries=[lab.geometry(rank=1)])
+    cohort = lab.contributions(RAFLORA, context, generator, weights=[1], geometries=[lab.geometry(rank=1)])
     with pytest.raises(PeerError, match="is 1, expected one of 2"):
-        lab.run(RaFlora(), context, cohort)
+        lab.run(RAFLORA, context, cohort)

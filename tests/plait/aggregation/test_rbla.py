@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.aggregation.rbla import Rbla
+from plait.aggregation.rbla import RBLA
 
 CLIENTS = st.lists(
     st.tuples(st.integers(1, 3), st.sampled_from([1.0, 4.0, 16.0]), st.integers(1, 999)), min_size=1, max_size=6
@@ -15,13 +15,13 @@ def test_each_slice_is_the_mean_over_its_owners_and_else_the_masters(lab, client
     generator = np.random.default_rng(seed)
     context = lab.context(lab.geometry(rank=3), generator)
     cohort = lab.contributions(
-        Rbla(),
+        RBLA,
         context,
         generator,
         weights=[weight for _, _, weight in clients],
         geometries=[lab.geometry(rank=rank, alpha=alpha) for rank, alpha, _ in clients],
     )
-    landed = lab.landed(context, lab.run(Rbla(), context, cohort))
+    landed = lab.landed(context, lab.run(RBLA, context, cohort))
     for server in context.geometry.pairs:
         for i in range(3):
             owners = [c for c in cohort if c.geometry.by_module[server.module].rank > i]

@@ -64,22 +64,6 @@ def test_one_rank_with_two_scales_is_mixed_too(lab, name):
             check_rule(RULES[name], server, cohort=(client,))
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_under_secure_aggregation_only_linear_rules_of_one_rank_are_left(lab, name):
-    rule = RULES[name]
-    geometry = at_rank(lab, RANK)
-    if rule.subject is Subject.SQUARES:
-        geometry = square_geometry(geometry)
-    if not rule.linear:
-        with pytest.raises(ConfigError, match=f"rule is '{name}' under secure aggregation, expected a linear rule"):
-            check_rule(rule, geometry, secret=True)
-        return
-    check_rule(rule, geometry, secret=True)
-    if rule.mixed_ranks:
-        with pytest.raises(ConfigError, match="with mixed ranks under secure aggregation"):
-            check_rule(rule, geometry, cohort=(at_rank(lab, 1),), secret=True)
-
-
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.needs_all])
 def test_a_robust_rule_wants_a_majority_of_honest_clients(lab, name):
     with pytest.raises(ConfigError, match=f"rule is '{name}' with 2 clients in a round, expected at least 3"):

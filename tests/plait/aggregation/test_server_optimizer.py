@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState
-from plait.aggregation.fedex import FedEx
-from plait.aggregation.fedsvd import FedSvd
-from plait.aggregation.flora import Flora
-from plait.aggregation.product_mean import ProductMean
+from plait.aggregation.fedex import FEDEX
+from plait.aggregation.fedsvd import FEDSVD
+from plait.aggregation.flora import FLORA
+from plait.aggregation.product_mean import PRODUCT_MEAN
 from plait.aggregation.product_optimizer import ProductSpace
-from plait.aggregation.rule import Outcome
+from plait.aggregation.round import Outcome
 from plait.aggregation.server_optimizer import Adaptive, Plain, Sgd, check_composition
 from plait.errors import ConfigError
 
@@ -45,7 +45,7 @@ def test_sgd_is_the_textbook_momentum(steps, nesterov):
 
 @pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
 def test_the_adaptive_ones_are_algorithm_2_of_the_paper(steps, name):
-    optimizer = Adaptive(name, learning_rate=0.1, beta1=0.9, beta2=0.99, tau=1e-3)
+    optimizer = Adaptive(name, learning_rate=0.1, momentum=0.9, beta2=0.99, tau=1e-3)
     m, v = 0.0, 1e-6
     for got, state in zip(taken(optimizer, steps), steps[1], strict=True):
         d = state.flat.astype(float)
@@ -70,12 +70,12 @@ def test_memory_is_not_changed_in_place(steps):
 @pytest.mark.parametrize(
     ("rule", "optimizer", "fits"),
     [
-        (ProductMean(), Sgd(momentum=0.9), True),
-        (FedEx(), Adaptive("fedadam"), True),
-        (FedSvd(), Adaptive("fedadam"), False),
-        (FedSvd(), ProductSpace(), True),
-        (Flora(), ProductSpace(), False),
-        (Flora(), Plain(), True),
+        (PRODUCT_MEAN, Sgd(momentum=0.9), True),
+        (FEDEX, Adaptive("fedadam"), True),
+        (FEDSVD, Adaptive("fedadam"), False),
+        (FEDSVD, ProductSpace(), True),
+        (FLORA, ProductSpace(), False),
+        (FLORA, Plain(), True),
     ],
 )
 def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer, fits):
@@ -88,8 +88,8 @@ def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer
 
 def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
     with pytest.raises(ConfigError, match="this rule turns the factors"):
-        check_composition(ProductMean(), Sgd(momentum=0.9), one_rank=False)
-    check_composition(ProductMean(), ProductSpace(), one_rank=False)
+        check_composition(PRODUCT_MEAN, Sgd(momentum=0.9), one_rank=False)
+    check_composition(PRODUCT_MEAN, ProductSpace(), one_rank=False)
 
 
 def test_settings_are_frozen():

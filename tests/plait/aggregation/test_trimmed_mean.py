@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from plait.aggregation.fedavg import FedAvg
-from plait.aggregation.trimmed_mean import TrimmedMean
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.trimmed_mean import TRIMMED_MEAN
 
 
 @pytest.mark.parametrize(
@@ -11,9 +11,9 @@ from plait.aggregation.trimmed_mean import TrimmedMean
 def test_the_extremes_of_each_element_are_left_out(lab, clients, share, cut):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FedAvg(), context, generator, weights=range(1, clients + 1))
+    cohort = lab.contributions(FEDAVG, context, generator, weights=range(1, clients + 1))
     values = np.sort([c.delta.flat.astype(float) for c in cohort], axis=0)[cut : clients - cut]
-    outcome = lab.run(TrimmedMean(share=share), context, cohort)
+    outcome = lab.run(TRIMMED_MEAN.with_options({"share": str(share)}), context, cohort)
     np.testing.assert_allclose(outcome.step.flat, values.mean(axis=0), rtol=1e-6, atol=1e-7)
     assert outcome.figures["trimmed_clients"] == 2 * cut
 
@@ -21,6 +21,6 @@ def test_the_extremes_of_each_element_are_left_out(lab, clients, share, cut):
 def test_one_liar_of_five_is_left_out(lab, outlier):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry(), generator)
-    honest = lab.contributions(FedAvg(), context, generator, weights=[1, 1, 1, 1])
-    step = lab.run(TrimmedMean(), context, [*honest, outlier(honest[0])]).step.flat
+    honest = lab.contributions(FEDAVG, context, generator, weights=[1, 1, 1, 1])
+    step = lab.run(TRIMMED_MEAN, context, [*honest, outlier(honest[0])]).step.flat
     assert np.abs(step).max() <= max(np.abs(c.delta.flat).max() for c in honest)

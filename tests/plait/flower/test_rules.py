@@ -10,9 +10,9 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import FedMedian
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation import RULES, Contribution, RoundContext, check_rule, geometry_of
+from plait.aggregation import RULES, Contribution, RoundContext, Rule, Subject, check_rule, geometry_of
 from plait.errors import ConfigError, PeerError
-from plait.flower.rules import FLOWER_RULES, FlowerRule, flower_rule
+from plait.flower.rules import FLOWER_RULES, FlowerStrategy
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 5], "q.lora_B.weight": [7, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
@@ -52,7 +52,7 @@ def krum_order(values, bad):
 @pytest.mark.parametrize("clients", [3, 5, 8, 12])
 def test_krum_takes_the_update_with_the_nearest_neighbours(clients):
     values = draw(clients)
-    outcome = run(flower_rule("krum"), cohort(values))
+    outcome = run(FLOWER_RULES["krum"], cohort(values))
     np.testing.assert_array_equal(outcome.step.flat, values[krum_order(values, (clients - 3) // 2)[0]])
     assert outcome.figures["tolerated_clients"] == (clients - 3) // 2
 
@@ -62,7 +62,7 @@ def test_multi_krum_averages_as_many_as_the_paper_allows(clients):
     values, weights = draw(clients), np.arange(1.0, clients + 1)
     bad = (clients - 3) // 4
     chosen = krum_order(values, bad)[: clients - 2 * bad - 3]
-    outcome = run(flower_rule("multi_krum"), cohort(values, weights))
+    outcome = run(FLOWER_RULES["multi_krum"], cohort(values, weights))
     expected = np.average(values[chosen].astype(np.float64), axis=0, weights=weights[chosen])
     np.testing.assert_allclose(outcome.step.flat, expected, rtol=1e-6)
 
@@ -74,7 +74,7 @@ def test_bulyan_averages_the_values_next_to_the_median_of_krums_choice(clients):
     chosen = values[krum_order(values, bad)[: clients - 2 * bad]].astype(np.float64)
     away = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[: len(chosen) - 2 * bad]
     expected = np.take_along_axis(chosen, away, axis=0).mean(axis=0)
-    np.testing.assert_allclose(run(flower_rule("bulyan"), cohort(values)).step.flat, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(run(FLOWER_RULES["bulyan"], cohort(values)).step.flat, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", FLOWER_RULES)
@@ -83,7 +83,7 @@ def test_a_liar_as_large_as_float32_allows_moves_nothing(name):
     liar = np.where(honest[0] < 0, np.float32(2.0**119), np.float32(-(2.0**119)))
     for place in (0, 3, 6):
         values = np.insert(honest, place, liar, axis=0)
-        step = run(flower_rule(name), cohort(values)).step.flat
+        step = run(FLOWER_RULES[name], cohort(values)).step.flat
         assert (step >= honest.min(axis=0)).all()
         assert (step <= honest.max(axis=0)).all()
 
@@ -92,7 +92,7 @@ def test_a_liar_as_large_as_float32_allows_moves_nothing(name):
 @pytest.mark.parametrize("clients", [1, 2, 3])
 def test_a_round_that_few_clients_answered_still_has_a_result(name, clients):
     values = draw(clients)
-    outcome = run(flower_rule(name), cohort(values))
+    outcome = run(FLOWER_RULES[name], cohort(values))
     assert outcome.figures["tolerated_clients"] == 0
     if name == "bulyan":
         np.testing.assert_allclose(outcome.step.flat, values.astype(np.float64).mean(axis=0), rtol=1e-6)
@@ -101,38 +101,38 @@ def test_a_round_that_few_clients_answered_still_has_a_result(name, clients):
 @pytest.mark.parametrize("name", FLOWER_RULES)
 def test_the_order_of_the_clients_does_not_matter(name):
     values = draw(7)
-    expected = run(flower_rule(name), cohort(values)).step.flat
+    expected = run(FLOWER_RULES[name], cohort(values)).step.flat
     for order in itertools.islice(itertools.permutations(range(7)), 1000, 5040, 2000):
-        np.testing.assert_allclose(run(flower_rule(name), cohort(values[list(order)])).step.flat, expected, rtol=1e-6)
+        np.testing.assert_allclose(run(FLOWER_RULES[name], cohort(values[list(order)])).step.flat, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FLOWER_RULES)
 def test_plaits_validator_stands_before_flower(name):
-    accumulator = flower_rule(name).begin(RoundContext(round=1, master=ZERO, geometry=GEOMETRY, initial=ZERO))
+    accumulator = FLOWER_RULES[name].begin(RoundContext(round=1, master=ZERO, geometry=GEOMETRY, initial=ZERO))
     for contribution in cohort(draw(7)):
         accumulator.add(contribution)
     for bad in (*cohort(np.full((1, LAYOUT.size), np.nan)), *cohort(draw(1), [np.nan]), *cohort(draw(1), [1e18])):
         with pytest.raises(PeerError, match="update of 'client-0'"):
             accumulator.add(bad)
-    np.testing.assert_array_equal(accumulator.finish().step.flat, run(flower_rule(name), cohort(draw(7))).step.flat)
+    np.testing.assert_array_equal(accumulator.finish().step.flat, run(FLOWER_RULES[name], cohort(draw(7))).step.flat)
 
 
 @pytest.mark.parametrize(("name", "least"), [("krum", 5), ("multi_krum", 7), ("bulyan", 7)])
 def test_a_cohort_in_which_no_bad_client_can_be_stood_is_refused_at_configuration(name, least):
-    rule = flower_rule(name)
-    assert [rule.tolerates(clients) for clients in (least - 1, least)] == [0, 1]
+    rule = FLOWER_RULES[name]
+    assert [rule.algorithm.tolerates(clients) for clients in (least - 1, least)] == [0, 1]
     check_rule(rule, GEOMETRY, clients=least)
     with pytest.raises(ConfigError, match=rf"rule is '{name}' with {least - 1} clients .* at least {least}"):
         check_rule(rule, GEOMETRY, clients=least - 1)
-    with pytest.raises(ConfigError, match="under secure aggregation"):
-        check_rule(rule, GEOMETRY, secret=True)
+    assert not rule.linear
 
 
 @pytest.mark.parametrize(
     ("strategy", "ours"), [(FlowerFedAvg, "fedavg"), (FedMedian, "median")], ids=["mean", "median"]
 )
 def test_any_strategy_of_flowers_can_be_a_rule_and_agrees_with_ours(strategy, ours):
-    rule = FlowerRule("own", "own", "own", tolerates=lambda _: 0, strategy=lambda _updates, _bad: strategy())
+    algorithm = FlowerStrategy(tolerates=lambda _: 0, strategy=lambda _updates, _bad: strategy())
+    rule = Rule(name="own", title="own", computes="own", algorithm=algorithm, subject=Subject.TENSORS)
     contributions = cohort(draw(6), [1, 2, 3, 4, 5, 6])
     expected = run(RULES[ours], contributions).step.flat
     np.testing.assert_allclose(run(rule, contributions).step.flat, expected, rtol=1e-6, atol=1e-8)
@@ -140,12 +140,10 @@ def test_any_strategy_of_flowers_can_be_a_rule_and_agrees_with_ours(strategy, ou
 
 def test_flower_says_nothing_in_passing(caplog):
     caplog.set_level("DEBUG")
-    run(flower_rule("krum"), cohort(draw(5)))
+    run(FLOWER_RULES["krum"], cohort(draw(5)))
     assert not caplog.records
 
 
 def test_names_are_none_of_plaits_own():
     assert not set(FLOWER_RULES) & RULES.keys()
-    assert [flower_rule(name).name for name in FLOWER_RULES] == sorted(FLOWER_RULES)
-    assert flower_rule("fedavg") is None
-    assert flower_rule("median") is None
+    assert [FLOWER_RULES[name].name for name in FLOWER_RULES] == sorted(FLOWER_RULES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState
-from plait.aggregation import RULES, Subject, turns
+from plait.aggregation import RULES, Subject
 from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.broadcasts import Broadcasts, follow
@@ -205,7 +205,7 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
         settings={"own_share": 0.3} if rule == "fedavg" else None,
     )
     plan, spec = federation.plan, federation.spec
-    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES[rule], turns=turns(RULES[rule], one_rank=True))
+    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES[rule], turns=RULES[rule].turns(one_rank=True))
     channel = federation.channel
     for node, name in channel.names.items():
         terms = Terms(name, tasks, (spec,), spec, LOOSE)

@@ -1,0 +1,89 @@
+"""One round of aggregation: what is known when it begins, what takes the updates in, and what it results in.
+
+An accumulator sees decoded float32 deltas and weights, never bytes, sockets or files. Updates come in client order, one
+at a time, so memory does not grow with the cohort unless the rule needs all updates at once. State that a rule carries
+over goes out as plain arrays and comes back in the next round. Knows no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState
+from plait.aggregation.base_delta import BaseDelta
+from plait.aggregation.contribution import Contribution
+from plait.aggregation.geometry import Geometry
+
+Memory = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, eq=False)
+class RoundContext:
+    """What is known when a round begins.
+
+    Attributes:
+        round: its number, from 1.
+        master: the server's adapter; clients received it, or what `projection.fitted` made of it for their rank.
+        geometry: of the master.
+        initial: the adapter that the run began with, in the master's layout.
+        seed: of the run.
+        cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
+        memory: what the rule kept from the round before; empty at first.
+    """
+
+    round: int
+    master: AdapterState
+    geometry: Geometry
+    initial: AdapterState
+    seed: int = 0
+    cohort: tuple[Geometry, ...] = ()
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+
+    @property
+    def one_rank(self) -> bool:
+        """Whether all clients have the master's geometry."""
+        return not self.cohort
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a round comes to.
+
+    Attributes:
+        step: to be added to the master.
+        base: to be merged into the frozen base; None for rules that leave it alone.
+        memory: for the next round.
+        figures: numbers for the ledger, for example a certified bound of the error.
+        client_square: weighted mean of the squared norms of the clients' deltas; whoever folds the round fills it in.
+    """
+
+    step: AdapterState
+    base: BaseDelta | None = None
+    memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    client_square: float = 0.0
+
+
+class Accumulator(Protocol):
+    """One round under way."""
+
+    def add(self, contribution: Contribution) -> None:
+        """Take in one client's delta.
+
+        Raises:
+            PeerError: it makes no sense, or not to this rule; nothing was changed.
+        """
+        ...
+
+    def finish(self) -> Outcome:
+        """The outcome of the whole cohort.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        ...

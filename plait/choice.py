@@ -1,0 +1,105 @@
+"""A choice by name, with options of its own, in one text: ``fedavg``, ``trimmed_mean:share=0.1``.
+
+So a rule and its options are one value in a configuration, on the command line, in a ledger and in what a server tells
+its clients. What is chosen is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from plait.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a choice.
+
+    Attributes:
+        name: as the user writes it.
+        default: its value where the user gives none.
+        description: what it does, in a few words.
+    """
+
+    name: str
+    default: float | int | bool | str
+    description: str
+
+
+def parse_choice(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the options of ``NAME:OPTION=VALUE,OPTION=VALUE``.
+
+    Raises:
+        ConfigError: an option has no value, or is given twice.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, str] = {}
+    for part in filter(None, map(str.strip, rest.split(","))):
+        option, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (option and equals and value):
+            raise ConfigError(f"option of '{name}' is '{part}', expected OPTION=VALUE")
+        if option in options:
+            raise ConfigError(f"option '{option}' of '{name}' is given twice, expected once")
+        options[option] = value
+    return name.strip(), options
+
+
+def choice_text(table: Mapping[str, object]) -> str:
+    """A table with a ``name`` and options, as a TOML file has it, as one text.
+
+    Raises:
+        ConfigError: it has no name.
+    """
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {name!r}, expected a text beside the options {', '.join(table)}")
+    options = ",".join(f"{key}={value}" for key, value in table.items() if key != "name")
+    return f"{name}:{options}" if options else name
+
+
+def options_of(chosen: object) -> tuple[Option, ...]:
+    """The options of a choice; none where it is no dataclass, such as a class or function."""
+    if not is_dataclass(chosen) or isinstance(chosen, type):
+        return ()
+    found: list[Option] = []
+    hints = get_type_hints(type(chosen), include_extras=True)
+    for field in fields(chosen):
+        infos = [info for info in getattr(hints[field.name], "__metadata__", ()) if isinstance(info, FieldInfo)]
+        if infos and field.default is not MISSING:
+            found.append(Option(field.name, getattr(chosen, field.name), infos[0].description or ""))
+    return tuple(found)
+
+
+def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
+    """A choice with some of its options set.
+
+    Args:
+        chosen: a frozen dataclass, or anything else where it has no options.
+        given: values as text, by option.
+        what: its name in error messages.
+
+    Raises:
+        ConfigError: there is no such option (its own are listed), or the value is of the wrong type or out of range.
+    """
+    known = [option.name for option in options_of(chosen)]
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        key = name.replace("-", "_")
+        if key not in known:
+            expected = f"expected one of {', '.join(known)}{did_you_mean(key, known)}" if known else "it has no options"
+            raise ConfigError(f"{what} is given the option '{name}', {expected}")
+        annotation = get_type_hints(type(chosen), include_extras=True)[key]
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+        try:
+            values[key] = adapter.validate_python(text)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].lower().replace("input should be", "expected")
+            raise ConfigError(f"{name} of {what} is '{text}', {message}") from error
+    return replace(chosen, **values) if values else chosen  # pyright: ignore[reportCallIssue, reportArgumentType]

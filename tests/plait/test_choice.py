@@ -1,0 +1,86 @@
+"""A name and its options in one text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from plait.choice import choice_text, options_of, parse_choice, with_options
+from plait.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sample:
+    share: Annotated[float, Field(gt=0, lt=1, description="a share")] = 0.5
+    count: Annotated[int, Field(ge=1, le=9, description="a count")] = 3
+    loud: Annotated[bool, Field(description="a switch")] = False
+    hidden: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("fedavg", "fedavg", {}),
+        ("trimmed_mean:share=0.1", "trimmed_mean", {"share": "0.1"}),
+        (" a : b = 1 , c=2 ", "a", {"b": "1", "c": "2"}),
+        ("a:", "a", {}),
+    ],
+)
+def test_a_text_is_a_name_and_its_options(text, name, options) -> None:
+    assert parse_choice(text) == (name, options)
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:b=", "a:=1", "a:b=1,b=2"])
+def test_an_option_without_a_value_or_given_twice_is_refused(text) -> None:
+    with pytest.raises(ConfigError, match="option"):
+        parse_choice(text)
+
+
+def test_a_table_with_a_name_is_the_same_text() -> None:
+    text = choice_text({"name": "sample", "share": 0.25, "count": 4, "loud": True})
+    assert text == "sample:share=0.25,count=4,loud=True"
+    name, options = parse_choice(text)
+    assert (name, with_options(Sample(), options, what="sample")) == ("sample", Sample(0.25, 4, True))
+    assert choice_text({"name": "sample"}) == "sample"
+
+
+def test_a_table_without_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name is None, expected a text beside the options share"):
+        choice_text({"share": 0.25})
+
+
+def test_options_are_the_described_fields_with_their_values() -> None:
+    assert [(option.name, option.default) for option in options_of(Sample(share=0.75))] == [
+        ("share", 0.75),
+        ("count", 3),
+        ("loud", False),
+    ]
+    assert options_of(Sample) == options_of(len) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"shar": "0.1"},
+            "sample is given the option 'shar', expected one of share, count, loud; did you mean 'share'",
+        ),
+        ({"hidden": "2"}, "option 'hidden'"),
+        ({"share": "1"}, "share of sample is '1', expected less than 1"),
+        ({"share": "nan"}, "expected a finite number"),
+        ({"share": "much"}, "expected a valid number"),
+        ({"count": "2.5"}, "expected a valid integer"),
+        ({"count": "10"}, "expected less than or equal to 9"),
+    ],
+)
+def test_an_option_that_is_not_there_or_out_of_range_is_refused(given, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_options(Sample(), given, what="sample")
+
+
+def test_what_has_no_options_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"len is given the option 'share', it has none|has no options"):
+        with_options(len, {"share": "1"}, what="len")
