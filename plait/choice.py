@@ -55,11 +55,14 @@ def choice_text(table: Mapping[str, object]) -> str:
     """A table with a ``name`` and options, as a TOML file has it, as one text.
 
     Raises:
-        ConfigError: it has no name.
+        ConfigError: it has no name, or an option is itself a table or list.
     """
     name = table.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}, expected a text beside the options {', '.join(table)}")
+    for key, value in table.items():
+        if not isinstance(value, bool | int | float | str):
+            raise ConfigError(f"{key} is {value!r}, expected a number, a text, true or false")
     options = ",".join(f"{key}={value}" for key, value in table.items() if key != "name")
     return f"{name}:{options}" if options else name
 

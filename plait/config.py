@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from plait.choice import choice_text
 from plait.errors import ConfigError, did_you_mean
 from plait.text import escaped
 
@@ -44,6 +45,8 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
+# Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
+_CHOICES = frozenset({"rule", "server-optimizer"})
 # The largest values that a task can carry.
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
@@ -169,8 +172,8 @@ class RunConfig(BaseModel, frozen=True):
     rule: Annotated[
         str,
         Field(
-            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, median, krum …; plait rules "
-            "lists all"
+            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, median, krum …, with options such "
+            "as trimmed_mean:share=0.1; plait rules lists all"
         ),
     ] = "fedavg"
     weighting: Annotated[
@@ -388,7 +391,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     known = known_keys()
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
-    for given, value in table.items():
+    for given, value in _nested(table).items():
         key = given.replace("_", "-").lower()
         key = ALIASES.get(key, key)
         if key not in known:
@@ -399,7 +402,8 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
-        settings[key], names[key] = value, given
+        choice = _choice(cast("dict[str, object]", value), f"{where}: {key}") if _is_choice(key, value) else value
+        settings[key], names[key] = choice, given
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
@@ -416,6 +420,31 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
         ) from error
+
+
+def _nested(table: Mapping[str, object]) -> dict[str, object]:
+    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``."""
+    nested: dict[str, object] = {}
+    for given, value in table.items():
+        key, dot, option = given.partition(".")
+        if not (dot and key.replace("_", "-").lower() in _CHOICES):
+            nested[given] = value
+        elif isinstance(options := nested.setdefault(key, {}), dict):
+            options[option] = value
+        else:
+            raise _refusal(f"'{key}' and '{given}' are both given, expected one of them")
+    return nested
+
+
+def _is_choice(key: str, value: object) -> bool:
+    return key in _CHOICES and isinstance(value, dict)
+
+
+def _choice(table: Mapping[str, object], where: str) -> str:
+    try:
+        return choice_text(table)
+    except ConfigError as error:
+        raise _refusal(f"{where}: {error}") from error
 
 
 def _refusal(text: str) -> ConfigError:

@@ -25,7 +25,7 @@ class GeometricMedian:
     """The smoothed geometric median."""
 
     smoothing: Annotated[
-        float, Field(ge=0, le=1, description="nu of the iteration, relative to the median norm of the deltas")
+        float, Field(ge=0, le=1, description="smoothing nu, relative to the norm of a typical delta")
     ] = 1e-6
     iterations: Annotated[
         int, Field(ge=1, le=100_000, description="at most so many; it stops earlier once the mixture has settled")

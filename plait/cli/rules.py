@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +60,7 @@ def rules(
 
     console = Console()
     console.print(to_rich(_meanings(entries)))
+    console.print(to_rich(_options(ALL_RULES.values())))
     console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")))
 
 
@@ -65,6 +68,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
     from plait.aggregation import Subject
     from plait.aggregation.fedsb import square_geometry
+    from plait.choice import options_of
 
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
     traffic = rule.traffic(geometry, clients)
@@ -82,6 +86,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
         "needs_all": rule.needs_all,
         "least_clients": rule.least_clients,
         "personal_side": rule.personal and rule.personal.value,
+        "options": [asdict(option) for option in options_of(rule.algorithm)],
         "uplink_parameters": traffic.uplink,
         "downlink_parameters": traffic.downlink,
         "uplink_bytes_fp32": _FP32_BYTES * traffic.uplink,
@@ -97,6 +102,19 @@ def _meanings(entries: list[dict[str, object]]) -> Table:
         ("rule", "computes", "paper"),
         tuple((str(entry["rule"]), str(entry["computes"]), str(entry["paper"])) for entry in entries),
         text_columns=(0, 1, 2),
+    )
+
+
+def _options(rules: Iterable[Rule]) -> Table:
+    from plait.choice import options_of
+    from plait.report import Table
+
+    rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
+    return Table(
+        "Options, given as --rule trimmed_mean:share=0.1",
+        ("option", "default", "sets"),
+        tuple((f"{name}:{option.name}", f"{option.default:g}", option.description) for name, option in rows),
+        text_columns=(0, 2),
     )
 
 

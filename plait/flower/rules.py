@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Float32
-from plait.aggregation import RULES, Outcome, RoundContext, Rule, Subject
+from plait.aggregation import RULES, Algorithm, Outcome, Rule, Subject
 from plait.aggregation.stacked import Stacked
 
 if TYPE_CHECKING:
@@ -29,36 +29,30 @@ if TYPE_CHECKING:
 _ARRAYS, _DELTA, _METRICS, _WEIGHT = "arrays", "delta", "metrics", "num-examples"
 
 
-@dataclass(frozen=True)
-class FlowerStrategy:
+def flower_algorithm(tolerates: Callable[[int], int], strategy: Callable[[int, int], Strategy]) -> Algorithm:
     """One of Flower's strategies as the algorithm of a rule.
 
-    Attributes:
+    Args:
         tolerates: from a number of updates to the number of bad ones among them that the strategy withstands.
         strategy: from the number of updates and of bad ones to the strategy.
     """
 
-    tolerates: Callable[[int], int]
-    strategy: Callable[[int, int], Strategy]
-
-    def __call__(self, context: RoundContext) -> Stacked:
-        """Begin a round."""
-        return Stacked(context, self._combine)
-
-    def _combine(self, stacked: Stacked) -> Outcome:
+    def combine(stacked: Stacked) -> Outcome:
         updates = len(stacked.deltas)
-        tolerated = self.tolerates(updates)
-        strategy = self.strategy(updates, tolerated)
+        tolerated = tolerates(updates)
+        made = strategy(updates, tolerated)
         replies = [
             _reply(number, delta, weight)
             for number, (delta, weight) in enumerate(zip(stacked.deltas, stacked.weights, strict=True), start=1)
         ]
         with _quiet():
-            arrays, _ = strategy.aggregate_train(stacked.context.round, replies)
+            arrays, _ = made.aggregate_train(stacked.context.round, replies)
         if arrays is None:
-            raise ValueError(f"{type(strategy).__name__} made nothing of {updates} updates")
+            raise ValueError(f"{type(made).__name__} made nothing of {updates} updates")
         step: NDArray[np.float64] = arrays[_DELTA].numpy()
         return stacked.outcome(step, tolerated_clients=float(tolerated))
+
+    return partial(Stacked, combine=combine)
 
 
 def _reply(number: int, delta: Float32, weight: float) -> Message:
@@ -126,7 +120,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
             title="Bulyan (arXiv 1802.07927), by Flower",
             computes="of the updates that Krum would take, the mean of the values next to the median of each element; "
             "withstands (n - 3) / 4 bad of n; weights are ignored",
-            algorithm=FlowerStrategy(lambda updates: max(0, (updates - 3) // 4), _bulyan),
+            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
             subject=Subject.TENSORS,
             needs_all=True,
             least_clients=7,
@@ -136,7 +130,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
             title="Krum (arXiv 1703.02757), by Flower",
             computes="the one update that is nearest to its nearest others; withstands (n - 3) / 2 bad of n; "
             "weights are ignored",
-            algorithm=FlowerStrategy(lambda updates: max(0, (updates - 3) // 2), _krum),
+            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 2), _krum),
             subject=Subject.TENSORS,
             needs_all=True,
             least_clients=5,
@@ -146,7 +140,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
             title="Multi-Krum (arXiv 1703.02757), by Flower",
             computes="weighted mean of the updates that are nearest to their nearest others, about half of them; "
             "withstands (n - 3) / 4 bad of n",
-            algorithm=FlowerStrategy(lambda updates: max(0, (updates - 3) // 4), _multi_krum),
+            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _multi_krum),
             subject=Subject.TENSORS,
             needs_all=True,
             least_clients=7,

@@ -249,3 +249,38 @@ def test_an_error_is_one_line_whatever_it_quotes(table: dict[str, object]) -> No
     with pytest.raises(ConfigError) as caught:
         config_from_table(table)
     assert str(caught.value).isprintable()
+
+
+TABLES = [
+    {"rule": "trimmed_mean:share=0.1"},
+    {"rule": {"name": "trimmed_mean", "share": 0.1}},
+    {"rule.name": "trimmed_mean", "rule.share": 0.1},
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=["text", "table", "as Flower flattens a table"])
+def test_options_of_a_rule_are_one_text_however_they_are_written(tmp_path, table):
+    config = config_from_table(table)
+    assert config.rule == "trimmed_mean:share=0.1"
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert config_from_table(read_config_table(tmp_path / "config.toml")) == config
+
+
+def test_a_rule_may_be_a_table_of_a_file(tmp_path):
+    (tmp_path / "config.toml").write_text("rounds = 2\n[server-optimizer]\nname = 'fedadam'\nbeta2 = 0.999\n")
+    assert config_from_table(read_config_table(tmp_path / "config.toml")).server_optimizer == "fedadam:beta2=0.999"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected a text beside the options share"),
+        ({"rule": {"name": "trimmed_mean", "share": [1]}}, r"rule: share is \[1\], expected a number"),
+        ({"rule": "fedavg", "rule.share": 0.1}, "'rule' and 'rule.share' are both given"),
+        ({"method": {"name": "lora"}}, "method is"),
+        ({"method.name": "lora"}, "unknown key 'method.name'"),
+    ],
+)
+def test_a_table_that_is_no_choice_is_refused(table, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_table(table)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from plait.aggregation import RULES
+from plait.aggregation import RULES, rule_named
 from plait.flower.rules import FLOWER_RULES
 
 
@@ -77,3 +77,21 @@ def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, opti
     ran = plait("rules", "--base", "tiny", *options)
     assert ran.code == 2
     assert ran.err.startswith("error: ")
+
+
+def test_options_are_listed_with_their_defaults_and_can_be_given(plait) -> None:
+    rules = by_name(listed(plait))
+    found = {(name, option["name"]): option["default"] for name in rules for option in rules[name]["options"]}
+    assert found == {
+        ("fedrot", "strength"): 1.0,
+        ("florist", "energy"): 0.9,
+        ("geometric_median", "iterations"): 1000,
+        ("geometric_median", "smoothing"): 1e-6,
+        ("lora_fair", "strength"): 0.01,
+        ("product_mean", "oversampling"): 2,
+        ("trimmed_mean", "share"): 0.2,
+    }
+    lines = [line.split() for line in plait("rules", "--base", "tiny").out.splitlines()]
+    for (name, option), default in found.items():
+        assert sum(words[:2] == [f"{name}:{option}", f"{default:g}"] for words in lines) == 1
+        assert rule_named(f"{name}:{option}={default}", RULES) == RULES[name]
