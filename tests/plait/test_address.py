@@ -55,6 +55,6 @@ def test_a_taken_port_and_a_foreign_address_are_told_apart():
         other.listen()
         with pytest.raises(MachineError, match="the port is taken"):
             Address("127.0.0.1", other.getsockname()[1]).check_free()
-    with pytest.raises(ConfigError, match="no address of this machine"):
+    with pytest.raises(ConfigError, match="not an address of this machine"):
         Address("192.0.2.1", 9440).check_free()
     Address("127.0.0.1", 0).check_free()
