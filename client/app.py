@@ -1,8 +1,8 @@
-"""The Flower ClientApp: plait's participant, as the context of a message says who it is."""
+"""The Flower ClientApp, for Flower's engines: answers as the participant that a message's context stands for."""
 
 from __future__ import annotations
 
-from client.identity import participant_of
+from client.contexts import ContextParticipants
 from plait.flower.apps import client_app
 
-app = client_app(participant_of)
+app = client_app(ContextParticipants())

@@ -1,18 +1,25 @@
-"""Make ready for a run with plait's own ClientApp: bring its base here, and say what this node can do with it."""
+"""Make ready for a run: get consent, bring its base here, resolve it, and say what this node can do with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from client.consent import Consents, agree, consent_digest
 from client.proposal import Proposal
 from client.settings import NodeSettings
+from client.state_directory import memory_folder
 from client.wording import shown
 from client.workplace import AppWorkplace, Capacity, DecliningWorkplace, Run, Workplace
 from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
+from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, PolicyError
+from plait.rounds.disk_memory import DiskMemory
 from plait.welcome import config_from_welcome
+
+if TYPE_CHECKING:
+    from plait.settle import Settled
 
 _AGREED = {
     "before": "this configuration was agreed to before",
@@ -57,15 +64,21 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
 
 
 def open_workplace(
-    run: Run, settings: NodeSettings, *, progress: Callable[[str], None], ask: Callable[[], bool] | None = None
+    run: Run,
+    settings: NodeSettings,
+    dataset: Dataset,
+    *,
+    progress: Callable[[str], None],
+    ask: Callable[[], bool] | None = None,
 ) -> AppWorkplace:
-    """Load plait's ClientApp and the run's base; may take minutes where the base has to be fetched.
+    """Resolve the run and load its base; may take minutes where the base has to be fetched.
 
     Nothing is fetched, and no base is read, before the run is within the operator's policy and has consent.
 
     Args:
         run: as the server told it.
         settings: of the node.
+        dataset: its own data.
         progress: told in words what the run asks for and what is being done.
         ask: asks the operator for consent; None where nobody can be asked.
 
@@ -74,25 +87,25 @@ def open_workplace(
         PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not to be had, or the run configuration makes no sense.
     """
-    from client.app import app
-    from plait.flower.apps import HostedApp
-    from plait.flower.rules import ALL_RULES
-    from plait.plan import rule_of, terms_of
-    from plait.simulation.clients import resident_base
+    from client.participant import own_client
+    from plait.flower.apps import HostedApp, client_app
+    from plait.run import resolve
+    from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
     from plait.training.methods import METHODS
 
     quiet_libraries()
     told, policy = config_from_welcome(run.config), settings.policy
     table = node_run_config(run.config, settings)
-    config = config_from_table(table, where="run configuration")
+    settled = settle(config_from_table(table, where="run configuration"))
+    config = settled.config
     if not settings.base and not is_known_to_all(config.base):
         raise ConfigError(
             f"base of the run is '{shown(config.base)}', a directory of the server's or nothing that plait knows; "
             "give --base DIRECTORY with the model that the run adapts"
         )
     policy.check_run(told)
-    _consented(run, told, config, settings, progress=progress, ask=ask)
+    _consented(run, told, settled, settings, progress=progress, ask=ask)
     try:
         located = locate_base(
             config.base, revision=config.revision, progress=progress, check_size=policy.check_download
@@ -106,13 +119,21 @@ def open_workplace(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             "server; give --base the model that the run adapts, weights, config and tokenizer alike"
         )
-    # What only the base can tell of the adapter is refused before anybody waits for this node.
-    rule = rule_of(config, ALL_RULES)
-    terms_of(config, located.directory, rule, client=settings.name, max_rank=settings.max_rank, policy=policy)
-    compute = resident_base(config).compute
+    client = own_client(
+        resolve(settled, located),
+        dataset,
+        name=settings.name,
+        policy=policy,
+        max_rank=settings.max_rank,
+        trainer=settings.trainer,
+        sign=settings.kit.node_key.sign if settings.kit else None,
+    )
+    participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
+    app = client_app(lambda _: participant)
+    compute = client.model.base.compute
     device, memory = _device(str(compute.device))
     return AppWorkplace(
-        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table, node_config=settings.node_config),
+        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table),
         capacity=Capacity(
             base_fingerprint=found,
             methods=tuple(sorted(METHODS)),
@@ -123,11 +144,16 @@ def open_workplace(
 
 
 def open_or_decline(
-    run: Run, settings: NodeSettings, *, progress: Callable[[str], None], ask: Callable[[], bool] | None = None
+    run: Run,
+    settings: NodeSettings,
+    dataset: Dataset,
+    *,
+    progress: Callable[[str], None],
+    ask: Callable[[], bool] | None = None,
 ) -> Workplace:
     """As `open_workplace`; where policy or operator decline, a workplace that tells the server so."""
     try:
-        return open_workplace(run, settings, progress=progress, ask=ask)
+        return open_workplace(run, settings, dataset, progress=progress, ask=ask)
     except PolicyError as error:
         return DecliningWorkplace(run, settings.name, error)
 
@@ -135,22 +161,22 @@ def open_or_decline(
 def _consented(
     run: Run,
     told: RunConfig,
-    config: RunConfig,
+    settled: Settled,
     settings: NodeSettings,
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
 ) -> None:
     """Put the run to the operator, unless it was before."""
-    from plait.plan import blueprint_of
+    from plait.run import blueprint_of
     from plait.training.bases import base_at_hand
 
     authority = settings.kit.tls.authority if settings.kit else b""
     digest = consent_digest(run.config, run.base_fingerprint, authority)
     consents = Consents.of(settings.state, settings.name)
     if not consents.has(digest):
-        here = base_at_hand(config.base, revision=config.revision)
-        parameters = blueprint_of(config, here, weights=False).spec.layout.size if here else None
+        here = base_at_hand(settled.config.base, revision=settled.config.revision)
+        parameters = blueprint_of(settled, here, weights=False).spec.layout.size if here else None
         proposal = Proposal(
             str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters
         )

@@ -2,8 +2,8 @@
 
     python -m client.echo SERVER NAME STATE [KIT]
 
-For `plait bench transport`, and for trying out a network before a base is on the machine. All but the app is the
-resident node's own.
+For `plait bench transport`, and for trying out a network before a base is on the machine. All but what is done
+with a task is the resident node's own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,24 @@ from pathlib import Path
 from client.journal import Journal, Style
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.workplace import AppWorkplace, Capacity, Run, Workplace
+from client.task import Answer, Task
+from client.workplace import Capacity, Run
 from plait.errors import PlaitError
-from plait.flower.apps import HostedApp
-from plait.simulation.echo import echo_app
+
+
+class EchoWorkplace:
+    """Answers with the body that it was sent, or with the head where there is none.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.capacity = Capacity(run.base_fingerprint, (), 0, "none")
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """The task's own bytes."""
+        return Answer.of(task.kind, body or task.head)
 
 
 def run_echo(settings: NodeSettings) -> None:
@@ -26,19 +40,7 @@ def run_echo(settings: NodeSettings) -> None:
     Raises:
         PlaitError: as `Node.run`.
     """
-
-    def open_workplace(run: Run) -> Workplace:
-        capacity = Capacity(run.base_fingerprint, (), 0, "none")
-        app = HostedApp(
-            echo_app(),
-            run_id=run.run_id,
-            node_id=run.node_id,
-            run_config=dict(run.config),
-            node_config=settings.node_config,
-        )
-        return AppWorkplace(app, capacity=capacity)
-
-    Node(settings, open_workplace, Journal(Style.QUIET, sys.stderr)).run()
+    Node(settings, EchoWorkplace, Journal(Style.QUIET, sys.stderr)).run()
 
 
 def main(server: str, name: str, state: str, kit: str = "") -> None:

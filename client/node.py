@@ -38,7 +38,6 @@ from client.events import (
     Withdrawn,
 )
 from client.journal import Journal, Style
-from client.own_data import own_dataset
 from client.session import CurrentSession
 from client.settings import NodeSettings
 from client.state_directory import locked, memory_folder, prune
@@ -48,6 +47,7 @@ from client.wording import shown, size
 from client.worker import MOST_WAITING, Worker
 from client.workplace import Capacity, Run, Workplace
 from plait.abandon import ABANDONMENT
+from plait.data import cache_directory, load_dataset
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.transport.credentials import open_channel
@@ -368,7 +368,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         PlaitError: as `Node.run`, and where another node has this name here.
     """
     with locked(settings.state, settings.name):
-        dataset = own_dataset(settings.data)
+        dataset = load_dataset(settings.data, cache=cache_directory(), progress=lambda _: None)
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 
@@ -382,7 +382,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
 
         def open_for(run: Run) -> Workplace:
             make_room(run, settings, journal)
-            return open_or_decline(run, settings, progress=progress, ask=ask)
+            return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
 
         node = Node(settings, open_for, journal)
         with _stopped_by_signals(node):

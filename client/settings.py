@@ -8,10 +8,10 @@ from pathlib import Path
 from client.enrolment import Credential
 from client.state_directory import default_state_directory
 from plait.address import Address
-from plait.config import Scalar, config_from_table
+from plait.config import config_from_table
 from plait.errors import ConfigError
 from plait.policy import Policy, load_policy
-from plait.trust.kit import NODE_KEY_FILE, ClientKit
+from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name, composed
 
 
@@ -33,7 +33,6 @@ class NodeSettings:
         max_memory_bytes: the most memory that it says it may use; 0 for all there is.
         max_rank: the largest rank of an adapter that it takes; 0 for any.
         policy: what its operator allows.
-        policy_file: where that stands; None for the default.
         consents: whether the operator consented to whatever run is within the policy (``--yes``).
     """
 
@@ -50,26 +49,12 @@ class NodeSettings:
     max_memory_bytes: int
     max_rank: int = 0
     policy: Policy = field(default_factory=Policy)
-    policy_file: Path | None = None
     consents: bool = False
 
     @property
     def credential(self) -> Credential:
         """Who the node is, for the server."""
         return Credential(self.name, self.kit.node_key if self.kit else None)
-
-    @property
-    def node_config(self) -> dict[str, Scalar]:
-        """What the ClientApp is told of its node."""
-        config: dict[str, Scalar] = {
-            "data": self.data,
-            "name": self.name,
-            "state": str(self.state),
-            "max-rank": self.max_rank,
-            "trainer": self.trainer,
-            "policy": str(self.policy_file.absolute()) if self.policy_file else "",
-        }
-        return config | ({"key": str(self.kit.directory / NODE_KEY_FILE)} if self.kit else {})
 
 
 def check_settings(
@@ -131,6 +116,5 @@ def check_settings(
         max_memory_bytes=int(max_memory_gb * 1e9),
         max_rank=max_rank,
         policy=load_policy(policy),
-        policy_file=policy,
         consents=yes,
     )

@@ -338,6 +338,11 @@ class RunConfig(BaseModel, frozen=True):
         return tuple(int(text) for text in self._rank_texts) or (self.rank,)
 
     @property
+    def one_rank(self) -> bool:
+        """Whether all clients have the server's own rank."""
+        return set(self.ranks) == {self.rank}
+
+    @property
     def references(self) -> tuple[str, ...]:
         """The baselines asked for, in order."""
         return tuple(dict.fromkeys(part.strip() for part in self.reference.split(",") if part.strip()))

@@ -18,11 +18,11 @@ from plait.adapters import AdapterSpec, AdapterState, Parent, load_peft_director
 from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
 from plait.aggregation import BaseDelta, Geometry, LowRank, Subject, geometry_of
 from plait.aggregation.projection import balanced
-from plait.config import RunConfig
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.export.plain_lora import lora_fault
 from plait.rounds.beginning import Beginning
 from plait.rounds.tracks import RankedAdapter
+from plait.run import Run
 from plait.training.methods import METHODS
 
 
@@ -51,19 +51,15 @@ class _Given:
         return geometry_of(self.spec)
 
 
-def beginning_of(config: RunConfig, adapter: RankedAdapter, base_fingerprint: str) -> Beginning:
-    """The starting point of the run.
-
-    Args:
-        config: of the run.
-        adapter: the master's, as the seed makes it.
-        base_fingerprint: of the base at hand, hexadecimal.
+def beginning_of(run: Run) -> Beginning:
+    """The starting point of a run.
 
     Raises:
         ConfigError: the adapters and the run are incompatible.
         BaseMismatchError: one was trained on another base.
         PeerError: a directory is not valid.
     """
+    config, adapter, base_fingerprint = run.config, run.ranks.master, run.base.reference.fingerprint
     if not config.init_adapter:
         return Beginning()
     given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]

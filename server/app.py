@@ -1,21 +1,22 @@
-"""The Flower ServerApp: reads the run configuration and hands the grid to plait's round loop."""
+"""The Flower ServerApp: the federation that the run configuration describes, over the grid that Flower hands over."""
 
 from __future__ import annotations
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from collections.abc import Mapping
 
-from plait.config import config_from_table
-from plait.flower.channel import GridChannel
-from plait.simulation.local_grid import LocalGrid
-from server.run import run_federation
+from plait.config import Scalar, config_from_table
+from plait.federation import run_federation
+from plait.flower.apps import server_app
+from plait.rounds.channel import Channel
+from plait.run import resolve
+from plait.settle import settle
+from server.log import say_event
 
-app = ServerApp()
+
+def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
+    """Run, or go on with, the federation."""
+    config = config_from_table(table, where="run configuration")
+    run_federation(channel, resolve(settle(config)), told=say_event)
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run, or go on with, the federation that the run configuration describes."""
-    config = config_from_table(context.run_config, where="run configuration")
-    # In one process all nodes are there from the start, or never.
-    run_federation(GridChannel(grid, open_ended=not isinstance(grid, LocalGrid)), config)
+app = server_app(run_described)

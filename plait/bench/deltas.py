@@ -45,20 +45,22 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
         ConfigError: there is no such base.
     """
     from plait.config import config_from_table
-    from plait.plan import blueprint_of, settings_of
-    from plait.simulation.clients import resident_base, simulated_client
+    from plait.run import resolve
+    from plait.settle import settle
+    from plait.simulation.dealing import deal
+    from plait.simulation.simulation import Simulation
 
     # On a busy machine a second thread costs the tiny base more than it gives.
     threads = 1 if base == "tiny" else 0
     given = {"base": base, "local-steps": LOCAL_STEPS, "learning-rate": 1e-3, "seed": seed, "threads": threads}
-    config = config_from_table(given)
-    blueprint = blueprint_of(config, resident_base(config).directory)
-    before = blueprint.initial
+    run = resolve(settle(config_from_table(given)))
+    simulation = Simulation(run, deal(run.config))
+    before = run.ranks.master.initial
     for round_number in (1, 2):
         settings = dataclasses.replace(
-            settings_of(config), round=round_number, done_steps=(round_number - 1) * LOCAL_STEPS
+            run.settled.plan.settings, round=round_number, done_steps=(round_number - 1) * LOCAL_STEPS
         )
-        client = simulated_client(config, round_number - 1)
-        done = client.train(TrainJob(client, blueprint.spec, settings, received=before, start=before))
+        client = simulation.model(round_number - 1)
+        done = client.train(TrainJob(client, run.ranks.master.spec, settings, received=before, start=before))
         yield Source(f"delta of {base}, round {round_number}", subtract(done.state, before), done.seconds)
         before = done.state

@@ -1,21 +1,15 @@
-"""Find and load the Flower apps, ``server.app`` and ``client.app``, as Flower does: from one folder put on `sys.path`.
+"""Make the Flower App's packages, ``server`` and ``client``, importable as Flower does: from one folder on `sys.path`.
 
 In a checkout that folder is the repository's root; in an installed wheel it is ``plait/_app``.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import plait
 from plait.errors import MachineError
-
-if TYPE_CHECKING:
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import ServerApp
 
 
 def add_apps_to_path() -> None:
@@ -31,15 +25,3 @@ def add_apps_to_path() -> None:
             sys.path[:] = [str(folder), *(place for place in sys.path if place != str(folder))]
             return
     raise MachineError(f"plait in '{package}' lacks its server and client apps; install it again")
-
-
-def load_apps() -> tuple[ServerApp, ClientApp]:
-    """The ServerApp and the ClientApp that belong to this plait.
-
-    Raises:
-        MachineError: the installation lacks them.
-    """
-    add_apps_to_path()
-    server = importlib.import_module("server.app").app
-    client = importlib.import_module("client.app").app
-    return cast("ServerApp", server), cast("ClientApp", client)

@@ -91,12 +91,13 @@ def aggregate(
     from plait.bench.aggregate import rows
     from plait.cli.progress import status
     from plait.config import config_from_table
-    from plait.plan import blueprint_of
+    from plait.run import blueprint_of
+    from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
     config = config_from_table({"base": base, "rank": rank}, where="command line")
-    spec = blueprint_of(config, locate_config(base, revision="")).spec
+    spec = blueprint_of(settle(config), locate_config(base, revision="")).spec
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     measured = rows(
         spec,
@@ -176,7 +177,7 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
         max_answer_bytes=max_answer_bytes,
     )
     with grid:
-        yield Serving(grid.address, GridChannel(grid, open_ended=True))
+        yield Serving(grid.address, GridChannel(grid))
 
 
 def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
@@ -289,8 +290,7 @@ def simulate(
     from plait.cli.apps import add_apps_to_path
     from plait.cli.progress import status
     from plait.errors import MachineError
-    from plait.flower.channel import GridChannel
-    from plait.simulation.echo import echo_grid
+    from plait.simulation.echo import echo_channel
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
 
@@ -298,7 +298,7 @@ def simulate(
         typer.echo(json.dumps(row.to_json()) if json_output else str(row))
 
     add_apps_to_path()
-    show(round_row(GridChannel(echo_grid(_IDLE_CLIENTS), open_ended=False), _IDLE_CLIENTS, rounds=30))
+    show(round_row(echo_channel(_IDLE_CLIENTS), _IDLE_CLIENTS, rounds=30))
     if find_spec("ray") is None:
         raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
     quiet_libraries()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -61,8 +60,10 @@ def client(
     if json_output and quiet:
         raise ConfigError("json and quiet are both given, expected one of them")
     add_apps_to_path()
-    settings_module = importlib.import_module("client.settings")
-    settings = settings_module.check_settings(
+    from client.journal import Journal, Style
+    from client.settings import check_settings
+
+    settings = check_settings(
         server=server,
         data=data,
         kit=kit,
@@ -79,7 +80,7 @@ def client(
         policy=policy,
         yes=yes,
     )
-    node_module, journal_module = (importlib.import_module(f"client.{name}") for name in ("node", "journal"))
-    style = journal_module.Style
-    chosen = style.JSON if json_output else style.QUIET if quiet else style.LINES
-    node_module.run_node(settings, journal_module.Journal(chosen, sys.stdout if json_output else sys.stderr))
+    from client.node import run_node
+
+    chosen = Style.JSON if json_output else Style.QUIET if quiet else Style.LINES
+    run_node(settings, Journal(chosen, sys.stdout if json_output else sys.stderr))

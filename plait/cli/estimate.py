@@ -40,19 +40,19 @@ def estimate(
     settings = run_config(given, config)
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
-    from plait.flower.rules import ALL_RULES
-    from plait.plan import blueprint_of, copies_on_disk, factors_turn, rule_of
     from plait.policy import bits_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
+    from plait.run import blueprint_of, copies_on_disk
+    from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
-    blueprint = blueprint_of(settings, locate_config(settings.base, revision=settings.revision), weights=False)
+    settled = settle(settings)
+    blueprint = blueprint_of(settled, locate_config(settings.base, revision=settings.revision), weights=False)
     bits = bits_of(settings.wire)
-    rule, geometry = rule_of(settings, ALL_RULES), geometry_of(blueprint.spec)
-    turned = factors_turn(settings, rule)
-    copies = copies_on_disk(settings, rule, geometry)
+    geometry = geometry_of(blueprint.spec)
+    copies = copies_on_disk(settled, geometry)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -61,7 +61,7 @@ def estimate(
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
             bits_up=bits,
-            bits_down=max(bits, TURNED_BITS) if turned else bits,
+            bits_down=max(bits, TURNED_BITS) if settled.turns else bits,
             overhead_bytes=0,
             evaluating_clients=settings.clients if evaluate else 0,
             bandwidth_up_bps=up_mbps and up_mbps * 1e6,

@@ -10,7 +10,7 @@ import typer
 from plait.cli.progress import say
 from plait.cli.server import serve
 from plait.cli.serving import load_serving
-from plait.cli.simulate import execute, finish, is_finished, is_reported, told_how_to_go_on
+from plait.cli.simulate import execute, finish, is_finished, is_reported, prepare, told_how_to_go_on
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
 
@@ -39,5 +39,5 @@ def resume(
         if serving := load_serving(directory.server):
             serve(directory, settings, serving, quiet=json_output)
         else:
-            execute(settings, quiet=json_output)
+            execute(*prepare(settings, quiet=json_output), quiet=json_output)
         finish(run, json_output=json_output)

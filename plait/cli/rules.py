@@ -35,12 +35,13 @@ def rules(
     from plait.aggregation import geometry_of
     from plait.config import config_from_table
     from plait.flower.rules import ALL_RULES
-    from plait.plan import blueprint_of
+    from plait.run import blueprint_of
+    from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
     config = config_from_table({"base": base, "rank": rank, "target-modules": target_modules}, where="command line")
-    geometry = geometry_of(blueprint_of(config, locate_config(base, revision="")).spec)
+    geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
     entries = [_entry(rule, geometry, clients) for rule in ALL_RULES.values()]
     if json_output:
         print_json(

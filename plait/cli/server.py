@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait import machine
+from plait.cli.apps import add_apps_to_path
 from plait.cli.names import check_names
 from plait.cli.options import run_config, shown_default, with_run_options
 from plait.cli.progress import say, status, watch
@@ -105,39 +105,31 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     check_names(settings)
     kit = _load_kit(serving)
     machine.share_memory_between_threads()
+    add_apps_to_path()
     with status("loading libraries", quiet=quiet):
-        from plait.cli.apps import load_apps
-        from plait.flower.rules import ALL_RULES
-        from plait.plan import optimizer_of, ranks_of, rule_of, settled
+        from plait.federation import run_federation
+        from plait.flower.apps import server_app
         from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
+        from plait.run import resolve
+        from plait.settle import settle
         from plait.stacking import beginning_of
-        from plait.training.bases import locate_base, quiet_libraries
-
-        quiet_libraries()
-        server_app, _ = load_apps()
-        grpc_grid = importlib.import_module("server.grpc_grid")
-        # Clients get the resolved values, not which were left open.
-        settings = settled(settings)
+        from server.grpc_grid import GrpcGrid
+        from server.log import say_event
     with status(f"looking for base {settings.base}", quiet=quiet):
-        base = locate_base(settings.base, revision=settings.revision, progress=lambda text: say(text, quiet=quiet))
-        # Reject invalid settings before accepting clients.
-        rule = rule_of(settings, ALL_RULES)
-        optimizer_of(settings, rule)
-        master = ranks_of(settings, base.directory, rule).master
-        if not directory.has_started:
-            beginning_of(settings, master, base.reference.fingerprint)
-        adapter = master.spec.layout
-    grid = grpc_grid.GrpcGrid(
+        # Invalid settings are refused before clients are accepted.
+        run = resolve(settle(settings), progress=lambda text: say(text, quiet=quiet))
+        beginning = None if directory.has_started else beginning_of(run)
+    grid = GrpcGrid(
         serving.listen,
         inbox=directory.path / ".inbox",
         kit=kit,
         run_id=serving.run_number,
-        run_config=settings.to_table(),
-        base_fingerprint=bytes.fromhex(base.reference.fingerprint),
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(adapter),
+        run_config=run.config.to_table(),
+        base_fingerprint=run.base_fingerprint,
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
         grace_s=serving.grace_s,
         max_nodes=_most_nodes(kit, settings.clients),
         max_unproven=_AT_THE_DOOR,
@@ -147,6 +139,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
         ),
     )
+    app = server_app(lambda channel, _: run_federation(channel, run, beginning=beginning, told=say_event))
     serving.save(directory.server)
     _log_to(directory.server_log)
     _stop_on_signals(settings.out)
@@ -159,7 +152,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             clients=settings.clients,
             quiet=quiet,
         ):
-            grid.drive(server_app)
+            grid.drive(app)
     _drop_inbox(directory)
 
 

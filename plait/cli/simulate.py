@@ -17,11 +17,15 @@ from plait.cli.names import check_names
 from plait.cli.options import run_config, with_run_options
 from plait.cli.progress import say, status, watch
 from plait.config import RunConfig
-from plait.errors import ConfigError, DataError, DiskFullError, Interrupted
+from plait.errors import ConfigError, DiskFullError, Interrupted
 
 if TYPE_CHECKING:
+    from plait.rounds.beginning import Beginning
+    from plait.rounds.local_channel import StopRequest
     from plait.rounds.run_directory import RunDirectory
-    from plait.simulation.local_grid import StopRequest
+    from plait.run import Run
+    from plait.simulation.dealing import Dealt
+    from plait.simulation.simulation import Simulation
 
 
 # As a fraction of the adapters that a run starts from.
@@ -47,73 +51,73 @@ def simulate(
     if RunDirectory(Path(out)).has_started:
         raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
     check_names(settings)
-    settings = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
+    run, dealt = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
+    beginning = begin(run, quiet=json_output)
     with told_how_to_go_on(out):
-        execute(settings, quiet=json_output)
+        execute(run, dealt, beginning, quiet=json_output)
         finish(Path(out), json_output=json_output)
 
 
-def prepare(settings: RunConfig, *, quiet: bool) -> RunConfig:
-    """Fetch data and base, partition the data, and resolve the settings that were left open.
+def prepare(settings: RunConfig, *, quiet: bool) -> tuple[Run, Dealt]:
+    """Fetch data and base, partition the data, and resolve the run.
 
     Raises:
-        PlaitError: anything that would stop the run later; nothing has been written by then.
+        PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.flower.rules import ALL_RULES
-        from plait.plan import optimizer_of, ranks_of, rule_of, settled
         from plait.report.wording import plural
-        from plait.simulation.clients import deal, scheme_of
-        from plait.stacking import beginning_of
-        from plait.training.bases import locate_base, quiet_libraries
+        from plait.run import resolve
+        from plait.settle import settle
+        from plait.simulation.dealing import deal
+        from plait.training.bases import quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.four_bits import check_four_bits
-        from plait.training.methods import method_of
 
         quiet_libraries()
         compute = choose_compute(settings.device, settings.dtype)
-        if method_of(settings.method).quantised:
+        settled = settle(settings)
+        if settled.method.quantised:
             check_four_bits(compute.device.type)
-        settings = settled(settings)
-        rule = rule_of(settings, ALL_RULES)
-        optimizer_of(settings, rule)
 
     def progress(text: str) -> None:
         say(text, quiet=quiet)
 
     with status(f"partitioning {settings.data} over {plural(settings.clients, 'client')}", quiet=quiet):
-        dataset, dealt = deal(settings, progress=progress)
-        for note in dealt.notes:
-            say(note, quiet=quiet)
-        for label in dataset.labels:
-            if "," in label:
-                raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
-        settings = settings.model_copy(
-            update={
-                "partition": str(scheme_of(settings, dataset)),
-                "labels": settings.labels or ",".join(dataset.labels),
-            }
-        )
+        dealt = deal(settings, progress=progress)
+        for note in dealt.partition.notes:
+            progress(note)
+        settled = settled.on_data(partition=str(dealt.scheme), labels=",".join(dealt.dataset.labels))
     with status(f"looking for base {settings.base}", quiet=quiet):
-        base = locate_base(settings.base, revision=settings.revision, progress=progress)
-        ranks = ranks_of(settings, base.directory, rule)
-        beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
+        return resolve(settled, progress=progress), dealt
+
+
+def begin(run: Run, *, quiet: bool) -> Beginning:
+    """What a new run is to begin with; says so where some of it is lost.
+
+    Raises:
+        PlaitError: the adapters that the run names cannot be begun with.
+    """
+    from plait.stacking import beginning_of
+
+    beginning = beginning_of(run)
     if beginning.lost > _WORTH_TELLING:
-        say(f"rank {settings.rank} loses {beginning.lost:.1%} of the given adapters", quiet=quiet)
-    return settings
+        say(f"rank {run.config.rank} loses {beginning.lost:.1%} of the given adapters", quiet=quiet)
+    return beginning
 
 
-def execute(settings: RunConfig, *, quiet: bool) -> None:
+def execute(run: Run, dealt: Dealt, beginning: Beginning | None = None, *, quiet: bool) -> None:
     """Run (or continue) the rounds, then the baselines."""
     from plait.rounds.run_directory import RunDirectory
     from plait.simulation.references import add_references
+    from plait.simulation.simulation import Simulation
 
-    directory = RunDirectory(Path(settings.out))
+    directory = RunDirectory(Path(run.config.out))
+    simulation = Simulation(run, dealt)
     if not is_finished(directory):
-        _run_rounds(directory, settings, quiet=quiet)
-    if settings.references:
-        with status(f"training the baselines: {', '.join(settings.references)}", quiet=quiet) as update:
-            add_references(directory, settings, progress=update)
+        _run_rounds(directory, run, simulation, beginning, quiet=quiet)
+    if run.config.references:
+        with status(f"training the baselines: {', '.join(run.config.references)}", quiet=quiet) as update:
+            add_references(directory, run, simulation, progress=update)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -132,29 +136,17 @@ def is_reported(run: Path) -> bool:
         return False
 
 
-def _run_rounds(directory: RunDirectory, settings: RunConfig, *, quiet: bool) -> None:
-    from plait.cli.apps import load_apps
-    from plait.simulation.clients import gathering
-    from plait.simulation.local_grid import SideBySide, StopRequest, run_in_process
+def _run_rounds(
+    directory: RunDirectory, run: Run, simulation: Simulation, beginning: Beginning | None, *, quiet: bool
+) -> None:
+    from plait.federation import run_federation
+    from plait.rounds.local_channel import StopRequest
 
     stop = StopRequest()
     _stop_on_interrupt(stop, quiet=quiet)
-    server_app, client_app = load_apps()
-    with watch(
-        directory.ledger,
-        rounds=settings.rounds,
-        cohort=settings.cohort_size,
-        clients=settings.clients,
-        quiet=quiet,
-    ):
-        run_in_process(
-            server_app,
-            client_app,
-            run_config=dict(settings.to_table()),
-            nodes=settings.clients,
-            stop=stop,
-            side_by_side=SideBySide(settings.side_by_side, gathering()),
-        )
+    config = run.config
+    with watch(directory.ledger, rounds=config.rounds, cohort=config.cohort_size, clients=config.clients, quiet=quiet):
+        run_federation(simulation.channel(stop), run, beginning=beginning)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -6,6 +6,8 @@ kept (``--keep-updates``), every round is recomputed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +17,9 @@ from plait.cli.output import print_json
 from plait.errors import PeerError
 
 if TYPE_CHECKING:
-    from plait.config import RunConfig
     from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
+    from plait.run import Run
 
 
 def verify(
@@ -45,8 +47,16 @@ def verify(
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
     rounds = [event.adapter for event in events if isinstance(event, RoundFinished)]
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    adapter = _check_adapter(directory, rounds, settings)
-    replayed = _replay(directory, events, settings) if settings.keep_updates else None
+
+    @cache
+    def resolved() -> Run:
+        from plait.run import resolve
+        from plait.settle import settle
+
+        return resolve(settle(settings))
+
+    adapter = _check_adapter(directory, rounds, resolved)
+    replayed = _replay(directory, events, resolved()) if settings.keep_updates else None
     if json_output:
         print_json(
             {
@@ -70,7 +80,7 @@ def verify(
     )
 
 
-def _check_adapter(directory: RunDirectory, rounds: list[str], settings: RunConfig) -> str:
+def _check_adapter(directory: RunDirectory, rounds: list[str], resolved: Callable[[], Run]) -> str:
     """Describe the adapter in the run directory."""
     from plait.adapters import AdapterState, Layout, load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
@@ -86,31 +96,24 @@ def _check_adapter(directory: RunDirectory, rounds: list[str], settings: RunConf
     last = finished_in_checkpoint(directory.checkpoints)
     if last and (last["adapter"], last["round"]) == (digest, len(rounds) + 1):
         return f"that of round {len(rounds) + 1}, which `plait resume` will finish"
-    if rounds and _published(directory, settings) == (rounds[-1], digest):
+    if rounds and _published(directory, resolved()) == (rounds[-1], digest):
         return f"that of round {len(rounds)}, in plain PEFT form"
     expected = rounds[-1][:16] if rounds else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
 
 
-def _published(directory: RunDirectory, settings: RunConfig) -> tuple[str, str]:
-    """Digests of the newest checkpoint's adapter and of its published form."""
-    from plait.flower.rules import ALL_RULES
-    from plait.plan import ranks_of, rule_of
+def _published(directory: RunDirectory, run: Run) -> tuple[str, str]:
+    """Digests of the newest checkpoint's adapter and of what it is published as."""
     from plait.rounds.checkpoint import load_checkpoint
-    from plait.training.bases import locate_base, quiet_libraries
     from plait.training.published import published
 
-    quiet_libraries()
-    base = locate_base(settings.base, revision=settings.revision)
-    ranks = ranks_of(settings, base.directory, rule_of(settings, ALL_RULES))
-    state = load_checkpoint(directory.checkpoints, ranks)
-    _, adapter = published(ranks.master.spec, state.shadow, ranks.master.geometry, state.base.moved)
+    master = run.ranks.master
+    state = load_checkpoint(directory.checkpoints, run.ranks)
+    _, adapter = published(master.spec, state.shadow, master.geometry, state.base.moved)
     return state.shadow.digest().hex(), adapter.digest().hex()
 
 
-def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -> int:
-    from plait.flower.rules import ALL_RULES
-    from plait.plan import optimizer_of, plan_of, ranks_of, rule_of
+def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.rounds.audit import replay
     from plait.rounds.beginning import begun, parents_in
     from plait.rounds.events import RunStarted
@@ -118,33 +121,27 @@ def _replay(directory: RunDirectory, events: list[Event], settings: RunConfig) -
     from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.stacking import beginning_of
-    from plait.training.bases import locate_base, quiet_libraries
 
-    quiet_libraries()
-    base = locate_base(settings.base, revision=settings.revision)
-    rule = rule_of(settings, ALL_RULES)
-    ranks = ranks_of(settings, base.directory, rule)
+    ranks, plan = run.ranks, run.settled.plan
 
     def folding(refused: Refused) -> Folding:
         return Folding(
             directory=directory,
             refused=refused,
             ranks=ranks,
-            rule=rule,
-            optimizer=optimizer_of(settings, rule),
-            base_fingerprint=bytes.fromhex(base.reference.fingerprint),
-            wire=settings.wire,
-            seed=settings.seed,
-            norm_bound=plan_of(settings).norm_bound,
-            weighting=plan_of(settings).weighting,
+            rule=run.rule,
+            optimizer=run.settled.optimizer,
+            base_fingerprint=run.base_fingerprint,
+            wire=run.config.wire,
+            seed=plan.seed,
+            norm_bound=plan.norm_bound,
+            weighting=plan.weighting,
             weight_ratio=weight_ratio_in(events),
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
-    beginning = beginning_of(settings, ranks.master, base.reference.fingerprint)
+    beginning = beginning_of(run)
     if beginning.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
-    state = begun(
-        initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, bytes.fromhex(base.reference.fingerprint)
-    )
+    state = begun(initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, run.base_fingerprint)
     return replay(directory, events, state, folding)

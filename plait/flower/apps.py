@@ -6,7 +6,7 @@ here too, around a run that they have resolved already.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -32,17 +32,17 @@ class Answering(Protocol):
         ...
 
 
-def server_app(federation: Callable[[Channel, Context], None]) -> ServerApp:
+def server_app(federation: Callable[[Channel, Mapping[str, Scalar]], object]) -> ServerApp:
     """A ServerApp that runs a federation over the grid that Flower hands it.
 
     Args:
-        federation: runs it to its end.
+        federation: given the run configuration, runs it to its end.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        federation(GridChannel(grid, open_ended=True), context)
+        federation(GridChannel(grid), context.run_config)
 
     return app
 
@@ -78,7 +78,6 @@ class HostedApp:
         run_id: Flower's number of the run.
         node_id: Flower's number of the node.
         run_config: the run configuration as the app is to see it.
-        node_config: what the app is to know of its node.
     """
 
     def __init__(
@@ -88,11 +87,10 @@ class HostedApp:
         run_id: int,
         node_id: int,
         run_config: dict[str, Scalar],
-        node_config: dict[str, Scalar],
     ) -> None:
         self._app = app
         self._context = Context(
-            run_id=run_id, node_id=node_id, node_config=node_config, state=RecordDict(), run_config=run_config
+            run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config=run_config
         )
 
     def answer(

@@ -15,7 +15,7 @@ from plait.rounds.channel import Data
 
 _RECORD = "plait"
 _HEAD, _BODY = "head", "body"
-_STYPE = "plait.v1"
+STYPE = "plait.v1"
 
 
 def to_content(head: Data, body: bytes = b"") -> RecordDict:
@@ -37,7 +37,7 @@ def parts_of(content: RecordDict) -> tuple[bytes, bytes] | None:
     record = content.get(_RECORD)
     if len(content) != 1 or not isinstance(record, ArrayRecord) or list(record) not in ([_HEAD], [_HEAD, _BODY]):
         return None
-    if any(array.stype != _STYPE for array in record.values()):
+    if any(array.stype != STYPE for array in record.values()):
         return None
     return record[_HEAD].data, record[_BODY].data if _BODY in record else b""
 
@@ -68,4 +68,4 @@ def data_of(message: Message) -> Data:
 
 
 def _to_array(data: Data) -> Array:
-    return Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data if isinstance(data, bytes) else b"")
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data if isinstance(data, bytes) else b"")

@@ -1,4 +1,4 @@
-"""plait's `Channel` over any Flower `Grid`: in process, plait's own over gRPC, a SuperLink, or Flower's simulation."""
+"""plait's `Channel` over any Flower `Grid`: plait's own over gRPC, a SuperLink, or Flower's simulation."""
 
 from __future__ import annotations
 
@@ -49,17 +49,12 @@ class GridChannel:
 
     Args:
         grid: Flower's grid.
-        open_ended: whether nodes come and go.
     """
 
-    def __init__(self, grid: Grid, *, open_ended: bool) -> None:
-        self._grid = grid
-        self._open_ended = open_ended
+    open_ended = True
 
-    @property
-    def open_ended(self) -> bool:
-        """Whether nodes come and go."""
-        return self._open_ended
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All connected nodes, once there are enough."""

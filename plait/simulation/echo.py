@@ -1,31 +1,25 @@
-"""A ClientApp that answers every task with the task's own body: what is left is what a round itself costs."""
+"""Clients that answer every task with the task itself: what is left is what a round itself costs."""
 
 from __future__ import annotations
 
-from flwr.app import Context, Message
-from flwr.app.user_config import UserConfig
-from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
-
-from plait.flower.blob import parts_of, to_content
-from plait.simulation.local_grid import FIRST_CLIENT_NODE, LocalGrid
+from plait.errors import PlaitError
+from plait.rounds.local_channel import LocalChannel
+from plait.rounds.local_model import Trained, TrainJob
 
 
-def echo_app() -> ClientApp:
-    """A ClientApp that answers with the body that it was sent, or with its head where there is none."""
-    app = ClientApp()
+class _Echo:
+    """Does nothing."""
 
-    def echo(message: Message, context: Context) -> Message:
-        del context
-        head, body = parts_of(message.content) or (b"", b"")
-        return Message(to_content(body or head), reply_to=message)
+    def begin(self, task_bytes: bytes) -> bytes:
+        """The answer."""
+        return task_bytes
 
-    for register in (app.query, app.train, app.evaluate):
-        register()(echo)
-    return app
+    def finish(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
+        """Nothing is ever trained."""
+        raise NotImplementedError
 
 
-def echo_grid(nodes: int) -> Grid:
-    """So many of them in this process."""
-    configs: dict[int, UserConfig] = {FIRST_CLIENT_NODE + index: {"partition-id": index} for index in range(nodes)}
-    return LocalGrid(echo_app(), configs, run_config={}, run_id=1)
+def echo_channel(nodes: int) -> LocalChannel:
+    """So many of them."""
+    echo = _Echo()
+    return LocalChannel(lambda _: echo, nodes, train=lambda _: [])

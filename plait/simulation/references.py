@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plait.aggregation import geometry_of
-from plait.config import RunConfig
-from plait.plan import blueprint_of, settings_of
 from plait.rounds.beginning import begun
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
@@ -14,43 +11,44 @@ from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
-from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.simulation.clients import client_name, resident_base, simulated_client
+from plait.run import Run
+from plait.simulation.simulation import Simulation
 from plait.stacking import beginning_of
 from plait.training.reference import train_reference
 
 
-def add_references(directory: RunDirectory, config: RunConfig, *, progress: Callable[[str], None]) -> None:
-    """Train every baseline that `config` asks for and the run's ledger lacks, and append its result there."""
+def add_references(
+    directory: RunDirectory, run: Run, simulation: Simulation, *, progress: Callable[[str], None]
+) -> None:
+    """Train every baseline that the settings ask for and the run's ledger lacks, and append its result there.
+
+    Args:
+        directory: of the run, which is over.
+        run: what was run.
+        simulation: its clients.
+        progress: told in words what is being done.
+    """
+    config, master = run.config, run.ranks.master
     events = read_events(directory.ledger)
     there = {event.kind for event in events if isinstance(event, Reference)}
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
-    base = resident_base(config)
-    blueprint = blueprint_of(config, base.directory)
-    geometry = geometry_of(blueprint.spec)
-    master = RankedAdapter(config.rank, blueprint.spec, geometry, blueprint.initial)
-    state = begun(
-        initial_state(bytes(16), Ranks((master,))),
-        beginning_of(config, master, base.fingerprint.hex()),
-        Ranks((master,)),
-        base.fingerprint,
-    )
+    state = begun(initial_state(bytes(16), run.ranks), beginning_of(run), run.ranks, run.base_fingerprint)
     took_part = Recorded.of(events).clients
-    named = ((client_name(config, index), index) for index in range(config.clients))
-    clients = {name: simulated_client(config, index) for name, index in named if name in took_part}
-    base.stand_on(state.base.moved, geometry)
+    named = ((simulation.name(index), index) for index in range(config.clients))
+    clients = {name: simulation.model(index) for name, index in named if name in took_part}
+    simulation.base.stand_on(state.base.moved, master.geometry)
     ledger = Ledger(directory.ledger)
     try:
         for kind in missing:
             reference = train_reference(
                 kind,
-                base,
+                simulation.base,
                 dict(sorted(clients.items())),
-                spec=blueprint.spec,
+                spec=master.spec,
                 initial=state.adapter,
-                settings=settings_of(config),
+                settings=run.settled.plan.settings,
                 steps=config.rounds * config.local_steps,
                 seed=config.seed,
                 progress=progress,

@@ -46,7 +46,6 @@ class PeftLocalModel:
         kind: what the records are.
         histogram: counts that may leave the client (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
-        train_with: does a job of the client; by default at once and alone.
         recall: asked for the loss of the adapter that a run begins with; by default it is measured.
     """
 
@@ -59,7 +58,6 @@ class PeftLocalModel:
         kind: RecordKind,
         histogram: Mapping[str, int],
         own_trainer: OwnTrainer | None = None,
-        train_with: Callable[[TrainJob], Trained | PlaitError] | None = None,
         recall: Recall | None = None,
     ) -> None:
         self._base = base
@@ -68,10 +66,14 @@ class PeftLocalModel:
         self._kind = kind
         self._histogram = histogram
         self._own_trainer = own_trainer
-        self._train_with = train_with or self.train_alone
         self._recall = recall
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
+
+    @property
+    def base(self) -> ResidentBase:
+        """The base, shared by all clients of this process."""
+        return self._base
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -105,10 +107,7 @@ class PeftLocalModel:
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order that follows from seed and data."""
-        trained = self._train_with(job)
-        if isinstance(trained, PlaitError):
-            raise trained
-        return trained
+        return self.train_alone(job)
 
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED

@@ -26,7 +26,8 @@ from plait.aggregation.step import landing
 from plait.bench.footprint import measure
 from plait.bench.updates import Drift, Updates
 from plait.config import config_from_table
-from plait.plan import blueprint_of
+from plait.run import blueprint_of
+from plait.settle import settle
 from plait.training.bases import locate_config
 
 HERE = Path(__file__).parent
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--name", default="product-mean")
     arguments = parser.parse_args()
     config = config_from_table({"base": arguments.base, "rank": arguments.rank})
-    factors = geometry_of(blueprint_of(config, locate_config(arguments.base, revision="")).spec)
+    factors = geometry_of(blueprint_of(settle(config), locate_config(arguments.base, revision="")).spec)
     cohorts = [int(count) for count in arguments.cohorts.split(",")]
     drifts = [float(drift) for drift in arguments.drifts.split(",")]
     results: list[dict] = []

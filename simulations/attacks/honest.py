@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from plait.aggregation.optimizers import OPTIMIZERS
-from plait.cli.apps import load_apps
 from plait.cli.simulate import prepare
 from plait.config import RunConfig
 from plait.errors import PlaitError
+from plait.federation import run_federation
 from plait.flower.rules import ALL_RULES
 from plait.rounds.ledger import read_lines
-from plait.simulation.local_grid import run_in_process
+from plait.simulation.simulation import Simulation
 from plait.training.methods import METHODS
 
 HERE = Path(__file__).parent
@@ -71,9 +71,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             try:
-                config = prepare(RunConfig(**{**BASE, **changes, "out": str(out)}), quiet=True)
-                server_app, client_app = load_apps()
-                run_in_process(server_app, client_app, run_config=dict(config.to_table()), nodes=config.clients)
+                run, dealt = prepare(RunConfig(**{**BASE, **changes, "out": str(out)}), quiet=True)
+                run_federation(Simulation(run, dealt).channel(), run)
             except PlaitError as error:
                 line["error"] = str(error)
             if (out / "ledger.jsonl").exists():

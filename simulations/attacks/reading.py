@@ -33,7 +33,7 @@ from attacks.victim import HostileServer, Victim  # noqa: E402
 from plait.adapters import AdapterState, Float32  # noqa: E402
 from plait.config import Scalar  # noqa: E402
 from plait.errors import PlaitError  # noqa: E402
-from plait.plan import blueprint_of  # noqa: E402
+from plait.run import blueprint_of  # noqa: E402
 from plait.training.blueprint import Blueprint  # noqa: E402
 from plait.wire.messages import DescribeTask, Refusal, RefusalReason, Reply, TrainTask  # noqa: E402
 
@@ -212,8 +212,8 @@ def pair_in(delta: AdapterState) -> tuple[int, int]:
 def span(base: str, variant: Span, folder: Path) -> Reading:
     """Which tokens the rows of the first block's A are made of."""
     server = HostileServer({"base": base, **variant.run})
-    seq_len = server.config.seq_len
-    held_out = max(1, round(variant.sequences * server.config.held_out_fraction))
+    seq_len = server.run.config.seq_len
+    held_out = max(1, round(variant.sequences * server.run.config.held_out_fraction))
     text = read_text(server, (variant.sequences + held_out) * seq_len)
     own = server.base.tokenizer([text], add_special_tokens=False)["input_ids"][0]
     secret = set(own[: variant.sequences * seq_len])
@@ -246,7 +246,7 @@ def span(base: str, variant: Span, folder: Path) -> Reading:
 
 def prepared(server: HostileServer) -> Blueprint:
     """The adapter of the announced run."""
-    return blueprint_of(server.config, server.base.directory)
+    return blueprint_of(server.run.settled, server.base.directory)
 
 
 def gentle(blueprint: Blueprint, seed: int) -> AdapterState:

@@ -16,11 +16,10 @@ from client.settings import check_settings
 from client.task import Kind, Task
 from client.workplace import Run
 from plait.adapters import AdapterState
-from plait.aggregation import RULES
-from plait.config import RunConfig, Scalar, config_from_table
-from plait.plan import settings_of
-from plait.rounds.task_settings import TaskSettings
-from plait.simulation.clients import resident_base
+from plait.config import Scalar, config_from_table
+from plait.data.jsonl import read_jsonl
+from plait.run import resolve
+from plait.settle import settle
 from plait.training.blueprint import Blueprint
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
@@ -64,7 +63,9 @@ class Victim:
             state=folder / "state",
             **options,  # pyright: ignore[reportArgumentType]
         )
-        self._workplace = open_workplace(Run(_RUN_ID, 5, dict(run), b""), settings, progress=lambda _: None)
+        self._workplace = open_workplace(
+            Run(_RUN_ID, 5, dict(run), b""), settings, read_jsonl(data), progress=lambda _: None
+        )
 
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:
         """What the node answers."""
@@ -85,13 +86,12 @@ class HostileServer:
     """
 
     def __init__(self, run: Mapping[str, Scalar]) -> None:
-        self.config: RunConfig = config_from_table(run, where="run")
-        self.base = resident_base(self.config)
+        self.run = resolve(settle(config_from_table(run, where="run")))
+        self.base = self.run.load_base()
 
     def settings(self, round_number: int, **changes: object) -> Settings:
         """The settings of a round as the announced run has them (0: of its first question), but for `changes`."""
-        config, rule = self.config, RULES[self.config.rule]
-        tasks = TaskSettings(settings_of(config), config.rounds, config.seed, rule, turns=False)
+        tasks = self.run.settled.tasks
         said = tasks.to_train(round_number, NAME) if round_number else tasks.to_describe()
         return replace(said, **changes)
 

@@ -139,15 +139,15 @@ def run(table: Settings) -> dict[str, object]:
     folder = Path(tempfile.mkdtemp())
     given = {**PLAIN, "eval_every": table["rounds"], **table, "out": str(folder / "run")}
     try:
-        settings = prepare(config_from_table(given, where="scenario"), quiet=True)
-        execute(settings, quiet=True)
+        resolved, dealt = prepare(config_from_table(given, where="scenario"), quiet=True)
+        execute(resolved, dealt, quiet=True)
         view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
     except PlaitError as error:
         return {"refused": str(error)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = summarise(view)
-    steps = settings.local_steps
+    steps = resolved.config.local_steps
     return {
         "parameters": view.start.adapter.trainable_parameters,
         "full_parameters": view.start.base.parameters,

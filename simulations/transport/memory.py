@@ -24,8 +24,9 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.bench.transport_light import Answer, run_nodes
 from plait.config import RunConfig
-from plait.plan import blueprint_of
 from plait.rounds.ledger import read_lines
+from plait.run import blueprint_of
+from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, read_header, seal
@@ -51,7 +52,7 @@ AT_WORK = 32
 def light_client() -> tuple[int, object]:
     """The adapter's bytes, and what makes a light client's answers."""
     base = locate_base("tiny")
-    fingerprint, spec = bytes.fromhex(base.reference.fingerprint), blueprint_of(CONFIG, base.directory).spec
+    fingerprint, spec = bytes.fromhex(base.reference.fingerprint), blueprint_of(settle(CONFIG), base.directory).spec
     noise = np.random.default_rng(0).normal(scale=1e-3, size=spec.layout.size).astype(np.float32)
     encoded = encode_delta(AdapterState(spec.layout, noise), codec_for("fp32"))
 

@@ -284,8 +284,8 @@ def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iter
         app = desk.app()
 
         def open_workplace(run: Run) -> AppWorkplace:
-            config = {"run_config": dict(run.config), "node_config": settings.node_config}
-            return AppWorkplace(HostedApp(app, run_id=run.run_id, node_id=run.node_id, **config), capacity=capacity)
+            hosted = HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=dict(run.config))
+            return AppWorkplace(hosted, capacity=capacity)
 
         screen = io.StringIO()
         node = Node(

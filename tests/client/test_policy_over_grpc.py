@@ -16,12 +16,12 @@ from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import check_settings
 from plait.config import RunConfig
+from plait.data.jsonl import read_jsonl
 from plait.errors import ConfigError, PolicyError
-from plait.flower.rules import ALL_RULES
-from plait.plan import plan_of, ranks_of, rule_of, settled, terms_of
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.run_state import initial_state
-from plait.training.bases import locate_base
+from plait.run import resolve
+from plait.settle import settle
 from plait.v1 import federation_pb2 as pb
 from plait.welcome import welcome_table
 from plait.wire.messages import (
@@ -36,9 +36,9 @@ from plait.wire.messages import (
     encode_task,
 )
 
-CONFIG = settled(
+CONFIG = settle(
     RunConfig(base="tiny", seq_len=32, rank=2, rounds=2, local_steps=2, batch_size=4, clients=1, wire="fp32")
-)
+).config
 
 
 class Server:
@@ -46,12 +46,9 @@ class Server:
 
     def __init__(self, federation, wait_until, config: RunConfig) -> None:
         self.federation, self.wait_until = federation, wait_until
-        located = locate_base("tiny")
-        rule = rule_of(config, ALL_RULES)
-        self.base = bytes.fromhex(located.reference.fingerprint)
-        self.ranks = ranks_of(config, located.directory, rule)
-        self.tasks = terms_of(config, located.directory, rule, client="ada").tasks
-        self.plan = plan_of(config)
+        run = resolve(settle(config))
+        self.base, self.ranks = run.base_fingerprint, run.ranks
+        self.tasks, self.plan = run.settled.tasks, run.settled.plan
         self.state = initial_state(b"r" * 16, self.ranks)
         self.sent = len(federation.answers)
         federation.base_fingerprint = self.base
@@ -109,6 +106,7 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
         here = Running()
         here.screen = io.StringIO()
         journal = Journal(Style.JSON, here.screen)
+        dataset = read_jsonl(data)
 
         def ask() -> bool:
             here.asked += 1
@@ -116,7 +114,7 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
 
         def open_workplace(run):
             told = lambda text: journal.tell("preparing", text)  # noqa: E731
-            return open_or_decline(run, settings, progress=told, ask=None if answer is None else ask)
+            return open_or_decline(run, settings, dataset, progress=told, ask=None if answer is None else ask)
 
         node = Node(settings, open_workplace, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
 

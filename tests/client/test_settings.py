@@ -7,6 +7,7 @@ import pytest
 
 from client.settings import check_settings
 from plait.errors import ConfigError
+from plait.policy import Policy
 from plait.trust import NodeKey, provision
 
 
@@ -22,22 +23,18 @@ def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path)
     assert settings.credential.name == "ada"
     assert settings.credential.key is not None
     assert settings.credential.key.public_bytes == key.public_bytes
-    assert settings.node_config == {
-        "data": "some/my.jsonl", "name": "ada", "state": str(tmp_path / "state"), "key": str(kit / "node.key"),
-        "max-rank": 0, "trainer": "", "policy": "",
-    }  # fmt: skip
+    assert (settings.name, settings.data, settings.state) == ("ada", "some/my.jsonl", tmp_path / "state")
+    assert (settings.max_rank, settings.trainer, settings.policy) == (0, "", Policy())
 
 
 def test_without_a_kit_the_data_gives_the_name() -> None:
     settings = check_settings(server="localhost:9440", data="some/my.jsonl", insecure=True)
     assert (settings.name, settings.credential.key) == ("my", None)
-    assert "key" not in settings.node_config
     assert check_settings(server="[::1]:1", data="x", insecure=True, name="bob").name == "bob"
 
 
-def test_the_app_is_told_the_largest_rank() -> None:
-    settings = check_settings(server="localhost:1", data="x", insecure=True, max_rank=4)
-    assert settings.node_config["max-rank"] == 4
+def test_the_largest_rank_is_kept() -> None:
+    assert check_settings(server="localhost:1", data="x", insecure=True, max_rank=4).max_rank == 4
 
 
 def test_memory_is_counted_in_bytes() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from client.disk_memory import DiskMemory
 from client.state_directory import RUNS_KEPT, EarlierRuns, locked, memory_folder, prune
 from plait.errors import ConfigError, MachineError
+from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.memory import IRREPLACEABLE
 
 

@@ -19,7 +19,8 @@ from plait.cli.main import main
 from plait.config import RunConfig
 from plait.errors import MachineError
 from plait.flower.blob import from_message, to_content
-from plait.plan import blueprint_of, plan_of
+from plait.run import blueprint_of
+from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.trust import ServerKit, provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
@@ -232,8 +233,8 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     def ask():
         while not (nodes := list(grid.get_node_ids())):
             time.sleep(0.02)
-        spec = blueprint_of(CONFIG, locate_base("tiny").directory).spec
-        parts = encode_task(DescribeTask(plan_of(CONFIG).settings, spec.text))
+        spec = blueprint_of(settle(CONFIG), locate_base("tiny").directory).spec
+        parts = encode_task(DescribeTask(settle(CONFIG).plan.settings, spec.text))
         message = grid.create_message(to_content(*parts), "query", nodes[0], "0")
         heard.extend(grid.send_and_receive([message], timeout=60))
 

@@ -11,11 +11,11 @@ from plait.adapters import AdapterState, Parent, Task, save_peft_directory
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
-from plait.flower.rules import ALL_RULES
-from plait.plan import ranks_of, rule_of
 from plait.rounds.beginning import begun
 from plait.rounds.run_state import initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.run import resolve
+from plait.settle import settle
 from plait.stacking import beginning_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
@@ -50,9 +50,8 @@ def saved(tiny: LocatedBase, tmp_path: Path) -> Saved:
 
 def ranks_for(tiny: LocatedBase, **settings: object) -> tuple[Ranks, Callable[[], object]]:
     table = {"base": "tiny", "rank": 2, "alpha": 4.0, **settings}
-    config = config_from_table(table)
-    ranks = ranks_of(config, tiny.directory, rule_of(config, ALL_RULES))
-    return ranks, lambda: beginning_of(config, ranks.master, tiny.reference.fingerprint)
+    run = resolve(settle(config_from_table(table)), tiny)
+    return run.ranks, lambda: beginning_of(run)
 
 
 def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:

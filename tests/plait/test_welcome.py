@@ -2,7 +2,7 @@ import pytest
 
 from plait.config import RunConfig, known_keys
 from plait.errors import PeerError
-from plait.plan import settings_of, settled
+from plait.settle import settle
 from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
 
 SERVERS_OWN = {
@@ -42,8 +42,9 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
 )
 def test_a_client_works_out_the_same_settings_as_the_server(given):
     config = RunConfig.model_validate(given)
-    for table in (config.to_table(), settled(config).to_table()):
-        assert settings_of(config_from_welcome(welcome_table(table))) == settings_of(config)
+    settled = settle(config)
+    for table in (config.to_table(), settled.config.to_table()):
+        assert settle(config_from_welcome(welcome_table(table))).plan.settings == settled.plan.settings
 
 
 @pytest.mark.parametrize("key", ["out", "publish", "learning_rate", "lr", "surprise", ""])

@@ -19,14 +19,12 @@ from client.settings import NodeSettings, check_settings
 from client.task import Kind, Task
 from client.workplace import AppWorkplace, Run
 from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
-from plait.aggregation import RULES
 from plait.config import RunConfig
 from plait.data.jsonl import read_jsonl
 from plait.errors import PlaitError
-from plait.plan import blueprint_of, settings_of
 from plait.rounds.participant import Participant
-from plait.rounds.task_settings import TaskSettings
-from plait.simulation.clients import resident_base
+from plait.run import blueprint_of, resolve
+from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.training.blueprint import Blueprint
 from plait.training.evaluate import evaluate_adapter
@@ -88,12 +86,12 @@ class Desk:
             threads=1,
             policy=write_policy(folder),
         )
-        self._base = resident_base(CONFIG)
-        self._blueprint = blueprint_of(CONFIG, self._base.directory)
+        run = resolve(settle(CONFIG))
+        self._base, self._blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
         self.honest = honest_server(NAME, self._base, self._blueprint)
+        self._dataset = dataset = read_jsonl(data)
         self._workplace = self._welcomed(self.honest.run)
         self._numbers = itertools.count()
-        self._dataset = dataset = read_jsonl(data)
         model = PeftLocalModel(self._base, NAME, dataset.records, kind=dataset.kind, histogram={})
         self._participant = Participant(NAME, model, DictMemory())
         self._directory = folder / "adapter"
@@ -102,6 +100,7 @@ class Desk:
         return open_workplace(
             Run(RUN_ID, 5, run, b""),
             self._settings,
+            self._dataset,
             progress=lambda _: None,  # pyright: ignore[reportArgumentType]
         )
 
@@ -172,7 +171,7 @@ class Desk:
 
 def honest_server(client: str, base: ResidentBase, blueprint: Blueprint) -> Honest:
     """What an honest server of the run sends to this client."""
-    tasks = TaskSettings(settings_of(CONFIG), CONFIG.rounds, CONFIG.seed, RULES[CONFIG.rule], turns=False)
+    tasks = settle(CONFIG).tasks
     honest = Honest(
         run=welcome_table(CONFIG.to_table()),
         spec=blueprint.spec.text,

@@ -20,8 +20,8 @@ from scoreboard.hostile_desk import CONFIG, NAME, honest_server, write_data, wri
 from scoreboard.processes import until
 from scoreboard.small_federation import borrowed
 
-from plait.plan import blueprint_of
-from plait.simulation.clients import resident_base
+from plait.run import blueprint_of, resolve
+from plait.settle import settle
 from plait.training.blueprint import Blueprint
 from plait.v1 import federation_pb2 as pb
 from plait.wire.envelope import open_envelope
@@ -316,8 +316,8 @@ def unwanted_runs() -> Mapping[str, tuple[dict[str, object], str]]:
 
 def over_grpc(scratch: Path, *, full: bool) -> dict[str, str]:
     """Every lie, and what was wrong about how the node took it; empty where nothing was."""
-    base = resident_base(CONFIG)
-    blueprint = blueprint_of(CONFIG, base.directory)
+    run = resolve(settle(CONFIG))
+    base, blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
     honest = honest_server(NAME, base, blueprint)
     every = lies()
     chosen = every if full else {name: lie for name, lie in every.items() if name in _QUICK}

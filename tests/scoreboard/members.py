@@ -25,7 +25,7 @@ from scoreboard.processes import Job, attend, end, events, result, serve, start,
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
 
-from client.disk_memory import DiskMemory
+from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.transport import channel_credentials
 from plait.transport.credentials import channel_options

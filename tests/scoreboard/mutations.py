@@ -99,9 +99,9 @@ def same(*places: str) -> Callable[[], None]:
 
 def _memory_in_ram() -> None:
     kept: dict[tuple[str, str], bytes] = {}
-    put("client.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self._folder), key)))
+    put("plait.rounds.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self._folder), key)))
     put(
-        "client.disk_memory:DiskMemory.save",
+        "plait.rounds.disk_memory:DiskMemory.save",
         lambda self, key, data: kept.__setitem__((str(self._folder), key), data),
     )
 
@@ -296,7 +296,7 @@ def _links_are_followed() -> None:
 
 
 def _open_folders() -> None:
-    for place in ("plait.files", "plait.data.cache", "client.disk_memory", "client.state_directory"):
+    for place in ("plait.files", "plait.data.cache", "plait.rounds.disk_memory", "client.state_directory"):
         put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
 
 
@@ -433,7 +433,7 @@ MUTATIONS: dict[str, Mutation] = {
     "policy": Mutation(
         "hostile",
         "a client has no policy of its own",
-        nothing("plait.policy:Policy.check_run", "plait.plan:_check_reach", "plait.policy:Policy.check_download"),
+        nothing("plait.policy:Policy.check_run", "plait.run:_check_reach", "plait.policy:Policy.check_download"),
     ),
     "allow-list": Mutation(
         "hostile",

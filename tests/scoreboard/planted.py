@@ -411,11 +411,9 @@ def _library() -> object:
 
 def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
     """Another user of the machine, at what plait makes under a umask that closes nothing."""
-    from flwr.app import Context, RecordDict
-
-    from client.disk_memory import DiskMemory
-    from client.memory import SimulatedMemory
     from client.state_directory import locked, memory_folder
+    from plait.rounds.disk_memory import DiskMemory
+    from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 
     folder.mkdir(mode=0o755)
     before, chosen = os.umask(0), os.environ.get("PLAIT_CACHE")
@@ -426,9 +424,8 @@ def _a_stranger_tries(folder: Path) -> Iterator[tuple[str, str]]:
         memory = memory_folder(folder / "state", 1, "ada")
         with locked(folder / "state", "ada"):
             DiskMemory(memory).save("own", b"an adapter")
-        context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
         simulated = folder / "clients" / "bob"
-        SimulatedMemory(context, simulated).save("own", b"an adapter")
+        SimulatedMemory(VolatileMemory(SharedBytes()), simulated).save("own", b"an adapter")
         folders = [cache, *cache.glob("losses"), folder / "state", memory, simulated]
         files = [*cache.glob("losses/*"), memory / "own", simulated / "own"]
     finally:

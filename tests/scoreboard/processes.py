@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
-from client.disk_memory import DiskMemory
 from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import NodeSettings
@@ -32,6 +31,7 @@ from plait.address import Address
 from plait.errors import PeerError
 from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
+from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
@@ -184,7 +184,7 @@ def serve(job: Job, port: int, fuse_at: int = 0) -> None:
         max_unproven=64,
     )
     with grid:
-        federation.channel = GridChannel(grid, open_ended=True)
+        federation.channel = GridChannel(grid)
         _run(federation, job, Fuse(fuse_at))
 
 
@@ -233,9 +233,7 @@ def _node(job: Job, number: int, port: int) -> Node:
     def open_workplace(run: Run) -> AppWorkplace:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         participant = Participant(name, model, memory, sign=kit.node_key.sign if kit else None)
-        app = HostedApp(
-            client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={}, node_config={}
-        )
+        app = HostedApp(client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={})
         return AppWorkplace(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from plait.bench.simulate import Workload, deal_out, round_row, rows, stock_app
-from plait.flower.channel import GridChannel
-from plait.simulation.echo import echo_grid
+from plait.simulation.echo import echo_channel
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.device import Compute
 
@@ -37,7 +36,7 @@ def test_the_peer_knows_nothing_of_plait() -> None:
 
 
 def test_a_round_of_clients_that_do_nothing_is_a_row() -> None:
-    row = round_row(GridChannel(echo_grid(5), open_ended=False), 5, rounds=3)
+    row = round_row(echo_channel(5), 5, rounds=3)
     assert (row.row, row.unit) == ("no-op round of 5 clients, in process: median", "s")
     assert row.value > 0
 

@@ -60,7 +60,7 @@ def echo(message):
 
 
 def exchange(grid, nodes=(10, 11, 12), purpose=Purpose.TRAIN):
-    with GridChannel(grid, open_ended=True).exchange(purpose, "7") as exchange:
+    with GridChannel(grid).exchange(purpose, "7") as exchange:
         for node in nodes:
             exchange.send(node, (b"task ", b"%d" % node))
         return list(iter(lambda: exchange.receive(None), None))
@@ -89,7 +89,7 @@ def test_replies_come_as_they_come_and_one_at_a_time(pauses):
 
 def test_nobody_is_pulled_for_before_the_last_reply_was_dealt_with(pauses):
     grid = FakeGrid(echo)
-    exchange = GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1")
+    exchange = GridChannel(grid).exchange(Purpose.TRAIN, "1")
     for node in (10, 11):
         exchange.send(node, (b"", b""))
     exchange.receive(None)
@@ -129,13 +129,13 @@ def test_a_message_that_is_answered_twice_counts_once(pauses):
 
 def test_nodes_are_waited_for_and_come_in_order(pauses):
     grid = FakeGrid(echo, connected=[[], [11], [12, 10, 11]])
-    assert GridChannel(grid, open_ended=True).nodes(3) == [10, 11, 12]
+    assert GridChannel(grid).nodes(3) == [10, 11, 12]
     assert pauses == [0.02, 0.04]
 
 
 def test_an_answer_that_does_not_come_in_time_is_not_waited_for():
     grid = FakeGrid(echo, patience={10: 10**6})
-    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+    with GridChannel(grid).exchange(Purpose.TRAIN, "1") as exchange:
         exchange.send(10, (b"", b""))
         assert exchange.receive(0.05) is None
 
@@ -164,15 +164,15 @@ class FakeAttendedGrid(FakeGrid):
 
 
 def test_a_grid_that_knows_its_nodes_says_how_they_are_there():
-    channel = GridChannel(FakeAttendedGrid(echo), open_ended=True)
+    channel = GridChannel(FakeAttendedGrid(echo))
     assert channel.presence(11) == Presence(since=11.0, quiet_s=3.0)
     # One that is away is given up by the grid, and of others nobody knows anything.
-    assert channel.presence(12) == GridChannel(FakeGrid(echo), open_ended=True).presence(11) == Presence()
+    assert channel.presence(12) == GridChannel(FakeGrid(echo)).presence(11) == Presence()
 
 
 def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):
     grid = FakeAttendedGrid(echo, patience={11: 10**6})
-    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+    with GridChannel(grid).exchange(Purpose.TRAIN, "1") as exchange:
         for node in (10, 11):
             exchange.send(node, (b"", b""))
         exchange.withdraw(11, "silent")
@@ -184,7 +184,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):
 
 def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
     grid = FakeAttendedGrid(echo, patience={11: 10**6})
-    with GridChannel(grid, open_ended=True).exchange(Purpose.TRAIN, "1") as exchange:
+    with GridChannel(grid).exchange(Purpose.TRAIN, "1") as exchange:
         for node in (10, 11):
             exchange.send(node, (b"", b""))
         assert exchange.receive(None)[0] == 10
@@ -193,12 +193,12 @@ def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
 
 
 def test_a_grid_that_knows_its_nodes_says_who_they_are():
-    assert GridChannel(FakeAttendedGrid(echo), open_ended=True).identity(7) == Identity("node-7", bytes([7]) * 32)
-    assert GridChannel(FakeGrid(echo), open_ended=True).identity(7) is None
+    assert GridChannel(FakeAttendedGrid(echo)).identity(7) == Identity("node-7", bytes([7]) * 32)
+    assert GridChannel(FakeGrid(echo)).identity(7) is None
 
 
 def test_a_node_without_a_key_is_known_by_name_and_one_that_is_gone_is_nobody(monkeypatch):
-    channel = GridChannel(FakeAttendedGrid(echo), open_ended=True)
+    channel = GridChannel(FakeAttendedGrid(echo))
     monkeypatch.setattr(FakeAttendedGrid, "public_key", lambda self, node_id: None)
     assert channel.identity(7) == Identity("node-7", b"")
 

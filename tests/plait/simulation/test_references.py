@@ -10,6 +10,7 @@ from plait.config import RunConfig
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.references import add_references
+from plait.simulation.simulation import Simulation
 
 
 @pytest.mark.slow
@@ -22,10 +23,11 @@ def test_a_baseline_over_frozen_adapters_is_compared_with_what_the_run_began_wit
         "seq_len": 32, "learning_rate": 0.005, "dtype": "float32", "device": "cpu", "threads": 1,
     }  # fmt: skip
     for name, more in {"first": {}, "then": {"init_adapter": str(tmp_path / "first"), "init_mode": "freeze"}}.items():
-        config = prepare(RunConfig(**common, **more, out=str(tmp_path / name)), quiet=True)
-        execute(config, quiet=True)
+        run, dealt = prepare(RunConfig(**common, **more, out=str(tmp_path / name)), quiet=True)
+        execute(run, dealt, quiet=True)
     directory = RunDirectory(tmp_path / "then")
-    add_references(directory, config.model_copy(update={"reference": "central"}), progress=lambda _: None)
+    run, dealt = prepare(run.config.model_copy(update={"reference": "central"}), quiet=True)
+    add_references(directory, run, Simulation(run, dealt), progress=lambda _: None)
 
     events = list(read_lines(directory.ledger))
     base = next(event for event in events if event["event"] == "evaluated" and event["round"] == 0)

@@ -16,10 +16,10 @@ from plait.adapters import AdapterState
 from plait.config import RunConfig
 from plait.data import Record, RecordKind
 from plait.errors import PolicyError
-from plait.flower.rules import ALL_RULES
-from plait.plan import plan_of, rule_of, terms_of
 from plait.policy import Policy
 from plait.rounds.participant import Participant
+from plait.run import resolve
+from plait.settle import settle
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.wire.codecs import codec_for
@@ -59,7 +59,7 @@ def hostile(victim: PeftLocalModel):
     )  # fmt: skip
     spec, initial = victim.prepare(spec_text)
     settings = replace(
-        plan_of(RunConfig(base="tiny")).settings,
+        settle(RunConfig(base="tiny")).plan.settings,
         local_steps=1, batch_size=1, seq_len=2, wire="fp32", round=1, held_out_fraction=0.01, learning_rate=0.1,
         carry_moments=False, own_share=0.0, without_feedback=True,
     )  # fmt: skip
@@ -106,8 +106,7 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
 
     # Welcomed to an ordinary run, asked for the same.
     config = RunConfig(base="tiny")
-    rule = rule_of(config, ALL_RULES)
-    terms = terms_of(config, resident.directory, rule, client="ada", policy=Policy())
+    terms = resolve(settle(config)).terms("ada", policy=Policy())
     memory = Kept()
     careful = Participant("ada", victim, memory, terms=terms)
     for seed in range(TASKS):
@@ -130,12 +129,12 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
 def test_a_run_that_announces_the_attack_is_refused_at_the_welcome(resident: ResidentBase, said) -> None:
     config = RunConfig(base="tiny", wire="fp32", **said)
     with pytest.raises(PolicyError, match="of this client's policy allows"):
-        terms_of(config, resident.directory, rule_of(config, ALL_RULES), client="ada", policy=Policy())
+        resolve(settle(config)).terms("ada", policy=Policy())
 
 
 def test_a_client_with_little_data_trains_on_none_of_it(resident: ResidentBase, victim: PeftLocalModel) -> None:
     config = RunConfig(base="tiny", seq_len=16)
-    terms = terms_of(config, resident.directory, rule_of(config, ALL_RULES), client="ada")
+    terms = resolve(settle(config)).terms("ada")
     covered = victim.coverage(terms.own, terms.tasks.to_train(1, "ada"))
     with pytest.raises(PolicyError, match="would cover"):
         Policy().check_coverage(examples=covered.examples, tokens=covered.tokens)

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from server import run
+from plait.federation import _part_from
 
 
 class Channel:
@@ -35,14 +35,14 @@ def clock(monkeypatch):
 
 def test_a_server_whose_rounds_are_done_waits_for_its_clients_so_that_they_hear_it(clock):
     channel = Channel()
-    run._part_from(channel, 3)
+    _part_from(channel, 3)
     assert channel.here == 3
 
 
 def test_but_not_for_long_and_in_one_process_not_at_all(clock):
     gone = Channel(comes=False)
-    run._part_from(gone, 3)
+    _part_from(gone, 3)
     assert 0 < gone.waits < 10
     here = Channel(open_ended=False)
-    run._part_from(here, 3)
+    _part_from(here, 3)
     assert here.waits == 0

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from client.identity import participant_of
+from client.contexts import ContextParticipants
 from client.state_directory import memory_folder
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.plan import blueprint_of, plan_of
+from plait.run import blueprint_of
+from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.trust import NodeKey, verify
 from plait.wire.messages import ClientCard, DescribeTask, Refusal, decode_reply, encode_task
@@ -42,9 +43,9 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
     state = tmp_path / "state"
     context = context_of({"data": str(data), "name": "ada", "state": str(state)})
     config = RunConfig(base="tiny", seq_len=32, rank=2)
-    spec = blueprint_of(config, locate_base("tiny").directory).spec
-    task = b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text)))
-    card = decode_reply(participant_of(context).answer(task), max_bytes=1 << 20)
+    spec = blueprint_of(settle(config), locate_base("tiny").directory).spec
+    task = b"".join(encode_task(DescribeTask(settle(config).plan.settings, spec.text)))
+    card = decode_reply(ContextParticipants()(context).answer(task), max_bytes=1 << 20)
     assert isinstance(card, ClientCard)
     assert card.client == "ada"
     assert (memory_folder(state, 7, "ada") / "spec").read_text() == spec.text
@@ -70,8 +71,10 @@ def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
     config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32", labels=labels)
     context = context_of({"data": str(path), "name": "ada"}, config=config)
-    spec = blueprint_of(config, locate_base("tiny").directory).spec
-    answer = participant_of(context).answer(b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text))))
+    spec = blueprint_of(settle(config), locate_base("tiny").directory).spec
+    answer = ContextParticipants()(context).answer(
+        b"".join(encode_task(DescribeTask(settle(config).plan.settings, spec.text)))
+    )
     card = decode_reply(answer, max_bytes=1 << 20)
     assert isinstance(card, ClientCard)
     assert card.histogram == told
@@ -83,8 +86,10 @@ def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
     path.write_text((json.dumps({"text": "some words", "label": "CANARY"}) + "\n") * 40)
     config = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32", labels="sport,tech")
     context = context_of({"data": str(path), "name": "ada"}, config=config)
-    spec = blueprint_of(config, locate_base("tiny").directory).spec
-    answer = participant_of(context).answer(b"".join(encode_task(DescribeTask(plan_of(config).settings, spec.text))))
+    spec = blueprint_of(settle(config), locate_base("tiny").directory).spec
+    answer = ContextParticipants()(context).answer(
+        b"".join(encode_task(DescribeTask(settle(config).plan.settings, spec.text)))
+    )
     reply = decode_reply(answer, max_bytes=1 << 20)
     assert isinstance(reply, Refusal)
     assert "none of the run's labels: sport, tech" in reply.detail
@@ -93,13 +98,15 @@ def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
 
 def test_a_node_without_data_is_nobody() -> None:
     with pytest.raises(ConfigError, match="expected one of them"):
-        participant_of(context_of({"name": "ada"}))
+        ContextParticipants()(context_of({"name": "ada"}))
 
 
 def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> None:
     key = NodeKey.generate()
     key.save(tmp_path / "node.key")
-    participant = participant_of(context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")}))
+    participant = ContextParticipants()(
+        context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")})
+    )
     assert participant._sign is not None
     assert verify(key.public_bytes, participant._sign(b"update"), b"update")
-    assert participant_of(context_of({"data": str(data)}))._sign is None
+    assert ContextParticipants()(context_of({"data": str(data)}))._sign is None

@@ -1,22 +1,24 @@
-"""One federation, from configuration to finished run: lays plait's parts together and decides nothing itself."""
+"""One federation, from a resolved run to its published adapter: lays plait's parts together and decides nothing itself.
+
+The same over every `Channel`. Knows nothing of how a run is started and of who carries its messages.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from plait import machine
-from plait.adapters import BaseReference
-from plait.config import RunConfig, config_from_table, read_config_table, to_toml
+from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
-from plait.flower.rules import ALL_RULES
-from plait.plan import blueprint_of, optimizer_of, plan_of, ranks_of, rule_of, settled
-from plait.rounds.beginning import begun, parents_in
+from plait.export.publisher import Publisher
+from plait.rounds.beginning import Beginning, begun, parents_in
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -25,24 +27,27 @@ from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
-from plait.rounds.tracks import Ranks
 from plait.rounds.weights import WEIGHT_RATIO
+from plait.run import Run
 from plait.stacking import beginning_of
-from plait.training.bases import locate_base, quiet_libraries
-from plait.training.blueprint import Blueprint
 from plait.training.device import choose_compute, use_threads
-from server.log import say_event
-from server.publisher import Publisher
+
+Told = Callable[[Event], None]
+"""Told of every event as it happens."""
 
 _PARTING_S = 60.0
 
 
-def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
+def run_federation(
+    channel: Channel, run: Run, *, beginning: Beginning | None = None, told: Told = lambda _: None
+) -> RunDirectory:
     """Run a federation to its end; a run directory that holds the same run already is gone on with.
 
     Args:
         channel: carries the tasks.
-        config: the settings; ``out`` names the run directory.
+        run: what is run; ``out`` of its settings names the run directory.
+        beginning: of a new run, where the caller has worked it out.
+        told: told of every event.
 
     Returns:
         The finished run's directory.
@@ -50,18 +55,11 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
     Raises:
         PlaitError: whatever stops the run; what was received until then is on disk.
     """
-    quiet_libraries()
     started = time.perf_counter()
-    config = settled(config)
-    rule = rule_of(config, ALL_RULES)
-    optimizer = optimizer_of(config, rule)
-    base = locate_base(config.base, revision=config.revision)
-    blueprint = blueprint_of(config, base.directory)
-    ranks = ranks_of(config, base.directory, rule)
-
+    config, ranks, base = run.config, run.ranks, run.base
     out = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
-    directory, ledger, state, events = _open(config, out, blueprint, ranks, base.reference)
+    directory, ledger, state, events = _open(run, out, beginning, told)
     done_before_s = _wall_before(events)
     publisher = Publisher(
         directory,
@@ -76,11 +74,11 @@ def run_federation(channel: Channel, config: RunConfig) -> RunDirectory:
         channel=channel,
         directory=directory,
         ledger=ledger,
-        plan=replace(plan_of(config), weight_ratio=weight_ratio_in(events)),
+        plan=replace(run.settled.plan, weight_ratio=weight_ratio_in(events)),
         ranks=ranks,
-        base_fingerprint=bytes.fromhex(base.reference.fingerprint),
-        rule=rule,
-        optimizer=optimizer,
+        base_fingerprint=run.base_fingerprint,
+        rule=run.rule,
+        optimizer=run.settled.optimizer,
         publish=publisher.publish,
     )
     was_done = state.round == config.rounds
@@ -111,9 +109,10 @@ def _part_from(channel: Channel, clients: int) -> None:
 
 
 def _open(
-    config: RunConfig, path: Path, blueprint: Blueprint, ranks: Ranks, base: BaseReference
-) -> tuple[RunDirectory, Ledger, RunState, list[Event]]:
+    run: Run, path: Path, beginning: Beginning | None, told: Told
+) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
     """A new run, or the one that is there already if it is the same."""
+    config, ranks, base = run.config, run.ranks, run.base.reference
     if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
         kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
@@ -123,16 +122,17 @@ def _open(
         if any(isinstance(event, RunFinished) for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = _begin_ledger(directory, Resumed(round=state.round))
+        ledger = _begin_ledger(directory, told, Resumed(round=state.round))
         return directory, ledger, state, events
-    beginning = beginning_of(config, ranks.master, base.fingerprint)
+    beginning = beginning or beginning_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
-    state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, bytes.fromhex(base.fingerprint))
+    state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)
     compute = choose_compute(config.device, config.dtype)
-    spec = blueprint.spec
+    spec = ranks.master.spec
     ledger = _begin_ledger(
         directory,
+        told,
         RunStarted(
             schema_version=SCHEMA,
             run=state.run_id.hex(),
@@ -142,7 +142,7 @@ def _open(
             base=Base(
                 name=config.base,
                 fingerprint=base.fingerprint,
-                parameters=blueprint.base_parameters,
+                parameters=run.base_parameters,
                 task=spec.task.value,
             ),
             adapter=Adapter(
@@ -156,7 +156,7 @@ def _open(
             ),
             parents=tuple(parent.to_json() for parent in beginning.parents) or None,
             weight_ratio=WEIGHT_RATIO,
-            full_model_bytes=4 * blueprint.base_parameters,
+            full_model_bytes=4 * run.base_parameters,
             versions=machine.versions(),
             machine=machine.describe(
                 device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
@@ -166,9 +166,9 @@ def _open(
     return directory, ledger, state, read_events(directory.ledger)
 
 
-def _begin_ledger(directory: RunDirectory, event: Event) -> Ledger:
+def _begin_ledger(directory: RunDirectory, told: Told, event: Event) -> Ledger:
     """The ledger with its first event of this stretch of the run."""
-    ledger = Ledger(directory.ledger, told=say_event)
+    ledger = Ledger(directory.ledger, told=told)
     try:
         ledger.append(event)
     except BaseException:
@@ -177,7 +177,7 @@ def _begin_ledger(directory: RunDirectory, event: Event) -> Ledger:
     return ledger
 
 
-def _wall_before(events: list[Event]) -> float:
+def _wall_before(events: Sequence[Event]) -> float:
     """Seconds that earlier stretches of a resumed run took, from the ledger's own clock."""
     total, start = 0.0, 0.0
     last = 0.0

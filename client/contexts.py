@@ -1,0 +1,85 @@
+"""Which participant a Flower context stands for, by the configuration of its node and of the run.
+
+A node with ``data`` in its configuration has data of its own; ``name`` is what it is called, ``state`` a directory
+where it keeps what must outlive the process, ``key`` the file of the key that signs its updates, ``max-rank`` the
+largest rank that it takes (0: any), ``policy`` the file of its operator's limits, ``trainer`` the local trainer that it
+allows. A node with ``partition-id`` is one client of a simulation: it takes its part of the run's data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context
+
+from client.participant import OwnClient, own_client
+from client.state_directory import memory_folder
+from plait.config import config_from_table
+from plait.data import cache_directory, load_dataset
+from plait.errors import ConfigError
+from plait.flower.memory import ContextMemory
+from plait.policy import load_policy
+from plait.rounds.disk_memory import DiskMemory
+from plait.rounds.participant import Participant
+from plait.run import Run, resolve
+from plait.settle import settle
+from plait.simulation.dealing import deal
+from plait.simulation.simulation import Simulation
+from plait.trust.keys import NodeKey
+
+
+class ContextParticipants:
+    """The participants of the newest run in this process.
+
+    Flower's engines hand an app nothing but a context with each message, and one process may do many messages of a run
+    and of many simulated clients. So what a run needs is worked out at its first message and kept here until another
+    run comes. plait's own node and simulation resolve their run themselves and need none of this.
+    """
+
+    def __init__(self) -> None:
+        self._run_of: tuple[object, ...] = ()
+        self._simulation: Simulation | None = None
+        self._own: OwnClient | None = None
+
+    def __call__(self, context: Context) -> Participant:
+        """The participant that a context stands for.
+
+        Raises:
+            ConfigError: the configuration makes no sense.
+            DataError: the data cannot be read.
+            PolicyError: the node's operator does not allow the run.
+        """
+        node = context.node_config
+        own = {key: value for key, value in node.items() if key not in ("partition-id", "num-partitions")}
+        if self._run_of != (run_of := (context.run_id, dict(context.run_config), own)):
+            self._run_of, self._simulation, self._own = run_of, None, None
+        index, state = node.get("partition-id"), str(node.get("state", ""))
+        if "data" in node:
+            client = self._own = self._own or _own_client(context)
+            memory = memory_folder(Path(state), context.run_id, client.name) if state else None
+            return client.participant(DiskMemory(memory) if memory else ContextMemory(context))
+        if isinstance(index, int):
+            if self._simulation is None:
+                run = _run(context)
+                self._simulation = Simulation(run, deal(run.config))
+            return self._simulation.participant(index, ContextMemory(context))
+        raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
+
+
+def _run(context: Context) -> Run:
+    return resolve(settle(config_from_table(context.run_config, where="run configuration")))
+
+
+def _own_client(context: Context) -> OwnClient:
+    node = context.node_config
+    data, key, policy = (str(node.get(name, "")) for name in ("data", "key", "policy"))
+    max_rank = node.get("max-rank", 0)
+    return own_client(
+        _run(context),
+        load_dataset(data, cache=cache_directory(), progress=lambda _: None),
+        name=str(node.get("name") or Path(data).stem),
+        policy=load_policy(Path(policy) if policy else None),
+        max_rank=max_rank if isinstance(max_rank, int) else 0,
+        trainer=str(node.get("trainer", "")),
+        sign=NodeKey.load(Path(key)).sign if key else None,
+    )

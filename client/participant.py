@@ -1,0 +1,104 @@
+"""A client with data of its own: the base of the run, its records, and what it keeps between tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from plait.data import Dataset, RecordKind, histogram
+from plait.errors import PolicyError
+from plait.policy import Policy
+from plait.rounds.memory import Memory
+from plait.rounds.participant import Participant
+from plait.rounds.terms import Terms
+from plait.run import Run
+from plait.training.bridge import load_own_trainer
+from plait.training.local_model import PeftLocalModel
+
+
+@dataclass(frozen=True)
+class OwnClient:
+    """A client of one run, ready to work.
+
+    Attributes:
+        name: what it is called.
+        model: the base with its data beside it.
+        terms: what it agreed to.
+        policy: its operator's.
+        max_rank: the largest rank that it takes; 0 for any.
+        sign: makes the signatures of its updates.
+    """
+
+    name: str
+    model: PeftLocalModel
+    terms: Terms
+    policy: Policy
+    max_rank: int = 0
+    sign: Callable[[bytes], bytes] | None = None
+
+    def participant(self, memory: Memory) -> Participant:
+        """Its participant.
+
+        Args:
+            memory: what it keeps between tasks.
+        """
+        return Participant(
+            self.name,
+            self.model,
+            memory,
+            max_rank=self.max_rank,
+            sign=self.sign,
+            max_task_bytes=self.policy.max_task_bytes,
+            terms=self.terms,
+        )
+
+
+def own_client(
+    run: Run,
+    dataset: Dataset,
+    *,
+    name: str,
+    policy: Policy,
+    max_rank: int = 0,
+    trainer: str = "",
+    sign: Callable[[bytes], bytes] | None = None,
+) -> OwnClient:
+    """Make ready for a run; reads no base before the first task.
+
+    Args:
+        run: what it takes part in.
+        dataset: its data.
+        name: what it is called.
+        policy: its operator's.
+        max_rank: the largest rank that it takes; 0 for any.
+        trainer: the local trainer that its operator allows; empty for plait's.
+        sign: makes the signatures of its updates.
+
+    Raises:
+        PolicyError: the run asks for more than the policy allows, or names another trainer.
+        ConfigError: this machine cannot do it.
+    """
+    config = run.config
+    if config.trainer != trainer:
+        raise PolicyError(
+            f"the run trains with '{config.trainer or 'plait itself'}', but this node allows "
+            f"'{trainer or 'plait itself'}', expected its operator to name the run's trainer"
+        )
+    # What only the base can tell of the adapter is refused before anybody waits for this node.
+    terms = run.terms(name, max_rank=max_rank, policy=policy)
+    model = PeftLocalModel(
+        run.load_base(),
+        name,
+        dataset.records,
+        kind=dataset.kind,
+        histogram=_histogram(dataset, config.label_names),
+        own_trainer=load_own_trainer(trainer) if trainer else None,
+    )
+    return OwnClient(name, model, terms, policy, max_rank, sign)
+
+
+def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
+    """How many records have each label that the run names; nothing else of a node's own data may leave it."""
+    if dataset.kind is not RecordKind.LABEL:
+        return {}
+    return {name: count for name, count in histogram(dataset.records, dataset).items() if name in labels}

@@ -1,0 +1,164 @@
+"""A `Channel` to participants in this process, which work when their answers are asked for.
+
+One answer at most is in memory; where several clients train at once, theirs are. Nothing is carried, yet the bytes are
+those that a network would carry, so what a simulation counts is what a deployment sends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from plait.abandon import Abandoned
+from plait.errors import DiskFullError, Interrupted, PlaitError
+from plait.files import disk_full_told
+from plait.rounds.channel import Data, NoAnswer, Presence, Purpose, TaskParts
+from plait.rounds.local_model import Trained, TrainJob
+
+
+class Working(Protocol):
+    """What is asked of a participant (see `plait.rounds.participant.Participant`)."""
+
+    def begin(self, task_bytes: bytes) -> TrainJob | bytes:
+        """Do what a task asks up to its training; bytes are the whole answer."""
+        ...
+
+    def finish(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
+        """The answer, once the job is done."""
+        ...
+
+
+TrainJobs = Callable[[Sequence[TrainJob]], Sequence[Trained | PlaitError]]
+"""Does several jobs; gives what came of each, in their order."""
+
+
+@dataclass
+class StopRequest:
+    """Set `asked` (from a signal handler, say) and the run stops before the next client starts to work."""
+
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A participant and the training that its answer waits for."""
+
+    participant: Working
+    job: TrainJob
+
+
+class LocalChannel:
+    """Participants in this process.
+
+    Args:
+        participant: the one with a number; asked anew for every task, and may raise a `PlaitError`.
+        count: how many there are, numbered from 0.
+        train: trains what several have begun.
+        side_by_side: how many of a round train at once, in the order in which they were asked.
+        stop: stops the run between two clients.
+    """
+
+    open_ended = False
+
+    def __init__(
+        self,
+        participant: Callable[[int], Working],
+        count: int,
+        *,
+        train: TrainJobs,
+        side_by_side: int = 1,
+        stop: StopRequest | None = None,
+    ) -> None:
+        self._participant = participant
+        self._count = count
+        self._train = train
+        self._side_by_side = side_by_side
+        self._stop = stop or StopRequest()
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """All of them: nobody else can come."""
+        del at_least
+        return range(self._count)
+
+    def wait(self, timeout_s: float) -> None:
+        """Nobody comes or goes."""
+
+    def identity(self, node: int) -> None:
+        """Nobody has a key."""
+
+    def presence(self, node: int) -> Presence:
+        """Always there."""
+        del node
+        return Presence()
+
+    def exchange(self, purpose: Purpose, group: str) -> LocalExchange:
+        """Begin to send tasks."""
+        del group
+        return LocalExchange(self, self._side_by_side if purpose is Purpose.TRAIN else 1)
+
+    def answers(self, tasks: Sequence[tuple[int, bytes]]) -> list[bytes | NoAnswer]:
+        """Let participants work, one after the other, but for their training, which is done together.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+            DiskFullError: this machine's disk is full.
+        """
+        if self._stop.asked:
+            raise Interrupted("stopped by the user; everything received so far is saved")
+        with disk_full_told():
+            begun = [self._begin(node, task) for node, task in tasks]
+            jobs = [each.job for each in begun if isinstance(each, _Begun)]
+            trained = iter(self._train(jobs) if jobs else ())
+            return [
+                each.participant.finish(each.job, next(trained)) if isinstance(each, _Begun) else each for each in begun
+            ]
+
+    def _begin(self, node: int, task: bytes) -> _Begun | bytes | NoAnswer:
+        try:
+            participant = self._participant(node)
+            job = participant.begin(task)
+        except (Abandoned, DiskFullError):
+            raise
+        except PlaitError as error:
+            return NoAnswer(f"node {node} failed: {error}")
+        return job if isinstance(job, bytes) else _Begun(participant, job)
+
+
+class LocalExchange:
+    """A `plait.rounds.channel.Exchange` with participants in this process."""
+
+    def __init__(self, channel: LocalChannel, at_once: int) -> None:
+        self._channel = channel
+        self._at_once = at_once
+        self._waiting: deque[tuple[int, TaskParts]] = deque()
+        self._answered: deque[tuple[int, bytes | NoAnswer]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.clear()
+        self._answered.clear()
+
+    def send(self, node: int, task: TaskParts) -> None:
+        """Keep a task until its answer is asked for."""
+        self._waiting.append((node, task))
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Wait for a node's answer no more."""
+        del reason
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != node)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
+        """The next answer, in the order of asking; there is nothing to wait for."""
+        del timeout_s
+        if not self._answered and self._waiting:
+            chosen = [self._waiting.popleft() for _ in range(min(self._at_once, len(self._waiting)))]
+            answers = self._channel.answers([(node, b"".join(parts)) for node, parts in chosen])
+            self._answered.extend((node, answer) for (node, _), answer in zip(chosen, answers, strict=True))
+        return self._answered.popleft() if self._answered else None

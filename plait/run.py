@@ -1,0 +1,212 @@
+"""One run, resolved: everything that follows from its settings and its base, worked out once.
+
+Each verb makes a `Run` and hands it down; nobody below derives anything from the settings again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.adapters import AdapterSpec, Task
+from plait.aggregation import Geometry, Rule, check_rule, geometry_of
+from plait.config import RunConfig
+from plait.policy import EMBEDDINGS, Policy, bits_of
+from plait.rounds.broadcasts import TURNED_BITS
+from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
+from plait.rounds.error_feedback import leads
+from plait.rounds.terms import Terms
+from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.settle import Settled
+from plait.training.bases import LocatedBase, locate_base, quiet_libraries
+from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
+from plait.training.device import choose_compute, use_threads
+from plait.training.methods import AdapterRequest, BaseModules
+from plait.training.resident import ResidentBase
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run, the same at server and clients.
+
+    Attributes:
+        settled: its settings, and the parts that they name.
+        base: on this disk.
+        base_parameters: of the base.
+        ranks: its adapters: the server's, and one for every lower rank that clients have.
+    """
+
+    settled: Settled
+    base: LocatedBase
+    base_parameters: int
+    ranks: Ranks
+
+    @property
+    def config(self) -> RunConfig:
+        """Its settings."""
+        return self.settled.config
+
+    @property
+    def rule(self) -> Rule:
+        """How updates become the next adapter."""
+        return self.settled.rule
+
+    @property
+    def base_fingerprint(self) -> bytes:
+        """SHA-256 of the base, 32 bytes."""
+        return bytes.fromhex(self.base.reference.fingerprint)
+
+    def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
+        """What a client agrees to when it takes part.
+
+        Args:
+            client: its name.
+            max_rank: the largest rank that it takes; 0 for any.
+            policy: its operator's; None for no limits.
+
+        Raises:
+            PolicyError: the run asks for more than the policy allows.
+        """
+        largest, own = (self.ranks.adapters[self.ranks.track_for(rank)].spec for rank in (0, max_rank))
+        if policy:
+            policy.check_run(self.config)
+            base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
+            _check_reach(policy, own, base)
+            policy.check_upload(own.layout.size * bits_of(self.config.wire) / 8)
+        return Terms(client, self.settled.tasks, (largest, own), own, policy)
+
+    def load_base(self) -> ResidentBase:
+        """The base in this process's memory, on the device that the settings name; reads nothing before it is needed.
+
+        Raises:
+            ConfigError: this machine has no such device.
+        """
+        use_threads(self.config.threads)
+        return ResidentBase(
+            self.base.directory,
+            self.base.reference.fingerprint,
+            choose_compute(self.config.device, self.config.dtype),
+            seq_len=self.config.seq_len,
+            adapter_in_float32=bool(self.config.trainer),
+        )
+
+
+def resolve(
+    settled: Settled, base: LocatedBase | None = None, *, progress: Callable[[str], None] = lambda _: None
+) -> Run:
+    """Work out a run.
+
+    Args:
+        settled: its settings.
+        base: of the run; by default the one that the settings name is brought here.
+        progress: told in words what takes long.
+
+    Raises:
+        ConfigError: the base cannot carry the adapters, or the rule cannot work on them.
+        MachineError: the base cannot be fetched.
+    """
+    quiet_libraries()
+    config, rule = settled.config, settled.rule
+    base = base or locate_base(config.base, revision=config.revision, progress=progress)
+    lower = sorted({rank for rank in config.ranks if rank != config.rank}, reverse=True)
+    blueprints = {
+        rank: blueprint_of(settled, base.directory, rank=rank, init_rank=0 if rank == config.rank else config.rank)
+        for rank in (config.rank, *lower)
+    }
+    adapters = tuple(
+        RankedAdapter(rank, blueprint.spec, geometry_of(blueprint.spec), blueprint.initial)
+        for rank, blueprint in blueprints.items()
+    )
+    ranks = Ranks(adapters, handing=rule.handing, clients_have_masters=config.rank in config.ranks)
+    check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
+    return Run(settled, base, blueprints[config.rank].base_parameters, ranks)
+
+
+def blueprint_of(
+    settled: Settled, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
+) -> Blueprint:
+    """The adapter that is asked for, on the base in this directory.
+
+    Args:
+        settled: settings of the run.
+        base_directory: of the base.
+        rank: another one than the settings'.
+        init_rank: see `AdapterSpec.init_rank`.
+        weights: whether the base's weights are there; without them initial values that follow from them are zeros.
+
+    Raises:
+        ConfigError: the base cannot carry it.
+    """
+    config, task = settled.config, settled.task
+    request = AdapterRequest(
+        method=config.method,
+        rank=rank or config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        target_modules=config.target_modules,
+        rank_pattern=config.module_ranks,
+        bias=config.bias,
+        virtual_tokens=config.virtual_tokens,
+    )
+    return design(
+        read_base_config(base_directory, task, config.label_names),
+        request,
+        task=task,
+        labels=config.label_names,
+        seed=config.seed,
+        init_rank=init_rank,
+        weights=base_directory if weights else None,
+    )
+
+
+def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
+    """Refuse an adapter with a tensor on a module that the policy does not allow, whatever the module is called."""
+    in_blocks = {*base.linear, *base.norms}
+    for name in spec.layout.by_name:
+        parts = name.split(".")
+        module = next((part for part in parts if part in in_blocks), "")
+        if module:
+            policy.check_targets([name[: name.index(module) + len(module)]])
+        elif not (name.startswith("prompt_") or (spec.task is Task.CLASSIFICATION and HEADS.intersection(parts))):
+            is_embedding = "lora_embedding_" in name or EMBEDDINGS.intersection(parts)
+            if is_embedding and not policy.embeddings:
+                raise policy.refuse_embeddings(name)
+            if not is_embedding and not policy.output_layer:
+                raise policy.refuse_output_layer(name)
+
+
+@dataclass(frozen=True)
+class CopiesOnDisk:
+    """What a run keeps on disk, in float32 values for each parameter of the adapter.
+
+    Attributes:
+        client: at a client while the run lasts, beside the adapter itself.
+        client_after: the same once the run is over.
+        server: in the run directory, the published adapter among them.
+    """
+
+    client: float
+    client_after: float
+    server: float
+
+
+def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
+    """What clients and server keep. What moves the base, and what a rule itself remembers, comes on top.
+
+    Every value that a client carries from round to round is there twice: as the newest round began, and as it ended.
+    """
+    config, rule, codec = settled.config, settled.rule, settled.codec
+    lag = 0 if not codec.distortion else 2 if leads(codec) else 1  # what is owed, and where the adapter is drifting
+    own = float(bool(config.given_own_share))
+    if rule.personal:
+        own = geometry.side_size(rule.personal) / geometry.layout.size
+    owed = 0 if settled.turns else lag
+    moments = 2 if config.moments == "carry" else 0
+    drift = 2 if config.scaffold else 0
+    bits = max(bits_of(config.wire), TURNED_BITS if settled.turns else 0)
+    return CopiesOnDisk(
+        client=2 * (own + owed + moments + drift),
+        client_after=own,
+        server=1 + CHECKPOINTS_KEPT * (1 + max(lag, 1) + settled.optimizer.copies + bits / 32),
+    )

@@ -1,0 +1,208 @@
+"""Fill in what the settings leave to method, rule and cohort, and name the parts that a run is made of.
+
+Needs no base and no data, so whatever cannot be is refused in a second. `plait.run` does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from plait.adapters import Task
+from plait.aggregation import Rule, ServerOptimizer, check_composition, optimizer_for, rule_named
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.flower.rules import ALL_RULES
+from plait.rounds.coordinator import RunPlan
+from plait.rounds.folding import Weighting
+from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.task_settings import TaskSettings
+from plait.training.methods import Method, check_method_and_rule, method_of
+from plait.wire.codec import Codec
+from plait.wire.codecs import codec_for
+from plait.wire.settings import Settings
+
+_FEW_CLIENTS = 3
+# How far a client's own adapter goes towards where its own steps lead (simulations/rules).
+_OWN_SHARE = 0.35
+# Held-out sequences of all clients together, and of each, however short the training is.
+_LEAST_JUDGED, _LEAST_OF_ONE = 64, 4
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The settings of a run with nothing left open, and the parts that they name.
+
+    Attributes:
+        config: the settings.
+        method: how the base is adapted.
+        rule: how updates become the next adapter.
+        optimizer: what the server makes of a round's step.
+        codec: how deltas are encoded.
+        turns: whether factors are other ones in every round.
+    """
+
+    config: RunConfig
+    method: Method
+    rule: Rule
+    optimizer: ServerOptimizer
+    codec: Codec
+    turns: bool
+
+    def on_data(self, *, partition: str, labels: str) -> Settled:
+        """The same, once the data are known.
+
+        Args:
+            partition: how they are dealt out.
+            labels: their classes, separated by commas; what was given stands.
+        """
+        given = {"partition": partition, "labels": self.config.labels or labels}
+        return replace(self, config=self.config.model_copy(update=given))
+
+    @property
+    def task(self) -> Task:
+        """Classification where there are labels, else a language model."""
+        return Task.CLASSIFICATION if self.config.label_names else Task.CAUSAL_LM
+
+    @property
+    def tasks(self) -> TaskSettings:
+        """The settings of all tasks."""
+        config = self.config
+        return TaskSettings(_task_settings(config), config.rounds, config.seed, self.rule, turns=self.turns)
+
+    @property
+    def plan(self) -> RunPlan:
+        """What the round loop needs."""
+        config = self.config
+        return RunPlan(
+            rounds=config.rounds,
+            clients=config.clients,
+            cohort_size=config.cohort_size,
+            eval_every=config.eval_every,
+            eval_clients=config.eval_clients,
+            quorum=math.ceil(config.quorum * config.cohort_size),
+            deadline_s=config.deadline_s or None,
+            over_selection=config.over_selection,
+            attempts=config.round_attempts,
+            norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
+            weighting=Weighting(config.weighting),
+            keep_updates=config.keep_updates,
+            seed=config.seed,
+            settings=_task_settings(config),
+        )
+
+
+def settle(config: RunConfig) -> Settled:
+    """Decide what the settings leave open; settings that are settled already stay as they are.
+
+    Raises:
+        ConfigError: there is no such method, rule, server optimizer or wire, or two of them do not go together.
+    """
+    codec, method = codec_for(config.wire), method_of(config.method)
+    rule = _rule_of(config)
+    left: dict[str, object] = {
+        "learning_rate": config.learning_rate or method.learning_rate_at(config.rank),
+        "moments": _moments(config, rule),
+        "own_share": _own_share(config, rule),
+        "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
+    }
+    config = config.model_copy(update={**left, **_server_step(config, rule)})
+    optimizer = optimizer_for(
+        config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
+    )
+    check_composition(rule, optimizer, one_rank=config.one_rank)
+    check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
+    return Settled(config, method, rule, optimizer, codec, rule.turns(one_rank=config.one_rank))
+
+
+def _rule_of(config: RunConfig) -> Rule:
+    rule = rule_named(config.rule, ALL_RULES)
+    for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
+        if is_set and rule.turns(one_rank=config.one_rank):
+            to_whom = "" if rule.turns(one_rank=True) else " to clients of several ranks"
+            raise ConfigError(
+                f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
+                "round before can be carried over"
+            )
+    if config.scaffold and rule.trained(1) != rule.trained(2):
+        raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
+    if config.given_own_share and not _can_have_own(rule):
+        raise ConfigError(
+            f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
+            "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"
+        )
+    return rule
+
+
+def _held_out_sequences(config: RunConfig) -> int:
+    """As many as take about a third of the time of the training between two evaluations.
+
+    Judging a sequence is a forward pass, training on it is about three. The figure has to mean something however little
+    is trained, hence the least.
+    """
+    trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
+    trained *= min(config.eval_every, config.rounds)
+    judging = min(config.eval_clients or config.clients, config.clients)
+    # Neither all clients together (in a simulation) nor the one that judges (in a deployment) takes longer.
+    affordable = trained * min(config.cohort_size, judging) // judging
+    return min(max(affordable, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
+
+
+def _moments(config: RunConfig, rule: Rule) -> str:
+    if config.moments != "auto":
+        return config.moments
+    goes_on = not rule.turns(one_rank=config.one_rank)
+    return "carry" if goes_on and _all_meet(config) and not (config.trainer or config.scaffold) else "fresh"
+
+
+def _own_share(config: RunConfig, rule: Rule) -> float:
+    if config.own_share != "auto":
+        return config.own_share
+    are_several = config.clients > 1 and not config.scaffold
+    return _OWN_SHARE if _can_have_own(rule) and _all_meet(config) and are_several else 0.0
+
+
+def _can_have_own(rule: Rule) -> bool:
+    """Whether clients can have adapters of their own beside the shared one: it is the sum of what they moved."""
+    return rule.linear and rule.continuous and rule.personal is None
+
+
+def _all_meet(config: RunConfig) -> bool:
+    """Whether every client takes part in every round."""
+    return config.cohort_size == config.clients and not config.over_selection
+
+
+def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
+    if config.server_optimizer != "auto":
+        return {}
+    if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
+        return {"server_optimizer": "sgd"}
+    if rule.server_learning_rate != 1.0 and not config.scaffold and config.cohort_size >= _FEW_CLIENTS:
+        return {"server_optimizer": "sgd", "server_learning_rate": rule.server_learning_rate}
+    return {"server_optimizer": "none"}
+
+
+def _task_settings(config: RunConfig) -> Settings:
+    """What every task tells a client; round, seed and steps done are filled in for each task."""
+    return Settings(
+        local_steps=config.local_steps,
+        batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        seq_len=config.seq_len,
+        learning_rate=config.learning_rate,
+        lr_schedule=config.lr_schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        held_out_fraction=config.held_out_fraction,
+        max_held_out_sequences=config.max_held_out_sequences,
+        seed=config.seed,
+        round=0,
+        done_steps=0,
+        total_steps=config.rounds * config.local_steps,
+        wire=config.wire,
+        proximal=config.proximal,
+        carry_moments=config.moments == "carry",
+        own_share=config.given_own_share,
+        scaffold=config.scaffold,
+    )

@@ -1,0 +1,43 @@
+"""A run's data, loaded and dealt out to its simulated clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.config import RunConfig
+from plait.data import Dataset, cache_directory, load_dataset
+from plait.errors import DataError
+from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
+from plait.training.bases import Progress
+from plait.training.embeddings import minilm_embedder
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """The data of all clients.
+
+    Attributes:
+        dataset: all of it.
+        scheme: how it was dealt out: as asked, or as fits the data.
+        partition: each client's part.
+    """
+
+    dataset: Dataset
+    scheme: Scheme
+    partition: Partition
+
+
+def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
+    """Load a run's data and deal it out to its clients.
+
+    Raises:
+        ConfigError: the data cannot be dealt out this way.
+        DataError: the data cannot be read, or a label has a comma in its name.
+    """
+    dataset = load_dataset(config.data, cache=cache_directory(), progress=progress)
+    for label in dataset.labels:
+        if "," in label:
+            raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
+    scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
+    embed = minilm_embedder(progress) if scheme.name is SchemeName.CLUSTER else None
+    return Dealt(dataset, scheme, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed))

@@ -1,0 +1,99 @@
+"""The clients of a simulated run: one base in memory for all, each client's data, and what each keeps."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+from plait.data import cache_directory, histogram
+from plait.rounds.local_channel import LocalChannel, StopRequest
+from plait.rounds.memory import Memory
+from plait.rounds.participant import Participant
+from plait.rounds.run_directory import RunDirectory
+from plait.run import Run
+from plait.simulation.dealing import Dealt
+from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
+from plait.simulation.remembered import RememberedLosses
+from plait.training.bridge import load_own_trainer
+from plait.training.local_model import PeftLocalModel, train_jobs
+
+# Of more clients than these the text is tokenised anew when they are asked again.
+_MODELS_KEPT = 4096
+
+
+class Simulation:
+    """Everything that a simulated run has beside the run itself.
+
+    Args:
+        run: what is run.
+        dealt: its clients' data.
+
+    Attributes:
+        base: that all clients share.
+    """
+
+    def __init__(self, run: Run, dealt: Dealt) -> None:
+        config = run.config
+        self._run = run
+        self._dealt = dealt
+        self.base = run.load_base()
+        self._own_trainer = load_own_trainer(config.trainer) if config.trainer else None
+        self._recall = RememberedLosses(cache_directory()).recall
+        self._directory = RunDirectory(Path(config.out))
+        self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
+        self._shared = SharedBytes()
+        self._memories: dict[int, VolatileMemory] = {}
+        self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
+
+    def name(self, index: int) -> str:
+        """What the client with this partition number is called."""
+        return self._dealt.partition.shares[index].name
+
+    def model(self, index: int) -> PeftLocalModel:
+        """The base with the client's data beside it."""
+        if index not in self._models:
+            while len(self._models) >= _MODELS_KEPT:
+                self._models.popitem(last=False)
+            share, dataset = self._dealt.partition.shares[index], self._dealt.dataset
+            self._models[index] = PeftLocalModel(
+                self.base,
+                share.name,
+                share.records,
+                kind=dataset.kind,
+                histogram=histogram(share.records, dataset, besides=self._dealt.scheme.column),
+                own_trainer=self._own_trainer,
+                recall=self._recall,
+            )
+        self._models.move_to_end(index)
+        return self._models[index]
+
+    def participant(self, index: int, volatile: Memory | None = None) -> Participant:
+        """The client with this partition number.
+
+        Args:
+            index: from 0.
+            volatile: keeps what may be lost with the process; by default this object does.
+        """
+        name, ranks = self.name(index), self._run.config.ranks
+        max_rank = ranks[index % len(ranks)]
+        if volatile is None:
+            volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
+        return Participant(
+            name,
+            self.model(index),
+            SimulatedMemory(volatile, self._directory.client_memory(name)),
+            max_rank=max_rank,
+            terms=replace(self._terms[max_rank], client=name),
+        )
+
+    def channel(self, stop: StopRequest | None = None) -> LocalChannel:
+        """A channel to all clients.
+
+        Args:
+            stop: stops the run between two clients.
+        """
+        config = self._run.config
+        return LocalChannel(
+            self.participant, config.clients, train=train_jobs, side_by_side=config.side_by_side, stop=stop
+        )

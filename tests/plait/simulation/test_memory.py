@@ -1,0 +1,37 @@
+from plait.simulation.memory import _SHARED_KEPT, SharedBytes, SimulatedMemory, VolatileMemory
+
+
+def test_clients_of_one_process_that_keep_the_same_bytes_share_one_copy():
+    shared = SharedBytes()
+    memories = [VolatileMemory(shared) for _ in range(3)]
+    for memory in memories:
+        memory.save("adapter", bytes([7]) * 1000)
+    assert len({id(memory.load("adapter")) for memory in memories}) == 1
+
+
+def test_what_is_shared_is_never_anothers():
+    shared = SharedBytes()
+    alice, bob = VolatileMemory(shared), VolatileMemory(shared)
+    alice.save("adapter", b"a")
+    bob.save("adapter", b"b")
+    assert (alice.load("adapter"), bob.load("adapter"), bob.load("spec")) == (b"a", b"b", None)
+
+
+def test_sharing_keeps_few_bytes_alive():
+    shared = SharedBytes()
+    for number in range(50):
+        VolatileMemory(shared).save("adapter", b"%d" % number)
+    assert len(shared._known) <= _SHARED_KEPT
+
+
+def test_what_nobody_could_send_again_survives_the_process(tmp_path):
+    def memory(name):
+        return SimulatedMemory(VolatileMemory(SharedBytes()), tmp_path / "clients" / name)
+
+    first = memory("ada")
+    first.save("residual", b"owed")
+    first.save("adapter", b"sent again when lost")
+    after_a_kill = memory("ada")
+    assert after_a_kill.load("residual") == b"owed"
+    assert after_a_kill.load("adapter") is None
+    assert memory("bob").load("residual") is None

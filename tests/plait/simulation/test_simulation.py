@@ -1,0 +1,58 @@
+import gc
+import json
+import weakref
+
+import pytest
+
+from plait.config import RunConfig
+from plait.run import Run, resolve
+from plait.settle import settle
+from plait.simulation import simulation as simulation_module
+from plait.simulation.dealing import Dealt, deal
+from plait.simulation.simulation import Simulation
+
+
+@pytest.fixture
+def prepared(tmp_path) -> tuple[Run, Dealt]:
+    path = tmp_path / "data.jsonl"
+    lines = [{"text": f"line {n} of {who}", "who": who} for who in ("ann", "bob") for n in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = RunConfig(
+        data=str(path), partition="natural:who", clients=2, base="tiny", device="cpu", dtype="float32",
+        client_ranks="2,8", rule="flexlora", out=str(tmp_path / "run"),
+    )  # fmt: skip
+    return resolve(settle(config)), deal(config)
+
+
+def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:
+    simulation = Simulation(*prepared)
+    assert [simulation.name(index) for index in (0, 1)] == ["ann", "bob"]
+    assert [simulation.participant(index)._max_rank for index in (0, 1)] == [2, 8]
+    assert simulation.model(1).base_fingerprint == prepared[0].base_fingerprint
+
+
+def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepared) -> None:
+    simulation = Simulation(*prepared)
+    first = weakref.ref(simulation.model(0))
+    assert simulation.model(0) is first()
+    assert simulation.participant(0)._model is first()
+    del simulation
+    gc.collect()
+    assert first() is None
+
+
+def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> None:
+    monkeypatch.setattr(simulation_module, "_MODELS_KEPT", 1)
+    simulation = Simulation(*prepared)
+    first = simulation.model(0)
+    simulation.model(1)
+    assert simulation.model(0) is not first
+
+
+def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
+    run, dealt = prepared
+    one, other = Simulation(run, dealt), Simulation(run, dealt)
+    one.participant(0)._memory.save("adapter", b"one")
+    assert other.participant(0)._memory.load("adapter") is None
+    assert one.participant(0)._memory.load("adapter") == b"one"
+    assert one.base is not other.base
