@@ -8,30 +8,55 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import grpc
 
-from client.backoff import Backoff
-from client.calls import Attending, Calls, what_failed
 from client.enrolment import Credential, Enrolment
 from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
 from client.refusals import final_refusal, passing_refusal
+from client.retrying import Backoff, what_failed
 from client.session import CurrentSession, Session
 from client.task import Task
 from client.watched_thread import watched_thread
 from client.wording import shown
 from client.workplace import Run
+from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError
 from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
 from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
 
 _ENROL_S = 30.0
 _GOODBYE_S = 2.0
 _MOST_UNHEARD = 32
 _LOOK_S = 0.2
+
+
+class _Incoming(Protocol):
+    """What the server says."""
+
+    def __iter__(self) -> Iterator[pb.ToNode]: ...
+    def cancel(self) -> bool: ...
+
+
+@dataclass(eq=False)
+class _LongCall:
+    """One long call to the server.
+
+    Attributes:
+        outgoing: what the node says; None at its end.
+        abandonment: ends the call, with the reason for the operator.
+        is_enrolled: whether the server took the node in; before, anything but the proof would be refused for good.
+    """
+
+    outgoing: queue.SimpleQueue[pb.FromNode | None] = field(default_factory=queue.SimpleQueue[pb.FromNode | None])
+    abandonment: Abandonment = field(default_factory=Abandonment)
+    is_enrolled: bool = False
 
 
 class Connection:
@@ -62,14 +87,11 @@ class Connection:
         self._backoff = backoff
         self._explain = explain
         self._tell = tell
-        self._closing = threading.Event()
+        self._closing = Abandonment()
         self._lock = threading.Lock()
         # What was said and not dealt with yet: past this the server waits, not this node's memory.
         self._room = threading.Semaphore(_MOST_UNHEARD)
-        self._broken_off = ""
-        self._outgoing: queue.SimpleQueue[pb.FromNode | None] | None = None
-        self._call: Attending | None = None
-        self._is_welcome = False
+        self._call: _LongCall | None = None
         self._thread = watched_thread(self._stay, name="connection", tell=tell)
 
     def start(self) -> None:
@@ -77,10 +99,10 @@ class Connection:
         self._thread.start()
 
     def send(self, message: pb.FromNode) -> None:
-        """Say something to the server, if this node is enrolled; before the proof it would be refused for good."""
+        """Say something to the server, if this node is enrolled."""
         with self._lock:
-            if self._outgoing is not None and self._is_welcome:
-                self._outgoing.put(message)
+            if self._call is not None and self._call.is_enrolled:
+                self._call.outgoing.put(message)
 
     def heard(self) -> None:
         """A task, its withdrawal or a farewell was dealt with: the server may be listened to further."""
@@ -93,84 +115,81 @@ class Connection:
             cause: for the operator.
         """
         with self._lock:
-            self._broken_off, call = cause, self._call
+            call = self._call
         if call is not None:
-            call.cancel()
+            call.abandonment.ask(cause)
 
     def close(self) -> None:
         """Say goodbye and end."""
-        self._closing.set()
+        self._closing.ask("the node stops")
         with self._lock:
-            outgoing, call = self._outgoing, self._call
-        if outgoing is not None:
-            outgoing.put(None)
+            call = self._call
+        if call is not None:
+            call.outgoing.put(None)
         if self._thread.ident is None:
             return
         self._thread.join(_GOODBYE_S)
         if self._thread.is_alive() and call is not None:
-            call.cancel()
+            call.abandonment.ask(self._closing.reason)
         self._thread.join(_GOODBYE_S)
 
     def _stay(self) -> None:
-        while not self._closing.is_set():
-            try:
-                cause = self._attend()
-            except PeerError as error:
-                cause = str(error)
-            if cause is None or self._closing.is_set():
-                return
-            wait_s = self._backoff.next_s()
-            self._tell(Lost(cause, wait_s))
-            self._closing.wait(wait_s)
+        with suppress(Abandoned):
+            while (cause := self._attend()) is not None:
+                self._closing.check()
+                wait_s = self._backoff.next_s()
+                self._tell(Lost(cause, wait_s))
+                self._closing.pause(wait_s)
 
     def _attend(self) -> str | None:
         """One connection from beginning to end: why it ended, None if there is to be no other."""
-        channel = self._open_channel()
-        outgoing: queue.SimpleQueue[pb.FromNode | None] = queue.SimpleQueue()
-        calls = Calls(channel)
-        enrolment = Enrolment(self._credential)
-        outgoing.put(enrolment.hello())
-        call = calls.attend(iter(outgoing.get, None))
-        patience = threading.Timer(_ENROL_S, call.cancel)
+        channel, call, enrolment = self._open_channel(), _LongCall(), Enrolment(self._credential)
+        call.outgoing.put(enrolment.hello())
+        incoming = cast("_Incoming", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
+        late = f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
+        patience = threading.Timer(_ENROL_S, call.abandonment.ask, (late,))
         patience.daemon = True
         patience.start()
-        heard = challenged = welcomed = False
+        heard = challenged = False
         with self._lock:
-            self._call, self._outgoing, self._broken_off, self._is_welcome = call, outgoing, "", False
+            self._call = call
         try:
-            for message in call:
-                heard = True
-                if message.HasField("challenge"):
-                    if challenged:
-                        raise PeerError("server challenged this node twice, expected a welcome")
-                    challenged = True
-                    outgoing.put(enrolment.proof(message.challenge))
-                elif message.HasField("refused"):
-                    return self._refused(message.refused)
-                elif message.HasField("welcome"):
-                    if welcomed:
-                        raise PeerError("server took this node in twice, expected work")
-                    patience.cancel()
-                    welcomed = True
-                    with self._lock:
-                        self._is_welcome = True
-                    self._welcome(message.welcome, calls)
-                elif welcomed:
-                    self._hand_on(message)
-                else:
-                    raise PeerError("server sent work before it took this node in, expected a challenge or a welcome")
+            with call.abandonment.cancelling(incoming.cancel):
+                for message in incoming:
+                    heard = True
+                    if message.HasField("challenge"):
+                        if challenged:
+                            raise PeerError("server challenged this node twice, expected a welcome")
+                        challenged = True
+                        call.outgoing.put(enrolment.proof(message.challenge))
+                    elif message.HasField("refused"):
+                        return self._refused(message.refused)
+                    elif message.HasField("welcome"):
+                        if call.is_enrolled:
+                            raise PeerError("server took this node in twice, expected work")
+                        patience.cancel()
+                        call.is_enrolled = True
+                        self._welcome(message.welcome, channel)
+                    elif call.is_enrolled:
+                        self._hand_on(message)
+                    else:
+                        raise PeerError(
+                            "server sent work before it took this node in, expected a challenge or a welcome"
+                        )
             return "server closed the connection"
+        except (PeerError, Abandoned) as error:
+            return str(error)
         except grpc.RpcError as error:
-            return self._cause(error, heard=heard, timed_out=patience.finished.is_set() and not welcomed)
+            return call.abandonment.reason or self._cause(error, heard=heard)
         finally:
             patience.cancel()
             self._sessions.replace(None)
             with self._lock:
-                self._call = self._outgoing = None
-            outgoing.put(None)
+                self._call = None
+            call.outgoing.put(None)
             channel.close()
 
-    def _welcome(self, welcome: pb.Welcome, calls: Calls) -> None:
+    def _welcome(self, welcome: pb.Welcome, channel: grpc.Channel) -> None:
         if len(welcome.session) != SESSION_BYTES or len(welcome.base_fingerprint) not in (0, DIGEST_BYTES):
             raise PeerError(
                 f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
@@ -179,7 +198,7 @@ class Connection:
         config = _run_config(welcome.run_config_json)
         self._backoff.reset()
         self._tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
-        self._sessions.replace(Session(calls, welcome.session, welcome.max_answer_bytes))
+        self._sessions.replace(Session(channel, welcome))
 
     def _hand_on(self, message: pb.ToNode) -> None:
         if message.HasField("work"):
@@ -191,7 +210,7 @@ class Connection:
 
     def _pass_on(self, event: Offered | Withdrawn | Draining) -> None:
         while not self._room.acquire(timeout=_LOOK_S):
-            if self._closing.is_set():
+            if self._closing.is_asked:
                 return
         self._tell(event)
 
@@ -202,17 +221,11 @@ class Connection:
         self._tell(Failed(final))
         return None
 
-    def _cause(self, error: grpc.RpcError, *, heard: bool, timed_out: bool) -> str:
-        if self._closing.is_set():
-            return ""
-        if self._broken_off:
-            return self._broken_off
-        if timed_out:
-            return f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
+    def _cause(self, error: grpc.RpcError, *, heard: bool) -> str:
         code = cast("grpc.Call", error).code()
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return "a gRPC server answers there, but not plait's; check --server"
-        if code is grpc.StatusCode.UNAVAILABLE and not heard:
+        if code is grpc.StatusCode.UNAVAILABLE and not heard and not self._closing.is_asked:
             return self._explain()
         return what_failed(error)
 

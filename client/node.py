@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-import grpc
-
-from client.backoff import FIRST_S, MOST_S, Backoff
 from client.base import check_machine, open_or_decline
 from client.connection import Connection
 from client.downloads import Downloads
@@ -38,6 +35,7 @@ from client.events import (
     Withdrawn,
 )
 from client.journal import Journal, Style
+from client.retrying import FIRST_S, MOST_S, Backoff, Retrying
 from client.session import CurrentSession
 from client.settings import NodeSettings
 from client.state_directory import locked, memory_folder, prune
@@ -46,7 +44,6 @@ from client.uploads import Uploads
 from client.wording import shown, size
 from client.worker import MOST_WAITING, Worker
 from client.workplace import Capacity, Run, Workplace
-from plait.abandon import ABANDONMENT
 from plait.data import cache_directory, load_dataset
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
@@ -100,23 +97,18 @@ class Node:
         self._journal = journal
         self._timing = timing
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        sessions = CurrentSession()
-
-        def trouble(cause: str) -> None:
-            self._events.put(Trouble(cause))
-
-        self._downloads = Downloads(
-            sessions, backoff=timing.backoff, trouble=trouble, max_bytes=settings.policy.max_task_bytes
-        )
-        self._uploads = Uploads(sessions, backoff=timing.backoff, tell=self._events.put, trouble=trouble)
-        self._worker = Worker(open_workplace, downloads=self._downloads, uploads=self._uploads, tell=self._events.put)
+        tell, sessions = self._events.put, CurrentSession()
+        retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: tell(Trouble(cause)))
+        self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
+        self._uploads = Uploads(retrying, tell=tell)
+        self._worker = Worker(open_workplace, downloads=self._downloads, uploads=self._uploads, tell=tell)
         self._connection = Connection(
-            self._open_channel,
+            lambda: open_channel(settings.server, settings.kit),
             settings.credential,
             sessions=sessions,
             backoff=timing.backoff(),
             explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
-            tell=self._events.put,
+            tell=tell,
         )
         self._run: Run | None = None
         self._capacity: Capacity | None = None
@@ -154,9 +146,6 @@ class Node:
             self._uploads.close()
             self._connection.close()
 
-    def _open_channel(self) -> grpc.Channel:
-        return open_channel(self._settings.server, self._settings.kit)
-
     def _next(self) -> Event | None:
         try:
             return self._events.get(timeout=self._timing.progress_s)
@@ -165,35 +154,46 @@ class Node:
 
     def _handle(self, event: Event | None) -> bool:
         """Act on an event; whether it is the last."""
+        if isinstance(event, Offered | Withdrawn | Draining):
+            self._connection.heard()
         match event:
             case None:
                 self._give_up_declining()
                 self._report_progress()
-            case Welcomed():
-                self._welcomed(event.run)
-            case Offered():
-                self._connection.heard()
-                if not self._uploads.offer(event.task) and not self._worker.take(event.task):
+            case Welcomed(run):
+                self._welcomed(run)
+            case Offered(task):
+                if not self._uploads.offer(task) and not self._worker.take(task):
                     self._connection.break_off(
                         f"server sent a task while {MOST_WAITING} others wait, expected one at a time"
                     )
-            case Withdrawn():
-                self._connection.heard()
-                self._worker.withdraw(event.task_id, shown(event.reason))
-                self._uploads.withdraw(event.task_id, shown(event.reason))
-            case Draining():
-                self._connection.heard()
-                return self._drained(finished=event.finished)
+            case Withdrawn(task_id, reason):
+                self._worker.withdraw(task_id, shown(reason))
+                self._uploads.withdraw(task_id, shown(reason))
+            case Draining(finished):
+                return self._drained(finished=finished)
             case Lost():
                 self._lost(event)
-            case Prepared():
-                self._prepared(event.capacity)
-            case Failed():
-                raise event.error
-            case Stopped():
-                return self._stopped(by_system=event.by_system)
-            case _:
-                self._tell_of_work(event)
+            case Prepared(capacity):
+                self._prepared(capacity)
+            case Failed(error):
+                raise error
+            case Began(task):
+                self._reports = 0
+                self._heads_bytes += len(task.head)
+                self._send_progress(task.task_id, task.doing)
+                self._journal.tell("task", task.doing, task=task.task_id)
+            case Delivered():
+                self._delivered(event)
+            case Shelved(task):
+                text = f"{task.doing}: done, kept until the server asks again"
+                self._journal.tell("shelved", text, task=task.task_id)
+            case Dropped(task, reason):
+                self._journal.tell("dropped", f"{task.doing}: abandoned ({shown(reason)})", task=task.task_id)
+            case Trouble(cause):
+                self._journal.tell("trouble", f"{cause}; trying again")
+            case Stopped(by_system):
+                return self._stopped(by_system=by_system)
         return False
 
     def _welcomed(self, run: Run) -> None:
@@ -241,8 +241,8 @@ class Node:
         )
         if capacity.declined:
             return
-        task = self._worker.current
-        self._journal.tell("ready", f"going on with {task.doing}" if task else "waiting for work")
+        current = self._worker.current
+        self._journal.tell("ready", f"going on with {current.task.doing}" if current else "waiting for work")
 
     def _lost(self, lost: Lost) -> None:
         was_connected, self._connected = self._connected, False
@@ -269,24 +269,18 @@ class Node:
             received_bytes=received_bytes,
         )
         self._tidy()
-        self._tell_of_own_adapter()
         return True
 
     def _tidy(self) -> None:
-        """Remove what only further rounds would have needed."""
-        if self._run is None:
-            return
-        try:
-            keep_only_what_lasts(memory_folder(self._settings.state, self._run.run_id, self._settings.name))
-        except PlaitError as error:
-            self._journal.tell("trouble", str(error))
-
-    def _tell_of_own_adapter(self) -> None:
-        """Where it is, if the run left one: nobody else has it."""
+        """Remove what only further rounds would have needed; say where the own adapter is, for nobody else has it."""
         settings, run = self._settings, self._run
         if run is None:
             return
         folder = memory_folder(settings.state, run.run_id, settings.name)
+        try:
+            keep_only_what_lasts(folder)
+        except PlaitError as error:
+            self._journal.tell("trouble", str(error))
         if not (folder / "own").is_file():
             return
         base = settings.base or shown(str(run.config.get("base", "BASE")))
@@ -294,34 +288,12 @@ class Node:
         self._journal.tell("own_adapter", f"this client's own adapter: {command}", folder=str(folder))
 
     def _stopped(self, *, by_system: bool) -> bool:
-        task = self._worker.current
-        doing = f"abandoning {task.doing} at its next step" if task else "nothing is under way"
+        current = self._worker.current
+        doing = f"abandoning {current.task.doing} at its next step" if current else "nothing is under way"
         self._journal.tell("stopping", f"stopping: {doing}; what must be kept is on disk")
         if not by_system:
             raise Interrupted("stopped; start it again and it goes on")
         return True
-
-    def _tell_of_work(self, event: Event) -> None:
-        match event:
-            case Began():
-                self._reports = 0
-                self._heads_bytes += len(event.task.head)
-                self._send_progress(event.task.task_id, event.task.doing)
-                self._journal.tell("task", event.task.doing, task=event.task.task_id)
-            case Delivered():
-                self._delivered(event)
-            case Shelved():
-                self._journal.tell(
-                    "shelved", f"{event.task.doing}: done, kept until the server asks again", task=event.task.task_id
-                )
-            case Dropped():
-                self._journal.tell(
-                    "dropped", f"{event.task.doing}: abandoned ({shown(event.reason)})", task=event.task.task_id
-                )
-            case Trouble():
-                self._journal.tell("trouble", f"{event.cause}; trying again")
-            case _:
-                pass
 
     def _delivered(self, event: Delivered) -> None:
         if self._capacity and self._capacity.declined:
@@ -338,10 +310,10 @@ class Node:
         self._journal.tell(name, text, task=task.task_id, sent_bytes=event.sent_bytes)
 
     def _report_progress(self) -> None:
-        task = self._worker.current
-        if task is None:
+        current = self._worker.current
+        if current is None:
             return
-        steps = ABANDONMENT.checks
+        task, steps = current.task, current.abandonment.steps
         doing = f"{task.doing}, step {steps}" if steps else task.doing
         self._send_progress(task.task_id, doing)
         self._reports += 1

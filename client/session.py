@@ -1,39 +1,71 @@
-"""The session that a server granted, for whoever needs one, and waiting for the next while there is none."""
+"""The session that a server granted, its calls, and waiting for the next one while there is none.
+
+Bodies and answers go past protobuf, which would copy them twice.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
-from client.calls import Calls, Chunks, Receiving
-from client.effort import Effort
+import grpc
+
+from plait.abandon import Abandonment
+from plait.transport.framing import Data, unpack_chunk
 from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
 
 _LOOK_S = 0.2
 _HELD_S = 30.0
+_SERVICE = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
 
-Began = TypeVar("Began")
+Begun = TypeVar("Begun")
 
 
 class SessionOverError(Exception):
     """The connection that the session belonged to was closed here just now."""
 
 
-@dataclass(frozen=True)
+class Chunks(Protocol):
+    """A body that is coming in."""
+
+    def __iter__(self) -> Iterator[Data]: ...
+    def cancel(self) -> bool:
+        """Want no more."""
+        ...
+
+
+class Receiving(Protocol):
+    """An answer that the server is taking."""
+
+    def result(self) -> pb.Receipt:
+        """Wait for the receipt."""
+        ...
+
+    def cancel(self) -> bool:
+        """Send no more."""
+        ...
+
+
 class Session:
     """The calls of an enrolled node.
 
-    Attributes:
-        calls: the server's, over the connection that the session belongs to.
-        token: authorises the calls, 32 bytes.
-        max_answer_bytes: the largest answer that the server takes.
+    Args:
+        channel: the connection that the session belongs to.
+        welcome: the server's, with the token that authorises the calls.
     """
 
-    calls: Calls
-    token: bytes
-    max_answer_bytes: int
+    def __init__(self, channel: grpc.Channel, welcome: pb.Welcome) -> None:
+        self.token = welcome.session
+        self.max_answer_bytes = welcome.max_answer_bytes
+        self._stub = FederationStub(channel)
+        self._download = channel.unary_stream(
+            f"{_SERVICE}/Download",
+            request_serializer=pb.DownloadRequest.SerializeToString,
+            response_deserializer=unpack_chunk,
+        )
+        self._upload = channel.stream_unary(f"{_SERVICE}/Upload", response_deserializer=pb.Receipt.FromString)
 
     def download(self, sha256: bytes, *, offset: int) -> Chunks:
         """Ask for a body.
@@ -42,7 +74,7 @@ class Session:
             SessionOverError: the connection is gone.
         """
         request = pb.DownloadRequest(session=self.token, sha256=sha256, offset=offset)
-        return self._begin(lambda: self.calls.download(request))
+        return cast("Chunks", _begin(lambda: self._download(request)))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
         """Ask how much of an answer is there.
@@ -52,7 +84,7 @@ class Session:
             grpc.RpcError: the call failed.
         """
         request = pb.HeldRequest(session=self.token, task_id=task_id, sha256=sha256)
-        return self._begin(lambda: self.calls.held(request, timeout_s=_HELD_S))
+        return _begin(lambda: cast("pb.HeldReply", self._stub.Held(request, timeout=_HELD_S)))
 
     def upload(self, parts: Iterator[bytes]) -> Receiving:
         """Begin to send an answer, in serialised parts.
@@ -60,15 +92,15 @@ class Session:
         Raises:
             SessionOverError: the connection is gone.
         """
-        return self._begin(lambda: self.calls.upload(parts))
+        return cast("Receiving", _begin(lambda: self._upload.future(parts)))
 
-    @staticmethod
-    def _begin(call: Callable[[], Began]) -> Began:
-        try:
-            return call()
-        except ValueError as error:
-            # All that gRPC says when a call begins on a channel that another thread has closed.
-            raise SessionOverError from error
+
+def _begin(call: Callable[[], Begun]) -> Begun:
+    try:
+        return call()
+    except ValueError as error:
+        # All that gRPC says when a call begins on a channel that another thread has closed.
+        raise SessionOverError from error
 
 
 class CurrentSession:
@@ -84,15 +116,15 @@ class CurrentSession:
             self._session = session
             self._changed.notify_all()
 
-    def wait(self, effort: Effort) -> Session:
+    def wait(self, abandonment: Abandonment) -> Session:
         """The session, as soon as there is one.
 
         Raises:
-            Abandoned: the effort that needs it was called off.
+            Abandoned: the work that needs it is to stop.
         """
         with self._changed:
             while self._session is None:
-                effort.check()
+                abandonment.check()
                 self._changed.wait(_LOOK_S)
-            effort.check()
+            abandonment.check()
             return self._session

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable
 
 from client.downloads import Downloads
-from client.effort import Effort
 from client.events import Began, Dropped, Event, Failed, Prepared
 from client.task import Answer, Task
+from client.task_handle import TaskHandle
 from client.uploads import Uploads
 from client.watched_thread import watched_thread
 from client.wording import failure
 from client.workplace import Run, Workplace
-from plait.abandon import ABANDONMENT, Abandoned
+from plait.abandon import Abandoned
 from plait.errors import MachineError, PlaitError
 
 MOST_WAITING = 8
@@ -49,8 +49,8 @@ class Worker:
         self._changed = threading.Condition()
         self._run: Run | None = None  # to be made ready for
         self._workplace: Workplace | None = None
-        self._waiting: deque[Effort] = deque()
-        self._current: Effort | None = None
+        self._waiting: deque[TaskHandle] = deque()
+        self._current: TaskHandle | None = None
         self._confirmed = False
         self._busy = False
         self._closed = False
@@ -58,16 +58,9 @@ class Worker:
         self._thread.start()
 
     @property
-    def current(self) -> Task | None:
+    def current(self) -> TaskHandle | None:
         """The task under way."""
-        current = self._current
-        return current.task if current else None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
-        with self._changed:
-            return not self._busy and not self._waiting and self._run is None
+        return self._current
 
     def move_to(self, run: Run) -> None:
         """Drop everything and make ready for a run; `Prepared` or `Failed` tells how that ended."""
@@ -86,33 +79,33 @@ class Worker:
         """Do a task, unless it is under way already; False where more wait already than a server has reason to send."""
         with self._changed:
             current = self._current
-            if current is not None and not current.called_off:
+            if current is not None and not current.abandonment.is_asked:
                 if current.task == task and current.offered_again():
                     self._confirmed = True
                     return True
                 same_name = current.task.task_id == task.task_id
                 if same_name or (not self._confirmed and current.task.message_type == task.message_type):
-                    self._call_off(current, "the server sent another task instead")
-            if all(effort.task != task for effort in self._waiting):
+                    current.give_up("the server sent another task instead")
+            if all(waiting.task != task for waiting in self._waiting):
                 if len(self._waiting) >= MOST_WAITING:
                     return False
-                self._waiting.append(Effort(task))
+                self._waiting.append(TaskHandle(task))
                 self._changed.notify_all()
             return True
 
     def withdraw(self, task_id: str, reason: str) -> None:
         """Nobody waits for a task any more."""
         with self._changed:
-            self._waiting = deque(effort for effort in self._waiting if effort.task.task_id != task_id)
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.task.task_id != task_id)
             if self._current is not None and self._current.task.task_id == task_id:
-                self._call_off(self._current, reason)
+                self._current.give_up(reason)
 
     def withdraw_all(self, reason: str) -> None:
         """Nobody waits for anything any more."""
         with self._changed:
             self._waiting.clear()
             if self._current is not None:
-                self._call_off(self._current, reason)
+                self._current.give_up(reason)
 
     def close(self) -> None:
         """Drop everything and end; a task under way ends at its next step."""
@@ -125,10 +118,6 @@ class Worker:
         if not preparing:
             self._thread.join()
 
-    def _call_off(self, effort: Effort, reason: str) -> None:
-        effort.call_off(reason)
-        ABANDONMENT.ask()
-
     def _work(self) -> None:
         while (job := self._next()) is not None:
             if isinstance(job, Run):
@@ -137,9 +126,8 @@ class Worker:
                 self._do(job)
             with self._changed:
                 self._busy, self._current = False, None
-                ABANDONMENT.begin()
 
-    def _next(self) -> Run | Effort | None:
+    def _next(self) -> Run | TaskHandle | None:
         with self._changed:
             while not self._closed:
                 if self._run is not None:
@@ -149,7 +137,6 @@ class Worker:
                 if self._waiting:
                     self._busy, self._confirmed = True, True
                     self._current = self._waiting.popleft()
-                    ABANDONMENT.begin()
                     return self._current
                 self._changed.wait()
             return None
@@ -166,22 +153,24 @@ class Worker:
         else:
             self._tell(Prepared(self._workplace.capacity))
 
-    def _do(self, effort: Effort) -> None:
+    def _do(self, handle: TaskHandle) -> None:
         workplace = self._workplace
         if workplace is None:
             return
-        self._tell(Began(effort.task))
+        task, abandonment = handle.task, handle.abandonment
+        self._tell(Began(task))
         try:
             try:
-                body = self._downloads.fetch(effort)
+                body = self._downloads.fetch(handle)
             except Abandoned:
                 raise
             except PlaitError as error:
                 answer = Answer.failed(str(error))
             else:
-                answer = workplace.answer(effort.task, body)
-            effort.check()
+                with abandonment.obeyed():
+                    answer = workplace.answer(task, body)
+            abandonment.check()
         except Abandoned:
-            self._tell(Dropped(effort.task, effort.reason))
+            self._tell(Dropped(task, abandonment.reason))
         else:
-            self._uploads.put(effort.task, answer)
+            self._uploads.put(task, answer)

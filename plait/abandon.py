@@ -1,12 +1,15 @@
-"""A request that this process stop its current work: made by whoever waits for the work, checked by the work itself.
+"""A request that one piece of work stop: made in any thread, obeyed by the work at its next step or wait.
 
-A process works on one thing at a time, so there is one request. Knows nothing of tasks, networks or models. A check
-costs next to nothing if no request is ever made.
+Whoever runs the work in a thread lets it `obey` an abandonment there; code below calls `check_abandoned` between two
+steps and need not know of one. Knows nothing of tasks, networks or models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
 
 from plait.errors import PlaitError
 
@@ -16,45 +19,109 @@ class Abandoned(PlaitError):  # noqa: N818 (it is no error, it only travels like
 
 
 class Abandonment:
-    """One request to stop, and the progress of the work at its last check."""
+    """Whether one piece of work is to stop, why, and how many steps it has done. Safe for threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._asked = threading.Event()
-        self._checks = 0
-
-    def begin(self) -> None:
-        """Other work begins: clear the request and the count."""
-        self._asked.clear()
-        self._checks = 0
-
-    def ask(self) -> None:
-        """Request that the work stop; from any thread."""
-        self._asked.set()
-
-    def check(self) -> None:
-        """Called by the work between two steps.
-
-        Raises:
-            Abandoned: it should stop.
-        """
-        self._checks += 1
-        if self._asked.is_set():
-            raise Abandoned("the work was abandoned")
+        self._cancel: Callable[[], object] | None = None
+        self._reason = ""
+        self._steps = 0
 
     @property
-    def checks(self) -> int:
-        """Number of checks since the work began: its steps."""
-        return self._checks
+    def is_asked(self) -> bool:
+        """Whether the work is to stop."""
+        return self._asked.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why the work is to stop; empty while it is not."""
+        return self._reason
+
+    @property
+    def steps(self) -> int:
+        """How many steps the work has come to: its calls of `check_abandoned`."""
+        return self._steps
+
+    def ask(self, reason: str) -> None:
+        """Have the work stop soon; the first reason counts.
+
+        Args:
+            reason: a few words for the operator.
+        """
+        with self._lock:
+            if self._asked.is_set():
+                return
+            self._reason = reason
+            self._asked.set()
+            cancel = self._cancel
+        if cancel is not None:
+            cancel()
+
+    def check(self) -> None:
+        """Go on only if the work is not to stop.
+
+        Raises:
+            Abandoned: it is.
+        """
+        if self._asked.is_set():
+            raise Abandoned(self._reason)
+
+    def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            Abandoned: the work is to stop.
+        """
+        self._asked.wait(seconds)
+        self.check()
+
+    @contextlib.contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
+        """Call `cancel` as soon as the work is to stop while the block runs.
+
+        Raises:
+            Abandoned: it was to stop before.
+        """
+        with self._lock:
+            self._cancel = cancel
+        try:
+            if self.is_asked:
+                cancel()
+            self.check()
+            yield
+        finally:
+            with self._lock:
+                self._cancel = None
+
+    @contextlib.contextmanager
+    def obeyed(self) -> Generator[None]:
+        """Have `check_abandoned` check this abandonment, in this thread, while the block runs."""
+        token = _obeyed.set(self)
+        try:
+            yield
+        finally:
+            _obeyed.reset(token)
+
+    def step(self) -> None:
+        """Count a step, and check.
+
+        Raises:
+            Abandoned: the work is to stop.
+        """
+        self._steps += 1
+        self.check()
 
 
-ABANDONMENT = Abandonment()
-"""The request of this process."""
+_obeyed: ContextVar[Abandonment | None] = ContextVar("obeyed", default=None)
 
 
 def check_abandoned() -> None:
-    """Check the request of this process.
+    """Called by work between two steps; does nothing where nobody can abandon it.
 
     Raises:
-        Abandoned: the work should stop.
+        Abandoned: the work is to stop.
     """
-    ABANDONMENT.check()
+    abandonment = _obeyed.get()
+    if abandonment is not None:
+        abandonment.step()

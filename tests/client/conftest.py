@@ -58,6 +58,7 @@ class FederationDouble(FederationServicer):
     cut_download_at: list[int] = field(default_factory=list)
     cut_upload_at: list[int] = field(default_factory=list)
     on_held: Callable[[], None] = lambda: None
+    on_cut: Callable[[], None] = lambda: None
     on_no_body: Callable[[], None] = lambda: None
     stalled: threading.Event | None = None
     challenge_delay_s: float = 0.0
@@ -158,16 +159,17 @@ class FederationDouble(FederationServicer):
 
     def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
         self._check(request.session, context)
-        self.offsets.append(("download", request.offset))
         body = self.bodies.get(request.sha256)
         if body is None:
             self.on_no_body()
             context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
+        self.offsets.append(("download", request.offset))
         cut = self.cut_download_at.pop(0) if self.cut_download_at else len(body) + 1
         for start in range(request.offset, len(body), CHUNK):
             if self.stalled is not None:
                 self.stalled.wait(60)
             if start >= cut:
+                self.on_cut()
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
             yield pb.Chunk(data=body[start : start + CHUNK])
 

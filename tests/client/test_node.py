@@ -99,6 +99,22 @@ def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_d
     assert desk.asked == [b"next"]
 
 
+def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
+    federation, desk, start_node, wait_until
+) -> None:
+    federation.give("1.train.0", b"", BODY)
+    federation.cut_download_at = [3000]
+    bodies = dict(federation.bodies)
+    federation.on_cut = federation.bodies.clear
+    node = start_node()
+    wait_until(lambda: node.events("dropped"), "the task to be dropped")
+    federation.bodies |= bodies
+    federation.say(pb.ToNode(work=federation.tasks["1.train.0"]))
+    wait_until(lambda: federation.answers, "an answer")
+    assert federation.answers["1.train.0"][1] == b"did " + BODY
+    assert federation.offsets == [("download", 0), ("download", 3000), ("upload", 0)]
+
+
 def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_done(
     federation, desk, start_node, wait_until
 ) -> None:

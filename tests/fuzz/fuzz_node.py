@@ -3,6 +3,7 @@
 import queue
 import threading
 
+import grpc
 from google.protobuf.message import DecodeError
 from harness import instrumented, main
 
@@ -12,6 +13,8 @@ with instrumented():
     from client.task import Task
     from plait.transport.framing import pack_chunk, unpack_chunk
     from plait.v1 import federation_pb2 as pb
+
+CHANNEL = grpc.insecure_channel("localhost:1")
 
 
 def parse(data: bytes) -> None:
@@ -32,7 +35,7 @@ def parse(data: bytes) -> None:
     connection._tell, connection._sessions, connection._backoff = told.put, CurrentSession(), Patience()
     connection._room = threading.Semaphore(1)
     if message.HasField("welcome"):
-        connection._welcome(message.welcome, None)
+        connection._welcome(message.welcome, CHANNEL)
     elif message.HasField("refused"):
         connection._refused(message.refused)
     else:

@@ -162,9 +162,7 @@ def _one_attempt() -> None:
 
 
 def _uploads_give_up() -> None:
-    import grpc
-
-    put("client.uploads:_FINAL", frozenset(grpc.StatusCode))
+    _tried_once("client.uploads:Uploads._try")
     # A server that gave the task out again would have it done anew.
 
     def make_ready(self, session, fitness):
@@ -175,27 +173,22 @@ def _uploads_give_up() -> None:
     put("server.tasks:TaskRegistry.make_ready", make_ready)
 
 
-def _downloads_give_up() -> None:
-    downloads = module("client.downloads")
-
-    def receive(self, effort, received):
-        from plait.errors import PeerError
-
-        genuine(self, effort, received)
-        if received.size != effort.task.body_bytes:
-            raise PeerError("the download broke off")
-
+def _tried_once(place: str) -> None:
+    """A call of `client.retrying` that fails for good."""
     import grpc
 
-    genuine_call = downloads.Downloads._receive
+    retrying = module("client.retrying")
+    file, _, name = place.partition(":")
+    owner, _, method = name.partition(".")
+    genuine = getattr(getattr(module(file), owner), method)
 
-    def genuine(self, effort, received):
+    def once(*arguments):
         try:
-            genuine_call(self, effort, received)
-        except grpc.RpcError as error:
-            raise module("plait.errors").PeerError("the download broke off") from error
+            return genuine(*arguments)
+        except (grpc.RpcError, grpc.FutureCancelledError, retrying.TryAgainError) as error:
+            raise retrying.FinalError("it broke off") from error
 
-    downloads.Downloads._receive = receive
+    put(place, once)
 
 
 def _always(*given: object) -> bool:
@@ -350,7 +343,9 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "reconnect": Mutation("network", "a node connects once", _one_attempt),
     "upload-again": Mutation("network", "an upload that breaks is neither tried nor asked for again", _uploads_give_up),
-    "download-again": Mutation("network", "a download that breaks is given up", _downloads_give_up),
+    "download-again": Mutation(
+        "network", "a download that breaks is given up", lambda: _tried_once("client.downloads:Downloads._receive")
+    ),
     "keepalive": Mutation("network", "a connection that is half-open is not noticed", _half_open_cell),
     "deadline": Mutation("straggler", "rounds have no deadline", _no_deadline),
     "streams": Mutation(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.abandon import ABANDONMENT, Abandoned
+from plait.abandon import Abandoned, Abandonment
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
 from plait.rounds.moments import Moments
@@ -198,14 +198,11 @@ def test_training_stops_at_the_step_at_which_nobody_waits_any_more(
     def heard(step: int, _loss: float) -> None:
         steps.append(step)
         if step == 1:
-            ABANDONMENT.ask()
+            abandonment.ask("enough")
 
-    ABANDONMENT.begin()
-    try:
-        with pytest.raises(Abandoned):
-            run(resident, blueprint, rows, replace(SETTINGS, local_steps=9), on_step=heard)
-    finally:
-        ABANDONMENT.begin()
+    abandonment = Abandonment()
+    with abandonment.obeyed(), pytest.raises(Abandoned, match="enough"):
+        run(resident, blueprint, rows, replace(SETTINGS, local_steps=9), on_step=heard)
     assert steps == [0, 1]
 
 
