@@ -1,7 +1,7 @@
 """Flower's Grid over plait's gRPC service: what the ServerApp calls, in its own thread.
 
-A message goes to its node at once, is sent again when the node comes back, and its reply is read from disk only when it
-is pulled. Knows nothing of what messages are about.
+A message goes to its node at once and again after a reconnect, and its reply is read from disk only when it is pulled.
+Knows nothing of the messages' content.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
 _OWN_FILES = 256
 PACE = Pace()
-"""How slow an upload or a download may be."""
+"""The minimum rate of an upload or a download."""
 
 
 class GrpcGrid(ByteGrid):
-    """A grid of nodes that are connected over gRPC; serves between `start` and `stop`, or as a context manager.
+    """A grid of nodes connected over gRPC; serves between `start` and `stop`, or as a context manager.
 
     Args:
-        listen: host and port; port 0 takes a free one, see `address`.
-        inbox: directory for answers. What a server on the same directory received before counts as received.
-        kit: the server's keys and register. None serves without TLS, and lets in whoever connects.
-        run_id: Flower's number of the run; a restarted server must have the same.
-        run_config: what the ClientApps see.
+        listen: host and port; port 0 is any free one, see `address`.
+        inbox: directory for answers. Those that an earlier server on the same directory received count as received.
+        kit: the server's keys and register. None serves without TLS, and admits anybody.
+        run_id: Flower's id of the run; a restarted server must have the same.
+        run_config: for the ClientApps.
         base_fingerprint: SHA-256 of the base that nodes must hold, 32 bytes; empty for nodes with any or none.
         max_answer_bytes: larger answers are refused before anything is received.
         grace_s: the tasks of a node that is away for longer are given up.
-        max_nodes: so many may be attached.
-        max_unproven: so many may be enrolling at a time.
-        strangers: room for so many more connections, of operators and of whoever proves nothing.
-        handshake_s: a node must prove its key within so many seconds.
-        transfers_at_once: so many uploads, and as many downloads, are under way at a time while others wait; each
-            upload takes about 3 MB of memory, each download 2 MB.
+        max_nodes: most connected nodes.
+        max_unproven: most nodes that enrol at a time.
+        strangers: number of additional connections, of operators and of unauthenticated peers.
+        handshake_s: a node must prove its key within this many seconds.
+        transfers_at_once: number of uploads, and of downloads, at a time; the others wait. Each upload takes about 3 MB
+            of memory, each download 2 MB.
         metrics_listen: host and port of the Prometheus page; None for none.
-        summary: what the run says of itself, for the status; called from other threads.
+        summary: the run's progress, for the status; called from other threads.
 
     Raises:
-        ConfigError: an address that is none, or without a kit one that other machines can reach.
+        ConfigError: an invalid address, or without a kit one that other machines can reach.
         MachineError: `inbox` cannot be written.
     """
 
@@ -155,7 +155,7 @@ class GrpcGrid(ByteGrid):
         """Tell the nodes, and end.
 
         Args:
-            finished: the run is over and nodes may go; else they are to come back.
+            finished: the run is over and nodes may exit; otherwise they should reconnect.
         """
         self._finished = finished
         self._server.stop()
@@ -173,33 +173,33 @@ class GrpcGrid(ByteGrid):
 
     @property
     def address(self) -> str:
-        """Where it listens, with the port that a 0 became."""
+        """Its address, with the actual port for a 0."""
         return str(self._address)
 
     @property
     def metrics_address(self) -> str | None:
-        """Where the Prometheus page is."""
+        """Address of the Prometheus page."""
         return None if self._metrics_server is None else str(self._metrics_server.address)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes that are attached, have proved their key, and hold the base."""
+        """The nodes that are connected, have proved their key, and hold the base."""
         self._check()
         return [node.number for node in self._tasks.sessions.ready()]
 
     def node_name(self, node_id: int) -> str | None:
-        """What the node of a number is called; None if it never attached."""
+        """The name of a node's number; None if it never connected."""
         node = self._tasks.sessions.node(node_id)
         return None if node is None else node.name
 
     def public_key(self, node_id: int) -> bytes | None:
-        """The Ed25519 key that the node of a number proved, 32 bytes; None if it never attached, or showed none."""
+        """The Ed25519 key that the node of a number proved, 32 bytes; None if it never connected, or showed none."""
         node = self._tasks.sessions.node(node_id)
         return None if node is None else node.public_key or None
 
     def presence(self, node_id: int) -> tuple[float, float] | None:
-        """Since when a node is attached, on the monotonic clock, and for how many seconds it has not been heard of.
+        """When a node connected, on the monotonic clock, and the seconds since its last progress.
 
-        What counts is its word on what it does, and bytes that travelled since this was last asked.
+        Progress is a report from the node, or bytes transferred since the last call of this method.
         """
         node = self._tasks.sessions.node(node_id)
         session = node.session if node is not None else None
@@ -212,7 +212,7 @@ class GrpcGrid(ByteGrid):
         return session.since, now - max(session.doing_since, self._moved[node_id][1])
 
     def _check(self) -> None:
-        """See that it serves, and that answers can be kept.
+        """Check that it serves, and that answers can be stored.
 
         Raises:
             MachineError: the service has ended, or the disk is full.
@@ -222,7 +222,7 @@ class GrpcGrid(ByteGrid):
             raise self._tasks.failure
 
     def give(self, task: GivenTask) -> str:
-        """Send a task to a node that is or was attached."""
+        """Send a task to a node that is or was connected."""
         self._check()
         node = self._tasks.sessions.node(task.node)
         if node is None:
@@ -241,7 +241,7 @@ class GrpcGrid(ByteGrid):
         return message_id
 
     def take(self, message_ids: Iterable[str]) -> Iterator[TakenAnswer]:
-        """The answers that are there, each read from disk when the iterator comes to it."""
+        """The available answers, each read from disk when the iterator reaches it."""
         self._check()
         for task in self._tasks.settled(message_ids):
             if task.state is TaskState.FAILED:
@@ -255,7 +255,7 @@ class GrpcGrid(ByteGrid):
             yield TakenAnswer(task.message_id, data, is_plait=answer.content == pb.CONTENT_PLAIT)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Block until a reply, a loss or an arrival that came after the last call, or until the time is over.
+        """Block until a reply, a loss or an arrival since the last call, or until the time is over.
 
         Raises:
             MachineError: the service has ended.
@@ -263,16 +263,16 @@ class GrpcGrid(ByteGrid):
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             self._check()
-            # In slices, so that an ended service is noticed.
+            # In slices, so that a failure of the service is noticed.
             left_s = 1.0 if end is None else min(1.0, end - time.monotonic())
             if self._tasks.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
                 return
 
     def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
-        """Wait for these replies no more, and tell the nodes to stop working on them.
+        """Stop waiting for these replies, and tell the nodes to stop working on them.
 
         Args:
-            message_ids: what `push_messages` gave.
+            message_ids: from `push_messages`.
             reason: one word for the nodes' logs: deadline, enough, replaced.
         """
         self.forget(message_ids)
@@ -324,7 +324,8 @@ class GrpcGrid(ByteGrid):
             try:
                 self._revocation.check_all()
             except PlaitError as error:
-                # Whoever is in stays; nobody else gets in, and no answer, until the register can be read again.
+                # Connected nodes stay; nobody else is admitted, and no answer accepted, until the register can be read
+                # again.
                 say("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
@@ -341,5 +342,5 @@ class GrpcGrid(ByteGrid):
 
 
 def _most_connections(wanted: int) -> int:
-    """As many as wanted, but so few that files can be opened beside them: each is an open file of this process."""
+    """At most the number wanted, few enough that files can still be opened: each is an open file of this process."""
     return min(wanted, max(allow_open_files(wanted + _OWN_FILES) - _OWN_FILES, 1))

@@ -1,6 +1,6 @@
-"""The server's log: one line an event, ``event=... key=value ...``, on Python's logger ``plait.server``.
+"""The server's log: one line per event, ``event=... key=value ...``, on Python's logger ``plait.server``.
 
-Whatever a peer sent is escaped and cut, so that no peer can forge a line or fill the disk with one.
+Text from peers is escaped and cut, so that no peer can forge a line or fill the disk with one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger("plait.server")
 _MAX_VALUE_CHARACTERS = 200
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+\-\[\]]+")
 
-# Events of the ledger, what they are called here, and the fields that are logged.
+# Events of the ledger, their names here, and the fields to log.
 _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.WaitingForClients: ("waiting-for-clients", ("here", "fit", "unfit", "wanted")),
     events.ClientsGathered: ("clients-gathered", ("fit", "wanted")),
@@ -34,14 +34,14 @@ def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
     Args:
         event: one word, or several joined by hyphens.
         level: as in `logging`.
-        fields: what to say of it; values that are more than plain words are written as JSON strings in ASCII.
+        fields: of the event; values other than plain words are written as JSON strings in ASCII.
     """
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, "%s", " ".join(f"{key}={shown(value)}" for key, value in {"event": event, **fields}.items()))
 
 
 def say_event(event: events.Event) -> None:
-    """Log what an operator wants to know of a run, as its ledger is told it."""
+    """Log the events of a run's ledger that matter to an operator."""
     if isinstance(event, events.ClientsDescribed):
         for client in event.clients:
             say("takes-part", client=client.client, train_examples=client.train_examples)

@@ -1,6 +1,6 @@
-"""What the server counts, and Prometheus' page of it: ``http://ADDRESS/metrics``.
+"""The server's counters, and their Prometheus page: ``http://ADDRESS/metrics``.
 
-In a registry of its own, so that it shows nothing but plait's. Knows nothing of gRPC.
+In a separate registry, so that it shows only plait's metrics. Knows nothing of gRPC.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _POLL_S = 0.05
 
 
 class Metrics:
-    """The server's counters and gauges; safe for threads."""
+    """The server's counters and gauges; thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.nodes_attached = self._gauge("nodes_attached", "Nodes that are connected and have proved their key.")
-        self.enrolments_refused = self._counter("enrolments_refused", "Nodes turned away.", "reason")
-        self.calls_refused = self._counter("calls_refused", "Calls turned away for their certificate.", "reason")
+        self.enrolments_refused = self._counter("enrolments_refused", "Nodes refused.", "reason")
+        self.calls_refused = self._counter("calls_refused", "Calls refused for their certificate.", "reason")
         self.downlink_bytes = self._counter("downlink_bytes", "Bytes of tasks sent to nodes.")
         self.uplink_bytes = self._counter("uplink_bytes", "Bytes of answers received from nodes.")
-        self.tasks_given = self._counter("tasks_given", "Tasks given out.")
+        self.tasks_given = self._counter("tasks_given", "Tasks assigned.")
         self.tasks_lost = self._counter(
-            "tasks_lost", "Tasks given up because their node left or answered with rubbish."
+            "tasks_lost", "Tasks given up because their node left or gave an invalid answer."
         )
-        self.answers_received = self._counter("answers_received", "Answers received whole and kept.")
+        self.answers_received = self._counter("answers_received", "Answers received in full and kept.")
         self.answers_late = self._counter("answers_late", "Answers that nobody waited for any more.")
         self.answers_refused = self._counter("answers_refused", "Answers refused.", "reason")
         self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
-        self.round = self._gauge("round", "The round under way, or the last one.")
-        self.round_seconds = self._gauge("round_seconds", "How long the last finished round took.")
+        self.round = self._gauge("round", "The current round, or the last one.")
+        self.round_seconds = self._gauge("round_seconds", "Time of the last finished round.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"plait_{name}", text, labels, registry=self.registry)
@@ -50,10 +50,10 @@ class MetricsServer:
 
     Args:
         listen: host and port.
-        metrics: what to show.
+        metrics: to show.
 
     Raises:
-        ConfigError: that is no address of this machine.
+        ConfigError: that is not an address of this machine.
         MachineError: the port is taken.
     """
 
@@ -84,7 +84,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 16
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever hangs up early is no event for the log."""
+        """A client that hangs up early is not worth a log line."""
 
 
 def _page_of(registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
@@ -105,6 +105,6 @@ def _page_of(registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(page)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class calls it so)
-            """A scrape every few seconds is no event for the log."""
+            """A scrape every few seconds is not worth a log line."""
 
     return Page

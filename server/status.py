@@ -1,6 +1,6 @@
-"""What the server is doing, as one JSON object for operators: the run, the round, who is late, bytes and time to go.
+"""The server's status as one JSON object for operators: the run, the round, late clients, bytes and remaining time.
 
-Reads the sessions, the tasks that are out and what the run says of itself; changes nothing.
+Reads the sessions, the open tasks and the run's progress; changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.sessions import Node
 from server.tasks import Task, TaskRegistry
 
 _LATE_FACTOR = 2.0
-"""A node is late once it takes so many times as long as the median of those that have answered the same."""
+"""A node is late once it takes this multiple of the median time of those that have answered the same."""
 _LATE_AT_LEAST_S = 5.0
 
 
@@ -54,7 +54,7 @@ def status_of(summary: RunProgress, registry: TaskRegistry) -> dict[str, Json]:
 
 
 def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
-    """What the run does. Who is here is counted now, as the nodes below are; the ledger knows who was."""
+    """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
     if not summary.wanted or summary.state != "waiting for clients":
         return summary.state
     ready = [node.name in summary.unfit for node in nodes if node.is_ready]
@@ -68,7 +68,7 @@ def status_json(summary: RunProgress, registry: TaskRegistry) -> str:
 
 
 def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
-    """Since when, in seconds, each unanswered task is late, by message id."""
+    """For each late task, by message id, the seconds since it became late."""
     late: dict[str, float] = {}
     for task in tasks:
         others = registry.took_s(task.work.group_id, task.work.message_type)

@@ -1,6 +1,6 @@
-"""Ask clients one thing in one round: each is sent its task with the broadcast that it needs, and heard once.
+"""Ask clients one thing in one round: each is sent its task with the broadcast that it needs, and answers once.
 
-A client that lost its adapter says so and is sent the whole one at once. Every byte goes into the ledger.
+A client that lost its adapter says so and is sent the whole one at once. Every byte is recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
-_LOOK_S = 1.0  # so often it is seen to that nobody is waited for in vain
+_LOOK_S = 1.0  # interval of checks that nobody is waited for in vain
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's last word on a task: a decoded reply, or why there is none.
+    """One client's final answer to a task: a decoded reply, or the reason that there is none.
 
     Attributes:
         client: its name.
-        reply: what it said.
+        reply: the reply or reason.
         uplink_bytes: of the reply.
-        given_up: why nobody waits for it any more, where that is why there is no reply.
+        given_up: why the client was given up, if that is why there is no reply.
         waited_s: how long it was waited for then.
     """
 
@@ -47,23 +47,23 @@ class Answer:
 
     @property
     def needs_full(self) -> bool:
-        """Whether the client does not hold what the broadcast builds on."""
+        """Whether the client lacks what the broadcast builds on."""
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
 class Asking:
-    """Tasks of one purpose in one round. Leaving it withdraws what is unanswered.
+    """Tasks of one purpose in one round. Leaving it withdraws unanswered ones.
 
     Args:
         channel: carries them.
-        roster: who is where.
-        state: what the clients are brought up to.
-        broadcasts: the envelopes that do so.
-        ledger: told of every task, and of every client that lost its adapter.
-        purpose: what is asked.
+        roster: the clients.
+        state: the state to bring the clients to.
+        broadcasts: the envelopes for that.
+        ledger: records every task, and every client that lost its adapter.
+        purpose: of the tasks.
         number: the round.
-        task: makes a client's task around a broadcast and what moves its base.
-        patience: how long clients that come and go are waited for.
+        task: makes a client's task from a broadcast and the base's movement.
+        patience: how long to wait for clients that come and go.
     """
 
     def __init__(
@@ -121,8 +121,9 @@ class Asking:
             deadline: on `time.monotonic`'s clock; None for none.
 
         Returns:
-            The answer, or None once everybody answered or the deadline passed. Where clients come and go, one that
-            nobody waits for any more has none, and `Answer.given_up` says why.
+            The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
+            given up
+                has no reply, and `Answer.given_up` says why.
         """
         open_ended = self._channel.open_ended
         while self._waiting:
@@ -156,19 +157,19 @@ class Asking:
         return None
 
     def _give_up(self) -> Answer | None:
-        """Whoever is silent, or far slower than the others: its task is withdrawn."""
+        """Give up a client that is silent, or far slower than the others: its task is withdrawn."""
         now = time.monotonic()
         for node, client in self._waiting.items():
             asked_s = now - self._asked_at[client]
             if self._patience.too_quiet(asked_s=asked_s, quiet_s=self._channel.presence(node).quiet_s):
-                reason, why = Reason.SILENT, f"has shown no sign of work for {self._patience.silent_s:.0f} s"
+                reason, why = Reason.SILENT, f"has shown no progress for {self._patience.silent_s:.0f} s"
             elif self._patience.too_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
                 reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
             else:
                 continue
             del self._waiting[node]
             self._exchange.withdraw(node, reason.value)
-            return Answer(client, NoAnswer(f"is attached, but {why}"), 0, given_up=reason, waited_s=asked_s)
+            return Answer(client, NoAnswer(f"is connected, but {why}"), 0, given_up=reason, waited_s=asked_s)
         return None
 
     def _send(self, client: str, held: Held) -> None:

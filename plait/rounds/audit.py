@@ -1,7 +1,7 @@
-"""What the record of a run proves: whose keys signed its updates, and that they give the adapters that it tells of.
+"""Checks of a run's record: whose keys signed its updates, and whether they give the recorded adapters.
 
-The hash chain (ledger.py) shows that nobody has changed the record since; here it is asked whether what it says is so.
-Knows nothing of where keys come from: the ledger names each client's, as the server's register had it.
+The hash chain (ledger.py) shows that nobody has changed the record since; these checks show that it is true. Knows
+nothing of the origin of keys: the ledger names each client's, from the server's register.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from plait.wire.signature import read_signed, signature_of, signed_bytes
 
 
 def check_signatures(events: Sequence[Event]) -> int:
-    """Check the signature of every update in a ledger that a client with a key sent.
+    """Check the signature of every update from a client with a key.
 
     Returns:
-        How many there are; 0 for a simulation, whose clients have no keys.
+        Their number; 0 for a simulation, whose clients have no keys.
 
     Raises:
-        PeerError: one is missing, is not the key's, or signs something else.
+        PeerError: one is missing, is not the key's, or covers something else.
     """
     keys: dict[str, bytes] = {}
     checked = 0
@@ -55,19 +55,19 @@ def check_signatures(events: Sequence[Event]) -> int:
 def replay(
     directory: RunDirectory, events: Sequence[Event], state: RunState, folding: Callable[[Refused], Folding]
 ) -> int:
-    """Compute every finished round again from the updates that were kept, and compare.
+    """Recompute every finished round from the stored updates, and compare.
 
     Args:
         directory: of the run, with the updates of all rounds.
         events: its ledger.
         state: before round 1.
-        folding: the run's rule, optimizer and codec, telling the given function what they refuse.
+        folding: the run's rule, optimizer and codec, reporting refusals to the given function.
 
     Returns:
-        How many rounds gave the same adapter, bit for bit.
+        Number of rounds with the same adapter, bit for bit.
 
     Raises:
-        PeerError: an update is gone or is not the one that was received, or a round gives something else.
+        PeerError: an update is missing or differs from the one received, or a round gives another result.
     """
     received: dict[int, dict[str, UpdateReceived]] = {}
     refused: set[tuple[int, str, str]] = set()
@@ -80,7 +80,7 @@ def replay(
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
-                raise PeerError(f"round {event.round} is the next that the ledger finishes, expected {number}")
+                raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             norms = {
                 client: _norms(directory, fold, state, number, client, update)
                 for client, update in sorted(received.get(number, {}).items())
@@ -91,11 +91,11 @@ def replay(
                 raise PeerError(str(error)) from error
             if fields["adapter"] != event.adapter:
                 raise PeerError(
-                    f"round {number} computed again gives adapter {str(fields['adapter'])[:16]}, "
+                    f"round {number} recomputed gives adapter {str(fields['adapter'])[:16]}, "
                     f"expected {event.adapter[:16]} as the ledger says"
                 )
             for misfit in sorted(refused - told):
-                raise PeerError(f"round {number} computed again refuses {misfit[1]!r} ({misfit[2]}), expected it taken")
+                raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
             state, done = replace(state, finished={}), number
     return done
 
@@ -106,11 +106,11 @@ def _norms(
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
-        raise PeerError(f"{what} is gone, expected it kept in '{directory.path / 'spool'}'")
+        raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
     opened, track = folding.open(state, number, client, update)
     if opened.delta.digest().hex() != event.digest:
         raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
     stated = event.signed, event.signature
     if event.signature and (signed_bytes(update).hex(), signature_of(update).hex()) != stated:
-        raise PeerError(f"{what} is signed otherwise than the ledger says")
+        raise PeerError(f"the signature of {what} covers something other than the ledger records")
     return folding.measure(opened, state, track)

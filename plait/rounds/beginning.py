@@ -1,7 +1,7 @@
-"""Where a run begins that does not begin from its seed alone: with an adapter to go on from, or over frozen ones.
+"""The start of a run that does not start from its seed alone: from an existing adapter, or over frozen ones.
 
-Clients derive the initial adapter of the spec's seed as ever; what differs reaches them with the first broadcast. An
-adapter that stays frozen is a base that has moved before the first round, by the product of its factors.
+Clients always derive the initial adapter of the spec's seed; the difference reaches them with the first broadcast. A
+frozen adapter is a base that has moved before the first round, by the product of its factors.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from plait.rounds.tracks import Ranks
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """What a run begins with.
+    """The starting point of a run.
 
     Attributes:
-        parents: the adapters that it comes from; none for a run that begins from its seed.
+        parents: the adapters that it is derived from; none for a run that starts from its seed.
         adapter: the master's values; None for those of the seed.
-        beneath: what stays frozen beneath the adapter; empty for nothing.
-        lost: share of the parents' products that the adapter's rank could not hold, 0 to 1.
+        beneath: the frozen part beneath the adapter; empty for nothing.
+        lost: fraction of the parents' products that the adapter's rank could not hold, 0 to 1.
     """
 
     parents: tuple[Parent, ...] = ()
@@ -35,11 +35,11 @@ class Beginning:
 
 
 def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint: bytes) -> RunState:
-    """The state before round 1 of a run with such a beginning.
+    """The state before round 1 of a run with this starting point.
 
     Args:
-        state: as the seed makes it.
-        beginning: what is different.
+        state: from the seed.
+        beginning: the starting point.
         ranks: of the run.
         base_fingerprint: of the base.
     """
@@ -53,6 +53,6 @@ def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint:
 
 
 def parents_in(events: Sequence[Event]) -> tuple[Parent, ...]:
-    """The adapters that the run of a ledger began with."""
+    """The adapters that the run of a ledger started from."""
     started = next((event for event in events if isinstance(event, RunStarted)), None)
     return parents_from([dict(parent) for parent in started.parents]) if started and started.parents else ()

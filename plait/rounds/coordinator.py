@@ -1,12 +1,12 @@
-"""The server's side of a run: describe the clients, then broadcast, train, fold, checkpoint and evaluate by the round.
+"""The server's side of a run: describe the clients, then broadcast, train, fold, checkpoint and evaluate in each round.
 
-Works the same over every driver: it sees a `Channel`, a run directory and a rule. Spool, then fold: an update
-is on disk before anything else happens to it, and the updates of a round are folded in client order once the round's
-answers are in, so the result does not depend on who answered first. A run that was stopped anywhere goes on to the same
-result, and what the ledger lacks of what is on disk is added first.
+Works the same over every driver: it sees a `Channel`, a run directory and a rule. Updates are spooled, then folded: an
+update is on disk before anything else happens to it, and the updates of a round are folded in client order once the
+round's answers are in, so the result does not depend on who answered first. A run that was stopped at any point
+continues to the same result; first the ledger is completed from the files on disk.
 
 A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
-fewer updates than the quorum the round is tried again, with what it has. Knows no torch, no Flower and no model.
+fewer updates than the quorum the round is retried with those it has. Knows no torch, no Flower and no model.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ from plait.wire.signature import signature_of, signed_bytes
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The settings that the round loop itself needs; what clients need is in `settings`.
+    """The settings of the round loop itself; those for clients are in `settings`.
 
     Attributes:
         rounds: rounds of the run.
-        clients: the run begins when so many can take part.
-        cohort_size: updates that a round wants.
+        clients: the run begins once this many can take part.
+        cohort_size: updates wanted per round.
         eval_every: rounds from one evaluation to the next.
-        seed: decides cohorts and what clients draw.
+        seed: decides cohorts and the clients' seeds.
         settings: see `Settings`.
         eval_clients: clients that evaluate; 0 for all.
-        quorum: updates that a round needs.
-        deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for as long as it takes.
-        over_selection: how many more clients than wanted are asked, as a fraction; the last to answer are let go.
-        attempts: times that a round below its quorum is tried in all.
-        norm_bound: how large an update may be.
-        weighting: how much each update counts.
-        weight_ratio: none counts more than so many times the median of the round's.
-        keep_updates: whether updates stay in the spool once their round is over.
-        patience: how long clients that come and go are waited for; no longer than `deadline_s`, where there is one.
+        quorum: updates required per round.
+        deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
+        over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
+        attempts: attempts at a round that falls below its quorum.
+        norm_bound: the bound on updates.
+        weighting: weights of the updates.
+        weight_ratio: largest weight, as a multiple of the round's median.
+        keep_updates: whether updates stay in the spool after their round.
+        patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
     """
 
     rounds: int
@@ -84,7 +84,7 @@ class RunPlan:
 
 
 class Coordinator:
-    """Runs the rounds that are still to do."""
+    """Runs the remaining rounds."""
 
     def __init__(
         self,
@@ -127,14 +127,14 @@ class Coordinator:
         """Finish the run.
 
         Args:
-            state: where it stands.
+            state: the current state.
 
         Returns:
             The final state; checkpoints, ledger and published adapter are up to date after every round.
 
         Raises:
-            PeerError: fewer clients than planned, or than the quorum where all are there from the start; or a round
-                without as many usable updates as the quorum.
+            PeerError: fewer clients than planned, or than the quorum if all are present from the start; or a round
+                with fewer usable updates than the quorum.
             Interrupted: the user asked to stop.
             MachineError: the disk is full.
         """
@@ -160,16 +160,16 @@ class Coordinator:
         return state
 
     def _begin(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
-        """Gather the clients; what they are known to hold then."""
+        """Gather the clients; returns what they are known to hold."""
         self._gather(roster, begun=recorded.begun)
         if state.round == 0:
-            # Every described client derived the initial adapter from the spec's seed: where the run begins from it,
+            # Every described client derived the initial adapter from the spec's seed: if the run starts from it,
             # nothing need be sent.
             held = [Held(adapter.initial.digest()) for adapter in self._ranks.adapters]
             return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
         if self._channel.open_ended:
-            # Who evaluated the last round holds its adapter, which the checkpoint, made before, does not say. So its
-            # task has the same bytes as before, and what it is at need not be begun anew.
+            # Clients that evaluated the last round hold its adapter, which the earlier checkpoint does not record. With
+            # this their task has the same bytes as before, and work in progress need not be restarted.
             for client, track in roster.tracks.items():
                 if (state.round, client) in recorded.evaluations:
                     state = note_held(state, client, state.held_on(track))
@@ -180,7 +180,7 @@ class Coordinator:
         return Roster(self._channel, self._ledger, settings, self._ranks, self._base, patience=self._patience)
 
     def _gather(self, roster: Roster, *, begun: bool = True) -> None:
-        """Wait for those that the run begins with; later for a while, and then go on with the quorum."""
+        """Wait for the first clients; later for a while, and then continue with the quorum."""
         enough = self._plan.quorum if begun or not self._channel.open_ended else None
         roster.gather(self._plan.clients, enough=enough)
 
@@ -231,7 +231,7 @@ class Coordinator:
     def _collect(
         self, state: RunState, roster: Roster, number: int, stored: dict[str, Norms], *, without: Collection[str]
     ) -> RunState:
-        """Ask the cohort, and others for those who fail; `stored` takes in how large each stored update is.
+        """Ask the cohort, and replacements for clients that fail; `stored` gets the norms of each stored update.
 
         The clients in `without` gave an update that does not count.
         """
@@ -276,21 +276,21 @@ class Coordinator:
 
     @staticmethod
     def _doubt(roster: Roster, answer: Answer) -> None:
-        """Ask nothing of a client that went wrong before it has described itself anew, if it is to be asked at all."""
+        """Ask a failed client nothing before it has described itself again, if it is to be asked at all."""
         if answer.given_up and isinstance(answer.reply, NoAnswer):
             roster.rest(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
         else:
             roster.doubt(answer.client)
 
     def _conclude(self, state: RunState) -> None:
-        """What is left of a round once its checkpoint is whole."""
+        """Finish a round once its checkpoint is complete."""
         self._publish(state)
         if not self._plan.keep_updates:
             self._directory.clear_updates()
         self._ledger.append(events.RoundFinished.model_validate(state.finished))
 
     def _recover(self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Norms]) -> None:
-        """Take into `stored` what an earlier stretch of the run stored; the ledger gets what it lacks of it."""
+        """Add to `stored` the updates from an earlier part of the run; complete the ledger."""
         update = self._directory.load_update(number, client)
         if update is None:
             return
@@ -365,7 +365,7 @@ class Coordinator:
         return TrainTask(self._settings.to_train(number, client), broadcast, base)
 
     def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Norms | None:
-        """Store an update if it is usable; how large it is then."""
+        """Store an update if it is usable; returns its norms."""
         try:
             opened = open_update(update, expected)
             self._folding.check(opened, expected, track)
@@ -379,7 +379,7 @@ class Coordinator:
 
     def _log_update(self, opened: Opened, update: bytes, norms: Norms, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
-        # What shows later that the client's key signed this update, though the update itself is gone.
+        # Proof that the client's key signed this update, for when the update itself is gone.
         signature = signature_of(update)
         self._ledger.note(
             events.UpdateReceived(
@@ -420,7 +420,7 @@ class Coordinator:
             self._log_refusal(number, answer, Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task")
 
     def _log_misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
-        """Of a stored update, once: a round that was killed while it was folded is folded again."""
+        """Record a refusal of a stored update once: a round that was killed while folding is folded again."""
         if (number, client, reason.value) not in self._misfits:
             self._misfits.add((number, client, reason.value))
             self._log_refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)

@@ -1,12 +1,12 @@
-"""What held-out losses say: the mean of a client, the mean of a federation, and how sure each is.
+"""Held-out losses: the mean of a client, the mean of a federation, and the uncertainty of each.
 
-A client judges the same sequences in every round. It sends their mean loss and how far that has changed since before
-round 1, each with its standard error; the losses of single sequences stay where they are. The change is taken sequence
-by sequence, so it is known better than the losses themselves.
+A client evaluates the same sequences in every round. It sends their mean loss and its change since before round 1, each
+with its standard error; the losses of single sequences stay at the client. The change is computed sequence by sequence,
+so it is known more precisely than the losses themselves.
 
-Intervals are at 95 % and answer to the choice of sequences within each client; the clients are fixed (stratified
+Intervals are at 95 % and reflect the choice of sequences within each client; the clients are fixed (stratified
 sampling, with the linearised variance of a ratio and Satterthwaite's degrees of freedom: Cochran, "Sampling
-Techniques", 3rd edition, chapters 5 and 6). Of accuracies they are Wilson's (1927).
+Techniques", 3rd edition, chapters 5 and 6). For accuracies they are Wilson's (1927).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import numpy as np
 from plait.rounds.events import ClientScore, MeanScore
 from plait.wire.messages import Evaluation
 
-# Of fewer sequences there is no standard error: it would be rough, and with two it would give both losses away.
+# With fewer sequences there is no standard error: it would be rough, and with two it would reveal both losses.
 _FEWEST = 4
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model makes of held-out sequences, one by one; never leaves the machine.
+    """A model's losses on held-out sequences, one by one; never leaves the machine.
 
     Attributes:
         losses: of each sequence, cross-entropy in nats summed over its tokens (over the one label of an example).
-        counts: tokens (labels) that each is the sum over.
-        correct: right classes, for classification.
-        digest: of the sequences, so that two judgements are compared only where they are of the same ones.
+        counts: number of tokens (labels) in each sum.
+        correct: correct classes, for classification.
+        digest: of the sequences, so that two evaluations are compared only if they are of the same ones.
     """
 
     losses: tuple[float, ...]
@@ -58,7 +58,7 @@ class Judgement:
         return len(self.counts)
 
     def since(self, before: Judgement | None) -> ClientLoss:
-        """What the client tells of this, beside what it was `before`; None, or other sequences, where nobody knows."""
+        """The client's report, relative to the losses `before`; None, or other sequences, if those are unknown."""
         change = change_error = None
         if before is not None and (before.digest, before.counts) == (self.digest, self.counts):
             moved = [after - early for after, early in zip(self.losses, before.losses, strict=True)]
@@ -72,7 +72,7 @@ class Judgement:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Judgement | None:
-        """What `to_bytes` made; None for anything else."""
+        """The inverse of `to_bytes`; None for anything else."""
         try:
             losses, counts, correct, digest = json.loads(data)
             known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest)
@@ -89,9 +89,9 @@ class ClientLoss:
         loss: mean cross-entropy in nats, over tokens (language model) or examples (classification).
         tokens: label tokens it is the mean of.
         examples: sequences it is the mean of.
-        correct: right answers, for classification.
-        error: standard error of the loss over sequences; None where there are too few.
-        change: of the loss since before round 1, on the same sequences; None where that is not known.
+        correct: correct answers, for classification.
+        error: standard error of the loss over sequences; None if there are too few.
+        change: of the loss since before round 1, on the same sequences; None if unknown.
         change_error: its standard error.
     """
 
@@ -115,7 +115,7 @@ class ClientLoss:
 
 
 def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
-    """The mean over all held-out tokens, and every client's own figures; figures that are not known are None."""
+    """The mean over all held-out tokens, and every client's own figures; unknown figures are None."""
     clients = list(by_client.values())
     total = sum(entry.tokens for entry in clients)
     moved = [
@@ -123,7 +123,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
         for each in clients
         if each.change is not None
     ]
-    # The change of a part of the clients would not be that of the mean.
+    # The change over some of the clients would not be that of the mean.
     all_moved = len(moved) == len(clients)
     judged = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
     correct, examples = sum(correct for correct, _ in judged), sum(examples for _, examples in judged)
@@ -141,7 +141,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
 
 
 def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
-    """What a client said of the shared adapter, and of its own where it has one."""
+    """A client's figures for the shared adapter, and for its own if it has one."""
     shared = ClientLoss(
         reply.loss, reply.tokens, reply.examples, reply.correct, reply.loss_error, reply.change, reply.change_error
     )
@@ -180,7 +180,7 @@ def _score(entry: ClientLoss) -> ClientScore:
 
 
 def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:
-    """Mean per token, and its standard error where the sequences are a sample; a ratio of two sums, linearised."""
+    """Mean per token, and its standard error for a sample of sequences; a ratio of two sums, linearised."""
     x, c = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     mean = math.fsum(sums) / sum(counts)
     if len(sums) < _FEWEST:
@@ -192,7 +192,7 @@ def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float
 
 @dataclass(frozen=True)
 class _Stratum:
-    """One client's mean; `error` None where it cannot tell."""
+    """One client's mean; `error` is None if unknown."""
 
     mean: float
     error: float | None
@@ -201,14 +201,14 @@ class _Stratum:
 
 
 def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
-    """Half of the 95 % interval of the mean over all tokens; None where too little is known of it."""
+    """Half of the 95 % interval of the mean over all tokens; None if too little is known of it."""
     total = sum(each.tokens for each in strata)
     mean = sum(each.mean * each.tokens for each in strata) / total
     variances = [
         ((each.error * each.tokens / total) ** 2, each.examples - 1) for each in strata if each.error is not None
     ]
-    # Of a client with too few sequences only its distance from the mean is known. It holds what clients differ by as
-    # well, so the interval becomes rather too wide than too narrow.
+    # For a client with too few sequences only its distance from the mean is known. That includes the differences
+    # between clients, so the interval is too wide rather than too narrow.
     alone = [each for each in strata if each.error is None]
     if alone:
         if len(strata) == 1:

@@ -1,9 +1,9 @@
-"""The ledger: the append-only, hash-chained record of a run, one JSON object a line.
+"""The ledger: the append-only, hash-chained record of a run, one JSON object per line.
 
 Every line carries its number, the time, the event and its fields, the hash of the line before (`prev`) and its own
 (`hash`, SHA-256 over the canonical JSON of everything else). A line that is changed, dropped or moved breaks the chain;
-only lines cut off at the end go unnoticed. Reports read this file and nothing else. What events there are is in
-`events.py`; this file knows nothing of what they mean.
+only lines cut off at the end go unnoticed. Reports read this file and nothing else. The events are defined in
+`events.py`; this file knows nothing of their meaning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Line = dict[str, Json]
 
 @dataclass(frozen=True)
 class _End:
-    """What the next event builds on: the number of events so far, the hash of the last and the bytes of all."""
+    """The basis of the next event: the number of events so far, the hash of the last and the total size."""
 
     events: int = 0
     hash: str = "0" * 64
@@ -39,16 +39,16 @@ class _End:
 class Ledger:
     """Appends events to the file at `path`.
 
-    Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left half-written).
-    While it is open nobody else can open it (where the file system knows locks).
+    Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left incomplete).
+    While it is open nobody else can open it (if the file system supports locks).
 
     Args:
         path: of the file.
-        told: called with every event once it is written.
+        told: called with every event after it is written.
         clock: seconds since 1970.
 
     Raises:
-        PeerError: the existing file is not a whole chain.
+        PeerError: the existing file is not an intact chain.
         ConfigError: the ledger is open already.
         MachineError: the file cannot be written.
     """
@@ -73,15 +73,15 @@ class Ledger:
             raise cannot_write(path, error, doing="open") from error
 
     def append(self, event: Event) -> None:
-        """Write one event and fsync it, and with it everything that was noted before.
+        """Write one event and fsync it, together with all events noted before.
 
         Raises:
-            MachineError: the disk is full or gone; the ledger is as it was.
+            MachineError: the disk is full or gone; the ledger is unchanged.
         """
         self._write(event, durable=True)
 
     def note(self, event: Event) -> None:
-        """As `append`, but the event outlives only the process until the next `append`, not the machine's power."""
+        """As `append`, but until the next `append` the event survives only a crash of the process, not a power cut."""
         self._write(event, durable=False)
 
     def _write(self, event: Event, *, durable: bool) -> None:
@@ -96,7 +96,7 @@ class Ledger:
         own_hash = line["hash"] = _hash(line)
         data = _canonical(line) + b"\n"
         try:
-            # Whatever an append that failed or was interrupted half-way has left is cut off first.
+            # First cut off what a failed or interrupted append has left.
             self._file.truncate(end.size_bytes)
             rest = memoryview(data)
             while rest:
@@ -115,12 +115,12 @@ class Ledger:
 
 
 class Follower:
-    """Reads a ledger as it grows, each event once, so that following a run takes time in proportion to its length.
+    """Reads a ledger as it grows, each event once, so that following a run takes time proportional to its length.
 
-    The chain is not checked: its writer does that, and `read_events`.
+    The chain is not checked: the writer and `read_events` do that.
 
     Args:
-        path: of the ledger; need not be there yet.
+        path: of the ledger; need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class Follower:
         self._read_bytes = 0
 
     def new_events(self) -> list[Event]:
-        """The whole events that were appended since the last call; none where the file cannot be read.
+        """The complete events appended since the last call; none if the file cannot be read.
 
         Raises:
             PeerError: a line is not an event.
@@ -149,7 +149,7 @@ class Follower:
 
 
 def read_events(path: Path) -> list[Event]:
-    """All whole events of a ledger, its chain checked; a torn last line is dropped.
+    """All complete events of a ledger, with its chain checked; a torn last line is dropped.
 
     Raises:
         PeerError: the file is missing, a line is not an event, or the chain is broken (the line is named).
@@ -158,7 +158,7 @@ def read_events(path: Path) -> list[Event]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """As `read_events`, but as the JSON objects that they are on disk, whatever they say.
+    """As `read_events`, but as the JSON objects on disk, whatever their content.
 
     Raises:
         PeerError: as for `read_events`.
@@ -171,7 +171,7 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def torn_bytes(path: Path) -> int:
-    """The bytes of a last line that a crash left half-written; they are in no event."""
+    """The size of a last line that a crash left incomplete; it is in no event."""
     data = path.read_bytes()
     return len(data) - data.rfind(b"\n") - 1
 
@@ -183,7 +183,7 @@ def _parse(data: bytes, path: Path) -> tuple[list[Line], _End]:
         try:
             line = cast("Line", json.loads(raw))
             stated = cast("str", line["hash"])
-            # Other bytes for the same values (spaces, a key given twice) are a change too.
+            # Different bytes for the same values (spaces, a duplicate key) are a change too.
             whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), _canonical(line))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
@@ -210,7 +210,9 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConfigError(f"'{path}' is being written by another process, expected a run that stands still") from error
+        raise ConfigError(
+            f"'{path}' is being written by another process, expected a run that is not in progress"
+        ) from error
     except OSError:
-        # Some network file systems have no locks; the run goes on without.
+        # Some network file systems have no locks; the run continues without.
         return

@@ -1,6 +1,6 @@
-"""What the ledger of a run that goes on holds already, so that nothing is told or asked for twice.
+"""The contents of a resumed run's ledger, so that nothing is recorded or requested twice.
 
-Knows only events; what they mean for the next round is the coordinator's affair.
+Knows only events; the coordinator decides what they mean for the next round.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from plait.rounds.events import (
 
 
 def weight_ratio_in(events: Sequence[Event]) -> float:
-    """How many times the median a weight may be in a run; infinite in one that began before there was a bound."""
+    """Largest weight in a run, as a multiple of the median; infinite for a run that began before there was a bound."""
     ratio = next((event.weight_ratio for event in events if isinstance(event, RunStarted)), None)
     return math.inf if ratio is None else ratio
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the ledger of a run that is gone on with holds already.
+    """The contents of a resumed run's ledger.
 
     Attributes:
-        begun: whether the run has begun: enough clients were there once.
-        finished: the last round that it calls finished.
-        evaluated: the last round that it has losses of; -1 for none.
-        received: rounds and clients of the updates that it has.
-        evaluations: rounds and clients of the losses that it has.
-        clients: the clients that it knows.
-        misfits: rounds, clients and reasons of the refusals that it has.
+        begun: whether the run has begun: enough clients had joined once.
+        finished: the last finished round.
+        evaluated: the last evaluated round; -1 for none.
+        received: rounds and clients of the recorded updates.
+        evaluations: rounds and clients of the recorded losses.
+        clients: the known clients.
+        misfits: rounds, clients and reasons of the recorded refusals.
     """
 
     begun: bool
@@ -53,7 +53,7 @@ class Recorded:
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
-        """All that these events say of it."""
+        """The contents of these events."""
         return cls(
             begun=any(isinstance(event, (Evaluated, RoundStarted)) for event in events),
             finished=max((event.round for event in events if isinstance(event, RoundFinished)), default=0),

@@ -1,9 +1,9 @@
-"""Who takes part: every node is asked once for its name, its data's size and the base that it holds.
+"""The clients of a run: every node is asked once for its name, its amount of data and its base.
 
-Where nodes come and go, newcomers are asked while rounds go on, and their answers taken in between rounds: nobody waits
-for one that says nothing as long as enough others can take part. A client whose last answer was refused is described
-anew, since it may have come back with other data. Who cannot take part is told to the ledger, with the reason and in
-the client's own words, and asked again once it has attached anew.
+If nodes come and go, newcomers are asked while rounds continue, and their answers are processed between rounds: nobody
+waits for a silent one as long as enough others can take part. A client whose last answer was refused is asked again,
+since it may have come back with other data. Clients that cannot take part are recorded in the ledger, with the reason
+and their own message, and asked again once they reconnect.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class _Question:
-    """A node that was asked to describe itself: about which track, when, and how often."""
+    """A node that was asked to describe itself: for which track, when, and how often."""
 
     track: int
     at: float
@@ -43,7 +43,7 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """A node that cannot take part: its client, why, since which visit, and when it is asked again all the same."""
+    """A node that cannot take part: its client, the reason, the connection, and when it is asked again regardless."""
 
     client: str
     reason: str
@@ -57,17 +57,17 @@ class Roster:
 
     Attributes:
         nodes: client name to the driver's node number.
-        cards: client name to what the client said of itself.
-        keys: client name to its public key, where the driver knows one.
+        cards: client name to the client's description.
+        keys: client name to its public key, if the driver knows it.
         tracks: client name to the index of its adapter in `Ranks.adapters`.
 
     Args:
         channel: reaches them.
-        ledger: told who takes part and who cannot.
-        settings: under which data are counted.
-        ranks: the adapters that they are to carry.
-        base_fingerprint: of the base that they are to hold.
-        patience: how long they are waited for.
+        ledger: records who takes part and who cannot.
+        settings: for counting data.
+        ranks: the adapters to carry.
+        base_fingerprint: of the base to hold.
+        patience: how long to wait for them.
     """
 
     def __init__(
@@ -111,16 +111,16 @@ class Roster:
         self._exchange.__exit__(kind, error, trace)
 
     def gather(self, at_least: int, *, enough: int | None = None) -> None:
-        """Take in who has described itself, and wait until `at_least` so many clients can take part.
+        """Process descriptions, and wait until `at_least` clients can take part.
 
         Args:
-            at_least: where nodes come and go, so many are waited for.
-            enough: go on with so many once those missing were waited for, or are here and cannot take part; None before
-                the run has begun. Where all nodes are there from the start it is what they must be at least.
+            at_least: clients to wait for if nodes come and go.
+            enough: continue with this many once the missing ones were waited for, or are connected and cannot take
+                part; None before the run has begun. If all nodes are present from the start, this is the minimum.
 
         Raises:
-            PeerError: where all nodes are there from the start, fewer than `enough` can take part. Where they come and
-                go the ledger is told, and others are waited for.
+            PeerError: all nodes are present from the start, and fewer than `enough` can take part. If they come and go,
+                the ledger records it, and others are waited for.
         """
         if not self._channel.open_ended:
             self._gather_all(at_least if enough is None else enough)
@@ -154,7 +154,7 @@ class Roster:
         )
 
     def doubt(self, client: str) -> None:
-        """Have a client that went wrong describe itself anew before it is asked again."""
+        """Make a failed client describe itself again before it is asked again."""
         if self._channel.open_ended:
             self._forget(client)
 
@@ -164,8 +164,8 @@ class Roster:
         Args:
             client: its name.
             reason: a code for the ledger.
-            detail: why, in a line.
-            waited_s: for so long it was waited for in vain.
+            detail: the reason, in one line.
+            waited_s: how long it was waited for in vain.
         """
         node = self.nodes[client]
         self._forget(client)
@@ -176,12 +176,12 @@ class Roster:
             table.pop(client, None)
 
     def _look(self) -> None:
-        """See who has come and gone, and ask who is new."""
+        """Notice arrivals and departures, and ask newcomers."""
         self._presence = {node: self._channel.presence(node) for node in self._channel.nodes(0)}
         for client in [client for client, node in self.nodes.items() if node not in self._presence]:
             self._forget(client)
         now = time.monotonic()
-        # One that left may come back another.
+        # A client that left may come back changed.
         self._unfit = {
             node: unfit
             for node, unfit in self._unfit.items()
@@ -195,10 +195,10 @@ class Roster:
             if there and self._patience.too_quiet(asked_s=asked_s, quiet_s=there.quiet_s):
                 del self._asked[node]
                 self._exchange.withdraw(node, "silent")
-                detail = f"is attached, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
+                detail = f"is connected, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
                 self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self._patience.again_s)
         for node in [node for node in self._presence if self._is_new(node)]:
-            # Whoever cannot carry so large a rank is asked once more, about its own.
+            # A client that cannot carry this rank is asked once more, about its own.
             self._ask(node, _Question(self._ranks.track_for(0), now))
 
     def _is_new(self, node: int) -> bool:
@@ -209,7 +209,7 @@ class Roster:
         self._exchange.send(node, self._tasks[question.track])
 
     def _listen(self, timeout_s: float | None) -> None:
-        """Take in what nodes say of themselves: the first answer within the time, and all that have come by then."""
+        """Process descriptions: the first answer within the time, and all that have arrived by then."""
         before = set(self.nodes)
         while self._asked and (received := self._exchange.receive(timeout_s)):
             if timeout_s is not None:
@@ -265,7 +265,7 @@ class Roster:
         self._told_unfit.pop(node, None)
 
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
-        """What asking a client took."""
+        """Record what asking a client cost."""
         purpose, sent_bytes = Purpose.DESCRIBE.value, sum(map(len, self._tasks[track]))
         received_bytes = 0 if isinstance(raw, NoAnswer) else len(raw)
         self._ledger.note(events.Broadcast(round=0, client=client, purpose=purpose, downlink_bytes=sent_bytes))
@@ -288,13 +288,13 @@ class Roster:
         again_at = None if again_s is None else time.monotonic() + again_s
         visit = self._presence[node].since if node in self._presence else 0.0
         self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
-        # Of one that is asked again and again the ledger is told once.
+        # A client that is asked repeatedly is recorded once.
         if self._told_unfit.get(node) != (reason, detail):
             self._told_unfit[node] = str(reason), detail
             self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
     def _suffices(self, at_least: int, enough: int | None) -> bool:
-        """Whether nobody need be waited for."""
+        """Whether there is nobody left to wait for."""
         fit = len(self.nodes)
         if fit >= at_least:
             self._short_since = None
@@ -304,7 +304,7 @@ class Roster:
         now = time.monotonic()
         if self._short_since is None:
             self._short_since = now
-        # Whoever took part and is here, but cannot any more, is not missing.
+        # A client that took part and is connected, but no longer can, is not missing.
         missing = at_least - fit - len(self._once_fit & set(self._unfit))
         limit_s = self._patience.gathering_s
         if self._is_first:
@@ -318,7 +318,7 @@ class Roster:
             self._ledger.append(events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted))
 
     def _tell(self, new: Sequence[str]) -> None:
-        """Tell the ledger who is new, but for those that are as it was told before."""
+        """Record new clients, and those that have changed since they were last recorded."""
         described = {name: (self.cards[name], self.keys[name], self.tracks[name]) for name in new}
         news = {name: entry for name, entry in described.items() if self._told.get(name) != entry}
         self._told.update(news)

@@ -1,6 +1,6 @@
-"""Where a run stands, in a few figures whose size does not grow with the rounds, folded from its ledger as it grows.
+"""The progress of a run, in a few figures whose size does not grow with the rounds, folded from its ledger as it grows.
 
-`RunView` keeps everything that a report says; this keeps only what an operator asks for while the run goes on.
+`RunView` keeps everything for a report; this keeps only what an operator needs during the run.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from plait.rounds.ledger import Follower
 from plait.rounds.validate import Reason
 
 _ROUNDS_TIMED = 64
-"""How many of the last rounds the time to go is computed from."""
+"""Number of recent rounds for estimating the remaining time."""
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
         run: name of the run.
-        state: what it does, in a word or two.
-        wanted: how many clients the run waits for while it waits for some.
-        round: the round under way, or the last one.
-        rounds: how many there are to be.
+        state: its current activity, in a word or two.
+        wanted: clients that the run waits for, if it waits for some.
+        round: the current round, or the last one.
+        rounds: number of rounds.
         cohort: the clients of this round.
         lost: the clients of this round whose update will not count, and the ledger's reason.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
-        done: how many rounds are finished.
-        round_s: how long each of the last of them took.
-        unfit: clients that cannot take part: a code, and the client's own words.
-        base_loss: held-out loss before round 1; None until it is known.
-        loss: the newest held-out loss and the round that it came after; None until there is one.
+        done: number of finished rounds.
+        round_s: times of the most recent ones.
+        unfit: clients that cannot take part: a code, and the client's own message.
+        base_loss: held-out loss before round 1; None until known.
+        loss: the newest held-out loss and the round before it; None until there is one.
     """
 
     run: str = ""
@@ -55,13 +55,13 @@ class RunProgress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rounds to come will take if they are like those before; None before the first."""
+        """Estimated seconds for the remaining rounds; None before the first."""
         if not self.round_s:
             return None
         return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
 
     def after(self, event: events.Event) -> RunProgress:
-        """Where the run stands after one more event."""
+        """The progress after one more event."""
         match event:
             case events.RunStarted() | events.Resumed():
                 return replace(self, state="waiting for clients", unfit={})
@@ -83,7 +83,7 @@ class RunProgress:
             case events.ClientReplaced():
                 return replace(self, cohort=(*self.cohort, event.by))
             case events.RoundMissed():
-                return replace(self, state="below the quorum, trying again")
+                return replace(self, state="below the quorum, retrying")
             case events.RoundFinished():
                 seconds = (*self.round_s, event.wall_s or 0.0)[-_ROUNDS_TIMED:]
                 return replace(self, state="evaluating", done=self.done + 1, round_s=seconds, cohort=())
@@ -99,10 +99,10 @@ class RunProgress:
 
 
 class LiveProgress:
-    """Called, it gives the newest `RunProgress`; each call reads only what was appended since the last one.
+    """Returns the newest `RunProgress` when called; each call reads only what was appended since the last one.
 
     Args:
-        ledger: of the run; need not be there yet.
+        ledger: of the run; need not exist yet.
         progress: before the first event.
     """
 
@@ -112,7 +112,7 @@ class LiveProgress:
         self._lock = threading.Lock()
 
     def __call__(self) -> RunProgress:
-        """Where the run stands now."""
+        """The current progress."""
         with self._lock:
             for event in self._ledger.new_events():
                 self._progress = self._progress.after(event)

@@ -1,8 +1,8 @@
-"""A run as its ledger tells it, folded event by event: from a whole ledger, or live while it grows.
+"""A run as its ledger describes it, folded event by event: from a whole ledger, or live while it grows.
 
-It changes in place (`take`), so that following a long run costs each event once. Bytes add up over everything that was
-sent, repeated rounds included. Where something was recorded twice (a resumed run repeats part of a round), the last
-record holds. Knows nothing of how anything is shown.
+It changes in place (`take`), so that following a long run processes each event once. Bytes are summed over everything
+sent, repeated rounds included. If something was recorded twice (a resumed run repeats part of a round), the last record
+counts. Knows nothing of how anything is shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plait.rounds import events
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes really sent: `uplink_bytes` client to server, `downlink_bytes` server to client."""
+    """Bytes actually sent: `uplink_bytes` client to server, `downlink_bytes` server to client."""
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
@@ -35,14 +35,14 @@ class Traffic:
 
 @dataclass
 class RunView:
-    """Everything that a ledger says about a run.
+    """Everything that a ledger records about a run.
 
     Attributes:
         start: the run's settings, base and adapter.
         clients: every client that described itself, by name.
         left_out: clients that could not take part and have not described themselves since, by name.
         rounds: finished rounds, by number.
-        evaluations: by number of the round that they came after; 0 is the base alone.
+        evaluations: by the round before them; 0 is the base alone.
         sent_bytes_before: bytes sent in both directions before each evaluation.
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
@@ -89,7 +89,7 @@ class RunView:
         return view
 
     def take(self, event: events.Event) -> None:
-        """Take in the next event."""
+        """Process the next event."""
         if not isinstance(event, events.Resumed):
             self._worked_s += max(0.0, event.time - self.last.time)
         self.last = event
@@ -131,7 +131,7 @@ class RunView:
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its end; if not, everything here is what it had reached."""
+        """Whether the run has ended; otherwise everything here is preliminary."""
         return self.end is not None
 
     @property
@@ -141,17 +141,17 @@ class RunView:
 
     @property
     def is_personal(self) -> bool:
-        """Whether clients keep a side of every pair to themselves, so that all losses are of adapters of their own."""
+        """Whether clients keep a side of every pair, so that all losses are of personalized adapters."""
         return self.start.config.get("rule") == "fedsa"
 
     @property
     def is_classification(self) -> bool:
-        """Whether examples carry labels, so that there is an accuracy."""
+        """Whether examples have labels, so that there is an accuracy."""
         return self.start.base.task == Task.CLASSIFICATION
 
     @property
     def planned_rounds(self) -> int:
-        """Rounds that were asked for."""
+        """Rounds requested."""
         planned = self.start.config.get("rounds")
         return planned if isinstance(planned, int) else len(self.rounds)
 
@@ -165,12 +165,12 @@ class RunView:
 
     @property
     def client_rounds(self) -> int:
-        """Accepted updates: how often one client took part in one round."""
+        """Number of accepted updates."""
         return len(self.updates)
 
     @property
     def traffic_by_round(self) -> Mapping[int, Traffic]:
-        """Bytes of every round, all clients together, in round order."""
+        """Bytes of every round, over all clients, in round order."""
         total: dict[int, Traffic] = {}
         for (number, _), traffic in sorted(self.traffic.items(), key=lambda item: item[0]):
             total[number] = total.get(number, Traffic()) + traffic
@@ -188,18 +188,18 @@ class RunView:
 
     @property
     def final_evaluation(self) -> events.Evaluated | None:
-        """The newest adapter that was evaluated; None before the first round was."""
+        """The newest evaluation of an adapter; None before the first."""
         newest = max(self.evaluations, default=0)
         return self.evaluations[newest] if newest else None
 
     @property
     def own_evaluation(self) -> events.MeanScore | None:
-        """Each client's own adapter, beside the newest shared one; None where clients have none, or not yet."""
+        """Each client's personalized adapter, beside the newest shared one; None if clients have none, or not yet."""
         return self.final_evaluation.own if self.final_evaluation else None
 
     @property
     def train_tokens_per_s(self) -> float | None:
-        """Tokens that a client trains on in a second of its own training time, over all updates."""
+        """Training speed of a client: tokens per second of its own training time, over all updates."""
         timed = [(update.tokens, update.train_s) for update in self.updates.values() if update.train_s]
         seconds = math.fsum(train_s for _, train_s in timed)
         return sum(tokens for tokens, _ in timed) / seconds if seconds else None

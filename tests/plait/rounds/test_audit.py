@@ -69,7 +69,7 @@ def rewritten(federation, change):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: path.unlink(), "update of 'bob' in round 1 is gone, expected it kept in"),
+        (lambda path: path.unlink(), "update of 'bob' in round 1 is missing, expected it in"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"), "digest of the payload is"),
         (lambda path: path.write_bytes((path.parent / "alice.envelope").read_bytes()), "update is signed by 'alice'"),
         (
@@ -90,7 +90,7 @@ def test_an_adapter_that_no_update_gives_is_found(federate):
     federation = federate(keep_updates=True)
     federation.run()
     rewritten(federation, lambda kind, fields: {**fields, "adapter": "ab" * 32} if kind == "round_finished" else fields)
-    with pytest.raises(PeerError, match=r"round 1 computed again gives adapter .*, expected abababab"):
+    with pytest.raises(PeerError, match=r"round 1 recomputed gives adapter .*, expected abababab"):
         replayed(federation)
 
 
@@ -149,7 +149,7 @@ def test_a_stored_update_that_is_signed_otherwise_is_found(signed):
         signed,
         lambda kind, fields: {**fields, "signature": "00" * 64} if kind == "update_received" else fields,
     )
-    with pytest.raises(PeerError, match="is signed otherwise than the ledger says"):
+    with pytest.raises(PeerError, match="covers something other than the ledger records"):
         replayed(signed)
 
 

@@ -70,7 +70,7 @@ def stalling(federate, clock):
 @pytest.mark.parametrize(
     ("presence", "reason", "detail"),
     [
-        (Presence(quiet_s=10**9), "silent", "is attached, but has shown no sign of work for 300 s"),
+        (Presence(quiet_s=10**9), "silent", "is connected, but has shown no progress for 300 s"),
         (Presence(quiet_s=5.0), "slow", "far longer than the others took"),
     ],
 )
