@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback that spoils one connection in one way at one moment, and says whether it did.
+"""A TCP proxy on loopback that disturbs one connection in one way at one moment, and reports whether it did.
 
-Knows nothing of what it carries: when the moment has come it is told, or sees by the bytes that have passed.
+Knows nothing of the traffic: it is told when the moment has come, or detects it by the number of bytes.
 """
 
 from __future__ import annotations

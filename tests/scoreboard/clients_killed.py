@@ -1,6 +1,6 @@
-"""Half of 32 clients are killed (SIGKILL, real processes) while they train: the round goes on with the others.
+"""Half of 32 clients are killed (SIGKILL, real processes) while they train: the round continues with the others.
 
-Real gRPC over TLS on loopback. The quorum is half; no round may be missed, and whoever comes back takes part again.
+Real gRPC over TLS on loopback. The quorum is half; no round may be missed, and restarted clients take part again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whoever proves nothing: what it can make the server hold, and whether any of ten thousand unknown keys gets in.
+"""Unauthenticated peers: the memory they can take, and whether any of ten thousand unknown keys gets in.
 
-Memory is measured from outside, on a server in a process of its own, with HTTP/2 spoken by hand. Unknown keys come over
-TLS with a certificate of the right authority (a stolen one, say); others with certificates of another authority.
+Memory is measured from outside, on a server in a separate process, with hand-written HTTP/2. Unknown keys come over TLS
+with a certificate of the right authority (a stolen one, for example); others with certificates of another authority.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Replay, tampering, a wrong base, round or node: none of a thousand of each is taken, and the adapter does not notice.
+"""Replay, tampering, a wrong base, round or node: none of a thousand of each is accepted, the adapter is unaffected.
 
-The forgers are insiders with keys of their own; whoever only tampers on the way has none.
+The forgers are insiders with their own keys; an attacker who only tampers in transit has none.
 """
 
 from __future__ import annotations

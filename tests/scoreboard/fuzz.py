@@ -1,4 +1,4 @@
-"""Every parser, fed bytes until it breaks (tests/fuzz): by coverage where atheris is installed, else by mutation."""
+"""Every parser, fed bytes until it breaks (tests/fuzz): coverage-guided with atheris, otherwise by mutation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A hostile server: whatever it says, a client gives nothing away, does not hang, opens nothing, and stays up.
+"""A hostile server: whatever it sends, a client reveals nothing, does not hang, opens nothing, and stays up.
 
-Specifications, directories, settings, broadcasts and run configurations go to a client's own code in a process of its
-own, which is watched (`hostile_client.py`); what concerns bytes on the wire goes to a real `plait client` over gRPC
+Specifications, directories, settings, broadcasts and run configurations go to a client's own code in a separate
+process, which is watched (`hostile_client.py`); attacks on the wire go to a real `plait client` over gRPC
 (`hostile_wire.py`).
 """
 

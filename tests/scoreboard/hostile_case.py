@@ -1,6 +1,6 @@
-"""A hostile thing that a server says, and what an honest one would have said: the types of all cases.
+"""A hostile message of a server, and the honest one in its place: the types of all cases.
 
-Knows nothing of how cases are sent and of what becomes of them.
+Knows nothing of how cases are sent and what happens to them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every named thing that a hostile server says to a client, in one list; run configurations among them."""
+"""Every named message of a hostile server to a client, in one list, including run configurations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A client in a process of its own, watched: what it opens, imports and connects to, how long it thinks, what it takes.
+"""A client in a separate process, watched: what it opens, imports and connects to, its processor time and memory.
 
     python hostile_client.py FOLDER            cases by number on standard input, one JSON line each
-    python hostile_client.py FOLDER ARGUMENT…  `plait` with these arguments; what it should not do goes to FOLDER/harm
+    python hostile_client.py FOLDER ARGUMENT…  `plait` with these arguments; violations go to FOLDER/harm
 
 Knows nothing of what is hostile.
 """

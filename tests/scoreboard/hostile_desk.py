@@ -1,6 +1,6 @@
-"""Where hostile things are handed to a client's own code, and what an honest server would have sent instead.
+"""Hands hostile messages to a client's own code, and knows the honest message in the place of each.
 
-Answers are words: empty where the client did what it was told.
+Answers are texts: empty if the client obeyed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tasks that differ from what a client was welcomed to: settings, adapters, broadcasts, moved bases."""
+"""Tasks that differ from the client's welcome: settings, adapters, broadcasts, moved bases."""
 
 from __future__ import annotations
 

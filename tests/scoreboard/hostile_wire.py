@@ -1,4 +1,4 @@
-"""A real `plait client` over gRPC, and a server that lies about bytes, floods it, or says what cannot be.
+"""A real `plait client` over gRPC, and a server with false sizes and digests, floods or invalid messages.
 
 After each lie the node must do an honest task as before it; its processor time and memory are the kernel's figures.
 """

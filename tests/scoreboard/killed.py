@@ -1,7 +1,7 @@
-"""A server that is killed (SIGKILL, a real process) at twenty points of a round goes on to the same bits, five ways.
+"""A server that is killed (SIGKILL, a real process) at twenty points of a round continues to the same bits.
 
-The points are spread over everything in round 2 that makes something durable: before and after every fsync, rename and
-line of the ledger. Once it is killed the same command goes on with what is on disk.
+The points are spread over everything durable in round 2: before and after every fsync, rename and line of the ledger.
+Then the same command continues from the files on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Updates taken apart and put together again, as an insider can: with its own key and a digest that fits.
+"""Updates taken apart and reassembled, as an insider can: with its own key and a matching digest.
 
 Knows nothing of what is refused.
 """

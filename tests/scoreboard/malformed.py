@@ -1,6 +1,6 @@
-"""Malformed updates: every one is refused under its reason, and the adapter is that of a run without the attacker.
+"""Malformed updates: every one is refused with its reason, and the adapter is that of a run without the attacker.
 
-The attacker is an insider: enrolled, with a key of its own, and what it sends is signed with that key.
+The attacker is an insider: enrolled, with its own key, which signs everything that it sends.
 """
 
 from __future__ import annotations

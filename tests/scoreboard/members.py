@@ -1,8 +1,7 @@
-"""What one member, or one that was revoked, can take from the others: attacks on a live federation over TLS.
+"""What one member, or a revoked one, can take from the others: attacks on a live federation over TLS.
 
-Two honest nodes run a federation while the attack goes on, which begins before they connect. Their run must end within
-twice the time that it takes undisturbed, measured shortly before, with an allowance for a loaded machine, and count
-every update of theirs.
+Two honest nodes run a federation during the attack, which begins before they connect. Their run must end within twice
+its undisturbed time, measured shortly before, with an allowance for a loaded machine, and count all their updates.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What each row rests on, taken out one at a time: the row must fail then, else it proves nothing.
+"""The defences of each row, removed one at a time: the row must then fail, otherwise it proves nothing.
 
     python tests/scoreboard/mutations.py              all of them, in their rows' quick form
     python tests/scoreboard/mutations.py killed,door  those of some rows
 
-A mutation changes plait inside the row's own processes only (`take_out_named`); nothing on disk is touched.
+A mutation changes plait only inside the row's own processes (`take_out_named`); nothing on disk is touched.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hostile names of clients, runs, adapters and tensors: none writes outside, none is more than text anywhere.
 
-Each name goes wherever names of its kind go: into the ledger and its report (tables on a terminal and a page), the
-server's log and status, a node's journal, kits, model cards, files. Refused or taken, what comes out must be harmless.
+Each name is used wherever names of its kind occur: the ledger and its report (tables on a terminal and a page), the
+server's log and status, a node's journal, kits, model cards, files. Refused or accepted, the output must be harmless.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Eight faults of the network, each during enrolment, on the idle task stream, in a download and in an upload.
+"""Eight network faults, each during enrolment, on the idle task stream, in a download and in an upload.
 
-A server and two nodes in processes of their own, with plait's own connection, downloads and uploads; one of them goes
+A server and two nodes in separate processes, with plait's own connection, downloads and uploads; one of them connects
 through `bad_network.Proxy`. Nothing is lost, nothing is counted twice, and the adapter has the bits of the undisturbed
-run. A duplicated connection is two things at once: its bytes are played back to the server, which TLS refuses, and a
-second node with the same kit connects, which takes the first one's place.
+run. A duplicated connection is tested in two ways at once: its bytes are replayed to the server, which TLS refuses, and
+a second node with the same kit connects, which replaces the first.
 """
 
 from __future__ import annotations

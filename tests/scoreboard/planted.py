@@ -1,7 +1,7 @@
 """Planted files: modules and programs in the working directory, anything in a cache that others can write.
 
-None of them may run, and none may be believed. What is planted writes its name down when it runs, or says something
-that is not true. Victims are processes of their own, begun as an operator begins them: not from this directory.
+None may be run or trusted. A planted file records its name when it runs, or contains something false. Victims are
+separate processes, started as an operator starts them: not from this directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Servers and nodes of small federations in processes of their own, to be killed; forked, so that none imports anew.
+"""Servers and nodes of small federations in separate processes, to be killed; forked, so that none imports anew.
 
-Everything but the model is plait's own: coordinator, run directory, gRPC, node, memory on disk.
+Everything but the model is plait's own: coordinator, run directory, gRPC, node, client state on disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One row of the scoreboard: how often something was tried, how often it held, and how it is printed.
+"""One row of the scoreboard: the number of tries, the number passed, and its printed form.
 
-Knows nothing of what is tried.
+Knows nothing of the tests.
 """
 
 from __future__ import annotations

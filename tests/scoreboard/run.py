@@ -1,11 +1,11 @@
-"""The scoreboard: what plait withstands, tried and counted.
+"""The scoreboard: what plait withstands, tested and counted.
 
     python tests/scoreboard/run.py                    every row, in full (`make scoreboard`)
     python tests/scoreboard/run.py --quick            a part of each, as the tests run it
     python tests/scoreboard/run.py --rows soak,fuzz   some rows
-    python tests/scoreboard/run.py --without NAME     with a defence taken out (mutations.py); the row must fail
+    python tests/scoreboard/run.py --without NAME     with a defence removed (mutations.py); the row must fail
 
-Each row prints one JSON line; at the end comes a table. The exit code is 0 if all rows passed.
+Each row prints one JSON line; a table follows at the end. The exit code is 0 if all rows passed.
 """
 
 from __future__ import annotations

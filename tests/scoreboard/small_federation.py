@@ -1,6 +1,6 @@
 """The federation of the unit tests (real coordinator, participants and messages; a model of a few numbers), signed.
 
-Knows nothing of what is done to it.
+Knows nothing of the attacks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ten thousand rounds in one process: neither memory nor open files grow with the rounds.
 
-The adapter is the unit tests', rounds, disk and ledger are plait's own. The ledger grows on disk, as it should.
+The adapter is the unit tests'; rounds, disk and ledger are plait's own. The ledger grows on disk, as it should.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def run(*, full: bool, scratch: Path) -> Row:
     most = MOST_BYTES_A_ROUND if full else 5 * MOST_BYTES_A_ROUND
     failures = [] if state.round == rounds else [f"{state.round} rounds were finished, expected {rounds}"]
     if bytes_a_round > most:
-        failures.append(f"memory grows by {bytes_a_round:.0f} bytes a round, expected at most {most:.0f}")
+        failures.append(f"memory grows by {bytes_a_round:.0f} bytes per round, expected at most {most:.0f}")
     if blocks_a_round > (MOST_BLOCKS_A_ROUND if full else 5 * MOST_BLOCKS_A_ROUND):
-        failures.append(f"objects grow by {blocks_a_round:.1f} a round")
+        failures.append(f"objects grow by {blocks_a_round:.1f} per round")
     if files_a_round > MOST_FILES_A_ROUND:
-        failures.append(f"open files grow by {files_a_round:g} a round")
+        failures.append(f"open files grow by {files_a_round:g} per round")
     checkpoints = len(list((scratch / "run" / "checkpoints").iterdir()))
     if checkpoints > 2:
         failures.append(f"{checkpoints} checkpoints are kept, expected 2")
@@ -67,9 +67,9 @@ def run(*, full: bool, scratch: Path) -> Row:
         rounds,
         rounds if not failures else 0,
         figures={
-            "memory": f"{bytes_a_round:+.1f} B a round",
-            "objects": f"{blocks_a_round:+.2f} a round",
-            "open files": f"{files_a_round:+.5f} a round",
+            "memory": f"{bytes_a_round:+.1f} B per round",
+            "objects": f"{blocks_a_round:+.2f} per round",
+            "open files": f"{files_a_round:+.5f} per round",
             "RSS at the end": f"{memory[-1] / 1e6:.0f} MB",
         },
         failures=failures,

@@ -1,6 +1,6 @@
-"""A client that does not answer holds a round up for its deadline and no second longer, whatever keeps it.
+"""A client that does not answer delays a round by its deadline and no longer, whatever the cause.
 
-It is stopped by a signal, trains for an hour, or its network swallows everything; real processes, real gRPC.
+It is stopped by a signal, trains for an hour, or its network drops everything; real processes, real gRPC.
 """
 
 from __future__ import annotations
