@@ -1,4 +1,4 @@
-"""Tables, plots and a page about a run, read from its ledger alone; and what a run would cost, by arithmetic."""
+"""Tables, plots and a page about a run, from its ledger alone; and estimates of a run's cost, by arithmetic."""
 
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
 from plait.report.status import status_tables

@@ -1,6 +1,6 @@
-"""What a run's own figures say about its settings: one sentence for each thing that another choice would mend.
+"""Advice on a run's settings from its own figures: one sentence for each setting that another choice would improve.
 
-Every sentence names the figure that it rests on. Nothing is said where the figures say nothing.
+Every sentence names the figure that it is based on. Without a clear figure nothing is said.
 Knows rules by their names only.
 """
 
@@ -14,22 +14,22 @@ from plait.report.wording import clean, loss_text, percent_text
 from plait.rounds.events import Diagnostics, Score
 from plait.rounds.run_view import RunView
 
-# Below it, what averaging B and A apart loses is small beside what one more step changes.
+# Below it, the loss from averaging B and A separately is small compared with the effect of one more step.
 _NOTEWORTHY = 0.05
-# So many times the median is no longer chance.
+# This multiple of the median is no longer chance.
 _OUTLIER = 3.0
-# Rules that average B and A apart, so that their error is the covariance of the clients' factors.
+# Rules that average B and A separately, so that their error is the covariance of the clients' factors.
 _APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
 
 _AHEAD_OF_ONE = (
-    "one adapter for all follows no client as far as its own does. More rounds may catch up; with --own-share 0.5 each "
-    "client ends with an adapter of its own."
+    "a shared adapter cannot follow each client as far as its own does. More rounds may catch up; with --own-share 0.5 "
+    "each client also ends with a personalized adapter."
 )
-_AHEAD_OF_OWN = "clients have too little in common for so few rounds. More of them, or a greater --own-share, may help."
+_AHEAD_OF_OWN = "clients have too little in common for so few rounds. More rounds, or a larger --own-share, may help."
 
 
 def advice(view: RunView) -> tuple[str, ...]:
-    """Sentences on the run's rule, rank, clients and step; none where nothing stands out."""
+    """Sentences on the run's rule, rank, clients and update; none if nothing stands out."""
     rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
     return (*_on_rule(view, rounds), *_on_agreement(view, rounds), *_on_outliers(rounds), *_on_step(view))
 
@@ -41,19 +41,19 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     covariance = max(each.covariance for each in rounds)
     if rule in _APART and covariance >= _NOTEWORTHY:
         yield (
-            f"Averaging B and A apart loses up to {percent_text(covariance)} of the mean product; --rule product_mean "
-            "keeps the best adapter of the same rank, --rule fedex loses nothing and moves the base instead."
+            f"Averaging B and A separately loses up to {percent_text(covariance)} of the mean product; "
+            "--rule product_mean keeps the best adapter of the same rank; --rule fedex is exact, but moves the base."
         )
     elif rule in _APART and len(rounds) >= 2:
         yield (
-            f"Averaging B and A apart loses at most {percent_text(covariance)} of the mean product, so an exact rule "
-            f"would gain little over {clean(rule)}."
+            f"Averaging B and A separately loses at most {percent_text(covariance)} of the mean product, so an exact "
+            f"rule would gain little over {clean(rule)}."
         )
     ranks = [each.effective_rank for each in rounds if each.effective_rank]
     if ranks and view.start.adapter.rank and rule not in _APART and max(each.error for each in rounds) >= _NOTEWORTHY:
         lost = max(each.error for each in rounds)
         yield (
-            f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and keeping "
+            f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and rank "
             f"{view.start.adapter.rank} loses up to {percent_text(lost)} of it; a larger --rank would keep more."
         )
 
@@ -65,14 +65,14 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
     if agreement < 1.25 * right_angles and not view.is_personal and not view.own_evaluation:
         yield (
-            f"The clients pull at nearly right angles: their mean moves {percent_text(agreement)} of what each moves "
-            f"(alone, {percent_text(right_angles)} would be chance). They learn different things; with "
-            "--own-share 0.5 each ends with an adapter of its own beside the shared one."
+            f"The clients move in nearly orthogonal directions: their mean moves {percent_text(agreement)} of what "
+            f"each moves ({percent_text(right_angles)} if they were orthogonal). They learn different things; with "
+            "--own-share 0.5 each also ends with a personalized adapter."
         )
 
 
 def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
-    """A client that is far beyond the others in most rounds that it took part in."""
+    """A client that moves far beyond the others in most of its rounds."""
     beyond: dict[str, list[float]] = {}
     for each in rounds:
         middle = median(each.drift.values()) if len(each.drift) > 2 else 0.0
@@ -92,8 +92,8 @@ def _on_step(view: RunView) -> Iterator[str]:
         return
     if own and _is_above(own, final):
         yield (
-            f"The clients' own adapters reach {loss_text(own.loss)} where the one for all reaches "
-            f"{loss_text(final.loss)}: their data are alike, and --own-share 0 spends all steps on the latter."
+            f"The personalized adapters reach {loss_text(own.loss)} and the shared one "
+            f"{loss_text(final.loss)}: the clients' data are alike, and --own-share 0 spends all steps on the latter."
         )
     best: Score = min((own, final) if own else (final,), key=lambda score: score.loss)
     reached = best.loss
@@ -103,12 +103,12 @@ def _on_step(view: RunView) -> Iterator[str]:
         elsewhere = reference.everywhere
         for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
-            f"Each client alone reaches {loss_text(reference.held_out_loss)} on its own text, the federation "
-            f"{loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"
+            f"The local-only baseline reaches {loss_text(reference.held_out_loss)} on each client's own text, the "
+            f"federation {loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"
         )
 
 
 def _is_above(score: Score, other: Score) -> bool:
-    """Whether a loss is higher by more than chance, on the same sequences; by anything where no margins are known."""
+    """Whether a loss is higher by more than chance, on the same sequences; by anything if no margins are known."""
     chance = math.hypot(score.change_margin or 0.0, other.change_margin or 0.0)
     return score.loss - other.loss > chance

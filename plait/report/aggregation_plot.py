@@ -1,4 +1,4 @@
-"""The plot of what aggregation did: error of each round's result, and how far each client moved."""
+"""The plot of aggregation: error of each round's result, and movement of each client."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from plait.rounds.run_view import RunView
 
 
 def aggregation(view: RunView, theme: Theme) -> Figure:
-    """On the left the error of the result and of averaging apart, on the right every client's movement."""
+    """On the left the errors of the result and of separate averaging, on the right every client's movement."""
     found = [(each.round, each.diagnostics) for each in view.rounds.values() if each.diagnostics]
-    figure, panels = new_axes(theme, height_inches=3.4, title="What aggregation did", columns=2 if found else 1)
+    figure, panels = new_axes(theme, height_inches=3.4, title="Aggregation", columns=2 if found else 1)
     if not found:
         say_nothing_yet(panels[0], theme, "No round has been aggregated yet.")
         return figure
@@ -37,14 +37,14 @@ def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnost
     last = rounds[-1]
     marker = "o" if len(numbers) <= 25 else ""
     apart = [each.covariance for each in rounds]
-    label = f"of averaging B and A apart: {percent_text(last.covariance)}"
+    label = f"of averaging B and A separately: {percent_text(last.covariance)}"
     panel.plot(numbers, apart, color=theme.muted, linewidth=1.6, linestyle=(0, (4, 2)), label=label, zorder=3)
     error = [each.error for each in rounds]
     label = f"of the round's result: {percent_text(last.error)}"
     panel.plot(numbers, error, color=theme.accent, linewidth=2.6, marker=marker, label=label, zorder=2)
     panel.set_ylim(0, 1.15 * max(*apart, *error, 1e-6))
     panel.yaxis.set_major_formatter(written(lambda y: f"{100 * y:.3g} %"))
-    panel.set_ylabel("error, part of the exact mean")
+    panel.set_ylabel("error, fraction of the exact mean")
 
 
 def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics]) -> None:

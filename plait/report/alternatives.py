@@ -1,6 +1,6 @@
-"""What else could have been sent: the exchanges that a run's bytes are compared with.
+"""Alternative exchanges that a run's bytes are compared with.
 
-All of them exchange one message each way for every client that takes part in a round, and count array bytes alone.
+Each sends one message each way for every client in a round, and counts array bytes only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way of doing the same rounds; `message_bytes` travel up and again down for each client and round."""
+    """Another way of doing the same rounds; `message_bytes` go up and down once per client and round."""
 
     name: str
     message_bytes: float
@@ -26,12 +26,12 @@ def full_model_fp32(full_model_bytes: int) -> Alternative:
 
 
 def raw_adapter_fp32(trainable_parameters: int) -> Alternative:
-    """The adapter as plain float32 arrays, as Flower and NVIDIA FLARE send it unless told otherwise."""
+    """The adapter as plain float32 arrays, the default of Flower and NVIDIA FLARE."""
     return Alternative("raw adapter, fp32", 4 * trainable_parameters)
 
 
 def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> tuple[Alternative, ...]:
-    """From the dearest to the cheapest.
+    """From the most to the least expensive.
 
     Args:
         full_model_bytes: the whole model in float32.
@@ -46,5 +46,5 @@ def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> tup
 
 
 def savings(alternative: Alternative, *, client_rounds: int, sent_bytes: int) -> float | None:
-    """How many times more the alternative would have sent; None while nothing was sent or no update arrived."""
+    """How many times more the alternative would have sent; None if nothing was sent or no update arrived."""
     return alternative.sent_bytes(client_rounds) / sent_bytes if sent_bytes and client_rounds else None

@@ -1,6 +1,6 @@
-"""What a run will cost, before anything is run: pure arithmetic over sizes, counts and rates.
+"""The cost of a run, estimated in advance: pure arithmetic over sizes, counts and rates.
 
-Knows no model and no file. The counts that a measured run has too go under the names of ``summary.json``.
+Knows no model and no file. Counts that a measured run also has use the keys of ``summary.json``.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from plait.report.wording import bytes_text, count_text, duration_text, plural
 _BF16_BYTES = 2
 # Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
 _TRAINED_BYTES = 4 * 4 + 2 * _BF16_BYTES
-# A report page with its plots, and what the ledger says of a client in a round.
+# A report page with its plots, and the ledger's bytes per client and round.
 _REPORT_BYTES = 2_200_000
 _RECORD_BYTES = 1_000
 
 
-# What supervised fine-tuning teaches, bits a token, and what a parameter of an adapter holds of it: Thinking Machines,
+# Information per token of supervised fine-tuning, and capacity per adapter parameter, in bits: Thinking Machines,
 # "LoRA Without Regret", 2025; Allen-Zhu and Li, arXiv 2404.05405.
 _BITS_PER_TOKEN = 1.0
 _BITS_PER_PARAMETER = 2.0
-# In simulations/claims rank 4 kept 89 % of what rank 64 gained, rank 8 96 %.
+# In simulations/claims rank 4 kept 89 % of rank 64's gain, rank 8 96 %.
 _LEAST_RANK = 8
 _LARGEST_RANK = 256
 
 
 def recommended_rank(*, parameters_per_rank: int, train_tokens: int) -> int:
-    """The least rank, a power of two, that holds what so many tokens teach.
+    """The lowest rank, a power of two, with the capacity for this many tokens.
 
     Args:
         parameters_per_rank: of an adapter of rank 1.
-        train_tokens: of all clients and rounds together.
+        train_tokens: over all clients and rounds.
     """
     needed = train_tokens * _BITS_PER_TOKEN / (_BITS_PER_PARAMETER * parameters_per_rank)
     return min(max(_LEAST_RANK, 2 ** math.ceil(math.log2(max(needed, 1.0)))), _LARGEST_RANK)
@@ -50,8 +50,8 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
     LoRA, arXiv 2106.09685, section 4.1.
 
     Args:
-        modules: name, d_in and d_out of every module that is adapted.
-        rank: of all of them.
+        modules: name, d_in and d_out of every adapted module.
+        rank: of all modules.
 
     Raises:
         ConfigError: the rank or a dimension is below 1, or there is no module.
@@ -70,25 +70,25 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class CostInputs:
-    """What decides the cost of a run.
+    """The inputs of an estimate.
 
     Attributes:
         trainable_parameters: of the adapter.
         full_model_parameters: of the base.
         clients: in the federation.
-        clients_per_round: how many of them train in one round.
+        clients_per_round: number of them that train in one round.
         rounds: of training.
         bits_up: bits per parameter from client to server; 32 is plain float32.
         bits_down: bits per parameter from server to client.
-        overhead_bytes: what a message carries beside parameters, in each direction.
-        evaluating_clients: how many clients evaluate the adapter of every round (0: none). An evaluating client is
-            sent the adapter then and not once more to train on it.
-        bandwidth_up_bps: bits a second that a client can send; None leaves transfer times out.
-        bandwidth_down_bps: bits a second that a client can receive.
-        tokens_per_client_round: tokens that a client trains on in one round; None leaves training out.
-        train_tokens_per_s: tokens that a client trains on in a second.
-        parameters_per_rank: of an adapter of rank 1; None where the method has no rank.
-        client_copies: float32 values for each parameter that a client keeps on disk beside the adapter.
+        overhead_bytes: bytes of a message besides parameters, in each direction.
+        evaluating_clients: number of clients that evaluate the adapter of every round (0: none). An evaluating client
+            is sent the adapter then and not again for training on it.
+        bandwidth_up_bps: a client's uplink in bits per second; None omits transfer times.
+        bandwidth_down_bps: a client's downlink in bits per second.
+        tokens_per_client_round: training tokens per client and round; None omits training.
+        train_tokens_per_s: training tokens per second and client.
+        parameters_per_rank: of an adapter of rank 1; None if the method has no rank.
+        client_copies: float32 values per parameter that a client keeps on disk in addition to the adapter.
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
     """
@@ -128,44 +128,44 @@ class CostInputs:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """The cost that follows from `inputs`."""
+    """The cost for `inputs`."""
 
     inputs: CostInputs
 
     @property
     def client_base_memory_bytes(self) -> int:
-        """What the base takes in a client's memory, in bfloat16."""
+        """Memory of the base at a client, in bfloat16."""
         return _BF16_BYTES * self.inputs.full_model_parameters
 
     @property
     def client_adapter_memory_bytes(self) -> int:
-        """What adapter, gradients and optimizer take there while it trains; activations are not counted."""
+        """Memory of adapter, gradients and optimizer in training; activations are not counted."""
         return _TRAINED_BYTES * self.inputs.trainable_parameters
 
     @property
     def client_disk_bytes(self) -> int:
-        """What a client keeps on disk while the run lasts; its base comes on top."""
+        """A client's disk space during the run, without its base."""
         return self._copies(1 + self.inputs.client_copies)
 
     @property
     def client_disk_bytes_after(self) -> int:
-        """What is left of it once the run is over."""
+        """A client's disk space once the run is over."""
         return self._copies(1 + self.inputs.client_copies_after)
 
     @property
     def server_disk_bytes(self) -> int:
-        """What the run directory of a server takes: until the run is over it holds every update that came."""
+        """A server's run directory: until the run is over it holds every update received."""
         return self._run_directory_bytes + self.uplink_bytes
 
     @property
     def simulation_disk_bytes(self) -> int:
-        """What the run directory of a simulation takes while it lasts, with the updates of a round."""
+        """A simulation's run directory during the run, with the updates of a round."""
         kept = self.inputs.clients * self._copies(self.inputs.client_copies)
         return self._run_directory_bytes + self.uplink_bytes_per_round + kept
 
     @property
     def simulation_disk_bytes_after(self) -> int:
-        """What it takes once the run is over."""
+        """A simulation's run directory once the run is over."""
         return self._run_directory_bytes + self.inputs.clients * self._copies(self.inputs.client_copies_after)
 
     @property
@@ -178,7 +178,7 @@ class CostEstimate:
 
     @property
     def client_rounds(self) -> int:
-        """How often one client trains in one round."""
+        """Number of rounds in which one client trains."""
         return self.inputs.clients_per_round * self.inputs.rounds
 
     @property
@@ -188,13 +188,13 @@ class CostEstimate:
 
     @property
     def uplink_bytes_per_round(self) -> int:
-        """One update from every client that trains, one small answer from every client that evaluates."""
+        """One update from every training client, one small answer from every evaluating client."""
         update = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_up)
         return self.inputs.clients_per_round * update + self._messages_per_round * self.inputs.overhead_bytes
 
     @property
     def downlink_bytes_per_round(self) -> int:
-        """The new adapter, once to every client that trains or evaluates, and one message for each task."""
+        """The new adapter, once to every client that trains or evaluates, and one message per task."""
         adapter = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_down)
         receivers = max(self.inputs.clients_per_round, self.inputs.evaluating_clients)
         return receivers * adapter + self._messages_per_round * self.inputs.overhead_bytes
@@ -216,19 +216,19 @@ class CostEstimate:
 
     @property
     def uplink_s_per_client_round(self) -> float | None:
-        """Seconds that a client sends in one round, at its bandwidth."""
+        """Seconds that a client sends per round, at its bandwidth."""
         message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_up) + self.inputs.overhead_bytes
         return 8 * message / self.inputs.bandwidth_up_bps if self.inputs.bandwidth_up_bps else None
 
     @property
     def downlink_s_per_client_round(self) -> float | None:
-        """Seconds that a client receives in one round, at its bandwidth."""
+        """Seconds that a client receives per round, at its bandwidth."""
         message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_down) + self.inputs.overhead_bytes
         return 8 * message / self.inputs.bandwidth_down_bps if self.inputs.bandwidth_down_bps else None
 
     @property
     def train_s_per_client_round(self) -> float | None:
-        """Seconds that a client trains in one round."""
+        """Seconds that a client trains per round."""
         tokens, speed = self.inputs.tokens_per_client_round, self.inputs.train_tokens_per_s
         return tokens / speed if tokens is not None and speed else None
 
@@ -240,7 +240,7 @@ class CostEstimate:
 
     @property
     def recommended_rank(self) -> int | None:
-        """The least rank that holds what the run teaches; None where that cannot be told."""
+        """The lowest rank with the capacity for the run's tokens; None if unknown."""
         if self.train_tokens is None or not self.inputs.parameters_per_rank:
             return None
         return recommended_rank(parameters_per_rank=self.inputs.parameters_per_rank, train_tokens=self.train_tokens)
@@ -250,7 +250,7 @@ class CostEstimate:
         return self.inputs.clients_per_round + self.inputs.evaluating_clients
 
     def to_json(self) -> dict[str, Json]:
-        """The estimate, under the names of ``summary.json`` where it means the same."""
+        """The estimate, under the keys of ``summary.json`` where they mean the same."""
         inputs = self.inputs
         return {
             "rounds": inputs.rounds,
@@ -285,7 +285,7 @@ class CostEstimate:
 
 
 def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
-    """What is sent and how long it takes, and what other exchanges would send."""
+    """Bytes and times of the run, and bytes of other exchanges."""
     inputs, client_rounds = estimate.inputs, estimate.client_rounds
     directions = (
         ("uplink", inputs.bits_up, estimate.uplink_bytes, estimate.uplink_s_per_client_round),
@@ -327,10 +327,10 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
 
 def _training_note(estimate: CostEstimate) -> str:
     parameters = (
-        f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client's memory holds the base in "
-        f"bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
-        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter; activations come on top. On disk a "
-        f"client keeps {bytes_text(estimate.client_disk_bytes)} beside the base, "
+        f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client needs memory for the base "
+        f"in bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
+        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter, plus activations. On disk a "
+        f"client keeps {bytes_text(estimate.client_disk_bytes)} in addition to the base, "
         f"{bytes_text(estimate.client_disk_bytes_after)} once the run is over, and the server "
         f"{bytes_text(estimate.server_disk_bytes)}; a simulation takes {bytes_text(estimate.simulation_disk_bytes)}, "
         f"{bytes_text(estimate.simulation_disk_bytes_after)} once it is over."
@@ -341,8 +341,12 @@ def _training_note(estimate: CostEstimate) -> str:
     seconds = estimate.train_s_per_client_round
     taking = f", {duration_text(seconds)} of training" if seconds is not None else ""
     rank = estimate.recommended_rank
-    enough = "" if rank is None else f" Rank {rank} holds what {count_text(estimate.train_tokens)} tokens in all teach."
-    return f"{parameters} A client trains on {count_text(tokens)} tokens a round{taking}.{enough}"
+    enough = (
+        ""
+        if rank is None
+        else f" Rank {rank} has the capacity for {count_text(estimate.train_tokens)} tokens in total."
+    )
+    return f"{parameters} A client trains on {count_text(tokens)} tokens per round{taking}.{enough}"
 
 
 def _payload_bytes(parameters: int, bits: float) -> int:

@@ -1,4 +1,4 @@
-"""How evenly clients are served: the worst of them, how far they lie apart, and whom training made worse off.
+"""How evenly clients are served: the worst client, the spread, and the clients that training made worse off.
 
 Every client counts once here, however much data it has. Knows only losses.
 """
@@ -18,15 +18,15 @@ from plait.rounds.run_view import RunView
 
 @dataclass(frozen=True)
 class Fairness:
-    """One model, or one model a client, on every client's own held-out data.
+    """One model, or one model per client, on every client's own held-out data.
 
     Attributes:
         mean: of the clients' losses, in nats.
         spread: their standard deviation.
         worst_client: the one with the highest loss.
         worst_loss: its loss.
-        least_gaining_client: the one whose loss fell least since before round 1; None where that is not known.
-        least_gain: by how much it fell; below 0 where it rose.
+        least_gaining_client: the one whose loss fell least since before round 1; None if unknown.
+        least_gain: how much it fell; below 0 if it rose.
         worse_off: clients whose loss rose.
     """
 
@@ -76,13 +76,13 @@ def fairness(losses: Mapping[str, float], before: Mapping[str, float]) -> Fairne
 
 
 def fairness_of(view: RunView) -> Fairness | None:
-    """Of the newest adapter that was evaluated."""
+    """Of the newest evaluated adapter."""
     final = view.final_evaluation
     return fairness(_losses(final), _before(view)) if final else None
 
 
 def fairness_table(view: RunView) -> Table:
-    """The run beside its start and its baselines; nothing for a single client."""
+    """The run compared with its start and its baselines; empty for a single client."""
     before = _before(view)
     rows = {"before round 1": fairness(before, {}), "federated": fairness_of(view)}
     if view.own_evaluation:

@@ -1,7 +1,7 @@
-"""The plots of a run, as PNG bytes: losses, bytes, what clients hold, savings, what aggregation did.
+"""The plots of a run, as PNG bytes: losses, bytes, clients' data, savings, aggregation.
 
 Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
-`_MOST_NAMED` clients are named at the end of their lines; a larger crowd is drawn in one faint colour.
+`_MOST_NAMED` clients are named at the end of their lines; a larger number is drawn in one faint colour.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_KINDS = 9
 
 @dataclass(frozen=True)
 class EndLabel:
-    """The name of a line, to be set at its right end."""
+    """The name of a line, placed at its right end."""
 
     y: float
     text: str
@@ -54,7 +54,7 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
 
 
 def loss_by_round(view: RunView, theme: Theme) -> Figure:
-    """Mean held-out loss over rounds, each client's own behind it, base and references beside it."""
+    """Mean held-out loss over rounds, with each client's own, the base and the baselines."""
     figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by round")
     if not view.evaluations:
         say_nothing_yet(axes, theme, "Nothing has been evaluated yet.")
@@ -90,7 +90,7 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
         labels.append(EndLabel(mean[-1][1], f"federated {loss_text(mean[-1][1])}", theme.accent, strong=True))
         if own := view.own_evaluation:
             axes.plot([mean[-1][0]], [own.loss], color=theme.accent, marker="D", markersize=6, zorder=6, clip_on=False)
-            labels.append(EndLabel(own.loss, f"each its own {loss_text(own.loss)}", theme.accent))
+            labels.append(EndLabel(own.loss, f"personalized {loss_text(own.loss)}", theme.accent))
 
     axes.set_xlim(-0.02 * max(1, mean[-1][0]), max(1, mean[-1][0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))
@@ -105,7 +105,7 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
 
 
 def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
-    """The same losses over the bytes sent to reach them, beside what other exchanges would have sent."""
+    """The same losses over the bytes sent, compared with other exchanges."""
     figure, (axes,) = new_axes(theme, height_inches=4.2, title="Held-out loss by bytes sent")
     rounds = [evaluation for evaluation in view.evaluations.values() if evaluation.round > 0]
     if not rounds:
@@ -173,13 +173,13 @@ def bytes_by_round(view: RunView, theme: Theme) -> Figure:
 
 
 def clients(view: RunView, theme: Theme) -> Figure:
-    """Training tokens of every client and, where they differ in kind, what its examples are."""
+    """Training tokens of every client and, if they differ in kind, the kinds of its examples."""
     ordered = sorted(view.clients.values(), key=lambda client: (client.train_tokens, client.client))
     kinds = _kinds(ordered)
     rows = len(ordered) if len(ordered) <= _MOST_CLIENT_ROWS else 0
     height = 1.5 + 0.24 * rows if rows else 3.8
     figure, panels = new_axes(
-        theme, height_inches=max(2.4, height), title="What each client holds", columns=2 if kinds else 1
+        theme, height_inches=max(2.4, height), title="Data of each client", columns=2 if kinds else 1
     )
     if not ordered:
         say_nothing_yet(panels[0], theme, "No client has described its data yet.")
@@ -222,8 +222,8 @@ def clients(view: RunView, theme: Theme) -> Figure:
 
 
 def savings_bars(view: RunView, theme: Theme) -> Figure:
-    """All bytes of this run beside what other exchanges would have sent, on a logarithmic scale."""
-    figure, (axes,) = new_axes(theme, height_inches=2.9, title="Bytes in all, beside other exchanges")
+    """All bytes of this run compared with other exchanges, on a logarithmic scale."""
+    figure, (axes,) = new_axes(theme, height_inches=2.9, title="Total bytes, compared with other exchanges")
     if not view.client_rounds or not view.sent.total_bytes:
         say_nothing_yet(axes, theme, "No update has arrived yet.")
         return figure
@@ -264,7 +264,7 @@ def _marker(points: int) -> str:
 
 
 def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
-    """Name the lines at their right ends, moved apart where they would overlap."""
+    """Name the lines at their right ends, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     ordered = sorted(labels, key=lambda label: label.y)
     heights = spread([label.y for label in ordered], gap=(high - low) * 0.055)
@@ -281,7 +281,7 @@ def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
 
 
 def spread(heights: Sequence[float], *, gap: float) -> list[float]:
-    """Move ascending heights as little as needed to be `gap` apart: what would overlap is centred on its mean.
+    """Move ascending heights as little as needed to be `gap` apart: overlapping ones are centred on their mean.
 
     Pool adjacent violators: with the gaps taken off, heights that are apart enough are an ascending sequence.
     """
@@ -305,7 +305,7 @@ def _bytes_axis(axes: Axes, theme: Theme, *, lowest: float) -> None:
 
 
 def _kinds(clients: Sequence[DescribedClient]) -> list[str | None]:
-    """The commonest kinds of examples (None: all others); nothing where a kind is just another name for a client."""
+    """The most common kinds of examples (None: all others); empty if a kind is just another name for a client."""
     total: Counter[str] = Counter()
     for client in clients:
         total.update(client.histogram)

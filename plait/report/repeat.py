@@ -1,4 +1,4 @@
-"""The command that does a run again, from the settings that its ledger holds."""
+"""The command that repeats a run, from the settings in its ledger."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from plait.adapters import Json
 from plait.text import printable
 
-# Where a run is written to belongs to that run, not to its repetition.
+# The output directory belongs to the run, not to its repetition.
 _NOT_REPEATED = frozenset({"out"})
-# Clients decide these for themselves, or they mean nothing without data at hand.
+# Clients set these themselves, or they mean nothing without data.
 _NOT_THE_SERVERS = frozenset({"data", "partition", "reference", "side-by-side"})
 _SERVED_NAMES: Mapping[str, str] = {"clients": "min-clients"}
 _SERVER = "plait server --kit plait-server"
@@ -23,9 +23,9 @@ def is_deployed(config: Mapping[str, Json]) -> bool:
 
 
 def repeat_command(config: Mapping[str, Json]) -> tuple[str, ...]:
-    """The command line that does the run again, quoted for a shell: the command, then one option after another.
+    """The command line that repeats the run, quoted for a shell: the command, then one option after another.
 
-    Every setting is spelt out, because defaults may change between versions. A deployed run is served again, from the
+    Every setting is included, because defaults may change between versions. A deployed run is served again, with the
     kit that `plait provision` calls ``plait-server``.
 
     Args:
@@ -47,6 +47,6 @@ def _option(key: str, value: Json) -> str:
     if isinstance(value, bool):
         return shlex.quote(f"--{key}" if value else f"--no-{key}")
     text = printable(value) if isinstance(value, str) else json.dumps(value)
-    # A value that begins with a dash would be taken for an option.
+    # A value that begins with a dash would be read as an option.
     words = [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
     return shlex.join(words)

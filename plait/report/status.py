@@ -1,4 +1,4 @@
-"""What a server says of itself, as tables. It came over a network: nothing in it is trusted to be what it should."""
+"""A server's status as tables. It came over a network: nothing in it is trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_WORDS = 300
 
 
 def status_tables(said: Mapping[str, object]) -> list[Table]:
-    """The round and the clients, from the object that a server sent."""
+    """The round and the clients, from a server's status."""
     tables = [_run(said), _clients(said)]
     return [*tables, unfit] if (unfit := _unfit(said)).rows else tables
 
@@ -68,7 +68,7 @@ def _unfit(said: Mapping[str, object]) -> Table:
         (_text(entry.get("name")), _text(entry.get("reason")), _words(entry.get("detail")))
         for entry in _objects(said, "unfit")
     )
-    return Table("Cannot take part", ("client", "reason", "in its own words"), rows, text_columns=(0, 1, 2))
+    return Table("Cannot take part", ("client", "reason", "its message"), rows, text_columns=(0, 1, 2))
 
 
 def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

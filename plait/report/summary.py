@@ -1,4 +1,4 @@
-"""The numbers of a run under stable keys: what ``summary.json`` holds and scripts read."""
+"""The numbers of a run under stable keys, for ``summary.json`` and scripts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from plait.rounds.run_view import RunView
 
 
 def summarise(view: RunView) -> dict[str, Json]:
-    """The summary of a run; a value that the run has not reached is None.
+    """The summary of a run; values that do not exist yet are None.
 
-    All bytes are those really sent, describing and evaluating included, and so are the bytes per client-round: totals
-    over the number of accepted updates. Both savings compare with one message each way per accepted update.
-    ``fairness`` counts every client once (see `Fairness`).
-    What begins with ``own`` is of each client's own adapter on its own held-out data, where clients have one.
-    What ends with ``interval`` is a 95 % interval, [low, high]; ``gain`` is how far the loss fell since before round 1,
-    compared sequence by sequence.
-    ``held_out_loss_by_round`` is indexed by round, 0 first, with None where a round was not evaluated.
+    All bytes are those actually sent, including descriptions and evaluations, and so are the bytes per client-round:
+    totals over the number of accepted updates. Both savings compare with one message each way per accepted update.
+    ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
+    personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
+    [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
+    ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation.
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {

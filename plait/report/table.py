@@ -1,4 +1,4 @@
-"""A table as plain text cells, and how a terminal shows it; `html` shows the same table on a page."""
+"""A table of plain text cells, and its form on a terminal; `html` shows the same table on a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from plait.report.wording import clean
 
-# A text column never gets narrower than this to make room for numbers, unless its cells are.
+# A text column is never narrower than this to make room for numbers, unless its cells are.
 _NARROWEST_TEXT = 16
 _LONGEST_HEADING = 12
 _ANY_WIDTH = 1 << 20
@@ -21,14 +21,14 @@ _ANY_WIDTH = 1 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings; the first column names the row, all others hold numbers unless said otherwise.
+    """Rows of text under headings; the first column names the row, all others hold numbers by default.
 
     Attributes:
         title: one line.
         headings: one for each column.
         rows: as many cells as there are headings.
         note: a line under the table, or nothing.
-        text_columns: columns (by index) that hold words, so that they are set left.
+        text_columns: indices of columns with words, which are left-aligned.
     """
 
     title: str
@@ -39,9 +39,9 @@ class Table:
 
 
 def to_rich(table: Table) -> ConsoleRenderable:
-    """The table for a terminal. No cell is read as rich markup, and control characters are taken out.
+    """The table for a terminal. No cell is parsed as rich markup, and control characters are removed.
 
-    Where a terminal is too narrow for all columns, those that do not fit follow below, beside the first column again.
+    If a terminal is too narrow for all columns, the rest follow below, again with the first column.
     """
     return _Shown(table)
 
@@ -51,7 +51,7 @@ class _Shown:
     table: Table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # A measurement stays within the width that it is given.
+        # A measurement stays within the given width.
         unbounded = options.update(max_width=_ANY_WIDTH)
         parts = _parts(self.table, lambda part: part.__rich_measure__(console, unbounded).minimum <= options.max_width)
         for number, columns in enumerate(parts):
@@ -64,7 +64,7 @@ class _Shown:
 
 
 def _parts(table: Table, fits: Callable[[RichTable], bool]) -> list[list[int]]:
-    """Columns by index, in tables that fit; every one begins with the column that names the rows."""
+    """Column indices, in tables that fit; each begins with the column that names the rows."""
     parts = [[0]]
     for index in range(1, len(table.headings)):
         if len(parts[-1]) > 1 and not fits(_rich_table(table, [*parts[-1], index])):

@@ -1,6 +1,6 @@
 """The tables of a run: losses by round and by client, bytes by round, savings, aggregation, refusals.
 
-Each function makes a `Table` of plain text; `report_tables` puts them in reading order and leaves out empty ones.
+Each function makes a `Table` of plain text; `report_tables` puts them in reading order and omits empty ones.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceive
 from plait.rounds.run_view import RunView, Traffic
 
 _MOST_ROUNDS = 60
-_ALL_ARE_OWN = "Each is of the client's own adapter; the one that is published is what all share."
-_OWN = "own: each client's own adapter (plait export RUN DIR --client NAME)."
+_ALL_ARE_OWN = "Each loss is of the client's personalized adapter; the published adapter is the shared part."
+_OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def report_tables(view: RunView) -> tuple[Table, ...]:
-    """Every table that has something to say, in reading order."""
+    """Every non-empty table, in reading order."""
     tables = (
         loss_by_round_table(view),
         loss_by_client_table(view),
@@ -54,7 +54,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
 
 
 def loss_by_round_table(view: RunView) -> Table:
-    """Mean held-out loss after every round that was evaluated, beside the references where they were evaluated too."""
+    """Mean held-out loss after every evaluated round, with the baselines if they were evaluated too."""
     base = view.base_evaluation
     references = [reference for reference in view.references.values() if reference.held_out_loss_by_round]
     shown = _thin([*view.evaluations.values()], _MOST_ROUNDS)
@@ -96,42 +96,42 @@ def loss_by_round_table(view: RunView) -> Table:
 
 
 def measured_text(view: RunView) -> str:
-    """What the losses are measured on, and what stands beside them; nothing where nobody knows."""
+    """The evaluation data and the meaning of the intervals; empty if unknown."""
     counts = [client.held_out_examples for client in view.clients.values() if client.held_out_examples]
     if not counts or view.base_evaluation is None or view.base_evaluation.loss_margin is None:
         return ""
     fewest, most = min(counts), max(counts)
     each = plural(most, "sequence") if fewest == most else f"{fewest:,} to {plural(most, 'sequence')}"
     return (
-        f"Measured on {each} of each client, none of them trained on, the same ones in every round; ± and brackets are "
-        "95 % intervals. The change is compared sequence by sequence, so it is known better than the losses."
+        f"Measured on {each} per client, held out from training and the same in every round; ± and brackets are "
+        "95 % intervals. The change is compared sequence by sequence, so it is known more precisely than the losses."
     )
 
 
 def moved_text(after: Score | None, before: Score | None) -> str:
-    """How far a loss has moved, with half of its 95 % interval where that is known."""
+    """The change of a loss, with half of its 95 % interval if known."""
     if after is None or before is None:
         return NOTHING
     return within_text(change_text(after.change_since(before), 0.0), after.change_margin)
 
 
 def own_text(view: RunView) -> str:
-    """What clients' own adapters reach, as a sentence; nothing where there are none."""
+    """A sentence on the losses of personalized adapters; empty if there are none."""
     own = view.own_evaluation
     if own is None:
         return ""
-    reached = f"Each client's own adapter reaches {loss_text(own.loss)}"
+    reached = f"The personalized adapters reach {loss_text(own.loss)}"
     if own.change_margin is not None:
         reached += f" ({moved_text(own, own)})"
-    reached += " on its own data"
+    reached += " on their clients' own data"
     if own.accuracy is not None:
         reached += f" (accuracy {accuracy_text(own.accuracy, own.accuracy_interval)})"
     alone = next((reference for reference in view.references.values() if reference.kind == "local"), None)
-    return f"{reached}, one trained alone {loss_text(alone.final.loss)}." if alone else f"{reached}."
+    return f"{reached}, the local-only baseline {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
 
 def loss_by_client_table(view: RunView) -> Table:
-    """Each client's own held-out loss, base against newest adapter, beside the references; by name."""
+    """Each client's own held-out loss, base against newest adapter, with the baselines; by name."""
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     references = [reference for reference in view.references.values() if reference.by_client]
     names = sorted(view.client_names)
@@ -174,7 +174,7 @@ def loss_by_client_table(view: RunView) -> Table:
 
 
 def bytes_by_round_table(view: RunView) -> Table:
-    """Bytes really sent in every round, and the rate that the accepted updates had."""
+    """Bytes actually sent in every round, and the bits per parameter of the accepted updates."""
     by_round = view.traffic_by_round
     shown = _thin(tuple(by_round), _MOST_ROUNDS)
 
@@ -206,7 +206,7 @@ def bytes_by_round_table(view: RunView) -> Table:
 
 
 def savings_table(view: RunView) -> Table:
-    """What other exchanges would have sent for the same rounds."""
+    """Bytes of other exchanges for the same rounds."""
     return compare_bytes(
         sent_bytes=view.sent.total_bytes,
         client_rounds=view.client_rounds,
@@ -219,11 +219,11 @@ def savings_table(view: RunView) -> Table:
 def compare_bytes(
     *, sent_bytes: int, client_rounds: int, full_model_bytes: int, trainable_parameters: int, this: str
 ) -> Table:
-    """`sent_bytes` beside what every alternative sends over as many client-rounds; `this` names the first row.
+    """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row.
 
     Args:
         sent_bytes: both directions.
-        client_rounds: how often one client takes part in one round.
+        client_rounds: number of times that a client takes part in a round.
         full_model_bytes: the whole model in float32.
         trainable_parameters: of the adapter.
         this: name of the row for `sent_bytes`.
@@ -241,15 +241,15 @@ def compare_bytes(
     per_message = bytes_text(sent_bytes / (2 * client_rounds)) if client_rounds else ""
     return Table(
         title="Bytes sent, and what other exchanges would send",
-        headings=("exchange", "per message", "in all", "times as much"),
+        headings=("exchange", "per message", "in total", "times as much"),
         rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
         note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
-        f"{this.capitalize()} counts every byte, the others count arrays alone.",
+        f"{this.capitalize()} counts every byte, the others count only arrays.",
     )
 
 
 def aggregation_table(view: RunView) -> Table:
-    """What the rule did in every round, as parts of the exact mean of the clients' products."""
+    """The rule's result in every round, relative to the exact mean of the clients' products."""
     there = [(each.round, each.diagnostics) for each in view.rounds.values() if each.diagnostics]
     shown = _thin(there, _MOST_ROUNDS)
     rule = view.newest_round.rule if view.newest_round else ""
@@ -277,7 +277,7 @@ def left_out_table(view: RunView) -> Table:
     shown = [*view.left_out.values()][:_MOST_REFUSALS]
     return Table(
         title="Clients that could not take part",
-        headings=("client", "reason", "in its own words"),
+        headings=("client", "reason", "its message"),
         rows=tuple((each.name, each.reason, each.detail) for each in shown),
         note=_left_out(len(shown), len(view.left_out), "clients, the first ones"),
         text_columns=(0, 1, 2),
@@ -323,7 +323,7 @@ def _at(values: Sequence[float | None], index: int) -> float | None:
 
 
 def _thin(items: Sequence[T], most: int) -> Sequence[T]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """At most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]

@@ -1,4 +1,4 @@
-"""How plots look: colours for light and dark pages, widths for desks and phones, and the way to PNG bytes."""
+"""The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to PNG bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from plait.report.wording import clean
 _WIDE_INCHES = 7.6
 _NARROW_INCHES = 4.7
 _DOTS_PER_INCH = 160
-# Asked for only where installed: they hold the scripts that DejaVu Sans lacks.
+# Used only if installed: they have the scripts that DejaVu Sans lacks.
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans GB", "Microsoft YaHei", "Arial Unicode MS")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by what they stand for.
+    """Colours by their use.
 
     Attributes:
         surface: behind everything.
@@ -33,11 +33,11 @@ class Theme:
         faint: grid, and lines in a crowd.
         accent: this run; uplink.
         accent_soft: downlink.
-        central: the reference on pooled data.
-        local: the reference of each client alone.
-        series: up to ten things side by side.
+        central: the pooled baseline.
+        local: the local-only baseline.
+        series: up to ten series side by side.
         width_inches: of every plot.
-        media: the CSS media query of the pages it is meant for; empty for all others.
+        media: the CSS media query of the pages that it is for; empty for all others.
     """
 
     surface: str
@@ -54,7 +54,7 @@ class Theme:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether there is little room beside things."""
+        """Whether there is little room on the sides."""
         return self.width_inches < _WIDE_INCHES
 
 
@@ -105,7 +105,7 @@ DARK = Theme(
 )
 NARROW_LIGHT = replace(LIGHT, width_inches=_NARROW_INCHES, media="(max-width: 40rem)")
 NARROW_DARK = replace(DARK, width_inches=_NARROW_INCHES, media=f"{NARROW_LIGHT.media} and {DARK.media}")
-# In the order in which a page tries them: the first whose media query holds is shown.
+# In the order in which a page tries them: the first whose media query matches is shown.
 THEMES = (NARROW_DARK, NARROW_LIGHT, DARK, LIGHT)
 
 
@@ -142,7 +142,7 @@ def short_name(name: str, *, limit: int = 22) -> str:
 
 
 def written(write: Callable[[float], str]) -> FuncFormatter:
-    """Tick labels as `write` words the values."""
+    """Tick labels in the format of `write`."""
 
     def tick(value: float, _position: int | None) -> str:
         return write(value)
@@ -151,13 +151,13 @@ def written(write: Callable[[float], str]) -> FuncFormatter:
 
 
 def draw(plot: Callable[[], Figure]) -> bytes:
-    """Make the figure and answer with its PNG; no name in it is read as mathematics."""
+    """Make the figure and return its PNG; no name in it is parsed as mathematics."""
     fonts = ["DejaVu Sans", *_installed_fallbacks()]
     with warnings.catch_warnings(), mpl.rc_context():
-        # Not the settings of a matplotlibrc in the current directory, which could have LaTeX run.
+        # Ignore a matplotlibrc in the current directory, which could run LaTeX.
         mpl.rcdefaults()
         mpl.rcParams.update({"text.parse_math": False, "font.family": fonts, "font.size": 9})
-        # A script that no installed font covers shows as boxes; no reason to print a warning for each character.
+        # A script without an installed font shows as boxes; no need for a warning per character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         buffer = io.BytesIO()
         plot().savefig(buffer, format="png")

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them: decimal byte units, ratios, durations, text without control characters."""
+"""Numbers and names for people: decimal byte units, ratios, durations, text without control characters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def short_count_text(count: float) -> str:
 
 
 def ratio_text(ratio: float | None) -> str:
-    """How many times, with a multiplication sign: ``3,521x``, ``12.4x``, ``0.98x``."""
+    """A ratio with a multiplication sign: ``3,521x``, ``12.4x``, ``0.98x``."""
     return NOTHING if ratio is None else f"{_three_digits(ratio)}{_TIMES}"
 
 
@@ -73,7 +73,7 @@ def within_text(text: str, margin: float | None) -> str:
 
 
 def perplexity_text(loss: float | None) -> str:
-    """The exponential of a loss in nats a token."""
+    """The exponential of a loss in nats per token."""
     if loss is None:
         return NOTHING
     return _three_digits(math.exp(loss)) if loss < math.log(1e9) else "over 10⁹"
@@ -93,7 +93,7 @@ def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) 
 
 
 def duration_text(seconds: float | None) -> str:
-    """A duration in the two units that matter: ``4 min 12 s``."""
+    """A duration in its two largest units: ``4 min 12 s``."""
     if seconds is None:
         return NOTHING
     if seconds < 1:

@@ -1,4 +1,4 @@
-"""Write what a run directory offers to read: ``summary.json``, ``report.html`` and the plots, all from the ledger."""
+"""Write the readable files of a run directory: ``summary.json``, ``report.html`` and the plots, all from the ledger."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from plait.rounds.run_view import RunView
 
 
 def write_report(run_directory: Path) -> RunView:
-    """Read ``ledger.jsonl`` and write the report beside it; every file appears whole or not at all.
+    """Read ``ledger.jsonl`` and write the report beside it; every file is written atomically.
 
     Args:
-        run_directory: holds the ledger of a run, finished or not.
+        run_directory: of a run, finished or not.
 
     Returns:
         The view that the report shows.
 
     Raises:
-        PeerError: the ledger is missing, broken or holds what it must not.
+        PeerError: the ledger is missing, broken or invalid.
         MachineError: the directory cannot be written.
     """
-    # Loading matplotlib takes a second; whoever only reads a summary need not wait for it.
+    # Loading matplotlib takes a second, which reading a summary need not wait for.
     from plait.report.plots import draw_plots
     from plait.report.theme import LIGHT, THEMES
 

@@ -53,7 +53,7 @@ def test_a_taken_port_and_a_foreign_address_are_told_apart():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(MachineError, match="the port is taken"):
+        with pytest.raises(MachineError, match="the port is in use"):
             Address("127.0.0.1", other.getsockname()[1]).check_free()
     with pytest.raises(ConfigError, match="not an address of this machine"):
         Address("192.0.2.1", 9440).check_free()

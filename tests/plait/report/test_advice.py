@@ -32,9 +32,9 @@ def test_a_truncated_product_asks_for_a_larger_rank():
 
 
 def test_clients_at_right_angles_are_named_only_where_they_are():
-    assert "right angles" in told(agreement=0.5)
-    assert "right angles" not in told(agreement=0.9)
-    assert "right angles" not in told(rule="fedsa", agreement=0.5)
+    assert "nearly orthogonal" in told(agreement=0.5)
+    assert "nearly orthogonal" not in told(agreement=0.9)
+    assert "nearly orthogonal" not in told(rule="fedsa", agreement=0.5)
 
 
 def test_a_client_far_beyond_the_others_is_named():
@@ -48,8 +48,8 @@ def test_a_federation_that_loses_to_its_clients_is_told_so(small_run, run_with_o
     def said(run):
         return " ".join(advice(view_of(numbered([*run[:-1], alone, run[-1]]))))
 
-    assert "Each client alone reaches 2.500" in said(small_run)
-    assert "the federation 3.000: one adapter for all" in said(small_run)
+    assert "The local-only baseline reaches 2.500" in said(small_run)
+    assert "the federation 3.000: a shared adapter" in said(small_run)
     assert "the federation 2.750: clients have too little" in said(run_with_own(2.75, {"ann": 2.75}))
     assert "alone" not in said(run_with_own(2.25, {"ann": 2.25}))
     assert "alone" not in " ".join(advice(view_of(small_run)))
@@ -76,4 +76,4 @@ def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_
 
     assert "--own-share 0 spends" in said(0.1)
     assert "--own-share 0 spends" not in said(0.2)
-    assert "Each client alone" not in said(0.01)
+    assert "local-only baseline" not in said(0.01)

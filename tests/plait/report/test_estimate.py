@@ -136,7 +136,7 @@ def test_the_tables_hold_cost_and_comparison() -> None:
     cost, comparison = estimate_tables(CostEstimate(inputs(tokens_per_client_round=2048, bandwidth_up_bps=1e6)))
     assert cost.title == "10 rounds, 2 of 20 clients in each"
     assert cost.rows[0] == ("uplink", "32", "4.00 kB", "8.01 kB", "80.1 kB", "32 ms")
-    assert "2,048 tokens a round" in cost.note
+    assert "2,048 tokens per round" in cost.note
     assert comparison.rows[0][0] == "this plan"
 
 
@@ -161,6 +161,6 @@ def test_the_rank_that_is_recommended_holds_what_is_taught(tokens: int, rank: in
 def test_a_rank_is_recommended_where_tokens_and_factors_are_known() -> None:
     estimate = CostEstimate(inputs(tokens_per_client_round=2000, parameters_per_rank=1000))
     assert estimate.to_json()["recommended_rank"] == 32
-    assert "Rank 32 holds what 40,000 tokens in all teach." in estimate_tables(estimate)[0].note
+    assert "Rank 32 has the capacity for 40,000 tokens in total." in estimate_tables(estimate)[0].note
     assert CostEstimate(inputs(tokens_per_client_round=2000)).to_json()["recommended_rank"] is None
     assert CostEstimate(inputs(parameters_per_rank=1000)).to_json()["recommended_rank"] is None

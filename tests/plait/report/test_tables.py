@@ -49,7 +49,7 @@ def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
         ("3.500 ± 0.500", f"{MINUS}0.500 ± 0.125"),
         ("3.000 ± 0.500", f"{MINUS}1.000 ± 0.125"),
     ]
-    assert table.note.startswith("Measured on 2 sequences of each client, none of them trained on")
+    assert table.note.startswith("Measured on 2 sequences per client, held out from training")
     assert loss_by_client_table(view).rows[0][1:4] == ("3.000", "2.500", f"{MINUS}1.000 ± 0.125")
 
 
@@ -70,7 +70,7 @@ def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
     started = small_run[0] | {"config": {**small_run[0]["config"], "rule": "fedsa"}}
     assert loss_by_client_table(view_of(numbered(small_run))).note == ""
     table = loss_by_client_table(view_of(numbered([started, *small_run[1:]])))
-    assert table.note.startswith("Each is of the client's own adapter")
+    assert table.note.startswith("Each loss is of the client's personalized adapter")
 
 
 def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> None:
@@ -79,7 +79,7 @@ def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> N
     assert table.headings[4] == "own"
     assert [row[4] for row in table.rows] == ["2.000", "2.500"]
     assert "plait export RUN DIR --client NAME" in table.note
-    assert own_text(view) == "Each client's own adapter reaches 2.250 on its own data."
+    assert own_text(view) == "The personalized adapters reach 2.250 on their clients' own data."
     assert own_text(view) in loss_by_round_table(view).note
     assert "own" in [row[0] for row in fairness_table(view).rows]
     assert "own" not in loss_by_client_table(view_of(small_run)).headings
