@@ -251,7 +251,7 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "code", "cause", "remedy"),
     [
-        (lambda kits: "", 1, "the port is taken", "choose another --listen"),
+        (lambda kits: "", 1, "the port is in use", "choose another --listen"),
         (
             lambda kits: provision(kits / "old", ["a"], ["localhost"], now=NOW - timedelta(days=1000)),
             2,

@@ -293,7 +293,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(make_grid):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(MachineError, match=r"cannot listen on 127.0.0.1:\d+: the port is taken") as caught:
+        with pytest.raises(MachineError, match=r"cannot listen on 127.0.0.1:\d+: the port is in use") as caught:
             make_grid(listen=f"127.0.0.1:{other.getsockname()[1]}")
     assert "\n" not in str(caught.value)
 

@@ -50,7 +50,7 @@ def test_rubbish_and_hanging_up_do_no_harm(server, capfd):
 
 
 def test_a_taken_port_is_said_in_one_line(server, metrics):
-    with pytest.raises(MachineError, match="the port is taken"):
+    with pytest.raises(MachineError, match="the port is in use"):
         MetricsServer(str(server.address), metrics)
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         MetricsServer("9090", metrics)
