@@ -1,4 +1,4 @@
-"""The Flower ClientApp, for Flower's engines: answers as the participant that a message's context stands for."""
+"""The Flower ClientApp, for Flower's engines: answers as the participant of a message's context."""
 
 from __future__ import annotations
 

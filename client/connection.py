@@ -1,6 +1,6 @@
-"""Keep a node connected: enrol, hand on what the server sends, and come back for as long as it takes.
+"""Keep a node connected: enrol, pass on the server's messages, and reconnect for as long as it takes.
 
-Knows nothing of what tasks are about.
+Knows nothing of the content of tasks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LOOK_S = 0.2
 
 
 class _Incoming(Protocol):
-    """What the server says."""
+    """The server's messages."""
 
     def __iter__(self) -> Iterator[pb.ToNode]: ...
     def cancel(self) -> bool: ...
@@ -49,9 +49,10 @@ class _LongCall:
     """One long call to the server.
 
     Attributes:
-        outgoing: what the node says; None at its end.
+        outgoing: the node's messages; None at its end.
         abandonment: ends the call, with the reason for the operator.
-        is_enrolled: whether the server took the node in; before, anything but the proof would be refused for good.
+        is_enrolled: whether the server has admitted the node; before that, anything but the proof would be refused for
+            good.
     """
 
     outgoing: queue.SimpleQueue[pb.FromNode | None] = field(default_factory=queue.SimpleQueue[pb.FromNode | None])
@@ -64,11 +65,11 @@ class Connection:
 
     Args:
         open_channel: a new channel to the server.
-        credential: who the node is.
-        sessions: where the session of the moment is kept for other calls.
+        credential: the node's identity.
+        sessions: holds the current session for other calls.
         backoff: the waits between attempts.
-        explain: why no connection comes about, found out by trying; may take seconds.
-        tell: told what happens.
+        explain: diagnoses why no connection can be made; may take seconds.
+        tell: is told of events.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Connection:
         self._tell = tell
         self._closing = Abandonment()
         self._lock = threading.Lock()
-        # What was said and not dealt with yet: past this the server waits, not this node's memory.
+        # Unprocessed messages: beyond this number the server waits, so this node's memory is bounded.
         self._room = threading.Semaphore(_MOST_UNHEARD)
         self._call: _LongCall | None = None
         self._thread = watched_thread(self._stay, name="connection", tell=tell)
@@ -99,17 +100,17 @@ class Connection:
         self._thread.start()
 
     def send(self, message: pb.FromNode) -> None:
-        """Say something to the server, if this node is enrolled."""
+        """Send a message to the server, if this node is enrolled."""
         with self._lock:
             if self._call is not None and self._call.is_enrolled:
                 self._call.outgoing.put(message)
 
     def heard(self) -> None:
-        """A task, its withdrawal or a farewell was dealt with: the server may be listened to further."""
+        """A task, its withdrawal or a farewell was processed: read on."""
         self._room.release()
 
     def break_off(self, cause: str) -> None:
-        """End the call of a server that does not keep to the protocol; another is tried later.
+        """End the call of a server that violates the protocol; another is tried later.
 
         Args:
             cause: for the operator.
@@ -142,11 +143,11 @@ class Connection:
                 self._closing.pause(wait_s)
 
     def _attend(self) -> str | None:
-        """One connection from beginning to end: why it ended, None if there is to be no other."""
+        """One connection from beginning to end: why it ended, None if there should be no other."""
         channel, call, enrolment = self._open_channel(), _LongCall(), Enrolment(self._credential)
         call.outgoing.put(enrolment.hello())
         incoming = cast("_Incoming", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
-        late = f"server did not take this node in within {_ENROL_S:.0f} s; is it overloaded?"
+        late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
         patience = threading.Timer(_ENROL_S, call.abandonment.ask, (late,))
         patience.daemon = True
         patience.start()
@@ -166,7 +167,7 @@ class Connection:
                         return self._refused(message.refused)
                     elif message.HasField("welcome"):
                         if call.is_enrolled:
-                            raise PeerError("server took this node in twice, expected work")
+                            raise PeerError("server admitted this node twice, expected work")
                         patience.cancel()
                         call.is_enrolled = True
                         self._welcome(message.welcome, channel)
@@ -174,7 +175,7 @@ class Connection:
                         self._hand_on(message)
                     else:
                         raise PeerError(
-                            "server sent work before it took this node in, expected a challenge or a welcome"
+                            "server sent work before it admitted this node, expected a challenge or a welcome"
                         )
             return "server closed the connection"
         except (PeerError, Abandoned) as error:

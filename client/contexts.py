@@ -1,9 +1,9 @@
-"""Which participant a Flower context stands for, by the configuration of its node and of the run.
+"""The participant of a Flower context, from the configuration of its node and of the run.
 
-A node with ``data`` in its configuration has data of its own; ``name`` is what it is called, ``state`` a directory
-where it keeps what must outlive the process, ``key`` the file of the key that signs its updates, ``max-rank`` the
-largest rank that it takes (0: any), ``policy`` the file of its operator's limits, ``trainer`` the local trainer that it
-allows. A node with ``partition-id`` is one client of a simulation: it takes its part of the run's data.
+A node with ``data`` in its configuration has its own data; ``name`` is its name, ``state`` a directory for its state,
+``key`` the file of the key that signs its updates, ``max-rank`` the largest rank that it accepts (0: any), ``policy``
+the file of its operator's limits, ``trainer`` the local trainer that it allows. A node with ``partition-id`` is one
+client of a simulation: it takes its part of the run's data.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from plait.trust.keys import NodeKey
 class ContextParticipants:
     """The participants of the newest run in this process.
 
-    Flower's engines hand an app nothing but a context with each message, and one process may do many messages of a run
-    and of many simulated clients. So what a run needs is worked out at its first message and kept here until another
-    run comes. plait's own node and simulation resolve their run themselves and need none of this.
+    Flower's engines give an app only a context with each message, and one process may do many messages of a run
+    and of many simulated clients. So the parts of a run are made at its first message and kept here until another
+    run comes. plait's own node and simulation resolve their run themselves and do not need this.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class ContextParticipants:
         self._own: OwnClient | None = None
 
     def __call__(self, context: Context) -> Participant:
-        """The participant that a context stands for.
+        """The participant of a context.
 
         Raises:
-            ConfigError: the configuration makes no sense.
+            ConfigError: the configuration is invalid.
             DataError: the data cannot be read.
             PolicyError: the node's operator does not allow the run.
         """

@@ -1,6 +1,6 @@
-"""Fetch the bodies of tasks: from where it broke off, never more than was declared, checked by digest.
+"""Download the bodies of tasks: resumed after an interruption, never more than declared, checked by digest.
 
-The last body is kept, since the tasks of a round share one; so is the beginning of one that was not fetched whole.
+The last body is kept, since the tasks of a round share one; so is the beginning of an incomplete one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from client.task_handle import TaskHandle
 from plait.errors import PeerError, PolicyError
 from plait.transport.framing import Data
 
-_TRIES = 3  # of a body that comes damaged
+_TRIES = 3  # for a body that arrives damaged
 
 
 class Downloads:
     """Bodies by their digest.
 
     Args:
-        retrying: how downloads are tried again.
-        max_bytes: larger bodies are not fetched.
+        retrying: how downloads are retried.
+        max_bytes: larger bodies are not downloaded.
     """
 
     def __init__(self, retrying: Retrying, *, max_bytes: int = MAX_BODY_BYTES) -> None:
@@ -34,12 +34,12 @@ class Downloads:
         self.received_bytes = 0
 
     def fetch(self, handle: TaskHandle) -> bytes:
-        """The body of a task, however often the connection breaks meanwhile.
+        """The body of a task, however often the connection breaks.
 
         Raises:
             Abandoned: nobody waits for the task any more.
-            PeerError: what comes is not what was declared, again and again.
-            PolicyError: it is larger than what this node holds.
+            PeerError: the bytes repeatedly differ from those declared.
+            PolicyError: it is larger than this node accepts.
         """
         task = handle.task
         if task.body_bytes > self._max_bytes:
@@ -65,7 +65,7 @@ class Downloads:
                         raise PeerError(f"{task.doing}: download is not what the server declared: {error}") from error
                     raise TryAgainError(f"it is not what the server declared: {error}") from error
 
-            # Unwanted: settled meanwhile, or a server that was restarted has yet to give it out again.
+            # Unwanted: finished meanwhile, or a restarted server has yet to assign it again.
             self._whole = self._retrying.until_done(
                 attempt,
                 handle,
@@ -91,11 +91,11 @@ class Downloads:
 
 
 class _DamagedError(Exception):
-    """The bytes are not those that were declared."""
+    """The bytes differ from those declared."""
 
 
 class _Received:
-    """The beginning of a body; put together and hashed as it comes, so that this goes on beside the transfer."""
+    """The beginning of a body; assembled and hashed as it arrives, in parallel with the transfer."""
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
@@ -112,5 +112,5 @@ class _Received:
 
     def checked(self) -> bytes:
         if self._hash.digest() != self.digest:
-            raise _DamagedError("its digest is another")
+            raise _DamagedError("its digest differs")
         return self._bytes.getvalue()  # the buffer itself, not a copy

@@ -1,4 +1,4 @@
-"""A node that answers every task with the task's own body: what is left is the way there and back.
+"""A node that answers every task with the task's own body, which leaves only the cost of transport.
 
     python -m client.echo SERVER NAME STATE [KIT]
 

@@ -1,7 +1,7 @@
-"""The resident process on a client's machine: it connects, works through the tasks that come, and stays.
+"""The resident process on a client's machine: it connects, works through the tasks, and stays.
 
-Its main loop is one thread that takes one event after the other; connection, work and uploads have threads of their own
-and tell it what happens. Knows nothing of models.
+Its main loop is one thread that processes events in order; connection, work and uploads have their own threads
+and send it events. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb
 
 _PROGRESS_S = 10.0
-_LONG_WORK = 3  # progress is shown every so many times that it is sent
+_LONG_WORK = 3  # progress is shown once for this number of reports
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How patient a node is, in seconds.
+    """A node's intervals, in seconds.
 
     Attributes:
-        first_s: bound of the first wait before something is tried again.
+        first_s: bound of the first wait before a retry.
         most_s: bound of all such waits.
-        progress_s: between two reports of what it is doing.
+        progress_s: between two progress reports.
     """
 
     first_s: float = FIRST_S
@@ -70,7 +70,7 @@ class Timing:
     progress_s: float = _PROGRESS_S
 
     def backoff(self) -> Backoff:
-        """Waits of one thing that is tried again."""
+        """Waits for the retries of one thing."""
         return Backoff(first_s=self.first_s, most_s=self.most_s)
 
 
@@ -78,10 +78,10 @@ class Node:
     """One node, from the first attempt to connect to its end.
 
     Args:
-        settings: what its operator asked for.
-        open_workplace: makes ready for a run.
-        journal: what its operator sees.
-        timing: how patient it is.
+        settings: the operator's.
+        open_workplace: prepares for a run.
+        journal: for the operator.
+        timing: its intervals.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Node:
         self._reports = 0
 
     def stop(self, *, by_system: bool = False) -> None:
-        """Have the node end soon; may be called from a signal handler.
+        """Ask the node to end soon; may be called from a signal handler.
 
         Args:
             by_system: an orderly request of the system, not somebody's Ctrl-C.
@@ -133,7 +133,7 @@ class Node:
 
         Raises:
             Interrupted: the operator stopped it.
-            PeerError: the server turned it away for good.
+            PeerError: the server refused it for good.
             PlaitError: the node cannot work for this run.
         """
         self._journal.tell("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
@@ -153,7 +153,7 @@ class Node:
             return None
 
     def _handle(self, event: Event | None) -> bool:
-        """Act on an event; whether it is the last."""
+        """Process an event; returns whether it is the last."""
         if isinstance(event, Offered | Withdrawn | Draining):
             self._connection.heard()
         match event:
@@ -201,7 +201,7 @@ class Node:
         again = "again " if self._run is not None else ""
         self._journal.tell("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
         if run != self._run:
-            # The answers of another run are of no use; its state stays on disk.
+            # The answers of another run are useless; its state stays on disk.
             self._run, self._capacity = run, None
             self._uploads.withdraw_all("the server began another run")
             self._worker.move_to(run)
@@ -242,12 +242,12 @@ class Node:
         if capacity.declined:
             return
         current = self._worker.current
-        self._journal.tell("ready", f"going on with {current.task.doing}" if current else "waiting for work")
+        self._journal.tell("ready", f"continuing with {current.task.doing}" if current else "waiting for work")
 
     def _lost(self, lost: Lost) -> None:
         was_connected, self._connected = self._connected, False
         self._attempts += 1
-        # Every doubling of the number of attempts is told: all of them at first, and no flood over a night.
+        # Attempts are reported whenever their number doubles: all of them at first, and no flood overnight.
         if was_connected or not self._attempts & (self._attempts - 1):
             tried = f" (attempt {self._attempts})" if self._attempts > 1 else ""
             cause = "server is restarting" if self._draining else lost.cause
@@ -272,7 +272,7 @@ class Node:
         return True
 
     def _tidy(self) -> None:
-        """Remove what only further rounds would have needed; say where the own adapter is, for nobody else has it."""
+        """Remove what only further rounds would have needed; report the personalized adapter, which nobody else has."""
         settings, run = self._settings, self._run
         if run is None:
             return
@@ -285,14 +285,14 @@ class Node:
             return
         base = settings.base or shown(str(run.config.get("base", "BASE")))
         command = shlex.join(["plait", "export", str(folder), "my-adapter", "--to", "peft", "--base", base])
-        self._journal.tell("own_adapter", f"this client's own adapter: {command}", folder=str(folder))
+        self._journal.tell("own_adapter", f"this client's personalized adapter: {command}", folder=str(folder))
 
     def _stopped(self, *, by_system: bool) -> bool:
         current = self._worker.current
-        doing = f"abandoning {current.task.doing} at its next step" if current else "nothing is under way"
-        self._journal.tell("stopping", f"stopping: {doing}; what must be kept is on disk")
+        doing = f"abandoning {current.task.doing} at its next step" if current else "no work in progress"
+        self._journal.tell("stopping", f"stopping: {doing}; everything needed later is on disk")
         if not by_system:
-            raise Interrupted("stopped; start it again and it goes on")
+            raise Interrupted("stopped; start it again to continue")
         return True
 
     def _delivered(self, event: Delivered) -> None:
@@ -335,9 +335,9 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
     """Run plait's own ClientApp as a node until its run is over.
 
     Raises:
-        DataError: the node's own data is not what it must be; found before anything is connected to.
+        DataError: the node's own data is invalid; found before connecting.
         Interrupted: the operator stopped it.
-        PlaitError: as `Node.run`, and where another node has this name here.
+        PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):
         dataset = load_dataset(settings.data, cache=cache_directory(), progress=lambda _: None)
@@ -362,13 +362,13 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
 
 
 def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
-    """Remove what the server of an earlier run could send again, and say what else of such runs is there."""
+    """Remove what the server of an earlier run could send again, and report the rest of such runs."""
     earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
     if earlier.runs:
         journal.tell(
             "state",
-            f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): own adapters and what "
-            "an unfinished run goes on from; delete the folders of runs that you no longer need",
+            f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): personalized adapters "
+            "and the state of unfinished runs; delete the folders of runs that you no longer need",
             runs=earlier.runs,
             bytes=earlier.bytes,
         )
@@ -376,7 +376,7 @@ def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
 
 @contextmanager
 def _stopped_by_signals(node: Node) -> Generator[None]:
-    """A first Ctrl-C or SIGTERM stops the node in good order, a second at once."""
+    """The first Ctrl-C or SIGTERM stops the node in an orderly way, the second at once."""
     asked = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""A client with data of its own: the base of the run, its records, and what it keeps between tasks."""
+"""A client with its own data: the base of the run, its records, and its state between tasks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class OwnClient:
     """A client of one run, ready to work.
 
     Attributes:
-        name: what it is called.
-        model: the base with its data beside it.
-        terms: what it agreed to.
+        name: its name.
+        model: the base with its data.
+        terms: its agreement.
         policy: its operator's.
-        max_rank: the largest rank that it takes; 0 for any.
+        max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
     """
 
@@ -40,7 +40,7 @@ class OwnClient:
         """Its participant.
 
         Args:
-            memory: what it keeps between tasks.
+            memory: its state between tasks.
         """
         return Participant(
             self.name,
@@ -63,20 +63,20 @@ def own_client(
     trainer: str = "",
     sign: Callable[[bytes], bytes] | None = None,
 ) -> OwnClient:
-    """Make ready for a run; reads no base before the first task.
+    """Prepare for a run; reads no base before the first task.
 
     Args:
-        run: what it takes part in.
+        run: the run.
         dataset: its data.
-        name: what it is called.
+        name: its name.
         policy: its operator's.
-        max_rank: the largest rank that it takes; 0 for any.
+        max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         sign: makes the signatures of its updates.
 
     Raises:
         PolicyError: the run asks for more than the policy allows, or names another trainer.
-        ConfigError: this machine cannot do it.
+        ConfigError: this machine does not support it.
     """
     config = run.config
     if config.trainer != trainer:
@@ -84,7 +84,7 @@ def own_client(
             f"the run trains with '{config.trainer or 'plait itself'}', but this node allows "
             f"'{trainer or 'plait itself'}', expected its operator to name the run's trainer"
         )
-    # What only the base can tell of the adapter is refused before anybody waits for this node.
+    # Problems that only the base reveals are reported before anybody waits for this node.
     terms = run.terms(name, max_rank=max_rank, policy=policy)
     model = PeftLocalModel(
         run.load_base(),
@@ -98,7 +98,7 @@ def own_client(
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:
-    """How many records have each label that the run names; nothing else of a node's own data may leave it."""
+    """Number of records with each label of the run; nothing else about a node's own data may leave it."""
     if dataset.kind is not RecordKind.LABEL:
         return {}
     return {name: count for name, count in histogram(dataset.records, dataset).items() if name in labels}

@@ -1,8 +1,8 @@
-"""Try a call again until it succeeds: over broken connections and restarts of the server, with growing waits.
+"""Retry a call until it succeeds: over lost connections and restarts of the server, with growing waits.
 
-One table says what each status of gRPC means. Full jitter (a wait drawn between nothing and the bound) spreads out the
-nodes that one server lost at the same moment. A server that was restarted is back within seconds, so waits stay short
-for the first minutes.
+One table defines the meaning of each gRPC status. Full jitter (a wait drawn between nothing and the bound) spreads out
+nodes that lost the server at the same moment. A restarted server is back within seconds, so waits stay short for the
+first minutes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Result = TypeVar("Result")
 
 
 class Meaning(Enum):
-    """What to do about a call that failed."""
+    """What to do about a failed call."""
 
     AGAIN = auto()
-    """Try again later."""
+    """Retry later."""
     FINAL = auto()
-    """Trying the same again cannot help."""
+    """A retry cannot help."""
     UNWANTED = auto()
     """The server does not wait for this task, or not yet."""
 
@@ -48,12 +48,12 @@ MEANINGS = {
 }
 """All others mean `Meaning.AGAIN`."""
 
-# Codes whose text is the server's own; of the others gRPC says what happened inside it.
+# Codes whose text is the server's own; for the others it describes gRPC's internals.
 _TOLD_BY_THE_SERVER = frozenset(
     {*MEANINGS, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
 ) - {grpc.StatusCode.UNIMPLEMENTED}
 _IN_PLAIN_WORDS = {
-    grpc.StatusCode.CANCELLED: "the call was broken off",
+    grpc.StatusCode.CANCELLED: "the call was cancelled",
     grpc.StatusCode.DEADLINE_EXCEEDED: "the server did not answer in time",
     grpc.StatusCode.UNAVAILABLE: "the connection to the server is lost",
     grpc.StatusCode.UNIMPLEMENTED: "the server does not know this call; install the plait version that it runs",
@@ -61,7 +61,7 @@ _IN_PLAIN_WORDS = {
 
 
 class TryAgainError(Exception):
-    """What an attempt raises where gRPC itself saw no failure; says what went wrong."""
+    """An attempt failed although gRPC saw no failure; the message says how."""
 
 
 class UnwantedError(Exception):
@@ -82,10 +82,10 @@ def what_failed(error: grpc.RpcError) -> str:
 
 
 class Backoff:
-    """Waits that grow until something works.
+    """Waits that grow until a success.
 
     Args:
-        first_s: bound of the first wait, in seconds; it doubles with every further one.
+        first_s: bound of the first wait, in seconds; it doubles each time.
         most_s: bound of all waits; 5 seconds for the first two minutes of waiting.
         draw: a number between its two arguments, uniformly.
     """
@@ -112,18 +112,18 @@ class Backoff:
         return wait_s
 
     def reset(self) -> None:
-        """It worked: the next wait is short again."""
+        """A success: the next wait is short again."""
         self._bound_s, self._waited_s = self._first_s, 0.0
 
 
 @dataclass(frozen=True)
 class Retrying:
-    """How calls are tried again.
+    """How calls are retried.
 
     Attributes:
-        sessions: over which they go.
+        sessions: for the calls.
         backoff: makes the waits of one call.
-        trouble: told in words what will be tried again.
+        trouble: is told of retries.
     """
 
     sessions: CurrentSession
@@ -138,21 +138,21 @@ class Retrying:
         what: str,
         unwanted: Callable[[int, str], bool],
     ) -> Result:
-        """Call `attempt` with the session of the moment until it succeeds.
+        """Call `attempt` with the current session until it succeeds.
 
         Args:
-            attempt: makes the calls; it resets the backoff whenever it gets further.
-            handle: of the task that it is for.
+            attempt: makes the calls; it resets the backoff whenever it makes progress.
+            handle: of the task.
             what: the attempt in one word.
-            unwanted: told the number of offers before the attempt, and why, when the server does not wait for the task;
-                whether that is the end of it, because it was not offered since.
+            unwanted: called with the number of offers before the attempt, and the reason, when the server does not wait
+                for the task; returns whether that is final, because it was not offered since.
 
         Returns:
-            What `attempt` returned.
+            The result of `attempt`.
 
         Raises:
             Abandoned: the task was given up.
-            FinalError: trying again cannot help.
+            FinalError: a retry cannot help.
             UnwantedError: the server does not wait for the task.
         """
         abandonment, backoff = handle.abandonment, self.backoff()

@@ -1,6 +1,6 @@
-"""The session that a server granted, its calls, and waiting for the next one while there is none.
+"""The session granted by a server, its calls, and waiting for the next one while there is none.
 
-Bodies and answers go past protobuf, which would copy them twice.
+Bodies and answers bypass protobuf, which would copy them twice.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ Begun = TypeVar("Begun")
 
 
 class SessionOverError(Exception):
-    """The connection that the session belonged to was closed here just now."""
+    """The session's connection was just closed here."""
 
 
 class Chunks(Protocol):
-    """A body that is coming in."""
+    """A body being received."""
 
     def __iter__(self) -> Iterator[Data]: ...
     def cancel(self) -> bool:
-        """Want no more."""
+        """Stop receiving."""
         ...
 
 
 class Receiving(Protocol):
-    """An answer that the server is taking."""
+    """An answer being sent."""
 
     def result(self) -> pb.Receipt:
         """Wait for the receipt."""
         ...
 
     def cancel(self) -> bool:
-        """Send no more."""
+        """Stop sending."""
         ...
 
 
@@ -52,7 +52,7 @@ class Session:
     """The calls of an enrolled node.
 
     Args:
-        channel: the connection that the session belongs to.
+        channel: the session's connection.
         welcome: the server's, with the token that authorises the calls.
     """
 
@@ -68,7 +68,7 @@ class Session:
         self._upload = channel.stream_unary(f"{_SERVICE}/Upload", response_deserializer=pb.Receipt.FromString)
 
     def download(self, sha256: bytes, *, offset: int) -> Chunks:
-        """Ask for a body.
+        """Request a body.
 
         Raises:
             SessionOverError: the connection is gone.
@@ -77,7 +77,7 @@ class Session:
         return cast("Chunks", _begin(lambda: self._download(request)))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
-        """Ask how much of an answer is there.
+        """Ask how much of an answer the server has.
 
         Raises:
             SessionOverError: the connection is gone.
@@ -99,19 +99,19 @@ def _begin(call: Callable[[], Begun]) -> Begun:
     try:
         return call()
     except ValueError as error:
-        # All that gRPC says when a call begins on a channel that another thread has closed.
+        # gRPC's only message when a call begins on a channel that another thread has closed.
         raise SessionOverError from error
 
 
 class CurrentSession:
-    """The session of the moment, if there is one."""
+    """The current session, if there is one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._session: Session | None = None
 
     def replace(self, session: Session | None) -> None:
-        """The node enrolled, or its connection is gone."""
+        """The node has enrolled, or its connection is lost."""
         with self._changed:
             self._session = session
             self._changed.notify_all()
@@ -120,7 +120,7 @@ class CurrentSession:
         """The session, as soon as there is one.
 
         Raises:
-            Abandoned: the work that needs it is to stop.
+            Abandoned: the work that needs it should stop.
         """
         with self._changed:
             while self._session is None:

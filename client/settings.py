@@ -1,4 +1,4 @@
-"""What an operator asks of a node, checked before anything is loaded or connected to."""
+"""An operator's settings of a node, checked before anything is loaded or connected to."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from plait.trust.names import check_client_name, composed
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """Everything that decides how a node works.
+    """Everything that determines how a node works.
 
     Attributes:
-        server: where the server is.
-        kit: who the node is; None on an insecure loopback connection.
-        name: what it is called.
+        server: address of the server.
+        kit: the node's kit; None on an insecure loopback connection.
+        name: of the node.
         data: its own data, a JSONL file or a built-in set.
-        base: replaces the base that the run names, where it is called otherwise here; empty for the run's.
+        base: replaces the run's base, if it has another name here; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
         device: as in the run configuration.
         dtype: as in the run configuration.
         threads: as in the run configuration.
-        state: where it keeps what must outlive it.
-        max_memory_bytes: the most memory that it says it may use; 0 for all there is.
-        max_rank: the largest rank of an adapter that it takes; 0 for any.
-        policy: what its operator allows.
-        consents: whether the operator consented to whatever run is within the policy (``--yes``).
+        state: directory of its state.
+        max_memory_bytes: the memory limit that it announces; 0 for none.
+        max_rank: the largest rank of an adapter that it accepts; 0 for any.
+        policy: the operator's limits.
+        consents: whether the operator consented to any run within the policy (``--yes``).
     """
 
     server: Address
@@ -53,7 +53,7 @@ class NodeSettings:
 
     @property
     def credential(self) -> Credential:
-        """Who the node is, for the server."""
+        """The node's identity, for the server."""
         return Credential(self.name, self.kit.node_key if self.kit else None)
 
 
@@ -75,10 +75,10 @@ def check_settings(
     policy: Path | None = None,
     yes: bool = False,
 ) -> NodeSettings:
-    """Check what an operator typed, as far as that goes without reading the data.
+    """Check an operator's input, as far as possible without reading the data.
 
     Raises:
-        ConfigError: it cannot be; one line with what to do.
+        ConfigError: it is invalid; one line with the remedy.
         MachineError: the kit cannot be read.
     """
     address = Address.parse(server, what="server")

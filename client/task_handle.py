@@ -1,4 +1,4 @@
-"""A task in this node's hands: it can be given up from any thread, and the server can offer it again."""
+"""A task at this node: it can be given up from any thread, and the server can offer it again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class TaskHandle:
     """Work on one task, or the sending of its answer.
 
     Args:
-        task: what it is for.
+        task: the task.
 
     Attributes:
-        task: what it is for.
+        task: the task.
         abandonment: stops the work once nobody waits for it.
     """
 
@@ -27,25 +27,25 @@ class TaskHandle:
 
     @property
     def offers(self) -> int:
-        """How many times the server has sent the task."""
+        """How often the server has sent the task."""
         return self._offers
 
     def offered_again(self) -> bool:
-        """The server sent the task once more; False if it was given up before, and has to be begun anew."""
+        """The server sent the task again; False if it was given up before, and must be started anew."""
         with self._lock:
             self._offers += not self.abandonment.is_asked
             return not self.abandonment.is_asked
 
     def give_up(self, reason: str, *, unless_offered_since: int | None = None) -> bool:
-        """Have the work end soon.
+        """Make the work end soon.
 
         Args:
             reason: a few words for the operator.
-            unless_offered_since: the number of offers when the server was asked and said that it does not wait; with
-                more offers by now it does wait.
+            unless_offered_since: the number of offers when the server said that it does not wait; with more offers
+                since, it does wait.
 
         Returns:
-            False where it was offered since.
+            False if it was offered since.
         """
         with self._lock:
             if unless_offered_since not in (None, self._offers):

@@ -1,7 +1,7 @@
-"""Deliver answers until the server has them on its disk: over broken connections and restarts of the server.
+"""Deliver answers until the server has them on its disk: over lost connections and restarts of the server.
 
-An answer that the server has not asked for (since it was restarted, and has not come to that yet) waits until its task
-comes again. The newest delivered answer of each message type is kept, so that a task that comes again is not done anew.
+An answer that a restarted server has not asked for yet waits until its task comes again. The newest delivered answer of
+each message type is kept, so that a repeated task is not done again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _State(Enum):
 
 @dataclass(eq=False)
 class PendingUpload:
-    """An answer and how far its delivery is."""
+    """An answer and the progress of its delivery."""
 
     handle: TaskHandle
     answer: Answer
@@ -41,16 +41,16 @@ class PendingUpload:
 
     @property
     def task(self) -> Task:
-        """What it answers."""
+        """The task that it answers."""
         return self.handle.task
 
 
 class Uploads:
-    """Answers on their way to the server, one at a time, in a thread of its own.
+    """Answers on their way to the server, one at a time, in a separate thread.
 
     Args:
-        retrying: how uploads are tried again.
-        tell: told what became of answers.
+        retrying: how uploads are retried.
+        tell: is told of the results.
     """
 
     def __init__(self, retrying: Retrying, *, tell: Callable[[Event], None]) -> None:
@@ -69,9 +69,9 @@ class Uploads:
             self._changed.notify_all()
 
     def offer(self, task: Task) -> bool:
-        """A task came (again): whether its answer is here already, and so on its way.
+        """A task came (again): whether its answer exists already and is on its way.
 
-        An answer to another task of that type that is waiting to be asked for is given up: the server has moved on.
+        An answer of that type that waits to be asked for is given up: the server has moved on.
         """
         with self._changed:
             upload = self._pending.get(task.task_id)
@@ -94,7 +94,7 @@ class Uploads:
                 self._drop(upload, reason)
 
     def withdraw_all(self, reason: str) -> None:
-        """Give up everything, delivered answers too (they belong to another run, say)."""
+        """Give up everything, including delivered answers, such as those of another run."""
         with self._changed:
             for upload in list(self._pending.values()):
                 self._drop(upload, reason)
@@ -141,7 +141,7 @@ class Uploads:
             return None
 
     def _try(self, session: Session, upload: PendingUpload) -> Delivered:
-        """Send an answer, or what is missing of it.
+        """Send an answer, or its missing part.
 
         Raises:
             UnwantedError: the server has not asked for it.
@@ -163,7 +163,7 @@ class Uploads:
         return Delivered(task, len(answer.data) - offset, kept=receipt.kept, failure=answer.failure)
 
     def _shelve(self, upload: PendingUpload, offers: int) -> bool:
-        """Keep an answer until it is asked for; False if that happened since there were so many offers."""
+        """Keep an answer until it is asked for; False if that has happened since that number of offers."""
         with self._changed:
             upload.handle.abandonment.check()
             if upload.handle.offers != offers:
@@ -172,7 +172,7 @@ class Uploads:
             return True
 
     def _delivered(self, upload: PendingUpload) -> None:
-        """Keep an answer that was delivered, and no older one of its message type."""
+        """Keep a delivered answer, and no older one of its message type."""
         with self._changed:
             if self._pending.get(upload.task.task_id) is not upload:
                 return
@@ -192,8 +192,7 @@ def _fitting(session: Session, answer: Answer) -> Answer:
     if len(answer.data) <= session.max_answer_bytes:
         return answer
     return Answer.failed(
-        f"answer has {size(len(answer.data))}, expected at most the {size(session.max_answer_bytes)} "
-        "that the server takes"
+        f"answer has {size(len(answer.data))}, expected at most {size(session.max_answer_bytes)}, the server's limit"
     )
 
 

@@ -1,6 +1,6 @@
-"""Do tasks one at a time in a thread of its own: fetch the body, run the app, hand the answer on.
+"""Do tasks one at a time in a separate thread: download the body, run the app, pass the answer on.
 
-It goes on with its task while the connection is away. Knows nothing of enrolment and of how answers travel.
+It continues with its task while disconnected. Knows nothing of enrolment and of how answers are sent.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from plait.abandon import Abandoned
 from plait.errors import MachineError, PlaitError
 
 MOST_WAITING = 8
-"""Tasks that wait beside the one under way; an honest server sends one at a time."""
+"""Waiting tasks besides the current one; an honest server sends one at a time."""
 
 
 class Worker:
     """Works for one run at a time.
 
     Args:
-        open_workplace: makes ready for a run; may take minutes.
-        downloads: where bodies come from.
-        uploads: where answers go.
-        tell: told what happens.
+        open_workplace: prepares for a run; may take minutes.
+        downloads: source of bodies.
+        uploads: sends answers.
+        tell: is told of events.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Worker:
         self._uploads = uploads
         self._tell = tell
         self._changed = threading.Condition()
-        self._run: Run | None = None  # to be made ready for
+        self._run: Run | None = None  # to prepare for
         self._workplace: Workplace | None = None
         self._waiting: deque[TaskHandle] = deque()
         self._current: TaskHandle | None = None
@@ -59,24 +59,24 @@ class Worker:
 
     @property
     def current(self) -> TaskHandle | None:
-        """The task under way."""
+        """The current task."""
         return self._current
 
     def move_to(self, run: Run) -> None:
-        """Drop everything and make ready for a run; `Prepared` or `Failed` tells how that ended."""
+        """Drop everything and prepare for a run; `Prepared` or `Failed` reports the result."""
         self.withdraw_all("the server began another run")
         with self._changed:
             self._run = run
             self._changed.notify_all()
 
     def reconnected(self) -> None:
-        """The server will send anew whatever it waits for; until then nobody knows about the task under way."""
+        """The server will resend whatever it waits for; until then the current task may be unwanted."""
         with self._changed:
             self._waiting.clear()
             self._confirmed = False
 
     def take(self, task: Task) -> bool:
-        """Do a task, unless it is under way already; False where more wait already than a server has reason to send."""
+        """Do a task, unless it is in progress already; False if more wait than a server has reason to send."""
         with self._changed:
             current = self._current
             if current is not None and not current.abandonment.is_asked:
@@ -108,12 +108,12 @@ class Worker:
                 self._current.give_up(reason)
 
     def close(self) -> None:
-        """Drop everything and end; a task under way ends at its next step."""
+        """Drop everything and end; the current task ends at its next step."""
         self.withdraw_all("the node stops")
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            # What makes ready cannot be interrupted; it holds nothing that must be put away.
+            # Preparation cannot be interrupted; it holds nothing that needs to be saved.
             preparing = self._busy and self._current is None
         if not preparing:
             self._thread.join()
@@ -142,14 +142,14 @@ class Worker:
             return None
 
     def _make_ready(self, run: Run) -> None:
-        self._workplace = None  # its memory is needed for the next
+        self._workplace = None  # its memory is needed for the next one
         try:
             self._workplace = self._open_workplace(run)
         except PlaitError as error:
             self._tell(Failed(error))
         except Exception as error:
-            # Libraries raise anything; the operator is to have one line.
-            self._tell(Failed(MachineError(f"cannot make ready for the run: {failure(error)}")))
+            # Libraries raise anything; the operator gets one line.
+            self._tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
         else:
             self._tell(Prepared(self._workplace.capacity))
 

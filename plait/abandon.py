@@ -1,7 +1,7 @@
 """A request that one piece of work stop: made in any thread, obeyed by the work at its next step or wait.
 
-Whoever runs the work in a thread lets it `obey` an abandonment there; code below calls `check_abandoned` between two
-steps and need not know of one. Knows nothing of tasks, networks or models.
+The code that runs the work in a thread makes it `obey` an abandonment there; code below calls `check_abandoned` between
+two steps and need not know of one. Knows nothing of tasks, networks or models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Abandoned(PlaitError):  # noqa: N818 (it is no error, it only travels like
 
 
 class Abandonment:
-    """Whether one piece of work is to stop, why, and how many steps it has done. Safe for threads."""
+    """Whether one piece of work should stop, why, and how many steps it has done. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,21 +30,21 @@ class Abandonment:
 
     @property
     def is_asked(self) -> bool:
-        """Whether the work is to stop."""
+        """Whether the work should stop."""
         return self._asked.is_set()
 
     @property
     def reason(self) -> str:
-        """Why the work is to stop; empty while it is not."""
+        """Why the work should stop; empty if it should not."""
         return self._reason
 
     @property
     def steps(self) -> int:
-        """How many steps the work has come to: its calls of `check_abandoned`."""
+        """The steps that the work has done: its calls of `check_abandoned`."""
         return self._steps
 
     def ask(self, reason: str) -> None:
-        """Have the work stop soon; the first reason counts.
+        """Make the work stop soon; the first reason counts.
 
         Args:
             reason: a few words for the operator.
@@ -59,10 +59,10 @@ class Abandonment:
             cancel()
 
     def check(self) -> None:
-        """Go on only if the work is not to stop.
+        """Continue only if the work should not stop.
 
         Raises:
-            Abandoned: it is.
+            Abandoned: it should.
         """
         if self._asked.is_set():
             raise Abandoned(self._reason)
@@ -71,17 +71,17 @@ class Abandonment:
         """Wait.
 
         Raises:
-            Abandoned: the work is to stop.
+            Abandoned: the work should stop.
         """
         self._asked.wait(seconds)
         self.check()
 
     @contextlib.contextmanager
     def cancelling(self, cancel: Callable[[], object]) -> Generator[None]:
-        """Call `cancel` as soon as the work is to stop while the block runs.
+        """Call `cancel` as soon as the work should stop while the block runs.
 
         Raises:
-            Abandoned: it was to stop before.
+            Abandoned: it should have stopped before.
         """
         with self._lock:
             self._cancel = cancel
@@ -96,7 +96,7 @@ class Abandonment:
 
     @contextlib.contextmanager
     def obeyed(self) -> Generator[None]:
-        """Have `check_abandoned` check this abandonment, in this thread, while the block runs."""
+        """Make `check_abandoned` check this abandonment, in this thread, while the block runs."""
         token = _obeyed.set(self)
         try:
             yield
@@ -107,7 +107,7 @@ class Abandonment:
         """Count a step, and check.
 
         Raises:
-            Abandoned: the work is to stop.
+            Abandoned: the work should stop.
         """
         self._steps += 1
         self.check()
@@ -117,10 +117,10 @@ _obeyed: ContextVar[Abandonment | None] = ContextVar("obeyed", default=None)
 
 
 def check_abandoned() -> None:
-    """Called by work between two steps; does nothing where nobody can abandon it.
+    """Called by work between two steps; does nothing if nobody can abandon it.
 
     Raises:
-        Abandoned: the work is to stop.
+        Abandoned: the work should stop.
     """
     abandonment = _obeyed.get()
     if abandonment is not None:

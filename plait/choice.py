@@ -1,7 +1,7 @@
-"""A choice by name, with options of its own, in one text: ``fedavg``, ``trimmed_mean:share=0.1``.
+"""A named choice with its own options, in one text: ``fedavg``, ``trimmed_mean:share=0.1``.
 
-So a rule and its options are one value in a configuration, on the command line, in a ledger and in what a server tells
-its clients. What is chosen is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
+So a rule and its options are one value in a configuration, on the command line, in a ledger and in a welcome. The
+chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Option:
 
     Attributes:
         name: as the user writes it.
-        default: its value where the user gives none.
-        description: what it does, in a few words.
+        default: its value if the user gives none.
+        description: a few words.
     """
 
     name: str
@@ -68,7 +68,7 @@ def choice_text(table: Mapping[str, object]) -> str:
 
 
 def options_of(chosen: object) -> tuple[Option, ...]:
-    """The options of a choice; none where it is no dataclass, such as a class or function."""
+    """The options of a choice; none if it is not a dataclass, such as a class or function."""
     if not is_dataclass(chosen) or isinstance(chosen, type):
         return ()
     found: list[Option] = []
@@ -84,7 +84,7 @@ def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
     """A choice with some of its options set.
 
     Args:
-        chosen: a frozen dataclass, or anything else where it has no options.
+        chosen: a frozen dataclass, or anything else if it has no options.
         given: values as text, by option.
         what: its name in error messages.
 

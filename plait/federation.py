@@ -1,6 +1,6 @@
-"""One federation, from a resolved run to its published adapter: lays plait's parts together and decides nothing itself.
+"""One federation, from a resolved run to its published adapter: connects plait's parts and decides nothing itself.
 
-The same over every `Channel`. Knows nothing of how a run is started and of who carries its messages.
+The same over every `Channel`. Knows nothing of how a run is started and of the driver.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _PARTING_S = 60.0
 def run_federation(
     channel: Channel, run: Run, *, beginning: Beginning | None = None, told: Told = lambda _: None
 ) -> RunDirectory:
-    """Run a federation to its end; a run directory that holds the same run already is gone on with.
+    """Run a federation to its end; if the run directory holds the same run, continue it.
 
     Args:
         channel: carries the tasks.
-        run: what is run; ``out`` of its settings names the run directory.
-        beginning: of a new run, where the caller has worked it out.
+        run: the run; ``out`` of its settings is the run directory.
+        beginning: of a new run, if the caller has resolved it.
         told: told of every event.
 
     Returns:
         The finished run's directory.
 
     Raises:
-        PlaitError: whatever stops the run; what was received until then is on disk.
+        PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
     started = time.perf_counter()
     config, ranks, base = run.config, run.ranks, run.base
@@ -102,7 +102,7 @@ def run_federation(
 
 
 def _part_from(channel: Channel, clients: int) -> None:
-    """Wait for the clients of a server that was stopped after its last round: they are to hear that the run is over."""
+    """Wait for the clients of a server that was stopped after its last round, to tell them that the run is over."""
     end = time.monotonic() + _PARTING_S
     while channel.open_ended and len(channel.nodes(0)) < clients and (left_s := end - time.monotonic()) > 0:
         channel.wait(left_s)
@@ -111,7 +111,7 @@ def _part_from(channel: Channel, clients: int) -> None:
 def _open(
     run: Run, path: Path, beginning: Beginning | None, told: Told
 ) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
-    """A new run, or the one that is there already if it is the same."""
+    """A new run, or the existing one if it is the same."""
     config, ranks, base = run.config, run.ranks, run.base.reference
     if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
@@ -167,7 +167,7 @@ def _open(
 
 
 def _begin_ledger(directory: RunDirectory, told: Told, event: Event) -> Ledger:
-    """The ledger with its first event of this stretch of the run."""
+    """The ledger with the first event of this part of the run."""
     ledger = Ledger(directory.ledger, told=told)
     try:
         ledger.append(event)
@@ -178,7 +178,7 @@ def _begin_ledger(directory: RunDirectory, told: Told, event: Event) -> Ledger:
 
 
 def _wall_before(events: Sequence[Event]) -> float:
-    """Seconds that earlier stretches of a resumed run took, from the ledger's own clock."""
+    """Seconds of the earlier parts of a resumed run, from the ledger's own clock."""
     total, start = 0.0, 0.0
     last = 0.0
     for event in events:

@@ -1,6 +1,6 @@
-"""One run, resolved: everything that follows from its settings and its base, worked out once.
+"""One run, resolved: everything that follows from its settings and its base, computed once.
 
-Each verb makes a `Run` and hands it down; nobody below derives anything from the settings again.
+Each verb makes a `Run` and passes it down; code below derives nothing from the settings again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def rule(self) -> Rule:
-        """How updates become the next adapter."""
+        """The aggregation rule."""
         return self.settled.rule
 
     @property
@@ -58,11 +58,11 @@ class Run:
         return bytes.fromhex(self.base.reference.fingerprint)
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
-        """What a client agrees to when it takes part.
+        """A client's agreement when it takes part.
 
         Args:
             client: its name.
-            max_rank: the largest rank that it takes; 0 for any.
+            max_rank: the largest rank that it accepts; 0 for any.
             policy: its operator's; None for no limits.
 
         Raises:
@@ -95,16 +95,16 @@ class Run:
 def resolve(
     settled: Settled, base: LocatedBase | None = None, *, progress: Callable[[str], None] = lambda _: None
 ) -> Run:
-    """Work out a run.
+    """Resolve a run.
 
     Args:
         settled: its settings.
-        base: of the run; by default the one that the settings name is brought here.
-        progress: told in words what takes long.
+        base: of the run; by default the one that the settings name is located or downloaded.
+        progress: is told of slow steps.
 
     Raises:
-        ConfigError: the base cannot carry the adapters, or the rule cannot work on them.
-        MachineError: the base cannot be fetched.
+        ConfigError: the base cannot carry the adapters, or the rule does not support them.
+        MachineError: the base cannot be downloaded.
     """
     quiet_libraries()
     config, rule = settled.config, settled.rule
@@ -126,14 +126,14 @@ def resolve(
 def blueprint_of(
     settled: Settled, base_directory: Path, *, rank: int | None = None, init_rank: int = 0, weights: bool = True
 ) -> Blueprint:
-    """The adapter that is asked for, on the base in this directory.
+    """The requested adapter, on the base in this directory.
 
     Args:
         settled: settings of the run.
         base_directory: of the base.
-        rank: another one than the settings'.
+        rank: overrides that of the settings.
         init_rank: see `AdapterSpec.init_rank`.
-        weights: whether the base's weights are there; without them initial values that follow from them are zeros.
+        weights: whether the base's weights are available; without them initial values that depend on them are zeros.
 
     Raises:
         ConfigError: the base cannot carry it.
@@ -178,12 +178,12 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
 
 @dataclass(frozen=True)
 class CopiesOnDisk:
-    """What a run keeps on disk, in float32 values for each parameter of the adapter.
+    """A run's disk space, in float32 values per parameter of the adapter.
 
     Attributes:
-        client: at a client while the run lasts, beside the adapter itself.
+        client: at a client during the run, besides the adapter itself.
         client_after: the same once the run is over.
-        server: in the run directory, the published adapter among them.
+        server: in the run directory, including the published adapter.
     """
 
     client: float
@@ -192,12 +192,12 @@ class CopiesOnDisk:
 
 
 def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
-    """What clients and server keep. What moves the base, and what a rule itself remembers, comes on top.
+    """The disk space of clients and server, without the base's movement and the rule's own state.
 
-    Every value that a client carries from round to round is there twice: as the newest round began, and as it ended.
+    Every value that a client carries from round to round is stored twice: as the newest round began, and as it ended.
     """
     config, rule, codec = settled.config, settled.rule, settled.codec
-    lag = 0 if not codec.distortion else 2 if leads(codec) else 1  # what is owed, and where the adapter is drifting
+    lag = 0 if not codec.distortion else 2 if leads(codec) else 1  # the residual, and the drift
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size

@@ -1,4 +1,4 @@
-"""The Flower ServerApp: the federation that the run configuration describes, over the grid that Flower hands over."""
+"""The Flower ServerApp: the federation described by the run configuration, over the grid from Flower."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.log import say_event
 
 
 def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
-    """Run, or go on with, the federation."""
+    """Run or continue the federation."""
     config = config_from_table(table, where="run configuration")
     run_federation(channel, resolve(settle(config)), told=say_event)
 

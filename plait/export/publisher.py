@@ -1,4 +1,4 @@
-"""The newest adapter as a PEFT directory, with what the ledger knows of it on the card."""
+"""The newest adapter as a PEFT directory, with figures from the ledger on its card."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from plait.training.published import published
 
 
 class Publisher:
-    """Writes ``RUN/adapter`` after every round, and hands it out from there.
+    """Writes ``RUN/adapter`` after every round, and publishes it from there.
 
     Args:
         directory: of the run.
-        ledger: is told where a round could not be handed out; that costs no round.
+        ledger: records rounds that could not be published; that costs no round.
         adapter: the master's.
-        base: that it belongs to.
+        base: of the adapter.
         clients: in the federation, for the card.
-        outlets: where rounds go to, or None.
-        parents: the adapters that the run began with.
+        outlets: publish rounds elsewhere, or None.
+        parents: the adapters that the run started from.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Publisher:
         self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
-        """Replace what was published before, at once."""
+        """Replace the published adapter atomically."""
         self._write(state)
         # The last round is published once more at the end of the run.
         mark = (state.round, state.shadow.digest(), state.base.moved.digest)

@@ -1,7 +1,7 @@
 """The ServerApp and the ClientApp: plait's round loop and participant behind Flower's interface.
 
 Flower's engines start them by name from `server/app.py` and `client/app.py`; plait's own server and node make theirs
-here too, around a run that they have resolved already.
+here too, for a run that is already resolved.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _FAILED = 1
 
 
 class Answering(Protocol):
-    """Whoever answers tasks; in a run, a `plait.rounds.participant.Participant`."""
+    """Answers tasks; in a run, a `plait.rounds.participant.Participant`."""
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do what one task asks."""
+        """Do one task."""
         ...
 
 
 def server_app(federation: Callable[[Channel, Mapping[str, Scalar]], object]) -> ServerApp:
-    """A ServerApp that runs a federation over the grid that Flower hands it.
+    """A ServerApp that runs a federation over Flower's grid.
 
     Args:
         federation: given the run configuration, runs it to its end.
@@ -48,10 +48,10 @@ def server_app(federation: Callable[[Channel, Mapping[str, Scalar]], object]) ->
 
 
 def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
-    """A ClientApp that hands the bytes of every message to a participant, and its answer back.
+    """A ClientApp that passes the bytes of every message to a participant, and returns its answer.
 
     Args:
-        participant: the one that a context stands for.
+        participant: the participant of a context.
     """
     app = ClientApp()
 
@@ -71,13 +71,13 @@ def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
 
 
 class HostedApp:
-    """A ClientApp at work in this process, with a context that lives as long as this object.
+    """A ClientApp in this process, with a context that lives as long as this object.
 
     Args:
         app: Flower's ClientApp.
-        run_id: Flower's number of the run.
-        node_id: Flower's number of the node.
-        run_config: the run configuration as the app is to see it.
+        run_id: Flower's id of the run.
+        node_id: Flower's id of the node.
+        run_config: the run configuration for the app.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class HostedApp:
             task_id: its name.
             message_type: Flower's.
             group_id: Flower's; the round.
-            head: where its bytes begin.
+            head: the beginning of its bytes.
             body: the rest of them.
-            is_plait: whether they are plait's own; else they are Flower's records, serialised.
+            is_plait: whether they are plait's own; otherwise they are Flower's records, serialised.
 
         Returns:
             The answer's bytes, and whether they are plait's own.

@@ -1,7 +1,7 @@
-"""How plait's own bytes lie in a Flower message: one uint8 array or two, so that Flower frames them once.
+"""plait's own bytes in a Flower message: one uint8 array or two, so that Flower frames them once.
 
-Flower cuts every array into objects of its own; hundreds of small tensors cost it tens of seconds a round, a blob does
-not. A task is a head of its own and a body that all tasks of a round share: the body's bytes are never copied here.
+Flower splits every array into objects; hundreds of small tensors take it tens of seconds per round, a blob does
+not. A task is its own head and a body that all tasks of a round share: the body's bytes are never copied here.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def to_content(head: Data, body: bytes = b"") -> RecordDict:
     """Wrap bytes as the content of a Flower message.
 
     Args:
-        head: a view where the message stays in this process and `data_of` reads it, bytes elsewhere.
+        head: a view if the message stays in this process and `data_of` reads it, otherwise bytes.
         body: the rest.
     """
     parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
     record = ArrayRecord({name: _to_array(part) for name, part in parts.items()})
     if not isinstance(head, bytes):
-        record[_HEAD].data = cast("bytes", head)  # Flower asks for bytes, and looks into them only where it sends them
+        record[_HEAD].data = cast("bytes", head)  # Flower requires bytes, and reads them only when it sends them
     return RecordDict({_RECORD: record})
 
 
 def parts_of(content: RecordDict) -> tuple[bytes, bytes] | None:
-    """Head and body of a message's content; None if it does not hold plait's bytes."""
+    """Head and body of a message's content; None if it does not contain plait's bytes."""
     record = content.get(_RECORD)
     if len(content) != 1 or not isinstance(record, ArrayRecord) or list(record) not in ([_HEAD], [_HEAD, _BODY]):
         return None
@@ -46,14 +46,14 @@ def from_message(message: Message) -> bytes:
     """The bytes in a Flower message, head and body together.
 
     Raises:
-        PeerError: the message carries an error, or something else than plait's bytes.
+        PeerError: the message carries an error, or something other than plait's bytes.
     """
     data = data_of(message)
     return data if isinstance(data, bytes) else bytes(data)
 
 
 def data_of(message: Message) -> Data:
-    """As `from_message`, but what went in as a view comes out as one, not copied.
+    """As `from_message`, but a view stays a view, not copied.
 
     Raises:
         PeerError: as there.

@@ -21,10 +21,10 @@ _LONGEST_PAUSE_S = 1.0
 
 @runtime_checkable
 class AttendedGrid(Protocol):
-    """What plait's own grid over gRPC can do beyond Flower's `Grid`: it knows its nodes, and nobody need poll."""
+    """Features of plait's own grid over gRPC beyond Flower's `Grid`: it knows its nodes, and needs no polling."""
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until an answer, or a node, has come or gone."""
+        """Wait until an answer or a node has come or gone."""
         ...
 
     def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
@@ -32,20 +32,20 @@ class AttendedGrid(Protocol):
         ...
 
     def node_name(self, node_id: int) -> str | None:
-        """The name that the node proved to have; None if it is not known any more."""
+        """The node's proven name; None if it is no longer known."""
         ...
 
     def public_key(self, node_id: int) -> bytes | None:
-        """The key that it proved with; None on an insecure connection."""
+        """The node's key; None on an insecure connection."""
         ...
 
     def presence(self, node_id: int) -> tuple[float, float] | None:
-        """When it attached, and for how many seconds it has shown no sign of work; None while it is away."""
+        """When it connected, and the seconds since its last progress; None while it is away."""
         ...
 
 
 class GridChannel:
-    """Sends tasks as Flower messages and pulls replies one at a time, so that one reply at most is in memory.
+    """Sends tasks as Flower messages and pulls replies one at a time, so that at most one reply is in memory.
 
     Args:
         grid: Flower's grid.
@@ -72,20 +72,20 @@ class GridChannel:
             time.sleep(timeout_s)
 
     def identity(self, node: int) -> Identity | None:
-        """Who a node proved to be; None where the grid leaves that to others.
+        """A node's proven identity; None if the grid leaves that to others.
 
         Raises:
-            PeerError: the grid would know, but the node is gone: nothing that it says of itself is taken for granted.
+            PeerError: the grid would know, but the node is gone: its own claims are not trusted.
         """
         if not isinstance(self._grid, AttendedGrid):
             return None
         name = self._grid.node_name(node)
         if name is None:
-            raise PeerError(f"node {node} has left, expected one that is attached")
+            raise PeerError(f"node {node} has left, expected one that is connected")
         return Identity(name, self._grid.public_key(node) or b"")
 
     def presence(self, node: int) -> Presence:
-        """How a node is there; one that is away is the grid's to give up."""
+        """A node's presence; the grid gives up nodes that are away."""
         found = self._grid.presence(node) if isinstance(self._grid, AttendedGrid) else None
         return Presence() if found is None else Presence(*found)
 
@@ -117,7 +117,7 @@ class GridExchange:
 
     def send(self, node: int, task: TaskParts) -> None:
         """Send a task to a node."""
-        # One at a time: a grid may leave out of its answer, or leave empty, the number of what it could not send.
+        # One at a time: for a message that it could not send, a grid may leave the id empty or out.
         message = self._grid.create_message(to_content(*task), _MESSAGE_TYPES[self._purpose], node, self._group)
         message_id = next(iter(self._grid.push_messages([message])), None)
         if message_id:
@@ -126,7 +126,7 @@ class GridExchange:
             self._unsent.append(node)
 
     def withdraw(self, node: int, reason: str) -> None:
-        """Wait for a node's answer no more."""
+        """Stop waiting for a node's answer."""
         given_up = [message_id for message_id, asked in self._waiting if asked == node]
         if isinstance(self._grid, AttendedGrid):
             self._grid.withdraw(given_up, reason)

@@ -1,6 +1,6 @@
-"""A Flower `Grid` for whoever carries tasks as bytes: Flower messages in, bytes out, and back.
+"""A Flower `Grid` for a transport that carries tasks as bytes: Flower messages in, bytes out, and back.
 
-plait's server over gRPC stands on it (`server/grpc_grid.py`). Knows nothing of connections.
+plait's server over gRPC is built on it (`server/grpc_grid.py`). Knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GivenTask:
         group: Flower's; the round.
         head: the task's own bytes.
         body: bytes that it may share with other tasks.
-        is_plait: whether the bytes are plait's own; else they are Flower's records, serialised.
+        is_plait: whether the bytes are plait's own; otherwise they are Flower's records, serialised.
     """
 
     node: int
@@ -44,10 +44,10 @@ class GivenTask:
 
 @dataclass(frozen=True)
 class TakenAnswer:
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
-        message_id: what `ByteGrid.give` called the task.
+        message_id: the name that `ByteGrid.give` returned.
         data: the answer, or why there is none.
         is_plait: as in `GivenTask`.
     """
@@ -61,8 +61,8 @@ class ByteGrid(Grid):
     """Flower's interface over `give` and `take`.
 
     Args:
-        run_id: Flower's number of the run.
-        run_config: what a ServerApp that is driven here sees.
+        run_id: Flower's id of the run.
+        run_config: for a ServerApp that runs here.
     """
 
     def __init__(self, *, run_id: int, run_config: Mapping[str, Scalar]) -> None:
@@ -73,11 +73,11 @@ class ByteGrid(Grid):
 
     @abstractmethod
     def give(self, task: GivenTask) -> str:
-        """Send a task; its name, or nothing where the node has never been here."""
+        """Send a task; returns its name, or nothing if the node is unknown."""
 
     @abstractmethod
     def take(self, message_ids: Iterable[str]) -> Iterator[TakenAnswer]:
-        """What has come of these tasks; each is taken once, when the iterator comes to it."""
+        """The results of these tasks; each is taken once, when the iterator reaches it."""
 
     @abstractmethod
     def wait(self, timeout_s: float | None) -> None:
@@ -95,12 +95,12 @@ class ByteGrid(Grid):
         app(self, context)
 
     def set_run(self, run: Any) -> None:
-        """Take over Flower's description of the run."""
+        """Set Flower's description of the run."""
         self._run = run
 
     @property
     def run(self) -> Any:
-        """Flower's description of the run, where somebody gave one."""
+        """Flower's description of the run, if set."""
         return self._run
 
     def create_message(
@@ -115,7 +115,7 @@ class ByteGrid(Grid):
         """Send messages.
 
         Returns:
-            A name for each, in their order; empty for one whose node has never been here.
+            A name for each, in order; empty for one to an unknown node.
         """
         return [self._push(message) for message in messages]
 
@@ -126,7 +126,7 @@ class ByteGrid(Grid):
             GivenTask(metadata.dst_node_id, metadata.message_type, metadata.group_id, head, body, parts is not None)
         )
         if message_id:
-            # What a reply needs of the message, without its content.
+            # The parts of the message that a reply needs, without its content.
             self._sent[message_id] = instruction(
                 RecordDict(),
                 metadata.message_type,
@@ -138,14 +138,14 @@ class ByteGrid(Grid):
         return message_id
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """The replies that are there."""
+        """The available replies."""
         for taken in self.take(message_ids):
             sent = self._sent.pop(taken.message_id, None)
             if sent is not None:
                 yield _reply(taken, reply_to=sent)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and collect the replies; those that have not come in time can still be pulled."""
+        """Send messages and collect the replies; late ones can still be pulled."""
         waiting = {message_id for message_id in self.push_messages(messages) if message_id}
         end = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
@@ -165,7 +165,7 @@ class ByteGrid(Grid):
 
 
 def _reply(taken: TakenAnswer, *, reply_to: Message) -> Message:
-    """An answer as a reply; one that is not what it says it is becomes an error."""
+    """An answer as a reply; an invalid one becomes an error."""
     if isinstance(taken.data, NoAnswer):
         return error_reply(taken.data.detail, reply_to=reply_to)
     if taken.is_plait:

@@ -1,4 +1,4 @@
-"""What a client keeps between tasks, in the state that Flower keeps for it from message to message."""
+"""A client's state between tasks, in the state that Flower keeps for it from message to message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ContextMemory:
         self._state = context.state
 
     def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`."""
+        """The bytes stored under `key`."""
         record = self._state.get(f"plait.{key}")
         return record["bytes"].data if isinstance(record, ArrayRecord) else None
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`."""
+        """Store `data` under `key`."""
         array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
         self._state[f"plait.{key}"] = ArrayRecord({"bytes": array})

@@ -1,8 +1,8 @@
 """Flower messages made from bytes and read back, without a Flower process around them.
 
 Flower's own way to make an instruction, ``Message(content, node, type)``, reads the task of the process that Flower
-started. plait's server and node are no such process, so `instruction` states all the metadata itself. It is the only
-place that needs more of `Message` than its documented overloads: the argument ``metadata``, there since flwr 1.20.
+started. plait's server and node are not such processes, so `instruction` sets all metadata itself. It is the only
+place that needs more of `Message` than its documented overloads: the argument ``metadata``, present since flwr 1.20.
 Records of other apps are serialised by `flwr.common.serde`, which has no public counterpart.
 """
 
@@ -19,7 +19,7 @@ from plait.errors import PeerError
 from plait.text import printable
 
 SERVER_NODE = 1
-"""Flower's number of the server's node."""
+"""Flower's id of the server's node."""
 
 _FAILED = 1
 _TTL_S = 43_200.0  # Flower's own default
@@ -36,16 +36,16 @@ def instruction(
     src_node_id: int = SERVER_NODE,
     ttl: float | None = None,
 ) -> Message:
-    """A message that asks a node for something.
+    """A message with a request to a node.
 
     Args:
         content: of the message.
-        message_type: query, train or evaluate, perhaps with an action.
-        dst_node_id: the node that is asked.
+        message_type: query, train or evaluate, possibly with an action.
+        dst_node_id: the node addressed.
         group_id: the round.
-        message_id: its name; empty until somebody names it.
+        message_id: its name; empty until it is set.
         run_id: of the run.
-        src_node_id: the node that asks.
+        src_node_id: the sending node.
         ttl: seconds that it is valid; by default twelve hours.
 
     Raises:
@@ -76,10 +76,10 @@ def records_to_bytes(content: RecordDict) -> bytes:
 
 
 def records_from_bytes(data: bytes) -> RecordDict:
-    """The records that `records_to_bytes` serialised.
+    """The inverse of `records_to_bytes`.
 
     Raises:
-        PeerError: it is something else.
+        PeerError: the bytes are something else.
     """
     try:
         return recorddict_from_proto(RecordsProto.FromString(data))

@@ -1,6 +1,6 @@
-"""What a client keeps between tasks, on disk: a file a key, whole or not there, whatever kills the process.
+"""A client's state between tasks, on disk: one file per key, complete or absent, whatever kills the process.
 
-Knows nothing of what the bytes mean.
+Knows nothing of the meaning of the bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class DiskMemory:
     """A `plait.rounds.memory.Memory` in a folder.
 
     Args:
-        folder: made when something is first kept, for its owner alone.
-        advice: what to do where it cannot be written.
+        folder: made when something is first stored, private to its owner.
+        advice: what to do if it cannot be written.
     """
 
     def __init__(self, folder: Path, *, advice: str = "free some, or give another --state") -> None:
@@ -24,20 +24,20 @@ class DiskMemory:
         self._advice = advice
 
     def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`.
+        """The bytes stored under `key`.
 
         Raises:
-            MachineError: they are there and cannot be read.
+            MachineError: they exist and cannot be read.
         """
         return read_if_there(self._folder / key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`.
+        """Store `data` under `key`.
 
         Raises:
-            MachineError: the disk is full or read-only; what was kept before is still there.
+            MachineError: the disk is full or read-only; the previous value is intact.
         """
-        # An adapter is kept at every task and seldom changes between two: reading it back is cheaper than an fsync.
+        # An adapter is stored at every task and seldom changes: reading it back is cheaper than an fsync.
         if self.load(key) == data:
             return
         try:

@@ -1,4 +1,4 @@
-"""A run's data, loaded and dealt out to its simulated clients."""
+"""A run's data, loaded and partitioned over its simulated clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Dealt:
 
     Attributes:
         dataset: all of it.
-        scheme: how it was dealt out: as asked, or as fits the data.
+        scheme: the partition scheme, as given or by default.
         partition: each client's part.
     """
 
@@ -28,10 +28,10 @@ class Dealt:
 
 
 def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
-    """Load a run's data and deal it out to its clients.
+    """Load a run's data and partition it over its clients.
 
     Raises:
-        ConfigError: the data cannot be dealt out this way.
+        ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.
     """
     dataset = load_dataset(config.data, cache=cache_directory(), progress=progress)

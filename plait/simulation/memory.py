@@ -1,4 +1,4 @@
-"""What simulated clients keep between tasks: in this process, and on disk what nobody could send again."""
+"""State of simulated clients between tasks: in this process, and on disk if nobody could send it again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SHARED_KEPT = 4
 
 
 class SharedBytes:
-    """One copy of bytes that many clients keep: all of a simulation keep the same adapter."""
+    """One copy of bytes that many clients store: all clients of a simulation hold the same adapter."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, bytes] = OrderedDict()
 
     def copy_of(self, data: bytes) -> bytes:
-        """Equal bytes that were seen of late, or these."""
+        """Equal bytes stored recently, or these."""
         known = self._known.setdefault(data, data)
         while len(self._known) > _SHARED_KEPT:
             self._known.popitem(last=False)
@@ -37,34 +37,34 @@ class VolatileMemory:
         self._kept: dict[str, bytes] = {}
 
     def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`."""
+        """The bytes stored under `key`."""
         return self._kept.get(key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`."""
+        """Store `data` under `key`."""
         self._kept[key] = self._shared.copy_of(data)
 
 
 class SimulatedMemory:
-    """The memory of a simulated client: what nobody could send again is kept on disk.
+    """The memory of a simulated client: values that nobody could send again are stored on disk.
 
-    So a simulation that is killed goes on to the same result.
+    So a simulation that is killed continues to the same result.
 
     Args:
-        volatile: keeps the rest.
+        volatile: stores the rest.
         folder: on disk.
     """
 
     def __init__(self, volatile: Memory, folder: Path) -> None:
         self._volatile = volatile
-        self._kept = DiskMemory(folder, advice="free some, then go on with `plait resume`")
+        self._kept = DiskMemory(folder, advice="free some, then continue with `plait resume`")
 
     def load(self, key: str) -> bytes | None:
-        """The bytes kept under `key`."""
+        """The bytes stored under `key`."""
         return self._of(key).load(key)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep `data` under `key`.
+        """Store `data` under `key`.
 
         Raises:
             MachineError: the disk is full or read-only.

@@ -1,7 +1,7 @@
-"""Deal the records of one dataset out to simulated clients.
+"""Partition the records of one dataset over simulated clients.
 
 The schemes are those of flwr-datasets, under the names that its users know, and one more: `cluster`, which gives
-unlabelled text a topic skew. The outcome depends on the dataset, the scheme, the number of clients and the seed alone.
+unlabelled text a topic skew. The result depends only on the dataset, the scheme, the number of clients and the seed.
 Knows nothing of tokens, models or rounds.
 """
 
@@ -37,13 +37,13 @@ _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
 # A client with less cannot both train and hold something out.
 _MIN_RECORDS = 2
 _MIN_CLUSTERS = 8
-# Changed names that are told one by one.
+# Changed names that are listed.
 _MOST_TOLD = 4
 _LONGEST_TOLD = 60
 
 
 class SchemeName(StrEnum):
-    """How records are dealt out."""
+    """The partition schemes."""
 
     IID = "iid"
     """Equal shares, at random."""
@@ -52,9 +52,9 @@ class SchemeName(StrEnum):
     DIRICHLET = "dirichlet"
     """Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew."""
     PATHOLOGICAL = "pathological"
-    """Each client has so many classes."""
+    """Each client has this number of classes."""
     SHARD = "shard"
-    """Records sorted by label are cut into shards, and each client gets so many (McMahan et al., arXiv 1602.05629)."""
+    """Records sorted by label are cut into shards, and each client gets some (McMahan et al., arXiv 1602.05629)."""
     LINEAR = "linear"
     """Quantity skew: client k gets a share proportional to k."""
     SQUARE = "square"
@@ -62,7 +62,7 @@ class SchemeName(StrEnum):
     EXPONENTIAL = "exponential"
     """Quantity skew: proportional to e to the k."""
     CLUSTER = "cluster"
-    """As dirichlet, with the clusters of the texts' embeddings in place of labels."""
+    """As dirichlet, with clusters of text embeddings instead of labels."""
 
 
 _BY_LABEL = (SchemeName.DIRICHLET, SchemeName.PATHOLOGICAL, SchemeName.SHARD)
@@ -77,13 +77,13 @@ _FORMS: Mapping[SchemeName, str] = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to deal records out; ``str(scheme)`` is what `parse_partition` reads.
+    """A partition scheme; ``str(scheme)`` is the form that `parse_partition` reads.
 
     Attributes:
-        name: which way.
+        name: the scheme.
         column: the column of `natural`.
         alpha: concentration of `dirichlet` and `cluster`.
-        count: classes a client has (`pathological`), or shards (`shard`).
+        count: classes per client (`pathological`), or shards (`shard`).
     """
 
     name: SchemeName
@@ -105,7 +105,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class ClientShare:
-    """What one simulated client has.
+    """One simulated client's data.
 
     Attributes:
         name: the client's, safe as a file name and unique.
@@ -118,11 +118,11 @@ class ClientShare:
 
 @dataclass(frozen=True)
 class Partition:
-    """A dataset dealt out; no record is in two shares.
+    """A partitioned dataset; no record is in two shares.
 
     Attributes:
-        shares: one for each client.
-        notes: what the user should know, a sentence each: values or records that no client got.
+        shares: one per client.
+        notes: for the user, one sentence each: values or records that no client got.
     """
 
     shares: tuple[ClientShare, ...]
@@ -159,17 +159,17 @@ def parse_partition(text: str) -> Scheme:
 
 
 def default_scheme(dataset: Dataset) -> Scheme:
-    """What fits a dataset when the user says nothing: its natural column, else label skew, else IID."""
+    """The default scheme of a dataset: its natural column, else label skew, else IID."""
     if dataset.natural_column:
         return Scheme(SchemeName.NATURAL, column=dataset.natural_column)
     return Scheme(SchemeName.DIRICHLET if dataset.kind is RecordKind.LABEL else SchemeName.IID)
 
 
 def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embed: Embed | None = None) -> Partition:
-    """Deal a dataset out.
+    """Partition a dataset.
 
-    Whatever is dealt by chance is dealt record by record, even where neighbours in the dataset belong together: IID
-    shares of a book's chapters each hold chapters from all over the book, in the book's order.
+    Random schemes assign record by record, even if neighbours in the dataset belong together: IID shares of a book's
+    chapters each hold chapters from all over the book, in the book's order.
 
     Args:
         dataset: the records.

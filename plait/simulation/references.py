@@ -1,4 +1,4 @@
-"""Train the baselines of a simulated run on the same clients, and put them into its ledger."""
+"""Train the baselines of a simulated run on the same clients, and record them in its ledger."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from plait.training.reference import train_reference
 def add_references(
     directory: RunDirectory, run: Run, simulation: Simulation, *, progress: Callable[[str], None]
 ) -> None:
-    """Train every baseline that the settings ask for and the run's ledger lacks, and append its result there.
+    """Train every requested baseline that the run's ledger lacks, and record its result there.
 
     Args:
-        directory: of the run, which is over.
-        run: what was run.
+        directory: of the finished run.
+        run: the run.
         simulation: its clients.
-        progress: told in words what is being done.
+        progress: is told what is being done.
     """
     config, master = run.config, run.ranks.master
     events = read_events(directory.ledger)

@@ -1,4 +1,4 @@
-"""The clients of a simulated run: one base in memory for all, each client's data, and what each keeps."""
+"""The clients of a simulated run: one shared base in memory, each client's data, and each client's state."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from plait.simulation.remembered import RememberedLosses
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 
-# Of more clients than these the text is tokenised anew when they are asked again.
+# With more clients than these, the text is tokenised anew when they are asked again.
 _MODELS_KEPT = 4096
 
 
 class Simulation:
-    """Everything that a simulated run has beside the run itself.
+    """Everything that a simulated run needs besides the run itself.
 
     Args:
-        run: what is run.
+        run: the run.
         dealt: its clients' data.
 
     Attributes:
-        base: that all clients share.
+        base: shared by all clients.
     """
 
     def __init__(self, run: Run, dealt: Dealt) -> None:
@@ -47,11 +47,11 @@ class Simulation:
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
 
     def name(self, index: int) -> str:
-        """What the client with this partition number is called."""
+        """The name of the client with this partition number."""
         return self._dealt.partition.shares[index].name
 
     def model(self, index: int) -> PeftLocalModel:
-        """The base with the client's data beside it."""
+        """The base with the client's data."""
         if index not in self._models:
             while len(self._models) >= _MODELS_KEPT:
                 self._models.popitem(last=False)
@@ -73,7 +73,7 @@ class Simulation:
 
         Args:
             index: from 0.
-            volatile: keeps what may be lost with the process; by default this object does.
+            volatile: stores what may be lost with the process; by default this object does.
         """
         name, ranks = self.name(index), self._run.config.ranks
         max_rank = ranks[index % len(ranks)]

@@ -49,5 +49,5 @@ def test_a_second_welcome_in_one_call_ends_it(federation, start_node, wait_until
     wait_until(lambda: federation.readies, "the node to be ready")
     federation.say(pb.ToNode(welcome=pb.Welcome(session=bytes(32), run_config_json="{}")))
     wait_until(lambda: node.events("lost"), "the node to leave")
-    assert "took this node in twice" in node.events("lost")[0]["text"]
+    assert "admitted this node twice" in node.events("lost")[0]["text"]
     wait_until(lambda: len(federation.readies) > 1, "the node to come back")

@@ -280,7 +280,7 @@ def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federa
     start_node()
     wait_until(lambda: federation.answers, "an answer")
     assert federation.answers["1.train.0"] == (
-        pb.CONTENT_ERROR, b"answer has 3.1 MB, expected at most the 1.0 MB that the server takes",
+        pb.CONTENT_ERROR, b"answer has 3.1 MB, expected at most 1.0 MB, the server's limit",
     )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
         rest, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert json.loads(rest.splitlines()[-1])["event"] == "stopping"
-    assert errors == ("stopped; start it again and it goes on\n" if code else "")
+    assert errors == ("stopped; start it again to continue\n" if code else "")
 
 
 @pytest.mark.slow
