@@ -59,7 +59,7 @@ def choice_text(table: Mapping[str, object]) -> str:
     """
     name = table.get("name")
     if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}, expected a text beside the options {', '.join(table)}")
+        raise ConfigError(f"name is {name!r}, expected text in addition to the options {', '.join(table)}")
     for key, value in table.items():
         if not isinstance(value, bool | int | float | str):
             raise ConfigError(f"{key} is {value!r}, expected a number, a text, true or false")

@@ -203,7 +203,7 @@ def load_state(
     Args:
         path: a PEFT directory.
         spec: of the adapter that is expected.
-        base_fingerprint: of the base at hand; compared where the directory names the one it was trained on.
+        base_fingerprint: of the local base; compared if the directory names the one it was trained on.
         max_bytes: refuse a larger ``adapter_model.safetensors``.
 
     Raises:

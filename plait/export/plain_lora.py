@@ -15,7 +15,7 @@ from plait.export.source import Source
 # They change the input and no weight, so only PEFT applies them.
 INPUT_METHODS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 _FEATURES = {
-    "use_dora": "is DoRA, which has magnitudes beside the factors",
+    "use_dora": "is DoRA, which has magnitudes besides the factors",
     "lora_bias": "trains biases of the factors (lora_bias)",
     "modules_to_save": "holds whole modules (modules_to_save)",
 }

@@ -1,6 +1,6 @@
-"""What a field that travels may hold; writer and reader check the same, so nobody sends what nobody would read.
+"""Bounds of the fields on the wire; writer and reader check the same, so nobody sends what nobody would accept.
 
-Every function returns what it was given, or raises PeerError that names the field, what it is and what was expected.
+Every function returns its argument, or raises PeerError naming the field, its value and the expectation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Enum = TypeVar("_Enum", bound=IntEnum)
 
 
 def exact_length(what: str, value: bytes, expected: int, *, or_empty: bool = False) -> bytes:
-    """Bytes of one length, or (where the field may be left out) none."""
+    """Bytes of one length, or (if the field may be left out) none."""
     if len(value) != expected and not (or_empty and not value):
         raise PeerError(f"{what} has {len(value)} bytes, expected {expected}{' or none' if or_empty else ''}")
     return value
@@ -55,7 +55,7 @@ def printable(what: str, value: str, *, minimum: int = 0, maximum: int) -> str:
 
 
 def spec_text(value: str) -> str:
-    """A specification of at most 1 MiB in UTF-8; whoever derives an adapter from it checks what it says."""
+    """A specification of at most 1 MiB in UTF-8; its content is checked when an adapter is derived from it."""
     try:
         size_bytes = len(value.encode())
     except UnicodeEncodeError:

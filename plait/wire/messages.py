@@ -1,4 +1,4 @@
-"""What server and clients ask and answer: tasks one way, replies the other, as frozen values and as bytes.
+"""Questions and answers of server and clients: tasks one way, replies the other, as frozen values and as bytes.
 
 Envelopes pass through as bytes; nothing here opens them. Writer and reader check the same bounds. Specified in
 proto/README.md.
@@ -46,9 +46,9 @@ class DescribeTask:
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back what changed.
+    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back the change.
 
-    `base` is an envelope with what the frozen base has moved by, empty while it has not.
+    `base` is an envelope with the movement of the frozen base, empty if it has not moved.
     """
 
     settings: Settings
@@ -70,15 +70,15 @@ Task: TypeAlias = DescribeTask | TrainTask | EvaluateTask
 
 @dataclass(frozen=True)
 class ClientCard:
-    """What a client says of itself, in numbers only.
+    """A client's description of itself, in numbers only.
 
     Attributes:
         client: its name.
         base_fingerprint: of the base it holds, 32 bytes.
         spec_digest: of the spec that it derived for that base, 32 bytes.
-        train_examples: examples that it may train on.
+        train_examples: examples available for training.
         train_tokens: tokens in them.
-        held_out_examples: examples that never train.
+        held_out_examples: held-out examples.
         held_out_tokens: tokens in them.
         histogram: source or label to number of examples.
         wire: names of the codecs that it can decode.
@@ -106,23 +106,23 @@ class UpdateReply:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good the adapter is on a client's held-out data.
+    """Quality of the adapter on a client's held-out data.
 
     Attributes:
         client: its name.
-        round: the round that it measured.
+        round: the round evaluated.
         loss: mean over `tokens` (over `examples` for classification), in nats.
         tokens: held-out tokens that count.
         correct: classification only: examples whose label was predicted.
         examples: held-out examples.
-        own_loss: of the client's own adapter on the same data; None where it has none.
-        own_correct: the same of its right answers.
-        loss_error: standard error of `loss` over sequences; None where they are too few.
-        change: of the loss since before round 1, on the same sequences; None where that is not known.
+        own_loss: of the client's personalized adapter on the same data; None if it has none.
+        own_correct: the same for its correct answers.
+        loss_error: standard error of `loss` over sequences; None if there are too few.
+        change: of the loss since before round 1, on the same sequences; None if unknown.
         change_error: standard error of `change` over sequences.
-        own_loss_error: as `loss_error`, of the client's own adapter.
-        own_change: as `change`, of the client's own adapter.
-        own_change_error: as `change_error`, of the client's own adapter.
+        own_loss_error: as `loss_error`, for the personalized adapter.
+        own_change: as `change`, for the personalized adapter.
+        own_change_error: as `change_error`, for the personalized adapter.
     """
 
     client: str
@@ -142,7 +142,7 @@ class Evaluation:
 
 
 class RefusalReason(IntEnum):
-    """Why a client did not do what it was asked."""
+    """Why a client did not do a task."""
 
     NEED_FULL = 1
     BASE_MISMATCH = 2
@@ -157,12 +157,12 @@ class RefusalReason(IntEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A client's no.
+    """A client's refusal.
 
     Attributes:
         client: its name.
         reason: a code that the server can act on.
-        detail: for the operator, one line; what is longer than 1,024 characters is cut.
+        detail: for the operator, one line; cut at 1,024 characters.
     """
 
     client: str
@@ -178,25 +178,25 @@ class UnknownSettingsError(PeerError):
 
 
 def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
-    """The bytes of a task in two parts, to be put one after the other.
+    """The bytes of a task in two parts, to be concatenated.
 
     Args:
         task: the task.
-        whole: whether the text of its settings travels too; without it the receiver has to hold it.
+        whole: whether to include the text of its settings; without it the receiver has to hold it.
 
     Returns:
-        (head, body): the head is this task's own; the body is its envelopes, one and the same object for all tasks that
-        carry the same. A task without envelopes has an empty body.
+        (head, body): the head is this task's own; the body is its envelopes, the same object for all tasks that
+            carry the same. A task without envelopes has an empty body.
 
     Raises:
-        PeerError: it says something that no receiver would accept.
+        PeerError: a value that no receiver would accept.
     """
     if isinstance(task, DescribeTask):
         bounds.spec_text(task.spec_json)
         work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
-    # follow everything else uncopied.
+    # follow everything else without a copy.
     settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
     inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
     body = task.broadcast
@@ -210,7 +210,7 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
 
 @lru_cache(maxsize=2)
 def _body(broadcast: bytes, base: bytes) -> bytes:
-    """One object for all tasks with the same two; kept for as long as a round asks for it."""
+    """One object for all tasks with the same two; kept while a round asks for it."""
     return b"".join((broadcast, _BASE_TAG, varint(len(base)), base))
 
 
@@ -220,11 +220,11 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
     Args:
         data: its bytes.
         max_bytes: refuse more.
-        held: the text of settings by its digest; empty where it is not held.
+        held: the text of settings by its digest; empty if not held.
 
     Raises:
         UnknownSettingsError: it names settings that are not held.
-        PeerError: there are more than `max_bytes`, or anything is not as specified.
+        PeerError: there are more than `max_bytes`, or anything violates the specification.
     """
     message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
     canonical.check_schema("task", message.schema, TASK_SCHEMA)
@@ -276,7 +276,7 @@ def encode_reply(reply: Reply) -> bytes:
     """The bytes of a reply.
 
     Raises:
-        PeerError: it says something that no receiver would accept.
+        PeerError: a value that no receiver would accept.
     """
     match reply:
         case ClientCard():
@@ -329,7 +329,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
     """Read a reply.
 
     Raises:
-        PeerError: there are more than `max_bytes`, or anything is not as specified.
+        PeerError: there are more than `max_bytes`, or anything violates the specification.
     """
     message = canonical.parse(pb.Reply, data, "reply", max_bytes=max_bytes)
     canonical.check_schema("reply", message.schema)
@@ -344,7 +344,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case "refusal":
             return _decode_refusal(message.refusal)
         case _:
-            raise PeerError("reply holds no answer, expected a card, an update, an evaluation or a refusal")
+            raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
 
 
 def _decode_card(message: pb.ClientCard) -> ClientCard:

@@ -48,7 +48,7 @@ def test_a_table_with_a_name_is_the_same_text() -> None:
 
 
 def test_a_table_without_a_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name is None, expected a text beside the options share"):
+    with pytest.raises(ConfigError, match="name is None, expected text in addition to the options share"):
         choice_text({"share": 0.25})
 
 

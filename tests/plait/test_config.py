@@ -274,7 +274,7 @@ def test_a_rule_may_be_a_table_of_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected a text beside the options share"),
+        ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected text in addition to the options share"),
         ({"rule": {"name": "trimmed_mean", "share": [1]}}, r"rule: share is \[1\], expected a number"),
         ({"rule": "fedavg", "rule.share": 0.1}, "'rule' and 'rule.share' are both given"),
         ({"method": {"name": "lora"}}, "method is"),

@@ -338,7 +338,7 @@ def evaluation(**fields: object) -> bytes:
 REPLIES = {
     "nothing": (b"", "schema version of the reply is 0, expected 1"),
     "version 2 with fields of the future": (b"\x08\x02\x7a\x00", "schema version of the reply is 2, expected 1"),
-    "a version alone": (b"\x08\x01", "reply holds no answer"),
+    "a version alone": (b"\x08\x01", "reply has no answer"),
     "cut": (CARD_BYTES[:-1], "cannot be read"),
     "two answers": (CARD_BYTES + b"\x1a\x00", "unknown, repeated or disordered"),
     "an unknown nested field": (b"\x08\x01\x2a\x02\x78\x01", "unknown, repeated or disordered"),
