@@ -1,4 +1,4 @@
-"""No base's own code runs: nothing is loaded without saying so, and a planted module stays unread."""
+"""No base's own code is run: everything is loaded with an explicit refusal, and a planted module stays unread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bare-bones federation server on loopback, and nodes in threads that meet it."""
+"""A minimal federation server on loopback, and nodes in threads that connect to it."""
 
 from __future__ import annotations
 

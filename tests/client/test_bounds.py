@@ -1,4 +1,4 @@
-"""A server that floods a node or sends it more than it holds."""
+"""A server that floods a node or sends it too much."""
 
 from __future__ import annotations
 

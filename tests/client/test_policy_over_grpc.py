@@ -1,4 +1,4 @@
-"""A real node, with plait's own app on the tiny base, and a server that asks for other than it said."""
+"""A real node, with plait's own app on the tiny base, and a server that departs from what it announced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one question, on a terminal of its own."""
+"""The one question, on a separate terminal."""
 
 from __future__ import annotations
 

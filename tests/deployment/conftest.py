@@ -1,4 +1,4 @@
-"""Real processes over TLS on loopback: one `plait server`, three `plait client`, kits and data of their own."""
+"""Real processes over TLS on loopback: one `plait server`, three `plait client`, each with its own kit and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit of pinned packages says what it did, and what it could not do."""
+"""The audit of pinned packages reports what it did and what it could not do."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_a_vulnerable_package_fails_the_audit(tmp_path) -> None:
     answer = json.dumps({"dependencies": [flaw, {"name": "peft", "version": "1", "vulns": []}]})
     done = audit(tmp_path, f"print({answer!r})")
     assert done.returncode == 1
-    assert "audit: numpy 2: CVE-1, mended in 3" in done.stdout
+    assert "audit: numpy 2: CVE-1, fixed in 3" in done.stdout
     assert "2 of" in done.stdout
 
 

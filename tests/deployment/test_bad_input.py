@@ -1,4 +1,4 @@
-"""What goes wrong between an operator and a federation is said in one line that names the cause and what to do."""
+"""Every mistake between an operator and a federation is reported in one line with the cause and the remedy."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Dockerfiles, compose file, units and the pages about them say what plait's commands really take."""
+"""Dockerfiles, compose file, units and their pages use commands that plait accepts."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A client that cannot take part: the operator is told who, why, and what the run waits for; mended, it comes back."""
+"""A client that cannot take part: the operator is told who, why and what the run waits for; once fixed, it returns."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""A checkpoint's files: the first byte says which takes the rest's place, and whether the digests are made to fit."""
+"""A checkpoint's files: the first byte selects the file to replace, and whether to make the digests fit."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Settings: a TOML file as `--config` takes it, and a table as a server sends it to its nodes."""
+"""Settings: a TOML file as for `--config`, and a table as a server sends it to its nodes."""
 
 import json
 import tempfile

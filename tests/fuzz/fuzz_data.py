@@ -1,4 +1,4 @@
-"""A client's own JSONL file, an adapter's PEFT configuration, and what a client of `plait serve` asks for."""
+"""A client's own JSONL file, an adapter's PEFT configuration, and the requests of a client of `plait serve`."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""An envelope: as it comes, and once more with the digest that its payload would need to get past the first check."""
+"""An envelope: as given, and once more with the digest that its payload needs to pass the first check."""
 
 from harness import golden, instrumented, main
 

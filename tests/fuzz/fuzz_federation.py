@@ -1,6 +1,6 @@
-"""All that a node says to the server: the long call's messages, one after the other, and the four other requests.
+"""A node's messages to the server: those of the long call, one after the other, and the four other requests.
 
-The first byte says which; in the long call every message begins with two bytes that say how long it is.
+The first byte selects one; in the long call every message begins with two bytes for its length.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The files of start-up kits, one at a time: the first byte says which, the rest takes its place."""
+"""The files of start-up kits, one at a time: the first byte selects the file, the rest is its content."""
 
 import tempfile
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A ledger's lines: as they come, and once more with sequence numbers and hashes that fit."""
+"""A ledger's lines: as given, and once more with matching sequence numbers and hashes."""
 
 import contextlib
 import hashlib

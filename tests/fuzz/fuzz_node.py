@@ -1,4 +1,4 @@
-"""All that a server says to a node: the long call's messages as the node takes them over, and chunks of bodies."""
+"""A server's messages to a node: those of the long call as the node processes them, and chunks of bodies."""
 
 import queue
 import threading

@@ -1,4 +1,4 @@
-"""The codec of the dial: two bytes say how many are parameters, the rest is payload."""
+"""The variable-rate codec: two bytes for the number of parameter bytes, the rest is payload."""
 
 from harness import instrumented, main
 

@@ -1,4 +1,4 @@
-"""A reply, with bounds as a receiver sets them."""
+"""A reply, with a receiver's bounds."""
 
 from harness import golden, instrumented, main
 

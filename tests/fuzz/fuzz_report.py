@@ -1,4 +1,4 @@
-"""The events of a ledger whose chain is whole, as the report takes them, whatever they say."""
+"""The events of a ledger with an intact chain, as input of the report, whatever their content."""
 
 import json
 

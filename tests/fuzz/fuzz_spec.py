@@ -1,4 +1,4 @@
-"""The specification of an adapter, the text that a describe task carries."""
+"""The specification of an adapter, the text in a describe task."""
 
 from harness import instrumented, main
 

@@ -1,4 +1,4 @@
-"""A task, with bounds as a receiver sets them."""
+"""A task, with a receiver's bounds."""
 
 from harness import golden, instrumented, main
 

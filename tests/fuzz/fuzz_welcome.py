@@ -1,4 +1,4 @@
-"""What a client is told of a run, from the welcome's JSON to its policy's answer."""
+"""The run configuration sent to a client, from the welcome's JSON to its policy's answer."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Feeds a parser bytes until it breaks: by atheris (guided by coverage) where that is installed, else by mutation.
+"""Feeds a parser bytes until it breaks: by atheris (coverage-guided) if installed, otherwise by mutation.
 
-A target parses bytes and lets PeerError out; anything else that comes out is a bug, and the bytes are kept.
+A target parses bytes and may raise PeerError; any other exception is a bug, and the bytes are kept.
 
     python tests/fuzz/fuzz_envelope.py -atheris_runs=10000
 """

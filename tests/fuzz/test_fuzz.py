@@ -1,4 +1,4 @@
-"""Every fuzzer finds nothing in 10,000 runs; with atheris where it is installed, else with mutants of valid input."""
+"""Every fuzzer finds nothing in 10,000 runs; with atheris if installed, otherwise with mutants of valid input."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A made-up ledger, built the way the round loop writes one, with numbers that a test can follow by hand."""
+"""A synthetic ledger, built as the round loop writes one, with numbers that a test can follow by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of the adapters that some configurations end with: what a change of the code's shape must leave as it is.
+"""Digests of the adapters of some configurations, which refactoring must leave unchanged.
 
     python tests/same_bits/run.py > before.txt        # on the commit before
     python tests/same_bits/run.py --against before.txt # on the commit after, on the same machine

@@ -1,4 +1,4 @@
-"""A bare node, nothing but a gRPC stub, and grids on loopback for the tests of the server."""
+"""A minimal node, nothing but a gRPC stub, and grids on loopback for the tests of the server."""
 
 from __future__ import annotations
 

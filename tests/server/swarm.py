@@ -1,4 +1,4 @@
-"""Many bare nodes in one process: python swarm.py ADDRESS COUNT ANSWER_BYTES; ends when the server drains."""
+"""Many minimal nodes in one process: python swarm.py ADDRESS COUNT ANSWER_BYTES; ends when the server drains."""
 
 import asyncio
 import hashlib

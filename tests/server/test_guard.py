@@ -1,4 +1,4 @@
-"""What a member, a revoked one or a stranger can take from the others at the door: over TLS, real certificates."""
+"""What a member, a revoked one or a stranger can take from the others before enrolment: over TLS, real certificates."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What peers that prove nothing can make the server hold: HTTP/2 by hand, for gRPC's own client is too well-behaved."""
+"""What unauthenticated peers can make the server hold: hand-written HTTP/2, as gRPC's client is too well-behaved."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""The states of tasks, without a network: which arrows there are, and what nodes are told on the way."""
+"""The states of tasks, without a network: the allowed transitions, and the messages to nodes on the way."""
 
 import asyncio
 import hashlib

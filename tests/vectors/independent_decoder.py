@@ -1,6 +1,6 @@
 """A decoder for plait's wire format, written from proto/README.md alone: plain Python, no protobuf, no numpy.
 
-`decode(data, kind, sizes)` gives what a message says as the .json files beside it do, or raises ValueError.
+`decode(data, kind, sizes)` returns the meaning of a message as in the .json files beside it, or raises ValueError.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Write the golden bytes of the wire format: for every named message its bytes (.hex) and what they say (.json).
+"""Write the golden bytes of the wire format: for every named message its bytes (.hex) and its meaning (.json).
 
     python tests/vectors/write_vectors.py
 
-Run it when a message is added here. Bytes of a message that is here already never change within a schema version.
+Run it when a message is added here. The bytes of an existing message never change within a schema version.
 """
 
 import dataclasses

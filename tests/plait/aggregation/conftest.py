@@ -1,4 +1,4 @@
-"""A cohort to aggregate, and dense float64 maths to hold every rule against."""
+"""A cohort to aggregate, and dense float64 maths to compare every rule with."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What every rule in the table must do, whatever else it does."""
+"""The contract of every rule in the table."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """Every rule in the table against dense float64 maths, over shapes, ranks, scales and weights.
 
-Oracles form what the rules never form: padded factors and d_out x d_in products. Where a result is a best product, and
+Oracles form what the rules never form: padded factors and d_out x d_in products. If a result is a best product, and
 there may be several, the distance is compared.
 """
 

@@ -1,4 +1,4 @@
-"""A simulation on a disk that fills up: one line, nobody blamed, and with room it goes on to the same adapter."""
+"""A simulation on a disk that fills up: one line, no blame, and with room again it continues to the same adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full disk and too little memory end a command in one line that says what to do, and leave nothing half-written."""
+"""A full disk or lack of memory ends a command in one line with the remedy, and leaves nothing half-written."""
 
 from __future__ import annotations
 

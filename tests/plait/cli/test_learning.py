@@ -1,4 +1,4 @@
-"""Every rule teaches a real model at the wire that a user gets who sets none: one bit a parameter."""
+"""Every rule teaches a real model at the default wire: one bit per parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vLLM's loader does with a directory, in this file's own words, and that exports pass it.
+"""What vLLM's loader does with a directory, reimplemented here; exports pass it.
 
 From vllm/lora/peft_helper.py (PEFTHelper), vllm/lora/lora_model.py (LoRAModel.from_local_checkpoint),
 vllm/lora/utils.py (parse_fine_tuned_lora_name, get_supported_lora_modules) and vllm/config/lora.py.

@@ -1,4 +1,4 @@
-"""Flower's strategies as rules, against the papers in plain maths."""
+"""Flower's strategies as rules, compared with the papers in plain maths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation in this process, with the real protocol and a model of a few numbers in place of PEFT and torch."""
+"""A federation in this process, with the real protocol and a model of a few numbers instead of PEFT and torch."""
 
 import json
 import os

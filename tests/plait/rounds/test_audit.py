@@ -1,4 +1,4 @@
-"""What a run's record proves, and what it takes to make it prove something else."""
+"""What a run's record proves, and what it takes to forge it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A disk that is full or can only be read ends a run with one line and spoils nothing; with room it goes on."""
+"""A full or read-only disk ends a run with one line and damages nothing; once there is room it continues."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""No silent or endless client holds a run up for ever, and no slow one that works is given up."""
+"""No silent or endless client delays a run forever, and no slow one that works is given up."""
 
 import time
 

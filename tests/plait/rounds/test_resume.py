@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere goes on to the same result, whatever rule, wire and memory it has."""
+"""A run that was stopped at any point continues to the same result, whatever its rule, wire and client state."""
 
 import shutil
 

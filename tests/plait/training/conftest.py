@@ -1,4 +1,4 @@
-"""The tiny base, loaded once for all tests of this room."""
+"""The tiny base, loaded once for all tests of this package."""
 
 from __future__ import annotations
 

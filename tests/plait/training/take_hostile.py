@@ -1,10 +1,10 @@
-"""Run as a process of its own: takes hostile adapters in turn, and says in a line of JSON what became of each.
+"""Run as a separate process: reads hostile adapters in turn, and prints a line of JSON with the result of each.
 
     python take_hostile.py describe|eval DIRECTORY < CASES
 
 CASES is a list of [name, what]: for ``describe`` a spec, for ``eval`` the path of a PEFT directory. The first is honest
-and brings all libraries in; then memory is bounded to a little more than what is in use, and every file that is opened
-elsewhere, every connection and every process is written down. An endless loop is the caller's to notice.
+and imports all libraries; then memory is limited to a little more than is in use, and every file opened elsewhere,
+every connection and every process is recorded. The caller has to detect an endless loop.
 """
 
 import json

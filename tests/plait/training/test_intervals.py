@@ -1,4 +1,4 @@
-"""Whether the intervals of held-out losses hold what they say: on the tiny base, with subsets of known wholes."""
+"""Whether the intervals of held-out losses have the stated coverage: on the tiny base, with subsets of known wholes."""
 
 from __future__ import annotations
 

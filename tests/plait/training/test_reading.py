@@ -1,7 +1,7 @@
-"""A server that reads a client's text from its updates, token by token, and what keeps it from doing so.
+"""A server that reads a client's text from its updates, token by token, and the defences against it.
 
-The adapter is one of rank 1 on embeddings and output layer: after one step on one short sequence the rows that moved
-name the token that was read and the one that was to be written.
+The adapter has rank 1 on embeddings and output layer: after one step on one short sequence the rows that moved
+identify the input token and the target token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A federation's kits, made once, and copies of them that a test may spoil."""
+"""A federation's kits, made once, and copies of them for tests to damage."""
 
 from __future__ import annotations
 

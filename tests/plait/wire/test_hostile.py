@@ -1,4 +1,4 @@
-"""Bytes from outside: each ends in a PeerError that says what was wrong, or in a valid object; nothing else."""
+"""Bytes from outside: each ends in a PeerError naming the fault, or in a valid object; nothing else."""
 
 import json
 import random

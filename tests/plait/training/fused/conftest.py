@@ -1,4 +1,4 @@
-"""Run what is fused with the compiled kernels, with those of a processor that has less, and with torch alone."""
+"""Run the fused code with the compiled kernels, with those of a lesser processor, and with torch alone."""
 
 from __future__ import annotations
 

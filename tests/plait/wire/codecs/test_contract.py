@@ -1,4 +1,4 @@
-"""What every codec in the table promises."""
+"""The contract of every codec in the table."""
 
 import numpy as np
 import pytest
