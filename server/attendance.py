@@ -20,6 +20,7 @@ from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.welcome import welcome_table
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
+from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, Session
@@ -55,13 +56,11 @@ class Terms:
         run_id: Flower's number of the run.
         run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
-        max_answer_bytes: the largest answer.
     """
 
     run_id: int
     run_config: Mapping[str, Scalar]
     base_fingerprint: bytes
-    max_answer_bytes: int
     run_config_json: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,8 +75,7 @@ class Attendance:
         admission: who may take part; None admits anybody.
         tasks: of all nodes.
         metrics: counts refusals and bytes.
-        max_unproven: most nodes that may enrol at a time; more wait, at most two of one certificate's name.
-        handshake_s: a node must prove its key within this many seconds of its turn.
+        limits: bounds on what nodes may use.
     """
 
     def __init__(
@@ -87,18 +85,17 @@ class Attendance:
         *,
         tasks: TaskRegistry,
         metrics: Metrics,
-        max_unproven: int,
-        handshake_s: float,
+        limits: Limits,
     ) -> None:
         self._terms = terms
         self._admission = admission
         self._tasks = tasks
         self._sessions = tasks.sessions
         self._metrics = metrics
-        self._door = asyncio.Semaphore(max_unproven)
+        self._door = asyncio.Semaphore(limits.max_unproven)
         self._entering: Counter[str | None] = Counter()
         self._arrivals = itertools.count()
-        self._handshake_s = handshake_s
+        self._limits = limits
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
         """Serve one node until it leaves or is dismissed.
@@ -132,12 +129,12 @@ class Attendance:
         async with self._turn(enrolment.certified_name):
             try:
                 # Its own time, excluding the wait for others.
-                async with asyncio.timeout(self._handshake_s):
+                async with asyncio.timeout(self._limits.handshake_s):
                     await line.write(enrolment.challenge(await self._read(line)))
                     enrolment.check(await self._read(line))
             except TimeoutError as error:
                 raise EnrolmentRefused(
-                    pb.REFUSED_REASON_LATE, f"no proof came within {self._handshake_s:g} s, try again"
+                    pb.REFUSED_REASON_LATE, f"no proof came within {self._limits.handshake_s:g} s, try again"
                 ) from error
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
@@ -189,7 +186,7 @@ class Attendance:
                     run_id=terms.run_id,
                     run_config_json=terms.run_config_json,
                     base_fingerprint=terms.base_fingerprint,
-                    max_answer_bytes=terms.max_answer_bytes,
+                    max_answer_bytes=self._limits.max_answer_bytes,
                 )
             )
         )
@@ -215,7 +212,7 @@ class Attendance:
                 self._count(session, len(event.work.head))
 
     def _count(self, session: Session, sent_bytes: int) -> None:
-        session.node.downlink_bytes += sent_bytes
+        session.node.sent(sent_bytes)
         self._metrics.downlink_bytes.inc(sent_bytes)
 
     async def _listen(self, line: Line, session: Session) -> None:

@@ -31,20 +31,18 @@ from server.attendance import Attendance, Terms
 from server.grpc_server import GrpcServer
 from server.guard import Guard
 from server.inbox import Inbox
+from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics, MetricsServer
 from server.revocation import Revocation
 from server.service import FederationService
 from server.tasks import TaskRegistry, TaskState
-from server.transfers import Pace
 from server.uploads import Uploads
 
 _DISK_THREADS = 4
 _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
 _OWN_FILES = 256
-PACE = Pace()
-"""The minimum rate of an upload or a download."""
 
 
 class GrpcGrid(ByteGrid):
@@ -57,14 +55,7 @@ class GrpcGrid(ByteGrid):
         run_id: Flower's id of the run; a restarted server must have the same.
         run_config: for the ClientApps.
         base_fingerprint: SHA-256 of the base that nodes must hold, 32 bytes; empty for nodes with any or none.
-        max_answer_bytes: larger answers are refused before anything is received.
-        grace_s: the tasks of a node that is away for longer are given up.
-        max_nodes: most connected nodes.
-        max_unproven: most nodes that enrol at a time.
-        strangers: number of additional connections, of operators and of unauthenticated peers.
-        handshake_s: a node must prove its key within this many seconds.
-        transfers_at_once: number of uploads, and of downloads, at a time; the others wait. Each upload takes about 3 MB
-            of memory, each download 2 MB.
+        limits: bounds on what nodes may use.
         metrics_listen: host and port of the Prometheus page; None for none.
         summary: the run's progress, for the status; called from other threads.
 
@@ -82,13 +73,7 @@ class GrpcGrid(ByteGrid):
         run_id: int,
         run_config: Mapping[str, Scalar],
         base_fingerprint: bytes,
-        max_answer_bytes: int,
-        grace_s: float = 30.0,
-        max_nodes: int = 10_000,
-        max_unproven: int = 256,
-        strangers: int = 4096,
-        handshake_s: float = 10.0,
-        transfers_at_once: int = 32,
+        limits: Limits,
         metrics_listen: str | None = None,
         summary: Callable[[], RunProgress] = RunProgress,
     ) -> None:
@@ -102,13 +87,10 @@ class GrpcGrid(ByteGrid):
             raise ConfigError(f"base fingerprint has {len(base_fingerprint)} bytes, expected {DIGEST_BYTES}")
         self._kit = kit
         self._register = Register.load(kit.directory) if kit is not None else None
-        self._terms = Terms(run_id, dict(run_config), base_fingerprint, max_answer_bytes)
-        self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (max_answer_bytes + 4096))
-        self._tasks = TaskRegistry(self._inbox, max_nodes=max_nodes)
-        self._grace_s = grace_s
-        self._max_unproven = max_unproven
-        self._handshake_s = handshake_s
-        self._transfers_at_once = transfers_at_once
+        self._terms = Terms(run_id, dict(run_config), base_fingerprint)
+        self._limits = limits
+        self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (limits.max_answer_bytes + 4096))
+        self._tasks = TaskRegistry(self._inbox, max_nodes=limits.max_nodes)
         self._metrics = Metrics()
         self._revocation = Revocation(self._register, tasks=self._tasks, metrics=self._metrics)
         self._metrics.round.set_function(lambda: summary().round)
@@ -121,7 +103,6 @@ class GrpcGrid(ByteGrid):
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
         self._numbers = itertools.count()
-        self._moved: dict[int, tuple[int, float]] = {}
         self._uploads: Uploads | None = None
         self._server = GrpcServer(
             self._address,
@@ -130,9 +111,7 @@ class GrpcGrid(ByteGrid):
             guard=Guard(self._revocation, metrics=self._metrics),
             tend=self._tend,
             drain=self._drain,
-            options=[
-                ("grpc.max_allowed_incoming_connections", _most_connections(max_nodes + max_unproven + strangers))
-            ],
+            options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
         )
 
     def start(self) -> None:
@@ -199,17 +178,13 @@ class GrpcGrid(ByteGrid):
     def presence(self, node_id: int) -> tuple[float, float] | None:
         """When a node connected, on the monotonic clock, and the seconds since its last progress.
 
-        Progress is a report from the node, or bytes transferred since the last call of this method.
+        Progress is a report from the node, or bytes transferred.
         """
         node = self._tasks.sessions.node(node_id)
         session = node.session if node is not None else None
         if node is None or session is None:
             return None
-        now, moved_bytes = time.monotonic(), node.uplink_bytes + node.downlink_bytes
-        before, _ = self._moved.get(node_id, (-1, now))
-        if moved_bytes != before:
-            self._moved[node_id] = moved_bytes, now
-        return session.since, now - max(session.doing_since, self._moved[node_id][1])
+        return session.since, time.monotonic() - max(session.doing_since, node.moved)
 
     def _check(self) -> None:
         """Check that it serves, and that answers can be stored.
@@ -279,38 +254,23 @@ class GrpcGrid(ByteGrid):
         self._tasks.withdraw(message_ids, reason)
 
     def _service(self) -> FederationService:
-        attendance = Attendance(
-            self._terms,
-            self._register,
-            tasks=self._tasks,
-            metrics=self._metrics,
-            max_unproven=self._max_unproven,
-            handshake_s=self._handshake_s,
-        )
-        uploads = self._uploads = Uploads(
-            self._inbox,
-            self._tasks,
-            disk=self._disk,
-            max_answer_bytes=self._terms.max_answer_bytes,
-            at_once=self._transfers_at_once,
-            pace=PACE,
-        )
+        self._uploads = Uploads(self._inbox, self._tasks, disk=self._disk, limits=self._limits)
         return FederationService(
-            attendance=attendance,
-            uploads=uploads,
+            attendance=Attendance(
+                self._terms, self._register, tasks=self._tasks, metrics=self._metrics, limits=self._limits
+            ),
+            uploads=self._uploads,
             tasks=self._tasks,
             revocation=self._revocation,
             metrics=self._metrics,
             disk=self._disk,
             summary=self._summary,
             operator_token=None if self._kit is None else self._kit.operator_token.encode(),
-            start_s=self._handshake_s,
-            downloads_at_once=self._transfers_at_once,
-            pace=PACE,
+            limits=self._limits,
         )
 
     def _tend(self) -> None:
-        for task in self._tasks.give_up_absent(self._grace_s):
+        for task in self._tasks.give_up_absent(self._limits.grace_s):
             self._metrics.tasks_lost.inc()
             say("lost", level=logging.WARNING, node=task.node, task=task.task_id)
         if self._inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):

@@ -20,13 +20,14 @@ from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, certified_name
+from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
 from server.status import status_json
 from server.tasks import TaskRegistry
-from server.transfers import CutOff, Frequency, Pace, Transfers
+from server.transfers import CutOff, Frequency, Transfers
 from server.uploads import UploadRefused, Uploads, data_of
 
 _SAME_BODY = 16
@@ -47,9 +48,7 @@ class FederationService:
         disk: threads that read files.
         summary: the run's summary of itself.
         operator_token: authorises requests for the status; None allows anybody, on an insecure connection.
-        start_s: an upload must announce itself within this many seconds.
-        downloads_at_once: number in progress at a time; the others wait.
-        pace: the minimum rate of one.
+        limits: bounds on what nodes may use.
     """
 
     def __init__(
@@ -63,9 +62,7 @@ class FederationService:
         disk: Executor,
         summary: Callable[[], RunProgress],
         operator_token: bytes | None,
-        start_s: float,
-        downloads_at_once: int,
-        pace: Pace,
+        limits: Limits,
     ) -> None:
         self._attendance = attendance
         self._uploads = uploads
@@ -75,9 +72,9 @@ class FederationService:
         self._disk = disk
         self._summary = summary
         self._operator_token = operator_token
-        self._start_s = start_s
+        self._start_s = limits.handshake_s
         self._frequency = Frequency(_SAME_BODY)
-        self._downloads = Transfers(at_once=downloads_at_once, pace=pace)
+        self._downloads = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
 
     @property
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -134,7 +131,7 @@ class FederationService:
                     chunk = view[start : start + CHUNK_BYTES]
                     await context.write(pack_chunk(chunk))
                     transfer.moved(len(chunk))
-                    session.node.downlink_bytes += len(chunk)
+                    session.node.sent(len(chunk))
                     self._metrics.downlink_bytes.inc(len(chunk))
         except CutOff as cut:
             await context.abort(grpc.StatusCode.ABORTED, str(cut))

@@ -39,6 +39,7 @@ class Node:
         left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
         uplink_bytes: received from it.
+        moved: when bytes last travelled, on the monotonic clock.
     """
 
     name: str
@@ -48,6 +49,17 @@ class Node:
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
     uplink_bytes: int = 0
+    moved: float = 0.0
+
+    def sent(self, count: int) -> None:
+        """Count bytes that were sent to it."""
+        self.downlink_bytes += count
+        self.moved = time.monotonic()
+
+    def received(self, count: int) -> None:
+        """Count bytes that came from it."""
+        self.uplink_bytes += count
+        self.moved = time.monotonic()
 
     @property
     def is_ready(self) -> bool:

@@ -17,9 +17,10 @@ from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.incoming import Incoming
+from server.limits import Limits
 from server.sessions import Session
 from server.tasks import DURABLE_TYPE, Task, TaskRegistry, TaskState
-from server.transfers import CutOff, Pace, Transfer, Transfers
+from server.transfers import CutOff, Transfer, Transfers
 
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
@@ -47,26 +48,15 @@ class Uploads:
         inbox: stores them.
         tasks: the tasks that they may answer.
         disk: threads that write files, so that the event loop never waits for a disk.
-        max_answer_bytes: the largest answer.
-        at_once: number received at a time; the others wait. Each takes up to three chunks of memory.
-        pace: the minimum rate.
+        limits: bounds on what nodes may use.
     """
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        tasks: TaskRegistry,
-        *,
-        disk: Executor,
-        max_answer_bytes: int,
-        at_once: int,
-        pace: Pace,
-    ) -> None:
+    def __init__(self, inbox: Inbox, tasks: TaskRegistry, *, disk: Executor, limits: Limits) -> None:
         self._inbox = inbox
         self._tasks = tasks
         self._disk = disk
-        self._max_answer_bytes = max_answer_bytes
-        self._transfers = Transfers(at_once=at_once, pace=pace)
+        self._max_answer_bytes = limits.max_answer_bytes
+        self._transfers = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
         self._untidy_bytes = 0
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
@@ -162,7 +152,7 @@ class Uploads:
                             "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
                         )
                     transfer.moved(len(data))
-                    session.node.uplink_bytes += len(data)
+                    session.node.received(len(data))
                     self._untidy_bytes += len(data)
                     # The next chunk arrives while this one is written and hashed, but no more than that.
                     writing = loop.run_in_executor(self._disk, incoming.write, data)

@@ -117,6 +117,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         from plait.settle import settle
         from plait.stacking import beginning_of
         from server.grpc_grid import GrpcGrid
+        from server.limits import Limits
         from server.log import say_event
     with status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
@@ -129,10 +130,12 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         run_id=serving.run_number,
         run_config=run.config.to_table(),
         base_fingerprint=run.base_fingerprint,
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
-        grace_s=serving.grace_s,
-        max_nodes=_most_nodes(kit, settings.clients),
-        max_unproven=_AT_THE_DOOR,
+        limits=Limits(
+            max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
+            grace_s=serving.grace_s,
+            max_nodes=_most_nodes(kit, settings.clients),
+            max_unproven=_AT_THE_DOOR,
+        ),
         metrics_listen=serving.metrics or None,
         summary=LiveProgress(
             directory.ledger,

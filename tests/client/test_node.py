@@ -176,9 +176,10 @@ SERVE = """
 import sys
 from pathlib import Path
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 with GrpcGrid(
     sys.argv[2], inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
-    max_answer_bytes=1 << 20,
+    limits=Limits(max_answer_bytes=1 << 20),
 ) as grid:
     print(grid.address, flush=True)
     sys.stdin.read()

@@ -92,7 +92,7 @@ def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
     )
     reply = decode_reply(answer, max_bytes=1 << 20)
     assert isinstance(reply, Refusal)
-    assert "none of the run's labels: sport, tech" in reply.detail
+    assert "not one of the run's labels: sport, tech" in reply.detail
     assert b"CANARY" not in answer
 
 

@@ -26,9 +26,11 @@ from plait.trust import ServerKit, provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import enrolment
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 
 NOW = datetime.now(UTC)
 CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
+LIMITS = Limits(max_answer_bytes=1 << 20)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def serve(kits, tmp_path):
 
     def start(**changes):
         base = bytes.fromhex(locate_base("tiny").reference.fingerprint)
-        settings = {"kit": ServerKit.load(kits / "server"), "base_fingerprint": base, "max_answer_bytes": 1 << 20}
+        settings = {"kit": ServerKit.load(kits / "server"), "base_fingerprint": base, "limits": LIMITS}
         grid = GrpcGrid(
             "127.0.0.1:0", inbox=tmp_path / "inbox", run_id=7, run_config=CONFIG.to_table(), **{**settings, **changes}
         )

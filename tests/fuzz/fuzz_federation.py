@@ -19,9 +19,9 @@ with instrumented():
     from plait.v1 import federation_pb2 as pb
     from server.attendance import Attendance, Terms
     from server.inbox import Inbox
+    from server.limits import Limits
     from server.metrics import Metrics
     from server.tasks import TaskRegistry
-    from server.transfers import Pace
     from server.uploads import Uploads, data_of
 
 server.attendance._PROGRESS_PAUSE_S = 0.0
@@ -31,6 +31,7 @@ INBOX = Inbox(
     Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)), node_quota_bytes=4096
 )
 DISK = ThreadPoolExecutor(1)
+LIMITS = Limits(max_answer_bytes=1024, max_unproven=2, handshake_s=5, transfers_at_once=1)
 
 
 class Everybody:
@@ -66,7 +67,7 @@ def parse(data: bytes) -> None:
         elif which == b"\2":
             request = pb.HeldRequest.FromString(rest)
             tasks = TaskRegistry(INBOX, max_nodes=2)
-            Uploads(INBOX, tasks, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace()).held("n", request)
+            Uploads(INBOX, tasks, disk=DISK, limits=LIMITS).held("n", request)
         elif which == b"\3":
             pb.DownloadRequest.FromString(rest)
             pb.StatusRequest.FromString(rest)
@@ -78,10 +79,8 @@ async def attend(data: bytes) -> None:
     admission = None if data[:1] == b"\0" else Everybody()
     certified = "ada" if data[:1] == b"\2" else None
     messages = [pb.FromNode.FromString(piece) for piece in pieces(data[1:])]
-    terms = Terms(7, {}, b"b" * 32, 1024)
-    attendance = Attendance(
-        terms, admission, tasks=TaskRegistry(INBOX, max_nodes=2), metrics=METRICS, max_unproven=2, handshake_s=5
-    )
+    terms = Terms(7, {}, b"b" * 32)
+    attendance = Attendance(terms, admission, tasks=TaskRegistry(INBOX, max_nodes=2), metrics=METRICS, limits=LIMITS)
     await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
 
 
@@ -89,7 +88,7 @@ async def upload(data: bytes) -> None:
     tasks = TaskRegistry(INBOX, max_nodes=2)
     session = tasks.sessions.attach("n", KEY, arrival=0)
     tasks.give("n", message_id="m", message_type="train", group="1", content=pb.CONTENT_PLAIT, head=b"h", body=b"")
-    uploads = Uploads(INBOX, tasks, disk=DISK, max_answer_bytes=1024, at_once=1, pace=Pace())
+    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
     parts = [unpack_part(piece) for piece in pieces(data)]
     if parts and isinstance(parts[0], pb.UploadStart):
 

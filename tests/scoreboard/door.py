@@ -23,6 +23,7 @@ from plait.trust import ClientKit, NodeKey, ServerKit, provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 
 MOST_BYTES = 16 << 20
 CONNECTIONS = 6
@@ -89,7 +90,7 @@ def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, 
     admitted = 0
     with GrpcGrid(
         "127.0.0.1:0", inbox=scratch / "inbox", kit=ServerKit.load(scratch / "kits" / "server"), run_id=7,
-        run_config={}, base_fingerprint=b"b" * 32, max_answer_bytes=1 << 20,
+        run_config={}, base_fingerprint=b"b" * 32, limits=Limits(max_answer_bytes=1 << 20),
     ) as grid:  # fmt: skip
         bare = borrowed("server/conftest.py").BareNode
         with grpc.secure_channel(grid.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as channel:

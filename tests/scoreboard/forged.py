@@ -18,6 +18,7 @@ from scoreboard.small_federation import HONEST, FakeModel, borrowed, key_of, no_
 from plait.rounds.channel import Purpose
 from plait.v1 import federation_pb2 as pb
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
 
@@ -159,7 +160,7 @@ def _over_grpc(scratch: Path, count: int) -> Iterator[bool]:
     scratch.mkdir()
     with GrpcGrid(
         "127.0.0.1:0", inbox=scratch, kit=None, run_id=7, run_config={}, base_fingerprint=b"b" * 32,
-        max_answer_bytes=1 << 20,
+        limits=Limits(max_answer_bytes=1 << 20),
     ) as grid:  # fmt: skip
         alice, eve = (helper.BareNode(grid.address, name).attend() for name in ("alice", "eve"))
         helper._until(lambda: len(list(grid.get_node_ids())) == 2)

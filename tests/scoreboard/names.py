@@ -34,6 +34,7 @@ from plait.serve.catalogue import Catalogue
 from plait.simulation.partition import parse_partition, partition
 from plait.v1 import federation_pb2 as pb
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 from server.log import LOGGER
 
 OUTSIDE = "outside-of-the-run"
@@ -248,7 +249,7 @@ def _client(inside: Path, name: str) -> Iterator[str]:
     try:
         with GrpcGrid(
             "127.0.0.1:0", inbox=inside / "inbox", kit=None, run_id=7, run_config={}, base_fingerprint=b"",
-            max_answer_bytes=1 << 20,
+            limits=Limits(max_answer_bytes=1 << 20),
         ) as grid:  # fmt: skip
             helper = borrowed("server/conftest.py")
             with suppress(grpc.RpcError, StopIteration):  # the server hangs up

@@ -37,6 +37,7 @@ from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
 from plait.trust import ClientKit, ServerKit
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 
 RUN_ID = 7
 # Where a defence is taken out, what is waited for will not happen.
@@ -177,11 +178,10 @@ def serve(job: Job, port: int, fuse_at: int = 0) -> None:
         run_id=RUN_ID,
         run_config={},
         base_fingerprint=of_numbers.FINGERPRINT,
-        max_answer_bytes=1 << 24,
-        grace_s=job.grace_s,
         # As `plait server` has it.
-        max_nodes=2 * len(job.names) + 16,
-        max_unproven=64,
+        limits=Limits(
+            max_answer_bytes=1 << 24, grace_s=job.grace_s, max_nodes=2 * len(job.names) + 16, max_unproven=64
+        ),
     )
     with grid:
         federation.channel = GridChannel(grid)

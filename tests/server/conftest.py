@@ -26,6 +26,7 @@ from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from server.grpc_grid import GrpcGrid
+from server.limits import Limits
 
 BASE = b"b" * 32
 MAX_ANSWER_BYTES = 8 << 20
@@ -177,9 +178,11 @@ def make_grid(tmp_path):
             "run_id": 7,
             "run_config": {"rounds": 3, "base": "tiny", "alpha": 0.5, "scaffold": True},
             "base_fingerprint": BASE,
-            "max_answer_bytes": MAX_ANSWER_BYTES,
         }
-        grid = GrpcGrid(changes.pop("listen", "127.0.0.1:0"), **{**settings, **changes})
+        limits = {"max_answer_bytes": MAX_ANSWER_BYTES} | {
+            key: changes.pop(key) for key in Limits.__dataclass_fields__ if key in changes
+        }
+        grid = GrpcGrid(changes.pop("listen", "127.0.0.1:0"), limits=Limits(**limits), **{**settings, **changes})
         grid.start()
         grids.append(grid)
         return grid

@@ -18,7 +18,6 @@ from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
-from server import grpc_grid
 from server.inbox import Inbox
 from server.transfers import Pace
 
@@ -177,7 +176,7 @@ class TestBadKeys:
     def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
         self, secure, kits, bare_node, federation, monkeypatch, until
     ):
-        monkeypatch.setattr(grpc_grid, "_REGISTER_EVERY_S", 0.0)
+        monkeypatch.setattr("server.grpc_grid._REGISTER_EVERY_S", 0.0)
         alice = self.node(bare_node, secure, kits["alice"]).attend()
         until(lambda: list(secure.get_node_ids()))
         revoke(federation, "alice", now=datetime.now(UTC))
@@ -286,10 +285,9 @@ class TestDownloads:
         ids=["stalled", "slow"],
     )
     def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(
-        self, make_grid, attending, send, monkeypatch, pace, pauses
+        self, make_grid, attending, send, pace, pauses
     ):
-        monkeypatch.setattr(grpc_grid, "PACE", pace)
-        grid = make_grid()
+        grid = make_grid(pace=pace)
         with attending(grid, "alice") as (alice,):
             send(grid, "alice", b"head", self.BODY)
             work = alice.work()
