@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from plait import __version__
-from plait.cli.bench import bench
+from plait.cli.bench import FORWARDED, bench
 from plait.cli.client import client
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
@@ -83,7 +83,7 @@ app.command()(provision)
 app.command()(server)
 app.command()(client)
 app.command()(status)
-app.add_typer(bench)
+app.command(context_settings=FORWARDED)(bench)
 
 
 def _print_version(wanted: bool) -> None:

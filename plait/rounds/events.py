@@ -8,12 +8,14 @@ know, so that they can read newer ledgers too. `SCHEMA` changes only when a fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from plait.adapters import Json
 from plait.errors import PeerError
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 SCHEMA = 1
 """Version of the events below; ``run_started`` states it."""

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python simulations/aggregate/product_mean.py          # SmolLM2-135M, rank 8; about 20 minutes
 
-Both rules get the same made-up updates (plait/bench/updates.py). *Excess* is by how much the result is further from the
-exact mean than the best adapter of its rank, relative to the norm of the exact mean; for FlexLoRA it is rounding.
-*Bound* is what the product mean certifies for it without knowing the exact mean. Time is processor time of one
-core, memory what a process of its own had resident above what it had before the round. Writes
+Both rules get the same made-up updates (simulations/bench/updates.py). *Excess* is by how much the result is further
+from the exact mean than the best adapter of its rank, relative to the norm of the exact mean; for FlexLoRA it is
+rounding. *Bound* is what the product mean certifies for it without knowing the exact mean. Time is processor time of
+one core, memory what a process of its own had resident above what it had before the round. Writes
 results-product-mean.json.
 """
 
@@ -23,12 +23,12 @@ from plait.aggregation import RULES, geometry_of
 from plait.aggregation.exact_mean import ExactMean
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.step import landing
-from plait.bench.footprint import measure
-from plait.bench.updates import Drift, Updates
 from plait.config import config_from_table
 from plait.run import blueprint_of
 from plait.settle import settle
 from plait.training.bases import locate_config
+from simulations.bench.footprint import measure
+from simulations.bench.updates import Drift, Updates
 
 HERE = Path(__file__).parent
 RULE_NAMES = ("flexlora", "product_mean")

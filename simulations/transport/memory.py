@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterState
-from plait.bench.transport_light import Answer, run_nodes
 from plait.config import RunConfig
 from plait.rounds.ledger import read_lines
 from plait.run import blueprint_of
@@ -40,6 +39,7 @@ from plait.wire.messages import (
     encode_reply,
 )
 from plait.wire.settings import digest_of
+from simulations.bench.transport_light import Answer, run_nodes
 
 RANK = 216  # 2.03 million parameters on the tiny base
 ROUNDS = 1

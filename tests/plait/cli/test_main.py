@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import plait as plait_package
 from plait import __version__
 from plait.cli.doctor import _pair
 from plait.rounds.run_directory import RunDirectory
@@ -25,6 +27,18 @@ def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
     assert ran.code == 0
     assert f"plait {verb}" in ran.out.replace("\n", " ")
     assert "Example:" in ran.out
+
+
+def test_benchmarks_that_are_not_there_are_named_in_one_line(tmp_path) -> None:
+    """As from a wheel, which carries none of them."""
+    shutil.copytree(
+        Path(plait_package.__file__).parent, tmp_path / "plait", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from plait.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "bench", "wire", "--quick"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "error: benchmarks come with plait's source; run plait bench in a checkout\n"
 
 
 def test_help_lists_every_verb_and_the_exit_codes(plait) -> None:

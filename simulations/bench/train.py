@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait import machine
-from plait.bench.row import Row
 from plait.report import Table
+from simulations.bench.row import Row
 
 if TYPE_CHECKING:
-    from plait.bench.train_ways import Way, Workload
+    from simulations.bench.train_ways import Way, Workload
 
 OURS = "plait"
 _LIMIT = "limit"
@@ -113,8 +113,8 @@ def speeds(
     The first time does not count: there memory is first touched and kernels are first built. All ways hold their bases
     at once: some 10 GB for SmolLM2-135M.
     """
-    from plait.bench.train_ways import PEERS, multiplied_parameters
     from plait.training.device import matrix_gflops, use_threads
+    from simulations.bench.train_ways import PEERS, multiplied_parameters
 
     use_threads(work.threads)
     operations = 4 * multiplied_parameters(work)
@@ -143,8 +143,8 @@ _READY: dict[str, Way] = {}
 
 def _take(work: Workload, name: str, steps: int, clock: Clock) -> tuple[float, float]:
     """Seconds of so many steps, and the loss of the last one."""
-    from plait.bench.train_ways import WAYS
     from plait.training.device import use_threads
+    from simulations.bench.train_ways import WAYS
 
     if name not in _READY:
         use_threads(work.threads)
@@ -156,7 +156,7 @@ def _take(work: Workload, name: str, steps: int, clock: Clock) -> tuple[float, f
 
 def memory(work: Workload, *, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
     """Most memory of a process that trains, each way in a process of its own; the limit is what inference takes."""
-    from plait.bench.train_ways import PEERS
+    from simulations.bench.train_ways import PEERS
 
     found: dict[str, float] = {}
     for name in (*_IN_MEMORY, *PEERS):

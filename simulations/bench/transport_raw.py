@@ -1,6 +1,6 @@
 """What gRPC itself takes: nodes on one bidirectional stream, frames of 1 MB down and up, nothing checked, nothing kept.
 
-    python -m plait.bench.transport_raw SERVER [KIT]
+    python -m simulations.bench.transport_raw SERVER [KIT]
 
 is a node of it.
 """
@@ -21,7 +21,7 @@ import grpc
 from plait.transport import CHANNEL_OPTIONS, CHUNK_BYTES, SERVER_OPTIONS, channel_credentials, server_credentials
 from plait.trust import ClientKit, ServerKit
 
-_SERVICE, _METHOD = "plait.bench.Raw", "Talk"
+_SERVICE, _METHOD = "bench.Raw", "Talk"
 _COUNT_BYTES = 8
 
 

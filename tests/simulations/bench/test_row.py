@@ -1,4 +1,4 @@
-from plait.bench.row import Row
+from simulations.bench.row import Row
 
 
 def test_ratios_above_one_mean_that_plait_is_better():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
-from plait.bench.baselines import BASELINES
+from simulations.bench.baselines import BASELINES
 
 LAYOUT = Layout.of({"a": (64, 20), "b": (0, 3), "c": (37,), "d": (5,)})
 VALUES = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)

@@ -20,17 +20,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from plait.bench.row import Row
-from plait.bench.transport_flower import FlowerEngine
-from plait.bench.transport_light import LightRawServer
-from plait.bench.transport_raw import RawServer
-from plait.bench.transport_sockets import SocketServer
 from plait.errors import MachineError
 from plait.report import Table
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.trust import ServerKit
 from plait.trust.provision import provision
 from plait.wire.canonical import are_equal
+from simulations.bench.row import Row
+from simulations.bench.transport_flower import FlowerEngine
+from simulations.bench.transport_light import LightRawServer
+from simulations.bench.transport_raw import RawServer
+from simulations.bench.transport_sockets import SocketServer
 
 _START_S = 120.0
 _END_S = 20.0
@@ -285,7 +285,7 @@ def _kits(directory: Path) -> tuple[ServerKit, dict[str, Path | None]]:
 
 
 def _module(name: str, *arguments: str) -> Sequence[str]:
-    return (sys.executable, "-m", f"plait.bench.{name}", *arguments)
+    return (sys.executable, "-m", f"simulations.bench.{name}", *arguments)
 
 
 class Processes:

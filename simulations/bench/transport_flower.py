@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from plait.bench.peers import peer_folder
 from plait.errors import MachineError
 
 _COUNT_BYTES = 8
@@ -42,7 +41,7 @@ class FlowerEngine:
         self._line: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        script = peer_folder("transport/flower", "run.sh") / "run.sh"
+        script = Path(__file__).parents[1] / "transport" / "flower" / "run.sh"
         port = int(self._listening.getsockname()[1])
         self._process = subprocess.Popen(
             [str(script), str(self._folder), str(self._nodes), str(port)],

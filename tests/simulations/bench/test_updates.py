@@ -3,7 +3,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, Layout, Task
 from plait.aggregation import RULES, geometry_of
-from plait.bench.updates import Drift, Updates
+from simulations.bench.updates import Drift, Updates
 
 LAYOUT = Layout.of({"q.lora_A.weight": [4, 500], "q.lora_B.weight": [600, 4]})
 FACTORS = geometry_of(AdapterSpec("lora", {"r": 4, "lora_alpha": 8}, Task.CAUSAL_LM, (), LAYOUT, 0))

@@ -5,10 +5,10 @@ import pytest
 
 from plait.adapters import AdapterSpec, Layout, Task
 from plait.aggregation import RULES, geometry_of
-from plait.bench.aggregate import against_memory, fold, of_memory, rows
-from plait.bench.updates import Drift, Updates
 from plait.errors import ConfigError
 from plait.flower.rules import FLOWER_RULES
+from simulations.bench.aggregate import against_memory, fold, of_memory, rows
+from simulations.bench.updates import Drift, Updates
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 30], "q.lora_B.weight": [40, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)

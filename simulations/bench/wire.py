@@ -16,12 +16,12 @@ import numpy as np
 
 from plait.adapters import AdapterState
 from plait.adapters.state import Float32
-from plait.bench.baselines import BASELINES, Baseline
-from plait.bench.deltas import LOCAL_STEPS, Source
-from plait.bench.row import Row
 from plait.report import Table
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
+from simulations.bench.baselines import BASELINES, Baseline
+from simulations.bench.deltas import LOCAL_STEPS, Source
+from simulations.bench.row import Row
 
 DIAL = ("fp32", "bf16", "8", "4", "2", "1", "0.5", "0.25", "0.1")
 _MATCHES = 4  # attempts to meet a distortion

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from plait import machine
 from plait.aggregation import Geometry
-from plait.bench.updates import Drift, Updates
 from plait.flower.rules import ALL_RULES
+from simulations.bench.updates import Drift, Updates
 
 # Deltas that updates are copies of: more would measure the random numbers.
 _POOL = 8

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from plait.bench.transport import ChannelRounds, Compared, Times
-from plait.bench.transport_raw import frames, receive
-from plait.bench.transport_sockets import SocketServer
-from plait.bench.transport_sockets import main as bare_node
 from plait.errors import MachineError
 from plait.rounds.channel import NoAnswer
+from simulations.bench.transport import ChannelRounds, Compared, Times
+from simulations.bench.transport_raw import frames, receive
+from simulations.bench.transport_sockets import SocketServer
+from simulations.bench.transport_sockets import main as bare_node
 
 KEYS = {"row", "value", "unit", "peers", "limit", "ratio_to_best_peer", "ratio_to_limit"}
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from plait.bench.deltas import samples
+from simulations.bench.deltas import samples
 
 
 def test_samples_are_of_unit_scale_and_come_back_with_their_seed():

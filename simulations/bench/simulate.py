@@ -20,10 +20,6 @@ from typing import cast
 
 import plait
 from plait.adapters import load_peft_directory
-from plait.bench.peers import peer_folder
-from plait.bench.process_tree import Measured, measured
-from plait.bench.row import Row
-from plait.bench.transport import ChannelRounds
 from plait.data import Dataset, Record, cache_directory, load_dataset
 from plait.errors import DataError
 from plait.rounds.channel import Channel
@@ -33,6 +29,9 @@ from plait.simulation.partition import default_scheme, partition
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.evaluate import evaluate_adapter
+from simulations.bench.process_tree import Measured, measured
+from simulations.bench.row import Row
+from simulations.bench.transport import ChannelRounds
 
 _PEER = "Flower's Ray simulation"
 _HELD_OUT = 10  # a tenth of each client's text
@@ -224,7 +223,7 @@ def stock_app() -> Path:
     Raises:
         MachineError: the installation lacks it.
     """
-    return peer_folder("simulate/stock", "run.sh")
+    return Path(__file__).parents[1] / "simulate" / "stock"
 
 
 def _judged(work: Workload, adapter: Path, took: Measured, round_s: Sequence[float], held_out: Dataset) -> Run:

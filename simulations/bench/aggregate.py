@@ -14,14 +14,14 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundContext, Rule, geometry_of
-from plait.bench.footprint import measure
-from plait.bench.row import Row
-from plait.bench.updates import Drift, Updates
 from plait.errors import ConfigError, did_you_mean
 from plait.flower.rules import ALL_RULES
 from plait.rounds.validate import Expected, open_update
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
+from simulations.bench.footprint import measure
+from simulations.bench.row import Row
+from simulations.bench.updates import Drift, Updates
 
 # Distinct buffers, so that what is measured comes from memory and not from the processor's caches.
 _BUFFERS = 32

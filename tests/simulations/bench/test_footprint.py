@@ -4,7 +4,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, Layout, Task
 from plait.aggregation import geometry_of
-from plait.bench.footprint import measure
+from simulations.bench.footprint import measure
 
 LAYOUT = Layout.of({"q.lora_A.weight": [8, 15_000], "q.lora_B.weight": [17_768, 8]})
 FACTORS = geometry_of(AdapterSpec("lora", {"r": 8, "lora_alpha": 16}, Task.CAUSAL_LM, (), LAYOUT, 0))

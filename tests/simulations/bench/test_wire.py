@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from plait.adapters import AdapterState, Layout
-from plait.bench.baselines import BASELINES
-from plait.bench.deltas import Source, samples
-from plait.bench.wire import DIAL, Measured, Timing, compare
 from plait.report import to_rich
+from simulations.bench.baselines import BASELINES
+from simulations.bench.deltas import Source, samples
+from simulations.bench.wire import DIAL, Measured, Timing, compare
 
 
 @pytest.fixture(scope="module")

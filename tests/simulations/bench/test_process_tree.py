@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.bench.process_tree import measured
 from plait.errors import MachineError
+from simulations.bench.process_tree import measured
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -1,6 +1,6 @@
 """Many light nodes in one process, each on a connection of its own: of plait's protocol, and of a bare gRPC stream.
 
-    python -m plait.bench.transport_light plait|raw SERVER COUNT
+    python -m simulations.bench.transport_light plait|raw SERVER COUNT
 
 They answer every task with the task's own bytes, and end when the server lets them go.
 """
@@ -24,7 +24,7 @@ from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERV
 from plait.transport.framing import pack_part, unpack_chunk
 from plait.v1 import federation_pb2 as pb
 
-_SERVICE, _METHOD = "plait.bench.LightRaw", "Talk"
+_SERVICE, _METHOD = "bench.LightRaw", "Talk"
 _AT_THE_DOOR = 64
 _PLAIT = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from plait.bench.train import MAIN_THREAD, Speeds, speeds
-from plait.bench.train_ways import PEERS, Workload, multiplied_parameters
 from plait.training.bases import locate_base
+from simulations.bench.train import MAIN_THREAD, Speeds, speeds
+from simulations.bench.train_ways import PEERS, Workload, multiplied_parameters
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What the machine itself takes: bare TCP sockets on loopback, the same bytes down and up, no frames and no TLS.
 
-    python -m plait.bench.transport_sockets PORT
+    python -m simulations.bench.transport_sockets PORT
 
 is a node of it.
 """

@@ -1,0 +1,315 @@
+"""``plait bench``: how good plait is at what it does, in numbers, beside what others do."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from plait.trust import ServerKit
+    from simulations.bench.row import Row
+    from simulations.bench.transport import Serving
+
+_IDLE_CLIENTS = 100
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure plait on this machine, beside what others do.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@bench.callback()
+def _root() -> None: ...
+
+
+@bench.command()
+def wire(
+    base: Annotated[
+        str, typer.Option("--base", help="Base whose deltas are measured: a name or a directory.")
+    ] = "tiny",
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller samples, fewer repetitions.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of samples and training.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure the codecs of the wire on random samples and on real deltas: bytes, error, distance to the bound, speed.
+
+    Example: plait bench wire --base smollm2-135m
+    """
+    from itertools import chain
+
+    from plait.cli.progress import status
+    from simulations.bench.deltas import samples, trained
+    from simulations.bench.wire import compare
+
+    sources = chain(samples(1 << (16 if quick else 20), seed=seed), trained(base, seed=seed))
+    for source in sources:
+        with status(f"packing {source.name}", quiet=json_output):
+            comparison = compare(source, repetitions=2 if quick else 5)
+        if json_output:
+            for row in comparison.rows():
+                typer.echo(json.dumps(row.to_json()))
+            continue
+        from rich.console import Console
+
+        from plait.report import to_rich
+
+        Console().print(to_rich(comparison.table()))
+
+
+@bench.command()
+def aggregate(
+    base: Annotated[
+        str, typer.Option("--base", help="Base whose adapter the updates are of; only its config is read.")
+    ] = "smollm2-135m",
+    rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Updates in a round whose rate is measured.")] = 32,
+    memory_updates: Annotated[
+        int, typer.Option("--memory-updates", min=0, help="Updates in a round whose memory is measured; 0 for none.")
+    ] = 0,
+    memory_seconds: Annotated[
+        float, typer.Option("--memory-seconds", min=0, help="Stop measuring a rule's memory after about so long.")
+    ] = 60.0,
+    only: Annotated[str, typer.Option("--only", help="Rules to measure, separated by commas; all by default.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the updates' values.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure aggregation: FedAvg beside copying memory, every rule's rate, the server's path, memory of large rounds.
+
+    Example: plait bench aggregate --memory-updates 10000 --memory-seconds 600
+    """
+    from plait.cli.progress import status
+    from plait.config import config_from_table
+    from plait.run import blueprint_of
+    from plait.settle import settle
+    from plait.training.bases import locate_config, quiet_libraries
+    from simulations.bench.aggregate import rows
+
+    quiet_libraries()
+    config = config_from_table({"base": base, "rank": rank}, where="command line")
+    spec = blueprint_of(settle(config), locate_config(base, revision="")).spec
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    measured = rows(
+        spec,
+        names=names,
+        clients=clients,
+        repetitions=1 if quick else 3,
+        memory_updates=memory_updates,
+        memory_seconds=memory_seconds,
+        seed=seed,
+    )
+    with status("aggregating", quiet=json_output):
+        for row in measured:
+            typer.echo(json.dumps(row.to_json()) if json_output else str(row))
+
+
+@bench.command()
+def transport(
+    megabytes: Annotated[float, typer.Option("--megabytes", min=0.001, help="Carried down and up, for a node.")] = 50.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each kind; of small ones more.")] = 10,
+    light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="How many; 0 leaves them out.")] = 1000,
+    flower_rounds: Annotated[
+        int, typer.Option("--flower-rounds", min=0, help="Of each kind with Flower's own engine, about 10 s each.")
+    ] = 0,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Resident nodes without TLS and keys.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure rounds over gRPC on this machine: empty ones, large ones, many clients; beside raw gRPC and bare sockets.
+
+    Example: plait bench transport --rounds 20
+    """
+    from plait.cli.progress import status
+    from simulations.bench.transport import compare_light, compare_resident, table_of
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with status("two resident nodes", quiet=json_output):
+        compared = [
+            *compare_resident(
+                _serve,
+                _echo,
+                body_bytes=int(megabytes * 1e6),
+                rounds=rounds,
+                tls=not insecure,
+                environment=environment,
+                flower_rounds=flower_rounds,
+            )
+        ]
+    if light_clients:
+        with status(f"{light_clients:,} light clients", quiet=json_output):
+            compared.append(compare_light(_serve, nodes=light_clients, rounds=rounds, environment=environment))
+    if json_output:
+        for row in (row for each in compared for row in each.rows()):
+            typer.echo(json.dumps(row.to_json()))
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    Console().print(to_rich(table_of(compared)))
+
+
+@contextmanager
+def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
+    """The server of plait, as `plait server` runs it."""
+    from plait.flower.channel import GridChannel
+    from simulations.bench.transport import Serving
+
+    grpc_grid = importlib.import_module("server.grpc_grid")
+    grid = grpc_grid.GrpcGrid(
+        "127.0.0.1:0",
+        inbox=inbox,
+        kit=kit,
+        run_id=1,
+        run_config={},
+        base_fingerprint=b"",
+        max_answer_bytes=max_answer_bytes,
+    )
+    with grid:
+        yield Serving(grid.address, GridChannel(grid))
+
+
+def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
+    """The node of plait, with an app that does nothing."""
+    return (sys.executable, "-m", "client.echo", server, name, str(state), *([str(kit)] if kit else []))
+
+
+@bench.command()
+def train(
+    base: Annotated[
+        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
+    ] = "smollm2-135m",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in a sequence.")] = 128,
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 8,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: plait's and the limit's.")
+    ] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 for as many as torch takes.")] = 0,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each measurement.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in one measurement.")] = 2,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the most memory of each way.")] = True,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Count the main thread's processor time, not wall time, on a machine where others work as well "
+            "(set OMP_WAIT_POLICY=PASSIVE, so that waiting costs none).",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the adapter and the tokens.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure local training beside PEFT, transformers' Trainer and the machine's own rate: tokens a second, memory.
+
+    Example: plait bench train --repetitions 9
+    """
+    from plait.cli.progress import status
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.device import choose_compute
+    from simulations.bench.train import MAIN_THREAD, WALL, speeds
+    from simulations.bench.train import memory as memories
+    from simulations.bench.train_ways import Workload
+
+    quiet_libraries()
+    located = locate_base(base)
+    compute = choose_compute(device, dtype)
+    work = Workload(
+        located.directory,
+        located.reference.fingerprint,
+        device=str(compute.device),
+        dtype=compute.dtype_name,
+        threads=threads,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        rank=rank,
+        seed=seed,
+    )
+    clock = MAIN_THREAD if shared else WALL
+    with status("training in every way", quiet=json_output) as say:
+        found = speeds(work, repetitions=repetitions, steps=steps, clock=clock, progress=say)
+    rows = list(found.rows())
+    if memory:
+        with status("measuring memory", quiet=json_output) as say:
+            rows += memories(work, progress=say)
+    if json_output:
+        for row in rows:
+            typer.echo(json.dumps(row.to_json()))
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    Console().print(to_rich(found.table()))
+    for row in rows[3:]:
+        typer.echo(str(row))
+
+
+@bench.command()
+def simulate(
+    base: Annotated[
+        str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
+    ] = "smollm2-135m",
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients, all in every round.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds; the first does not count as a round.")] = 3,
+    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Steps of a client in a round.")] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens in a sequence.")] = 128,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the base: auto, float32, bfloat16 or float16.")] = "auto",
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each simulation, in turn.")] = 1,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds after which a simulation is ended and the command fails.")
+    ] = 3600.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of adapter and order of data.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Measure a simulation's rounds beside Flower's Ray simulation of a stock app: rate, processor time, memory, loss.
+
+    Needs the extra flower-simulation, and Linux.
+
+    Example: plait bench simulate --clients 8 --rounds 3
+    """
+    import tempfile
+    from importlib.util import find_spec
+
+    from plait.cli.progress import status
+    from plait.errors import MachineError
+    from plait.simulation.echo import echo_channel
+    from plait.training.bases import locate_base, quiet_libraries
+    from plait.training.device import choose_compute
+    from simulations.bench.simulate import Workload, round_row
+    from simulations.bench.simulate import rows as compared
+
+    def show(row: Row) -> None:
+        typer.echo(json.dumps(row.to_json()) if json_output else str(row))
+
+    show(round_row(echo_channel(_IDLE_CLIENTS), _IDLE_CLIENTS, rounds=30))
+    if find_spec("ray") is None:
+        raise MachineError("Ray is not installed; pip install 'plait[flower-simulation]'")
+    quiet_libraries()
+    work = Workload(
+        locate_base(base),
+        choose_compute(device, dtype),
+        clients=clients,
+        rounds=rounds,
+        local_steps=local_steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        seed=seed,
+        timeout_s=timeout,
+    )
+    with tempfile.TemporaryDirectory() as folder, status("simulating", quiet=json_output) as say:
+        for row in compared(work, Path(folder), repetitions=repetitions, progress=say):
+            show(row)
