@@ -1,6 +1,7 @@
 """The report as one self-contained page: no script, no request, everything inline; light, dark, narrow and printed.
 
-Takes plots as PNG bytes and draws none itself.
+The page itself is ``templates/report.html``; here is what it shows. Every text is escaped, and what is not printable is
+taken out of it. Takes plots as PNG bytes and draws none itself.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from plait.adapters import Json
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
-from plait.report.markup import Markup, element, fragment
 from plait.report.repeat import is_deployed, repeat_command
-from plait.report.stylesheet import STYLESHEET
-from plait.report.table import Table
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -44,6 +45,7 @@ from plait.report.wording import (
     short_count_text,
 )
 from plait.rounds.run_view import RunView
+from plait.text import printable
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
@@ -62,47 +64,37 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         view: the run.
         plots: for every media query, in the order to try them, what `draw_plots` drew for it; "" for all other pages.
     """
-
-    def plot(name: str) -> Markup:
-        return _figure({media: drawn[name] for media, drawn in plots.items()}, _ALTERNATIVE_TEXTS[name])
-
-    title = f"{view.start.name or view.start.base.name} · plait"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", Markup(STYLESHEET)),
+    environment = Environment(
+        loader=PackageLoader("plait.report"), autoescape=True, undefined=StrictUndefined, finalize=_printable
     )
-    body = element(
-        "body",
-        element(
-            "main",
-            _header(view),
-            _key_figures(view),
-            _section("What was learned", plot("loss_by_round"), _table(loss_by_round_table(view))),
-            _section("What it cost", plot("loss_by_bytes"), plot("savings"), _table(savings_table(view))),
-            _section("Client by client", _table(loss_by_client_table(view)), *_evenness(view), plot("clients")),
-            _section("What crossed the wire", plot("bytes_by_round"), _table(bytes_by_round_table(view))),
-            _section("How well it was averaged", _sentences(advice(view)), *_aggregation(view, plot)),
-            _section("Who could not take part", _table(left_out_table(view))),
-            _section("What was refused", _table(refusals_table(view))),
-            _section("How to repeat it", _command(view), _pairs(view.start.config)),
-            _section("Where it comes from", _pairs(_origin(view)), _pairs(view.start.versions)),
-        ),
+    environment.filters.update(clean=clean, json_text=_value_text)
+    started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
+    done = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')} done"
+    return environment.get_template("report.html").render(
+        title=view.start.name or view.start.base.name,
+        headline=headline(view),
+        notice="" if view.finished else f"This run has not finished: {done}. Everything below is what it had reached.",
+        facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
+        figures=_key_figures(view),
+        tables={
+            "loss_by_round": loss_by_round_table(view),
+            "savings": savings_table(view),
+            "loss_by_client": loss_by_client_table(view),
+            "fairness": fairness_table(view),
+            "bytes_by_round": bytes_by_round_table(view),
+            "aggregation": aggregation_table(view),
+            "left_out": left_out_table(view),
+            "refusals": refusals_table(view),
+        },
+        plots={media: {name: _data_uri(png) for name, png in drawn.items()} for media, drawn in plots.items()},
+        alternative_texts=_ALTERNATIVE_TEXTS,
+        advice=advice(view),
+        command=repeat_command(view.start.config),
+        is_deployed=is_deployed(view.start.config),
+        settings=view.start.config,
+        origin=_origin(view),
+        versions=view.start.versions,
     )
-    return f"<!doctype html>\n{element('html', head, body, lang='en').source}\n"
-
-
-def _evenness(view: RunView) -> tuple[Markup, ...]:
-    table = fairness_table(view)
-    return (_table(table),) if table.rows else ()
-
-
-def _aggregation(view: RunView, plot: Callable[[str], Markup]) -> tuple[Markup, ...]:
-    table = aggregation_table(view)
-    return (plot("aggregation"), _table(table)) if table.rows else ()
 
 
 def headline(view: RunView) -> str:
@@ -131,39 +123,15 @@ def headline(view: RunView) -> str:
     return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
 
 
-def _header(view: RunView) -> Markup:
-    started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
-    notice: Markup | str = ""
-    if not view.finished:
-        done = f"This run has not finished: {len(view.rounds)} of {plural(view.planned_rounds, 'round')} done."
-        notice = element("p", f"{done} Everything below is what it had reached.", class_="notice")
-    return element(
-        "header",
-        element("p", "plait · report of a run", class_="eyebrow"),
-        element("h1", view.start.name or view.start.base.name),
-        element("p", headline(view), class_="headline"),
-        notice,
-        element("p", f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}", class_="quiet"),
-    )
-
-
-def _key_figures(view: RunView) -> Markup:
+def _key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     peak_bytes = view.end.peak_rss_bytes if view.end else None
-    figures = (
+    return (
         *_score_figures(view),
         *_byte_figures(view),
         ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
         ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
         ("peak memory", bytes_text(peak_bytes) if peak_bytes else NOTHING, "of the whole process"),
-    )
-    return element(
-        "dl",
-        *(
-            element("div", element("dt", name), element("dd", value, element("small", note)))
-            for name, value, note in figures
-        ),
-        class_="figures",
     )
 
 
@@ -201,75 +169,12 @@ def _share_of_model(view: RunView) -> str:
     return f"{percent_text(share)} of the model"
 
 
-def _section(title: str, *children: Markup) -> Markup:
-    if not any(child.source for child in children):
-        return Markup("")
-    return element("section", element("h2", title), *children)
-
-
-def _sentences(sentences: Sequence[str]) -> Markup:
-    return element("ul", *(element("li", sentence) for sentence in sentences)) if sentences else Markup("")
-
-
-def _figure(variants: Mapping[str, bytes], alternative_text: str) -> Markup:
-    return element(
-        "figure",
-        element(
-            "picture",
-            *(element("source", srcset=_data_uri(png), media=media) for media, png in variants.items() if media),
-            element("img", src=_data_uri(variants[""]), alt=alternative_text),
-        ),
-    )
-
-
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _table(table: Table) -> Markup:
-    if not table.rows:
-        return Markup("")
-
-    def cells(tag: str, row: tuple[str, ...]) -> Markup:
-        return fragment(
-            *(
-                element(tag, clean(cell), **({"class_": "words"} if index in table.text_columns else {}))
-                for index, cell in enumerate(row)
-            )
-        )
-
-    return element(
-        "div",
-        element(
-            "table",
-            element("caption", table.title),
-            element("thead", element("tr", cells("th", table.headings))),
-            element("tbody", *(element("tr", cells("td", row)) for row in table.rows)),
-        ),
-        element("p", table.note, class_="quiet") if table.note else "",
-        class_="table",
-    )
-
-
-def _command(view: RunView) -> Markup:
-    # The spaces between the options are part of what is copied.
-    words = (fragment(element("span", word), " ") for word in repeat_command(view.start.config))
-    command = element("p", element("code", *words), class_="command")
-    if not is_deployed(view.start.config):
-        return command
-    clients = "Give it your own kit and --listen. Each client takes part with its own data:"
-    client = element("p", element("code", "plait client --kit KIT --server HOST:PORT --data FILE"), class_="command")
-    return fragment(command, element("p", clients), client)
-
-
-def _pairs(pairs: Mapping[str, Json]) -> Markup:
-    if not pairs:
-        return Markup("")
-    return element(
-        "dl",
-        *(element("div", element("dt", key), element("dd", _value_text(value))) for key, value in pairs.items()),
-        class_="pairs",
-    )
+def _printable(value: object) -> object:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _value_text(value: Json) -> str:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from plait.files import write_atomically
-from plait.report.html import render_html
 from plait.report.summary import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
@@ -26,6 +25,7 @@ def write_report(run_directory: Path) -> RunView:
         MachineError: the directory cannot be written.
     """
     # Loading matplotlib takes a second, which reading a summary need not wait for.
+    from plait.report.html import render_html
     from plait.report.plots import draw_plots
     from plait.report.theme import LIGHT, THEMES
 
