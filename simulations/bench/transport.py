@@ -246,7 +246,7 @@ class ChannelRounds:
             raise MachineError(f"{len(nodes)} nodes are there, expected {self._nodes}")
         with self._channel.exchange(Purpose.TRAIN, str(self._number)) as exchange:
             for node in nodes:
-                exchange.send(node, (_TASK, body) if body is not _TASK else (_TASK, b""))
+                exchange.send(node, (_TASK, b"" if body == _TASK else body))
             for _ in nodes:
                 received = exchange.receive(_START_S)
                 if received is None:
