@@ -19,6 +19,7 @@ from client.task_handle import TaskHandle
 from client.watched_thread import watched_thread
 from client.wording import size
 from plait.abandon import Abandoned
+from plait.transport.chunks import chunks_of
 from plait.transport.framing import pack_part
 from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
@@ -206,6 +207,5 @@ def _parts(session: Session, task: Task, answer: Answer, offset: int) -> Iterato
         offset=offset,
     )
     yield pb.UploadPart(start=start).SerializeToString()
-    view = memoryview(answer.data)
-    for begin in range(offset, len(view), CHUNK_BYTES):
-        yield pack_part(view[begin : begin + CHUNK_BYTES])
+    for chunk in chunks_of(answer.data, offset):
+        yield pack_part(chunk)

@@ -47,7 +47,7 @@ def group_and_type(task_id: str) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StoredAnswer:
     """An answer as it was received.
 
     Attributes:
@@ -92,7 +92,7 @@ class Inbox:
         """Whether the complete answer to a task is here."""
         return (node, task_id) in self._whole
 
-    def read(self, node: str, task_id: str) -> Answer:
+    def read(self, node: str, task_id: str) -> StoredAnswer:
         """The complete answer to a task.
 
         Raises:
@@ -104,14 +104,14 @@ class Inbox:
             with path.open("rb", buffering=0) as file:
                 large = os.fstat(file.fileno()).st_size >= _MAPPED_BYTES
                 if large and (view := map_file(file.fileno())) is not None:
-                    return Answer(view[0], view[HEADER_BYTES:])
+                    return StoredAnswer(view[0], view[HEADER_BYTES:])
                 header = file.read(HEADER_BYTES)
                 data = file.readall()
         except OSError as error:
             raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
         if len(header) < HEADER_BYTES:
             raise MachineError(f"'{path}' has {len(header)} bytes, expected at least {HEADER_BYTES}")
-        return Answer(header[0], data)
+        return StoredAnswer(header[0], data)
 
     def held_bytes(self, node: str, task_id: str, digest: bytes) -> int:
         """Number of bytes received of the answer with this SHA-256."""

@@ -74,11 +74,6 @@ class Incoming:
             raise
 
     @property
-    def is_closed(self) -> bool:
-        """Whether nothing can be written any more."""
-        return self._file.closed
-
-    @property
     def missing_bytes(self) -> int:
         """Bytes still to come."""
         return self._size - self._written

@@ -15,8 +15,8 @@ import grpc
 
 from plait.errors import DiskFullError, MachineError, PlaitError
 from plait.rounds.run_progress import RunProgress
+from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_chunk, unpack_part
-from plait.transport.protocol import CHUNK_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, certified_name
@@ -122,13 +122,11 @@ class FederationService:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"this was downloaded {_SAME_BODY} times in a minute, try again later",
             )
-        view = memoryview(body)
         try:
             async with self._downloads.turn(session.node.name) as transfer:
-                for start in range(request.offset, len(view), CHUNK_BYTES):
+                for chunk in chunks_of(body, request.offset):
                     if not session.is_open:
                         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
-                    chunk = view[start : start + CHUNK_BYTES]
                     await context.write(pack_chunk(chunk))
                     transfer.moved(len(chunk))
                     session.node.sent(len(chunk))

@@ -1,6 +1,6 @@
 """Code shared by both ends of a gRPC federation: constants, chunk streams, channel credentials and options."""
 
-from plait.transport.chunks import chunks_of_bytes, chunks_of_file
+from plait.transport.chunks import chunks_of
 from plait.transport.credentials import (
     CHANNEL_OPTIONS,
     SERVER_OPTIONS,
@@ -31,8 +31,7 @@ __all__ = [
     "SERVER_OPTIONS",
     "SESSION_BYTES",
     "channel_credentials",
-    "chunks_of_bytes",
-    "chunks_of_file",
+    "chunks_of",
     "enrolment_bytes",
     "fetch_status",
     "node_number",

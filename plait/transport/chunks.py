@@ -5,25 +5,14 @@ Knows nothing of the messages that carry the chunks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import BinaryIO
 
+from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES
 
 
-def chunks_of_bytes(data: bytes, offset: int = 0, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The bytes from `offset` on, one chunk copied at a time; nothing if it is at or beyond the end."""
-    for start in range(offset, len(data), chunk_bytes):
-        yield data[start : start + chunk_bytes]
-
-
-def chunks_of_file(file: BinaryIO, offset: int = 0, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """The bytes of an open file from `offset` to its end, one chunk in memory at a time.
-
-    Raises:
-        OSError: cannot be read.
-    """
-    file.seek(offset, os.SEEK_SET)
-    while chunk := file.read(chunk_bytes):
-        yield chunk
+def chunks_of(data: Data, offset: int = 0, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+    """Views of the bytes from `offset` on, none of them copied; nothing if it is at or beyond the end."""
+    view = memoryview(data)
+    for start in range(offset, len(view), chunk_bytes):
+        yield view[start : start + chunk_bytes]

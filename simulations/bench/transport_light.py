@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from plait.errors import PeerError
-from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of_bytes
+from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of
 from plait.transport.framing import pack_part, unpack_chunk
 from plait.v1 import federation_pb2 as pb
 
@@ -107,7 +107,7 @@ class LightNode:
 
         async def parts() -> AsyncIterator[bytes]:
             yield pb.UploadPart(start=start).SerializeToString()
-            for chunk in chunks_of_bytes(answer):
+            for chunk in chunks_of(answer):
                 yield pack_part(chunk)
 
         upload = channel.stream_unary(

@@ -217,7 +217,7 @@ def federation() -> Iterator[FederationDouble]:
 
 
 @dataclass
-class Desk:
+class HeldApp:
     """A ClientApp whose work a test can hold up, and what it was asked."""
 
     asked: list[bytes] = field(default_factory=list)
@@ -247,8 +247,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def held_app() -> HeldApp:
+    return HeldApp()
 
 
 @dataclass
@@ -271,7 +271,7 @@ StartNode = Callable[..., RunningNode]
 
 
 @pytest.fixture
-def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iterator[StartNode]:
+def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) -> Iterator[StartNode]:
     started: list[RunningNode] = []
 
     def start(**changes: object) -> RunningNode:
@@ -283,7 +283,7 @@ def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iter
             }
         )  # fmt: skip
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
-        app = desk.app()
+        app = held_app.app()
 
         def open_workplace(run: Run) -> AppWorkplace:
             hosted = HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=dict(run.config))
@@ -310,7 +310,7 @@ def start_node(federation: FederationDouble, desk: Desk, tmp_path: Path) -> Iter
         return running
 
     yield start
-    desk.go_on.set()
+    held_app.go_on.set()
     for running in started:
         running.node.stop()
         running.end()

@@ -8,12 +8,12 @@ from plait.v1 import federation_pb2 as pb
 
 
 def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     node = start_node()
     wait_until(lambda: federation.readies, "the node to be ready")
     federation.give("1.train.0", b"slow")
-    wait_until(lambda: desk.asked, "the task to be begun")
+    wait_until(lambda: held_app.asked, "the task to be begun")
     work = pb.Work(message_type="evaluate", group_id="1", content=pb.CONTENT_PLAIT, head=bytes(1000))
     for number in range(1000):
         federation.say(pb.ToNode(work=pb.Work(**{"task_id": f"1.evaluate.{number}", **fields(work)})))
@@ -21,7 +21,7 @@ def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(
     assert f"server sent a task while {MOST_WAITING} others wait" in node.events("lost")[0]["text"]
     assert len(node.node._worker._waiting) <= MOST_WAITING
     federation.tasks.clear()
-    desk.go_on.set()
+    held_app.go_on.set()
     wait_until(lambda: len(federation.readies) > 1, "the node to come back")
     federation.give("2.train.0", b"later")
     wait_until(lambda: "2.train.0" in federation.answers, "an honest task to be done")
@@ -32,7 +32,7 @@ def fields(work: pb.Work) -> dict[str, object]:
 
 
 def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"head", bytes(2_000_000))
     start_node(policy=Policy(max_task_mb=1.0))
@@ -40,7 +40,7 @@ def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(
     kind, text = federation.answers["1.train.0"]
     assert kind == pb.CONTENT_ERROR
     assert b"max-task-mb of this client's policy allows at most 1" in text
-    assert not desk.asked
+    assert not held_app.asked
     assert not federation.offsets or federation.offsets[0][0] != "download"
 
 

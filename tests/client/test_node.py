@@ -21,7 +21,9 @@ from plait.v1 import federation_pb2 as pb
 BODY = bytes(range(256)) * 40
 
 
-def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, desk, start_node, wait_until) -> None:
+def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(
+    federation, held_app, start_node, wait_until
+) -> None:
     node = start_node()
     wait_until(lambda: federation.readies, "the node to be ready")
     assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 1)
@@ -71,7 +73,7 @@ def test_tasks_that_share_a_body_fetch_it_once(federation, start_node, wait_unti
 
 
 def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"", BODY)
     federation.bodies[federation.tasks["1.train.0"].body_sha256] = BODY + b"more than declared"
@@ -82,11 +84,11 @@ def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
     assert b"longer than 10240 bytes" in text
     federation.give("1.train.1", b"next")
     wait_until(lambda: "1.train.1" in federation.answers, "the next answer")
-    assert desk.asked == [b"next"]
+    assert held_app.asked == [b"next"]
 
 
 def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_done(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"", BODY)
     # An older connection of this node has answered it meanwhile.
@@ -96,11 +98,11 @@ def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_d
     assert "no open task of this node has this body" in node.events("dropped")[0]["text"]
     federation.give("2.train.0", b"next", group="2")
     wait_until(lambda: "2.train.0" in federation.answers, "the next answer")
-    assert desk.asked == [b"next"]
+    assert held_app.asked == [b"next"]
 
 
 def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"", BODY)
     federation.cut_download_at = [3000]
@@ -116,7 +118,7 @@ def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
 
 
 def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_done(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"", BODY)
     federation.bodies.clear()
@@ -129,16 +131,16 @@ def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_do
 
     federation.on_no_body = offer_again
     wait_until(lambda: federation.answers, "the answer")
-    assert desk.asked == [BODY]
+    assert held_app.asked == [BODY]
     assert not node.events("dropped")
 
 
 def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"slow")
     start_node()
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     federation.challenge_delay_s = 0.3  # six of the node's reports
     federation.restart()
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
@@ -156,20 +158,20 @@ def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node, wa
 
 
 def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("1.train.0", b"slow")
     node = start_node()
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     federation.stop()
     wait_until(lambda: "connection refused" in str(node.events("lost")), "the node to notice and say why")
-    before = desk.steps
-    wait_until(lambda: desk.steps > before + 3, "work to go on meanwhile")
+    before = held_app.steps
+    wait_until(lambda: held_app.steps > before + 3, "work to go on meanwhile")
     federation.start()
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
-    desk.go_on.set()
+    held_app.go_on.set()
     wait_until(lambda: federation.answers, "an answer")
-    assert desk.asked == [b"slow"]
+    assert held_app.asked == [b"slow"]
 
 
 SERVE = """
@@ -205,13 +207,13 @@ def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_unti
 
 
 def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.give("0.query.0", b"who", message_type="query", group="0")
     node = start_node()
     wait_until(lambda: federation.answers, "a description")
     federation.give("1.train.0", b"slow")
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     federation.stop()
     # The server comes back without its memory: it asks who is there before it comes to the round again.
     (work,) = federation.tasks.values()
@@ -222,20 +224,20 @@ def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
     federation.start()
     # The description that the node gave before is good enough, so the work under way holds nobody up.
     wait_until(lambda: "0.query.0" in federation.answers, "the description to be sent again")
-    assert desk.asked == [b"who", b"slow"]
-    desk.go_on.set()
+    assert held_app.asked == [b"who", b"slow"]
+    held_app.go_on.set()
     wait_until(lambda: node.events("shelved"), "the upload to be turned down")
     federation.unknown.clear()
     federation.tasks["1.train.0"] = work
     federation.say(pb.ToNode(work=work))
     wait_until(lambda: "1.train.0" in federation.answers, "the answer")
-    assert desk.asked == [b"who", b"slow"]
+    assert held_app.asked == [b"who", b"slow"]
 
 
-def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, desk, start_node, wait_until) -> None:
+def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, held_app, start_node, wait_until) -> None:
     federation.give("1.train.0", b"slow")
     node = start_node()
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     federation.stop()
     federation.tasks.clear()
     federation.give("2.train.0", b"next", group="2")
@@ -245,10 +247,10 @@ def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, des
     assert "another task instead" in str(node.events("dropped"))
 
 
-def test_a_withdrawn_task_stops_at_its_next_step(federation, desk, start_node, wait_until) -> None:
+def test_a_withdrawn_task_stops_at_its_next_step(federation, held_app, start_node, wait_until) -> None:
     federation.give("1.train.0", b"slow")
     node = start_node()
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     federation.tasks.clear()
     federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")))
     wait_until(lambda: node.events("dropped"), "the task to be dropped")
@@ -337,7 +339,7 @@ def test_a_server_that_goes_for_a_while_is_waited_for(federation, start_node, wa
     assert "restarting" in str(node.events("lost")[0]["text"])
 
 
-def test_another_run_on_the_same_server_begins_afresh(federation, desk, start_node, wait_until) -> None:
+def test_another_run_on_the_same_server_begins_afresh(federation, held_app, start_node, wait_until) -> None:
     federation.give("1.train.0", b"same")
     start_node()
     wait_until(lambda: federation.answers, "an answer")
@@ -346,17 +348,17 @@ def test_another_run_on_the_same_server_begins_afresh(federation, desk, start_no
     federation.give("1.train.0", b"same")
     federation.tasks = dict(federation.tasks)
     federation.restart()
-    wait_until(lambda: len(desk.asked) == 2, "the task of the other run to be done as well")
+    wait_until(lambda: len(held_app.asked) == 2, "the task of the other run to be done as well")
 
 
-def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, desk, start_node, wait_until) -> None:
+def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, start_node, wait_until) -> None:
     federation.give("1.train.0", b"slow")
     node = start_node()
-    wait_until(lambda: desk.steps > 3, "work")
+    wait_until(lambda: held_app.steps > 3, "work")
     node.node.stop()
     node.end()
     assert isinstance(node.error, Interrupted)
-    assert not desk.go_on.is_set()
+    assert not held_app.go_on.is_set()
     assert federation.answers == {}
 
 
@@ -368,7 +370,7 @@ def test_the_system_may_end_a_node_without_an_error(federation, start_node, wait
     assert node.error is None
 
 
-def test_the_server_hears_what_a_node_is_doing(federation, desk, start_node, wait_until) -> None:
+def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node, wait_until) -> None:
     federation.give("1.train.0", b"slow")
     start_node()
     wait_until(lambda: any("step" in report.doing for report in federation.progress), "a report")
@@ -384,16 +386,16 @@ def test_the_server_hears_what_a_node_is_doing(federation, desk, start_node, wai
         pb.Work(task_id="t", message_type="train", content=pb.CONTENT_PLAIT, body_bytes=1 << 40, body_sha256=bytes(32)),
     ],
 )
-def test_what_is_no_task_costs_the_server_its_connection(federation, desk, start_node, wait_until, work) -> None:
+def test_what_is_no_task_costs_the_server_its_connection(federation, held_app, start_node, wait_until, work) -> None:
     node = start_node()
     wait_until(lambda: federation.readies, "the node to be ready")
     federation.say(pb.ToNode(work=work))
     wait_until(lambda: len(federation.readies) == 2, "the node to come back")
     assert "expected" in str(node.events("lost")) or "digest" in str(node.events("lost"))
-    assert desk.asked == []
+    assert held_app.asked == []
 
 
-def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, desk, start_node, wait_until) -> None:
+def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_app, start_node, wait_until) -> None:
     federation.stalled = threading.Event()
     federation.give("1.train.0", b"", BODY)
     node = start_node()
@@ -401,11 +403,11 @@ def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, desk, 
     federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="enough")))
     wait_until(lambda: node.events("dropped"), "the task to be dropped")
     federation.stalled.set()
-    assert desk.asked == []
+    assert held_app.asked == []
 
 
 def test_an_answer_that_is_asked_for_while_the_server_says_it_is_not_is_sent(
-    federation, desk, start_node, wait_until
+    federation, held_app, start_node, wait_until
 ) -> None:
     federation.unknown.add("1.train.0")
     federation.give("1.train.0", b"big")
@@ -422,7 +424,7 @@ def test_an_answer_that_is_asked_for_while_the_server_says_it_is_not_is_sent(
 
     federation.on_held = ask_meanwhile
     wait_until(lambda: "1.train.0" in federation.answers, "the answer")
-    assert desk.asked.count(b"big") == 1
+    assert held_app.asked.count(b"big") == 1
 
 
 def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again(tmp_path) -> None:

@@ -18,7 +18,7 @@ from plait.transport import (
     CHANNEL_OPTIONS,
     CHUNK_BYTES,
     PROTOCOL_VERSION,
-    chunks_of_bytes,
+    chunks_of,
     enrolment_bytes,
 )
 from plait.trust.keys import NodeKey
@@ -122,8 +122,8 @@ class BareNode:
     def upload(self, task_id: str, answer: bytes, **changes) -> pb.Receipt:
         def parts() -> Iterator[pb.UploadPart]:
             yield self.start(task_id, answer, **changes)
-            for chunk in chunks_of_bytes(answer, changes.get("offset", 0), chunk_bytes=CHUNK_BYTES):
-                yield pb.UploadPart(data=chunk)
+            for chunk in chunks_of(answer, changes.get("offset", 0), chunk_bytes=CHUNK_BYTES):
+                yield pb.UploadPart(data=bytes(chunk))
 
         return self.stub.Upload(parts(), timeout=self.patience_s)
 

@@ -6,7 +6,7 @@ import sys
 
 import grpc.aio
 
-from plait.transport import CHANNEL_OPTIONS, PROTOCOL_VERSION, chunks_of_bytes
+from plait.transport import CHANNEL_OPTIONS, PROTOCOL_VERSION, chunks_of
 from plait.transport.framing import pack_part
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -37,7 +37,7 @@ async def node(address: str, name: str, answer: bytes, digest: bytes) -> None:
 
             async def parts(start=start):
                 yield pb.UploadPart(start=start).SerializeToString()
-                for chunk in chunks_of_bytes(answer):
+                for chunk in chunks_of(answer):
                     yield pack_part(chunk)
 
             receipt = await upload(parts())

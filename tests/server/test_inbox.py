@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from plait.errors import ConfigError, MachineError, PeerError
-from server.inbox import Answer, Inbox, group_and_type, task_id_of
+from server.inbox import Inbox, StoredAnswer, group_and_type, task_id_of
 
 DATA = bytes(range(256)) * 5000
 FULL = Path("/dev/full")
@@ -54,7 +54,7 @@ def test_what_was_written_is_read_also_by_a_later_inbox(inbox, tmp_path):
 
     for each in (inbox, Inbox(tmp_path / "inbox", node_quota_bytes=1)):
         assert each.has("alice", "1.train.0")
-        assert each.read("alice", "1.train.0") == Answer(1, DATA)
+        assert each.read("alice", "1.train.0") == StoredAnswer(1, DATA)
 
 
 def test_an_answer_that_was_read_stays_whole_when_it_is_deleted_and_received_anew(inbox):
@@ -182,7 +182,7 @@ def test_an_upload_that_is_resumed_again_and_again_is_hashed_once_at_its_end(inb
     assert sum(hashed) == 0
     assert receive(inbox, data=DATA[-1:], offset=SIZE - 1)
     assert sum(hashed) == SIZE
-    assert inbox.read("alice", "1.train.0") == Answer(1, DATA)
+    assert inbox.read("alice", "1.train.0") == StoredAnswer(1, DATA)
 
 
 def test_a_closed_inbox_has_no_file_open_and_lets_nothing_be_written(inbox):
@@ -191,7 +191,7 @@ def test_a_closed_inbox_has_no_file_open_and_lets_nothing_be_written(inbox):
 
     inbox.close()
 
-    assert incoming.is_closed
+    assert incoming._file.closed
     with pytest.raises(MachineError, match="the server stops"):
         incoming.write(DATA[100:])
     assert inbox.held_bytes("alice", "1.train.0", DIGEST) == 100
