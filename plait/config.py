@@ -231,6 +231,18 @@ class RunConfig(BaseModel, frozen=True):
     eval_clients: Annotated[
         int, Field(ge=0, description="clients that evaluate, the same ones each time; 0 means all")
     ] = 0
+    take_back: Annotated[
+        bool,
+        Field(description="undo half of a step after which the held-out loss is higher, and shorten the next steps"),
+    ] = True
+    patience: Annotated[
+        int,
+        Field(ge=0, le=_MOST, description="end after this many evaluations without a lower loss; 0 runs all rounds"),
+    ] = 0
+    keep: Annotated[
+        Literal["best", "last"],
+        Field(description="publish the adapter of the evaluation with the lowest loss, or of the last round"),
+    ] = "last"
     reference: Annotated[
         str, Field(description="also train baselines: central (pooled data), local (each client alone), or both")
     ] = ""
@@ -288,6 +300,11 @@ class RunConfig(BaseModel, frozen=True):
             raise ValueError("trainer is given, expected proximal, scaffold and moments to be left to it")
         if self.scaffold and self.given_own_share:
             raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
+        if self.patience and self.given_own_share:
+            raise ValueError(
+                f"own-share is {self.own_share} and patience is {self.patience}, expected one of them: clients make "
+                "their own adapters in the last round, and with patience nobody knows which that is"
+            )
         if self.side_by_side > 1 and self.over_selection:
             raise ValueError(
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "

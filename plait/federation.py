@@ -24,7 +24,7 @@ from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import SCHEMA, Adapter, Base, Event, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.recorded import weight_ratio_in
+from plait.rounds.recorded import Kept, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.weights import WEIGHT_RATIO
@@ -84,14 +84,18 @@ def run_federation(
     was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
-        publisher.publish(state)
+        keeps_best = config.keep == "best"
+        kept = kept_in(read_events(directory.ledger), best=keeps_best) or Kept(state.round, state.shadow.digest().hex())
+        if not keeps_best:
+            publisher.publish(state)
         directory.tidy_clients()
         ledger.append(
             RunFinished(
                 rounds=state.round,
                 wall_s=round(done_before_s + time.perf_counter() - started, 3),
                 peak_rss_bytes=machine.peak_rss_bytes(),
-                adapter=state.shadow.digest().hex(),
+                adapter=kept.adapter,
+                kept_round=kept.round,
             )
         )
         if was_done:

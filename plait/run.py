@@ -205,8 +205,9 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 0
     bits = max(bits_of(config.wire), TURNED_BITS if settled.turns else 0)
+    accepted = float(config.take_back and not rule.moves_base)
     return CopiesOnDisk(
         client=2 * (own + owed + moments + drift),
         client_after=own,
-        server=1 + CHECKPOINTS_KEPT * (1 + max(lag, 1) + settled.optimizer.copies + bits / 32),
+        server=1 + CHECKPOINTS_KEPT * (1 + accepted + max(lag, 1) + settled.optimizer.copies + bits / 32),
     )

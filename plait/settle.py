@@ -17,6 +17,7 @@ from plait.rounds.coordinator import RunPlan
 from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
+from plait.rounds.watch import Watch
 from plait.training.methods import Method, check_method_and_rule, method_of
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -87,6 +88,7 @@ class Settled:
             norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
+            watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config),
         )
@@ -158,7 +160,7 @@ def _moments(config: RunConfig, rule: Rule) -> str:
 def _own_share(config: RunConfig, rule: Rule) -> float:
     if config.own_share != "auto":
         return config.own_share
-    are_several = config.clients > 1 and not config.scaffold
+    are_several = config.clients > 1 and not config.scaffold and not config.patience
     return _OWN_SHARE if _can_have_own(rule) and _all_meet(config) and are_several else 0.0
 
 

@@ -24,6 +24,8 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.ClientTurnedAway: ("cannot-take-part", ("client", "reason", "detail")),
     events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
     events.UpdateRefused: ("update-refused", ("round", "client", "reason", "detail")),
+    events.StepTakenBack: ("step-taken-back", ("round", "worse", "accepted", "taken_back", "scale")),
+    events.EndedEarly: ("ended-early", ("round", "idle")),
     events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }
 

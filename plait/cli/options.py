@@ -15,8 +15,8 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
     "Rounds": (
         "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "weighting",
-        "server_optimizer", "server_learning_rate", "server_momentum", "wire", "reference", "seed", "out",
-        "publish",
+        "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",
+        "reference", "seed", "out", "publish",
     ),
     "Clients that fail or lie": (
         "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",

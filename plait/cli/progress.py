@@ -19,11 +19,13 @@ from plait.rounds.events import (
     ClientsDescribed,
     ClientsGathered,
     ClientTurnedAway,
+    EndedEarly,
     Evaluated,
     Event,
     PublishFailed,
     ReplyReceived,
     Score,
+    StepTakenBack,
     UpdateReceived,
     UpdateRefused,
     WaitingForClients,
@@ -119,6 +121,8 @@ class _Viewer:
                 self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
             case Evaluated():
                 self._show_loss(event)
+            case StepTakenBack() | EndedEarly():
+                self._screen.print(f"[yellow]{event.sentence}[/]")
             case _:
                 pass
 

@@ -17,9 +17,14 @@ from plait.cli.output import print_json
 from plait.errors import PeerError
 
 if TYPE_CHECKING:
+    from plait.config import RunConfig
     from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
     from plait.run import Run
+
+
+# Events after which another adapter is published.
+_REPLACES = ("evaluated", "step_taken_back")
 
 
 def verify(
@@ -45,7 +50,7 @@ def verify(
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-    rounds = [event.adapter for event in events if isinstance(event, RoundFinished)]
+    rounds = sum(isinstance(event, RoundFinished) for event in events)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
 
     @cache
@@ -55,14 +60,14 @@ def verify(
 
         return resolve(settle(settings))
 
-    adapter = _check_adapter(directory, rounds, resolved)
+    adapter = _check_adapter(directory, events, settings, resolved)
     replayed = _replay(directory, events, resolved()) if settings.keep_updates else None
     if json_output:
         print_json(
             {
                 "events": len(events),
                 "torn_bytes": torn,
-                "rounds": len(rounds),
+                "rounds": rounds,
                 "signatures": signed,
                 "replayed": replayed,
                 "ok": True,
@@ -80,25 +85,39 @@ def verify(
     )
 
 
-def _check_adapter(directory: RunDirectory, rounds: list[str], resolved: Callable[[], Run]) -> str:
+def _check_adapter(
+    directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
+) -> str:
     """Describe the adapter in the run directory."""
     from plait.adapters import AdapterState, Layout, load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
+    from plait.rounds.events import RunFinished
+    from plait.rounds.recorded import kept_in
 
-    if not rounds and not directory.adapter.exists():
+    best = settings.keep == "best"
+    kept = kept_in(events, best=best)
+    if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
     tensors = load_peft_directory(directory.adapter).tensors
     layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
     digest = AdapterState.from_tensors(layout, tensors).digest().hex()
-    if rounds and digest == rounds[-1]:
-        return f"that of round {len(rounds)}"
-    # The run was killed between publishing a round's adapter and recording it in the ledger.
+    if kept and digest == kept.adapter:
+        return f"that of round {kept.round}"
+    # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.
     last = finished_in_checkpoint(directory.checkpoints)
-    if last and (last["adapter"], last["round"]) == (digest, len(rounds) + 1):
-        return f"that of round {len(rounds) + 1}, which `plait resume` will finish"
-    if rounds and _published(directory, resolved()) == (rounds[-1], digest):
-        return f"that of round {len(rounds)}, in plain PEFT form"
-    expected = rounds[-1][:16] if rounds else "none before the first round is finished"
+    finished = kept.round if kept else 0
+    if not best and last and (last["adapter"], last["round"]) == (digest, finished + 1):
+        return f"that of round {finished + 1}, which `plait resume` will finish"
+    newest = max(number for number, event in enumerate(events) if number == 0 or event.event in _REPLACES)
+    before = kept_in(events[:newest], best=best)
+    if before and digest == before.adapter and not any(isinstance(event, RunFinished) for event in events):
+        return f"that of round {before.round}, which `plait resume` will replace"
+    if kept and (published := _published(directory, resolved())) and published[1] != published[0]:
+        if published == (kept.adapter, digest):
+            return f"that of round {kept.round}, in plain PEFT form"
+        if best and published[0] != kept.adapter:
+            return f"not checked: the plain PEFT form of round {kept.round}, of which no checkpoint is left"
+    expected = kept.adapter[:16] if kept else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
 
 
@@ -144,4 +163,4 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     if beginning.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     state = begun(initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, run.base_fingerprint)
-    return replay(directory, events, state, folding)
+    return replay(directory, events, state, folding, take_back=run.settled.config.take_back)

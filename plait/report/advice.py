@@ -31,7 +31,26 @@ _AHEAD_OF_OWN = "clients have too little in common for so few rounds. More round
 def advice(view: RunView) -> tuple[str, ...]:
     """Sentences on the run's rule, rank, clients and update; none if nothing stands out."""
     rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
-    return (*_on_rule(view, rounds), *_on_agreement(view, rounds), *_on_outliers(rounds), *_on_step(view))
+    return (
+        *_on_watch(view),
+        *_on_rule(view, rounds),
+        *_on_agreement(view, rounds),
+        *_on_outliers(rounds),
+        *_on_step(view),
+    )
+
+
+def _on_watch(view: RunView) -> Iterator[str]:
+    """What the run did about its own evaluations."""
+    for event in view.taken_back.values():
+        yield event.sentence
+    if view.taken_back and view.ended_early is None:
+        yield "A lower --learning-rate or --server-learning-rate would avoid that."
+    if view.ended_early:
+        yield view.ended_early.sentence
+    kept = view.end.kept_round if view.end else None
+    if kept is not None and kept < len(view.rounds):
+        yield f"The published adapter is that of round {kept}, the best evaluated one."
 
 
 def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:

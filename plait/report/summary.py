@@ -41,6 +41,8 @@ def summarise(view: RunView) -> dict[str, Json]:
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
+        "kept_round": view.end.kept_round if view.end else None,
+        "steps_taken_back": [*view.taken_back],
         "clients": len(view.client_names),
         "trainable_parameters": view.start.adapter.trainable_parameters,
         "full_model_bytes": view.start.full_model_bytes,

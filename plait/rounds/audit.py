@@ -6,15 +6,26 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from plait.adapters import Json
 from plait.errors import MachineError, PeerError
-from plait.rounds.events import ClientsDescribed, Event, RoundFinished, UpdateReceived, UpdateRefused
-from plait.rounds.folding import Folding, Refused
+from plait.rounds.events import (
+    ClientsDescribed,
+    Evaluated,
+    Event,
+    RoundFinished,
+    StepTakenBack,
+    UpdateReceived,
+    UpdateRefused,
+)
+from plait.rounds.folding import Folding, Refused, TakesBack
 from plait.rounds.norm_bound import Norms
+from plait.rounds.recorded import evaluations_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.watch import Standing
 from plait.trust.keys import verify
 from plait.wire.signature import read_signed, signature_of, signed_bytes
 
@@ -53,7 +64,12 @@ def check_signatures(events: Sequence[Event]) -> int:
 
 
 def replay(
-    directory: RunDirectory, events: Sequence[Event], state: RunState, folding: Callable[[Refused], Folding]
+    directory: RunDirectory,
+    events: Sequence[Event],
+    state: RunState,
+    folding: Callable[[Refused], Folding],
+    *,
+    take_back: bool = False,
 ) -> int:
     """Recompute every finished round from the stored updates, and compare.
 
@@ -62,6 +78,7 @@ def replay(
         events: its ledger.
         state: before round 1.
         folding: the run's rule, optimizer and codec, reporting refusals to the given function.
+        take_back: whether the run takes back steps that made the adapter worse.
 
     Returns:
         Number of rounds with the same adapter, bit for bit.
@@ -74,8 +91,19 @@ def replay(
     done = 0
     fold = folding(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
     told = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
+    evaluations = {each.round: each for each in evaluations_in(events)} if take_back else {}
+    standing = Standing()
     for event in events:
-        if isinstance(event, UpdateReceived):
+        if isinstance(event, Evaluated) and state.round in evaluations:
+            standing = standing.after(evaluations.pop(state.round))
+            if not standing.worse and fold.takes_back is not TakesBack.NOTHING:
+                state = replace(state, accepted=state.adapter)
+        elif isinstance(event, StepTakenBack) and event.adapter:
+            if not standing.worse:
+                raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
+            state, fields = fold.take_back(state)
+            _check_same(state.round, fields, event.adapter)
+        elif isinstance(event, UpdateReceived):
             received.setdefault(event.round, {})[event.client] = event
         elif isinstance(event, RoundFinished):
             number = state.round + 1
@@ -86,18 +114,22 @@ def replay(
                 for client, update in sorted(received.get(number, {}).items())
             }
             try:
-                state, fields = fold.step(state, number, norms)
+                state, fields = fold.step(state, number, norms, scale=standing.scale)
             except MachineError as error:
                 raise PeerError(str(error)) from error
-            if fields["adapter"] != event.adapter:
-                raise PeerError(
-                    f"round {number} recomputed gives adapter {str(fields['adapter'])[:16]}, "
-                    f"expected {event.adapter[:16]} as the ledger says"
-                )
+            _check_same(number, fields, event.adapter)
             for misfit in sorted(refused - told):
                 raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
             state, done = replace(state, finished={}), number
     return done
+
+
+def _check_same(number: int, fields: Mapping[str, Json], recorded: str) -> None:
+    if fields["adapter"] != recorded:
+        raise PeerError(
+            f"round {number} recomputed gives adapter {str(fields['adapter'])[:16]}, "
+            f"expected {recorded[:16]} as the ledger says"
+        )
 
 
 def _norms(

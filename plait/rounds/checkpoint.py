@@ -1,8 +1,9 @@
 """Checkpoints: the state after each finished round, complete on disk before the ledger records the round.
 
 One folder per round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
-``adapters.safetensors`` (master, shadows and their drifts, flat), the newest broadcast of each track and of the base,
-the moved base, and the state of rule and server optimizer. Older checkpoints are dropped once a newer one is complete.
+``adapters.safetensors`` (master, the master last accepted, shadows and their drifts, flat), the newest broadcast of
+each track and of the base, the moved base, and the state of rule and server optimizer. Older checkpoints are dropped
+once a newer one is complete.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ def finished_in_checkpoint(directory: Path) -> Mapping[str, Json]:
 
 def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     adapters = {"adapter": state.adapter.flat}
+    if state.accepted is not None:
+        adapters["accepted"] = state.accepted.flat
     files: dict[str, bytes] = {}
     for number, track in enumerate(state.tracks):
         adapters[f"shadow-{number}"] = track.shadow.flat
@@ -168,6 +171,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         rule_memory=_arrays(files.get("rule.safetensors")),
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
         norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
+        accepted=AdapterState(ranks.master.spec.layout, flats["accepted"]) if "accepted" in flats else None,
         finished=cast("dict[str, Json]", scalars["finished"]),
     )
 

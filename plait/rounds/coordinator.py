@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, PeerError
 from plait.rounds import events
@@ -24,7 +25,7 @@ from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
-from plait.rounds.folding import Folding, Weighting
+from plait.rounds.folding import Folding, TakesBack, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
@@ -35,6 +36,7 @@ from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sam
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
+from plait.rounds.watch import Standing, Watch, standing_after
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
@@ -63,6 +65,7 @@ class RunPlan:
         weight_ratio: largest weight, as a multiple of the round's median.
         keep_updates: whether updates stay in the spool after their round.
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
+        watch: what follows from its evaluations.
     """
 
     rounds: int
@@ -81,6 +84,7 @@ class RunPlan:
     weight_ratio: float = WEIGHT_RATIO
     keep_updates: bool = False
     patience: Patience = field(default_factory=Patience)
+    watch: Watch = field(default_factory=Watch)
 
 
 class Coordinator:
@@ -122,6 +126,7 @@ class Coordinator:
         )
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, turns=self._folding.turns)
         self._publish = publish
+        self._standing = Standing()
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -138,22 +143,25 @@ class Coordinator:
             Interrupted: the user asked to stop.
             MachineError: the disk is full.
         """
-        plan = self._plan
         recorded = Recorded.of(read_events(self._directory.ledger))
         self._misfits.update(recorded.misfits)
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
-            if state.round == plan.rounds and recorded.evaluated == plan.rounds:
-                return state
+            self._standing = standing_after(each for each in recorded.held_out if each.round < state.round)
+            newest = next((each for each in recorded.held_out if each.round == state.round), None)
+            if newest and self._is_over(state.round, self._standing.after(newest)):
+                return self._follow_up(state, newest, recorded)
             with self._roster() as roster:
                 state = self._begin(state, roster, recorded)
-                if recorded.evaluated < state.round and self._evaluation_due(state.round):
-                    state = self._evaluate(state, roster)
-                while state.round < plan.rounds:
+                if newest:
+                    state = self._follow_up(state, newest, recorded)
+                elif self._evaluation_due(state.round):
+                    state = self._evaluate(state, roster, recorded)
+                while not self._is_over(state.round, self._standing):
                     state = self._round(state, roster, recorded)
                     if self._evaluation_due(state.round):
-                        state = self._evaluate(state, roster)
+                        state = self._evaluate(state, roster, recorded)
         except (Interrupted, KeyboardInterrupt):
             self._ledger.append(events.Interrupted(round=state.round))
             raise
@@ -216,7 +224,8 @@ class Coordinator:
                 f"expected at least {self._plan.quorum}"
             )
 
-        state, finished = self._folding.step(state, number, stored)
+        scale = self._standing.scale if self._plan.watch.take_back else 1.0
+        state, finished = self._folding.step(state, number, stored, scale=scale)
         wanted = self._plan.cohort_size
         if not self._channel.open_ended:
             # Nobody else can come.
@@ -284,7 +293,8 @@ class Coordinator:
 
     def _conclude(self, state: RunState) -> None:
         """Finish a round once its checkpoint is complete."""
-        self._publish(state)
+        if not self._plan.watch.keep_best:
+            self._publish(state)
         if not self._plan.keep_updates:
             self._directory.clear_updates()
         self._ledger.append(events.RoundFinished.model_validate(state.finished))
@@ -302,7 +312,7 @@ class Coordinator:
         if (number, client) not in recorded.received:
             self._log_update(opened, update, stored[client], uplink_bytes=len(encode_reply(UpdateReply(update))))
 
-    def _evaluate(self, state: RunState, roster: Roster) -> RunState:
+    def _evaluate(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         if self._channel.open_ended:
             self._gather(roster)
         losses: dict[str, ClientLoss] = {}
@@ -338,9 +348,59 @@ class Coordinator:
                     own[answer.client] = own_loss
         if losses:
             own_mean = mean_loss(own) if own else None
-            self._ledger.append(events.Evaluated(round=state.round, **dict(mean_loss(losses)), own=own_mean))
-        elif not self._channel.open_ended:
+            evaluated = events.Evaluated(
+                round=state.round, adapter=state.shadow.digest().hex(), **dict(mean_loss(losses)), own=own_mean
+            )
+            self._ledger.append(evaluated)
+            return self._follow_up(state, evaluated, recorded)
+        if not self._channel.open_ended:
             raise PeerError(f"no client could evaluate round {state.round}, expected at least 1")
+        return state
+
+    def _is_over(self, number: int, standing: Standing) -> bool:
+        """Whether no round comes after this one."""
+        patience = self._plan.watch.patience
+        return number == self._plan.rounds or bool(patience and standing.idle >= patience)
+
+    def _follow_up(self, state: RunState, newest: events.Evaluated, recorded: Recorded) -> RunState:
+        """Do what an evaluation of this state leads to: publish it, take its step back, or end the run.
+
+        A run that is killed before its next checkpoint does the same again from its ledger, and tells of it once.
+        """
+        watch = self._plan.watch
+        self._standing = standing = self._standing.after(newest)
+        if watch.keep_best and standing.best is newest:
+            self._publish(state)
+        if self._is_over(state.round, standing):
+            if state.round < self._plan.rounds and not recorded.ended_early:
+                self._ledger.append(events.EndedEarly(round=state.round, idle=standing.idle))
+            return state
+        if not watch.take_back:
+            return state
+        if not standing.worse:
+            keeps = self._folding.takes_back is not TakesBack.NOTHING
+            return replace(state, accepted=state.adapter) if keeps else state
+        return self._take_back(state, recorded)
+
+    def _take_back(self, state: RunState, recorded: Recorded) -> RunState:
+        fields: dict[str, Json] = {"taken_back": TakesBack.NOTHING.value}
+        if state.accepted is not None:
+            state, fields = self._folding.take_back(state)
+        if state.round not in recorded.taken_back:
+            standing = self._standing
+            self._ledger.append(
+                events.StepTakenBack.model_validate(
+                    {
+                        "round": state.round,
+                        "worse": standing.worse,
+                        "accepted": standing.accepted,
+                        "scale": standing.scale,
+                        **fields,
+                    }
+                )
+            )
+        if "adapter" in fields and not self._plan.watch.keep_best:
+            self._publish(state)
         return state
 
     def _asking(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Asking:
@@ -395,6 +455,7 @@ class Coordinator:
                 examples=opened.header.examples,
                 tokens=int(metrics.get("train_tokens", 0)),
                 train_loss=metrics.get("train_loss"),
+                first_loss=metrics.get("first_loss"),
                 train_s=metrics.get("train_s"),
                 digest=opened.delta.digest().hex(),
                 norms={figure: norm for figure, norm in norms.items() if norm},

@@ -143,7 +143,8 @@ class RunFinished(Event):
         rounds: how many.
         wall_s: working time, without pauses between interruption and resumption.
         peak_rss_bytes: memory of the server's process, or of the whole simulation.
-        adapter: digest of the last adapter.
+        adapter: digest of the adapter that is published.
+        kept_round: the round that it is of; None before runs could keep an earlier one.
     """
 
     event = "run_finished"
@@ -151,6 +152,7 @@ class RunFinished(Event):
     wall_s: Number | None = None
     peak_rss_bytes: Count | None = None
     adapter: str = ""
+    kept_round: Count | None = None
 
 
 class WaitingForClients(Event):
@@ -310,6 +312,7 @@ class UpdateReceived(Event):
         examples: training sequences that the client states.
         tokens: that it trained on.
         train_loss: mean over its local steps.
+        first_loss: of its first local step, before any training; None if its trainer does not report it.
         train_s: seconds that it trained.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.norm_bound`).
@@ -330,6 +333,7 @@ class UpdateReceived(Event):
     examples: Count = 0
     tokens: Count = 0
     train_loss: Number | None = None
+    first_loss: Number | None = None
     train_s: Number | None = None
     digest: str = ""
     norms: Mapping[str, Number] = {}
@@ -459,11 +463,61 @@ class MeanScore(Score):
 
 
 class Evaluated(Event, MeanScore):
-    """The adapter after `round` was evaluated; `own` has the clients' own adapters where they have them."""
+    """The adapter after `round`, of digest `adapter`, was evaluated; `own` has the clients' own adapters, if any."""
 
     event = "evaluated"
     round: Count
+    adapter: str = ""
     own: MeanScore | None = None
+
+
+class StepTakenBack(Event):
+    """The evaluation after `round` was worse than the best one before.
+
+    Attributes:
+        round: that was evaluated.
+        worse: the rise of the mean held-out loss above the best evaluation, in nats.
+        accepted: the last round whose evaluation was not worse.
+        scale: of the steps that follow, at most 1.
+        taken_back: ``half`` or ``all`` of the way since `accepted`; ``nothing`` if this run's rule cannot.
+        adapter: digest of the adapter that clients hold from here on, in hexadecimal; empty if nothing was taken back.
+        broadcast_distortion: relative error of the broadcast's encoding.
+    """
+
+    event = "step_taken_back"
+    round: Count
+    worse: Number
+    accepted: Count = 0
+    scale: Number = 1.0
+    taken_back: str = ""
+    adapter: str = ""
+    broadcast_distortion: Number | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        rose = f"After round {self.round} the held-out loss was {self.worse:.3f} above the best evaluation"
+        since = f"the step since round {self.accepted}"
+        match self.taken_back:
+            case "half":
+                return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."
+            case "all":
+                return f"{rose}: {since} was taken back."
+            case _:
+                return f"{rose}: {since} stays, because this rule moves the base."
+
+
+class EndedEarly(Event):
+    """The run ends after `round`: its last `idle` evaluations brought no lower loss."""
+
+    event = "ended_early"
+    round: Count
+    idle: Count
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in words."""
+        return f"The run ended after round {self.round}: its last {self.idle} evaluations brought no lower loss."
 
 
 class Reference(Event, Certainty):
@@ -522,6 +576,8 @@ EVENTS: tuple[type[Event], ...] = (
     UpdateRefused,
     RoundFinished,
     Evaluated,
+    StepTakenBack,
+    EndedEarly,
     Reference,
     PublishFailed,
 )

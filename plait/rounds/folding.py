@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-from plait.adapters import Json, norm
+import numpy as np
+
+from plait.adapters import AdapterState, Json, norm
 from plait.aggregation import (
     ANY_RANK,
     BOTH_SIDES,
@@ -47,6 +49,16 @@ class Weighting(StrEnum):
     """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (weights.py)."""
     EQUAL = "equal"
     """As much as any other's: in a round each has trained on as much."""
+
+
+class TakesBack(StrEnum):
+    """How far a step that made the adapter worse can be taken back."""
+
+    HALF = "half"
+    ALL = "all"
+    """Factors are other ones in every round, and a mean of two pairs of them is neither."""
+    NOTHING = "nothing"
+    """The round's progress is in the base, which does not move back."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +177,16 @@ class Folding:
         refused = {client: why for client in sorted(norms) if (why := beyond(norms[client], limits))}
         return Verdict(tuple(client for client in sorted(norms) if client not in refused), refused, limits)
 
-    def step(self, state: RunState, number: int, norms: Mapping[str, Norms]) -> tuple[RunState, dict[str, Json]]:
+    def step(
+        self, state: RunState, number: int, norms: Mapping[str, Norms], *, scale: float = 1.0
+    ) -> tuple[RunState, dict[str, Json]]:
         """What rule and server optimizer make of the stored updates.
 
         Args:
             state: after the round before.
             number: of the round.
             norms: of every stored update, by client.
+            scale: of the step; below 1 where one before made the adapter worse.
 
         Returns:
             (the state after the round, fields for the ledger).
@@ -196,6 +211,8 @@ class Folding:
         weights = bounded(examples, self._weight_ratio) if examples else {}
         outcome, diagnostics, folded = self._fold(state, context, verdict, weights)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
+        if scale != 1 and self.takes_back is TakesBack.HALF:
+            step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.turns else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         state = replace(state, norms=remembered(state.norms, [norms[client] for client in folded], verdict.limits))
@@ -221,6 +238,39 @@ class Folding:
         fields["broadcast_distortion"] = encoding.distortion
         fields["broadcast_codec_s"] = round(encoding.codec_s, 4)
         return state, fields
+
+    @property
+    def takes_back(self) -> TakesBack:
+        """How far a step of this run can be taken back."""
+        if self._rule.moves_base:
+            return TakesBack.NOTHING
+        return TakesBack.ALL if self.turns else TakesBack.HALF
+
+    def take_back(self, state: RunState) -> tuple[RunState, dict[str, Json]]:
+        """The state once the steps since the last accepted evaluation are taken back by half, or all of them.
+
+        Clients hold the adapter that is taken back, so the next broadcast leads from it.
+
+        Returns:
+            (the state, fields for the ledger).
+
+        Raises:
+            MachineError: nothing is kept to go back to.
+        """
+        if state.accepted is None:
+            raise MachineError("no adapter is kept that steps could be taken back to")
+        wanted = state.accepted
+        if self.takes_back is TakesBack.HALF:
+            wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
+        before = None if self.turns else state.adapter
+        state, encoding = follow(
+            replace(state, adapter=wanted), self._ranks, self._base, wire=self._wire, before=before
+        )
+        return state, {
+            "adapter": state.shadow.digest().hex(),
+            "taken_back": self.takes_back.value,
+            "broadcast_distortion": encoding.distortion,
+        }
 
     def _fold(
         self, state: RunState, context: RoundContext, verdict: Verdict, weight_of: Mapping[str, float]

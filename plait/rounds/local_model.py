@@ -65,6 +65,7 @@ class Trained:
         tokens: tokens that went through the model.
         seconds: wall time.
         moments: AdamW's; None if a custom trainer does not expose them.
+        first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
     """
 
     state: AdapterState
@@ -72,6 +73,7 @@ class Trained:
     tokens: int
     seconds: float
     moments: Moments | None = None
+    first_loss: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

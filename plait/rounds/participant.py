@@ -239,6 +239,7 @@ class Participant:
             examples=job.examples,
             metrics={
                 "train_loss": trained.loss,
+                **({} if trained.first_loss is None else {"first_loss": trained.first_loss}),
                 "train_tokens": float(trained.tokens),
                 "train_s": trained.seconds,
                 "distortion": encoded.encoding.distortion or 0.0,

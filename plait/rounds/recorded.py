@@ -12,21 +12,58 @@ from dataclasses import dataclass
 from plait.rounds.channel import Purpose
 from plait.rounds.events import (
     ClientsDescribed,
+    EndedEarly,
     Evaluated,
     Event,
     ReplyReceived,
     RoundFinished,
     RoundStarted,
     RunStarted,
+    StepTakenBack,
     UpdateReceived,
     UpdateRefused,
 )
+from plait.rounds.watch import standing_after
 
 
 def weight_ratio_in(events: Sequence[Event]) -> float:
     """Largest weight in a run, as a multiple of the median; infinite for a run that began before there was a bound."""
     ratio = next((event.weight_ratio for event in events if isinstance(event, RunStarted)), None)
     return math.inf if ratio is None else ratio
+
+
+def evaluations_in(events: Sequence[Event]) -> tuple[Evaluated, ...]:
+    """The evaluations in the order of their rounds; of one that was repeated, the last."""
+    found = {event.round: event for event in events if isinstance(event, Evaluated)}
+    return tuple(found[number] for number in sorted(found))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The adapter that a run publishes.
+
+    Attributes:
+        round: after which it stood.
+        adapter: its digest, as hex.
+    """
+
+    round: int
+    adapter: str
+
+
+def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
+    """The adapter that the run of these events publishes; None before there is one.
+
+    Args:
+        events: of a ledger, from its beginning.
+        best: whether it is that of the evaluation with the lowest loss, not the newest.
+    """
+    if best:
+        lowest = standing_after(evaluations_in(events)).best
+        return Kept(lowest.round, lowest.adapter) if lowest else None
+    steps = (event for event in events if isinstance(event, (RoundFinished, StepTakenBack)) and event.adapter)
+    newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
+    return Kept(newest.round, newest.adapter) if newest else None
 
 
 @dataclass(frozen=True)
@@ -36,20 +73,24 @@ class Recorded:
     Attributes:
         begun: whether the run has begun: enough clients had joined once.
         finished: the last finished round.
-        evaluated: the last evaluated round; -1 for none.
         received: rounds and clients of the recorded updates.
         evaluations: rounds and clients of the recorded losses.
         clients: the known clients.
         misfits: rounds, clients and reasons of the recorded refusals.
+        held_out: the recorded evaluations, in the order of their rounds.
+        taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
+        ended_early: whether it records that the run ended before its last round.
     """
 
     begun: bool
     finished: int
-    evaluated: int
     received: frozenset[tuple[int, str]]
     evaluations: frozenset[tuple[int, str]]
     clients: frozenset[str]
     misfits: frozenset[tuple[int, str, str]]
+    held_out: tuple[Evaluated, ...]
+    taken_back: frozenset[int]
+    ended_early: bool
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
@@ -57,7 +98,6 @@ class Recorded:
         return cls(
             begun=any(isinstance(event, (Evaluated, RoundStarted)) for event in events),
             finished=max((event.round for event in events if isinstance(event, RoundFinished)), default=0),
-            evaluated=max((event.round for event in events if isinstance(event, Evaluated)), default=-1),
             received=frozenset((event.round, event.client) for event in events if isinstance(event, UpdateReceived)),
             evaluations=frozenset(
                 (event.round, event.client)
@@ -70,4 +110,7 @@ class Recorded:
             misfits=frozenset(
                 (event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)
             ),
+            held_out=evaluations_in(events),
+            taken_back=frozenset(event.round for event in events if isinstance(event, StepTakenBack)),
+            ended_early=any(isinstance(event, EndedEarly) for event in events),
         )

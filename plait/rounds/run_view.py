@@ -46,6 +46,8 @@ class RunView:
         sent_bytes_before: bytes sent in both directions before each evaluation.
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
+        taken_back: steps that made the adapter worse, by round.
+        ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
         traffic: by (round, client); round 0 is everything before training.
         sent: all bytes.
@@ -64,6 +66,8 @@ class RunView:
         default_factory=dict[tuple[int, str], events.UpdateReceived]
     )
     refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
+    taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
+    ended_early: events.EndedEarly | None = None
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     sent: Traffic = field(default_factory=Traffic)
@@ -115,6 +119,10 @@ class RunView:
             case events.Evaluated():
                 self.evaluations[event.round] = event
                 self.sent_bytes_before[event.round] = self.sent.total_bytes
+            case events.StepTakenBack():
+                self.taken_back[event.round] = event
+            case events.EndedEarly():
+                self.ended_early = event
             case events.Reference():
                 self.references[event.kind] = event
             case events.Interrupted():
@@ -188,14 +196,17 @@ class RunView:
 
     @property
     def final_evaluation(self) -> events.Evaluated | None:
-        """The newest evaluation of an adapter; None before the first."""
+        """That of the published adapter, or the newest of an unfinished run; None before the first."""
+        if self.end and self.end.kept_round in self.evaluations:
+            return self.evaluations[self.end.kept_round]
         newest = max(self.evaluations, default=0)
         return self.evaluations[newest] if newest else None
 
     @property
     def own_evaluation(self) -> events.MeanScore | None:
         """Each client's personalized adapter, beside the newest shared one; None if clients have none, or not yet."""
-        return self.final_evaluation.own if self.final_evaluation else None
+        newest = self.evaluations.get(max(self.evaluations, default=0))
+        return newest.own if newest else None
 
     @property
     def train_tokens_per_s(self) -> float | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 import tempfile
 import time
@@ -65,6 +66,7 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
 
     def train(model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings) -> StepReport:
         from datasets import Dataset, disable_progress_bars
+        from transformers import PrinterCallback
 
         disable_progress_bars()
         data = Dataset.from_dict(
@@ -77,17 +79,26 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
         # Standard output is for plait's own results; a trainer's output goes to standard error.
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
             trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
+            if remove := getattr(trainer, "remove_callback", None):
+                remove(PrinterCallback)
             result = trainer.train()
         loss = float(getattr(result, "training_loss", float("nan")))
         steps = settings.local_steps * settings.gradient_accumulation_steps * settings.batch_size
         tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
-        return StepReport(loss, tokens, time.perf_counter() - started)
+        return StepReport(loss, tokens, time.perf_counter() - started, _first_loss(trainer))
 
     return train
 
 
+def _first_loss(trainer: TrainerLike) -> float | None:
+    """What the trainer logged after its first step, where it keeps a log as transformers does."""
+    log = getattr(getattr(trainer, "state", None), "log_history", None) or [{}]
+    loss = log[0].get("loss")
+    return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
+
+
 def training_arguments(settings: Settings, output_dir: str, device: str) -> dict[str, object]:
-    """The run's settings under the names of transformers' TrainingArguments; nothing is saved, logged or reported."""
+    """The run's settings under the names of transformers' TrainingArguments; nothing is saved or reported."""
     return {
         "output_dir": output_dir,
         "max_steps": settings.local_steps,
@@ -103,6 +114,7 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
         "dataloader_pin_memory": device == "cuda",
         "disable_tqdm": True,
         "logging_strategy": "no",
+        "logging_first_step": True,
         "save_strategy": "no",
         "report_to": "none",
     }

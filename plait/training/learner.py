@@ -22,6 +22,12 @@ from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
 
+LARGEST_FALL = 1.0
+"""Nats by which a step may predict, to first order, that its batch's loss falls. It limits what a step does to the
+model rather than to its parameters, so that it means the same for every method, rank and base: a trust region (Conn,
+Gould and Toint, "Trust Region Methods", 2000). A suitable learning rate rarely reaches it; one ten times too high
+does in every step, and learns instead of diverging (`simulations/defaults`)."""
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -55,11 +61,13 @@ class StepReport:
         loss: mean over its steps of the mean loss a step, in nats.
         tokens: tokens that went through the model, padding not counted.
         seconds: wall time; a part of it where several adapters shared it.
+        first_loss: mean loss of the first step, before anything was trained; None where the trainer does not say.
     """
 
     loss: float
     tokens: int
     seconds: float
+    first_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,15 +148,17 @@ class Learner:
         optimizer.take(gradients)
         if self._origin is not None:
             gradient.add_(optimizer.master - self._origin, alpha=settings.proximal)
-        _clip_(gradient, settings.max_grad_norm)
+        kept = _clip_(gradient, settings.max_grad_norm)
+        before = optimizer.master.clone()
         optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        _shorten_(optimizer.master, before, gradient, kept)
         if self._correction is not None:
             optimizer.master.add_(self._correction)
         self._losses.append(loss)
 
     def finish(self, seconds: float) -> LocalTraining:
         """What is left behind after steps that took so long."""
-        report = StepReport(sum(self._losses) / len(self._losses), self._tokens, seconds)
+        report = StepReport(sum(self._losses) / len(self._losses), self._tokens, seconds, self._losses[0])
         flat = self._optimizer.master.cpu().numpy().copy()
         return LocalTraining(flat, report, self._optimizer.moments(len(self._losses)))
 
@@ -170,9 +180,26 @@ def schedule_factor(settings: Settings, step: int) -> float:
 
 
 @torch.no_grad()
-def _clip_(gradient: Tensor, longest: float) -> None:
-    """As torch's clip_grad_norm_ does."""
-    gradient.mul_((longest / (gradient.norm() + 1e-6)).clamp(max=1.0))
+def _clip_(gradient: Tensor, longest: float) -> Tensor:
+    """As torch's clip_grad_norm_ does; returns the factor."""
+    factor = (longest / (gradient.norm() + 1e-6)).clamp(max=1.0)
+    gradient.mul_(factor)
+    return factor
+
+
+@torch.no_grad()
+def _shorten_(after: Tensor, before: Tensor, gradient: Tensor, kept: Tensor) -> None:
+    """Shorten the step from `before` to `after` to what predicts a fall of the loss by `LARGEST_FALL` at most.
+
+    Args:
+        after: (size,) changed in place.
+        before: (size,)
+        gradient: (size,) of the loss at `before`, times `kept`.
+        kept: what clipping left of it, 0 to 1.
+    """
+    predicted = float(gradient @ (before - after) / kept)
+    if LARGEST_FALL < predicted < math.inf:
+        after.lerp_(before, 1 - LARGEST_FALL / predicted)
 
 
 def order(count: int, seed: int) -> Iterator[int]:

@@ -21,6 +21,7 @@ from plait.data import Record, RecordKind
 from plait.errors import DiskFullError, PlaitError
 from plait.rounds.evaluation import Judgement
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
+from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
@@ -180,7 +181,7 @@ class PeftLocalModel:
         if self._own_trainer is not None:
             with only_trained(parameters, trained_parameters(model, parameters, settings.trained)):
                 report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
-            return Trained(read_adapter(model, state), report.loss, report.tokens, report.seconds, None)
+            return _trained(read_adapter(model, state), report)
         done = train_steps(
             model,
             parameters,
@@ -192,7 +193,7 @@ class PeftLocalModel:
             moments=job.carried.moments,
             drift=job.carried.drift,
         )
-        return _trained(job, done)
+        return _learned(job, done)
 
     def lesson(self, job: TrainJob) -> Lesson:
         """What a learner is given of a job."""
@@ -205,7 +206,7 @@ class PeftLocalModel:
         first = jobs[0]
         model = self._on_base(first)
         done = train_cohort(model, adapter_parameters(model, first.spec.layout), lessons, task=first.spec.task)
-        return None if done is None else [_trained(job, each) for job, each in zip(jobs, done, strict=True)]
+        return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 
     def _seeded(self, job: TrainJob) -> Settings:
         return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
@@ -271,7 +272,9 @@ def _alone(job: TrainJob) -> Trained | PlaitError:
         return error
 
 
-def _trained(job: TrainJob, done: LocalTraining) -> Trained:
-    report = done.report
-    after = AdapterState(job.spec.layout, done.flat)
-    return Trained(after, report.loss, report.tokens, report.seconds, done.moments)
+def _learned(job: TrainJob, done: LocalTraining) -> Trained:
+    return _trained(AdapterState(job.spec.layout, done.flat), done.report, done.moments)
+
+
+def _trained(after: AdapterState, report: StepReport, moments: Moments | None = None) -> Trained:
+    return Trained(after, report.loss, report.tokens, report.seconds, moments, report.first_loss)

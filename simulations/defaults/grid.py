@@ -22,12 +22,14 @@ from pathlib import Path
 from corpora import CORPORA
 
 CLIENTS = {"news": 5, "austen": 6}
-RATES = (3e-3, 1e-3, 3e-4, 1e-2)
+RATES = (3e-3, 1e-3, 3e-4, 1e-2, 3e-2)
 STEPS: Mapping[str, Mapping[str, object]] = {
     "1": {"server_optimizer": "none"},
     "1.5": {"server_optimizer": "sgd", "server_learning_rate": 1.5},
 }
-COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "own_share": 0, "keep_updates": False}
+COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "own_share": 0, "keep_updates": False, "take_back": False}
+# A part of the size, to rank many cells.
+QUICK = {"rounds": 3, "clients": 4, "seq_len": 64, "wire": "fp32", "max_held_out_sequences": 4}
 
 
 def cells() -> Iterator[dict[str, object]]:
@@ -82,6 +84,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wire", default="1")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--base", default="", help="another base for all texts")
+    parser.add_argument("--quick", action="store_true", help="4 clients, 3 rounds of 4 x 64 tokens, float32 wire")
     parser.add_argument("--held-out", type=int, default=8, help="held-out sequences per client")
     arguments = parser.parse_args()
     done = set()
@@ -99,6 +103,8 @@ def main() -> None:
                 "wire": arguments.wire,
                 "threads": arguments.threads,
                 "max_held_out_sequences": arguments.held_out,
+                **(QUICK if arguments.quick else {}),
+                **({"base": arguments.base} if arguments.base else {}),
             }
             result = run(corpus, arguments.directory, settings)
             row = {"corpus": corpus, "cell": cell["cell"], "seed": arguments.seed, "wire": arguments.wire, **result}

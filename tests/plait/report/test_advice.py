@@ -1,5 +1,6 @@
 from plait.report.advice import advice
-from tests.plait.conftest import finished, numbered, round_finished, run_started, view_of
+from plait.report.summary import summarise
+from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, view_of
 
 
 def told(rule="fedavg", rounds=2, drift=None, **figures):
@@ -77,3 +78,34 @@ def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_
     assert "--own-share 0 spends" in said(0.1)
     assert "--own-share 0 spends" not in said(0.2)
     assert "local-only baseline" not in said(0.01)
+
+
+def watched(*events, kept_round):
+    rounds = [round_finished(number, 2) for number in (1, 2, 3)]
+    losses = [evaluated(number, loss, {"ann": loss}) for number, loss in enumerate((4.0, 3.5, 3.8, 3.6))]
+    end = {**finished(3), "kept_round": kept_round}
+    return view_of(numbered([run_started(), *rounds, *losses, *events, end]))
+
+
+def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
+    event = {"event": "step_taken_back", "round": 2, "worse": 0.3, "accepted": 1, "scale": 0.5}
+    rose = "After round 2 the held-out loss was 0.300 above the best evaluation"
+    half = advice(watched({**event, "taken_back": "half", "adapter": "ab" * 32}, kept_round=3))
+    assert half[:2] == (
+        f"{rose}: half of the step since round 1 was taken back, and later steps count 0.5 times.",
+        "A lower --learning-rate or --server-learning-rate would avoid that.",
+    )
+    (stays, *_) = advice(watched({**event, "taken_back": "nothing"}, kept_round=3))
+    assert stays.endswith("the step since round 1 stays, because this rule moves the base.")
+
+
+def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
+    view = watched({"event": "ended_early", "round": 3, "idle": 2}, kept_round=1)
+    assert advice(view)[:2] == (
+        "The run ended after round 3: its last 2 evaluations brought no lower loss.",
+        "The published adapter is that of round 1, the best evaluated one.",
+    )
+    assert view.final_evaluation is not None
+    assert view.final_evaluation.loss == 3.5
+    assert summarise(view)["final_held_out_loss"] == 3.5
+    assert summarise(view)["kept_round"] == 1

@@ -46,11 +46,15 @@ def started(run: str = "", **fields: object) -> RunStarted:
 
 @dataclass(frozen=True)
 class FakeModel:
-    """Moves its adapter towards a target of its own, with a little noise from the task's seed."""
+    """Moves its adapter towards a target of its own, with a little noise from the task's seed.
+
+    In the rounds in `astray` it goes four times as far the other way.
+    """
 
     target: float
     train_examples: int
     held_out_tokens: int = 40
+    astray: tuple[int, ...] = ()
     layout: Layout | None = None
     stood_on: list[MovedBase] = field(default_factory=list)
     base_fingerprint: bytes = FINGERPRINT
@@ -91,12 +95,14 @@ class FakeModel:
             before = carried.moments or Moments.none(state.layout.size, len(state.layout.slots))
             after = after + np.float32(0.1) * before.mean
             moments = Moments(after - state.flat, before.square + 1, tuple(n + 1 for n in before.steps))
-        return Trained(AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25, moments=moments)
+        return Trained(
+            AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25, moments=moments, first_loss=2.5
+        )
 
     def trained(self, flat: np.ndarray, seed: int, settings: Settings) -> np.ndarray:
         """The values after the local steps, in the precision of `flat`."""
         noise = np.random.default_rng(seed).normal(scale=0.01, size=flat.shape).astype(flat.dtype)
-        rate = flat.dtype.type(settings.learning_rate)
+        rate = flat.dtype.type(settings.learning_rate * (-4 if settings.round in self.astray else 1))
         for _ in range(settings.local_steps):
             flat = flat + rate * (flat.dtype.type(self.target) - flat + noise)
         return flat

@@ -16,7 +16,7 @@ from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey
 from tests.plait.rounds.conftest import FINGERPRINT, SEED
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
-from tests.plait.rounds.test_resume import CASES
+from tests.plait.rounds.test_resume import CASES, begin
 
 
 def replayed(federation):
@@ -37,12 +37,13 @@ def replayed(federation):
             norm_bound=federation.plan.norm_bound,
             weighting=federation.plan.weighting,
         ),
+        take_back=federation.plan.watch.take_back,
     )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_kept_its_updates_is_computed_again_bit_for_bit(federate, fake_model, case):
-    federation = federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, keep_updates=True, **CASES[case])
+    federation = begin(federate, fake_model, case, keep_updates=True)
     federation.run()
     assert replayed(federation) == 2
 

@@ -38,6 +38,8 @@ NAMES = [
     "update_refused",
     "round_finished",
     "evaluated",
+    "step_taken_back",
+    "ended_early",
     "reference",
     "publish_failed",
 ]

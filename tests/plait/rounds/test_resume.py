@@ -8,6 +8,7 @@ from plait.errors import Interrupted
 from plait.rounds import coordinator
 from plait.rounds.channel import Purpose
 from plait.rounds.memory import IRREPLACEABLE
+from plait.rounds.watch import Watch
 
 CASES = {
     "fedavg": {"wire": "bf16"},
@@ -24,7 +25,17 @@ CASES = {
         "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
         "wire": "bf16",
     },
+    "a step is taken back": {"astray": (1,), "watch": Watch(take_back=True), "wire": "bf16"},
+    "all of a step is taken back": {"astray": (1,), "watch": Watch(take_back=True), "rule": "fedsvd"},
+    "the best is kept": {"astray": (2,), "watch": Watch(keep_best=True)},
 }
+
+
+def begin(federate, fake_model, case, **more):
+    """A federation of two clients of this case."""
+    options = {**CASES[case], **more}
+    astray = options.pop("astray", ())
+    return federate({"alice": fake_model(1, 3, astray=astray), "bob": fake_model(4, 7, astray=astray)}, **options)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +43,8 @@ CASES = {
     [
         ("fedavg", "clients remember"),
         ("fedavg", "torn line"),
+        *(("a step is taken back", left) for left in ("clients remember", "torn line")),
+        ("the best is kept", "clients remember"),
         # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.
         *(pytest.param(case, "clients forget", marks=pytest.mark.slow) for case in CASES),
     ],
@@ -39,7 +52,7 @@ CASES = {
 def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
     federate, fake_model, everyone_holds, tmp_path, monkeypatch, left_behind, case
 ):
-    federation = federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, **CASES[case])
+    federation = begin(federate, fake_model, case)
     snapshots = []
 
     def snapshot(where):
@@ -72,7 +85,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
         for track, wanted in zip(state.tracks, expected.tracks, strict=True):
             assert track.shadow.digest() == wanted.shadow.digest(), where
         assert state.base.moved.digest == expected.base.moved.digest, where
-        assert killed.published[-1].shadow.digest() == expected.shadow.digest(), where
+        assert killed.published[-1].shadow.digest() == federation.published[-1].shadow.digest(), where
         asked = {(ask.round, ask.client) for ask in killed.channel.asked if ask.purpose is Purpose.TRAIN}
         if asked:
             everyone_holds(killed, state)
@@ -86,6 +99,7 @@ def assert_ledger_tells_the_whole_story(federation, where):
 
     assert rounds("round_finished") == [1, 2], where
     assert rounds("evaluated") == [0, 1, 2], where
+    assert len(rounds("step_taken_back")) <= 1, where
     received = {(event["round"], event["client"]) for event in federation.of_kind("update_received")}
     assert received == {(number, name) for number in (1, 2) for name in federation.models}, where
     for event in federation.of_kind("round_finished"):

@@ -42,6 +42,9 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
     trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
     assert local.evaluate(blueprint.spec, trained.state, SETTINGS).loss < before - 0.2
     assert 0 < trained.loss < before
+    # The first step of six that end well below the base.
+    assert trained.first_loss is not None
+    assert trained.loss < trained.first_loss < before + 0.5
     assert trained.tokens == 6 * 2 * 32
 
 
@@ -77,6 +80,7 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "hello from a trainer" in captured.err
+    assert "{" not in captured.err
 
 
 def test_the_trainer_gets_the_runs_settings(resident: ResidentBase, blueprint: Blueprint) -> None:

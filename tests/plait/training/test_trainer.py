@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -64,6 +64,45 @@ def test_training_lowers_the_loss_on_what_it_trains_on(
 
     after = trained(resident, blueprint, rows, replace(SETTINGS, local_steps=20))
     assert loss(after) < loss(blueprint.initial) - 0.1
+
+
+def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    done = run(resident, blueprint, rows, SETTINGS)
+    values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
+    before = judge(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
+    assert done.report.first_loss == pytest.approx(before, rel=1e-5)
+    assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
+
+
+def test_a_step_predicts_a_fall_of_one_nat_at_most_however_high_the_rate(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    state = AdapterState(
+        blueprint.spec.layout, np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    )
+    model = resident.carrying(blueprint.spec, state).train()
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    tokens = torch.stack([torch.from_numpy(row.tokens.astype(np.int64)) for row in rows])
+    model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    gradient = torch.cat([cast("torch.Tensor", each.grad).flatten() for each in parameters]).double().numpy()
+
+    def predicted(rate: float, clipped_to: float) -> float:
+        settings = replace(SETTINGS, local_steps=1, learning_rate=rate, batch_size=8, max_grad_norm=clipped_to)
+        model = resident.carrying(blueprint.spec, state)
+        parameters = adapter_parameters(model, blueprint.spec.layout)
+        done = train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0)
+        return float(gradient @ (state.flat.astype(np.float64) - done.flat))
+
+    small = predicted(1e-4, 100.0)
+    assert predicted(2e-4, 100.0) == pytest.approx(2 * small, rel=1e-2)
+    rate = 1e-4 / small  # one nat, were steps not shortened
+    assert predicted(0.9 * rate, 100.0) == pytest.approx(0.9, rel=1e-2)
+    for more in (2, 10, 1000):
+        assert predicted(more * rate, 100.0) == pytest.approx(1.0, rel=1e-2)
+        assert predicted(more * rate, 0.01) == pytest.approx(1.0, rel=1e-2)
 
 
 def test_steps_equal_torchs_own_adamw_on_pefts_parameters(

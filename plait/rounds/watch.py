@@ -1,0 +1,108 @@
+"""What the evaluations of a run say of its steps: which made things worse, how far the next one goes, when to end.
+
+An evaluation is worse where the mean held-out loss is above that of the best one before by more than a part of the
+gain so far, and at least half of the clients see it rise: no client alone decides. The server then takes the step
+back by half (`folding.Folding.take_back`) and scales the steps that follow, a backtracking line search over rounds
+(Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every evaluation
+that is not worse doubles the scale again, up to 1.
+
+Clients evaluate the same sequences every time, so losses are compared client by client, over the clients that two
+evaluations have in common. Pure: a run that was killed comes to the same standing from its ledger. Knows no adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from plait.rounds.events import Evaluated
+
+_TOLERATED = 0.02
+"""Part of the gain so far that an evaluation may be above the best one before."""
+_LEAST_SCALE = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What follows from a run's evaluations.
+
+    Attributes:
+        take_back: whether a step that made the adapter worse is taken back, and those that follow are shortened.
+        patience: the run ends after so many evaluations without a lower loss; 0 for never.
+        keep_best: whether the adapter of the lowest loss is published, not that of the last round.
+    """
+
+    take_back: bool = False
+    patience: int = 0
+    keep_best: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a loss has changed between two evaluations.
+
+    Attributes:
+        mean: over the tokens of the clients, in nats.
+        risen: part of the clients whose loss has risen, 0 to 1.
+    """
+
+    mean: float
+    risen: float
+
+
+def change_since(before: Evaluated, after: Evaluated) -> Change | None:
+    """How the loss has changed for the clients that both evaluations have; None where there is none."""
+    common = [(after.by_client[name], score) for name, score in before.by_client.items() if name in after.by_client]
+    tokens = sum(now.tokens or 1 for now, _ in common)
+    if not tokens:
+        return None
+    changes = [now.loss - score.loss for now, score in common]
+    mean = math.fsum(change * (now.tokens or 1) for change, (now, _) in zip(changes, common, strict=True)) / tokens
+    return Change(mean, sum(change > 0 for change in changes) / len(changes))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a run's evaluations so far come to.
+
+    Attributes:
+        first: the first evaluation.
+        best: the one of the lowest mean loss.
+        accepted: round of the newest that was not worse: where a step is taken back to.
+        worse: how much the newest is above the best one before, in nats, where that is too much; 0 otherwise.
+        scale: of the steps to come, at most 1.
+        idle: evaluations since the best one.
+    """
+
+    first: Evaluated | None = None
+    best: Evaluated | None = None
+    accepted: int = 0
+    worse: float = 0.0
+    scale: float = 1.0
+    idle: int = 0
+
+    def after(self, newest: Evaluated) -> Standing:
+        """The standing once there is one more evaluation."""
+        if self.first is None or self.best is None:
+            return Standing(newest, newest, newest.round)
+        rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
+        if rise is None:
+            # Nobody can tell: the clients are others.
+            return replace(self, best=newest, accepted=newest.round, worse=0.0, idle=0)
+        gain = max(0.0, -fall.mean) if fall else 0.0
+        is_best = rise.mean < 0
+        standing = replace(
+            self,
+            best=newest if is_best else self.best,
+            idle=0 if is_best else self.idle + 1,
+        )
+        if rise.mean > _TOLERATED * gain and rise.risen >= 0.5:
+            return replace(standing, worse=rise.mean, scale=max(_LEAST_SCALE, self.scale / 2))
+        return replace(standing, accepted=newest.round, worse=0.0, scale=min(1.0, 2 * self.scale))
+
+
+def standing_after(evaluations: Iterable[Evaluated]) -> Standing:
+    """The standing of a run that begins with these evaluations, in the order of their rounds."""
+    return reduce(Standing.after, evaluations, Standing())

@@ -1,0 +1,86 @@
+"""A run that watches itself, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack
+from plait.rounds.ledger import read_events
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def too_far(jsonl: Path, small: tuple[str, ...]) -> tuple[object, ...]:
+    """Options of a run whose steps go far too far."""
+    return (
+        "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 5,
+        "--server-learning-rate", 40, "--learning-rate", 1e-2, "--dtype", "float32", "--threads", 1, "--own-share", 0,
+    )  # fmt: skip
+
+
+def events_of(run: Path, kind: type[Event]) -> list[Event]:
+    return [event for event in read_events(run / "ledger.jsonl") if isinstance(event, kind)]
+
+
+def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ran = plait(*too_far, "--keep-updates", "--keep", "best", "--out", run)
+    assert ran.code == 0, ran.err
+    back = events_of(run, StepTakenBack)
+    assert back
+    assert all(event.sentence in " ".join(ran.err.split()) for event in back)
+    page = (run / "report.html").read_text()
+    assert all(event.sentence.partition(":")[0] in page for event in back)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps_taken_back"] == [event.round for event in back]
+    losses = {event.round: event.loss for event in events_of(run, Evaluated)}
+    (end,) = events_of(run, RunFinished)
+    assert end.kept_round == min(losses, key=losses.__getitem__) == summary["kept_round"]
+    assert summary["final_held_out_loss"] == losses[end.kept_round]
+    verified = plait("verify", run)
+    assert verified.code == 0, verified.err
+    assert f"that of round {end.kept_round}" in verified.out
+    assert "5 recomputed, bit for bit" in verified.out
+
+
+def test_patience_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ran = plait(*too_far, "--no-take-back", "--patience", 2, "--out", run)
+    assert ran.code == 0, ran.err
+    (ended,) = events_of(run, EndedEarly)
+    assert ended.round < 5
+    assert ended.sentence in " ".join(ran.err.split())
+    assert plait("verify", run).code == 0
+
+
+def test_killed_at_any_step_it_ends_with_the_same_adapter(plait, too_far, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    assert plait(*too_far, "--out", whole).code == 0
+    back = events_of(whole, StepTakenBack)[0]
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "plait.cli.main", *map(str, too_far), "--out", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ledger = killed / "ledger.jsonl"
+    while process.poll() is None and not (ledger.exists() and b'"step_taken_back"' in ledger.read_bytes()):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert plait("resume", killed).code == 0
+    weights = "adapter/adapter_model.safetensors"
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+    assert next(event.round for event in events_of(killed, StepTakenBack)) == back.round
+
+
+def test_own_adapters_and_patience_exclude_each_other(plait, too_far, tmp_path: Path) -> None:
+    ran = plait(*too_far, "--own-share", 0.3, "--patience", 2, "--out", tmp_path / "run")
+    assert ran.code == 2
+    assert "own-share is 0.3 and patience is 2, expected one of them" in ran.err

@@ -1,0 +1,158 @@
+"""A run watches itself: steps that made the adapter worse are taken back, and a run that learns no more ends."""
+
+import numpy as np
+import pytest
+
+from plait.errors import PeerError
+from plait.rounds.watch import Watch
+from tests.plait.rounds.test_audit import replayed, rewritten
+
+
+@pytest.fixture
+def astray(federate, fake_model):
+    """A federation whose clients all go the wrong way in some rounds."""
+
+    def make(*rounds, **options):
+        models = {name: fake_model(3.0, 5, astray=rounds) for name in ("alice", "bob", "carol")}
+        return federate(models, **{"watch": Watch(take_back=True), **options})
+
+    return make
+
+
+def losses(federation):
+    return [event["loss"] for event in federation.of_kind("evaluated")]
+
+
+def by_hand(federation, *, taken_back):
+    """Masters after rounds 0, 1, 2 … in float64, as their evaluations leave them, and the rounds taken back."""
+    masters, accepted, scale, back = [federation.initial.flat.astype(np.float64)], 0, 1.0, []
+    lost = [np.mean((masters[0] - 3.0) ** 2)]
+    for number in range(1, federation.plan.rounds + 1):
+        before = masters[-1]
+        step = np.mean([federation.train_alone(name, before, number) - before for name in federation.models], axis=0)
+        masters.append(before + (scale if taken_back else 1.0) * step)
+        lost.append(np.mean((masters[-1] - 3.0) ** 2))
+        best = min(lost[:-1])
+        if lost[-1] <= best + 0.02 * (lost[0] - best):
+            accepted, scale = number, min(1.0, 2 * scale)
+        elif taken_back and number < federation.plan.rounds:
+            masters[-1] = (masters[accepted] + masters[-1]) / 2
+            scale /= 2
+            back.append(number)
+    return masters, back
+
+
+def test_a_step_that_made_the_adapter_worse_is_taken_back_by_half_and_the_next_one_is_half_as_long(
+    astray, everyone_holds
+):
+    federation = astray(2, rounds=8)
+    state = federation.run()
+    expected, rounds = by_hand(federation, taken_back=True)
+    np.testing.assert_allclose(state.adapter.flat, expected[-1], rtol=0, atol=1e-5)
+    everyone_holds(federation, state)
+    assert [event["round"] for event in federation.of_kind("step_taken_back")] == rounds
+    event = federation.of_kind("step_taken_back")[0]
+    assert (event["round"], event["accepted"], event["scale"], event["taken_back"]) == (2, 1, 0.5, "half")
+    assert event["worse"] == pytest.approx(losses(federation)[2] - losses(federation)[1])
+    published = [np.asarray(each.adapter.flat) for each in federation.published if each.round == 2]
+    np.testing.assert_allclose(published[-1], expected[2], rtol=0, atol=1e-5)
+
+
+def test_switched_off_steps_stay(astray):
+    federation = astray(2, rounds=4, watch=Watch())
+    state = federation.run()
+    np.testing.assert_allclose(state.adapter.flat, by_hand(federation, taken_back=False)[0][-1], rtol=0, atol=1e-5)
+    assert not federation.of_kind("step_taken_back")
+
+
+@pytest.mark.parametrize("wire", ["fp32", "1", "0.25"])
+def test_a_run_that_only_improves_has_the_same_bits_watched_or_not(astray, wire):
+    watched, alone = astray(rounds=3, wire=wire), astray(rounds=3, wire=wire, watch=Watch())
+    assert watched.run().shadow.digest() == alone.run().shadow.digest()
+
+
+def test_a_step_of_the_last_round_is_not_taken_back(astray):
+    federation = astray(3, rounds=3)
+    federation.run()
+    assert losses(federation)[3] > losses(federation)[2]
+    assert not federation.of_kind("step_taken_back")
+
+
+def test_where_evaluations_are_rare_all_steps_since_the_last_one_are_taken_back(astray):
+    federation = astray(3, rounds=5, eval_every=2)
+    state = federation.run()
+    # Rounds 3 and 4 together lead away from round 2, and half of the way is taken back after round 4.
+    flat = federation.initial.flat.astype(np.float64)
+    masters = [flat]
+    for number in range(1, 5):
+        flat = masters[-1]
+        masters.append(
+            flat + np.mean([federation.train_alone(name, flat, number) - flat for name in federation.models], axis=0)
+        )
+    middle = (masters[2] + masters[4]) / 2
+    step = np.mean([federation.train_alone(name, middle, 5) - middle for name in federation.models], axis=0)
+    np.testing.assert_allclose(state.adapter.flat, middle + step / 2, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "how"), [("flora", "nothing"), ("fedex", "nothing"), ("fedsvd", "all"), ("fedsa", "half")]
+)
+def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_holds, rule, how):
+    federation = astray(2, rounds=3, rule=rule)
+    state = federation.run()
+    assert losses(federation)[2] > losses(federation)[1]
+    event = federation.of_kind("step_taken_back")[-1]
+    assert (event["round"], event["taken_back"]) == (2, how)
+    assert bool(event["adapter"]) is (how != "nothing")
+    everyone_holds(federation, state)
+    if how == "all":
+        after_1, again = (each for each in (federation.published[0], federation.published[2]))
+        assert (after_1.round, again.round) == (1, 2)
+        assert again.adapter.digest() == after_1.adapter.digest()
+
+
+def test_a_cohort_of_a_part_is_watched_as_well(federate, fake_model, everyone_holds):
+    models = {name: fake_model(3.0, 5, astray=(2,)) for name in "abcde"}
+    federation = federate(models, rounds=3, cohort_size=2, watch=Watch(take_back=True))
+    state = federation.run()
+    assert [event["round"] for event in federation.of_kind("step_taken_back")] == [2]
+    everyone_holds(federation, state)
+
+
+def test_a_run_ends_after_as_many_evaluations_without_a_lower_loss_as_it_has_patience(astray):
+    federation = astray(3, 4, 5, 6, 7, rounds=8, watch=Watch(patience=3))
+    state = federation.run()
+    assert state.round == 5
+    (event,) = federation.of_kind("ended_early")
+    assert (event["round"], event["idle"]) == (5, 3)
+    assert federation.run().shadow.digest() == state.shadow.digest()
+    assert len(federation.of_kind("ended_early", "evaluated")) == 1 + 6
+
+
+def test_the_best_evaluated_adapter_is_what_stays_published(astray):
+    federation = astray(3, 4, rounds=4, watch=Watch(keep_best=True))
+    federation.run()
+    assert [each.round for each in federation.published] == [0, 1, 2]
+    best = min(federation.of_kind("evaluated"), key=lambda event: event["loss"])
+    assert best["adapter"] == federation.published[-1].shadow.digest().hex()
+
+
+def test_a_run_whose_steps_were_taken_back_is_computed_again_bit_for_bit(astray):
+    federation = astray(2, 4, rounds=6, keep_updates=True, wire="bf16")
+    federation.run()
+    assert {2, 4} <= {event["round"] for event in federation.of_kind("step_taken_back")}
+    assert replayed(federation) == 6
+
+
+def test_a_step_that_is_said_to_be_taken_back_without_reason_is_found(astray):
+    federation = astray(2, rounds=3, keep_updates=True)
+    federation.run()
+
+    def flatter(kind, fields):
+        if kind == "evaluated" and fields["round"] == 2:
+            fields["by_client"] = {name: {**row, "loss": 0.0} for name, row in fields["by_client"].items()}
+        return fields
+
+    rewritten(federation, flatter)
+    with pytest.raises(PeerError, match="the step of round 2 was taken back, expected it kept"):
+        replayed(federation)

@@ -1,0 +1,87 @@
+"""Standing of a run by its evaluations."""
+
+from __future__ import annotations
+
+import pytest
+
+from plait.rounds.events import ClientScore, Evaluated
+from plait.rounds.watch import Standing, change_since, standing_after
+
+
+def score(loss: float, tokens: int) -> ClientScore:
+    return ClientScore(loss=loss, tokens=tokens)
+
+
+def evaluation(number: int, by_client: dict[str, ClientScore]) -> Evaluated:
+    return Evaluated(round=number, loss=0.0, by_client=by_client)
+
+
+def evaluated(number: int, *losses: float, tokens: int = 100) -> Evaluated:
+    return evaluation(number, {f"client-{i}": score(loss, tokens) for i, loss in enumerate(losses)})
+
+
+def standing(*evaluations: Evaluated) -> Standing:
+    return standing_after(evaluations)
+
+
+def curve(*losses: float) -> Standing:
+    """One client, evaluated after rounds 0, 1, 2 …"""
+    return standing(*(evaluated(number, loss) for number, loss in enumerate(losses)))
+
+
+def test_a_falling_curve_leaves_the_steps_as_they_are() -> None:
+    now = curve(4.0, 3.5, 3.2, 3.1)
+    assert (now.worse, now.scale, now.idle, now.accepted) == (0.0, 1.0, 0, 3)
+
+
+def test_a_step_that_ends_above_the_base_is_worse_by_the_difference() -> None:
+    now = curve(4.0, 4.25)
+    assert (now.worse, now.scale, now.accepted) == (0.25, 0.5, 0)
+
+
+def test_a_rise_within_a_fiftieth_of_the_gain_is_accepted_and_one_beyond_is_not() -> None:
+    # 1 nat gained: 0.02 is tolerated.
+    assert curve(4.0, 3.0, 3.015).worse == 0
+    assert curve(4.0, 3.0, 3.025).worse == pytest.approx(0.025)
+
+
+def test_a_slow_climb_is_measured_from_the_best_evaluation_not_from_the_one_before() -> None:
+    now = curve(4.0, 3.0, 3.015, 3.03)
+    assert now.worse == pytest.approx(0.03)
+    assert now.accepted == 2
+
+
+def test_the_scale_halves_with_every_worse_evaluation_and_doubles_again_up_to_one() -> None:
+    losses = [4.0, 3.0, 3.5, 3.5, 2.9, 2.8, 2.7]
+    scales = [curve(*losses[: count + 1]).scale for count in range(len(losses))]
+    assert scales == [1, 1, 0.5, 0.25, 0.5, 1, 1]
+
+
+def test_one_client_alone_cannot_make_a_step_count_as_worse() -> None:
+    honest = [evaluated(0, 4.0, 4.0, 4.0), evaluated(1, 3.5, 3.5, 3.5)]
+    now = standing(*honest, evaluated(2, 3.4, 3.4, 100.0))
+    assert (now.worse, now.scale) == (0.0, 1.0)
+    assert standing(*honest, evaluated(2, 3.4, 3.8, 3.8)).worse > 0
+
+
+def test_clients_that_only_one_of_two_evaluations_has_do_not_count() -> None:
+    before = evaluated(0, 4.0, 9.0)
+    after = evaluation(1, {"client-0": score(3.9, 100), "newcomer": score(20.0, 100)})
+    assert standing(before, after).worse == 0
+    assert standing(evaluated(0, 4.0), evaluation(1, {"newcomer": score(20.0, 100)})).accepted == 1
+
+
+def test_clients_count_by_their_tokens() -> None:
+    before = evaluation(0, {"large": score(4.0, 900), "small": score(4.0, 100)})
+    after = evaluation(1, {"large": score(3.9, 900), "small": score(4.8, 100)})
+    change = change_since(before, after)
+    assert change is not None
+    assert change.mean == pytest.approx((900 * -0.1 + 100 * 0.8) / 1000)
+    assert change.risen == 0.5
+
+
+def test_idle_counts_the_evaluations_since_the_best_one() -> None:
+    assert [curve(*[4.0, 3.0, 3.01, 3.0, 2.9][: n + 1]).idle for n in range(5)] == [0, 0, 1, 2, 0]
+    best = curve(4.0, 3.0, 3.01, 3.0).best
+    assert best is not None
+    assert best.round == 1
