@@ -80,7 +80,7 @@ def client(
         policy=policy,
         yes=yes,
     )
-    from client.node import run_node
+    from client.process import run_node
 
     chosen = Style.JSON if json_output else Style.QUIET if quiet else Style.LINES
     run_node(settings, Journal(chosen, sys.stdout if json_output else sys.stderr))

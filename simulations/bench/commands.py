@@ -173,7 +173,7 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
         run_id=1,
         run_config={},
         base_fingerprint=b"",
-        max_answer_bytes=max_answer_bytes,
+        limits=importlib.import_module("server.limits").Limits(max_answer_bytes=max_answer_bytes),
     )
     with grid:
         yield Serving(grid.address, GridChannel(grid))

@@ -1,19 +1,12 @@
 from __future__ import annotations
 
-import io
-import json
-import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from client.journal import Journal, Style
-from client.node import make_room
-from client.settings import check_settings
 from client.state_directory import memory_folder
-from client.workplace import Run
 from plait.address import Address
 from plait.errors import Interrupted, PeerError
 from plait.v1 import federation_pb2 as pb
@@ -425,19 +418,3 @@ def test_an_answer_that_is_asked_for_while_the_server_says_it_is_not_is_sent(
     federation.on_held = ask_meanwhile
     wait_until(lambda: "1.train.0" in federation.answers, "the answer")
     assert held_app.asked.count(b"big") == 1
-
-
-def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again(tmp_path) -> None:
-    settings = check_settings(server="localhost:1", data="ada.jsonl", insecure=True, state=tmp_path)
-    for number in range(6):
-        folder = memory_folder(tmp_path, number, "ada")
-        folder.mkdir(parents=True)
-        (folder / ("own" if number == 1 else "adapter")).write_bytes(bytes(1000))
-        os.utime(folder, (number, number))
-    screen = io.StringIO()
-    run = Run(run_id=9, node_id=1, config={}, base_fingerprint=b"")
-    make_room(run, settings, Journal(Style.JSON, screen))
-    (said,) = map(json.loads, screen.getvalue().splitlines())
-    assert (said["event"], said["runs"], said["bytes"]) == ("state", 4, 4000)
-    assert f"'{tmp_path}' holds 4.0 kB of earlier runs (4)" in said["text"]
-    assert [memory_folder(tmp_path, number, "ada").exists() for number in range(6)] == [False, True, False] + 3 * [True]

@@ -1,0 +1,84 @@
+"""The process of `plait client`: its lock, the operator's data and machine, signals, and the node at work.
+
+Knows nothing of connections and tasks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+from client.base import check_machine, open_or_decline
+from client.journal import Journal, Style
+from client.node import Node
+from client.settings import NodeSettings
+from client.state_directory import locked, memory_folder, prune
+from client.terminal import asker
+from client.wording import size
+from client.workplace import Run, Workplace
+from plait.data import cache_directory, load_dataset
+
+
+def run_node(settings: NodeSettings, journal: Journal) -> None:
+    """Run plait's own ClientApp as a node until its run is over.
+
+    Raises:
+        DataError: the node's own data is invalid; found before connecting.
+        Interrupted: the operator stopped it.
+        PlaitError: as `Node.run`, and if another node has this name here.
+    """
+    with locked(settings.state, settings.name):
+        dataset = load_dataset(settings.data, cache=cache_directory(), progress=lambda _: None)
+        count = len(dataset.records)
+        journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
+
+        def progress(text: str) -> None:
+            journal.tell("preparing", text)
+
+        progress("loading libraries")
+        check_machine(settings, progress=progress)
+
+        ask = asker("Take part in this run?") if journal.style is Style.LINES else None
+
+        def open_for(run: Run) -> Workplace:
+            make_room(run, settings, journal)
+            return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
+
+        node = Node(settings, open_for, journal)
+        with _stopped_by_signals(node):
+            node.run()
+
+
+def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
+    """Remove what the server of an earlier run could send again, and report the rest of such runs."""
+    earlier = prune(settings.state, settings.name, keep=memory_folder(settings.state, run.run_id, settings.name))
+    if earlier.runs:
+        journal.tell(
+            "state",
+            f"'{settings.state}' holds {size(earlier.bytes)} of earlier runs ({earlier.runs}): personalized adapters "
+            "and the state of unfinished runs; delete the folders of runs that you no longer need",
+            runs=earlier.runs,
+            bytes=earlier.bytes,
+        )
+
+
+@contextmanager
+def _stopped_by_signals(node: Node) -> Generator[None]:
+    """The first Ctrl-C or SIGTERM stops the node in an orderly way, the second at once."""
+    asked = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        node.stop(by_system=number == signal.SIGTERM)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
