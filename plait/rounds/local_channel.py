@@ -56,7 +56,7 @@ class LocalChannel:
     Args:
         participant: the one with a number; asked anew for every task, and may raise a `PlaitError`.
         count: how many there are, numbered from 0.
-        train: trains what several have begun.
+        train: trains what several have begun; by default each job's model does its own.
         side_by_side: how many of a round train at once, in the order in which they were asked.
         stop: stops the run between two clients.
     """
@@ -68,13 +68,13 @@ class LocalChannel:
         participant: Callable[[int], Working],
         count: int,
         *,
-        train: TrainJobs,
+        train: TrainJobs | None = None,
         side_by_side: int = 1,
         stop: StopRequest | None = None,
     ) -> None:
         self._participant = participant
         self._count = count
-        self._train = train
+        self._train = train or train_each
         self._side_by_side = side_by_side
         self._stop = stop or StopRequest()
 
@@ -125,6 +125,25 @@ class LocalChannel:
         except PlaitError as error:
             return NoAnswer(f"node {node} failed: {error}")
         return job if isinstance(job, bytes) else _Begun(participant, job)
+
+
+def train_each(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
+    """Do jobs one after the other.
+
+    Raises:
+        Abandoned: nobody waits for this any more.
+        DiskFullError: this machine's disk is full.
+    """
+    return [_trained(job) for job in jobs]
+
+
+def _trained(job: TrainJob) -> Trained | PlaitError:
+    try:
+        return job.model.train(job)
+    except (Abandoned, DiskFullError):
+        raise
+    except PlaitError as error:
+        return error
 
 
 class LocalExchange:

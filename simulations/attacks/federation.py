@@ -1,27 +1,27 @@
-"""One federation in this process: plait's coordinator and participants, and a channel that is a function call."""
+"""One federation in this process: plait's coordinator and participants, over a LocalChannel."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from attacks.model import FINGERPRINT, Client, spec_and_initial
 
 from plait.aggregation import geometry_of, optimizer_for
 from plait.flower.rules import ALL_RULES
-from plait.rounds.channel import Purpose, TaskParts
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.events import SCHEMA, Adapter, Base, RunStarted
 from plait.rounds.ledger import Ledger, read_lines
+from plait.rounds.local_channel import LocalChannel
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.simulation.memory import SharedBytes, VolatileMemory
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
@@ -38,61 +38,6 @@ SETTINGS = Settings(
     seed=0,
     wire="fp32",
 )
-
-
-class Memory(dict[str, bytes]):
-    """A client's memory."""
-
-    def load(self, key: str) -> bytes | None:
-        """What was saved, or None."""
-        return self.get(key)
-
-    def save(self, key: str, data: bytes) -> None:
-        """Keep it."""
-        self[key] = data
-
-
-class Calls:
-    """A channel whose clients work when they are heard."""
-
-    open_ended = False
-
-    def __init__(self, participants: Mapping[int, Participant]) -> None:
-        self.participants = participants
-        self.waiting: dict[int, bytes] = {}
-
-    def nodes(self, at_least: int) -> Sequence[int]:
-        """All of them."""
-        del at_least
-        return list(self.participants)
-
-    def wait(self, timeout_s: float) -> None:
-        """Nobody comes or goes."""
-
-    def identity(self, node: int) -> None:
-        """Nobody has a key."""
-
-    def exchange(self, purpose: Purpose, group: str) -> Calls:
-        """Itself, with nothing under way."""
-        del purpose, group
-        return Calls(self.participants)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.waiting.clear()
-
-    def send(self, node: int, task: TaskParts) -> None:
-        """Keep the task until it is its turn."""
-        self.waiting[node] = b"".join(task)
-
-    def receive(self, timeout_s: float | None) -> tuple[int, bytes] | None:
-        """The next client's answer."""
-        del timeout_s
-        for node in list(self.waiting):
-            return node, self.participants[node].answer(self.waiting.pop(node))
-        return None
 
 
 def run(
@@ -125,8 +70,10 @@ def run(
         settings=SETTINGS,
         norm_bound=bound,
     )
+    shared = SharedBytes()
+    participants = [Participant(client.name, client, VolatileMemory(shared)) for client in clients]
     coordinator = Coordinator(
-        channel=Calls({k: Participant(client.name, client, Memory()) for k, client in enumerate(clients)}),
+        channel=LocalChannel(participants.__getitem__, len(participants)),
         directory=directory,
         ledger=ledger,
         plan=plan,

@@ -6,7 +6,8 @@ import pytest
 
 from plait.errors import DataError, DiskFullError, Interrupted, PlaitError
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.local_channel import LocalChannel, StopRequest
+from plait.rounds.local_channel import LocalChannel, StopRequest, train_each
+from plait.rounds.local_model import TrainJob
 
 
 class Client:
@@ -137,3 +138,12 @@ def test_what_is_unanswered_at_the_end_is_never_done() -> None:
         exchange.send(0, (b"train", b""))
     assert exchange.receive(None) is None
     assert seen == []
+
+
+def test_each_job_is_trained_by_its_own_model_where_nothing_else_is_said() -> None:
+    class Model:
+        def train(self, job):
+            raise DataError("nothing to train on")
+
+    job = TrainJob(Model(), None, None, None, None)
+    assert [str(told) for told in train_each([job])] == ["nothing to train on"]
