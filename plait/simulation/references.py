@@ -38,7 +38,6 @@ def add_references(
     took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
     clients = {name: simulation.model(index) for name, index in named if name in took_part}
-    simulation.base.stand_on(state.base.moved, master.geometry)
     ledger = Ledger(directory.ledger)
     try:
         for kind in missing:
@@ -51,6 +50,7 @@ def add_references(
                 settings=run.settled.plan.settings,
                 steps=config.rounds * config.local_steps,
                 seed=config.seed,
+                moved=state.base.moved,
                 progress=progress,
             )
             mean = mean_loss(reference.by_client)

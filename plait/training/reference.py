@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from peft import PeftModel
 
 from plait.adapters import AdapterSpec, AdapterState
+from plait.aggregation import geometry_of
 from plait.rounds.evaluation import ClientLoss
+from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
@@ -59,6 +61,7 @@ def train_reference(
     settings: Settings,
     steps: int,
     seed: int,
+    moved: MovedBase = UNMOVED,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Reference:
     """Train one of the two baselines.
@@ -72,12 +75,14 @@ def train_reference(
         settings: as in the federated run.
         steps: optimizer steps of one model (rounds x local steps).
         seed: the run's seed.
+        moved: the base's movement before the first round.
         progress: is told what is being done.
     """
     started = time.perf_counter()
     settings = replace(settings, local_steps=steps, done_steps=0)
 
     def train(what: str, examples: Sequence[Example], settings: Settings) -> PeftModel:
+        base.stand_on(moved, geometry_of(spec))
         model = base.carrying(spec, initial)
         train_steps(
             model,
@@ -91,7 +96,7 @@ def train_reference(
         )
         return model
 
-    before = {id(client): client.evaluate(spec, initial, settings) for client in clients.values()}
+    before = {id(client): client.evaluate(spec, initial, settings, moved) for client in clients.values()}
 
     def judged(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
         return client.judge(model, spec, settings).since(before[id(client)])

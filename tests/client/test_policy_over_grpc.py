@@ -156,7 +156,7 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
     refused(server.evaluate(max_held_out_sequences=1), "max-held-out-sequences of the task is 1")
     spec = server.ranks.master.spec
     other = replace(spec, peft_config={**spec.peft_config, "r": 1, "target_modules": ["embed_tokens", "lm_head"]})
-    refused(server.describe(other.text), "adapter spec of the task is none")
+    refused(server.describe(other.text), "adapter spec of the task is not one")
     master = replace(server.ranks.master, spec=other)
     refused(server.train(ranks=replace(server.ranks, adapters=(master,))), "adapter spec of the broadcast is")
     assert isinstance(server.train(), UpdateReply)

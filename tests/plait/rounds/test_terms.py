@@ -126,7 +126,7 @@ def test_a_task_of_another_round_than_its_broadcast_is_refused(bob):
 @pytest.mark.parametrize("change", [{"init_seed": 6}, {"peft_config": {"r": 2, "lora_alpha": 8}}, {"method": "dora"}])
 def test_another_adapter_is_refused_unread(bob, ranks, change):
     other = replace(ranks.master.spec, **change)
-    assert refused(bob.ask(DescribeTask(bob.terms.tasks.to_describe(), other.text)), "is none that the run")
+    assert refused(bob.ask(DescribeTask(bob.terms.tasks.to_describe(), other.text)), "is not one that the run")
     asked = bob.terms.tasks.to_train(1, "bob")
     strange = replace(ranks, adapters=(replace(ranks.master, spec=other),))
     broadcast = Broadcasts(bob.start, strange, bob.model.base_fingerprint).leading_from(b"", 0)
