@@ -19,6 +19,7 @@ from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
+from server.incoming import Incoming
 from server.transfers import Pace
 
 BIG = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
@@ -428,6 +429,34 @@ class TestUploads:
             assert refusal(old.hear()) == "REPLACED"
             replaced.set()
             assert upload.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    def test_a_node_that_connects_again_is_told_when_its_older_connection_completes_the_answer(
+        self, grid, bare_node, send, until, monkeypatch
+    ):
+        genuine, reached, go_on = Incoming.finish, threading.Event(), threading.Event()
+
+        def finish(incoming):
+            reached.set()
+            assert go_on.wait(60)
+            return genuine(incoming)
+
+        monkeypatch.setattr(Incoming, "finish", finish)
+        old = bare_node(grid.address, "alice").attend()
+        until(lambda: list(grid.get_node_ids()))
+        send(grid, "alice", b"head", BIG)
+        task_id = old.work().task_id
+        parts = [old.start(task_id, b"answer"), pb.UploadPart(data=b"answer")]
+        upload = old.stub.Upload.future(iter(parts), timeout=60)
+        assert reached.wait(60)
+        new = bare_node(grid.address, "alice").attend()
+        work = new.work()
+        assert work.task_id == task_id
+        go_on.set()
+
+        assert upload.result().kept
+        # Else it would ask for the body again and again, which is gone with the task.
+        assert new.hear().withdraw == pb.Withdraw(task_id=task_id, reason="answered")
+        assert code(new.body, work) == "NOT_FOUND"
 
     @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
     def test_an_answer_of_another_size_than_announced_is_refused_and_may_come_again(self, grid, attending, send, size):
