@@ -85,9 +85,10 @@ def run_federation(
     try:
         state = coordinator.run(state)
         keeps_best = config.keep == "best"
-        kept = kept_in(read_events(directory.ledger), best=keeps_best) or Kept(state.round, state.shadow.digest().hex())
-        if not keeps_best:
+        kept = kept_in(read_events(directory.ledger), best=keeps_best)
+        if kept is None or not keeps_best:
             publisher.publish(state)
+            kept = kept or Kept(state.round, state.shadow.digest().hex())
         directory.tidy_clients()
         ledger.append(
             RunFinished(
