@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -163,17 +162,18 @@ def transport(
 def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
     """The server of plait, as `plait server` runs it."""
     from plait.flower.channel import GridChannel
+    from server.grpc_grid import GrpcGrid
+    from server.limits import Limits
     from simulations.bench.transport import Serving
 
-    grpc_grid = importlib.import_module("server.grpc_grid")
-    grid = grpc_grid.GrpcGrid(
+    grid = GrpcGrid(
         "127.0.0.1:0",
         inbox=inbox,
         kit=kit,
         run_id=1,
         run_config={},
         base_fingerprint=b"",
-        limits=importlib.import_module("server.limits").Limits(max_answer_bytes=max_answer_bytes),
+        limits=Limits(max_answer_bytes=max_answer_bytes),
     )
     with grid:
         yield Serving(grid.address, GridChannel(grid))
