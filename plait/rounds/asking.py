@@ -21,7 +21,7 @@ from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held, RunState
 from plait.rounds.validate import Reason, max_update_bytes
-from plait.wire.envelope import measure
+from plait.wire.envelope import measure, read_envelope
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 _LOOK_S = 1.0  # interval of checks that nobody is waited for in vain
@@ -179,7 +179,8 @@ class Asking:
         broadcast = self._broadcasts.leading_from(held.adapter, track)
         base = self._broadcasts.base_leading_from(held)
         parts = encode_task(self._task(client, broadcast, base), whole=not held.adapter)
-        cost = measure(broadcast, layout=self._state.tracks[track].shadow.layout)
+        sent = read_envelope(broadcast, max_bytes=len(broadcast))
+        cost = measure(sent, layout=self._state.tracks[track].shadow.layout)
         self._ledger.note(
             events.Broadcast(
                 round=self._number,

@@ -20,14 +20,13 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.folding import Folding, Refused, TakesBack
-from plait.rounds.norm_bound import Norms
+from plait.rounds.folding import Folding, Refused, Stored, TakesBack
 from plait.rounds.recorded import evaluations_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.watch import Standing
 from plait.trust.keys import verify
-from plait.wire.signature import read_signed, signature_of, signed_bytes
+from plait.wire.signature import read_signed
 
 
 def check_signatures(events: Sequence[Event]) -> int:
@@ -109,12 +108,12 @@ def replay(
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
-            norms = {
-                client: _norms(directory, fold, state, number, client, update)
+            stored = {
+                client: _stored(directory, fold, state, number, client, update)
                 for client, update in sorted(received.get(number, {}).items())
             }
             try:
-                state, fields = fold.step(state, number, norms, scale=standing.scale)
+                state, fields = fold.step(state, number, stored, scale=standing.scale)
             except MachineError as error:
                 raise PeerError(str(error)) from error
             _check_same(number, fields, event.adapter)
@@ -132,17 +131,17 @@ def _check_same(number: int, fields: Mapping[str, Json], recorded: str) -> None:
         )
 
 
-def _norms(
+def _stored(
     directory: RunDirectory, folding: Folding, state: RunState, number: int, client: str, event: UpdateReceived
-) -> Norms:
+) -> Stored:
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
         raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
-    opened, track = folding.open(state, number, client, update)
+    opened, stored = folding.open(state, number, client, update)
     if opened.delta.digest().hex() != event.digest:
         raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
     stated = event.signed, event.signature
-    if event.signature and (signed_bytes(update).hex(), signature_of(update).hex()) != stated:
+    if event.signature and (opened.signed.hex(), opened.signature.hex()) != stated:
         raise PeerError(f"the signature of {what} covers something other than the ledger records")
-    return folding.measure(opened, state, track)
+    return stored

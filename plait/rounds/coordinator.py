@@ -25,7 +25,7 @@ from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
-from plait.rounds.folding import Folding, TakesBack, Weighting
+from plait.rounds.folding import Folding, Stored, TakesBack, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
@@ -41,7 +41,6 @@ from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.envelope import Opened
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
-from plait.wire.signature import signature_of, signed_bytes
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class Coordinator:
         started = time.perf_counter()
         number = state.round + 1
         known = {*recorded.clients, *roster.nodes}
-        stored: dict[str, Norms] = {}
+        stored: dict[str, Stored] = {}
         for client in sorted(known):
             self._recover(state, number, client, recorded, stored)
         verdict = self._folding.judge(state, stored)
@@ -238,7 +237,7 @@ class Coordinator:
         return state
 
     def _collect(
-        self, state: RunState, roster: Roster, number: int, stored: dict[str, Norms], *, without: Collection[str]
+        self, state: RunState, roster: Roster, number: int, stored: dict[str, Stored], *, without: Collection[str]
     ) -> RunState:
         """Ask the cohort, and replacements for clients that fail; `stored` gets the norms of each stored update.
 
@@ -265,10 +264,10 @@ class Coordinator:
                 if isinstance(answer.reply, UpdateReply):
                     track = roster.tracks[client]
                     expected = self._expected(state, number, client, roster)
-                    norms = self._receive(state, expected, track, answer.reply.update, answer)
-                    if norms is not None:
+                    taken = self._receive(state, expected, track, answer.reply.update, answer)
+                    if taken is not None:
                         usable.add(client)
-                        stored[client] = norms
+                        stored[client] = taken
                     state = note_held(state, client, state.held_on(track))
                 else:
                     self._log_failure(number, answer)
@@ -299,18 +298,19 @@ class Coordinator:
             self._directory.clear_updates()
         self._ledger.append(events.RoundFinished.model_validate(state.finished))
 
-    def _recover(self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Norms]) -> None:
+    def _recover(
+        self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Stored]
+    ) -> None:
         """Add to `stored` the updates from an earlier part of the run; complete the ledger."""
         update = self._directory.load_update(number, client)
         if update is None:
             return
         try:
-            opened, track = self._folding.open(state, number, client, update)
+            opened, stored[client] = self._folding.open(state, number, client, update)
         except PeerError:
             return
-        stored[client] = self._folding.measure(opened, state, track)
         if (number, client) not in recorded.received:
-            self._log_update(opened, update, stored[client], uplink_bytes=len(encode_reply(UpdateReply(update))))
+            self._log_update(opened, stored[client].norms, uplink_bytes=len(encode_reply(UpdateReply(update))))
 
     def _evaluate(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         if self._channel.open_ended:
@@ -424,23 +424,22 @@ class Coordinator:
             return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
         return TrainTask(self._settings.to_train(number, client), broadcast, base)
 
-    def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Norms | None:
-        """Store an update if it is usable; returns its norms."""
+    def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Stored | None:
+        """Store an update if it is usable."""
         try:
             opened = open_update(update, expected)
             self._folding.check(opened, expected, track)
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
             return None
-        norms = self._folding.measure(opened, state, track)
+        stored = self._folding.stored(opened, state, track)
         self._directory.store_update(expected.round, expected.client, update)
-        self._log_update(opened, update, norms, uplink_bytes=answer.uplink_bytes)
-        return norms
+        self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes)
+        return stored
 
-    def _log_update(self, opened: Opened, update: bytes, norms: Norms, *, uplink_bytes: int) -> None:
+    def _log_update(self, opened: Opened, norms: Norms, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
         # Proof that the client's key signed this update, for when the update itself is gone.
-        signature = signature_of(update)
         self._ledger.note(
             events.UpdateReceived(
                 round=opened.header.round,
@@ -459,8 +458,8 @@ class Coordinator:
                 train_s=metrics.get("train_s"),
                 digest=opened.delta.digest().hex(),
                 norms={figure: norm for figure, norm in norms.items() if norm},
-                signed=signed_bytes(update).hex() if signature else None,
-                signature=signature.hex() if signature else None,
+                signed=opened.signed.hex() if opened.signature else None,
+                signature=opened.signature.hex() if opened.signature else None,
             )
         )
 

@@ -6,7 +6,7 @@ be is judged only here, once all are in, for the same reason. Knows no channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -31,9 +31,9 @@ from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clippe
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Expected, Reason, UpdateRefused, open_update
+from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
-from plait.wire.envelope import Opened, read_header
+from plait.wire.envelope import Opened, read_envelope
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
@@ -74,6 +74,21 @@ class Verdict:
     accepted: tuple[str, ...]
     refused: Mapping[str, str]
     limits: Norms
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored update, as it was read when it came in.
+
+    Attributes:
+        track: of its client's adapter.
+        examples: that it stands for, as its header says.
+        norms: how large it is.
+    """
+
+    track: int
+    examples: int
+    norms: Norms
 
 
 class Folding:
@@ -136,16 +151,17 @@ class Folding:
             received=state.tracks[track].shadow,
         )
 
-    def open(self, state: RunState, number: int, client: str, update: bytes) -> tuple[Opened, int]:
-        """A stored update, and the track of its client, who may be away by now.
+    def open(self, state: RunState, number: int, client: str, update: bytes) -> tuple[Opened, Stored]:
+        """A stored update of a client who may be away by now, so that the update itself has to say its track.
 
         Raises:
             PeerError: it is not what was stored.
         """
-        said = read_header(update, max_bytes=len(update)).spec_digest
-        tracks = (track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said)
-        track = next(tracks, 0)
-        return open_update(update, self.expected(state, number, client, track)), track
+        received = read_envelope(update, max_bytes=len(update))
+        said = received.header.spec_digest
+        track = next((track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said), 0)
+        opened = check_update(received, self.expected(state, number, client, track))
+        return opened, self.stored(opened, state, track)
 
     def check(self, opened: Opened, expected: Expected, track: int) -> None:
         """Refuse what no rule could fold, or this one not in this round, before it is stored.
@@ -160,32 +176,34 @@ class Folding:
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
-    def measure(self, opened: Opened, state: RunState, track: int) -> Norms:
-        """How large an update is."""
-        return measure(opened.delta, state.tracks[track].shadow, self._ranks.adapters[track].geometry)
+    def stored(self, opened: Opened, state: RunState, track: int) -> Stored:
+        """What is to be known of an update once it is stored."""
+        norms = measure(opened.delta, state.tracks[track].shadow, self._ranks.adapters[track].geometry)
+        return Stored(track, opened.header.examples, norms)
 
-    def judge(self, state: RunState, norms: Mapping[str, Norms]) -> Verdict:
+    def judge(self, state: RunState, stored: Mapping[str, Stored]) -> Verdict:
         """Which stored updates count, by how large they are.
 
         Args:
             state: after the round before.
-            norms: of every stored update, by client.
+            stored: every stored update, by client.
         """
+        norms = {client: each.norms for client, each in sorted(stored.items())}
         limits = self._norm_bound.limits(norms.values(), state.norms)
         if self._norm_bound.policy is not NormPolicy.REJECT:
-            return Verdict(tuple(sorted(norms)), {}, limits)
-        refused = {client: why for client in sorted(norms) if (why := beyond(norms[client], limits))}
-        return Verdict(tuple(client for client in sorted(norms) if client not in refused), refused, limits)
+            return Verdict(tuple(norms), {}, limits)
+        refused = {client: why for client in norms if (why := beyond(norms[client], limits))}
+        return Verdict(tuple(client for client in norms if client not in refused), refused, limits)
 
     def step(
-        self, state: RunState, number: int, norms: Mapping[str, Norms], *, scale: float = 1.0
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, scale: float = 1.0
     ) -> tuple[RunState, dict[str, Json]]:
         """What rule and server optimizer make of the stored updates.
 
         Args:
             state: after the round before.
             number: of the round.
-            norms: of every stored update, by client.
+            stored: every stored update, by client.
             scale: of the step; below 1 where one before made the adapter worse.
 
         Returns:
@@ -204,18 +222,21 @@ class Folding:
             cohort=self._ranks.cohort,
             memory=state.rule_memory,
         )
-        verdict = self.judge(state, norms)
+        verdict = self.judge(state, stored)
         for client, why in verdict.refused.items():
             self._refused(number, client, Reason.NORM, why)
-        examples = self._examples(number, verdict.accepted)
+        counted = {client: stored[client].examples for client in verdict.accepted}
+        examples = {} if self._weighting is Weighting.EQUAL else counted
         weights = bounded(examples, self._weight_ratio) if examples else {}
-        outcome, diagnostics, folded = self._fold(state, context, verdict, weights)
+        tracks = {client: stored[client].track for client in verdict.accepted}
+        outcome, diagnostics, folded = self._fold(state, context, verdict, weights, tracks)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.turns else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
-        state = replace(state, norms=remembered(state.norms, [norms[client] for client in folded], verdict.limits))
+        sizes = [stored[client].norms for client in folded]
+        state = replace(state, norms=remembered(state.norms, sizes, verdict.limits))
         fields: dict[str, Json] = {
             "round": number,
             "rule": self._rule.name,
@@ -223,7 +244,7 @@ class Folding:
             "update_norm": norm(step),
         }
         if self._norm_bound.policy is NormPolicy.CLIP:
-            fields["clipped"] = [client for client in folded if beyond(norms[client], verdict.limits)]
+            fields["clipped"] = [client for client in folded if beyond(stored[client].norms, verdict.limits)]
         if capped := [client for client in folded if client in weights and weights[client] < examples[client]]:
             fields["weight_capped"] = [*capped]
         if outcome.figures:
@@ -273,16 +294,21 @@ class Folding:
         }
 
     def _fold(
-        self, state: RunState, context: RoundContext, verdict: Verdict, weight_of: Mapping[str, float]
+        self,
+        state: RunState,
+        context: RoundContext,
+        verdict: Verdict,
+        weight_of: Mapping[str, float],
+        tracks: Mapping[str, int],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self._rule.begin(context)
         observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
         folded: list[str] = []
         squares = weights = 0.0
         for client in verdict.accepted:
-            update = self._stored(context.round, client)
-            opened, track = self.open(state, context.round, client, update)
-            contribution = self._contribution(opened, self.expected(state, context.round, client, track), track)
+            expected = self.expected(state, context.round, client, tracks[client])
+            opened = open_update(self._load(context.round, client), expected)
+            contribution = self._contribution(opened, expected, tracks[client])
             contribution = replace(contribution, weight=weight_of.get(client, 1.0))
             if self._norm_bound.policy is NormPolicy.CLIP:
                 geometry, received = contribution.geometry, contribution.received
@@ -303,18 +329,11 @@ class Folding:
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
 
-    def _stored(self, number: int, client: str) -> bytes:
+    def _load(self, number: int, client: str) -> bytes:
         update = self._directory.load_update(number, client)
         if update is None:
             raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
         return update
-
-    def _examples(self, number: int, clients: Sequence[str]) -> dict[str, int]:
-        """What each client's update states; empty where all count alike."""
-        if self._weighting is Weighting.EQUAL:
-            return {}
-        updates = ((client, self._stored(number, client)) for client in clients)
-        return {client: read_header(update, max_bytes=len(update)).examples for client, update in updates}
 
     def _contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
         return Contribution(

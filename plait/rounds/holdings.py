@@ -17,7 +17,7 @@ from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.local_model import LocalModel
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import UNMOVED, MovedBase, base_of, kept_base, layout_from_text, whole_base
-from plait.wire.envelope import Direction, Header, Opened, open_envelope, read_header
+from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.settings import Settings, digest_of
 
 
@@ -56,7 +56,7 @@ class Holdings:
         text = (self._memory.load("settings") or b"").decode(errors="replace")
         return text if digest_of(text) == digest else ""
 
-    def catch_up(self, header: Header, broadcast: bytes) -> tuple[AdapterSpec, AdapterState]:
+    def catch_up(self, broadcast: Received) -> tuple[AdapterSpec, AdapterState]:
         """The adapter that the server means, from the one held and the broadcast; it is then held.
 
         Raises:
@@ -64,6 +64,7 @@ class Holdings:
             ConfigError: the client cannot carry the adapter.
             PeerError: the broadcast is not valid, or of another base.
         """
+        header = broadcast.header
         if header.direction != Direction.BROADCAST:
             raise PeerError("envelope is an update, expected a broadcast")
         if header.base_fingerprint != self._model.base_fingerprint:
@@ -80,7 +81,7 @@ class Holdings:
         spec, initial = self._model.prepare(spec_json)
         if spec.digest != header.spec_digest:
             raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
-        opened = open_envelope(broadcast, layout=spec.layout)
+        opened = unpack(broadcast, layout=spec.layout)
         state = opened.delta
         if header.relative_to:
             state = self._step(header, opened, (self._adapter(spec.layout), initial))
@@ -101,14 +102,15 @@ class Holdings:
             return UNMOVED
         geometry = geometry_of(spec)
         held = base_of(recall_state(self._memory, "base", header.run_id).after, geometry)
-        said = read_header(data, max_bytes=len(data))
+        received = read_envelope(data, max_bytes=len(data))
+        said = received.header
         if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
             raise PeerError("change of the base is not a broadcast of this run")
         if said.result_digest == held.digest:
             return held
         if said.relative_to and said.relative_to != held.digest:
             raise NeedFullError(f"base {said.relative_to.hex()[:16]} is not held here")
-        change = open_envelope(data, layout=layout_from_text(said.spec_json, geometry)).delta
+        change = unpack(received, layout=layout_from_text(said.spec_json, geometry)).delta
         moved = held.after(change, geometry) if said.relative_to else whole_base(change, geometry, said.result_digest)
         if moved.digest != said.result_digest:
             raise NeedFullError("the base after its change is not the one that the server means")

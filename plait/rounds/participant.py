@@ -40,7 +40,7 @@ from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.terms import Asked, Terms
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, read_header, seal
+from plait.wire.envelope import Direction, Header, encode_delta, read_envelope, seal
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -157,10 +157,11 @@ class Participant:
             self._terms.check_task(task)
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
-        header = read_header(task.broadcast, max_bytes=len(task.broadcast))
+        broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))
+        header = broadcast.header
         if self._terms:
             self._terms.check_header(header, task)
-        spec, state = self._holdings.catch_up(header, task.broadcast)
+        spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
         base = self._holdings.moved_base(task.base, header, spec)
         if self._policy:

@@ -14,9 +14,8 @@ import numpy as np
 from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
 from plait.trust.keys import verify
-from plait.wire.envelope import Direction, Opened, open_envelope, read_header
+from plait.wire.envelope import Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
-from plait.wire.signature import signature_of, signed_bytes
 
 # Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
 _LARGEST_FIGURE = 2.0**53
@@ -115,15 +114,25 @@ class Expected:
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
-    """Decode an update and check all its claims.
+    """Read and decode an update and check all its claims.
 
     Raises:
         UpdateRefused: with the first reason found.
     """
     try:
-        header = read_header(data, max_bytes=max_update_bytes(expected.received.layout))
+        received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
         raise UpdateRefused(Reason.MALFORMED, str(error)) from error
+    return check_update(received, expected)
+
+
+def check_update(received: Received, expected: Expected) -> Opened:
+    """Check everything that an update claims, and decode it.
+
+    Raises:
+        UpdateRefused: with the first reason found.
+    """
+    header = received.header
     if header.direction != Direction.UPDATE:
         raise UpdateRefused(Reason.DIRECTION, "envelope is a broadcast, expected an update")
     if header.client != expected.client:
@@ -144,12 +153,12 @@ def open_update(data: bytes, expected: Expected) -> Opened:
         if got != wanted:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
-        _check_signature(data, expected)
+        _check_signature(received, expected)
     if expected.examples is not None and header.examples != expected.examples:
         raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
     try:
-        opened = open_envelope(data, layout=expected.received.layout)
+        opened = unpack(received, layout=expected.received.layout)
     except PeerError as error:
         raise UpdateRefused(Reason.MALFORMED, str(error)) from error
     _check_size(opened.delta, expected.received)
@@ -197,13 +206,12 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         raise UpdateRefused(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
 
 
-def _check_signature(data: bytes, expected: Expected) -> None:
-    signature = signature_of(data)
-    if not signature:
+def _check_signature(received: Received, expected: Expected) -> None:
+    if not received.signature:
         raise UpdateRefused(
             Reason.SIGNATURE, f"update of {expected.client!r} is not signed, expected its key's signature"
         )
-    if not verify(expected.public_key, signature, signed_bytes(data)):
+    if not verify(expected.public_key, received.signature, received.signed):
         raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
 

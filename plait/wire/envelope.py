@@ -1,6 +1,6 @@
 """A delta in an envelope: a header that describes it, and its numbers, packed by a codec.
 
-Three steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_header`, then `open_envelope`).
+Two steps at the sender (`encode_delta`, then `seal`) and two at the receiver (`read_envelope`, then `unpack`).
 The sender learns at once what the receiver will decode, bit for bit. Knows nothing of rules, rounds or transport.
 The format is specified in proto/README.md.
 """
@@ -21,9 +21,11 @@ from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
 from plait.wire.codecs import codec_numbered, without_zeros
-from plait.wire.frame import Frame, join_frame, split_frame
+from plait.wire.frame import join_frame, split_frame
 
 MAX_HEADER_BYTES = 1 << 21
+SIGNED_DOMAIN = b"plait.v1.envelope\0"
+"""What stands before a header in the bytes that are signed, so that they are of nothing else."""
 
 
 class Direction(IntEnum):
@@ -120,6 +122,31 @@ class Sealed:
 
 
 @dataclass(frozen=True)
+class Received:
+    """An envelope that came in, with its header read and its numbers still packed.
+
+    Attributes:
+        header: what it says.
+        signed: the bytes that a signature covers; by the payload's digest in them the header vouches for the payload.
+        signature: on these, 64 bytes; empty where there is none.
+        codec: the number of what packed it, which may be unknown.
+        parameters: of the codec.
+        payload: the packed numbers, a view of the envelope.
+        payload_digest: of codec, parameters and payload, as the header says it.
+        size_bytes: of the whole envelope.
+    """
+
+    header: Header
+    signed: bytes
+    signature: bytes
+    codec: int
+    parameters: bytes
+    payload: memoryview
+    payload_digest: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Opened:
     """A received envelope, checked.
 
@@ -127,11 +154,15 @@ class Opened:
         header: its header.
         delta: the delta.
         encoding: size and error.
+        signed: the bytes that a signature covers.
+        signature: on these; empty where there is none.
     """
 
     header: Header
     delta: AdapterState
     encoding: Encoding
+    signed: bytes
+    signature: bytes
 
 
 def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
@@ -185,7 +216,7 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
     return Sealed(data, header, encoded.delta, replace(encoded.encoding, envelope_bytes=len(data)))
 
 
-def read_header(data: bytes, *, max_bytes: int) -> Header:
+def read_envelope(data: bytes, *, max_bytes: int) -> Received:
     """Read an envelope's header, without touching its payload.
 
     Raises:
@@ -193,72 +224,11 @@ def read_header(data: bytes, *, max_bytes: int) -> Header:
     """
     if len(data) > max_bytes:
         raise PeerError(f"envelope has {len(data)} bytes, expected at most {max_bytes}")
-    header, _ = _read_header(split_frame(data))
-    return header
-
-
-def open_envelope(data: bytes, *, layout: Layout) -> Opened:
-    """Read an envelope and unpack its delta, in memory bounded by `data` and `layout`.
-
-    Raises:
-        PeerError: it violates the specification, or its numbers do not fit the layout.
-    """
     frame = split_frame(data)
-    header, message = _read_header(frame)
-    codec = codec_numbered(message.codec)
-    parameters = message.codec_parameters
-    payload_bytes = len(parameters) + len(frame.payload)
-    most = codec.max_payload_bytes(layout)
-    if payload_bytes > most:
-        raise PeerError(f"{codec.name} payload has {payload_bytes} bytes, expected at most {most}")
-    digest = payload_digest(codec.number, parameters, frame.payload)
-    if digest != message.payload_digest:
-        raise PeerError(f"digest of the payload is {digest.hex()}, expected {message.payload_digest.hex()}")
-    started = time.perf_counter()
-    delta = AdapterState(layout, codec.decode(parameters, frame.payload, layout))
-    codec_s = time.perf_counter() - started
-    encoding = Encoding(
-        codec=codec.name,
-        payload_bytes=payload_bytes,
-        envelope_bytes=len(data),
-        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
-        distortion=None,
-        codec_s=codec_s,
-    )
-    return Opened(header, delta, encoding)
-
-
-def measure(data: bytes, *, layout: Layout) -> Encoding:
-    """Size of an envelope, without unpacking it.
-
-    Raises:
-        PeerError: frame or header violate the specification.
-    """
-    frame = split_frame(data)
-    _, message = _read_header(frame)
-    payload_bytes = len(message.codec_parameters) + len(frame.payload)
-    return Encoding(
-        codec=codec_numbered(message.codec).name,
-        payload_bytes=payload_bytes,
-        envelope_bytes=len(data),
-        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
-        distortion=None,
-        codec_s=0.0,
-    )
-
-
-def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memoryview) -> bytes:
-    """SHA-256 (32 bytes) over codec, parameters and payload, as proto/README.md defines it."""
-    hasher = hashlib.sha256(codec_number.to_bytes(4, "little") + len(parameters).to_bytes(4, "little") + parameters)
-    hasher.update(payload)
-    return hasher.digest()
-
-
-def _read_header(frame: Frame) -> tuple[Header, pb.Header]:
-    bounds.exact_length("signature", bytes(frame.signature), bounds.SIGNATURE_BYTES, or_empty=True)
-    what, data = "header of the envelope", bytes(frame.header)
-    message = canonical.parse(pb.Header, data, what, max_bytes=MAX_HEADER_BYTES)
-    canonical.check_canonical(message, data, what)
+    signature = bounds.exact_length("signature", bytes(frame.signature), bounds.SIGNATURE_BYTES, or_empty=True)
+    what, header_bytes = "header of the envelope", bytes(frame.header)
+    message = canonical.parse(pb.Header, header_bytes, what, max_bytes=MAX_HEADER_BYTES)
+    canonical.check_canonical(message, header_bytes, what)
     header = Header(
         direction=bounds.member("direction", message.direction, Direction),
         run_id=message.run_id,
@@ -274,7 +244,79 @@ def _read_header(frame: Frame) -> tuple[Header, pb.Header]:
     )
     bounds.exact_length("digest of the payload", message.payload_digest, bounds.DIGEST_BYTES)
     _check(header)
-    return header, message
+    return Received(
+        header=header,
+        signed=SIGNED_DOMAIN + header_bytes,
+        signature=signature,
+        codec=message.codec,
+        parameters=message.codec_parameters,
+        payload=frame.payload,
+        payload_digest=message.payload_digest,
+        size_bytes=len(data),
+    )
+
+
+def read_header(data: bytes, *, max_bytes: int) -> Header:
+    """The header alone.
+
+    Raises:
+        PeerError: as for `read_envelope`.
+    """
+    return read_envelope(data, max_bytes=max_bytes).header
+
+
+def unpack(received: Received, *, layout: Layout) -> Opened:
+    """Unpack the delta of an envelope, in memory bounded by the envelope and `layout`.
+
+    Raises:
+        PeerError: its numbers are not those of such a layout, or not those that the header vouches for.
+    """
+    codec = codec_numbered(received.codec)
+    parameters, payload = received.parameters, received.payload
+    payload_bytes = len(parameters) + len(payload)
+    most = codec.max_payload_bytes(layout)
+    if payload_bytes > most:
+        raise PeerError(f"{codec.name} payload has {payload_bytes} bytes, expected at most {most}")
+    digest = payload_digest(codec.number, parameters, payload)
+    if digest != received.payload_digest:
+        raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
+    started = time.perf_counter()
+    delta = AdapterState(layout, codec.decode(parameters, payload, layout))
+    encoding = replace(measure(received, layout=layout), codec_s=time.perf_counter() - started)
+    return Opened(received.header, delta, encoding, received.signed, received.signature)
+
+
+def open_envelope(data: bytes, *, layout: Layout) -> Opened:
+    """Read an envelope and unpack its delta.
+
+    Raises:
+        PeerError: as for `read_envelope` and `unpack`.
+    """
+    return unpack(read_envelope(data, max_bytes=len(data)), layout=layout)
+
+
+def measure(received: Received, *, layout: Layout) -> Encoding:
+    """What an envelope costs, without unpacking it.
+
+    Raises:
+        PeerError: its codec is unknown.
+    """
+    payload_bytes = len(received.parameters) + len(received.payload)
+    return Encoding(
+        codec=codec_numbered(received.codec).name,
+        payload_bytes=payload_bytes,
+        envelope_bytes=received.size_bytes,
+        bits_per_parameter=_bits_per_parameter(payload_bytes, layout),
+        distortion=None,
+        codec_s=0.0,
+    )
+
+
+def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memoryview) -> bytes:
+    """SHA-256 (32 bytes) over codec, parameters and payload, as proto/README.md defines it."""
+    hasher = hashlib.sha256(codec_number.to_bytes(4, "little") + len(parameters).to_bytes(4, "little") + parameters)
+    hasher.update(payload)
+    return hasher.digest()
 
 
 def _check(header: Header) -> None:

@@ -8,17 +8,15 @@ with instrumented():
     from plait.adapters import Layout
     from plait.errors import PeerError
     from plait.v1 import envelope_pb2 as pb
-    from plait.wire.envelope import open_envelope, payload_digest, read_header
+    from plait.wire.envelope import open_envelope, payload_digest, read_envelope
     from plait.wire.frame import join_frame, split_frame
-    from plait.wire.signature import signed_bytes
 
 LAYOUT = Layout.of({"q_proj.lora_A": (2, 3), "q_proj.lora_B": (3, 2)})
 
 
 def parse(data: bytes) -> None:
     try:
-        read_header(data, max_bytes=4096)
-        signed_bytes(data)
+        read_envelope(data, max_bytes=4096)
         check(data)
     except PeerError:
         check(with_digest(data))

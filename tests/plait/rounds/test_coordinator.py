@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.aggregation import Contribution
 from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
 from plait.rounds.folding import Weighting
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.trust.keys import NodeKey
+from plait.v1 import envelope_pb2 as pb
+from plait.wire import canonical
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, encode_delta, open_envelope, read_header, seal
@@ -164,6 +167,29 @@ def test_every_byte_is_in_the_ledger(federate):
             assert event["payload_bytes"] < event["envelope_bytes"] < event["downlink_bytes"]
     uplink = federation.of_kind("update_received", "reply_received", "update_refused")
     assert sum(event["uplink_bytes"] for event in uplink) == sum(sent)
+
+
+def test_an_update_is_read_and_checked_once_when_it_is_stored_and_once_when_it_is_folded(federate, monkeypatch):
+    read, checked = [], []
+    parse, check = canonical.parse, Contribution.check
+
+    def reading(kind, data, what, *, max_bytes):
+        message = parse(kind, data, what, max_bytes=max_bytes)
+        if kind is pb.Header and message.direction == Direction.UPDATE:
+            read.append((message.round, message.client))
+        return message
+
+    def checking(contribution, server, **limits):
+        checked.append(contribution.client)
+        check(contribution, server, **limits)
+
+    monkeypatch.setattr(canonical, "parse", reading)
+    monkeypatch.setattr(Contribution, "check", checking)
+    federation = federate(weighting=Weighting.EXAMPLES)
+    federation.run()
+    once = [(number + 1, name) for number in range(federation.plan.rounds) for name in federation.models]
+    assert sorted(read) == sorted(2 * once)
+    assert sorted(checked) == sorted(2 * [name for _, name in once])
 
 
 def test_the_settings_travel_whole_to_every_client_once(federate):
