@@ -296,8 +296,10 @@ class RunConfig(BaseModel, frozen=True):
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients measure their drift from the plain mean"
             )
-        if self.trainer and (self.proximal or self.scaffold or self.moments == "carry"):
-            raise ValueError("trainer is given, expected proximal, scaffold and moments to be left to it")
+        if self.trainer and self.moments == "carry":
+            raise ValueError(
+                "trainer is given and moments is carry, expected fresh or auto: a trainer keeps its moments to itself"
+            )
         if self.scaffold and self.given_own_share:
             raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
         if self.patience and self.given_own_share:

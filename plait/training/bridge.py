@@ -8,6 +8,10 @@ with ``plait simulate --trainer my_trainer:build``. The function gets the model 
 `datasets.Dataset` of the client's training part (columns ``input_ids`` and ``labels``), and a dict of the run's
 settings under the names of TrainingArguments. If the rule does not train one side of the factors (ffa, fedsvd,
 rolora), that side requires no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
+
+FedProx and SCAFFOLD reach such a trainer as a callback: the proximal term is added to the gradient (after clipping, for
+a trainer clips before it calls back), the correction to the adapter after every step. A trainer that takes no callbacks
+is refused by name where a run needs one. It keeps its optimizer's moments to itself, so no run can carry them.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ from plait.errors import ConfigError
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
+from plait.training.step_extra import StepExtra
 from plait.wire.settings import Settings
 
 
 class TrainerLike(Protocol):
-    """The part of transformers' Trainer that is used here."""
+    """The part of transformers' Trainer that every trainer needs; `add_callback` is used where it is there."""
 
     def train(self) -> object:
         """Train the model in place; the result has a `training_loss`."""
@@ -64,7 +69,9 @@ def load_own_trainer(where: str) -> OwnTrainer:
 def own_trainer(build: BuildTrainer) -> OwnTrainer:
     """Wrap a function that builds a Trainer as plait's local trainer."""
 
-    def train(model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings) -> StepReport:
+    def train(
+        model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings, extra: StepExtra
+    ) -> StepReport:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
 
@@ -81,6 +88,8 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
             trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
+            if extra.names:
+                _add_callback(trainer, extra)
             result = trainer.train()
         loss = float(getattr(result, "training_loss", float("nan")))
         steps = settings.local_steps * settings.gradient_accumulation_steps * settings.batch_size
@@ -95,6 +104,27 @@ def _first_loss(trainer: TrainerLike) -> float | None:
     log = getattr(getattr(trainer, "state", None), "log_history", None) or [{}]
     loss = log[0].get("loss")
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
+
+
+def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
+    from transformers import TrainerCallback
+
+    class Extra(TrainerCallback):
+        """Adds to a trainer's steps what plait's own adds to its own."""
+
+        def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
+            extra.add_to_gradients()
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            extra.add_to_values()
+
+    add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
+    if add is None:
+        raise ConfigError(
+            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does (as transformers' "
+            f"Trainer) for {' and '.join(extra.names)}"
+        )
+    add(Extra())
 
 
 def training_arguments(settings: Settings, output_dir: str, device: str) -> dict[str, object]:

@@ -27,11 +27,12 @@ from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import Lesson, LocalTraining, StepReport, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
+from plait.training.step_extra import StepExtra
 from plait.training.trainer import judge, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
 # Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
-OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings], StepReport]
+OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
 
 # The losses under inputs that determine them: known from before, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], Judgement]], Judgement]
@@ -179,8 +180,10 @@ class PeftLocalModel:
         split = self.split(spec, settings)
         parameters = adapter_parameters(model, spec.layout)
         if self._own_trainer is not None:
-            with only_trained(parameters, trained_parameters(model, parameters, settings.trained)):
-                report = self._own_trainer(model, self._base.tokenizer, split.train, settings)
+            trained = trained_parameters(model, parameters, settings.trained)
+            extra = StepExtra.of(parameters, trained, proximal=settings.proximal, drift=job.carried.drift)
+            with only_trained(parameters, trained):
+                report = self._own_trainer(model, self._base.tokenizer, split.train, settings, extra)
             return _trained(read_adapter(model, state), report)
         done = train_steps(
             model,

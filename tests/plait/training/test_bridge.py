@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
-from plait.rounds.local_model import TrainJob
+from plait.rounds.local_model import Carried, TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
 from plait.training.local_model import PeftLocalModel
@@ -134,3 +134,64 @@ def test_nothing_beside_a_trainer_hides_an_installed_library(tmp_path: Path, mon
 def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
     with pytest.raises(ConfigError, match="trainer"):
         load_own_trainer(where)
+
+
+def by_gradient_descent(resident: ResidentBase) -> PeftLocalModel:
+    """A client whose trainer takes plain steps, so that what is added to them can be told by eye."""
+
+    def plain(model, tokenizer, data, args):
+        return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
+
+    records = [Record(text="x = 1\n" * 300)]
+    return PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(plain))
+
+
+def away_from_zero(blueprint: Blueprint) -> AdapterState:
+    return AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
+
+
+def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: Blueprint) -> None:
+    local, start, mu = by_gradient_descent(resident), away_from_zero(blueprint), 40.0
+    settings = replace(SETTINGS, local_steps=2)
+    first = trained_by(local, blueprint, start, replace(SETTINGS, local_steps=1)).state
+    free = trained_by(local, blueprint, start, settings).state
+    pulled = trained_by(local, blueprint, start, replace(settings, proximal=mu)).state
+    # The first step starts at the origin, so only the second is pulled: by mu (w1 - w0) times the learning rate.
+    expected = -SETTINGS.learning_rate * mu * (first.flat - start.flat)
+    assert np.abs(expected).max() > 1e-5
+    np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("trained", ["AB", "B"])
+def test_scaffold_moves_what_trains_after_every_step_of_a_trainer(
+    resident: ResidentBase, blueprint: Blueprint, trained: str
+) -> None:
+    local, start = by_gradient_descent(resident), away_from_zero(blueprint)
+    settings = replace(SETTINGS, local_steps=1, trained=trained)
+    drift = np.linspace(-1e-2, 1e-2, start.layout.size, dtype=np.float32)
+    job = TrainJob(local, blueprint.spec, settings, received=start, start=start)
+    without = local.train(job).state
+    corrected = local.train(replace(job, carried=Carried(drift=drift))).state
+    for name, tensor in AdapterState(start.layout, corrected.flat - without.flat).items():
+        moves = trained == "AB" or "lora_B" in name
+        expected = AdapterState(start.layout, drift)[name] if moves else 0.0
+        np.testing.assert_allclose(tensor, expected, atol=1e-7)
+
+
+def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_one(
+    resident: ResidentBase, blueprint: Blueprint
+) -> None:
+    class Bare:
+        def train(self):
+            return None
+
+    records = [Record(text="x = 1\n" * 300)]
+    bare = own_trainer(lambda *_: Bare())
+    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=bare)
+    start = blueprint.initial
+    trained_by(local, blueprint, start, SETTINGS)
+    drift = np.zeros(start.layout.size, np.float32)
+    settings = replace(SETTINGS, proximal=0.1)
+    job = TrainJob(local, blueprint.spec, settings, received=start, start=start, carried=Carried(drift=drift))
+    with pytest.raises(ConfigError, match=r"a Bare, which takes no callbacks, .* for proximal and scaffold"):
+        local.train(job)
