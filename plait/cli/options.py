@@ -25,13 +25,11 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
         "virtual_tokens", "init_adapter", "init_mode",
     ),
-    "Local training": (
-        "local_steps", "batch_size", "gradient_accumulation_steps", "seq_len", "learning_rate", "lr_schedule",
-        "warmup_steps", "weight_decay", "max_grad_norm", "proximal", "moments", "own_share", "scaffold",
-        "trainer",
-    ),
     "Machine": ("device", "dtype", "threads", "side_by_side"),
 }  # fmt: skip
+
+_LOCAL_TRAINING = "Local training"
+"""The panel of every setting that no other panel has."""
 
 _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
@@ -68,7 +66,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                     help=_help(field.description or "", field.default),
                     metavar=_METAVARS.get(name) or _choices(field.annotation),
                     hidden=name in hidden,
-                    rich_help_panel=panels[name],
+                    rich_help_panel=panels.get(name, _LOCAL_TRAINING),
                     show_default=False,
                 ),
             ],

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from plait.errors import EarlierFormatError, MachineError
 from plait.files import read_if_there, write_atomically
-from plait.rounds.client_state import ClientState
 from plait.rounds.memory import IRREPLACEABLE
 
 _OWN = "own"
@@ -25,7 +24,13 @@ def keep_only_what_lasts(folder: Path) -> None:
     Raises:
         MachineError: something cannot be read, written or removed; the personalized adapter is intact.
     """
-    own = _state(folder / _OWN)
+    # Imported here so that `plait --help`, which imports this module, need not load numpy.
+    from plait.rounds.client_state import ClientState
+
+    try:
+        own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
+    except EarlierFormatError:
+        own = None
     if own and own.before.arrays:
         write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes(), mode=0o600)
     try:
@@ -33,10 +38,3 @@ def keep_only_what_lasts(folder: Path) -> None:
             (folder / key).unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"cannot remove what a run left in '{folder}': {error.strerror or error}") from error
-
-
-def _state(path: Path) -> ClientState | None:
-    try:
-        return ClientState.from_bytes(read_if_there(path) or b"")
-    except EarlierFormatError:
-        return None

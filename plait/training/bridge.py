@@ -121,8 +121,8 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
     add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
     if add is None:
         raise ConfigError(
-            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does (as transformers' "
-            f"Trainer) for {' and '.join(extra.names)}"
+            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, as "
+            f"transformers' Trainer, for {' and '.join(extra.names)}"
         )
     add(Extra())
 

@@ -16,6 +16,7 @@ import torch
 from plait.adapters import Float32, Task
 from plait.rounds.moments import Moments
 from plait.training.examples import Example
+from plait.training.loss_terms import terms_of
 from plait.training.losses import count_labels
 from plait.training.optimizer import FlatAdamW
 from plait.wire.settings import Settings
@@ -35,7 +36,7 @@ class Lesson:
 
     Attributes:
         examples: what to train on.
-        settings: steps, batch, learning rate, schedule, seed, which sides train, FedProx's mu.
+        settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
         moments: AdamW's, from a run before; None to begin anew.
         drift: (size,) to be added after every step to what trains; None for nothing.
@@ -88,9 +89,9 @@ class LocalTraining:
 class Learner:
     """One adapter in training.
 
-    FedProx (arXiv 1812.06127) adds mu/2 ||x - start||^2 to what is minimised, though not to the losses that are
-    reported. SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, for it is made of
-    what AdamW's steps came to, not of gradients.
+    The run's loss terms (`loss_terms`) are added to what is minimised, though not to the losses that are reported.
+    SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, because it is made of what
+    AdamW's steps came to, not of gradients.
 
     Args:
         lesson: what to train on, and from where.
@@ -118,7 +119,8 @@ class Learner:
             device=device,
         )
         master = self._optimizer.master
-        self._origin = master.clone() if settings.proximal else None
+        self._terms = terms_of(settings)
+        self._origin = master.clone() if self._terms else master
         self._correction = (
             None
             if lesson.drift is None
@@ -146,8 +148,10 @@ class Learner:
         settings, optimizer = self._lesson.settings, self._optimizer
         gradient = optimizer.gradient
         optimizer.take(gradients)
-        if self._origin is not None:
-            gradient.add_(optimizer.master - self._origin, alpha=settings.proximal)
+        for term in self._terms:
+            term.add_gradient(gradient, optimizer.master, self._origin, settings)
+        if self._terms:
+            optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
         before = optimizer.master.clone()
         optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + len(self._losses)))

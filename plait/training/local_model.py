@@ -181,7 +181,7 @@ class PeftLocalModel:
         parameters = adapter_parameters(model, spec.layout)
         if self._own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
-            extra = StepExtra.of(parameters, trained, proximal=settings.proximal, drift=job.carried.drift)
+            extra = StepExtra.of(parameters, trained, settings, job.carried.drift)
             with only_trained(parameters, trained):
                 report = self._own_trainer(model, self._base.tokenizer, split.train, settings, extra)
             return _trained(read_adapter(model, state), report)

@@ -1,4 +1,4 @@
-"""What a run adds to the steps of somebody else's trainer: FedProx's pull and SCAFFOLD's correction.
+"""What a run adds to the steps of somebody else's trainer: loss terms and SCAFFOLD's correction.
 
 plait's own trainer adds them itself (`learner.Learner`), before it clips. Knows no trainer.
 """
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from plait.adapters import Float32
+from plait.training.loss_terms import terms_of
+from plait.wire.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,48 +22,49 @@ class StepExtra:
 
     Attributes:
         parameters: these.
-        origin: what they were before the first step, for FedProx; empty without it.
+        origin: what they were before the first step.
         drift: what each is moved by after a step, for SCAFFOLD; empty without it.
-        proximal: FedProx's mu (Li et al., arXiv 1812.06127, eq. 2).
+        settings: of the run and the round.
     """
 
     parameters: tuple[nn.Parameter, ...]
     origin: tuple[torch.Tensor, ...]
     drift: tuple[torch.Tensor, ...]
-    proximal: float
+    settings: Settings
 
     @classmethod
     def of(
-        cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], *, proximal: float, drift: Float32 | None
+        cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], settings: Settings, drift: Float32 | None
     ) -> StepExtra:
         """What is added where some of an adapter's parameters train.
 
         Args:
             parameters: of the adapter, in layout order, as they are before the first step.
             trained: which of them train.
-            proximal: FedProx's mu; 0 for none.
+            settings: of the run and the round.
             drift: (size,) in layout order; None for none.
         """
         chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
-        origin = [parameter.detach().clone() for parameter in chosen] if proximal else []
+        origin = [parameter.detach().clone() for parameter in chosen]
         parts: list[torch.Tensor] = []
         if drift is not None:
             sizes = [parameter.numel() for parameter in parameters]
             whole = zip(torch.from_numpy(drift.copy()).split(sizes), parameters, trained, strict=True)
             parts = [part.view_as(parameter).to(parameter) for part, parameter, trains in whole if trains]
-        return cls(tuple(chosen), tuple(origin), tuple(parts), proximal)
+        return cls(tuple(chosen), tuple(origin), tuple(parts), settings)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The settings that ask for it; none where nothing is added."""
-        return (*(["proximal"] if self.origin else []), *(["scaffold"] if self.drift else []))
+        return (*(term.setting for term in terms_of(self.settings)), *(["scaffold"] if self.drift else []))
 
     @torch.no_grad()
     def add_to_gradients(self) -> None:
-        """Add the proximal term's gradient, mu (w - w0)."""
-        for parameter, origin in zip(self.parameters, self.origin, strict=False):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter - origin, alpha=self.proximal)
+        """Add the gradients of the run's loss terms."""
+        for term in terms_of(self.settings):
+            for parameter, origin in zip(self.parameters, self.origin, strict=True):
+                if parameter.grad is not None:
+                    term.add_gradient(parameter.grad, parameter, origin, self.settings)
 
     @torch.no_grad()
     def add_to_values(self) -> None:

@@ -1,0 +1,47 @@
+"""Terms that a run adds to the loss of an adapter's values, whatever the examples, and the table of them.
+
+A term gives its gradient; the losses that are reported are those of the examples alone. plait's own trainer adds terms
+before it clips. Knows no model.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from plait.training.proximal import Proximal
+from plait.wire.settings import Settings
+
+
+class LossTerm(Protocol):
+    """Something added to the loss."""
+
+    @property
+    def setting(self) -> str:
+        """The setting that asks for it."""
+        ...
+
+    def applies(self, settings: Settings) -> bool:
+        """Whether a run with these settings has it."""
+        ...
+
+    def add_gradient(self, into: torch.Tensor, values: torch.Tensor, origin: torch.Tensor, settings: Settings) -> None:
+        """Add the term's gradient.
+
+        Args:
+            into: the gradient of the adapter, or of one of its tensors; added to in place.
+            values: the adapter, or the tensor; not changed.
+            origin: the same before the round's first step; not changed.
+            settings: of the run.
+        """
+        ...
+
+
+TERMS: tuple[LossTerm, ...] = (Proximal(),)
+"""All terms; a run has those that apply."""
+
+
+def terms_of(settings: Settings) -> tuple[LossTerm, ...]:
+    """The terms of a run with these settings."""
+    return tuple(term for term in TERMS if term.applies(settings))
