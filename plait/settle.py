@@ -6,7 +6,7 @@ Needs no base and no data, so whatever cannot be is refused in a second. `plait.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from plait.adapters import Task
 from plait.aggregation import Rule, ServerOptimizer, check_composition, optimizer_for, rule_named
@@ -185,26 +185,11 @@ def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
 
 
 def _task_settings(config: RunConfig) -> Settings:
-    """What every task tells a client; round, seed and steps done are filled in for each task."""
-    return Settings(
-        local_steps=config.local_steps,
-        batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        seq_len=config.seq_len,
-        learning_rate=config.learning_rate,
-        lr_schedule=config.lr_schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        held_out_fraction=config.held_out_fraction,
-        max_held_out_sequences=config.max_held_out_sequences,
-        seed=config.seed,
-        round=0,
-        done_steps=0,
-        total_steps=config.rounds * config.local_steps,
-        wire=config.wire,
-        proximal=config.proximal,
-        carry_moments=config.moments == "carry",
-        own_share=config.given_own_share,
-        scaffold=config.scaffold,
-    )
+    """What every task tells a client; round and steps done are filled in for each task."""
+    same = {each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields}
+    derived = {
+        "total_steps": config.rounds * config.local_steps,
+        "carry_moments": config.moments == "carry",
+        "own_share": config.given_own_share,
+    }
+    return Settings(**{**same, **derived})

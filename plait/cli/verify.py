@@ -151,7 +151,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
             rule=run.rule,
             optimizer=run.settled.optimizer,
             base_fingerprint=run.base_fingerprint,
-            wire=run.config.wire,
+            codec=run.settled.codec,
             seed=plan.seed,
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,

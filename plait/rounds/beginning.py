@@ -15,6 +15,7 @@ from plait.rounds.broadcasts import move_base
 from plait.rounds.events import Event, RunStarted
 from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
+from plait.wire.codecs import Fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint:
         tracks = tuple(Track(ranks.handed(adapter, number)) for number in range(len(state.tracks)))
         state = replace(state, adapter=adapter, tracks=tracks)
     if beginning.beneath.factors:
-        state, _ = move_base(state, beginning.beneath, ranks, base_fingerprint, wire="fp32")
+        state, _ = move_base(state, beginning.beneath, ranks, base_fingerprint, codec=Fp32())
     return state
 
 

@@ -15,7 +15,8 @@ from plait.rounds.error_feedback import Debt, drift_after, leads
 from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
-from plait.wire.codecs import codec_for
+from plait.wire.codec import Codec
+from plait.wire.codecs import Fp32, Rate
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 
 # A change of the base stays in the model for good, and no later round corrects its encoding error.
@@ -31,7 +32,7 @@ def follow(
     ranks: Ranks,
     base_fingerprint: bytes,
     *,
-    wire: str,
+    codec: Codec,
     before: AdapterState | None,
 ) -> tuple[RunState, Encoding]:
     """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps.
@@ -42,14 +43,14 @@ def follow(
         state: with the current master.
         ranks: of the tracks.
         base_fingerprint: of the base.
-        wire: of the run, in the notation of ``--wire``.
+        codec: of the run.
         before: the master of the previous round; None if its factors have been rotated since, not moved by a small
             step.
 
     Returns:
         (the state, size and error of the step of the master's own rank).
     """
-    codec = codec_for(_at_least(TURNED_BITS, wire) if before is None else wire)
+    codec = _at_least(TURNED_BITS, codec) if before is None else codec
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
@@ -67,12 +68,12 @@ def follow(
 
 
 def move_base(
-    state: RunState, delta: BaseDelta, ranks: Ranks, base_fingerprint: bytes, *, wire: str
+    state: RunState, delta: BaseDelta, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
 ) -> tuple[RunState, Encoding]:
     """Move the base by `delta`, as far as its envelope carries it; both ends take the decoded step."""
     geometry = ranks.master.geometry
     step, text = packed(delta, geometry)
-    encoded = encode_delta(step, codec_for(_at_least(_BASE_BITS, wire)))
+    encoded = encode_delta(step, _at_least(_BASE_BITS, codec))
     before = state.base.moved
     moved = before.after(encoded.delta, geometry)
     header = replace(
@@ -110,13 +111,13 @@ class Broadcasts:
         header = replace(_header(self._state, spec.digest, self._base_fingerprint), result_digest=digest)
         if held == digest:
             if track not in self._unchanged:
-                nothing = encode_delta(AdapterState.zeros(shadow.layout), codec_for("fp32"))
+                nothing = encode_delta(AdapterState.zeros(shadow.layout), Fp32())
                 self._unchanged[track] = seal(replace(header, relative_to=digest), nothing).data
             return self._unchanged[track]
         if held and held == self._state.tracks[track].previous:
             return self._state.tracks[track].broadcast
         if track not in self._whole:
-            whole = encode_delta(shadow, codec_for("fp32"))
+            whole = encode_delta(shadow, Fp32())
             self._whole[track] = seal(replace(header, spec_json=spec.text), whole).data
         return self._whole[track]
 
@@ -141,15 +142,12 @@ class Broadcasts:
                 spec_json=text,
             )
             sent = AdapterState.zeros(values.layout) if known else values
-            self._bases[known] = seal(header, encode_delta(sent, codec_for("fp32"))).data
+            self._bases[known] = seal(header, encode_delta(sent, Fp32())).data
         return self._bases[known]
 
 
-def _at_least(bits: float, wire: str) -> str:
-    try:
-        return f"{max(float(wire), bits):g}"
-    except ValueError:
-        return wire
+def _at_least(bits: float, codec: Codec) -> Codec:
+    return Rate(max(bits, codec.bits)) if isinstance(codec, Rate) else codec
 
 
 def _header(state: RunState, spec_digest: bytes, base_fingerprint: bytes) -> Header:

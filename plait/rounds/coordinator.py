@@ -117,7 +117,7 @@ class Coordinator:
             rule=rule,
             optimizer=optimizer,
             base_fingerprint=base_fingerprint,
-            wire=plan.settings.wire,
+            codec=plan.settings.codec,
             seed=plan.seed,
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,

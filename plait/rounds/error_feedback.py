@@ -33,7 +33,6 @@ from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import TrainJob
 from plait.rounds.own_side import without
 from plait.wire.codec import Codec
-from plait.wire.codecs import codec_for
 from plait.wire.envelope import encode_delta
 from plait.wire.settings import Settings
 
@@ -108,7 +107,7 @@ class ErrorFeedback:
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack what is due."""
-        codec = codec_for(job.settings.wire)
+        codec = job.settings.codec
         debt = Debt.of(kept, outgoing.delta.layout).grown(outgoing.delta, codec)
         due = debt.due(codec)
         # The residual of an untrained side waits for a round that trains it.

@@ -33,6 +33,7 @@ from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
+from plait.wire.codec import Codec
 from plait.wire.envelope import Opened, read_envelope
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
@@ -101,7 +102,7 @@ class Folding:
         rule: combines updates.
         optimizer: makes a step of what the rule gives.
         base_fingerprint: of the base, 32 bytes.
-        wire: of the run, as ``--wire`` says it.
+        codec: of the run.
         seed: of the run.
         norm_bound: how large an update may be.
         weighting: how much each counts.
@@ -117,7 +118,7 @@ class Folding:
         rule: Rule,
         optimizer: ServerOptimizer,
         base_fingerprint: bytes,
-        wire: str,
+        codec: Codec,
         seed: int,
         norm_bound: NormBound,
         weighting: Weighting,
@@ -129,7 +130,7 @@ class Folding:
         self._rule = rule
         self._optimizer = optimizer
         self._base = base_fingerprint
-        self._wire = wire
+        self._codec = codec
         self._seed = seed
         self._norm_bound = norm_bound
         self._weighting = weighting
@@ -252,9 +253,9 @@ class Folding:
         if diagnostics:
             fields["diagnostics"] = _fields(diagnostics)
         if outcome.base is not None:
-            state, cost = move_base(state, outcome.base, self._ranks, self._base, wire=self._wire)
+            state, cost = move_base(state, outcome.base, self._ranks, self._base, codec=self._codec)
             fields["base_distortion"] = cost.distortion
-        state, encoding = follow(state, self._ranks, self._base, wire=self._wire, before=before)
+        state, encoding = follow(state, self._ranks, self._base, codec=self._codec, before=before)
         fields["adapter"] = state.shadow.digest().hex()
         fields["broadcast_distortion"] = encoding.distortion
         fields["broadcast_codec_s"] = round(encoding.codec_s, 4)

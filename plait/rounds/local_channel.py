@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from plait.abandon import Abandoned
-from plait.errors import DiskFullError, Interrupted, PlaitError
+from plait.errors import DiskFullError, EarlierFormatError, Interrupted, PlaitError
 from plait.files import disk_full_told
 from plait.rounds.channel import Data, NoAnswer, Presence, Purpose, TaskParts
 from plait.rounds.local_model import Trained, TrainJob
@@ -105,6 +105,7 @@ class LocalChannel:
         Raises:
             Interrupted: the run was asked to stop.
             DiskFullError: this machine's disk is full.
+            EarlierFormatError: another version of plait wrote what a participant keeps.
         """
         if self._stop.asked:
             raise Interrupted("stopped by the user; everything received so far is saved")
@@ -120,7 +121,7 @@ class LocalChannel:
         try:
             participant = self._participant(node)
             job = participant.begin(task)
-        except (Abandoned, DiskFullError):
+        except (Abandoned, DiskFullError, EarlierFormatError):
             raise
         except PlaitError as error:
             return NoAnswer(f"node {node} failed: {error}")

@@ -39,7 +39,6 @@ from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.terms import Asked, Terms
-from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, read_envelope, seal
 from plait.wire.messages import (
     ClientCard,
@@ -228,7 +227,7 @@ class Participant:
         header, trained = job.header, outgoing.trained
         if header is None:
             raise ValueError("the job belongs to no task")
-        encoded = outgoing.encoded or encode_delta(outgoing.delta, codec_for(job.settings.wire))
+        encoded = outgoing.encoded or encode_delta(outgoing.delta, job.settings.codec)
         said = Header(
             direction=Direction.UPDATE,
             run_id=header.run_id,

@@ -107,10 +107,6 @@ class PeftLocalModel:
         different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
         return Coverage(len(different), sum(different.values()))
 
-    def train(self, job: TrainJob) -> Trained:
-        """Train on the client's training part, in an order that follows from seed and data."""
-        return self.train_alone(job)
-
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
     ) -> Judgement:
@@ -173,8 +169,8 @@ class PeftLocalModel:
         shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self._base), job.spec.digest, job.base.digest, *shape)
 
-    def train_alone(self, job: TrainJob) -> Trained:
-        """Do one job."""
+    def train(self, job: TrainJob) -> Trained:
+        """Train on the client's training part, in an order that follows from seed and data."""
         spec, state, settings = job.spec, job.start, self._seeded(job)
         model = self._on_base(job)
         split = self.split(spec, settings)
@@ -268,7 +264,7 @@ def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
 
 def _alone(job: TrainJob) -> Trained | PlaitError:
     try:
-        return job.model.train_alone(job) if isinstance(job.model, PeftLocalModel) else job.model.train(job)
+        return job.model.train(job)
     except (Abandoned, DiskFullError):
         raise
     except PlaitError as error:

@@ -17,6 +17,8 @@ from plait.adapters import Json
 from plait.adapters.strict_json import parse_object, shown
 from plait.errors import PeerError
 from plait.wire import bounds
+from plait.wire.codec import Codec
+from plait.wire.codecs import codec_for
 
 
 class Bound(Protocol):
@@ -154,6 +156,15 @@ class Settings:
     """Whether what the client's encoding drops is let go, because the next round's factors are others."""
     own_share: Annotated[float, Real(below=1)] = 0.0
     """How far the client's own adapter goes from the shared one; 0 for no adapter of its own."""
+
+    @property
+    def codec(self) -> Codec:
+        """What packs the client's update.
+
+        Raises:
+            ConfigError: there is no such codec.
+        """
+        return codec_for(self.wire)
 
     @property
     def text(self) -> str:

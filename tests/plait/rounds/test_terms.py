@@ -13,6 +13,7 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, client_seed, initial_state
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
+from plait.wire.codecs import codec_for
 from plait.wire.envelope import open_envelope, read_header
 from plait.wire.messages import (
     ClientCard,
@@ -71,7 +72,8 @@ def bob(federate, ranks):
             state = self.start
             for _ in range(number):
                 step = AdapterState(spec.layout, np.full(spec.layout.size, amount, np.float32))
-                state = follow(advance(state, step), ranks, self.model.base_fingerprint, wire="fp32", before=None)[0]
+                base, codec = self.model.base_fingerprint, codec_for("fp32")
+                state = follow(advance(state, step), ranks, base, codec=codec, before=None)[0]
             return state
 
     return Bob()
