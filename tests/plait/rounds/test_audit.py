@@ -20,7 +20,6 @@ from tests.plait.rounds.test_resume import CASES, begin
 
 
 def replayed(federation):
-    wire = federation.plan.settings.wire
     return replay(
         RunDirectory.find(federation.path),
         read_events(federation.path / "ledger.jsonl"),
@@ -32,7 +31,7 @@ def replayed(federation):
             rule=federation.rule,
             optimizer=federation.optimizer,
             base_fingerprint=FINGERPRINT,
-            wire=wire,
+            codec=federation.plan.settings.codec,
             seed=SEED,
             norm_bound=federation.plan.norm_bound,
             weighting=federation.plan.weighting,
