@@ -7,10 +7,12 @@ proto/README.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Any, TypeAlias
+
+from google.protobuf.message import Message
 
 from plait.errors import PeerError
 from plait.text import printable
@@ -30,10 +32,8 @@ _SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 |
 
 _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
-_Optional = Literal["loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error"]
-# Optional figures of an evaluation: standard errors, and changes of either sign.
-_ERRORS: tuple[_Optional, ...] = ("loss_error", "change_error", "own_loss_error", "own_change_error")
-_CHANGES: tuple[_Optional, ...] = ("change", "own_change")
+# Optional figures of an evaluation: standard errors, and losses and changes of either sign.
+_FIGURES = ("own_loss", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error")
 
 
 @dataclass(frozen=True)
@@ -281,37 +281,12 @@ def encode_reply(reply: Reply) -> bytes:
     match reply:
         case ClientCard():
             _check_card(reply)
-            answer = pb.Reply(
-                card=pb.ClientCard(
-                    client=reply.client,
-                    base_fingerprint=reply.base_fingerprint,
-                    spec_digest=reply.spec_digest,
-                    train_examples=reply.train_examples,
-                    train_tokens=reply.train_tokens,
-                    held_out_examples=reply.held_out_examples,
-                    held_out_tokens=reply.held_out_tokens,
-                    histogram=reply.histogram,
-                    wire=reply.wire,
-                    max_rank=reply.max_rank,
-                )
-            )
+            answer = pb.Reply(card=pb.ClientCard(**vars(reply)))
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
             _check_evaluation(reply)
-            answer = pb.Reply(
-                evaluation=pb.Evaluation(
-                    client=reply.client,
-                    round=reply.round,
-                    loss=reply.loss,
-                    tokens=reply.tokens,
-                    examples=reply.examples,
-                    correct=reply.correct,
-                    own_loss=reply.own_loss,
-                    own_correct=reply.own_correct,
-                    **{name: getattr(reply, name) for name in _ERRORS + _CHANGES},
-                )
-            )
+            answer = pb.Reply(evaluation=pb.Evaluation(**vars(reply)))
         case Refusal():
             bounds.name("client name", reply.client)
             answer = pb.Reply(
@@ -347,19 +322,16 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
 
 
+def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, Any]:
+    """A message's fields under the names that `kind` has too; None for an optional one that is absent."""
+    described = message.DESCRIPTOR.fields_by_name
+    absent = {name for name, field in described.items() if field.has_presence and not message.HasField(name)}
+    return {each.name: None if each.name in absent else getattr(message, each.name) for each in fields(kind)}
+
+
 def _decode_card(message: pb.ClientCard) -> ClientCard:
-    card = ClientCard(
-        client=message.client,
-        base_fingerprint=message.base_fingerprint,
-        spec_digest=message.spec_digest,
-        train_examples=message.train_examples,
-        train_tokens=message.train_tokens,
-        held_out_examples=message.held_out_examples,
-        held_out_tokens=message.held_out_tokens,
-        histogram=dict(message.histogram),
-        wire=tuple(message.wire),
-        max_rank=message.max_rank,
-    )
+    collections: dict[str, Any] = {"histogram": dict(message.histogram), "wire": tuple(message.wire)}
+    card = ClientCard(**{**_values(message, ClientCard), **collections})
     _check_card(card)
     return card
 
@@ -384,17 +356,7 @@ def _check_card(card: ClientCard) -> None:
 
 
 def _decode_evaluation(message: pb.Evaluation) -> Evaluation:
-    evaluation = Evaluation(
-        client=message.client,
-        round=message.round,
-        loss=message.loss,
-        tokens=message.tokens,
-        correct=message.correct if message.HasField("correct") else None,
-        examples=message.examples,
-        own_loss=message.own_loss if message.HasField("own_loss") else None,
-        own_correct=message.own_correct if message.HasField("own_correct") else None,
-        **{name: getattr(message, name) for name in _ERRORS + _CHANGES if message.HasField(name)},
-    )
+    evaluation = Evaluation(**_values(message, Evaluation))
     _check_evaluation(evaluation)
     return evaluation
 
@@ -405,12 +367,9 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     bounds.finite("loss", evaluation.loss)
     bounds.integer("tokens", evaluation.tokens)
     bounds.integer("examples", evaluation.examples)
-    if evaluation.own_loss is not None:
-        bounds.finite("own loss", evaluation.own_loss)
-    figures = {name: getattr(evaluation, name) for name in _ERRORS + _CHANGES}
-    for name, figure in figures.items():
-        if figure is not None:
-            check = bounds.non_negative if name in _ERRORS else bounds.finite
+    for name in _FIGURES:
+        if (figure := getattr(evaluation, name)) is not None:
+            check = bounds.non_negative if name.endswith("error") else bounds.finite
             check(name.replace("_", " "), figure)
     for name, correct in (("correct examples", evaluation.correct), ("own correct examples", evaluation.own_correct)):
         if correct is not None:

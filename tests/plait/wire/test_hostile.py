@@ -179,7 +179,7 @@ ENVELOPES = {
     "rate, indices without costs": (rate(at7=b"\x00\x10"), "codec parameters have .* expected at least 91"),
     "rate, half a word": (rate(RATE.payload[:-1]), "range-coded stream has .* expected a multiple of 4"),
     "rate, words after the end": (rate(RATE.payload + b"\xff" * 8), "continues after its last symbol|expected at most"),
-    "rate, a stream of ones": (rate(b"\xff" * 4), "cannot be decoded|goes on after"),
+    "rate, a stream of ones": (rate(b"\xff" * 4), "cannot be decoded|continues after"),
     "rate, a payload beyond its bound": (rate(bytes(2**17 + 4)), "rate payload has .* expected at most 131078"),
     "a flipped bit in the payload": (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "digest of the payload is"),
     "a digest that lies": (envelope(payload_digest=b"d" * 32), "digest of the payload is"),
