@@ -286,7 +286,7 @@ class Folding:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
         before = None if self.turns else state.adapter
         state, encoding = follow(
-            replace(state, adapter=wanted), self._ranks, self._base, wire=self._wire, before=before
+            replace(state, adapter=wanted), self._ranks, self._base, codec=self._codec, before=before
         )
         return state, {
             "adapter": state.shadow.digest().hex(),
