@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := $(VENV)/pins.txt
 
-.PHONY: help setup simulate test unit check scoreboard proto clean
+.PHONY: help setup simulate test unit check scoreboard proto kernels clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ scoreboard: $(STAMP)  ## Test and count what plait withstands
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. plait/v1/federation.proto
+
+kernels:  ## Pack the C++ of the kernels for a Flower App Bundle, which carries no .cpp
+	cd plait/training/fused && python3 -c "import json; print(json.dumps([open(name).read() for name in \
+		('kernels.cpp', 'low_rank.cpp', 'attention.cpp')], indent=1))" > cpp.json
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

@@ -68,6 +68,6 @@ def _surroundings() -> bytes:
     """Digest of the measuring code, the libraries, and the processor."""
     digest = hashlib.sha256(json.dumps([machine.versions(), machine.processor(), machine.cores()]).encode())
     package = Path(plait.__file__).parent
-    for file in sorted((package / "training").rglob("*.py")):
+    for file in sorted(path for path in (package / "training").rglob("*") if path.suffix in (".py", ".cpp", ".json")):
         digest.update(file.read_bytes())
     return digest.digest()

@@ -55,6 +55,11 @@ def test_the_bundle_holds_every_module_of_the_checkout(bundle):
 
 
 @pytest.mark.slow
+def test_the_bundle_holds_the_source_of_the_kernels(bundle):
+    assert "plait/training/fused/cpp.json" in bundle.namelist()
+
+
+@pytest.mark.slow
 def test_the_bundle_is_well_below_flowers_limit(bundle):
     assert sum(entry.file_size for entry in bundle.infolist()) < 6 << 20
 

@@ -243,7 +243,7 @@ def _compile(folder: Path) -> None:
     path = os.environ["PATH"]
     # An empty entry is the current directory, as is a dot.
     os.environ |= {"PATH": os.pathsep.join(("", path)), "PLAIT_CACHE": str(folder / "cache")}
-    native._SOURCE = _SOURCE
+    native.kernel_source = lambda: _SOURCE
     try:
         native.native_library.__wrapped__()
     finally:
@@ -404,7 +404,7 @@ def _base() -> object:
 def _library() -> object:
     from plait.training.fused import native
 
-    native._SOURCE = _SOURCE
+    native.kernel_source = lambda: _SOURCE
     loaded = native.native_library.__wrapped__()
     return ctypes.c_int(loaded.honest()).value if loaded is not None else 1
 

@@ -1,6 +1,6 @@
 """Causal attention over sequences that lie one after another without padding, forward and backward.
 
-On a CPU it is compiled (`attention_cpp`): one pass from the projections to the mixed values, and one back, holding the
+On a CPU it is compiled (`attention.cpp`): one pass from the projections to the mixed values, and one back, holding the
 scores of a few queries at a time. Elsewhere, and if nothing could be compiled, torch's own scaled-dot-product
 attention is used. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
 """

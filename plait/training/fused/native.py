@@ -1,6 +1,8 @@
-"""The compiled kernels: `kernels_cpp`, `low_rank_cpp` and `attention_cpp`, built at first use and kept in the cache.
+"""The compiled kernels: `kernels.cpp`, `low_rank.cpp` and `attention.cpp`, built at first use and kept in the cache.
 
-The machine's own C++ compiler builds them. Where there is none, or it fails, there is no library, and torch computes.
+A Flower App Bundle carries no ``.cpp`` (flwr admits Python, TOML, Markdown, YAML and JSON only), so the bundle has
+``cpp.json`` instead, which `make kernels` packs from the three files. The machine's own C++ compiler builds them. Where
+there is none, or it fails, there is no library, and torch computes.
 Knows nothing of what the kernels compute.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -23,9 +26,11 @@ from plait.data.cache import cache_directory
 from plait.errors import MachineError, PlaitError
 from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
 from plait.training.device import cpu_features
-from plait.training.fused import attention_cpp, kernels_cpp, low_rank_cpp
 
-_SOURCE = kernels_cpp.SOURCE + low_rank_cpp.SOURCE + attention_cpp.SOURCE
+SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp")
+"""One translation unit, in this order."""
+PACKED = "cpp.json"
+"""The same as a list of texts."""
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 # The compiler's. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN
@@ -37,6 +42,17 @@ FLAGS = (
 _WIDE = ("-mprefer-vector-width=512",)  # compilers shy away from full vectors, which pay here
 _PARALLEL = ("-fopenmp",)
 _BUILD_TIMEOUT_S = 120
+
+
+def kernel_source(folder: Path = Path(__file__).parent) -> str:
+    """The C++ of all kernels.
+
+    Args:
+        folder: holds `SOURCES`, or in a Flower App Bundle `PACKED`.
+    """
+    if (folder / SOURCES[0]).exists():
+        return "".join((folder / name).read_text() for name in SOURCES)
+    return "".join(json.loads((folder / PACKED).read_text()))
 
 
 @lru_cache(maxsize=1)
@@ -83,14 +99,15 @@ def compiled(symbol: str, arguments: tuple[type, ...]) -> Callable[..., None] | 
 def _built(compiler: str, flags: tuple[str, ...]) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
-    name = hashlib.sha256(about.encode() + _SOURCE.encode()).hexdigest()
+    code = kernel_source()
+    name = hashlib.sha256(about.encode() + code.encode()).hexdigest()
     target = cache_directory() / "kernels" / f"{name}.so"
     if is_ours(target):
         return target
     make_private_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build.") as folder:
         source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-        source.write_text(_SOURCE)
+        source.write_text(code)
         subprocess.run(
             [compiler, *flags, str(source), "-o", str(made)],
             cwd=folder,

@@ -18,6 +18,12 @@ def build() -> ctypes.CDLL | None:
     return native.native_library.__wrapped__()
 
 
+def test_a_bundle_without_the_files_builds_the_same_source(tmp_path: Path) -> None:
+    packed = Path(native.__file__).with_name(native.PACKED).read_text()
+    (tmp_path / native.PACKED).write_text(packed)
+    assert native.kernel_source(tmp_path) == native.kernel_source(), "run `make kernels`"
+
+
 def test_a_machine_without_a_compiler_has_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native.shutil, "which", lambda _name: None)
     assert build() is None

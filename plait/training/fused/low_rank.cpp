@@ -1,6 +1,3 @@
-"""The C++ source of the thin products of low-rank pairs; it follows that of `kernels_cpp` in one file."""
-
-SOURCE = r"""
 // The thin products of low-rank pairs beside several frozen projections of one input, for several adapters whose rows
 // lie one after another: sums in float32, each in one fixed order whatever the number of threads. With bfloat16 the
 // narrow side is rounded to it before it is multiplied again. thin.py says what each one computes; its plain versions
@@ -509,4 +506,3 @@ void pair_gradients(const T *x, const T *const *grads, const float *inner, const
 
 EXPORT_PAIRS(float, f32)
 EXPORT_PAIRS(bf16, bf16)
-"""

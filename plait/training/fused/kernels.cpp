@@ -1,6 +1,3 @@
-"""The C++ source of the compiled kernels, in a Python file because a Flower App Bundle carries no other source."""
-
-SOURCE = r"""
 // Elementwise kernels of a Llama-like decoder on the CPU, for float32 and bfloat16: read once, compute in float32,
 // round once, write once. Every row is summed in one fixed order, so results do not depend on the number of threads.
 // kernels.py says what each one computes; its plain versions there are the specification.
@@ -210,4 +207,3 @@ void accumulate_rescaled(float *total, const T *added, const float *rescale, int
 
 EXPORT(float, f32)
 EXPORT(bf16, bf16)
-"""

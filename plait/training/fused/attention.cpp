@@ -1,6 +1,3 @@
-"""The C++ source of causal attention; it follows that of `low_rank_cpp` in one file."""
-
-SOURCE = r"""
 // Causal attention of sequences that lie one after another, straight on what projections give: heads side by side in a
 // row, turned by position (RoPE, arXiv 2104.09864) on the way in, and gradients back on the way out. Scores are held
 // for TILE queries at a time, in float32, and computed anew for the gradient; chances and gradients of scores are
@@ -372,4 +369,3 @@ void attend_gradient(const T *q, const T *k, const T *v, const T *grad, T *grad_
 
 EXPORT_ATTENTION(float, f32)
 EXPORT_ATTENTION(bf16, bf16)
-"""
