@@ -1,7 +1,7 @@
-"""What a rule adds to the frozen base itself: per module the factors of a matrix, the scale folded in.
+"""What a rule adds to the frozen base itself: per module the factors of a matrix, with the scale multiplied in.
 
-Rules that move the base (FLoRA, FedEx-LoRA) hand this out beside the adapter. Deltas of many rounds add up to a rank
-that grows with clients and rounds, but never past that of the weight: from there on QR holds the sum without loss.
+Rules that move the base (FLoRA, FedEx-LoRA) return this next to the adapter. Deltas of many rounds add up to a rank
+that grows with clients and rounds, but never above that of the weight: from there on QR holds the sum without loss.
 Knows no weights of a base and no file.
 """
 
@@ -42,7 +42,7 @@ class BaseDelta:
         return BaseDelta({module: factors.compressed(tolerance) for module, factors in self.factors.items()})
 
     def rounded(self) -> BaseDelta:
-        """The values that float32 can hold, which is what a receiver of float32 factors has."""
+        """The values rounded to float32, which is what a receiver of float32 factors has."""
         return BaseDelta(
             {
                 module: LowRank(*(factor.astype(np.float32).astype(np.float64) for factor in (f.b, f.a)))
@@ -56,7 +56,7 @@ class BaseDelta:
 
     @property
     def size(self) -> int:
-        """Number of elements of all factors: what a broadcast of it has to carry."""
+        """Number of elements of all factors: the size of a broadcast of it."""
         return sum(factors.b.size + factors.a.size for factors in self.factors.values())
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -69,6 +69,6 @@ class BaseDelta:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]]) -> BaseDelta:
-        """Undo `to_arrays`."""
+        """The inverse of `to_arrays`."""
         modules = sorted(name.removesuffix(".b") for name in arrays if name.endswith(".b"))
         return cls({module: LowRank(arrays[f"{module}.b"], arrays[f"{module}.a"]) for module in modules})

@@ -1,6 +1,6 @@
-"""What one client brings to a round, and the check that it can be folded at all.
+"""What one client contributes to a round, and the check that it can be aggregated.
 
-The check comes before anything is changed: a contribution that is refused leaves the round as it was. Knows no rule.
+The check comes before anything is changed: a refused contribution leaves the round unchanged. Knows no rule.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Contribution:
         client: its name.
         received: the adapter that it trained from, in its own layout.
         delta: its adapter after training minus `received`.
-        weight: positive; only the ratio to the other clients' weights counts.
-        geometry: of its own layout, which has another rank than the server's where ranks are mixed.
+        weight: positive; only its ratio to the other clients' weights matters.
+        geometry: of its own layout, whose rank differs from the server's where ranks are mixed.
     """
 
     client: str
@@ -38,15 +38,15 @@ class Contribution:
     geometry: Geometry
 
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
-        """Refuse what cannot be folded.
+        """Refuse what cannot be aggregated.
 
         Args:
             server: geometry of the master.
-            ranks: which ranks the rule takes beside the server's.
+            ranks: the ranks that the rule takes besides the server's.
             frozen: sides that no client may have changed.
 
         Raises:
-            PeerError: the weight is no weight, the tensors or ranks are not the declared ones, modules differ from the
+            PeerError: the weight is invalid, the tensors or ranks are not the declared ones, modules differ from the
                 server's, a frozen side has changed, or a value is not finite.
         """
         try:
@@ -93,7 +93,7 @@ class Ranks:
     """The ranks that a rule takes.
 
     Attributes:
-        lower: clients may have less than the server's rank, and a scale of their own.
+        lower: clients may have less than the server's rank, and their own scale.
         higher: they may have more.
     """
 
@@ -118,7 +118,7 @@ ANY_RANK = Ranks(lower=True, higher=True)
 
 def _check_values(delta: AdapterState) -> None:
     # A dot product reads the buffer once and writes nothing; it is not finite if an element is not, and in the rare
-    # case that it only overflowed, the slow check lets the delta pass.
+    # case of a mere overflow, the slow check accepts the delta.
     with np.errstate(over="ignore", invalid="ignore"):
         square = np.dot(delta.flat, delta.flat)
     if not np.isfinite(square):

@@ -2,8 +2,8 @@
 
 For any rule: feed it the same contributions in the same order, then the outcome. Everything is measured on the product
 scale * B A of each module, over all modules together in Frobenius norm, through QR of factors; no d_out x d_in matrix
-is formed. Optional: it costs about what FlexLoRA costs. To cost less it can look at a few modules only. Tensors that
-are no factor count in the update norms only. Knows no rule.
+is formed. Optional: it costs about what FlexLoRA costs. To cost less it can measure a few modules only. Tensors that
+are not factors count in the update norms only. Knows no rule.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Diagnostics:
     """Figures of one round; 0 where everything is 0.
 
     Attributes:
-        exact_norm: Frobenius norm of the exact weighted mean of scale_k B_k A_k, of all modules looked at.
+        exact_norm: Frobenius norm of the exact weighted mean of scale_k B_k A_k, over all measured modules.
         error: distance of the round's result (adapter and base together) from it, relative to `exact_norm`.
         covariance: distance of the product of the mean factors (padded, where ranks are mixed) from it, relative to
-            `exact_norm`: the error that averaging B and A apart makes.
+            `exact_norm`: the error from averaging B and A separately.
         effective_rank: exponential of the entropy of the singular values of the exact mean (Roy and Vetterli, 2007),
-            the mean over modules; near 1 where one direction carries all.
+            the mean over modules; near 1 where one direction dominates.
         agreement: Frobenius norm of the change of the exact mean, relative to the mean of the clients' own changes: 1
             where all clients move alike, 1 / sqrt(clients) where they move at right angles to each other.
         drift: by client, Frobenius norm of the change of its product.
         update_norms: by client, Euclidean norm of its delta over all tensors.
-        modules: how many modules were looked at.
+        modules: the number of measured modules.
     """
 
     exact_norm: float
@@ -57,7 +57,7 @@ class Observer:
 
     Args:
         context: of the round.
-        modules: look at this many, spread evenly over the adapter; all where None.
+        modules: measure this many, spread evenly over the adapter; all if None.
     """
 
     def __init__(self, context: RoundContext, *, modules: int | None = None) -> None:
@@ -67,14 +67,14 @@ class Observer:
         self._names = frozenset(pair.module for pair in pairs)
         self._context = replace(context, geometry=self._of_interest(context.geometry))
         self._exact = ExactMean(self._context)
-        # A rank above the server's has room here: the mean of padded factors is to leave out nothing.
+        # A rank above the server's fits here: the mean of padded factors must not lose anything.
         self._slices = SliceSum(self._of_interest(_widest(context)))
         self._drift: dict[str, float] = {}
         self._weights: dict[str, float] = {}
         self._norms: dict[str, float] = {}
 
     def add(self, contribution: Contribution) -> None:
-        """Look at one client's delta, which the rule has taken."""
+        """Measure one client's delta, after the rule has taken it."""
         geometry = self._of_interest(contribution.geometry)
         self._exact.add(replace(contribution, geometry=geometry))
         received, delta = contribution.received.flat, contribution.delta.flat

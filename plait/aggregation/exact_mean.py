@@ -1,4 +1,4 @@
-"""The exact weighted mean of scale_k B_k A_k over a cohort of any ranks, held as factors; the rest averaged plainly.
+"""The exact weighted mean of scale_k B_k A_k over a cohort of any ranks, held as factors; all else is averaged plainly.
 
 This is what rules in product space start from and what the diagnostics measure every rule against. Knows no rule.
 """
@@ -20,7 +20,7 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class ExactMean:
-    """Accumulates products of trained factors, and the deltas of all that is no factor.
+    """Accumulates products of trained factors, and the deltas of all other tensors.
 
     Args:
         context: of the round.
@@ -32,7 +32,7 @@ class ExactMean:
         self._others = WeightedSum(context.geometry.others_size)
 
     def add(self, contribution: Contribution) -> None:
-        """Take in one client's trained adapter; the caller has checked it."""
+        """Add one client's trained adapter; the caller has checked it."""
         trained = contribution.received.flat + contribution.delta.flat
         self._products.add(contribution.geometry, trained, contribution.weight)
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
@@ -53,7 +53,7 @@ class ExactMean:
         return self._products.total(pair.module).scaled(1.0 / self.weight)
 
     def step(self, factors: Mapping[str, tuple[Float64, Float64]]) -> AdapterState:
-        """The step that leads the master to the given (B, A) of each module, and the rest to its mean."""
+        """The step from the master to the given (B, A) of each module, and to the mean of all other tensors."""
         context = self._context
         wanted = np.empty(context.geometry.layout.size)
         for pair in context.geometry.pairs:

@@ -1,4 +1,4 @@
-"""FedExP: the more the clients disagree, the further the server goes along the mean of their deltas.
+"""FedExP: the more the clients disagree, the longer the server's step along the mean of their deltas.
 
 Jhunjhunwala, Wang and Joshi, "FedExP: Speeding Up Federated Averaging via Extrapolation", ICLR 2023, arXiv 2301.09604:
 the mean of deltas that point different ways is much shorter than any of them, so a plain average hardly moves. With the
@@ -6,7 +6,7 @@ weighted mean of squared norms S = sum_k w_k ||d_k||^2 and the mean step d, the 
 
     lr max(1, S / (2 ||d||^2)) d
 
-which is the plain step where the clients agree, and needs no tuning. Acts on B and A as they are.
+which is the plain step where the clients agree, and needs no tuning. Acts on B and A directly.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from plait.aggregation.server_optimizer import OptimizerMemory
 
 @dataclass(frozen=True)
 class FedExp:
-    """A server learning rate that follows from the updates themselves.
+    """A server learning rate computed from the updates themselves.
 
     Attributes:
-        learning_rate: multiplies the learning rate that the updates suggest.
+        learning_rate: multiplies the learning rate computed from the updates.
     """
 
     learning_rate: float = 1.0
@@ -40,7 +40,7 @@ class FedExp:
         memory: OptimizerMemory,
         context: RoundContext,  # noqa: ARG002 (part of the protocol)
     ) -> tuple[AdapterState, OptimizerMemory]:
-        """The step, made longer where clients disagree."""
+        """The step, lengthened where clients disagree."""
         square = norm(outcome.step) ** 2
         longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0
         rate = np.float32(self.learning_rate * longer)

@@ -1,11 +1,11 @@
-"""FedRot-LoRA: turn every client's factors towards the common ones, then average.
+"""FedRot-LoRA: rotate every client's factors towards the common ones, then average.
 
 Zhang et al., "FedRot-LoRA: Mitigating Rotational Misalignment in Federated LoRA", arXiv 2602.23638. (B R)(R^T A) = B A
-for orthogonal R, so clients that learned the same may disagree in their factors; the mean of those cancels. For each
-client R is the orthogonal Procrustes solution against the adapter that all received: in odd rounds min ||R^T A_k - A||
-with R = U V^T of A_k A^T = U S V^T, in even rounds min ||B_k R - B|| with R = U V^T of B_k^T B. The paper turns at the
-client and before sending; turning at the server gives the same mean and asks nothing of clients. A strength below 1
-goes part of the way: the orthogonal matrix nearest to (1 - strength) I + strength R.
+for orthogonal R, so clients that learned the same may disagree in their factors, which then cancel in the mean. For
+each client R is the orthogonal Procrustes solution against the adapter that all received: in odd rounds min ||R^T A_k -
+A|| with R = U V^T of A_k A^T = U S V^T, in even rounds min ||B_k R - B|| with R = U V^T of B_k^T B. The paper rotates
+at the client, before sending; rotating at the server gives the same mean and needs nothing from clients. A strength
+below 1 rotates partially: by the orthogonal matrix nearest to (1 - strength) I + strength R.
 """
 
 from __future__ import annotations

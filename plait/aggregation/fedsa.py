@@ -1,8 +1,8 @@
-"""FedSA-LoRA: A is shared, every client keeps a B of its own.
+"""FedSA-LoRA: A is shared, and every client keeps its own B.
 
-Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning", arXiv 2410.01463. A carries what
-clients have in common, B what is theirs. The mean of A is exact; but clients have models of their own, so there is no
-one product to be exact about, and the master's B stays what it was.
+Guo et al., "Selective Aggregation for Low-Rank Adaptation in Federated Learning", arXiv 2410.01463. A holds what
+clients have in common, B what is specific to each. The mean of A is exact; but every client has its own model, so there
+is no single product to be exact about, and the master's B does not change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FedSVD: clients train B, the server averages it and turns the factors so that A has orthonormal rows.
+"""FedSVD: clients train B, the server averages it and re-factors the product so that A has orthonormal rows.
 
 Lee et al., "FedSVD: Adaptive Orthogonalization for Private Federated Learning with LoRA", arXiv 2505.12805. Clients
 share A, so the mean of B is exact; the singular value decomposition B̄ A = U S V^T has rank r at most, so A' = V^T, B'
@@ -42,7 +42,7 @@ def _orthonormal(pair: Pair, flat: Float64) -> tuple[Float64, Float64]:
     used = kept_rank(svd.s, tolerance=0.0, dimension=max(pair.d_in, pair.d_out))
     b, a = np.zeros_like(old.b), old.a
     b[:, :used] = svd.u[:, :used] * svd.s[:used]
-    # Rows that the product does not use go on along the old A, made orthonormal to the others.
+    # Rows that the product does not use continue along the old A, made orthonormal to the others.
     q, _ = np.linalg.qr(np.vstack([svd.vt[:used], old.a]).T)
     rows = min(pair.rank, q.shape[1])
     a[:rows] = q.T[:rows]

@@ -1,4 +1,4 @@
-"""FLoRA: the stack of all clients' factors goes into the base, and the adapter starts anew.
+"""FLoRA: the stack of all clients' factors is merged into the base, and the adapter starts fresh.
 
 Wang et al., "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank Adaptations", arXiv
 2409.05976, section 3: [p_1 s_1 B_1, p_2 s_2 B_2, ...] [A_1; A_2; ...] is the sum of p_k s_k B_k A_k, for any ranks and
@@ -50,7 +50,7 @@ class _Round:
 FLORA = Rule(
     name="flora",
     title="FLoRA (arXiv 2409.05976)",
-    computes="exact mean of the products, stacked and merged into the base; the adapter starts anew each round",
+    computes="exact mean of the products, stacked and merged into the base; the adapter starts fresh each round",
     algorithm=_Round,
     exactness=Exactness.EXACT,
     ranks=ANY_RANK,

@@ -1,9 +1,9 @@
 """FLoRIST: singular value thresholding of the stacked adapters.
 
 Ramesh and Dass, "FLoRIST: Singular Value Thresholding for Efficient and Accurate Federated Fine-Tuning of Large
-Language Models", arXiv 2506.09199: decompose the two stacks apart, then the small matrix between them, and keep the
-fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global adapter
-follows from tau; here the layout is fixed, so it is also at most the server's rank, and the product is handed out in
+Language Models", arXiv 2506.09199: decompose the two stacks separately, then the small matrix between them, and keep
+the fewest singular values that hold a share tau of the energy (sum of squares). In the paper the rank of the global
+adapter follows from tau; here the layout is fixed, so it is also at most the server's rank, and the product is sent in
 the factors nearest to the mean of the clients' A, as with FlexLoRA.
 """
 

@@ -2,7 +2,7 @@
 
 LoRA (arXiv 2106.09685) changes a weight by W' = W + scale * B A. The scale is alpha / rank, with rank-stabilised LoRA
 (arXiv 2312.03732) alpha / sqrt(rank), and PEFT lets single modules have a rank and an alpha of their own. A rule that
-mixes ranks must count every product with its own scale, so the scale is part of a pair. Knows no values.
+mixes ranks must multiply every product by its own scale, so the scale is part of a pair. Knows no values.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Pair:
 
     Attributes:
         module: name of the module, as in PEFT's tensor names without ``.lora_A.weight``.
-        a: where A lies; its first dimension is the rank, the others count together as d_in.
-        b: where B lies; its first dimension is d_out, its second the rank.
+        a: where A is; its first dimension is the rank, the others together are d_in.
+        b: where B is; its first dimension is d_out, its second the rank.
         rank: of the product.
-        scale: the product counts this often.
+        scale: factor of the product.
     """
 
     module: str
@@ -73,7 +73,7 @@ class Pair:
         return self.a.size + self.b.size
 
     def slot(self, side: Side) -> TensorSlot:
-        """Where the factor of `side` lies."""
+        """Where the factor of `side` is."""
         return self.a if side is Side.A else self.b
 
     def a_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
@@ -92,7 +92,7 @@ class Geometry:
     Attributes:
         layout: of the whole adapter.
         pairs: in the order of their module names.
-        others: slots that are no factor (a bias, a classifier head, a square matrix of LoRA-XS): averaged plainly by
+        others: slots that are not factors (a bias, a classifier head, a square matrix of LoRA-XS): averaged plainly by
             every rule.
     """
 

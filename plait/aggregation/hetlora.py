@@ -3,10 +3,10 @@
 Cho et al., "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", arXiv 2401.06432 (HetLoRA),
 in three parts. *Distribution*: a client gets the leading slices of the master (`Handing.SLICE`). *Aggregation*: factors
 are padded with zeros and averaged with weights ||S_k|| / Z, where ||S_k|| is the Frobenius norm of the client's product
-in that module; this is done here, times the client's own weight (the paper has none). *Self-pruning*: a client adds
-lambda ||B_k[:, g r:]|| ||A_k[g r:]|| to its loss and gives up the slices from g r on if their norm has shrunk; that is
-the client's to do, and shows here as a client of a lower rank. Padding dilutes: slices that few clients have shrink
-towards zero each round (see `raflora` and `rbla`).
+in that module; this is implemented here, times the client's own weight (the paper has none). *Self-pruning*: a client
+adds lambda ||B_k[:, g r:]|| ||A_k[g r:]|| to its loss and drops the slices from g r on if their norm has shrunk; that
+happens at the client, and appears here as a client of a lower rank. Padding dilutes: slices that few clients have
+shrink towards zero each round (see `raflora` and `rbla`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class PaddedMean:
-    """The mean of padded factors under way.
+    """The running mean of padded factors.
 
     Args:
         context: of the round.
-        by_norm: whether a client also counts by the norm of its product.
+        by_norm: whether a client is also weighted by the norm of its product.
     """
 
     def __init__(self, context: RoundContext, *, by_norm: bool) -> None:
@@ -41,7 +41,7 @@ class PaddedMean:
         self._others = WeightedSum(context.geometry.others_size)
 
     def add(self, contribution: Contribution) -> None:
-        """Take in one client's delta."""
+        """Add one client's delta."""
         trained = contribution.received.flat + contribution.delta.flat
         for pair in contribution.geometry.pairs:
             norm = _product_norm(pair, trained) if self._by_norm else 1.0
@@ -49,7 +49,7 @@ class PaddedMean:
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
 
     def finish(self) -> Outcome:
-        """The step to the mean; a module in which no client has a product other than zero stays as it is."""
+        """The step to the mean; a module in which no client has a nonzero product stays unchanged."""
         geometry = self._context.geometry
         wanted = self._context.master.flat.astype(np.float64)
         for pair in geometry.pairs:

@@ -1,13 +1,14 @@
 """LoRA-FAIR: the means of B and A, with B corrected towards the exact mean of the products.
 
 Bian et al., "LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation and Initialization Refinement", arXiv 2411.14961:
-the server looks for a correction D of B̄ that makes (B̄ + D) Ā alike to the exact mean M and keeps D small. The paper
-measures likeness by cosine and descends by SGD; here it is the squared Frobenius distance, for which the answer is
-closed:
+the server finds a correction D of B̄ that makes (B̄ + D) Ā similar to the exact mean M and keeps D small. The paper
+measures similarity by cosine and descends by SGD; here it is the squared Frobenius distance, which has a closed-form
+solution:
 
     min ||M - s (B̄ + D) Ā||^2 + mu ||D||^2   =>   D = s E Ā^T (s^2 Ā Ā^T + mu I)^-1,   E = M - s B̄ Ā,
 
-with mu = lambda * trace(s^2 Ā Ā^T) / r, so that lambda has no unit, and lambda = 0.01 as in the paper. E stays factors.
+with mu = lambda * trace(s^2 Ā Ā^T) / r, so that lambda has no unit, and lambda = 0.01 as in the paper. E stays in
+factors.
 """
 
 from __future__ import annotations

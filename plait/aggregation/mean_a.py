@@ -1,8 +1,8 @@
 """The mean of the clients' trained A, which new factors stay close to.
 
-Rules that decompose a product anew choose its factors by it (`projection.factored`). The A that was handed out would do
-for small steps only: what the clients moved their A by would be missing from the new one and be made up for in B, and
-at high learning rates the two drift apart in size until training breaks.
+Rules that re-factor a product choose its factors by it (`projection.factored`). The A that was sent to clients would do
+for small steps only: the change of the clients' A would be missing from the new A and be compensated in B, and at high
+learning rates the two diverge in size until training breaks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class MeanA:
-    """Accumulates over the clients whose adapter has the master's layout; others have another A.
+    """Accumulates over the clients whose adapter has the master's layout; the others' A has another shape.
 
     Args:
         context: of the round.
@@ -28,7 +28,7 @@ class MeanA:
         self._deltas = WeightedSum(context.geometry.layout.size)
 
     def add(self, contribution: Contribution) -> None:
-        """Take in one client's A; the caller has checked it."""
+        """Add one client's A; the caller has checked it."""
         if contribution.geometry.layout.digest == self._context.geometry.layout.digest:
             self._deltas.add(contribution.delta.flat, contribution.weight)
 

@@ -34,7 +34,7 @@ def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> Server
     """The optimizer that the user asks for.
 
     Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``. ``auto`` is resolved before.
+        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``. ``auto`` is resolved by the caller.
         learning_rate: positive.
         momentum: from 0 to less than 1; beta1 of the adaptive optimizers.
 

@@ -1,11 +1,11 @@
 """Server optimizers that do not depend on how a product is split into factors.
 
 For an invertible G, (B G^-1)(G A) is the same model, but momentum or FedAdam on B and A gives another result for each
-G, and a rule that turns the factors makes yesterday's momentum meaningless. Here the pseudo-gradient is the change of
-the product itself, D = s (B' A' - B A), a matrix of rank 2 r at most. Its momentum is a low-rank matrix too, cut to a
-few times the rank; the new adapter is the best of rank r for the product that is aimed at. The adaptive variant divides
-by the root of a running mean of ||D||_F^2, one number for each module: a norm does not change under rotations, a square
-by elements does. All other tensors get the same treatment as one vector.
+G, and a rule that changes the factors makes the previous momentum meaningless. Here the pseudo-gradient is the change
+of the product itself, D = s (B' A' - B A), a matrix of rank 2 r at most. Its momentum is a low-rank matrix too, cut to
+a few times the rank; the new adapter is the best of rank r for the target product. The adaptive variant divides by the
+root of a running mean of ||D||_F^2, one number for each module: a norm is invariant under rotations, element squares
+are not. All other tensors are treated the same way, as one vector.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _MOMENTUM_RANKS = 4
 
 @dataclass(frozen=True)
 class ProductSpace:
-    """Momentum, and if wanted an adaptive step, on products.
+    """Momentum, and optionally an adaptive step, on products.
 
     Attributes:
         name: what the user gives.
-        learning_rate: multiplies the momentum; where adaptive, about the Frobenius norm of the change of a module.
-        momentum: beta of M <- beta M + D, where adaptive M <- beta M + (1 - beta) D.
-        nesterov: look ahead: step along D + beta M; not where adaptive.
+        learning_rate: multiplies the momentum; if adaptive, about the Frobenius norm of the change of a module.
+        momentum: beta of M <- beta M + D, if adaptive M <- beta M + (1 - beta) D.
+        nesterov: look ahead: step along D + beta M; not if adaptive.
         adaptive: divide by sqrt(v) + tau with v <- beta2 v + (1 - beta2) ||D||^2, v = tau^2 at first.
     """
 
@@ -52,13 +52,13 @@ class ProductSpace:
 
     @property
     def copies(self) -> int:
-        """The momentum is of a few times the rank, in float64."""
+        """The momentum has a few times the rank, in float64."""
         return 2 * _MOMENTUM_RANKS if self.momentum else 0
 
     def adjust(
         self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext
     ) -> tuple[AdapterState, OptimizerMemory]:
-        """Aim at a product beyond or before the rule's, and take the step to the nearest adapter."""
+        """Compute the target product beyond or before the rule's, and take the step to the nearest adapter."""
         geometry, master = context.geometry, context.master
         landed = landing(outcome.step, master)
         wanted = landed.astype(np.float64)

@@ -3,7 +3,7 @@
 For a Gaussian Omega (d_in, q) the exact image of the sum, sum of c B (A Omega), is cheap to keep up to date, and E || X
 Omega ||_F^2 = q || X ||_F^2 for any fixed X (Halko, Martinsson and Tropp, arXiv 0909.4061, section 4.3). With X the sum
 less a result, that estimates the squared error with a relative standard deviation of at most sqrt(2 / q), far less
-where the error is spread over many directions, as what a sketch drops is. It is an estimate, no certificate: a
+where the error is spread over many directions, as a sketch's loss is. It is an estimate, not a certificate: a
 certified bound adds up the norms of all losses as if they pointed the same way, which they do not.
 """
 

@@ -1,13 +1,13 @@
-"""A sketch of fixed rank of a sum of products, with a certified bound of what it lost.
+"""A sketch of fixed rank of a sum of products, with a certified bound on its loss.
 
-Incremental singular value decomposition: new factors wait until they are twice as many columns as the sketch, then
-sketch and newcomers are decomposed together through QR and cut to the sketch's rank again. (Waiting for fewer takes as
-long and cuts more often, which adds to the bound below.) Let T_t be what was cut at time t. The sum is exactly the
+Incremental singular value decomposition: new factors wait until they have twice as many columns as the sketch, then
+sketch and new factors are decomposed together through QR and cut to the sketch's rank again. (Waiting for fewer takes
+as long and cuts more often, which adds to the bound below.) Let T_t be what was cut at time t. The sum is exactly the
 sketch plus the sum of all T_t, so by the triangle inequality
 
     || sum - sketch ||_F  <=  sum over t of || T_t ||_F,
 
-and || T_t ||_F is the root of the sum of squares of the singular values that were cut: known, and added up as `lost`.
+and || T_t ||_F is the root of the sum of squares of the discarded singular values: known, and added up as `lost`.
 Knows no adapter and no client.
 """
 
@@ -23,12 +23,12 @@ _WAITING_RANKS = 2
 
 
 class ProductSketch:
-    """Sum of coefficient * b @ a over all calls of `add`, cut to `rank` now and then.
+    """Sum of coefficient * b @ a over all calls of `add`, cut to `rank` occasionally.
 
     Args:
         d_out: rows of b.
         d_in: columns of a.
-        rank: of the sketch, the columns that survive a cut.
+        rank: of the sketch, the columns that remain after a cut.
     """
 
     def __init__(self, d_out: int, d_in: int, *, rank: int) -> None:
@@ -46,7 +46,7 @@ class ProductSketch:
             self._fold()
 
     def result(self) -> tuple[LowRank, float]:
-        """The sketch, of at most `rank` columns, and the bound of its distance from the sum in Frobenius norm."""
+        """The sketch, of at most `rank` columns, and the bound on its distance from the sum in Frobenius norm."""
         self._fold()
         return self._sketch, self._lost
 

@@ -2,8 +2,8 @@
 
 Stacking [c_1 B_1, c_2 B_2, ...] and [A_1; A_2; ...] is the sum (FLoRA, arXiv 2409.05976), at K times the size of an
 adapter for K clients. But no matrix has a rank above the shorter of its sides, so once more columns wait than that, QR
-of one stack takes the sum to as many without loss. Memory is therefore bounded by about three times the adapted weights
-in float64, however many clients there are.
+of one stack reduces the sum to that many without loss. Memory is therefore bounded by about three times the adapted
+weights in float64, regardless of the number of clients.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ProductSums:
         self._sums = {pair.module: ProductSum(pair.d_out, pair.d_in) for pair in geometry.pairs}
 
     def add(self, geometry: Geometry, flat: Float32, weight: float) -> None:
-        """Add weight * scale * B A for each pair of `geometry`, whose factors lie in `flat`."""
+        """Add weight * scale * B A for each pair of `geometry`, whose factors are in `flat`."""
         for pair in geometry.pairs:
             self._sums[pair.module].add(pair.b_of(flat), pair.a_of(flat), weight * pair.scale)
 

@@ -1,11 +1,11 @@
-"""From a product to the factors of a rank: the best adapter of any rank, and an adapter cut or padded to a rank.
+"""From a product to factors of a rank: the best adapter of any rank, and an adapter cut or padded to a rank.
 
 The best approximation of rank r is the truncated singular value decomposition (Eckart-Young), taken through QR of the
-factors. A product does not say which factors to take: any invertible G gives (B G^-1)(G A). Two choices are made here.
-*Balanced* factors share the singular values evenly. *Kept* factors are those nearest to the A that there was, so that a
-step of the adapter stays a small one and optimizers may go on. They are taken where all clients have one rank. What is
-cut for a lower rank has other directions in every round, through the mean turns the master's too, and staying near what
-there was makes factors ever worse conditioned. Directions that the product does not use get a row of A
+factors. A product does not determine its factors: any invertible G gives (B G^-1)(G A). Two choices are made here.
+*Balanced* factors share the singular values evenly. *Kept* factors are those nearest to the previous A, so that a
+step of the adapter stays small and optimizers can continue. They are used where all clients have one rank. What is cut
+for a lower rank has other directions in every round, through the mean it changes the master's too, and staying near the
+previous A makes factors ever worse conditioned. Directions that the product does not use get a row of A
 but a zero column of B, as in a fresh adapter: were both zero, no gradient would ever reach them.
 """
 
@@ -31,7 +31,7 @@ class Factored:
     Attributes:
         b: (d_out, rank) float64.
         a: (rank, d_in) float64; scale * b @ a is the approximation.
-        dropped: Frobenius norm of what the rank could not hold.
+        dropped: Frobenius norm of the part beyond the rank.
     """
 
     b: Float64
@@ -43,7 +43,7 @@ def balanced(product: LowRank, *, rank: int, scale: float, spare: Float64) -> Fa
     """The best factors of `rank` that share the singular values evenly, largest first.
 
     Args:
-        product: what scale * b @ a shall be.
+        product: the target of scale * b @ a.
         rank: of the factors.
         scale: of the adapter.
         spare: (rank, d_in), where unused rows of A come from.
@@ -64,7 +64,7 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
     B = U S G^+ / scale give scale * B A = U S V^T, since G^+ (I - G G^+) = 0.
 
     Args:
-        product: what scale * b @ a shall be.
+        product: the target of scale * b @ a.
         scale: of the adapter.
         near: (rank, d_in), the A to stay close to.
     """
@@ -83,12 +83,12 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
 
 
 def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> Factored:
-    """The best factors of a pair's rank: near to what there was if all clients have this rank, else balanced.
+    """The best factors of a pair's rank: near the previous ones if all clients have this rank, else balanced.
 
     Args:
-        product: what the pair's scale times its B A shall be.
+        product: the target of the pair's scale times its B A.
         pair: whose factors are wanted.
-        near: (rank, d_in), the A that there was.
+        near: (rank, d_in), the previous A.
         one_rank: whether all clients have the pair's rank.
     """
     if one_rank:
@@ -99,14 +99,14 @@ def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> 
 def fitted(
     state: AdapterState, *, source: Geometry, target: Geometry, handing: Handing, fresh: AdapterState
 ) -> AdapterState:
-    """The adapter of another rank that a client gets, or that is exported.
+    """An adapter converted to another rank, for a client or for export.
 
-    Products keep their meaning where scales differ. Pairs of equal rank and scale are handed over unchanged.
+    Products keep their meaning where scales differ. Pairs of equal rank and scale are returned unchanged.
 
     Args:
         state: in the layout of `source`.
-        source: of the adapter there is.
-        target: of the adapter wanted, on the same modules.
+        source: of the given adapter.
+        target: of the wanted adapter, on the same modules.
         handing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
         fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
             get their rows of A.
@@ -132,7 +132,7 @@ def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, f
     shared = min(ours.rank, theirs.rank)
     if theirs.rank < ours.rank and handing is Handing.BEST:
         if not b.any():
-            # A fresh adapter stays one: its rows of A, not those of a singular value decomposition of zero.
+            # A fresh adapter stays fresh: its rows of A, not those of a singular value decomposition of zero.
             return Factored(b[:, :shared], a[:shared], 0.0)
         return balanced(LowRank(theirs.scale * b, a), rank=theirs.rank, scale=theirs.scale, spare=spare)
     padded_b = np.zeros((theirs.d_out, theirs.rank))

@@ -2,13 +2,13 @@
 
 Wu et al., "Preventing Rank Collapse in Federated Low-Rank Adaptation with Client Heterogeneity", arXiv 2602.13486. The
 clients' ranks r_1 < r_2 < ... cut the slices into partitions (r_{h-1}, r_h]. FlexLoRA weighs every slice with p_k
-although few clients have the later ones, and round after round the energy collapses into the smallest rank. Here
+although few clients have the later ones, so over the rounds the energy collapses into the smallest rank. Here
 
     M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :],
 
-W_h the weight of the owners of partition h, and then the best product of the server's rank. With all clients of one
-rank this is FlexLoRA. Slices mean the same to all only if factors come ordered by singular values, as `Handing.BEST`
-gives them.
+with W_h the weight of the owners of partition h, and then the best product of the server's rank. If all clients have
+one rank this is FlexLoRA. Slices mean the same to all only if factors are ordered by singular values, as `Handing.BEST`
+returns them.
 """
 
 from __future__ import annotations

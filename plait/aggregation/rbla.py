@@ -1,8 +1,8 @@
 """RBLA: every rank slice is averaged over the clients that have it.
 
 Tavallaie et al., "RBLA: Rank-Based-LoRA-Aggregation for Fine-tuning Heterogeneous Models in FLaaS", arXiv 2408.08699.
-As zero padding, but a slice is divided by the weight of its owners only, so a slice that few clients have is not
-diluted. A slice that nobody has stays the master's. B and A are averaged apart, with FedAvg's error.
+Like zero padding, but a slice is divided by the weight of its owners only, so a slice that few clients have is not
+diluted. A slice that nobody has stays the master's. B and A are averaged separately, with FedAvg's error.
 """
 
 from __future__ import annotations

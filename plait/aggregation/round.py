@@ -1,8 +1,8 @@
-"""One round of aggregation: what is known when it begins, what takes the updates in, and what it results in.
+"""One round of aggregation: what is known at its start, what accumulates the updates, and its result.
 
 An accumulator sees decoded float32 deltas and weights, never bytes, sockets or files. Updates come in client order, one
 at a time, so memory does not grow with the cohort unless the rule needs all updates at once. State that a rule carries
-over goes out as plain arrays and comes back in the next round. Knows no rule.
+over is returned as plain arrays and passed to the next round. Knows no rule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RoundContext:
         initial: the adapter that the run began with, in the master's layout.
         seed: of the run.
         cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
-        memory: what the rule kept from the round before; empty at first.
+        memory: the rule's state from the previous round; empty at first.
     """
 
     round: int
@@ -52,14 +52,14 @@ class RoundContext:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a round comes to.
+    """The result of a round.
 
     Attributes:
         step: to be added to the master.
-        base: to be merged into the frozen base; None for rules that leave it alone.
+        base: to be merged into the frozen base; None for rules that do not change it.
         memory: for the next round.
         figures: numbers for the ledger, for example a certified bound of the error.
-        client_square: weighted mean of the squared norms of the clients' deltas; whoever folds the round fills it in.
+        client_square: weighted mean of the squared norms of the clients' deltas; set by the caller.
     """
 
     step: AdapterState
@@ -70,13 +70,13 @@ class Outcome:
 
 
 class Accumulator(Protocol):
-    """One round under way."""
+    """A round in progress."""
 
     def add(self, contribution: Contribution) -> None:
-        """Take in one client's delta.
+        """Add one client's delta.
 
         Raises:
-            PeerError: it makes no sense, or not to this rule; nothing was changed.
+            PeerError: it is invalid, or this rule cannot take it; nothing was changed.
         """
         ...
 

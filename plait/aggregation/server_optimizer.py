@@ -1,7 +1,7 @@
-"""What the server does with the step of a round before it takes it: FedOpt on raw factors.
+"""What the server does with the step of a round before applying it: FedOpt on raw factors.
 
 Reddi et al., "Adaptive Federated Optimization", arXiv 2003.00295, algorithm 2: the step of a rule is a pseudo-gradient,
-and the server runs an optimizer of its own on it. With m the first and v the second moment of the step d:
+and the server runs its own optimizer on it. With m the first and v the second moment of the step d:
 
     sgd         m <- beta m + d                       step: lr m, with Nesterov lr (d + beta m)
     fedadagrad  v <- v + d^2
@@ -9,8 +9,8 @@ and the server runs an optimizer of its own on it. With m the first and v the se
     fedadam     v <- beta2 v + (1 - beta2) d^2        step: lr m / (sqrt(v) + tau), m <- beta1 m + (1 - beta1) d
 
 Moments start at 0 and tau^2 and are not bias-corrected, as in the paper. Momentum with Nesterov's look-ahead on rare
-large steps is DiLoCo's outer optimizer (arXiv 2311.08105). These act on B and A as they are, so they depend on how a
-product is split into factors; `product_optimizer` does not. Pure: the memory goes in and comes out as plain arrays.
+large steps is DiLoCo's outer optimizer (arXiv 2311.08105). These act on B and A directly, so they depend on how a
+product is split into factors; `product_optimizer` does not. Pure: the state goes in and comes out as plain arrays.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ServerOptimizer(Protocol):
 
     @property
     def turns(self) -> bool:
-        """Whether it makes sense where a rule turns the factors from round to round (see `Rule.turns`)."""
+        """Whether it makes sense where a rule changes the factors from round to round (see `Rule.turns`)."""
         ...
 
     @property
@@ -55,18 +55,18 @@ class ServerOptimizer(Protocol):
     def adjust(
         self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext
     ) -> tuple[AdapterState, OptimizerMemory]:
-        """The step to take, and what to remember.
+        """The step to apply, and the state to keep.
 
         Args:
             outcome: of the rule.
-            memory: as this method gave it after the round before; empty at first.
+            memory: as returned in the previous round; empty at first.
             context: of the round.
         """
         ...
 
 
 def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool = True) -> None:
-    """Refuse an optimizer that means nothing after a rule.
+    """Refuse an optimizer that makes no sense after a rule.
 
     Args:
         rule: of the run.
@@ -81,7 +81,7 @@ def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool 
     if rule.moves_base:
         raise ConfigError(
             f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}': "
-            "the round's progress goes into the base and the adapter starts anew"
+            "the round's progress goes into the base and the adapter starts fresh"
         )
     if not optimizer.turns:
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Weighted sums of the factors of clients of different ranks, slice by slice, in the server's layout.
 
-Slice i is row i of A and column i of B. A client of rank r_k owns the first r_k slices; the factors are brought to the
-server's scale, so that a product keeps its meaning where alpha or rank differ: scale_k B_k A_k = scale (f B_k)(f A_k)
-with f = sqrt(scale_k / scale). Knows no rule: whether a slice is divided by the weight of its owners or of everybody is
-up to the caller.
+Slice i is row i of A and column i of B. A client of rank r_k owns the first r_k slices; the factors are converted to
+the server's scale, so that a product keeps its meaning where alpha or rank differ: scale_k B_k A_k = scale (f B_k)(f
+A_k) with f = sqrt(scale_k / scale). Knows no rule: the caller decides whether a slice is divided by the weight of its
+owners or of all clients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SliceSum:
         self._weights = {pair.module: 0.0 for pair in server.pairs}
 
     def add(self, pair: Pair, flat: Float32, weight: float) -> None:
-        """Add the factors of one pair of a client, which lie in its own layout `flat`."""
+        """Add the factors of one pair of a client, which are in its own layout `flat`."""
         ours = self._server.by_module[pair.module]
         factor = weight * (pair.scale / ours.scale) ** 0.5
         ours.a_of(self._sum)[: pair.rank] += np.multiply(pair.a_of(flat), factor, dtype=np.float64)
@@ -52,7 +52,7 @@ class SliceSum:
         return pair.b_of(self._sum) / weight, pair.a_of(self._sum) / weight
 
     def mean_of_owners(self, pair: Pair, *, b: Float64, a: Float64) -> tuple[Float64, Float64]:
-        """B and A of a server's pair, each slice the mean over those who have it; `b` and `a` where nobody has it."""
+        """B and A of a server's pair, each slice the mean over its owners; `b` and `a` where there are none."""
         owners = self._owners[pair.module]
         owned = owners > 0
         b, a = b.copy(), a.copy()

@@ -1,4 +1,4 @@
-"""All deltas of a round side by side, for rules that must see them at once; memory grows with the cohort."""
+"""All deltas of a round side by side, for rules that need all of them at once; memory grows with the cohort."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from plait.adapters import AdapterState, Float32
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.round import Outcome, RoundContext
 
-# Elements of the adapter whose values of all clients are looked at together.
+# Elements of the adapter for which the values of all clients are processed together.
 _BLOCK_ELEMENTS = 1 << 14
 
 
 class Stacked:
-    """Keeps every delta of a round; the rule combines them at its end.
+    """Stores every delta of a round; the rule combines them at its end.
 
     Args:
         context: of the round.
-        combine: from the kept deltas to the outcome.
+        combine: from the stored deltas to the outcome.
     """
 
     def __init__(self, context: RoundContext, combine: Callable[[Stacked], Outcome]) -> None:
@@ -30,7 +30,7 @@ class Stacked:
         self._combine = combine
 
     def add(self, contribution: Contribution) -> None:
-        """Keep one client's delta."""
+        """Store one client's delta."""
         self.deltas.append(contribution.delta.flat)
         self.weights.append(contribution.weight)
 

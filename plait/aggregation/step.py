@@ -1,4 +1,4 @@
-"""The float32 step from the master to an adapter that was computed in float64, and where it really lands."""
+"""The float32 step from the master to an adapter that was computed in float64, and the rounded sum of both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plait.adapters import AdapterState, Float32
 
 
 def step_to(wanted: NDArray[np.float64], master: AdapterState) -> AdapterState:
-    """What to add to `master` to arrive at `wanted`, (size,), as near as float32 comes."""
+    """What to add to `master` to get `wanted`, (size,), as near as float32 allows."""
     return AdapterState(master.layout, (wanted - master.flat).astype(np.float32))
 
 

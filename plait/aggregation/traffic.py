@@ -26,7 +26,7 @@ class Traffic:
 
 
 def parameters(geometry: Geometry, sides: Collection[Side] = BOTH_SIDES) -> int:
-    """Elements of the given sides and of everything beside the pairs."""
+    """Elements of the given sides and of everything outside the pairs."""
     return geometry.others_size + sum(geometry.side_size(side) for side in sides)
 
 

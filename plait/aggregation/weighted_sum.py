@@ -1,9 +1,9 @@
-"""The weighted sum of flat float32 buffers in float64, at the speed of memory.
+"""The weighted sum of flat float32 buffers in float64, at memory bandwidth.
 
-A float64 accumulator is twice as large as a delta and must be read and written for each: that costs four times the
-traffic of the delta itself. So a few deltas are held back and folded together, block by block, while the block stays in
-the processor's cache: there each is widened to float64, and one vector-matrix product sums them. The order of additions
-follows from the order of the calls and the linear algebra library alone.
+A float64 accumulator is twice as large as a delta and must be read and written for each: that is four times the
+traffic of the delta itself. So a few deltas are held back and summed together, block by block, while the block stays in
+the processor's cache: each is widened to float64 there, and one vector-matrix product sums them. The order of additions
+is determined by the order of the calls and the linear algebra library alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 
 # A block of all that is held back, widened to 8 bytes, is 3 MiB: it stays in the caches, is long enough that the calls
-# which fold it cost little beside it, and short enough that OpenBLAS does not wake its threads for it, which on a busy
-# machine takes a hundred times as long.
+# which sum it cost little in comparison, and short enough that OpenBLAS does not wake its threads for it, which on a
+# busy machine takes a hundred times as long.
 _BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
 

@@ -1,6 +1,6 @@
 """Averaging clients of different ranks by padding their factors with zeros.
 
-The baseline of Cho et al. (arXiv 2401.06432): with all of one rank and scale it is FedAvg. Padding dilutes: a slice
+The baseline of Cho et al. (arXiv 2401.06432): with one rank and scale for all it is FedAvg. Padding dilutes: a slice
 that few clients have shrinks towards zero each round (see `raflora` and `rbla`).
 """
 

@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
 _MAX_UNPACKED_BYTES = 2 << 30
-# Records what the directory was made from, so that a new pin or another choice of members is downloaded anew.
+# Records what the directory was made from, so that a new pin or another choice of members is downloaded again.
 _STAMP = ".fetched"
 # zipfile's errors for unreadable bytes, and the error for a member that is a file here and a folder there.
 _BAD_ARCHIVE = (

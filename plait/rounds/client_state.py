@@ -2,8 +2,7 @@
 
 A file is a safetensors file: format, run, rounds and tags are in its metadata, numbers in named arrays. It holds two
 values: the one that the client's newest round started from (`before`) and the one at its end (`after`). A server that
-    was
-killed before it received the answer asks for the round again, and the round then starts from `before`.
+was killed before it received the answer asks for the round again, and the round then starts from `before`.
 Knows nothing of the meaning of tags and arrays.
 """
 

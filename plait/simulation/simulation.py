@@ -18,7 +18,7 @@ from plait.simulation.remembered import RememberedLosses
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 
-# With more clients than these, the text is tokenised anew when they are asked again.
+# With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
 
 

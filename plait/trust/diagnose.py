@@ -160,14 +160,14 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
         names = server_names_of(shown)[:8] if shown is not None else ()
         return (
             f"certificate of the server at {where} is for {', '.join(names) or 'another name'}, expected {host}: "
-            "connect by a name it has, or issue it anew (remove server.crt, run `plait provision` with --server-name)"
+            "connect by a name it has, or issue it again (remove server.crt, run `plait provision` with --server-name)"
         )
     if code == _WRONG_PURPOSE:
         return (
             f"certificate shown at {where} is a client's, expected a server's: do not use this server before you know "
             "who runs it"
         )
-    return f"certificate of the server at {where} is not valid ({error.verify_message}): make the server's kit anew"
+    return f"certificate of the server at {where} is not valid ({error.verify_message}): make a new kit for the server"
 
 
 def _alert(error: ssl.SSLError, own: _Own, where: str) -> str:

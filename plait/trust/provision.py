@@ -6,7 +6,7 @@
     DIR/server/        server.key server.crt ca.crt clients.json operator.token
     DIR/clients/NAME/  node.key client.key client.crt ca.crt kit.toml
 
-Existing files are never overwritten. A certificate that is missing from a kit is issued anew for the kit's key, which
+Existing files are never overwritten. A certificate that is missing from a kit is issued again for the kit's key, which
 renews it. Knows nothing of how kits reach their machines.
 """
 

@@ -113,7 +113,7 @@ class Register:
     def _read(self) -> None:
         clients = read_clients(self._path)
         self._clients = _by_key(clients)
-        # A name that was revoked and provisioned anew has a valid key.
+        # A name that was revoked and provisioned again has a valid key.
         revoked = {client.name: Verdict.REVOKED_KEY for client in clients}
         self._standings = revoked | {client.name: Verdict.KNOWN for client in clients if client.revoked is None}
 
