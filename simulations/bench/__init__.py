@@ -1,1 +1,1 @@
-"""Benchmarks: one file each, and what they are measured on and against; they print rows of one shape (`row`)."""
+"""Benchmarks, one file each, with their inputs and their baselines; they print rows of one shape (`row`)."""

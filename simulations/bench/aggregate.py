@@ -1,7 +1,8 @@
-"""``plait bench aggregate``: how fast the server combines updates, beside copying them and beside plain numpy.
+"""``plait bench aggregate``: how fast the server combines updates, compared with copying them and with plain numpy.
 
-Rates are of float32 bytes that came in, or of updates, per second of processor time: what others do on a shared machine
-counts less then, and a second core helps nobody. Give BLAS one thread (``OMP_NUM_THREADS=1``) to compare cores.
+Rates are of received float32 bytes, or of updates, per second of processor time: the load of other processes on a
+shared machine matters less then, and a second core gives no advantage. Give BLAS one thread (``OMP_NUM_THREADS=1``) to
+compare cores.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from simulations.bench.footprint import measure
 from simulations.bench.row import Row
 from simulations.bench.updates import Drift, Updates
 
-# Distinct buffers, so that what is measured comes from memory and not from the processor's caches.
+# Distinct buffers, so that the data come from memory and not from the processor's caches.
 _BUFFERS = 32
-# Float32 bytes of the updates that rules which keep all of them are given; Flower's copies are several times as large.
+# Float32 bytes of the updates for rules that keep all of them; Flower's copies are several times as large.
 _MOST_KEPT_BYTES = 1 << 28
 _WIRES = ("fp32", "bf16", "1")
 
@@ -43,12 +44,12 @@ def rows(
     """All measurements.
 
     Args:
-        spec: of the adapter; its factors are what is measured.
-        names: rules to measure; all where empty, and then also FedAvg beside memory, and the server's path.
-        clients: updates in a round whose rate is measured.
+        spec: of the adapter; its factors are measured.
+        names: rules to measure; if empty, all, and then also FedAvg compared with memory, and the server's path.
+        clients: updates per round when a rate is measured.
         repetitions: of each measurement of a rate.
-        memory_updates: updates in a round whose memory is measured; 0 for none.
-        memory_seconds: about the most that one such round may take.
+        memory_updates: updates per round when memory is measured; 0 for none.
+        memory_seconds: approximate limit for one such round.
         seed: of the updates' values.
 
     Raises:
@@ -84,7 +85,7 @@ def of_memory(name: str, factors: Geometry, *, updates: int, seconds: float, see
 
 
 def against_memory(factors: Geometry, *, repetitions: int, seed: int = 0) -> Row:
-    """FedAvg, checks included, beside numpy's ways to average; the limit is the rate at which numpy copies updates."""
+    """FedAvg with checks, compared with numpy's ways to average; the limit is numpy's rate of copying updates."""
     rule = RULES["fedavg"]
     updates = Updates(rule, factors, seed=seed, drift=Drift())
     given = [updates.contribution(client, updates.delta(client)) for client in range(_BUFFERS)]
@@ -108,7 +109,7 @@ def against_memory(factors: Geometry, *, repetitions: int, seed: int = 0) -> Row
 def of_rules(
     names: Collection[str], factors: Geometry, *, clients: int, repetitions: int, seed: int = 0
 ) -> Iterator[Row]:
-    """Updates a second of every rule, and the seconds that it takes once all are in."""
+    """Updates per second of every rule, and the seconds that it takes once all are in."""
     for name in names:
         rule = ALL_RULES[name]
         updates = Updates(rule, factors, seed=seed, drift=Drift())
@@ -122,7 +123,7 @@ def of_rules(
 
 
 def of_server(spec: AdapterSpec, *, clients: int, repetitions: int, seed: int = 0) -> Iterator[Row]:
-    """The server's hot path: decode an update, check all that it claims, fold it into FedAvg."""
+    """The server's hot path: decode an update, check all its claims, add it to FedAvg."""
     rule, geometry = RULES["fedavg"], geometry_of(spec)
     updates = Updates(rule, geometry, seed=seed, drift=Drift())
     expected = Expected(
@@ -177,7 +178,7 @@ def _timed(
 
 
 def _rates(ways: Mapping[str, Callable[[], object]], *, amount: float, repetitions: int) -> dict[str, float]:
-    """Median of `amount` a second; the order changes from one time to the next, and the first time does not count."""
+    """Median of `amount` per second; the order changes between repetitions, and the first does not count."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
         for name in list(ways) if repetition % 2 else list(reversed(list(ways))):

@@ -1,6 +1,6 @@
-"""What others send: the usual ways to make a delta small, written as plainly as they are used. For comparison only.
+"""What others send: the usual ways to make a delta small, implemented plainly. For comparison only.
 
-Each packs into real bytes and unpacks from nothing but those and the layout. None is part of the wire format.
+Each packs into real bytes and unpacks from those and the layout alone. None is part of the wire format.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Baseline(Protocol):
     """A way to pack a delta."""
 
     def pack(self, delta: AdapterState) -> bytes:
-        """The bytes that would travel."""
+        """The bytes to send."""
         ...
 
     def unpack(self, data: bytes, layout: Layout) -> Float32:
-        """(layout.size,) what the receiver makes of them."""
+        """(layout.size,) as decoded by the receiver."""
         ...
 
 
 class TopK:
-    """One of 64 numbers, the largest, as float32 with 32-bit indices: a bit a parameter (Aji and Heafield 2017)."""
+    """One of 64 numbers, the largest, as float32 with 32-bit indices: one bit per parameter (Aji and Heafield 2017)."""
 
     def pack(self, delta: AdapterState) -> bytes:
         """Indices, then values."""
@@ -37,7 +37,7 @@ class TopK:
         return index.tobytes() + delta.flat[index].astype("<f4").tobytes()
 
     def unpack(self, data: bytes, layout: Layout) -> Float32:
-        """Zeros but for those."""
+        """Zeros except for those."""
         index, values = np.frombuffer(data, "<u4", len(data) // 8), np.frombuffer(data, "<f4", -1, len(data) // 2)
         flat = np.zeros(layout.size, np.float32)
         flat[index] = values
@@ -45,7 +45,7 @@ class TopK:
 
 
 class Int8:
-    """Eight bits a parameter, one scale a tensor: its greatest magnitude becomes 127."""
+    """Eight bits per parameter, one scale per tensor: its greatest magnitude becomes 127."""
 
     def pack(self, delta: AdapterState) -> bytes:
         """Scales, then bytes."""
@@ -62,12 +62,12 @@ class Int8:
 
 
 class Nf4:
-    """Four bits a parameter and a float32 scale for each block of 64 (Dettmers et al., QLoRA, arXiv 2305.14314)."""
+    """Four bits per parameter and a float32 scale for each block of 64 (Dettmers et al., QLoRA, arXiv 2305.14314)."""
 
     block = 64
 
     def pack(self, delta: AdapterState) -> bytes:
-        """Scales, then two parameters a byte."""
+        """Scales, then two parameters per byte."""
         rows = np.pad(delta.flat, (0, -delta.flat.size % self.block)).reshape(-1, self.block)
         scales = np.abs(rows).max(axis=1, keepdims=True).astype("<f4")
         level = np.divide(rows, scales, where=scales > 0, out=np.zeros_like(rows))
@@ -83,10 +83,10 @@ class Nf4:
 
 
 class Sign:
-    """One bit a parameter, one scale a tensor: its mean magnitude (Bernstein et al., signSGD, arXiv 1802.04434)."""
+    """One bit per parameter, one scale per tensor: its mean magnitude (Bernstein et al., signSGD, arXiv 1802.04434)."""
 
     def pack(self, delta: AdapterState) -> bytes:
-        """Scales, then eight parameters a byte."""
+        """Scales, then eight parameters per byte."""
         scales = np.array([np.abs(tensor).mean() if tensor.size else 0 for _, tensor in delta.items()], "<f4")
         return scales.tobytes() + np.packbits(delta.flat < 0).tobytes()
 

@@ -1,4 +1,4 @@
-"""``plait bench``: how good plait is at what it does, in numbers, beside what others do."""
+"""``plait bench``: plait's performance in numbers, compared with alternatives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDLE_CLIENTS = 100
 
 bench = typer.Typer(
     name="bench",
-    help="Measure plait on this machine, beside what others do.",
+    help="Benchmark plait on this machine against alternatives.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,8 +38,8 @@ def wire(
         str, typer.Option("--base", help="Base whose deltas are measured: a name or a directory.")
     ] = "tiny",
     quick: Annotated[bool, typer.Option("--quick", help="Smaller samples, fewer repetitions.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of samples and training.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of samples and training.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Measure the codecs of the wire on random samples and on real deltas: bytes, error, distance to the bound, speed.
 
@@ -69,22 +69,22 @@ def wire(
 @bench.command()
 def aggregate(
     base: Annotated[
-        str, typer.Option("--base", help="Base whose adapter the updates are of; only its config is read.")
+        str, typer.Option("--base", help="Base that determines the size of the updates; only its config is read.")
     ] = "smollm2-135m",
     rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
-    clients: Annotated[int, typer.Option("--clients", min=1, help="Updates in a round whose rate is measured.")] = 32,
+    clients: Annotated[int, typer.Option("--clients", min=1, help="Updates per round when speed is measured.")] = 32,
     memory_updates: Annotated[
-        int, typer.Option("--memory-updates", min=0, help="Updates in a round whose memory is measured; 0 for none.")
+        int, typer.Option("--memory-updates", min=0, help="Updates per round when memory is measured; 0 for none.")
     ] = 0,
     memory_seconds: Annotated[
-        float, typer.Option("--memory-seconds", min=0, help="Stop measuring a rule's memory after about so long.")
+        float, typer.Option("--memory-seconds", min=0, help="Approximate limit per rule when memory is measured.")
     ] = 60.0,
     only: Annotated[str, typer.Option("--only", help="Rules to measure, separated by commas; all by default.")] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the updates' values.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the updates' values.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure aggregation: FedAvg beside copying memory, every rule's rate, the server's path, memory of large rounds.
+    """Measure aggregation: FedAvg against copying memory, every rule's speed, the server's path, memory.
 
     Example: plait bench aggregate --memory-updates 10000 --memory-seconds 600
     """
@@ -115,16 +115,18 @@ def aggregate(
 
 @bench.command()
 def transport(
-    megabytes: Annotated[float, typer.Option("--megabytes", min=0.001, help="Carried down and up, for a node.")] = 50.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of each kind; of small ones more.")] = 10,
-    light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="How many; 0 leaves them out.")] = 1000,
+    megabytes: Annotated[
+        float, typer.Option("--megabytes", min=0.001, help="Megabytes sent to each node and back.")
+    ] = 50.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each kind; more of small ones.")] = 10,
+    light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="Light clients; 0 for none.")] = 1000,
     flower_rounds: Annotated[
-        int, typer.Option("--flower-rounds", min=0, help="Of each kind with Flower's own engine, about 10 s each.")
+        int, typer.Option("--flower-rounds", min=0, help="Rounds with Flower's own engine, about 10 s each.")
     ] = 0,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Resident nodes without TLS and keys.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Use no TLS and no keys for resident nodes.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure rounds over gRPC on this machine: empty ones, large ones, many clients; beside raw gRPC and bare sockets.
+    """Measure rounds over gRPC on this machine (empty, large, many clients) against raw gRPC and bare sockets.
 
     Example: plait bench transport --rounds 20
     """
@@ -189,29 +191,29 @@ def train(
     base: Annotated[
         str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
     ] = "smollm2-135m",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens in a sequence.")] = 128,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, help="Tokens per sequence.")] = 128,
     rank: Annotated[int, typer.Option("--rank", min=1, help="Rank of the adapter.")] = 8,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16: plait's and the limit's.")
+        str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16, for plait and the limit.")
     ] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 for as many as torch takes.")] = 0,
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each measurement.")] = 5,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps in one measurement.")] = 2,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Measure the most memory of each way.")] = True,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 for torch's default.")] = 0,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Repetitions of each measurement.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps per measurement.")] = 2,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Also measure peak memory.")] = True,
     shared: Annotated[
         bool,
         typer.Option(
             "--shared",
-            help="Count the main thread's processor time, not wall time, on a machine where others work as well "
+            help="Count the main thread's processor time, not wall time, on a machine shared with others "
             "(set OMP_WAIT_POLICY=PASSIVE, so that waiting costs none).",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the adapter and the tokens.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the adapter and the tokens.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure local training beside PEFT, transformers' Trainer and the machine's own rate: tokens a second, memory.
+    """Measure local training against PEFT, transformers' Trainer and the machine's limit: tokens per second, memory.
 
     Example: plait bench train --repetitions 9
     """
@@ -261,21 +263,23 @@ def simulate(
     base: Annotated[
         str, typer.Option("--base", help="Base that is trained on: a name or a directory.")
     ] = "smollm2-135m",
-    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients, all in every round.")] = 8,
-    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds; the first does not count as a round.")] = 3,
-    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Steps of a client in a round.")] = 4,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences in a step.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens in a sequence.")] = 128,
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Clients; all take part in every round.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Rounds; the first does not count.")] = 3,
+    local_steps: Annotated[int, typer.Option("--local-steps", min=1, help="Steps per client and round.")] = 4,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per step.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the base: auto, float32, bfloat16 or float16.")] = "auto",
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Of each simulation, in turn.")] = 1,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Type of the base: auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Runs of each simulation, in turn.")] = 1,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds after which a simulation is ended and the command fails.")
+        float, typer.Option("--timeout", min=1, help="Seconds until a simulation is stopped and the command fails.")
     ] = 3600.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of adapter and order of data.")] = 0,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the adapter and the order of data.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure a simulation's rounds beside Flower's Ray simulation of a stock app: rate, processor time, memory, loss.
+    """Measure a simulation's rounds against Flower's Ray simulation: speed, processor time, memory, loss.
 
     Needs the extra flower-simulation, and Linux.
 

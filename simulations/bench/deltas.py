@@ -1,4 +1,4 @@
-"""Numbers to measure codecs on: samples of known distributions, and deltas made by training for the purpose."""
+"""Numbers to measure codecs on: samples of known distributions, and deltas from real training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def samples(size: int, *, seed: int) -> Iterator[Source]:
 
 
 def trained(base: str, *, seed: int) -> Iterator[Source]:
-    """What a client sends in the first round of a run, and another one in the second, at a learning rate of 0.001.
+    """What a client sends in the first round of a run, and another client in the second, at a learning rate of 0.001.
 
     Raises:
         ConfigError: there is no such base.
@@ -50,7 +50,7 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
     from plait.simulation.dealing import deal
     from plait.simulation.simulation import Simulation
 
-    # On a busy machine a second thread costs the tiny base more than it gives.
+    # On a busy machine a second thread costs the tiny base more than it gains.
     threads = 1 if base == "tiny" else 0
     given = {"base": base, "local-steps": LOCAL_STEPS, "learning-rate": 1e-3, "seed": seed, "threads": threads}
     run = resolve(settle(config_from_table(given)))

@@ -1,7 +1,7 @@
-"""How much memory a round of a rule takes, measured in a process of its own.
+"""How much memory a round of a rule takes, measured in a separate process.
 
-Each update comes in a buffer of its own, as on a server, so a rule that keeps them shows it. Where a rule is slow, the
-updates that could be folded in the given time are as many as are measured; the result says how many.
+Each update comes in its own buffer, as on a server, so a rule that keeps updates shows it. With a slow rule, only the
+updates that fit in the given time are measured; the result says how many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plait.aggregation import Geometry
 from plait.flower.rules import ALL_RULES
 from simulations.bench.updates import Drift, Updates
 
-# Deltas that updates are copies of: more would measure the random numbers.
+# Deltas that updates are copies of: with more, the random numbers would dominate.
 _POOL = 8
 
 
@@ -28,9 +28,9 @@ class Footprint:
 
     Attributes:
         rule: its name.
-        updates: how many were folded.
-        early_updates: after how many the first look was taken.
-        early_bytes: the most that was resident above what was before the round, until then.
+        updates: how many were aggregated.
+        early_updates: after how many the first measurement was taken.
+        early_bytes: peak resident memory above that before the round, until then.
         peak_bytes: the same until the end, the rule's step included.
         added_bytes: the same until just before the step.
         seconds: of the whole round.
@@ -46,7 +46,7 @@ class Footprint:
 
 
 def measure(rule: str, factors: Geometry, *, early: int, updates: int, seconds: float, seed: int = 0) -> Footprint:
-    """Fold up to `updates` updates in a new process, for about `seconds` at most, with a look after `early` of them."""
+    """Aggregate up to `updates` updates in a new process, for about `seconds`, and measure after `early` of them."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_round, (rule, factors, early, updates, seconds, seed))
 
@@ -75,13 +75,13 @@ def _round(name: str, factors: Geometry, early: int, updates: int, seconds: floa
 
 
 def _forget_peak() -> None:
-    """Let the process's peak begin at what is resident now, where the system can."""
+    """Reset the process's peak to its current resident memory, where the system supports it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _resident_bytes(field: str) -> int:
-    """A field of this process's status; elsewhere than on Linux its peak, for both fields."""
+    """A field of this process's status; on other systems than Linux its peak, for both fields."""
     try:
         found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:

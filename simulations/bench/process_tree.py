@@ -1,6 +1,6 @@
-"""Run a command and measure it with all processes that it starts, however they detach themselves (Linux only).
+"""Run a command and measure it with all processes that it starts, even detached ones (Linux only).
 
-They are found by a mark in their environment, which every one inherits. Memory that processes share counts once (PSS).
+They are found by a mark in their environment, which each inherits. Memory that processes share counts once (PSS).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command took.
+    """The resources that a command used.
 
     Attributes:
         wall_s: from its start to its end.
         processor_s: of all its processes, to a quarter of a second each.
-        peak_bytes: the most memory that they had at one time, by samples.
+        peak_bytes: peak memory of all together, sampled.
         output: what it wrote to standard output.
     """
 
@@ -88,7 +88,7 @@ def measured(
 
 
 class _Sampler:
-    """Looks at all processes with a mark again and again."""
+    """Polls all processes with a mark."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark = mark
@@ -103,7 +103,7 @@ class _Sampler:
             self._look()
 
     def end_all(self) -> None:
-        """Kill every process with the mark, however far from the command it has gone."""
+        """Kill every process with the mark."""
         for pid in [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]:
             with suppress(OSError):
                 if self._is_ours(pid):
@@ -112,13 +112,13 @@ class _Sampler:
     def _look(self) -> None:
         present = [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]
         for gone in self._ours.keys() - set(present):
-            del self._ours[gone]  # numbers are given again
+            del self._ours[gone]  # process ids are reused
         resident = 0
         for pid in present:
             try:
                 if not self._is_ours(pid):
                     continue
-                # The second field, the name, may hold spaces: count from behind its closing bracket.
+                # The second field, the name, may contain spaces: count from after its closing bracket.
                 numbers = (_PROC / pid / "stat").read_text().rpartition(")")[2].split()
                 ticks = int(numbers[11]) + int(numbers[12])
                 self.processor_s[f"{pid} {numbers[19]}"] = ticks / os.sysconf("SC_CLK_TCK")
@@ -129,7 +129,7 @@ class _Sampler:
 
     def _is_ours(self, pid: str) -> bool:
         if not self._ours.get(pid):
-            # Asked anew while it is not: between fork and exec a process shows its parent's environment.
+            # Read again while it is not: between fork and exec a process shows its parent's environment.
             self._ours[pid] = self._mark in (_PROC / pid / "environ").read_bytes().split(b"\0")
         return self._ours[pid]
 

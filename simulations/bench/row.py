@@ -1,4 +1,4 @@
-"""One line of a benchmark: what was measured, what others need for the same, and how good it could be at best."""
+"""One line of a benchmark: what was measured, the same of alternatives, and the best possible value."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Row:
     """One measurement.
 
     Attributes:
-        row: what was measured, in words that stay the same.
+        row: what was measured; the text does not change.
         value: the measurement.
         unit: of all its numbers.
-        peers: the same of others.
-        limit: what cannot be beaten, where that is known.
-        more_is_better: whether a greater value is the better one.
+        peers: the same of alternatives.
+        limit: the best possible value, if known.
+        more_is_better: whether greater values are better.
     """
 
     row: str
@@ -29,7 +29,7 @@ class Row:
     more_is_better: bool = False
 
     def to_json(self) -> Json:
-        """As benchmarks print it; ratios above 1 mean that plait is better, and are null where there is none."""
+        """The printed form; ratios above 1 mean that plait is better, and are null where there is none."""
         best = (max if self.more_is_better else min)(self.peers.values(), default=None)
         return {
             "row": self.row,

@@ -1,8 +1,8 @@
-"""``plait bench simulate``: rounds of plait's simulation beside Flower's Ray simulation, written as its users write it.
+"""``plait bench simulate``: rounds of plait's simulation compared with Flower's, written as its users would.
 
 Both train the same adapter on the same base, on the same text of the same clients, for as many steps, and send float32;
-both adapters are judged by the same loss on text that neither saw. Every run is a command of its own, measured with all
-its processes. The peer is the app in ``simulations/simulate/stock``.
+both adapters are evaluated by the same loss on text that neither saw. Every run is a separate command, measured with
+all its processes. The peer is the app in ``simulations/simulate/stock``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Workload:
         seed: of all that is random.
         characters: the most text that a client has.
         learning_rate: constant.
-        timeout_s: of one simulation; None for as long as it takes.
+        timeout_s: of one simulation; None for no limit.
     """
 
     base: LocatedBase
@@ -71,7 +71,7 @@ class Workload:
     timeout_s: float | None = None
 
     def __str__(self) -> str:
-        """In words that stay the same."""
+        """The description; the text does not change."""
         return (
             f"{self.base.directory.name}, {self.clients} clients, {self.local_steps} steps of "
             f"{self.batch_size} x {self.seq_len} tokens, rank {self.rank}, {self.compute.dtype_name}"
@@ -80,10 +80,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class Run:
-    """One simulation, done.
+    """A finished simulation.
 
     Attributes:
-        took: of its command.
+        took: resources of its command.
         round_s: seconds of each round.
         loss: of its adapter on text that it never saw.
         base_loss: of the base without it.
@@ -102,7 +102,7 @@ def rows(
 
     Args:
         work: what is trained.
-        folder: where runs leave what they write.
+        folder: for the output of the runs.
         repetitions: of each.
         progress: told what is being done.
 
@@ -136,12 +136,12 @@ def rows(
 
 
 def round_row(channel: Channel, nodes: int, *, rounds: int) -> Row:
-    """What a round itself costs, with clients that do nothing.
+    """The cost of a round itself, with clients that do nothing.
 
     Args:
-        channel: reaches clients that send back what they are sent.
+        channel: reaches clients that echo what they receive.
         nodes: how many.
-        rounds: of which the median counts.
+        rounds: the number of rounds; the median counts.
     """
     empty, seconds = ChannelRounds(channel, nodes), list[float]()
     for number in range(rounds + 1):
@@ -153,7 +153,7 @@ def round_row(channel: Channel, nodes: int, *, rounds: int) -> Row:
 
 
 def deal_out(work: Workload, folder: Path) -> Dataset:
-    """Write the clients' text to ``train.jsonl``; what neither simulation sees is returned.
+    """Write the clients' text to ``train.jsonl``; return the text that neither simulation sees.
 
     Raises:
         DataError: a client has too little text.

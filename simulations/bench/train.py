@@ -1,8 +1,8 @@
-"""``plait bench train``: tokens that a client trains on a second, and its memory, beside the others' ways.
+"""``plait bench train``: a client's training tokens per second, and its memory, compared with alternatives.
 
-The limit is the rate at which this machine multiplies matrices of the base's type: a frozen weight costs a token two
-operations forward and two backward. Every way has a process of its own, so that none has what another asks of its
-process; they take turns.
+The limit is the rate at which this machine multiplies matrices of the base's type: a frozen weight costs two operations
+per token forward and two backward. Every way has a separate process, so that none is affected by another's settings;
+they take turns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEMORY_STEPS = 2
 
 @dataclass(frozen=True)
 class Clock:
-    """What a second is.
+    """How time is measured.
 
     Attributes:
         name: for people.
@@ -44,17 +44,17 @@ class Clock:
 
 
 WALL = Clock("wall time", time.perf_counter)
-# What others do on the machine counts little here, if the threads that wait sleep (OMP_WAIT_POLICY=PASSIVE).
+# Other processes on the machine matter little here, if waiting threads sleep (OMP_WAIT_POLICY=PASSIVE).
 MAIN_THREAD = Clock("processor time of the main thread", time.thread_time)
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What was measured of all ways.
+    """The measurements of all ways.
 
     Attributes:
         what: was trained, in words.
-        rates: tokens a second by way, in the order in which they were measured; `plait` and `limit` are among them.
+        rates: tokens per second by way, in the order in which they were measured; `plait` and `limit` are among them.
         losses: of each way's last step.
         clock: which clock.
     """
@@ -65,20 +65,20 @@ class Speeds:
     clock: str
 
     def median(self, way: str) -> float:
-        """The middle rate of a way."""
+        """The median rate of a way."""
         return statistics.median(self.rates[way])
 
     def deviation(self, way: str) -> float:
-        """How far its rates are from the middle one at most, as a part of it."""
+        """The largest relative deviation of its rates from the median."""
         return max(abs(rate / self.median(way) - 1) for rate in self.rates[way])
 
     @property
     def peers(self) -> list[str]:
-        """All but ourselves and the limit."""
+        """All but plait and the limit."""
         return [way for way in self.rates if way not in (OURS, _LIMIT)]
 
     def rows(self) -> Iterator[Row]:
-        """Everything, as benchmarks print it."""
+        """All rows."""
         rates = {way: self.median(way) for way in self.peers}
         yield Row(
             f"{self.what}: rate", self.median(OURS), "tokens/s", rates, limit=self.median(_LIMIT), more_is_better=True
@@ -89,7 +89,7 @@ class Speeds:
         yield Row(f"{self.what}: loss of the last step", self.losses[OURS], "nats", losses)
 
     def table(self) -> Table:
-        """Everything, for people."""
+        """A table for people."""
         ours = self.median(OURS)
         rows = tuple(
             (
@@ -101,17 +101,17 @@ class Speeds:
             )
             for way in self.rates
         )
-        headings = ("", "tokens/s", "plait is faster by", "of the limit", "last loss, nats")
+        headings = ("", "tokens/s", "plait's speed-up", "of limit", "last loss, nats")
         return Table(self.what, headings, rows, f"Medians and largest deviations; {self.clock}.")
 
 
 def speeds(
     work: Workload, *, repetitions: int, steps: int, clock: Clock, progress: Callable[[str], None] = lambda _: None
 ) -> Speeds:
-    """Take `steps` steps in every way, `repetitions` times; the order changes from one time to the next.
+    """Take `steps` steps in every way, `repetitions` times; the order changes between repetitions.
 
-    The first time does not count: there memory is first touched and kernels are first built. All ways hold their bases
-    at once: some 10 GB for SmolLM2-135M.
+    The first repetition does not count: memory is first touched and kernels are first built there. All ways hold their
+    bases at once: some 10 GB for SmolLM2-135M.
     """
     from plait.training.device import matrix_gflops, use_threads
     from simulations.bench.train_ways import PEERS, multiplied_parameters
@@ -133,7 +133,7 @@ def speeds(
 
 
 def _process() -> ProcessPoolExecutor:
-    """A process of its own, which inherits nothing."""
+    """A separate process, which inherits nothing."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
@@ -142,7 +142,7 @@ _READY: dict[str, Way] = {}
 
 
 def _take(work: Workload, name: str, steps: int, clock: Clock) -> tuple[float, float]:
-    """Seconds of so many steps, and the loss of the last one."""
+    """Seconds of this many steps, and the loss of the last one."""
     from plait.training.device import use_threads
     from simulations.bench.train_ways import WAYS
 
@@ -155,7 +155,7 @@ def _take(work: Workload, name: str, steps: int, clock: Clock) -> tuple[float, f
 
 
 def memory(work: Workload, *, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
-    """Most memory of a process that trains, each way in a process of its own; the limit is what inference takes."""
+    """Peak memory of a process that trains, each way in a separate process; the limit is what inference takes."""
     from simulations.bench.train_ways import PEERS
 
     found: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """Ways to train a low-rank adapter (or the whole model) for some steps: plait's, and those that others would write.
 
-All of them start from the same base and the same adapter, and step on the same sequences at the same rate, so their
-losses can be compared. Knows no clock and no memory.
+All start from the same base and the same adapter, and step on the same sequences at the same learning rate, so their
+losses are comparable. Knows no clock and no memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained on what.
+    """What is trained, on which base.
 
     Attributes:
         directory: of the base.
@@ -70,20 +70,20 @@ class Workload:
         return Compute(torch.device(self.device), DTYPES[self.dtype])
 
     def examples(self) -> list[Example]:
-        """One batch; every step takes all of it."""
+        """One batch; every step uses all of it."""
         words = read_base_config(self.directory, Task.CAUSAL_LM).vocab_size
         shape = (self.batch_size, self.seq_len)
         rows = np.random.default_rng(self.seed).integers(0, words, shape).astype(np.int32)
         return [Example(row, row) for row in rows]
 
     def blueprint(self) -> Blueprint:
-        """The adapter and where it starts."""
+        """The adapter and its initial values."""
         config = read_base_config(self.directory, Task.CAUSAL_LM)
         request = AdapterRequest(rank=self.rank, alpha=2.0 * self.rank)
         return design(config, request, task=Task.CAUSAL_LM, seed=self.seed)
 
 
-# Takes so many steps and returns the loss of the last one, before it.
+# Takes this many steps and returns the loss of the last one, computed before it.
 Way = Callable[[int], float]
 
 
@@ -125,7 +125,7 @@ def trainer(work: Workload, *, dtype: str, attention: str) -> Way:
     model = _peft_model(work, dtype=dtype, float32_adapter=False, attention=attention)
     rows = [{"input_ids": torch.from_numpy(e.tokens.astype(np.int64))} for e in work.examples()]
     data = [row | {"labels": row["input_ids"]} for row in rows]
-    # One optimizer for all calls, as the other ways have.
+    # One optimizer for all calls, as in the other ways.
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=work.learning_rate,
@@ -176,7 +176,7 @@ def full(work: Workload, *, dtype: str) -> Way:
 
 
 def inference(work: Workload) -> Way:
-    """No training at all: the loss of the batch, as plait judges it."""
+    """No training at all: the loss of the batch, as plait evaluates it."""
     design, examples = work.blueprint(), work.examples()
     base = ResidentBase(work.directory, work.fingerprint, work.compute, seq_len=work.seq_len)
     model = base.carrying(design.spec, design.initial)

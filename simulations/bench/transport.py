@@ -1,8 +1,8 @@
-"""``plait bench transport``: what plait's gRPC costs between server and nodes, beside what others need for the same.
+"""``plait bench transport``: what plait's gRPC costs between server and nodes, compared with alternatives.
 
-Everything runs on this machine over loopback: the server in this process, every resident node in one of its own. Each
-way does the same number of rounds, in turns, after one that does not count; Flower's engine fewer, and last. Knows
-neither Flower nor plait's server and nodes: who calls it says how they are started.
+Everything runs on this machine over loopback: the server in this process, every resident node in a separate one. Each
+way does the same number of rounds, in turns, after one that does not count; Flower's engine does fewer, and last. Knows
+neither Flower nor plait's server and nodes: the caller says how they are started.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NODES = ("north", "south")
 
 @dataclass(frozen=True)
 class Serving:
-    """A server of plait that is up.
+    """A running server of plait.
 
     Attributes:
         address: host and port.
@@ -63,7 +63,7 @@ class Attended(Protocol):
     """A server of nodes."""
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether all nodes came in time."""
+        """Whether all nodes connected in time."""
         ...
 
 
@@ -73,7 +73,7 @@ RoundOf = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Times:
-    """How long the rounds of one way took.
+    """The durations of one way's rounds.
 
     Attributes:
         seconds: of each round, in their order.
@@ -83,7 +83,7 @@ class Times:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
@@ -95,9 +95,9 @@ class Compared:
     """The same rounds, done in several ways.
 
     Attributes:
-        what: the rounds are about.
+        what: description of the rounds.
         ours: plait's times.
-        peers: those of others.
+        peers: those of alternatives.
         limit: those of bare sockets; None where not measured.
     """
 
@@ -107,7 +107,7 @@ class Compared:
     limit: Times | None = None
 
     def rows(self) -> Iterator[Row]:
-        """Everything, as benchmarks print it."""
+        """All rows."""
         picks: dict[str, Callable[[Times], float]] = {
             "median": lambda times: times.median,
             "fastest": lambda times: min(times.seconds),
@@ -119,7 +119,7 @@ class Compared:
             yield Row(f"{self.what}: {name}", pick(self.ours), "s", peers, limit=limit)
 
     def cells(self) -> Iterator[tuple[str, str, str, str]]:
-        """Everything, for people: what, by whom, how long, how many times plait's time."""
+        """Table rows for people: description, way, duration, multiple of plait's time."""
         everyone = {"plait": self.ours, **self.peers} | ({"bare sockets": self.limit} if self.limit else {})
         for name, times in everyone.items():
             ratio = f"{times.median / self.ours.median:.2f}" if times is not self.ours else ""
@@ -145,16 +145,16 @@ def compare_resident(
     environment: Mapping[str, str],
     flower_rounds: int = 0,
 ) -> tuple[Compared, Compared]:
-    """Two resident nodes: rounds with next to nothing in them, then rounds that carry a body down and up.
+    """Two resident nodes: rounds with almost nothing in them, then rounds that carry a body down and up.
 
     Args:
         serve: starts plait's server.
         echo: starts plait's node.
-        body_bytes: of the body, each way and node.
-        rounds: so many of each kind.
+        body_bytes: of the body, per direction and node.
+        rounds: number of rounds of each kind.
         tls: with TLS and keys, bare sockets excepted.
         environment: of the processes that are started.
-        flower_rounds: so many of each kind with Flower's own engine, without TLS, once all else is done: its processes
+        flower_rounds: number of rounds of each kind with Flower's own engine, without TLS, at the end: its processes
             are busy between rounds too.
 
     Raises:
@@ -195,7 +195,7 @@ def compare_resident(
 
 
 def compare_light(serve: Serve, *, nodes: int, rounds: int, environment: Mapping[str, str]) -> Compared:
-    """Many light nodes, without TLS: rounds with next to nothing in them.
+    """Many light nodes, without TLS: rounds with almost nothing in them.
 
     Raises:
         MachineError: a process does not start, or ends before its time.
@@ -219,7 +219,7 @@ class ChannelRounds:
 
     Args:
         channel: reaches the nodes.
-        nodes: so many; `round` talks to all of them.
+        nodes: number of nodes; `round` sends to all of them.
     """
 
     def __init__(self, channel: Channel, nodes: int) -> None:
@@ -228,14 +228,14 @@ class ChannelRounds:
         self._number = 0
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether all nodes came in time."""
+        """Whether all nodes connected in time."""
         end = time.monotonic() + timeout_s
         while len(self._channel.nodes(0)) < self._nodes and time.monotonic() < end:
             self._channel.wait(max(0.0, end - time.monotonic()))
         return len(self._channel.nodes(0)) >= self._nodes
 
     def round(self, body: bytes) -> None:
-        """Send all nodes a body and wait until each has sent it back.
+        """Send all nodes a body and wait until each has returned it.
 
         Raises:
             MachineError: a node did not answer, or not with the body.
@@ -263,9 +263,9 @@ class ChannelRounds:
 def _in_turns(ways: Mapping[str, RoundOf], body: Callable[[], bytes], *, rounds: int) -> dict[str, Times]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        # Who comes first has the colder caches.
+        # The first way has the colder caches.
         for name in list(ways) if number % 2 else list(ways)[::-1]:
-            # A body of its own for every round, as adapters are: nodes keep what they have fetched.
+            # A separate body for every round, as with adapters: nodes keep what they have fetched.
             data = body()
             started = time.perf_counter()
             ways[name](data)
@@ -306,7 +306,7 @@ class Processes:
         return process
 
     def wait_for(self, *servers: Attended) -> None:
-        """Wait until the nodes of all these servers are there.
+        """Wait until the nodes of all these servers are connected.
 
         Raises:
             MachineError: they do not come, or end before that.
@@ -321,7 +321,7 @@ class Processes:
                     raise MachineError(f"nodes did not come within {_START_S:.0f} s")
 
     def end(self) -> None:
-        """Wait for them, not for long."""
+        """Wait briefly for them."""
         for process in self._running:
             try:
                 process.wait(_END_S)
@@ -332,7 +332,7 @@ class Processes:
 
 @contextmanager
 def _processes(environment: Mapping[str, str]) -> Generator[Processes]:
-    # Entered before the servers, so that these let their nodes go first.
+    # Entered before the servers, so that these release their nodes first.
     processes = Processes(environment)
     try:
         yield processes

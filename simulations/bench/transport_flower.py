@@ -1,7 +1,7 @@
-"""Flower's own engine beside: a SuperLink, SuperNodes, and an app that carries bytes down and up, without TLS and keys.
+"""Flower's own engine: a SuperLink, SuperNodes, and an app that carries bytes down and up, without TLS and keys.
 
 The app and the script that starts everything are in ``simulations/transport/flower``; this only tells the app, over a
-socket, what to carry. Knows nothing of Flower.
+socket, what to send. Knows nothing of Flower.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class FlowerEngine:
     """Flower's engine while it is entered.
 
     Args:
-        nodes: so many; `round` talks to all of them.
-        folder: what it writes goes there.
+        nodes: number of nodes; `round` sends to all of them.
+        folder: for its output.
         environment: of its processes.
     """
 
@@ -58,14 +58,14 @@ class FlowerEngine:
             if line is not None:
                 line.close()
         try:
-            # Without its connection the app is over, and so is the script.
+            # Without its connection the app ends, and so does the script.
             self._process.wait(_END_S if kind is None and self._line is not None else 0)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether the app, which waits for its nodes, called in time.
+        """Whether the app, which waits for its nodes, connected in time.
 
         Raises:
             MachineError: the engine ended before that.
@@ -81,7 +81,7 @@ class FlowerEngine:
         return True
 
     def round(self, body: bytes) -> None:
-        """Send all nodes a body and wait until each has sent it back.
+        """Send all nodes a body and wait until each has returned it.
 
         Raises:
             MachineError: not all of it came back.

@@ -1,4 +1,4 @@
-"""Many light nodes in one process, each on a connection of its own: of plait's protocol, and of a bare gRPC stream.
+"""Many light nodes in one process, each on its own connection: of plait's protocol, and of a bare gRPC stream.
 
     python -m simulations.bench.transport_light plait|raw SERVER COUNT
 
@@ -34,13 +34,13 @@ Answer = Callable[[bytes], bytes]
 
 
 class LightNode:
-    """A node of plait's protocol on an insecure connection: enrols, does its tasks one after the other, and is let go.
+    """A node of plait's protocol on an insecure connection: enrols, does its tasks one after the other, is released.
 
     Args:
         server: host and port.
-        name: what it is called.
+        name: its name.
         answer: does a task; called in a thread.
-        desk: so many nodes have a task and its answer in memory at a time.
+        desk: bounds how many nodes have a task and its answer in memory at a time.
     """
 
     def __init__(self, server: str, name: str, answer: Answer, desk: asyncio.Semaphore) -> None:
@@ -53,10 +53,10 @@ class LightNode:
         """Work until the run is over.
 
         Args:
-            door: so many enrol at a time.
+            door: bounds how many enrol at a time.
 
         Raises:
-            PeerError: the server did not keep to the protocol.
+            PeerError: the server violated the protocol.
             grpc.RpcError: a call failed.
         """
         async with grpc.aio.insecure_channel(self._server, options=list(CHANNEL_OPTIONS)) as channel:
@@ -119,13 +119,13 @@ class LightNode:
 
 
 async def run_nodes(server: str, count: int, answer: Callable[[str], Answer], *, at_work: int | None = None) -> None:
-    """So many light nodes of plait until the run is over.
+    """Run light nodes of plait until the run is over.
 
     Args:
         server: host and port.
         count: how many.
-        answer: makes what does the tasks of the node with a name.
-        at_work: so many have a task and its answer in memory at a time, the others wait; None for all.
+        answer: given a node's name, returns the function that does its tasks.
+        at_work: how many have a task and its answer in memory at a time, the others wait; None for all.
     """
     door = asyncio.Semaphore(_AT_THE_DOOR)
     desk = asyncio.Semaphore(at_work or count)
@@ -134,7 +134,7 @@ async def run_nodes(server: str, count: int, answer: Callable[[str], Answer], *,
 
 
 async def run_raw_nodes(server: str, count: int) -> None:
-    """So many nodes of `LightRawServer` until it lets them go."""
+    """Run nodes of `LightRawServer` until it releases them."""
     door = asyncio.Semaphore(_AT_THE_DOOR)
 
     async def node() -> None:
@@ -150,10 +150,10 @@ async def run_raw_nodes(server: str, count: int) -> None:
 
 
 class LightRawServer:
-    """A bare gRPC server for light nodes while it is entered, in an event loop and a thread of its own.
+    """A bare gRPC server for light nodes while it is entered, with its own event loop and thread.
 
     Args:
-        nodes: so many; `round` talks to all of them.
+        nodes: number of nodes; `round` sends to all of them.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -180,11 +180,11 @@ class LightRawServer:
         self._loop.close()
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether all nodes came in time."""
+        """Whether all nodes connected in time."""
         return self._all_here.wait(timeout_s)
 
     def round(self, task: bytes) -> None:
-        """Send all nodes a task and wait until each has sent it back."""
+        """Send all nodes a task and wait until each has returned it."""
         self._done = Future()
         self._loop.call_soon_threadsafe(self._send, task)
         self._done.result()

@@ -1,4 +1,4 @@
-"""What gRPC itself takes: nodes on one bidirectional stream, frames of 1 MB down and up, nothing checked, nothing kept.
+"""The cost of gRPC itself: nodes on one bidirectional stream, frames of 1 MB down and up, nothing checked or kept.
 
     python -m simulations.bench.transport_raw SERVER [KIT]
 
@@ -26,7 +26,7 @@ _COUNT_BYTES = 8
 
 
 def frames(data: bytes) -> Iterator[bytes]:
-    """How many bytes follow, then these in frames."""
+    """The number of bytes that follow, then these in frames."""
     yield len(data).to_bytes(_COUNT_BYTES, "big")
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
@@ -49,7 +49,7 @@ class RawServer:
     """Serves raw nodes on loopback while it is entered.
 
     Args:
-        nodes: so many; `round` talks to all of them.
+        nodes: number of nodes; `round` sends to all of them.
         kit: for TLS; None for none.
     """
 
@@ -82,11 +82,11 @@ class RawServer:
         self._server.stop(1).wait()
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether all nodes came in time."""
+        """Whether all nodes connected in time."""
         return self._all_here.wait(timeout_s)
 
     def round(self, body: bytes) -> None:
-        """Send all nodes a body and wait until each has sent it back."""
+        """Send all nodes a body and wait until each has returned it."""
         self._body = body
         for line in self._lines:
             line.put(body)
@@ -116,7 +116,7 @@ class RawServer:
 
 
 def main(server: str, kit: str = "") -> None:
-    """A raw node: sends back whatever it is sent."""
+    """A raw node: echoes whatever it receives."""
     options = list(CHANNEL_OPTIONS)
     channel = (
         grpc.secure_channel(server, channel_credentials(ClientKit.load(Path(kit))), options=options)

@@ -1,4 +1,4 @@
-"""What the machine itself takes: bare TCP sockets on loopback, the same bytes down and up, no frames and no TLS.
+"""The cost of the machine itself: bare TCP sockets on loopback, the same bytes down and up, no frames and no TLS.
 
     python -m simulations.bench.transport_sockets PORT
 
@@ -19,13 +19,13 @@ _READ_BYTES = 1 << 20
 
 
 def send(line: socket.socket, data: bytes) -> None:
-    """How many bytes follow, then these."""
+    """The number of bytes that follow, then these."""
     line.sendall(len(data).to_bytes(_COUNT_BYTES, "big"))
     line.sendall(data)
 
 
 def receive(line: socket.socket) -> bytearray | None:
-    """What `send` sent; None where the other end is gone."""
+    """What `send` sent; None if the other end is gone."""
     count = bytearray(_COUNT_BYTES)
     if not _fill(line, count):
         return None
@@ -47,7 +47,7 @@ class SocketServer:
     """Serves bare nodes on loopback while it is entered.
 
     Args:
-        nodes: so many; `round` talks to all of them.
+        nodes: number of nodes; `round` sends to all of them.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -68,7 +68,7 @@ class SocketServer:
         self._pool.shutdown()
 
     def wait_for_nodes(self, timeout_s: float) -> bool:
-        """Whether all nodes came in time."""
+        """Whether all nodes connected in time."""
         self._listening.settimeout(timeout_s)
         try:
             while len(self._lines) < self._nodes:
@@ -81,7 +81,7 @@ class SocketServer:
         return True
 
     def round(self, body: bytes) -> None:
-        """Send all nodes a body and wait until each has sent it back."""
+        """Send all nodes a body and wait until each has returned it."""
         if not all(self._pool.map(_round_trip, self._lines, repeat(body))):
             raise RuntimeError("a bare node went away, or answered with something else")
 
@@ -93,7 +93,7 @@ def _round_trip(line: socket.socket, body: bytes) -> bool:
 
 
 def main(port: str) -> None:
-    """A bare node: sends back whatever it is sent."""
+    """A bare node: echoes whatever it receives."""
     with socket.create_connection(("127.0.0.1", int(port))) as line:
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while (body := receive(line)) is not None:

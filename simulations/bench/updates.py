@@ -1,4 +1,4 @@
-"""Updates to measure aggregation on: made up, of a real adapter's size, with as much in common as one asks for."""
+"""Synthetic updates to measure aggregation on: of a real adapter's size, with a given amount in common."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Drift:
 
     Attributes:
         size: norm of a client's change of a factor, relative to the factor's.
-        shared: the part of the squared change that all clients have in common, from 0 to 1.
+        shared: the fraction of the squared change that all clients have in common, from 0 to 1.
     """
 
     size: float = 0.1
@@ -28,7 +28,7 @@ class Updates:
     """A round of a rule and updates for it.
 
     Args:
-        rule: clients leave alone what it freezes; Fed-SB gets square matrices of the same rank.
+        rule: clients do not change what it freezes; Fed-SB gets square matrices of the same rank.
         factors: the LoRA adapter.
         seed: of all values.
         drift: of the clients.
@@ -61,6 +61,6 @@ class Updates:
         return own
 
     def contribution(self, client: int, delta: Float32) -> Contribution:
-        """An update of this delta, in a buffer that nobody else has: a server decodes each into one of its own."""
+        """An update of this delta, in its own buffer: a server decodes each into a separate one."""
         state = AdapterState(self._geometry.layout, delta.copy())
         return Contribution(f"client-{client:06d}", self.context.master, state, 1.0 + client % 7, self._geometry)

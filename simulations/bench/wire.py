@@ -1,7 +1,7 @@
-"""``plait bench wire``: what each codec makes of numbers: bytes, error, and time; beside what others do.
+"""``plait bench wire``: bytes, error and time of each codec, compared with alternatives.
 
 Rates count all bytes of payload and parameters. The bound is that of a Gaussian source, R(D) = max(0, ½ log2(1/D)) bits
-a number at relative distortion D; numbers of another shape may lie below it.
+per number at relative distortion D; other distributions may be below it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MATCHES = 4  # attempts to meet a distortion
 
 @dataclass(frozen=True)
 class Timing:
-    """Megabytes of float32 a second, of several repetitions."""
+    """Megabytes of float32 per second, of several repetitions."""
 
     rates: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median."""
         return statistics.median(self.rates)
 
     def __str__(self) -> str:
@@ -45,14 +45,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way of packing made of one delta.
+    """The result of packing one delta in one way.
 
     Attributes:
-        name: of the way: as `--wire` says it, or a baseline's.
-        bits: a parameter, all bytes counted.
+        name: of the way: as in `--wire`, or a baseline's.
+        bits: per parameter, all bytes counted.
         distortion: ||x - x̂||² / ||x||².
-        encode: how fast.
-        decode: how fast.
+        encode: its speed.
+        decode: its speed.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Measured:
 
     @property
     def bound(self) -> float | None:
-        """The bits that a Gaussian source takes at least at this distortion; None for no distortion."""
+        """The minimum bits of a Gaussian source at this distortion; None for no distortion."""
         return max(0.0, 0.5 * math.log2(1 / self.distortion)) if self.distortion else None
 
     @property
@@ -77,12 +77,12 @@ class Comparison:
     """All ways of packing one delta.
 
     Attributes:
-        source: what the delta is.
-        parameters: how many numbers it has.
+        source: description of the delta.
+        parameters: its number of values.
         ours: by codecs of the wire format, as `DIAL` lists them.
         theirs: by baselines.
         matched: for each baseline, ours at no more than its distortion.
-        trained_s: seconds of the local steps that made it; None where it was drawn.
+        trained_s: seconds of the local steps that made it; None if it was drawn.
     """
 
     source: str
@@ -93,13 +93,13 @@ class Comparison:
     trained_s: float | None = None
 
     def of_training(self, measured: Measured) -> float | None:
-        """Seconds of packing and unpacking it so, as a part of those of training it."""
+        """Seconds of packing and unpacking it this way, as a fraction of those of training it."""
         if self.trained_s is None:
             return None
         return 4e-6 * self.parameters * (1 / measured.encode.median + 1 / measured.decode.median) / self.trained_s
 
     def rows(self) -> Iterator[Row]:
-        """Everything, as benchmarks print it."""
+        """All rows."""
         for each in self.ours:
             what = f"{self.source}, wire {each.name}"
             yield Row(f"{what}: rate", each.bits, "bit/parameter", limit=each.bound)
@@ -118,7 +118,7 @@ class Comparison:
             yield Row(what, each.bits, "bit/parameter", {peer.name: peer.bits}, limit=peer.bound)
 
     def table(self) -> Table:
-        """Everything, for people."""
+        """A table for people."""
         headings = ("", "bits", "distortion", "over bound", "encode MB/s", "decode MB/s", "of local steps")
         rows = tuple(
             (
@@ -145,7 +145,7 @@ class Comparison:
 
 
 def compare(source: Source, *, repetitions: int) -> Comparison:
-    """Pack a delta in every way, `repetitions` times each; the order changes from one time to the next."""
+    """Pack a delta in every way, `repetitions` times each; the order changes between repetitions."""
     delta = source.delta
     ways: dict[str, _Way] = {wire: _codec_way(codec_for(wire)) for wire in DIAL}
     ways |= {name: _baseline_way(baseline) for name, baseline in BASELINES.items()}
@@ -156,7 +156,7 @@ def compare(source: Source, *, repetitions: int) -> Comparison:
     return Comparison(source.name, delta.layout.size, ours, theirs, matched, source.trained_s)
 
 
-# Packs and unpacks a delta once: bytes that travel, what arrives, seconds of both.
+# Packs and unpacks a delta once: bytes sent, values received, seconds of both.
 _Way = Callable[[AdapterState], tuple[int, Float32, float, float]]
 
 
@@ -199,7 +199,7 @@ def _measure(ways: dict[str, _Way], delta: AdapterState, repetitions: int) -> di
 
 
 def _match(peer: Measured, ours: Sequence[Measured], delta: AdapterState) -> Measured:
-    """Ours at no more than a peer's distortion, close to it: interpolated, then measured, then mended."""
+    """Ours at no more than a peer's distortion, close to it: interpolated, then measured, then corrected."""
     dial = sorted((each for each in ours if each.name not in ("fp32", "bf16")), key=lambda each: each.bits)
     bits = float(np.interp(-math.log(peer.distortion), [-math.log(e.distortion) for e in dial], [e.bits for e in dial]))
     for attempt in range(1, _MATCHES + 1):
