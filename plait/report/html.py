@@ -1,7 +1,7 @@
 """The report as one self-contained page: no script, no request, everything inline; light, dark, narrow and printed.
 
-The page itself is ``templates/report.html``; here is what it shows. Every text is escaped, and what is not printable is
-taken out of it. Takes plots as PNG bytes and draws none itself.
+The page itself is ``templates/report.html``; this module computes its contents. All text is escaped, and characters
+that are not printable are removed. Takes plots as PNG bytes and draws none itself.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from plait.text import printable
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
-    "loss_by_bytes": "Line plot: held-out loss over bytes sent, beside what other exchanges would have sent.",
-    "clients": "Bar plot: training tokens of every client and what its examples are.",
+    "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
+    "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
     "aggregation": "Two line plots over rounds: error of the aggregate, and how far every client moved.",
-    "savings": "Bars on a logarithmic scale: bytes of this run beside other exchanges.",
+    "savings": "Bars on a logarithmic scale: bytes of this run and of other exchanges.",
 }
 
 
@@ -62,7 +62,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
 
     Args:
         view: the run.
-        plots: for every media query, in the order to try them, what `draw_plots` drew for it; "" for all other pages.
+        plots: the plots of `draw_plots` for every media query, in the order to try them; "" for all other pages.
     """
     environment = Environment(
         loader=PackageLoader("plait.report"), autoescape=True, undefined=StrictUndefined, finalize=_printable
@@ -73,7 +73,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
     return environment.get_template("report.html").render(
         title=view.start.name or view.start.base.name,
         headline=headline(view),
-        notice="" if view.finished else f"This run has not finished: {done}. Everything below is what it had reached.",
+        notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
         facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
         figures=_key_figures(view),
         tables={
@@ -102,7 +102,7 @@ def headline(view: RunView) -> str:
     who = plural(len(view.client_names), "client")
     base, final = view.base_evaluation, view.final_evaluation
     if final is None:
-        return f"{who} began to teach {clean(view.start.base.name)}; no round has been evaluated yet."
+        return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."
     learned = f"held-out loss is {loss_text(final.loss)}"
     if base:
         verb = "fell" if final.loss < base.loss else "rose" if final.loss > base.loss else "went"
@@ -112,13 +112,13 @@ def headline(view: RunView) -> str:
         if base.accuracy is not None and final.accuracy is not None:
             after = accuracy_text(final.accuracy, final.accuracy_interval)
             learned += f", accuracy went from {percent_text(base.accuracy)} to {after}"
-    taught = f"{who} taught {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
+    taught = f"{who} fine-tuned {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
     full_model = full_model_fp32(view.start.full_model_bytes)
     ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
     if ratio is None:
         return taught
-    cost = f"{bytes_text(view.sent.total_bytes)} crossed the wire in all"
+    cost = f"{bytes_text(view.sent.total_bytes)} were sent in total"
     spent = bytes_text(full_model.sent_bytes(view.client_rounds))
     return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
 
@@ -147,7 +147,7 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         figures.append(("accuracy", accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}"))
     if own := view.own_evaluation:
         moved = f"{moved_text(own, before)}, " if before else ""
-        figures.append(("own adapters", loss_text(own.loss), f"{moved}each on its client's own data"))
+        figures.append(("personalized adapters", loss_text(own.loss), f"{moved}each on its own client's data"))
     return tuple(figures)
 
 
@@ -157,7 +157,7 @@ def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
     directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
     return (
-        ("sent in all", bytes_text(sent.total_bytes), directions),
+        ("sent in total", bytes_text(sent.total_bytes), directions),
         ("full-model FedAvg", ratio_text(ratio), "as many bytes, in fp32"),
         ("per client and round", each, "both directions"),
     )
@@ -199,6 +199,6 @@ def _origin(view: RunView) -> Mapping[str, Json]:
         "target modules": adapter.target_modules,
         "newest adapter": view.newest_round.adapter if view.newest_round else "",
         "interruptions": view.interruptions,
-        "last line of the ledger": view.last.hash,
+        "last ledger hash": view.last.hash,
         **{f"machine: {key.removesuffix('_bytes')}": _size_text(key, value) for key, value in machine.items()},
     }

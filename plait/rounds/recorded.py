@@ -43,7 +43,7 @@ class Kept:
     """The adapter that a run publishes.
 
     Attributes:
-        round: after which it stood.
+        round: the round that produced it.
         adapter: its digest, as hex.
     """
 

@@ -1,13 +1,13 @@
-"""What the evaluations of a run say of its steps: which made things worse, how far the next one goes, when to end.
+"""Decisions from a run's evaluations: which steps made the adapter worse, how long the next one is, when to end.
 
-An evaluation is worse where the mean held-out loss is above that of the best one before by more than a part of the
-gain so far, and at least half of the clients see it rise: no client alone decides. The server then takes the step
-back by half (`folding.Folding.take_back`) and scales the steps that follow, a backtracking line search over rounds
+An evaluation is worse if its mean held-out loss is above that of the best one before by more than a fraction of the
+gain so far, and at least half of the clients see it rise: no client alone decides. The server then takes half of the
+step back (`folding.Folding.take_back`) and scales the steps that follow, a backtracking line search over rounds
 (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every evaluation
 that is not worse doubles the scale again, up to 1.
 
 Clients evaluate the same sequences every time, so losses are compared client by client, over the clients that two
-evaluations have in common. Pure: a run that was killed comes to the same standing from its ledger. Knows no adapter.
+evaluations have in common. Pure: a run that was killed computes the same standing from its ledger. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from functools import reduce
 from plait.rounds.events import Evaluated
 
 _TOLERATED = 0.02
-"""Part of the gain so far that an evaluation may be above the best one before."""
+"""Fraction of the gain so far by which an evaluation may exceed the best one before."""
 _LEAST_SCALE = 2.0**-10
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What follows from a run's evaluations.
+    """What a run does about its evaluations.
 
     Attributes:
-        take_back: whether a step that made the adapter worse is taken back, and those that follow are shortened.
-        patience: the run ends after so many evaluations without a lower loss; 0 for never.
+        take_back: whether a step that made the adapter worse is taken back, and later steps are shortened.
+        patience: the run ends after this many evaluations without a lower loss; 0 for never.
         keep_best: whether the adapter of the lowest loss is published, not that of the last round.
     """
 
@@ -45,7 +45,7 @@ class Change:
 
     Attributes:
         mean: over the tokens of the clients, in nats.
-        risen: part of the clients whose loss has risen, 0 to 1.
+        risen: fraction of the clients whose loss has risen, 0 to 1.
     """
 
     mean: float
@@ -53,7 +53,7 @@ class Change:
 
 
 def change_since(before: Evaluated, after: Evaluated) -> Change | None:
-    """How the loss has changed for the clients that both evaluations have; None where there is none."""
+    """How the loss has changed for the clients that both evaluations have; None if there are none."""
     common = [(after.by_client[name], score) for name, score in before.by_client.items() if name in after.by_client]
     tokens = sum(now.tokens or 1 for now, _ in common)
     if not tokens:
@@ -65,14 +65,14 @@ def change_since(before: Evaluated, after: Evaluated) -> Change | None:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a run's evaluations so far come to.
+    """The state that follows from a run's evaluations so far.
 
     Attributes:
         first: the first evaluation.
         best: the one of the lowest mean loss.
-        accepted: round of the newest that was not worse: where a step is taken back to.
-        worse: how much the newest is above the best one before, in nats, where that is too much; 0 otherwise.
-        scale: of the steps to come, at most 1.
+        accepted: round of the newest evaluation that was not worse; steps are taken back towards it.
+        worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.
+        scale: of later steps, at most 1.
         idle: evaluations since the best one.
     """
 
@@ -84,12 +84,12 @@ class Standing:
     idle: int = 0
 
     def after(self, newest: Evaluated) -> Standing:
-        """The standing once there is one more evaluation."""
+        """The standing after one more evaluation."""
         if self.first is None or self.best is None:
             return Standing(newest, newest, newest.round)
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
-            # Nobody can tell: the clients are others.
+            # Unknown: the evaluations have no client in common.
             return replace(self, best=newest, accepted=newest.round, worse=0.0, idle=0)
         gain = max(0.0, -fall.mean) if fall else 0.0
         is_best = rise.mean < 0

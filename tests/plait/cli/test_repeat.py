@@ -1,4 +1,4 @@
-"""The report's "How to repeat it": the command that it prints is run."""
+"""The report's "Repeat this run": the command that it prints is run."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def settings_of(plait, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConf
 
 
 def printed_command(run: Path) -> list[str]:
-    """The words of the first command under "How to repeat it", as a shell reads them."""
+    """The words of the first command under "Repeat this run", as a shell reads them."""
     page = (run / "report.html").read_text()
-    section = page[page.index("How to repeat it") :]
+    section = page[page.index("Repeat this run") :]
     code = re.search(r"<code>(.*?)</code>", section, re.DOTALL)
     assert code is not None
     words = shlex.split(html.unescape(re.sub(r"<[^>]+>", "", code[1])))

@@ -214,7 +214,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
     words = "client 'zoe' has too little data: 0 sequences of at most 32 tokens"
     assert f"cannot take part zoe (too-little-data): {words}" in ran.err
     assert "Clients that could not take part" in ran.out
-    assert "Who could not take part" in (out / "report.html").read_text()
+    assert "Clients that could not take part" in (out / "report.html").read_text()
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["held_out_loss_by_client"]) == {"ada", "bob", "eve"}
     references = [event for event in read_lines(out / "ledger.jsonl") if event["event"] == "reference"]

@@ -81,8 +81,8 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
 def test_the_headline_states_losses_bytes_and_what_the_full_model_would_have_sent(small_run) -> None:
     # 4 client-rounds x 2 directions x 4 MB = 32 MB against 20,210 bytes: 1,583 times.
     assert headline(view_of(small_run)) == (
-        "2 clients taught smollm2-135m in 2 rounds: held-out loss fell from 4.000 to 3.000. "
-        "20.2 kB crossed the wire in all; full-model FedAvg would have sent 32.0 MB, 1,600 times as much."
+        "2 clients fine-tuned smollm2-135m in 2 rounds: held-out loss fell from 4.000 to 3.000. "
+        "20.2 kB were sent in total; full-model FedAvg would have sent 32.0 MB, 1,600 times as much."
     )
 
 
