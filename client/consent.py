@@ -106,7 +106,7 @@ def agree(
         consents: earlier ones.
         most_runs: limit on runs of one configuration; each reveals more.
         yes: whether the operator consented on the command line.
-        by_policy: whether a run within the policy counts as agreed if nobody can be asked.
+        by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
         ask: asks the operator; None without a terminal.
 
     Returns:

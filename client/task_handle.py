@@ -31,7 +31,7 @@ class TaskHandle:
         return self._offers
 
     def offered_again(self) -> bool:
-        """The server sent the task again; False if it was given up before, and must be started anew."""
+        """The server sent the task again; False if it was given up before and must be restarted."""
         with self._lock:
             self._offers += not self.abandonment.is_asked
             return not self.abandonment.is_asked

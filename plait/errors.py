@@ -94,7 +94,7 @@ _ASKED_FOR = re.compile(r"(?:tried|[Uu]nable) to allocate ([\d.]+ ?[A-Za-z]+)", 
 
 
 def machine_fault(error: BaseException) -> MachineError | None:
-    """The error for a full disk or lack of memory, whoever noticed it; None if `error` is something else."""
+    """The error for a full disk or lack of memory, from any library; None if `error` is something else."""
     text = str(error)
     if (isinstance(error, OSError) and error.errno in _FULL) or any(words in text for words in _DISK_IS_FULL):
         place = getattr(error, "filename", None)

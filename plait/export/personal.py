@@ -175,7 +175,7 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Si
 
 
 def _own(folder: Path) -> Kept | None:
-    """What the client's newest round left of its own; None where there is nothing."""
+    """The personal part of the client's state after its newest round; None if there is none."""
     data = read_if_there(folder / "own")
     state = ClientState.from_bytes(data) if data else None
     if data and state is None:

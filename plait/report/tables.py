@@ -255,7 +255,7 @@ def aggregation_table(view: RunView) -> Table:
     rule = view.newest_round.rule if view.newest_round else ""
     return Table(
         title=f"Aggregation by round ({rule})" if rule else "Aggregation by round",
-        headings=("round", "error", "averaged apart", "agreement", "effective rank", "moves least", "moves most"),
+        headings=("round", "error", "averaged separately", "agreement", "effective rank", "moves least", "moves most"),
         rows=tuple(
             (
                 str(number),

@@ -226,7 +226,7 @@ class Roster:
                 self._set_aside(node, client, error.reason, str(error), again_s=again_s)
         if not (new := sorted(set(self.nodes) - before)):
             return
-        # By name, whoever answered first.
+        # By name, independent of the order of answers.
         names = sorted(self.nodes)
         self.nodes = {name: self.nodes[name] for name in names}
         self.cards = {name: self.cards[name] for name in names}

@@ -20,6 +20,6 @@ class _Echo:
 
 
 def echo_channel(nodes: int) -> LocalChannel:
-    """So many of them."""
+    """This many of them."""
     echo = _Echo()
     return LocalChannel(lambda _: echo, nodes)

@@ -179,7 +179,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
         embed: texts to (len(texts), d) vectors; only `cluster` needs it.
 
     Raises:
-        ConfigError: the dataset cannot be dealt out in this way to so many clients.
+        ConfigError: the dataset cannot be partitioned in this way for this many clients.
     """
     if len(dataset.records) < clients:
         raise ConfigError(

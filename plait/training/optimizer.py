@@ -4,7 +4,7 @@ Its moments can be exported and carried into the next run. Tensors that do not t
 Knows nothing of models, losses and schedules.
 
 AdamW's epsilon is small enough that steps never become proportional to gradients. With the usual 1e-8, a server that
-hands out tiny factors would receive the gradient itself, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
+sends tiny factors would receive the gradient itself, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """X.509 certificates and their ECDSA P-256 keys: reading them and checking their validity.
 
-gRPC's TLS does not accept Ed25519 certificates, hence ECDSA. Knows nothing of who issues them, nor of kits.
+gRPC's TLS does not accept Ed25519 certificates, so these are ECDSA. Knows nothing of who issues them, nor of kits.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def cases() -> dict[str, dict[str, object]]:
     return found
 
 
-_MANY = frozenset({"bulyan", "krum", "multi_krum"})  # these need so many clients
+_MANY = frozenset({"bulyan", "krum", "multi_krum"})  # these need many clients
 
 
 def main() -> None:

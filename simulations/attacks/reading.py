@@ -6,7 +6,7 @@ what it likes, as far as the protocol can carry it.
 - rows: rank 1 on the embedding and the output layer, one step over one pair of tokens: the rows that move are the pair.
 - span: the gradients of the first block's A lie in the span of the embeddings of the tokens that were read (DAGER,
   arXiv 2405.15586). AdamW's steps hide that, unless gradients are far below its epsilon: then a step is the gradient.
-  A server makes them so by the factors that it hands out. Where fewer rows come back than tokens were read, tokens are
+  A server makes them so by the factors that it sends. Where fewer rows come back than tokens were read, tokens are
   picked one after the other by how much of the rows they explain (simultaneous orthogonal matching pursuit).
 """
 
@@ -90,7 +90,7 @@ class Span:
         run: what the welcome says.
         sequences: that the client has to train on; all are visited once in a round.
         rounds: how often the same client is asked.
-        gentle: whether the server hands out factors that keep AdamW's steps proportional to gradients.
+        gentle: whether the server sends factors that keep AdamW's steps proportional to gradients.
     """
 
     name: str
@@ -317,7 +317,7 @@ def tokens_in(rows_seen: Float32, inputs: Float32, count: int) -> list[int]:
 
 
 def read_text(server: HostileServer, tokens: int) -> str:
-    """The client's text: so many tokens of a module of the standard library."""
+    """The client's text: this many tokens of a module of the standard library."""
     import textwrap
 
     source = Path(textwrap.__file__).read_text()

@@ -228,7 +228,7 @@ def mail(folders: Folders) -> Iterator[Row]:
 
 
 def _in_pieces(text: str, columns: Mapping[str, str], characters: int = 4_000) -> Iterator[Row]:
-    """A long text as records of about so many characters that end with a line."""
+    """A long text as records of about this many characters that end with a line."""
     piece: list[str] = []
     size = 0
     for line in text.splitlines():

@@ -81,7 +81,7 @@ def light_client() -> tuple[int, object]:
 
 
 def measure(clients: int) -> dict[str, float]:
-    """One run of a server with so many clients."""
+    """One run of a server with this many clients."""
     with tempfile.TemporaryDirectory(prefix="plait-memory-") as folder:
         out = Path(folder) / "run"
         command = [
@@ -131,7 +131,7 @@ class Peak:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def take(self) -> int:
-        """So many bytes."""
+        """This many bytes."""
         most, self._most = self._most, 0
         return most
 
