@@ -1,4 +1,4 @@
-"""``plait bench``: hands over to the benchmarks, which compare plait with other systems and stay in its source tree."""
+"""``plait bench``: runs the benchmarks, which are part of the source tree only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 
 def bench(context: typer.Context) -> None:
-    """Benchmarks against alternatives and the machine's limit; they come with the source tree.
+    """Measure plait against alternatives and the machine's limit; needs the source tree.
 
     Example: plait bench wire --quick
     """
     root = Path(plait.__file__).parents[1]
     if not (root / "simulations" / "bench" / "commands.py").is_file():
-        raise MachineError("benchmarks come with plait's source; run plait bench in a checkout")
+        raise MachineError("benchmarks need plait's source tree: run plait bench in a checkout")
     sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
     commands = importlib.import_module("simulations.bench.commands")
     commands.bench(args=context.args, prog_name="plait bench", standalone_mode=False)

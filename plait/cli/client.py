@@ -51,7 +51,7 @@ def client(
     json_output: Annotated[bool, typer.Option("--json", help="Print events as JSON, one object per line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
 ) -> None:
-    """Take part in a federation with your own data; only adapter deltas leave this machine.
+    """Take part in a federation with your own data, which stays on this machine.
 
     It reconnects until the run is over. Ctrl-C stops it after the current training step.
 

@@ -60,7 +60,7 @@ _COLLECT_EVERY = 50_000
 
 app = typer.Typer(
     name="plait",
-    help="Federated fine-tuning of language models by low-rank adapters: clients keep their data and send only deltas.",
+    help="Federated fine-tuning of language models by low-rank adapters: clients keep their data and send deltas.",
     epilog="Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file, 1 anything else.",
     no_args_is_help=True,
     add_completion=False,

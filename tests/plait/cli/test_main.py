@@ -38,7 +38,7 @@ def test_benchmarks_that_are_not_there_are_named_in_one_line(tmp_path) -> None:
     command = [sys.executable, "-c", code, "bench", "wire", "--quick"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr == "error: benchmarks come with plait's source; run plait bench in a checkout\n"
+    assert ran.stderr == "error: benchmarks need plait's source tree: run plait bench in a checkout\n"
 
 
 def test_help_lists_every_verb_and_the_exit_codes(plait) -> None:
