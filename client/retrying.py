@@ -53,7 +53,7 @@ _TOLD_BY_THE_SERVER = frozenset(
     {*MEANINGS, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
 ) - {grpc.StatusCode.UNIMPLEMENTED}
 _IN_PLAIN_WORDS = {
-    grpc.StatusCode.CANCELLED: "the call to the server was cancelled",
+    grpc.StatusCode.CANCELLED: "the call to the server was interrupted",
     grpc.StatusCode.DEADLINE_EXCEEDED: "the server did not answer in time",
     grpc.StatusCode.UNAVAILABLE: "the connection to the server is lost",
     grpc.StatusCode.UNIMPLEMENTED: "the server does not know this call; install the plait version that it runs",
