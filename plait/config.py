@@ -172,8 +172,8 @@ class RunConfig(BaseModel, frozen=True):
     rule: Annotated[
         str,
         Field(
-            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, median, krum …, with options such "
-            "as trimmed_mean:share=0.1; plait rules lists all"
+            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, krum, "
+            "trimmed_mean:share=0.1 …; plait rules lists all"
         ),
     ] = "fedavg"
     weighting: Annotated[

@@ -1,4 +1,4 @@
-"""Ask clients one thing in one round: each is sent its task with the broadcast that it needs, and answers once.
+"""Send clients one task each in one round, with the broadcast that each needs, and collect one answer from each.
 
 A client that lost its adapter says so and is sent the whole one at once. Every byte is recorded in the ledger.
 """
@@ -24,7 +24,7 @@ from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure, read_envelope
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
-_LOOK_S = 1.0  # interval of checks that nobody is waited for in vain
+_LOOK_S = 1.0  # interval of checks for clients that will not answer
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ class Asking:
 
         Returns:
             The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
-            given up
-                has no reply, and `Answer.given_up` says why.
+            given up has no reply, and `Answer.given_up` says why.
         """
         open_ended = self._channel.open_ended
         while self._waiting:

@@ -1,7 +1,7 @@
-"""A `Channel` to participants in this process, which work when their answers are asked for.
+"""A `Channel` to participants in this process, which work when their answers are requested.
 
-One answer at most is in memory; where several clients train at once, theirs are. Nothing is carried, yet the bytes are
-those that a network would carry, so what a simulation counts is what a deployment sends.
+At most one answer is in memory, or those of the clients that train at once. Nothing is sent, but the bytes are those
+that a network would carry, so a simulation counts the bytes of a deployment.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from plait.rounds.local_model import Trained, TrainJob
 
 
 class Working(Protocol):
-    """What is asked of a participant (see `plait.rounds.participant.Participant`)."""
+    """The interface of a participant (see `plait.rounds.participant.Participant`)."""
 
     def begin(self, task_bytes: bytes) -> TrainJob | bytes:
-        """Do what a task asks up to its training; bytes are the whole answer."""
+        """Do a task up to its training; bytes are the complete answer."""
         ...
 
     def finish(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
-        """The answer, once the job is done."""
+        """The answer after the job."""
         ...
 
 
 TrainJobs = Callable[[Sequence[TrainJob]], Sequence[Trained | PlaitError]]
-"""Does several jobs; gives what came of each, in their order."""
+"""Does several jobs; returns their results in the same order."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A participant and the training that its answer waits for."""
+    """A participant and the pending training for its answer."""
 
     participant: Working
     job: TrainJob
@@ -54,10 +54,10 @@ class LocalChannel:
     """Participants in this process.
 
     Args:
-        participant: the one with a number; asked anew for every task, and may raise a `PlaitError`.
-        count: how many there are, numbered from 0.
-        train: trains what several have begun; by default each job's model does its own.
-        side_by_side: how many of a round train at once, in the order in which they were asked.
+        participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
+        count: their number; they are numbered from 0.
+        train: does the jobs of several at once; by default each job's model does its own.
+        side_by_side: how many train at once, in the order of their tasks.
         stop: stops the run between two clients.
     """
 
@@ -79,12 +79,12 @@ class LocalChannel:
         self._stop = stop or StopRequest()
 
     def nodes(self, at_least: int) -> Sequence[int]:
-        """All of them: nobody else can come."""
+        """All of them: no others can join."""
         del at_least
         return range(self._count)
 
     def wait(self, timeout_s: float) -> None:
-        """Nobody comes or goes."""
+        """Nobody joins or leaves."""
 
     def identity(self, node: int) -> None:
         """Nobody has a key."""
@@ -100,7 +100,7 @@ class LocalChannel:
         return LocalExchange(self, self._side_by_side if purpose is Purpose.TRAIN else 1)
 
     def answers(self, tasks: Sequence[tuple[int, bytes]]) -> list[bytes | NoAnswer]:
-        """Let participants work, one after the other, but for their training, which is done together.
+        """Let participants work one after the other, except for their training, which is done together.
 
         Raises:
             Interrupted: the run was asked to stop.
@@ -166,16 +166,16 @@ class LocalExchange:
         self._answered.clear()
 
     def send(self, node: int, task: TaskParts) -> None:
-        """Keep a task until its answer is asked for."""
+        """Keep a task until its answer is requested."""
         self._waiting.append((node, task))
 
     def withdraw(self, node: int, reason: str) -> None:
-        """Wait for a node's answer no more."""
+        """Stop waiting for a node's answer."""
         del reason
         self._waiting = deque(entry for entry in self._waiting if entry[0] != node)
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
-        """The next answer, in the order of asking; there is nothing to wait for."""
+        """The next answer, in the order of the tasks; never waits."""
         del timeout_s
         if not self._answered and self._waiting:
             chosen = [self._waiting.popleft() for _ in range(min(self._at_once, len(self._waiting)))]

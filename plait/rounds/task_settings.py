@@ -1,7 +1,7 @@
-"""What every task of a run says of how to train and measure, by round and client.
+"""The settings for training and evaluation in every task of a run, by round and client.
 
-The server writes its tasks from it. A client derives the same from the run configuration that it was welcomed with and
-refuses a task that differs.
+The server writes its tasks from it. A client derives the same from the run configuration in its welcome and refuses a
+task that differs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class TaskSettings:
     """The settings of a run's tasks.
 
     Attributes:
-        settings: those of the run; round, seed and the rest that changes from task to task are filled in.
+        settings: those of the run; the ones that change from task to task are filled in.
         rounds: rounds of the run.
         seed: of the run.
         rule: how updates are combined.
-        turns: whether the factors of every round are others (see `Rule.turns`).
+        turns: whether the factors change in every round (see `Rule.turns`).
     """
 
     settings: Settings
@@ -32,7 +32,7 @@ class TaskSettings:
     turns: bool
 
     def to_describe(self) -> Settings:
-        """What a client counts its data under."""
+        """The settings under which a client counts its data."""
         return replace(self.settings, personal=self.rule.personal or "", without_feedback=self.turns)
 
     def to_train(self, number: int, client: str) -> Settings:
@@ -46,5 +46,5 @@ class TaskSettings:
         )
 
     def to_evaluate(self, number: int) -> Settings:
-        """How a client measures the adapter after round `number`."""
+        """How a client evaluates the adapter after round `number`."""
         return replace(self.to_describe(), round=number, done_steps=number * self.settings.local_steps)

@@ -9,9 +9,9 @@ with ``plait simulate --trainer my_trainer:build``. The function gets the model 
 settings under the names of TrainingArguments. If the rule does not train one side of the factors (ffa, fedsvd,
 rolora), that side requires no gradient while the trainer runs. plait calls ``train()`` and reads the adapter back.
 
-FedProx and SCAFFOLD reach such a trainer as a callback: the proximal term is added to the gradient (after clipping, for
-a trainer clips before it calls back), the correction to the adapter after every step. A trainer that takes no callbacks
-is refused by name where a run needs one. It keeps its optimizer's moments to itself, so no run can carry them.
+FedProx and SCAFFOLD are passed to such a trainer as a callback: the proximal term is added to the gradient (after
+clipping, because a trainer clips before it calls back), the correction to the adapter after every step. A trainer
+without callbacks is refused if the run needs one. Its optimizer's moments are not accessible, so no run can carry them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from plait.wire.settings import Settings
 
 
 class TrainerLike(Protocol):
-    """The part of transformers' Trainer that every trainer needs; `add_callback` is used where it is there."""
+    """The part of transformers' Trainer that every trainer needs; `add_callback` is used if there is one."""
 
     def train(self) -> object:
         """Train the model in place; the result has a `training_loss`."""
@@ -100,7 +100,7 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
 
 
 def _first_loss(trainer: TrainerLike) -> float | None:
-    """What the trainer logged after its first step, where it keeps a log as transformers does."""
+    """The loss that the trainer logged after its first step, if it keeps a log as transformers does."""
     log = getattr(getattr(trainer, "state", None), "log_history", None) or [{}]
     loss = log[0].get("loss")
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
@@ -110,7 +110,7 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
     from transformers import TrainerCallback
 
     class Extra(TrainerCallback):
-        """Adds to a trainer's steps what plait's own adds to its own."""
+        """Adds to a trainer's steps the same terms as plait's own trainer."""
 
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
             extra.add_to_gradients()
@@ -121,7 +121,7 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
     add = cast("Callable[[TrainerCallback], object] | None", getattr(trainer, "add_callback", None))
     if add is None:
         raise ConfigError(
-            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, as "
+            f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, such as "
             f"transformers' Trainer, for {' and '.join(extra.names)}"
         )
     add(Extra())
@@ -134,7 +134,7 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
         "max_steps": settings.local_steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        # The run's schedule, by the round: a trainer that starts anew in each round cannot follow it by the step.
+        # The run's schedule, by the round: a trainer that starts again in each round cannot follow it by the step.
         "learning_rate": settings.learning_rate * schedule_factor(settings, settings.done_steps),
         "lr_scheduler_type": "constant",
         "weight_decay": settings.weight_decay,

@@ -1,7 +1,7 @@
-"""One adapter in training: its optimizer, the order of its examples, and all that is added to its steps.
+"""One adapter in training: its optimizer, the order of its examples, and the additions to its steps.
 
-Knows no model: whoever computes gives it gradients and losses and takes values and examples. So one adapter trained
-alone and several trained in one batch take the same steps.
+Knows no model: the caller passes gradients and losses and takes values and examples. So an adapter trained alone and
+adapters trained in one batch take the same steps.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from plait.wire.settings import Settings
 Tensor = torch.Tensor
 
 LARGEST_FALL = 1.0
-"""Nats by which a step may predict, to first order, that its batch's loss falls. It limits what a step does to the
-model rather than to its parameters, so that it means the same for every method, rank and base: a trust region (Conn,
+"""Largest fall of the batch's loss, in nats, that a step may predict to first order. It limits a step's effect on the
+model rather than on its parameters, so it means the same for every method, rank and base: a trust region (Conn,
 Gould and Toint, "Trust Region Methods", 2000). A suitable learning rate rarely reaches it; one ten times too high
 does in every step, and learns instead of diverging (`simulations/defaults`)."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one adapter is trained on, and from where.
+    """The data, settings and starting point of one adapter's training.
 
     Attributes:
-        examples: what to train on.
+        examples: the training examples.
         settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
-        moments: AdamW's, from a run before; None to begin anew.
-        drift: (size,) to be added after every step to what trains; None for nothing.
+        moments: AdamW's, from a previous training; None for new ones.
+        drift: (size,) correction added to the trained part after every step; None for none.
     """
 
     examples: Sequence[Example]
@@ -56,13 +56,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a training run did.
+    """Figures of a training run.
 
     Attributes:
         loss: mean over its steps of the mean loss a step, in nats.
         tokens: tokens that went through the model, padding not counted.
         seconds: wall time; a part of it where several adapters shared it.
-        first_loss: mean loss of the first step, before anything was trained; None where the trainer does not say.
+        first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
     """
 
     loss: float
@@ -73,12 +73,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """What a training run leaves behind.
+    """The result of a training run.
 
     Attributes:
         flat: (size,) the adapter after.
-        report: what was done.
-        moments: what AdamW would go on with.
+        report: its figures.
+        moments: AdamW's, to continue with.
     """
 
     flat: Float32
@@ -90,18 +90,18 @@ class Learner:
     """One adapter in training.
 
     The run's loss terms (`loss_terms`) are added to what is minimised, though not to the losses that are reported.
-    SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, because it is made of what
-    AdamW's steps came to, not of gradients.
+    SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, because it is computed from
+    AdamW's steps, not from gradients.
 
     Args:
-        lesson: what to train on, and from where.
+        lesson: data, settings and starting point.
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
         task: what the labels are.
         device: where to compute.
 
     Raises:
-        ConfigError: the moments are of another adapter.
+        ConfigError: the moments belong to another adapter.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Learner:
         return self._optimizer.values
 
     def draw(self) -> tuple[list[list[Example]], int]:
-        """The next step's examples, micro-batch by micro-batch, and how many terms their losses have in all."""
+        """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
         chosen = [self._lesson.examples[next(self._order)] for _ in range(self._lesson.examples_a_step)]
         self._tokens += sum(len(example.tokens) for example in chosen)
         size = self._lesson.settings.batch_size
@@ -144,7 +144,7 @@ class Learner:
         return batches, sum(count_labels(example, self._task) for example in chosen)
 
     def step(self, gradients: Sequence[Tensor | None], loss: float) -> None:
-        """Take a step along the gradients of the tensors; `loss` is what the step's examples had before it."""
+        """Take a step along the gradients of the tensors; `loss` is that of the step's examples before it."""
         settings, optimizer = self._lesson.settings, self._optimizer
         gradient = optimizer.gradient
         optimizer.take(gradients)
@@ -161,14 +161,14 @@ class Learner:
         self._losses.append(loss)
 
     def finish(self, seconds: float) -> LocalTraining:
-        """What is left behind after steps that took so long."""
+        """The result after steps that took this many seconds."""
         report = StepReport(sum(self._losses) / len(self._losses), self._tokens, seconds, self._losses[0])
         flat = self._optimizer.master.cpu().numpy().copy()
         return LocalTraining(flat, report, self._optimizer.moments(len(self._losses)))
 
 
 def schedule_factor(settings: Settings, step: int) -> float:
-    """Learning rate at a step of the whole run, as a part of its peak.
+    """Learning rate at a step of the whole run, as a fraction of its peak.
 
     Args:
         settings: ``lr_schedule``, ``warmup_steps`` and ``total_steps``.
@@ -193,13 +193,13 @@ def _clip_(gradient: Tensor, longest: float) -> Tensor:
 
 @torch.no_grad()
 def _shorten_(after: Tensor, before: Tensor, gradient: Tensor, kept: Tensor) -> None:
-    """Shorten the step from `before` to `after` to what predicts a fall of the loss by `LARGEST_FALL` at most.
+    """Shorten the step from `before` to `after` so that it predicts a fall of the loss by `LARGEST_FALL` at most.
 
     Args:
         after: (size,) changed in place.
         before: (size,)
         gradient: (size,) of the loss at `before`, times `kept`.
-        kept: what clipping left of it, 0 to 1.
+        kept: the factor of clipping, 0 to 1.
     """
     predicted = float(gradient @ (before - after) / kept)
     if LARGEST_FALL < predicted < math.inf:
@@ -207,7 +207,7 @@ def _shorten_(after: Tensor, before: Tensor, gradient: Tensor, kept: Tensor) -> 
 
 
 def order(count: int, seed: int) -> Iterator[int]:
-    """The order in which examples are visited: every one once at random, then all again in another order, without end.
+    """The order of the examples: all once in random order, then all again in another order, without end.
 
     Args:
         count: how many there are.

@@ -31,10 +31,10 @@ from plait.training.step_extra import StepExtra
 from plait.training.trainer import judge, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
-# Somebody's own local trainer: trains the model's adapter in place (see bridge.py).
+# A user's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
 
-# The losses under inputs that determine them: known from before, or measured now.
+# The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], Judgement]], Judgement]
 
 
@@ -46,9 +46,9 @@ class PeftLocalModel:
         client: name for error messages.
         records: the client's data, in its own order.
         kind: what the records are.
-        histogram: counts that may leave the client (labels or sources, never text).
+        histogram: counts that may be sent (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
-        recall: asked for the loss of the adapter that a run begins with; by default it is measured.
+        recall: returns the loss of the initial adapter; by default it is measured.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class PeftLocalModel:
         return self._base.fingerprint
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
-        """Derive spec and initial adapter from what a server sent."""
+        """Derive spec and initial adapter from the server's request."""
         blueprint = self._base.prepare(spec_text)
         return blueprint.spec, blueprint.initial
 
@@ -99,7 +99,7 @@ class PeftLocalModel:
         )
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
-        """How much of the data a training visits, in the order in which it does."""
+        """How much of the data a training visits, in its order."""
         split = self.split(spec, settings)
         visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
         # One pass visits all; no further one adds anything.
@@ -110,7 +110,7 @@ class PeftLocalModel:
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
     ) -> Judgement:
-        """Held-out losses of `state`, on the base as it has moved, over the part that never trains."""
+        """Held-out losses of `state`, on the moved base."""
         self._base.stand_on(base, geometry_of(spec))
         if self._recall is None or base.digest:
             return self._measure(spec, state, settings)
@@ -125,7 +125,7 @@ class PeftLocalModel:
         return self.judge(self._base.carrying(spec, state), spec, settings)
 
     def judge(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> Judgement:
-        """Held-out losses of a model as it is."""
+        """Held-out losses of a model."""
         return judge(
             model,
             self.split(spec, settings).held_out,
@@ -162,7 +162,7 @@ class PeftLocalModel:
         return self._split
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
-        """What must be equal of two jobs that are to be done together; None for one that must be done alone."""
+        """The key of jobs that can be done together; None for one that must be done alone."""
         if self._own_trainer is not None:
             return None
         settings = job.settings
@@ -170,7 +170,7 @@ class PeftLocalModel:
         return (id(self._base), job.spec.digest, job.base.digest, *shape)
 
     def train(self, job: TrainJob) -> Trained:
-        """Train on the client's training part, in an order that follows from seed and data."""
+        """Train on the client's training part, in an order determined by seed and data."""
         spec, state, settings = job.spec, job.start, self._seeded(job)
         model = self._on_base(job)
         split = self.split(spec, settings)
@@ -195,7 +195,7 @@ class PeftLocalModel:
         return _learned(job, done)
 
     def lesson(self, job: TrainJob) -> Lesson:
-        """What a learner is given of a job."""
+        """The learner's input for a job."""
         settings = self._seeded(job)
         examples = self.split(job.spec, settings).train
         return Lesson(examples, settings, job.start.flat, job.carried.moments, job.carried.drift)
@@ -211,7 +211,7 @@ class PeftLocalModel:
         return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
 
     def _on_base(self, job: TrainJob) -> PeftModel:
-        # Others may have stood on another base since.
+        # Other jobs may have moved the base since.
         self._base.stand_on(job.base, geometry_of(job.spec))
         return self._base.carrying(job.spec, job.start)
 
@@ -219,8 +219,8 @@ class PeftLocalModel:
 def data_seed(seed: int, split: Split) -> int:
     """The 63-bit seed of a training on these data.
 
-    Which examples come together is decided by the data as well as by the seed, so that whoever chooses seeds and does
-    not know the data cannot choose batches.
+    Batches depend on the data as well as on the seed, so that a server that chooses seeds and does not know the data
+    cannot choose batches.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1
 
@@ -228,13 +228,13 @@ def data_seed(seed: int, split: Split) -> int:
 def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
     """Do several jobs of clients of one process, those that fit together at once.
 
-    Which jobs are done at once, and so every bit of what they give, follows from the jobs and their order.
+    Which jobs are done at once, and so every bit of their results, is determined by the jobs and their order.
 
     Returns:
-        For each job, in their order, what training left behind or the error that ended it.
+        For each job, in their order, the result or the error that ended it.
 
     Raises:
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
         DiskFullError: this machine's disk is full.
     """
     kin: dict[object, list[int]] = {}
@@ -249,7 +249,7 @@ def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
 
 
 def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
-    """Jobs of one kinship in one batch; None where they have to be done alone, so that each has an error of its own."""
+    """Jobs of one kinship in one batch; None if they have to be done alone, so that each has its own error."""
     if len(jobs) == 1:
         return None
     models = [job.model for job in jobs if isinstance(job.model, PeftLocalModel)]

@@ -1,6 +1,6 @@
-"""Terms that a run adds to the loss of an adapter's values, whatever the examples, and the table of them.
+"""Loss terms that depend on an adapter's values only, and their table.
 
-A term gives its gradient; the losses that are reported are those of the examples alone. plait's own trainer adds terms
+A term computes its gradient; the reported losses are those of the examples alone. plait's own trainer adds terms
 before it clips. Knows no model.
 """
 
@@ -15,15 +15,15 @@ from plait.wire.settings import Settings
 
 
 class LossTerm(Protocol):
-    """Something added to the loss."""
+    """A term added to the loss."""
 
     @property
     def setting(self) -> str:
-        """The setting that asks for it."""
+        """The setting that enables it."""
         ...
 
     def applies(self, settings: Settings) -> bool:
-        """Whether a run with these settings has it."""
+        """Whether these settings enable it."""
         ...
 
     def add_gradient(self, into: torch.Tensor, values: torch.Tensor, origin: torch.Tensor, settings: Settings) -> None:
@@ -32,7 +32,7 @@ class LossTerm(Protocol):
         Args:
             into: the gradient of the adapter, or of one of its tensors; added to in place.
             values: the adapter, or the tensor; not changed.
-            origin: the same before the round's first step; not changed.
+            origin: its value before the round's first step; not changed.
             settings: of the run.
         """
         ...

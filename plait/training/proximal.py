@@ -1,4 +1,4 @@
-"""FedProx: stay near the adapter that the round began with.
+"""FedProx: stay near the round's initial adapter.
 
 Li et al., "Federated Optimization in Heterogeneous Networks", arXiv 1812.06127, eq. 2: mu/2 ||w - w0||^2 is added to a
 client's loss.
@@ -20,7 +20,7 @@ class Proximal:
     setting = "proximal"
 
     def applies(self, settings: Settings) -> bool:
-        """Where mu is not 0."""
+        """Whether mu is not 0."""
         return settings.proximal > 0
 
     def add_gradient(self, into: torch.Tensor, values: torch.Tensor, origin: torch.Tensor, settings: Settings) -> None:

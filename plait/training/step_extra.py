@@ -1,4 +1,4 @@
-"""What a run adds to the steps of somebody else's trainer: loss terms and SCAFFOLD's correction.
+"""Additions to the steps of a user's own trainer: loss terms and SCAFFOLD's correction.
 
 plait's own trainer adds them itself (`learner.Learner`), before it clips. Knows no trainer.
 """
@@ -18,12 +18,12 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class StepExtra:
-    """What is added to each step of the parameters that train.
+    """Additions to each step of the trained parameters.
 
     Attributes:
-        parameters: these.
-        origin: what they were before the first step.
-        drift: what each is moved by after a step, for SCAFFOLD; empty without it.
+        parameters: the trained ones.
+        origin: their values before the first step.
+        drift: SCAFFOLD's correction of each after a step; empty without SCAFFOLD.
         settings: of the run and the round.
     """
 
@@ -36,7 +36,7 @@ class StepExtra:
     def of(
         cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], settings: Settings, drift: Float32 | None
     ) -> StepExtra:
-        """What is added where some of an adapter's parameters train.
+        """The additions for the trained parameters of an adapter.
 
         Args:
             parameters: of the adapter, in layout order, as they are before the first step.
@@ -55,7 +55,7 @@ class StepExtra:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The settings that ask for it; none where nothing is added."""
+        """The settings that enable it; none if nothing is added."""
         return (*(term.setting for term in terms_of(self.settings)), *(["scaffold"] if self.drift else []))
 
     @torch.no_grad()

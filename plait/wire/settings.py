@@ -1,8 +1,8 @@
-"""How a client is to train and measure: a frozen value, and the JSON text that it travels as.
+"""The settings for training and evaluation of a client: a frozen value, and its JSON text on the wire.
 
-A setting is one field of `Settings`, with its bounds beside it: writer and reader check them, and what has its default
-is left out of the text. Four fields change from task to task and travel beside the text (`messages`). The text is
-named by its SHA-256 and travels once to each client. Specified in proto/README.md.
+A setting is one field of `Settings` with its bounds: writer and reader check them, and a setting at its default is left
+out of the text. Four fields change from task to task and are sent outside the text (`messages`). The text is named by
+its SHA-256 and sent once to each client. Specified in proto/README.md.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from plait.wire.codecs import codec_for
 
 
 class Bound(Protocol):
-    """What a setting may hold."""
+    """The permitted values of a setting."""
 
     def check(self, what: str, value: Json) -> None:
-        """Raise PeerError where `value` is another."""
+        """Raise PeerError if `value` is not permitted."""
         ...
 
 
@@ -94,7 +94,7 @@ class Name:
 
 @dataclass(frozen=True)
 class PerTask:
-    """Marks a setting that changes from task to task and so is no part of the text."""
+    """Marks a setting that changes from task to task and so is not part of the text."""
 
 
 SIDES = ("AB", "A", "B")
@@ -108,7 +108,7 @@ _Flag: TypeAlias = Annotated[bool, Flag()]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a client is to train and measure."""
+    """The settings for training and evaluation of a client."""
 
     local_steps: _SomeSteps
     """Optimizer steps in a round."""
@@ -119,47 +119,47 @@ class Settings:
     seq_len: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)]
     """Tokens in one sequence."""
     learning_rate: Annotated[float, Real(above_zero=True)]
-    """At its peak."""
+    """The peak learning rate."""
     weight_decay: Annotated[float, Real()]
     """Of AdamW."""
     max_grad_norm: Annotated[float, Real(above_zero=True)]
     """Gradients are clipped to this Euclidean norm."""
     held_out_fraction: Annotated[float, Real(above_zero=True, below=1)]
-    """Part of the client's data that never trains."""
+    """Fraction of the client's data that is held out."""
     max_held_out_sequences: _SomeSteps
-    """Held-out sequences that are measured at most."""
+    """Maximum number of held-out sequences to evaluate."""
     seed: Annotated[int, Whole(0, 2**64 - 1), PerTask()]
     """All randomness of the task comes from it."""
     warmup_steps: _Steps = 0
     """Steps over which the learning rate rises from 0."""
     lr_schedule: Annotated[str, OneOf(("constant", "cosine", "linear"))] = "constant"
-    """Of the learning rate, over the whole run."""
+    """Schedule of the learning rate over the whole run."""
     round: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """The round that the task belongs to."""
     total_steps: Annotated[int, Whole()] = 0
-    """Steps of the whole run; 0 if nobody knows."""
+    """Steps of the whole run; 0 if unknown."""
     done_steps: Annotated[int, Whole(), PerTask()] = 0
-    """Steps of the run that lie behind this task."""
+    """Steps of the run before this task."""
     wire: Annotated[str, Name()] = "fp32"
-    """How the client packs its update, as `--wire` says it."""
+    """How the client packs its update, in the notation of `--wire`."""
     trained: Annotated[str, OneOf(SIDES), PerTask()] = "AB"
-    """The sides of every low-rank pair that train in this round; the other one stays as it is."""
+    """The sides of every low-rank pair that train in this round; the other one is frozen."""
     personal: Annotated[str, OneOf(("", "A", "B"))] = ""
-    """The side that stays at the client and is its own; empty for none."""
+    """The side that stays at the client (personal); empty for none."""
     proximal: Annotated[float, Real()] = 0.0
-    """FedProx's mu: half of it times the squared distance to the adapter before is added to the loss."""
+    """FedProx's mu: mu/2 times the squared distance to the round's initial adapter is added to the loss."""
     carry_moments: _Flag = False
-    """Whether AdamW's moments are carried over from the client's round before."""
+    """Whether AdamW's moments are carried over from the client's previous round."""
     scaffold: _Flag = False
-    """Whether each step corrects for how the client drifted from the others in the round before."""
+    """Whether each step corrects for the client's drift from the others in the previous round."""
     without_feedback: _Flag = False
-    """Whether what the client's encoding drops is let go, because the next round's factors are others."""
+    """Whether the client's encoding error is dropped, because the next round has other factors."""
     own_share: Annotated[float, Real(below=1)] = 0.0
-    """How far the client's own adapter goes from the shared one; 0 for no adapter of its own."""
+    """Weight of the client's own direction in its personalized adapter; 0 for none."""
 
     @property
     def codec(self) -> Codec:
-        """What packs the client's update.
+        """The codec of the client's update.
 
         Raises:
             ConfigError: there is no such codec.
@@ -168,7 +168,7 @@ class Settings:
 
     @property
     def text(self) -> str:
-        """All but what changes from task to task, as it travels: what is equal has equal text.
+        """All settings but those that change from task to task, in canonical form: equal settings have equal text.
 
         Raises:
             PeerError: a setting is out of bounds.
@@ -184,14 +184,14 @@ def digest_of(text: str) -> bytes:
 
 
 def settings_from(text: str, of_task: Mapping[str, Json]) -> Settings:
-    """The settings that a text says, with those of one task.
+    """The settings of a text, with those of one task.
 
     Args:
         text: as `Settings.text` makes it.
         of_task: the settings that change from task to task, by name.
 
     Raises:
-        PeerError: the text is no such text, or a setting is out of bounds.
+        PeerError: the text is not valid, or a setting is out of bounds.
     """
     said = parse_object(text.encode(errors="replace"), what="settings", max_bytes=bounds.MAX_SETTINGS_BYTES)
     for name in said:
