@@ -1,4 +1,4 @@
-"""The events of a ledger: one typed model per kind of event, shared by those who write them and those who read them.
+"""The events of a ledger, all in this one file: a typed model per kind, shared by the writers and the readers.
 
 To add an event, add its class here and name it in `EVENTS`. A field that ledgers have always had is required; one that
 was added later has a default, so that older ledgers can still be read. Readers ignore fields and kinds that they do not
