@@ -88,11 +88,11 @@ def open_workplace(
         PlaitError: the base is not to be had, or the run configuration makes no sense.
     """
     from client.participant import own_client
+    from plait.adapters.methods import METHODS
     from plait.flower.apps import HostedApp, client_app
     from plait.run import resolve
     from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
-    from plait.training.methods import METHODS
 
     quiet_libraries()
     told, policy = config_from_welcome(run.config), settings.policy

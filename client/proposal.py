@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from client.wording import shown, size
 from plait.config import RunConfig
-from plait.policy import Policy, bits_of
+from plait.policy import Policy
+from plait.wire.codecs import codec_for
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Proposal:
 
     @property
     def _sent(self) -> str:
-        bits = bits_of(self.config.wire)
+        bits = codec_for(self.config.wire).bits
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"

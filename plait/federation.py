@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from plait import machine
+from plait.aggregation import RULES, Rule
 from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
@@ -22,7 +23,7 @@ from plait.rounds.beginning import Beginning, begun, parents_in
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import SCHEMA, Adapter, Base, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import Kept, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
@@ -150,6 +151,7 @@ def _open(
                 parameters=run.base_parameters,
                 task=spec.task.value,
             ),
+            rule=rule_recorded(run.rule),
             adapter=Adapter(
                 method=spec.method,
                 rank=spec.rank,
@@ -169,6 +171,12 @@ def _open(
         ),
     )
     return directory, ledger, state, read_events(directory.ledger)
+
+
+def rule_recorded(rule: Rule) -> CombiningRule:
+    """What the ledger says of a rule."""
+    alternatives = {other.name: other.instead for other in RULES.values() if other.instead} if rule.apart else {}
+    return CombiningRule(name=rule.name, apart=rule.apart, personal=rule.personal or "", alternatives=alternatives)
 
 
 def _begin_ledger(directory: RunDirectory, told: Told, event: Event) -> Ledger:

@@ -6,7 +6,6 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,20 +13,17 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from plait.adapters.methods import METHODS, Option, method_named
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.wire.codecs import codec_for
 
-METHOD_NAMES = (
-    "lora", "rslora", "qlora", "dora", "lora_xs", "vera", "ia3", "peanut", "prompt", "prefix", "p_tuning", "full",
-)  # fmt: skip
-"""The adapter methods, by their user-visible names."""
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
 """transformers' names of the input embeddings."""
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
 """transformers' name of the output layer."""
 
 _LARGEST = 2**63 - 1
-_EXACT_BITS = {"fp32": 32.0, "bf16": 16.0}
 
 
 def _as_tuple(value: object) -> object:
@@ -36,21 +32,6 @@ def _as_tuple(value: object) -> object:
 
 
 _Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-
-
-def bits_of(wire: str) -> float:
-    """Bits per parameter of an encoding, by its ``--wire`` name.
-
-    Raises:
-        ConfigError: there is no such encoding.
-    """
-    try:
-        bits = _EXACT_BITS.get(wire) or float(wire)
-    except ValueError:
-        bits = math.nan
-    if not 0 < bits < math.inf:
-        raise ConfigError(f"wire is '{wire}', expected fp32, bf16 or bits per parameter")
-    return bits
 
 
 class Policy(BaseModel, frozen=True):
@@ -69,7 +50,7 @@ class Policy(BaseModel, frozen=True):
         Field(description="without a terminal: policy accepts any run within these limits, ask none without consent"),
     ] = "policy"
     methods: Annotated[_Names, Field(description="adapter methods; full sends changes of all weights")] = tuple(
-        name for name in METHOD_NAMES if name != "full"
+        method.name for method in METHODS.values() if not method.trains_base
     )
     targets: Annotated[
         _Names, Field(description="modules that an adapter may touch; if empty, any linear or norm layer in a block")
@@ -112,7 +93,7 @@ class Policy(BaseModel, frozen=True):
     @classmethod
     def _is_a_wire(cls, value: str) -> str:
         try:
-            bits_of(value)
+            codec_for(value)
         except ConfigError as error:
             raise ValueError("expected fp32, bf16 or bits per parameter such as 2") from error
         return value
@@ -121,8 +102,8 @@ class Policy(BaseModel, frozen=True):
     @classmethod
     def _are_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in METHOD_NAMES:
-                raise ValueError(f"expected some of {', '.join(METHOD_NAMES)}{did_you_mean(name, METHOD_NAMES)}")
+            if name not in METHODS:
+                raise ValueError(f"expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
         return value
 
     @property
@@ -154,7 +135,7 @@ class Policy(BaseModel, frozen=True):
         self._at_most(
             "max-rank", "the run asks for rank", max(config.rank, *config.ranks, *config.module_ranks.values(), 0)
         )
-        if config.method in ("prompt", "prefix", "p_tuning"):
+        if Option.TOKENS in method_named(config.method).options:
             self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", config.virtual_tokens)
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
         self._at_most("max-local-steps", "the run asks for local steps:", config.local_steps)
@@ -167,7 +148,7 @@ class Policy(BaseModel, frozen=True):
         self._at_least(
             "min-tokens", "the run asks for updates that cover at most so many tokens:", examples * config.seq_len
         )
-        if bits_of(config.wire) > bits_of(self.finest_wire):
+        if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
             raise self._refusal(
                 "finest-wire",
                 f"the run asks for wire '{config.wire}'",

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
+from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
-from plait.policy import EMBEDDINGS, Policy, bits_of
+from plait.policy import EMBEDDINGS, Policy
 from plait.rounds.broadcasts import TURNED_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
@@ -22,7 +23,6 @@ from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
 from plait.training.device import choose_compute, use_threads
-from plait.training.methods import AdapterRequest, BaseModules
 from plait.training.resident import ResidentBase
 
 
@@ -73,7 +73,7 @@ class Run:
             policy.check_run(self.config)
             base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
-            policy.check_upload(own.layout.size * bits_of(self.config.wire) / 8)
+            policy.check_upload(own.layout.size * self.settled.codec.bits / 8)
         return Terms(client, self.settled.tasks, (largest, own), own, policy)
 
     def load_base(self) -> ResidentBase:
@@ -204,7 +204,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     owed = 0 if settled.turns else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 0
-    bits = max(bits_of(config.wire), TURNED_BITS if settled.turns else 0)
+    bits = max(settled.codec.bits, TURNED_BITS if settled.turns else 0)
     accepted = float(config.take_back and not rule.moves_base)
     return CopiesOnDisk(
         client=2 * (own + owed + moments + drift),

@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from plait.adapters import Task
-from plait.aggregation import Rule, ServerOptimizer, check_composition, optimizer_for, rule_named
+from plait.adapters.methods import Method, method_named
+from plait.aggregation import Rule, ServerOptimizer, check_composition, check_method_and_rule, optimizer_for, rule_named
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
@@ -18,7 +19,6 @@ from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
-from plait.training.methods import Method, check_method_and_rule, method_of
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
@@ -100,7 +100,7 @@ def settle(config: RunConfig) -> Settled:
     Raises:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them do not go together.
     """
-    codec, method = codec_for(config.wire), method_of(config.method)
+    codec, method = codec_for(config.wire), method_named(config.method)
     rule = _rule_of(config)
     left: dict[str, object] = {
         "learning_rate": config.learning_rate or method.learning_rate_at(config.rank),

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Parent, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState, Parent, Subject, load_peft_directory
+from plait.adapters.methods import METHODS
 from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
-from plait.aggregation import BaseDelta, Geometry, LowRank, Subject, geometry_of
+from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.export.plain_lora import lora_fault
 from plait.rounds.beginning import Beginning
 from plait.rounds.tracks import RankedAdapter
 from plait.run import Run
-from plait.training.methods import METHODS
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +127,9 @@ def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
         else None
     )
     if reason is not None:
+        plain = next(other.name for other in METHODS.values() if other.subject is Subject.FACTORS)
         raise ConfigError(
-            f"init-mode is 'freeze' and method '{method.name}' {reason}, expected method 'lora' of a language model; "
+            f"init-mode is 'freeze' and method '{method.name}' {reason}, expected '{plain}' of a language model; "
             "nearest: init-mode 'continue', or export --to merged and train on that"
         )
     return _sum_of(given, adapter.geometry)

@@ -3,6 +3,7 @@
 from plait.adapters.base_reference import BaseReference
 from plait.adapters.fingerprint import fingerprint_base, parameter_count
 from plait.adapters.layout import Layout, TensorSlot
+from plait.adapters.methods import Subject
 from plait.adapters.model_card import model_card
 from plait.adapters.parent import Parent, parents_from
 from plait.adapters.peft_directory import PeftAdapter, load_peft_directory, load_state, save_peft_directory
@@ -26,6 +27,7 @@ __all__ = [
     "Parent",
     "PeftAdapter",
     "SpecRequest",
+    "Subject",
     "Task",
     "TensorSlot",
     "add",

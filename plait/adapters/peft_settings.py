@@ -35,22 +35,6 @@ MAX_SAVED = 64
 MAX_ALPHA = 1e12
 _MAX_SEED = (1 << 63) - 1
 
-PEFT_TYPES: Mapping[str, str] = {
-    "lora": "LORA",
-    "rslora": "LORA",
-    "qlora": "LORA",
-    "dora": "LORA",
-    "lora_xs": "PSOFT",
-    "vera": "VERA",
-    "ia3": "IA3",
-    "peanut": "PEANUT",
-    "prompt": "PROMPT_TUNING",
-    "prefix": "PREFIX_TUNING",
-    "p_tuning": "P_TUNING",
-    "full": "LN_TUNING",
-}
-"""PEFT's type of each method of plait."""
-
 
 @dataclass(frozen=True)
 class _Rule:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from plait.adapters.layout import Layout
-from plait.adapters.peft_settings import MAX_RANK, PEFT_TYPES, checked_settings, largest_rank
+from plait.adapters.methods import METHODS
+from plait.adapters.peft_settings import MAX_RANK, checked_settings, largest_rank
 from plait.adapters.spec import AdapterSpec, Json, Task
 from plait.adapters.strict_json import parse_object, shown
 from plait.errors import PeerError
@@ -22,8 +23,6 @@ MAX_SEED = (1 << 63) - 1
 
 _WHAT = "the adapter spec"
 _TASK_TYPES: Mapping[Task, str] = {Task.CAUSAL_LM: "CAUSAL_LM", Task.CLASSIFICATION: "SEQ_CLS"}
-# What distinguishes methods that share a PEFT type.
-_OWN_FLAGS: Mapping[str, str] = {"rslora": "use_rslora", "dora": "use_dora"}
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,17 @@ def parse_spec(text: str) -> SpecRequest:
             f"{shown(key)} of {_WHAT} is {'unknown' if key in spec else 'missing'}, expected {', '.join(stated)}"
         )
     method, settings = spec["method"], spec["peft_config"]
-    if not isinstance(method, str) or method not in PEFT_TYPES:
-        raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(PEFT_TYPES)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(METHODS)}")
     if not isinstance(settings, dict):
         raise PeerError(f"peft_config of {_WHAT} is {shown(settings)}, expected an object of settings")
     task = _task(spec["task"])
     checked = checked_settings(settings, what=_WHAT)
-    _expect("peft_type", checked["peft_type"], PEFT_TYPES[method], f"of method '{method}'")
+    peft_type, fixed = METHODS[method].peft_type, METHODS[method].fixed
+    _expect("peft_type", checked["peft_type"], peft_type, f"of method '{method}'")
     _expect("task_type", checked.get("task_type"), _TASK_TYPES[task], f"of task '{task}'")
-    for owner, flag in _OWN_FLAGS.items():
-        if PEFT_TYPES[method] == PEFT_TYPES[owner]:
-            _expect(flag, checked.get(flag, False), method == owner, f"of method '{method}'")
+    for flag in sorted({flag for other in METHODS.values() if other.peft_type == peft_type for flag in other.fixed}):
+        _expect(flag, checked.get(flag, False), fixed.get(flag, False), f"of method '{method}'")
     return SpecRequest(
         method=method,
         peft_config=checked,

@@ -19,10 +19,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState
+from plait.adapters import AdapterState, Subject
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Rule, Subject
+from plait.aggregation.rule import Rule
 from plait.aggregation.weighted_sum import WeightedSum
 
 

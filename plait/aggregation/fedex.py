@@ -58,6 +58,7 @@ FEDEX = Rule(
     algorithm=_Round,
     exactness=Exactness.EXACT,
     moves_base=True,
+    instead="is exact, but moves the base",
     # Beside the adapter the residual, of rank (clients - 1) * rank at most.
     downlink=lambda client, clients: parameters(client) + stacked_parameters(client, clients - 1),
 )

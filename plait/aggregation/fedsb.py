@@ -7,10 +7,10 @@ and fixed, sum p_k B R_k A = B (sum p_k R_k) A. The layout then holds only the m
 
 from __future__ import annotations
 
-from plait.adapters import Layout
+from plait.adapters import Layout, Subject
 from plait.aggregation.fedavg import Mean
 from plait.aggregation.geometry import Geometry
-from plait.aggregation.rule import Exactness, Rule, Subject
+from plait.aggregation.rule import Exactness, Rule
 
 FEDSB = Rule(
     name="fedsb",

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from plait.adapters import Subject
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Rule, Subject
+from plait.aggregation.rule import Rule
 from plait.aggregation.stacked import Stacked
 
 

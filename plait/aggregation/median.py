@@ -11,8 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from plait.adapters import Subject
 from plait.aggregation.round import Outcome
-from plait.aggregation.rule import Rule, Subject
+from plait.aggregation.rule import Rule
 from plait.aggregation.stacked import Stacked
 
 

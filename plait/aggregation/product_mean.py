@@ -195,4 +195,5 @@ PRODUCT_MEAN = Rule(
     exactness=Exactness.UP_TO_TRUNCATION,
     ranks=ANY_RANK,
     handing=Handing.BEST,
+    instead="keeps the best adapter of the same rank",
 )

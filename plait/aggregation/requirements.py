@@ -1,4 +1,4 @@
-"""What a rule requires of a run, checked before its first round: the kind of adapter, ranks, size of the cohort.
+"""What a rule requires of a run, checked before its first round: method and kind of adapter, ranks, size of the cohort.
 
 Each refusal says which two things clash and why. Server optimizers have a check of their own
 (`server_optimizer.check_composition`). Knows no configuration.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from plait.adapters import Subject
+from plait.adapters.methods import METHODS, Method
 from plait.aggregation.geometry import Geometry
-from plait.aggregation.rule import Rule
+from plait.aggregation.rule import Exactness, Rule
+from plait.aggregation.table import RULES
 from plait.errors import ConfigError
 
 
@@ -53,3 +56,43 @@ def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
                 f"rule is '{rule.name}' with clients of rank {mine.rank} on '{mine.module}', expected at most the "
                 f"server's {ours.rank}: it has no room for further slices"
             )
+
+
+def check_method_and_rule(method: Method, rule: Rule, *, mixed_ranks: bool) -> None:
+    """Refuse a rule that does not do with this method's adapters what it says.
+
+    Raises:
+        ConfigError: with the reason and the nearest thing that works.
+    """
+    if rule.subject not in (Subject.TENSORS, method.subject):
+        having = ", ".join(f"'{name}'" for name, other in METHODS.items() if other.subject is rule.subject)
+        nearest = next(other.name for other in RULES.values() if other.subject is method.subject)
+        raise ConfigError(
+            f"rule is '{rule.name}' and method '{method.name}', which trains {method.subject}, expected a method that "
+            f"trains {rule.subject}: {having}; nearest: rule '{nearest}'"
+        )
+    if rule.moves_base and method.quantised:
+        plain = next(other.name for other in METHODS.values() if other.subject is method.subject)
+        still = next(other.name for other in RULES.values() if other.exactness is Exactness.UP_TO_TRUNCATION)
+        raise ConfigError(
+            f"rule is '{rule.name}', which moves the base, and method '{method.name}' holds it in four bits, which "
+            f"would round every move; nearest: method '{plain}', or rule '{still}'"
+        )
+    if mixed_ranks and method.subject is not Subject.FACTORS:
+        having = ", ".join(f"'{name}'" for name, other in METHODS.items() if other.subject is Subject.FACTORS)
+        raise ConfigError(
+            f"client-ranks are given and method is '{method.name}', expected one of {having}: other adapters cannot be "
+            "cut to a lower rank"
+        )
+
+
+def rules_for(method: Method) -> tuple[str, ...]:
+    """Names of plait's own rules that may combine this method's adapters."""
+    names: list[str] = []
+    for name, rule in RULES.items():
+        try:
+            check_method_and_rule(method, rule, mixed_ranks=False)
+        except ConfigError:
+            continue
+        names.append(name)
+    return tuple(names)

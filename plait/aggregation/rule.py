@@ -13,7 +13,7 @@ from statistics import mean
 
 import numpy as np
 
-from plait.adapters import AdapterState
+from plait.adapters import AdapterState, Subject
 from plait.aggregation.contribution import ONE_RANK, Contribution, Ranks
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.round import Accumulator, Outcome, RoundContext
@@ -31,14 +31,6 @@ class Exactness(StrEnum):
     EXACT = "exact"
     UP_TO_TRUNCATION = "up to truncation"
     INEXACT = "inexact"
-
-
-class Subject(StrEnum):
-    """What kind of adapter a rule works on."""
-
-    TENSORS = "any tensors"
-    FACTORS = "factors A and B"
-    SQUARES = "square matrices between fixed factors"
 
 
 class Handing(StrEnum):
@@ -75,6 +67,7 @@ class Rule:
         needs_all: whether memory grows with the cohort.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
         server_learning_rate: multiplies the step where the user leaves the server optimizer to plait.
+        instead: what it does better than a rule that averages B and A apart, where it is worth a try in its place.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
             where it receives what it sends.
     """
@@ -96,6 +89,7 @@ class Rule:
     needs_all: bool = False
     least_clients: int = 1
     server_learning_rate: float = 1.0
+    instead: str = ""
     downlink: Callable[[Geometry, int], float] | None = None
 
     @property

@@ -12,8 +12,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from plait.adapters import Subject
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Rule, Subject
+from plait.aggregation.rule import Rule
 from plait.aggregation.stacked import Stacked
 
 

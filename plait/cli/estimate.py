@@ -40,7 +40,6 @@ def estimate(
     settings = run_config(given, config)
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
-    from plait.policy import bits_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
     from plait.rounds.broadcasts import TURNED_BITS
     from plait.run import blueprint_of, copies_on_disk
@@ -50,7 +49,7 @@ def estimate(
     quiet_libraries()
     settled = settle(settings)
     blueprint = blueprint_of(settled, locate_config(settings.base, revision=settings.revision), weights=False)
-    bits = bits_of(settings.wire)
+    bits = settled.codec.bits
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
     costs = CostEstimate(

@@ -27,10 +27,11 @@ def methods(
     Example: plait methods --base mistral-7b --rank 16
     """
     from plait.adapters import Task
+    from plait.adapters.methods import METHODS, AdapterRequest
+    from plait.aggregation import rules_for
     from plait.errors import ConfigError
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.methods import METHODS, AdapterRequest, rules_for
 
     quiet_libraries()
     config = read_base_config(locate_config(base, revision=""), Task.CAUSAL_LM)
@@ -47,7 +48,7 @@ def methods(
             {
                 "method": method.name,
                 "paper": method.title,
-                "peft_type": method.peft_type.value,
+                "peft_type": method.peft_type,
                 "averages": method.averages,
                 "never_travels": method.kept or None,
                 "rules": list(rules_for(method)),

@@ -16,19 +16,19 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
         ConfigError: a name is unknown; the nearest known one is named.
         DataError: the data is not a file.
     """
+    from plait.adapters.methods import method_named
     from plait.aggregation import optimizer_for, rule_named
     from plait.data import check_data_name
     from plait.flower.rules import ALL_RULES
     from plait.simulation.partition import parse_partition
     from plait.training.bases import check_base_name
-    from plait.training.method_names import check_method_name
     from plait.wire.codecs import codec_for
 
     if runs:
         check_base_name(settings.base)
     if runs and settings.data:
         check_data_name(settings.data)
-    check_method_name(settings.method)
+    method_named(settings.method)
     codec_for(settings.wire)
     if settings.partition:
         parse_partition(settings.partition)

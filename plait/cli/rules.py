@@ -67,7 +67,7 @@ def rules(
 
 def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
-    from plait.aggregation import Subject
+    from plait.adapters import Subject
     from plait.aggregation.fedsb import square_geometry
     from plait.choice import options_of
 

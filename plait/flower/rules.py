@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import Float32
-from plait.aggregation import RULES, Algorithm, Outcome, Rule, Subject
+from plait.adapters import Float32, Subject
+from plait.aggregation import RULES, Algorithm, Outcome, Rule
 from plait.aggregation.stacked import Stacked
 
 if TYPE_CHECKING:

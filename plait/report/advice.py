@@ -1,7 +1,7 @@
 """Advice on a run's settings from its own figures: one sentence for each setting that another choice would improve.
 
 Every sentence names the figure that it is based on. Without a clear figure nothing is said.
-Knows rules by their names only.
+Knows of rules only what the ledger records.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from plait.rounds.run_view import RunView
 _NOTEWORTHY = 0.05
 # This multiple of the median is no longer chance.
 _OUTLIER = 3.0
-# Rules that average B and A separately, so that their error is the covariance of the clients' factors.
-_APART = frozenset({"fedavg", "zeropad", "hetlora", "rbla", "median", "trimmed_mean", "geometric_median"})
 
 _AHEAD_OF_ONE = (
     "a shared adapter cannot follow each client as far as its own does. More rounds may catch up; with --own-share 0.5 "
@@ -54,22 +52,20 @@ def _on_watch(view: RunView) -> Iterator[str]:
 
 
 def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
-    if not rounds:
+    rule = view.start.rule
+    if not rounds or rule is None:
         return
-    rule = view.newest_round.rule if view.newest_round else ""
     covariance = max(each.covariance for each in rounds)
-    if rule in _APART and covariance >= _NOTEWORTHY:
-        yield (
-            f"Averaging B and A separately loses up to {percent_text(covariance)} of the mean product; "
-            "--rule product_mean keeps the best adapter of the same rank; --rule fedex is exact, but moves the base."
-        )
-    elif rule in _APART and len(rounds) >= 2:
+    if rule.apart and covariance >= _NOTEWORTHY:
+        instead = "; ".join(f"--rule {clean(name)} {clean(does)}" for name, does in rule.alternatives.items())
+        yield f"Averaging B and A separately loses up to {percent_text(covariance)} of the mean product; {instead}."
+    elif rule.apart and len(rounds) >= 2:
         yield (
             f"Averaging B and A separately loses at most {percent_text(covariance)} of the mean product, so an exact "
-            f"rule would gain little over {clean(rule)}."
+            f"rule would gain little over {clean(rule.name)}."
         )
     ranks = [each.effective_rank for each in rounds if each.effective_rank]
-    if ranks and view.start.adapter.rank and rule not in _APART and max(each.error for each in rounds) >= _NOTEWORTHY:
+    if ranks and view.start.adapter.rank and not rule.apart and max(each.error for each in rounds) >= _NOTEWORTHY:
         lost = max(each.error for each in rounds)
         yield (
             f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and rank "

@@ -16,7 +16,7 @@ from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
-from plait.wire.codecs import Fp32, Rate
+from plait.wire.codecs import UNCHANGED, Fp32, Rate
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 
 # A change of the base stays in the model for good, and no later round corrects its encoding error.
@@ -89,7 +89,7 @@ def move_base(
 def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
     """The held adapter after a broadcast's decoded `step`."""
     # Adding zeros would turn -0.0 into 0.0, which has another digest.
-    return held if codec_name == "unchanged" else add(held, step)
+    return held if codec_name == UNCHANGED.name else add(held, step)
 
 
 class Broadcasts:

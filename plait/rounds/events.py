@@ -89,6 +89,22 @@ class Adapter(Part):
     spec_digest: str = ""
 
 
+class CombiningRule(Part):
+    """What the rule of a run says of itself to those who read the ledger (see `plait.aggregation.Rule`).
+
+    Attributes:
+        name: of the rule.
+        apart: whether it averages B and A apart, so that it loses the covariance of the clients' factors.
+        personal: the side that stays at the clients, A or B; empty where none does.
+        alternatives: rules that lose less, by name, and what each does instead.
+    """
+
+    name: str
+    apart: bool = False
+    personal: str = ""
+    alternatives: Mapping[str, str] = {}
+
+
 class RunStarted(Event):
     """The first event.
 
@@ -100,6 +116,7 @@ class RunStarted(Event):
         config: all settings under the keys that users write.
         base: the frozen model.
         adapter: what is trained.
+        rule: how updates are combined; None before it was recorded.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         weight_ratio: no update counts more than this many times the median; None before there was a bound.
         full_model_bytes: the whole model in float32.
@@ -115,6 +132,7 @@ class RunStarted(Event):
     config: Mapping[str, JsonValue]
     base: Base
     adapter: Adapter
+    rule: CombiningRule | None = None
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
     weight_ratio: Number | None = None
     full_model_bytes: Count

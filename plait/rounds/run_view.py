@@ -150,7 +150,7 @@ class RunView:
     @property
     def is_personal(self) -> bool:
         """Whether clients keep a side of every pair, so that all losses are of personalized adapters."""
-        return self.start.config.get("rule") == "fedsa"
+        return self.start.rule is not None and self.start.rule.personal != ""
 
     @property
     def is_classification(self) -> bool:

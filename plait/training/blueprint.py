@@ -24,11 +24,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
+from plait.adapters.methods import AdapterRequest, BaseModules, method_named
 from plait.adapters.module_names import unescaped
 from plait.aggregation import Handing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.training.adapter_size import check_size
-from plait.training.methods import PATTERN_KEYS, AdapterRequest, BaseModules, peft_config_for, peft_config_of
+from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -226,7 +227,7 @@ def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
 
 def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
     """PEFT ignores a name that matches nothing as long as another one matches."""
-    known = (*modules.linear, *(modules.norms if request.method == "full" else ()))
+    known = (*modules.linear, *(modules.norms if method_named(request.method).trains_base else ()))
     for key, names in (("target-modules", request.target_names), ("rank-pattern", list(request.rank_pattern))):
         for name in names:
             if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):

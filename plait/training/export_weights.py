@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, read_base_config
-from plait.training.methods import peft_config_of
+from plait.training.peft_configs import peft_config_of
 from plait.training.resident import load_adapter
 
 _SHARD_SIZE = "5GB"

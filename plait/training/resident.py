@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
+from plait.adapters.methods import METHODS
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
@@ -34,8 +35,8 @@ from plait.training.blueprint import (
 from plait.training.device import Compute
 from plait.training.examples import Tokenizer
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
-from plait.training.methods import METHODS, peft_config_of
 from plait.training.moved_base import move_weights
+from plait.training.peft_configs import peft_config_of
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8

@@ -32,27 +32,26 @@ class EncodedPayload:
 
 
 class Codec(Protocol):
-    """Packs deltas; has no state, so one codec serves any number of envelopes.
-
-    Attributes:
-        name: as in the ledger.
-        number: its value in plait.v1.Codec.
-        distortion: what it is expected to lose of a typical delta, ||x - x̂||² / ||x||²; 0 where next to nothing.
-    """
+    """Packs deltas; has no state, so one codec serves any number of envelopes."""
 
     @property
     def name(self) -> str:
-        """See above."""
+        """As in the ledger."""
         ...
 
     @property
     def number(self) -> int:
-        """See above."""
+        """Its value in plait.v1.Codec."""
+        ...
+
+    @property
+    def bits(self) -> float:
+        """What a parameter takes, about."""
         ...
 
     @property
     def distortion(self) -> float:
-        """See above."""
+        """What it is expected to lose of a typical delta, ||x - x̂||² / ||x||²; 0 where next to nothing."""
         ...
 
     def encode(self, delta: AdapterState) -> EncodedPayload:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from plait.adapters.methods import METHODS
 from plait.aggregation.optimizers import OPTIMIZERS
 from plait.cli.simulate import prepare
 from plait.config import RunConfig
@@ -20,7 +21,6 @@ from plait.federation import run_federation
 from plait.flower.rules import ALL_RULES
 from plait.rounds.ledger import read_lines
 from plait.simulation.simulation import Simulation
-from plait.training.methods import METHODS
 
 HERE = Path(__file__).parent
 BASE = {

@@ -19,11 +19,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
 from plait.adapters import AdapterState, Task
+from plait.adapters.methods import AdapterRequest
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example
 from plait.training.losses import BatchLoss
-from plait.training.methods import AdapterRequest
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings

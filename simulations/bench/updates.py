@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plait.adapters import AdapterState, Float32
-from plait.aggregation import BOTH_SIDES, Contribution, Geometry, RoundContext, Rule, Subject
+from plait.adapters import AdapterState, Float32, Subject
+from plait.aggregation import BOTH_SIDES, Contribution, Geometry, RoundContext, Rule
 from plait.aggregation.fedsb import square_geometry
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from plait.adapters import AdapterState, Task
+from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind, cache_directory, load_dataset
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example, split_examples, tokenise
-from plait.training.methods import AdapterRequest
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import judge, train_steps
 from plait.wire.settings import Settings

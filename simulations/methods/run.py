@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait import machine
+from plait.adapters.methods import METHODS, method_named
 from plait.cli.simulate import execute, prepare
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.report import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
-from plait.training.methods import METHODS, method_of
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
@@ -102,7 +102,7 @@ def main() -> None:
     seeds = [TUNING_SEED] if options.sweep else [int(seed) for seed in options.seeds.split(",") if seed] or plan.seeds
     more = {"dtype": options.dtype} if options.dtype else {}
     for method in wanted:
-        own = method_of(method).learning_rate
+        own = method_named(method).learning_rate
         given = [float(rate) for rate in options.rates.split(",") if rate]
         rates = given or [own * multiple for multiple in MULTIPLES] if options.sweep else [own]
         for rate in rates:

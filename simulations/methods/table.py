@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from plait.training.methods import METHODS
+from plait.adapters.methods import METHODS
 
 
 def main() -> None:

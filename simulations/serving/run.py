@@ -27,12 +27,12 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plait.adapters import AdapterState, Task
+from plait.adapters.methods import AdapterRequest
 from plait.aggregation.geometry import geometry_of
 from plait.machine import processor
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import choose_compute
-from plait.training.methods import AdapterRequest
 from plait.training.serving import Engine, Generation, Limits, Piece, Sampling, ServedAdapter
 
 PROMPTS = (

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from plait.adapters.methods import METHODS
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError
-from plait.policy import METHOD_NAMES, Policy, bits_of, default_policy_toml, load_policy
-from plait.training import methods
+from plait.policy import Policy, default_policy_toml, load_policy
 from plait.welcome import WELCOME_KEYS
+from plait.wire.codecs import codec_for
 
 
 def test_the_default_takes_plaits_own_defaults():
@@ -18,8 +19,7 @@ def test_the_default_takes_plaits_own_defaults():
 
 
 def test_a_policy_knows_every_method_and_takes_all_but_whole_weights_by_default():
-    assert set(METHOD_NAMES) == set(methods.METHODS)
-    assert set(Policy().methods) == set(METHOD_NAMES) - {"full"}
+    assert set(Policy().methods) == set(METHODS) - {"full"}
 
 
 def test_the_default_file_is_the_default_policy(tmp_path):
@@ -84,8 +84,8 @@ def test_an_operator_can_demand_a_coarser_wire(finest, taken, refused):
 
 @pytest.mark.parametrize("wire", ["nan", "inf", "-1", "0", "hostile", ""])
 def test_a_wire_that_is_none_is_refused(wire):
-    with pytest.raises(ConfigError, match="expected fp32, bf16 or bits per parameter"):
-        bits_of(wire)
+    with pytest.raises(ConfigError, match=r"expected fp32, bf16 or 0\.1 to 8 bits per parameter"):
+        codec_for(wire)
 
 
 def test_only_named_targets_are_allowed_where_some_are_named():
@@ -153,7 +153,7 @@ def commands_of_the_documentation():
             words = shlex.split(line.replace("'", " "), comments=True)
             pairs = {name[2:]: value for name, value in pairwise(words) if name.startswith("--")}
             given = {key: value for key, value in pairs.items() if key in WELCOME_KEYS and not PLACEHOLDER.match(value)}
-            if given.get("method", "lora") in METHOD_NAMES:  # others are not supported
+            if given.get("method", "lora") in METHODS:  # others are not supported
                 yield page, RunConfig.model_validate(given, strict=False)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from plait import run as run_module
 from plait.adapters import Layout, Task
+from plait.adapters.methods import METHODS
 from plait.config import config_from_table
 from plait.errors import PolicyError
 from plait.policy import Policy
@@ -11,7 +12,6 @@ from plait.run import _check_reach, blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.training.blueprint import base_modules, read_base_config
-from plait.training.methods import METHODS
 from plait.welcome import config_from_welcome, welcome_table
 
 

@@ -1,9 +1,9 @@
 import pytest
 
+from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.settle import settle
-from plait.training.methods import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Parent, Task, save_peft_directory
+from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
@@ -19,7 +20,6 @@ from plait.settle import settle
 from plait.stacking import beginning_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.training.methods import AdapterRequest
 
 Saved = Callable[..., Path]
 

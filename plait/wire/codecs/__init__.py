@@ -4,7 +4,18 @@ from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.fp32 import Fp32
 from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import Rate
-from plait.wire.codecs.table import CODECS, codec_for, codec_numbered, without_zeros
+from plait.wire.codecs.table import CODECS, UNCHANGED, codec_for, codec_numbered, without_zeros
 from plait.wire.codecs.unchanged import Unchanged
 
-__all__ = ["CODECS", "Bf16", "Fp32", "Partial", "Rate", "Unchanged", "codec_for", "codec_numbered", "without_zeros"]
+__all__ = [
+    "CODECS",
+    "UNCHANGED",
+    "Bf16",
+    "Fp32",
+    "Partial",
+    "Rate",
+    "Unchanged",
+    "codec_for",
+    "codec_numbered",
+    "without_zeros",
+]

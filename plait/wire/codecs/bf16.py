@@ -18,6 +18,7 @@ class Bf16:
 
     name = "bf16"
     number = 3
+    bits = 16.0
     distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:

@@ -15,6 +15,7 @@ class Fp32:
 
     name = "fp32"
     number = 2
+    bits = 32.0
     distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:

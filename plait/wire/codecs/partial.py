@@ -34,6 +34,11 @@ class Partial:
     inner: Codec
 
     @property
+    def bits(self) -> float:
+        """Of the inner codec."""
+        return self.inner.bits
+
+    @property
     def distortion(self) -> float:
         """Of the inner codec."""
         return self.inner.distortion

@@ -16,12 +16,16 @@ from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 from plait.wire.codecs.unchanged import Unchanged
 
+UNCHANGED = Unchanged()
+
+# What `--wire` takes by name; any number is a rate.
+_NAMED: Mapping[str, Codec] = {codec.name: codec for codec in (Fp32(), Bf16())}
 _PARTIAL = (Partial("fp32_partial", 9, Fp32()), Partial("bf16_partial", 10, Bf16()))
 
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (Unchanged(), Fp32(), Bf16(), Rate(), *_PARTIAL)}
+CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAMED.values(), Rate(), *_PARTIAL)}
+"""All codecs by name, those among them that only an envelope names."""
 
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
-_EXACT = ("fp32", "bf16")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -31,20 +35,20 @@ def codec_for(wire: str) -> Codec:
     Raises:
         ConfigError: there is none; the message says what is possible.
     """
-    if wire in _EXACT:
-        return CODECS[wire]
+    if wire in _NAMED:
+        return _NAMED[wire]
     if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
         return Rate(float(wire))
-    hint = did_you_mean(wire.lower(), _EXACT)
+    hint = did_you_mean(wire.lower(), _NAMED)
     raise ConfigError(
-        f"wire is '{wire}', expected {', '.join(_EXACT)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
+        f"wire is '{wire}', expected {', '.join(_NAMED)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
     )
 
 
 def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
     """The codec that packs this delta as `codec` does, without the tensors that are all zeros if that saves bytes."""
     if not delta.flat.view(np.uint32).any():
-        return CODECS["unchanged"]
+        return UNCHANGED
     partial = next((each for each in _PARTIAL if each.inner.number == codec.number), None)
     return partial if partial is not None and partial.saves(delta) else codec
 

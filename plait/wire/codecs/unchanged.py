@@ -15,6 +15,7 @@ class Unchanged:
 
     name = "unchanged"
     number = 1
+    bits = 0.0
     distortion = 0.0
 
     def encode(self, delta: AdapterState) -> EncodedPayload:

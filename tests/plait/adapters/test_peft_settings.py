@@ -9,10 +9,10 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers.activations import ACT2FN
 
-from plait.adapters.peft_settings import _ACTIVATIONS, _TABLES, PEFT_TYPES, checked_settings, largest_rank
+from plait.adapters.methods import METHODS
+from plait.adapters.peft_settings import _ACTIVATIONS, _TABLES, checked_settings, largest_rank
 from plait.adapters.spec import PLACE_KEYS
 from plait.errors import PeerError
-from plait.training.methods import METHODS
 
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
 LORA_XS = {
@@ -109,7 +109,7 @@ def test_what_is_off_is_left_out_whatever_its_name() -> None:
     assert checked_settings({**LORA, **off}, what="it") == LORA
 
 
-@pytest.mark.parametrize("kind", sorted(set(PEFT_TYPES.values())))
+@pytest.mark.parametrize("kind", sorted({method.peft_type for method in METHODS.values()}))
 def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
     """So a directory that PEFT wrote with a setting left alone is never refused for it."""
     needed = {"psoft_orth": False, "psoft_mag_a": False, "psoft_mag_b": False, "psoft_svd": "lowrank"}
@@ -138,8 +138,7 @@ def test_a_key_whose_default_in_peft_is_something_else_must_be_there() -> None:
 
 
 def test_the_table_has_every_method_under_pefts_own_type() -> None:
-    assert {name: method.peft_type.value for name, method in METHODS.items()} == dict(PEFT_TYPES)
-    assert set(PEFT_TYPES.values()) == set(_TABLES)
+    assert {method.peft_type for method in METHODS.values()} == set(_TABLES) <= set(PeftType)
 
 
 def test_activations_are_ones_that_transformers_has() -> None:

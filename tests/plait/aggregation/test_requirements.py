@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.aggregation import RULES, Subject, check_rule
+from plait.adapters import Subject
+from plait.aggregation import RULES, check_rule
 from plait.aggregation.fedsb import square_geometry
 from plait.errors import ConfigError, PeerError
 

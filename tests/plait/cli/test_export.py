@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters.methods import AdapterRequest
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.training.methods import AdapterRequest
 
 Plait = Callable[..., Any]
 

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 
 from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters.methods import AdapterRequest
 from plait.errors import machine_fault
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.training.methods import AdapterRequest
 
 FULL = "the disk is full"
 MEMORY = "too little memory"

@@ -111,13 +111,6 @@ def test_help_shows_the_words_of_options_that_take_no_others(plait, monkeypatch:
     assert "plait rules lists all" in shown
 
 
-def test_the_methods_that_are_checked_early_are_those_that_there_are() -> None:
-    from plait.training.method_names import METHOD_NAMES
-    from plait.training.methods import METHODS
-
-    assert tuple(METHODS) == METHOD_NAMES
-
-
 def test_doctor_says_what_the_machine_has(plait) -> None:
     findings = json.loads(plait("doctor", "--json").out)
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}

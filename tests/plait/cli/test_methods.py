@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from plait.adapters.methods import METHODS
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
-from plait.training.methods import METHODS
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 

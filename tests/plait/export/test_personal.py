@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
+from plait.adapters.methods import AdapterRequest
 from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
@@ -16,7 +17,6 @@ from plait.rounds.own_adapter import kept_lead
 from plait.rounds.own_side import kept_side, with_own
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
-from plait.training.methods import AdapterRequest
 from plait.training.published import with_base
 
 

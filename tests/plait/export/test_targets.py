@@ -8,16 +8,15 @@ from typing import cast
 
 import pytest
 
-from plait.adapters import Task, load_peft_directory, save_peft_directory
+from plait.adapters import Subject, Task, load_peft_directory, save_peft_directory
 from plait.adapters.base_reference import ORIGINS, Origin
-from plait.aggregation import Subject
+from plait.adapters.methods import METHODS, AdapterRequest
 from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.export import TARGETS, ExportRequest, check_target, export, open_source
 from plait.export.source import locate_weights
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.training.methods import METHODS, AdapterRequest
 from plait.training.prompts import servable
 
 

@@ -9,8 +9,8 @@ import pytest
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import FedMedian
 
-from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation import RULES, Contribution, RoundContext, Rule, Subject, check_rule, geometry_of
+from plait.adapters import AdapterSpec, AdapterState, Layout, Subject, Task
+from plait.aggregation import RULES, Contribution, RoundContext, Rule, check_rule, geometry_of
 from plait.errors import ConfigError, PeerError
 from plait.flower.rules import FLOWER_RULES, flower_algorithm
 

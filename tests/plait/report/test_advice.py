@@ -1,3 +1,5 @@
+from plait.aggregation import RULES
+from plait.federation import rule_recorded
 from plait.report.advice import advice
 from plait.report.summary import summarise
 from tests.plait.conftest import evaluated, finished, numbered, round_finished, run_started, view_of
@@ -11,13 +13,14 @@ def told(rule="fedavg", rounds=2, drift=None, **figures):
         round_finished(number + 1, len(drift)) | {"rule": rule, "diagnostics": diagnostics} for number in range(rounds)
     ]
     started = run_started()
-    started |= {"config": {**started["config"], "rule": rule}}
+    started |= {"rule": rule_recorded(RULES[rule]).model_dump(mode="json")}
     return " ".join(advice(view_of(numbered([started, *events, finished(rounds)]))))
 
 
 def test_a_large_covariance_names_rules_without_it():
     assert "loses up to 12.0 %" in told(covariance=0.12, error=0.12)
-    assert "--rule product_mean" in told(covariance=0.12, error=0.12)
+    named = "--rule fedex is exact, but moves the base; --rule product_mean keeps the best adapter"
+    assert named in told(covariance=0.12, error=0.12)
 
 
 def test_a_small_covariance_says_that_an_exact_rule_gains_little():
@@ -109,3 +112,13 @@ def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
     assert view.final_evaluation.loss == 3.5
     assert summarise(view)["final_held_out_loss"] == 3.5
     assert summarise(view)["kept_round"] == 1
+
+
+def test_every_rule_that_averages_apart_names_the_alternatives_and_no_other_rule_does():
+    for name, rule in RULES.items():
+        assert ("Averaging B and A separately" in told(rule=name, covariance=0.12, error=0.12)) == rule.apart
+
+
+def test_a_ledger_that_records_no_rule_gets_no_advice_on_it():
+    events = [run_started(), *(round_finished(number, 2) for number in (1, 2)), finished(2)]
+    assert "Averaging" not in " ".join(advice(view_of(numbered(events))))

@@ -67,7 +67,7 @@ def test_an_older_record_says_nothing_of_intervals(small_run) -> None:
 
 
 def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
-    started = small_run[0] | {"config": {**small_run[0]["config"], "rule": "fedsa"}}
+    started = small_run[0] | {"rule": {"name": "fedsa", "personal": "B"}}
     assert loss_by_client_table(view_of(numbered(small_run))).note == ""
     table = loss_by_client_table(view_of(numbered([started, *small_run[1:]])))
     assert table.note.startswith("Each loss is of the client's personalized adapter")

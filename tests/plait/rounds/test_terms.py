@@ -3,8 +3,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterState
-from plait.aggregation import RULES, Subject
+from plait.adapters import AdapterState, Subject
+from plait.aggregation import RULES
 from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.broadcasts import Broadcasts, follow

@@ -9,11 +9,12 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from plait.adapters import Task, parse_spec
+from plait.adapters.methods import METHODS, AdapterRequest
 from plait.errors import ConfigError, PeerError
 from plait.training.adapter_size import adapter_size
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
-from plait.training.methods import METHODS, AdapterRequest, peft_config_of
+from plait.training.peft_configs import peft_config_of
 
 
 def test_layout_is_what_peft_makes_on_the_real_base(tiny: LocatedBase, blueprint: Blueprint) -> None:

@@ -13,10 +13,10 @@ import pytest
 from peft import LoraConfig
 
 from plait.adapters import Task
+from plait.adapters.methods import METHODS, AdapterRequest
 from plait.adapters.safetensors_file import write_safetensors
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.methods import METHODS, AdapterRequest
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,13 +12,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig
 
 from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
-from plait.aggregation import RULES
+from plait.adapters.methods import METHODS, AdapterRequest, method_named
+from plait.aggregation import RULES, check_method_and_rule, rules_for
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
-from plait.training.methods import METHODS, AdapterRequest, check_method_and_rule, method_of, rules_for
 from plait.training.prompts import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -254,7 +254,7 @@ def test_rules_go_with_the_methods_that_have_what_they_average() -> None:
 )
 def test_a_rule_that_does_not_apply_is_refused(method: str, rule: str, mixed: bool, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_method_and_rule(method_of(method), RULES[rule], mixed_ranks=mixed)
+        check_method_and_rule(method_named(method), RULES[rule], mixed_ranks=mixed)
 
 
 def test_a_spec_may_only_be_of_its_methods_own_kind(tiny: LocatedBase) -> None:

@@ -1,0 +1,54 @@
+"""The table of rules. To add one, add its file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plait.aggregation.fedavg import FEDAVG
+from plait.aggregation.fedex import FEDEX
+from plait.aggregation.fedrot import FEDROT
+from plait.aggregation.fedsa import FEDSA
+from plait.aggregation.fedsb import FEDSB
+from plait.aggregation.fedsvd import FEDSVD
+from plait.aggregation.ffa import FFA
+from plait.aggregation.flexlora import FLEXLORA
+from plait.aggregation.flora import FLORA
+from plait.aggregation.florist import FLORIST
+from plait.aggregation.geometric_median import GEOMETRIC_MEDIAN
+from plait.aggregation.hetlora import HETLORA
+from plait.aggregation.lora_fair import LORA_FAIR
+from plait.aggregation.median import MEDIAN
+from plait.aggregation.product_mean import PRODUCT_MEAN
+from plait.aggregation.raflora import RAFLORA
+from plait.aggregation.rbla import RBLA
+from plait.aggregation.rolora import ROLORA
+from plait.aggregation.rule import Rule
+from plait.aggregation.trimmed_mean import TRIMMED_MEAN
+from plait.aggregation.zero_pad import ZEROPAD
+
+RULES: Mapping[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        FEDAVG,
+        FEDEX,
+        FEDROT,
+        FEDSA,
+        FEDSB,
+        FEDSVD,
+        FFA,
+        FLEXLORA,
+        FLORA,
+        FLORIST,
+        GEOMETRIC_MEDIAN,
+        HETLORA,
+        LORA_FAIR,
+        MEDIAN,
+        PRODUCT_MEAN,
+        RAFLORA,
+        RBLA,
+        ROLORA,
+        TRIMMED_MEAN,
+        ZEROPAD,
+    )
+}
+"""By name, in alphabetical order."""

@@ -1,0 +1,49 @@
+"""PEFT's own configuration objects, from what a user asks for and from checked settings of a peer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from peft import PeftConfig, TaskType
+
+from plait.adapters import Json, Task
+from plait.adapters.methods import AdapterRequest, BaseModules, check_options
+from plait.adapters.module_names import escaped
+
+PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
+"""Where PEFT takes a module's name for a regular expression."""
+
+_TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
+
+
+def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
+    """PEFT's configuration of the method that is asked for.
+
+    Args:
+        request: what is asked for.
+        task: what the base does.
+        base: its modules.
+
+    Raises:
+        ConfigError: there is no such method, or it has not all that is set.
+    """
+    method = check_options(request)
+    settings = {**method.settings(request, base), **method.fixed}
+    return _config(peft_type=method.peft_type, task_type=_TASK_TYPES[task], **settings)
+
+
+def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
+    """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
+
+    Raises:
+        KeyError, TypeError, ValueError: they are none.
+    """
+    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in settings.items()})
+
+
+def _config(**settings: object) -> PeftConfig:
+    with warnings.catch_warnings():
+        # VeRA's says what `Method.kept` says: its matrices come from a seed.
+        warnings.simplefilter("ignore")
+        return PeftConfig.from_peft_type(**settings)
