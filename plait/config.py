@@ -184,8 +184,7 @@ class RunConfig(BaseModel, frozen=True):
         str,
         Field(
             description="optimizer applied to a round's update: none, sgd, nesterov, fedexp, fedadam …; auto is sgd "
-            "if a server learning rate or momentum is set, else it multiplies FedAvg's update by 1.5 if a round has "
-            "three or more clients and leaves other updates unchanged"
+            "if a server learning rate or momentum is set, else none"
         ),
     ] = "auto"
     server_learning_rate: Annotated[

@@ -23,7 +23,6 @@ from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
-_FEW_CLIENTS = 3
 # How far a client's own adapter goes towards where its own steps lead (simulations/rules).
 _OWN_SHARE = 0.35
 # Held-out sequences of all clients together, and of each, however short the training is.
@@ -108,7 +107,7 @@ def settle(config: RunConfig) -> Settled:
         "own_share": _own_share(config, rule),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
     }
-    config = config.model_copy(update={**left, **_server_step(config, rule)})
+    config = config.model_copy(update={**left, **_server_step(config)})
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )
@@ -174,13 +173,11 @@ def _all_meet(config: RunConfig) -> bool:
     return config.cohort_size == config.clients and not config.over_selection
 
 
-def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
+def _server_step(config: RunConfig) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
     if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
         return {"server_optimizer": "sgd"}
-    if rule.server_learning_rate != 1.0 and not config.scaffold and config.cohort_size >= _FEW_CLIENTS:
-        return {"server_optimizer": "sgd", "server_learning_rate": rule.server_learning_rate}
     return {"server_optimizer": "none"}
 
 

@@ -58,7 +58,4 @@ FEDAVG = Rule(
     subject=Subject.TENSORS,
     linear=True,
     apart=True,
-    # The mean of clients that pull apart is shorter than what each would go. This was ahead of 1 on three seeds of
-    # SmolLM2 and, up to twenty rounds, on one of the tiny base (simulations/rules).
-    server_learning_rate=1.5,
 )

@@ -66,7 +66,6 @@ class Rule:
         moves_base: whether an outcome can have a `base`.
         needs_all: whether memory grows with the cohort.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
-        server_learning_rate: multiplies the step where the user leaves the server optimizer to plait.
         instead: what it does better than a rule that averages B and A apart, where it is worth a try in its place.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
             where it receives what it sends.
@@ -88,7 +87,6 @@ class Rule:
     moves_base: bool = False
     needs_all: bool = False
     least_clients: int = 1
-    server_learning_rate: float = 1.0
     instead: str = ""
     downlink: Callable[[Geometry, int], float] | None = None
 

@@ -113,18 +113,18 @@ def test_a_share_that_is_none_is_refused_by_its_key(share: object, expected: str
 @pytest.mark.parametrize(
     ("given", "optimizer", "step"),
     [
-        ({}, "sgd", 1.5),
-        ({"clients": 2}, "none", 1.0),
-        ({"rule": "median"}, "none", 1.0),
+        ({}, "none", 1.0),
         ({"rule": "flora"}, "none", 1.0),
-        ({"own-share": 0.5}, "sgd", 1.5),
         ({"scaffold": True}, "none", 1.0),
+        ({"server-momentum": 0.5}, "sgd", 1.0),
         ({"server-learning-rate": 2.0}, "sgd", 2.0),
         ({"server-optimizer": "none"}, "none", 1.0),
         ({"server-optimizer": "sgd"}, "sgd", 1.0),
     ],
 )
-def test_fedavg_steps_further_where_clients_are_some(given: dict[str, object], optimizer: str, step: float) -> None:
+def test_a_server_optimizer_is_taken_only_if_its_rate_or_momentum_is_set(
+    given: dict[str, object], optimizer: str, step: float
+) -> None:
     settled = settle(config_from_table(given))
     assert (settled.config.server_optimizer, settled.config.server_learning_rate) == (optimizer, step)
     assert settle(settled.config).config == settled.config

@@ -27,10 +27,12 @@ COMMON = (
     "--base", "tiny", "--dtype", "float32", "--threads", "1", "--rounds", "3", "--local-steps", "4", "--batch-size",
     "2", "--seq-len", "64", "--clients", "4", "--eval-every", "3", "--seed", "7",
 )  # fmt: skip
+# FedAvg's default was 1.5 once; with it stated, digests can be compared across that change.
+FURTHER = ("--server-learning-rate", "1.5")
 SIMULATIONS: Mapping[str, tuple[str, ...]] = {
-    "defaults": (),
-    "float32 wire": ("--wire", "fp32"),
-    "a quarter bit": ("--wire", "0.25"),
+    "defaults": FURTHER,
+    "float32 wire": ("--wire", "fp32", *FURTHER),
+    "a quarter bit": ("--wire", "0.25", *FURTHER),
     "plain FedAvg": (
         "--server-optimizer", "none", "--moments", "fresh", "--weighting", "examples", "--own-share", "0",
         "--wire", "fp32",
@@ -47,9 +49,9 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "FedAdam": ("--server-optimizer", "fedadam", "--server-learning-rate", "0.003", "--server-momentum", "0.9"),
     "SCAFFOLD": ("--scaffold",),
     "FedProx, two of four clients": ("--proximal", "0.01", "--clients-per-round", "2"),
-    "DoRA": ("--method", "dora"),
-    "IA3": ("--method", "ia3"),
-    "two at once": ("--side-by-side", "2"),
+    "DoRA": ("--method", "dora", *FURTHER),
+    "IA3": ("--method", "ia3", *FURTHER),
+    "two at once": ("--side-by-side", "2", *FURTHER),
 }  # fmt: skip
 NAMES = ("alice", "bob", "carol")
 
@@ -62,7 +64,7 @@ def simulated(options: tuple[str, ...], folder: Path) -> str:
 
 def resumed(folder: Path) -> str:
     """The digest of the default run, killed (SIGKILL) once round 2 has an update and then resumed."""
-    command = ["simulate", *COMMON, "--out", folder / "run"]
+    command = ["simulate", *COMMON, *FURTHER, "--out", folder / "run"]
     process = subprocess.Popen([PLAIT, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ledger = folder / "run" / "ledger.jsonl"
     while process.poll() is None and not (ledger.exists() and _has_update(ledger, 2)):
@@ -80,7 +82,7 @@ def deployed(folder: Path) -> str:
         port = free.getsockname()[1]
     (folder / "policy.toml").write_text("min-tokens = 64\n")
     at = COMMON.index("--clients")
-    settings = (*COMMON[:at], *COMMON[at + 2 :])
+    settings = (*COMMON[:at], *COMMON[at + 2 :], *FURTHER)
     server = ["server", "--kit", "fed/server", "--listen", f"127.0.0.1:{port}", "--min-clients", "3", *settings]
     processes = [_start([*server, "--out", "run"], folder)]
     for name in NAMES:
