@@ -1,4 +1,4 @@
-"""Make ready for a run: get consent, bring its base here, resolve it, and say what this node can do with it."""
+"""Prepare for a run: get consent, fetch its base, resolve it, and state what this node can do with it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _AGREED = {
 
 
 def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) -> dict[str, Scalar]:
-    """The run configuration as this node sees it: what concerns its machine is its operator's choice.
+    """The run configuration on this node: its operator chooses everything that concerns the machine.
 
     Raises:
-        ConfigError: the run names a trainer that the operator did not allow. It would be code of the server's choice.
+        ConfigError: the run names a trainer that the operator did not allow: code chosen by the server.
     """
     trainer = run_config.get("trainer", "")
     if trainer != settings.trainer:
@@ -48,11 +48,11 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
 
 
 def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) -> None:
-    """See that the device and the base that the operator named are there, before anybody waits for this node.
+    """Check that the device and the base that the operator named are available, before the server waits for this node.
 
     Raises:
         ConfigError: one of them is not.
-        MachineError: the base is not to be had.
+        MachineError: the base is not available.
     """
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
@@ -71,21 +71,21 @@ def open_workplace(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
 ) -> AppWorkplace:
-    """Resolve the run and load its base; may take minutes where the base has to be fetched.
+    """Resolve the run and load its base; may take minutes if the base must be fetched.
 
-    Nothing is fetched, and no base is read, before the run is within the operator's policy and has consent.
+    No base is fetched or read before the run is within the operator's policy and has consent.
 
     Args:
-        run: as the server told it.
+        run: from the server.
         settings: of the node.
         dataset: its own data.
-        progress: told in words what the run asks for and what is being done.
-        ask: asks the operator for consent; None where nobody can be asked.
+        progress: told of the run's requests and of slow steps.
+        ask: asks the operator for consent; None if there is no terminal.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
         PolicyError: the operator does not allow the run, or did not consent.
-        PlaitError: the base is not to be had, or the run configuration makes no sense.
+        PlaitError: the base is not available, or the run configuration is not valid.
     """
     from client.participant import own_client
     from plait.adapters.methods import METHODS
@@ -151,7 +151,7 @@ def open_or_decline(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
 ) -> Workplace:
-    """As `open_workplace`; where policy or operator decline, a workplace that tells the server so."""
+    """As `open_workplace`; if policy or operator decline, a workplace that tells the server so."""
     try:
         return open_workplace(run, settings, dataset, progress=progress, ask=ask)
     except PolicyError as error:
@@ -167,7 +167,7 @@ def _consented(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
 ) -> None:
-    """Put the run to the operator, unless it was before."""
+    """Ask the operator about the run, unless asked before."""
     from plait.run import blueprint_of
     from plait.training.bases import base_at_hand
 
@@ -195,7 +195,7 @@ def _consented(
 
 
 def _device(name: str) -> tuple[str, int]:
-    """A device in words, and its memory in bytes."""
+    """A device's name, and its memory in bytes."""
     from plait.training.device import gpus
 
     if not name.startswith("cuda"):

@@ -1,6 +1,6 @@
-"""Fill in what the settings leave to method, rule and cohort, and name the parts that a run is made of.
+"""Fill in the defaults that depend on method, rule and cohort, and name the parts of a run.
 
-Needs no base and no data, so whatever cannot be is refused in a second. `plait.run` does the rest.
+Needs no base and no data, so impossible settings are refused within a second. `plait.run` does the rest.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
-# How far a client's own adapter goes towards where its own steps lead (simulations/rules).
+# How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
-# Held-out sequences of all clients together, and of each, however short the training is.
+# Minimum held-out sequences of all clients together, and of each.
 _LEAST_JUDGED, _LEAST_OF_ONE = 64, 4
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The settings of a run with nothing left open, and the parts that they name.
+    """The complete settings of a run, and the parts that they name.
 
     Attributes:
         config: the settings.
         method: how the base is adapted.
         rule: how updates become the next adapter.
-        optimizer: what the server makes of a round's step.
+        optimizer: the server optimizer.
         codec: how deltas are encoded.
-        turns: whether factors are other ones in every round.
+        turns: whether the factors change in every round.
     """
 
     config: RunConfig
@@ -50,11 +50,11 @@ class Settled:
     turns: bool
 
     def on_data(self, *, partition: str, labels: str) -> Settled:
-        """The same, once the data are known.
+        """The same, with the data known.
 
         Args:
-            partition: how they are dealt out.
-            labels: their classes, separated by commas; what was given stands.
+            partition: how the data are partitioned.
+            labels: their classes, separated by commas; settings given by the user take precedence.
         """
         given = {"partition": partition, "labels": self.config.labels or labels}
         return replace(self, config=self.config.model_copy(update=given))
@@ -94,10 +94,10 @@ class Settled:
 
 
 def settle(config: RunConfig) -> Settled:
-    """Decide what the settings leave open; settings that are settled already stay as they are.
+    """Fill in the settings that are open; settings that are complete do not change.
 
     Raises:
-        ConfigError: there is no such method, rule, server optimizer or wire, or two of them do not go together.
+        ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     codec, method = codec_for(config.wire), method_named(config.method)
     rule = _rule_of(config)
@@ -136,15 +136,15 @@ def _rule_of(config: RunConfig) -> Rule:
 
 
 def _held_out_sequences(config: RunConfig) -> int:
-    """As many as take about a third of the time of the training between two evaluations.
+    """Enough to take about a third of the training time between two evaluations.
 
-    Judging a sequence is a forward pass, training on it is about three. The figure has to mean something however little
-    is trained, hence the least.
+    Evaluating a sequence is one forward pass, training on it costs about three. The minimum keeps the figure meaningful
+    however short the training is.
     """
     trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
     trained *= min(config.eval_every, config.rounds)
     judging = min(config.eval_clients or config.clients, config.clients)
-    # Neither all clients together (in a simulation) nor the one that judges (in a deployment) takes longer.
+    # Neither all clients together (in a simulation) nor the one that evaluates (in a deployment) takes longer.
     affordable = trained * min(config.cohort_size, judging) // judging
     return min(max(affordable, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
 
@@ -164,7 +164,7 @@ def _own_share(config: RunConfig, rule: Rule) -> float:
 
 
 def _can_have_own(rule: Rule) -> bool:
-    """Whether clients can have adapters of their own beside the shared one: it is the sum of what they moved."""
+    """Whether clients can have personalized adapters: the shared one must be the sum of their moves."""
     return rule.linear and rule.continuous and rule.personal is None
 
 
@@ -182,7 +182,7 @@ def _server_step(config: RunConfig) -> dict[str, object]:
 
 
 def _task_settings(config: RunConfig) -> Settings:
-    """What every task tells a client; round and steps done are filled in for each task."""
+    """The settings of every task; round and steps done are filled in for each task."""
     same = {each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields}
     derived = {
         "total_steps": config.rounds * config.local_steps,

@@ -1,9 +1,9 @@
 """The table of adapter methods: each is a value, over one of PEFT's own configuration types.
 
 To add a method of PEFT, add an entry to `METHODS` and, where its type is new, a table of permitted settings to
-`peft_settings`. An entry also says what federated averaging makes of the method: what is averaged, whether the model
-that comes out is the mean of the models that went in, and what never travels. Knows no PEFT class, so a name can be
-checked and a client's policy read before any heavy library is loaded.
+`peft_settings`. An entry also states how federated averaging works with the method: what is averaged, whether the
+result is the mean of the clients' models, and what is never sent. Knows no PEFT class, so a name can be checked and a
+client's policy read before any heavy library is loaded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Subject(StrEnum):
 
 
 class Option(StrEnum):
-    """A setting that not every method has; the value is its key."""
+    """A setting that only some methods have; the value is its key."""
 
     RANK = "rank"
     ALPHA = "alpha"
@@ -66,11 +66,11 @@ class BaseModules:
 
 @dataclass(frozen=True)
 class AdapterRequest:
-    """What the user asks for, before it meets a base.
+    """The requested adapter, before it is matched with a base.
 
     Attributes:
         target_modules: ``all-linear`` or module names separated by commas.
-        rank_pattern: ranks of modules that have one of their own, by the end of the module's name.
+        rank_pattern: ranks of modules that have their own, by the end of the module's name.
         bias: ``none``, or which biases of the base LoRA trains too: ``all`` or ``lora_only``.
         virtual_tokens: length of a learned prompt.
     """
@@ -109,15 +109,15 @@ class Method:
         aliases: what users of other systems call it.
         title: the paper, with its arXiv number.
         peft_type: PEFT's own name.
-        settings: makes PEFT's settings from a request, but for the type and the task.
-        fixed: further settings that tell it from other methods of the same type.
-        averages: what the mean is taken of, and whether the mean of the adapters is the mean of the models.
-        kept: what belongs to the adapter and never travels, or an empty text.
+        settings: makes PEFT's settings from a request, except type and task.
+        fixed: further settings that distinguish it from other methods of the same type.
+        averages: what is averaged, and whether the mean of the adapters is the mean of the models.
+        kept: the part of the adapter that is never sent, or an empty text.
         subject: what it trains, in the words of the rules.
         options: the settings that it has.
         quantised: whether the base is held in four bits.
         trains_base: whether it trains the base's own weights, norms among them, so that an update shows them.
-        learning_rate: AdamW's where the user names none, up to rank 8 (chosen in simulations/methods).
+        learning_rate: AdamW's default, up to rank 8 (chosen in simulations/methods).
     """
 
     name: str
@@ -135,7 +135,7 @@ class Method:
     learning_rate: float = 1e-3
 
     def learning_rate_at(self, rank: int) -> float:
-        """AdamW's where the user names none; a square matrix moves its product the further the more rows it has."""
+        """AdamW's default; the more rows a square matrix has, the further it moves its product."""
         falls = self.subject is Subject.SQUARES and rank > _CHOSEN_AT_RANK
         return self.learning_rate * _CHOSEN_AT_RANK / rank if falls else self.learning_rate
 
@@ -220,7 +220,7 @@ METHODS: Mapping[str, Method] = {
             peft_type="LORA",
             settings=_lora,
             averages=f"{_PRODUCT}; exact where the rule is",
-            kept="the base's four bits: every client rounds its own copy alike",
+            kept="the base's four bits: every client quantises its own copy the same way",
             subject=Subject.FACTORS,
             options=_LORA_OPTIONS,
             quantised=True,
@@ -348,7 +348,7 @@ def method_named(name: str) -> Method:
 
 
 def check_options(request: AdapterRequest) -> Method:
-    """The method that is asked for, if it has all that is set beside it.
+    """The requested method, if it has all the options that are set.
 
     Raises:
         ConfigError: there is no such method, or an option of another one is set.

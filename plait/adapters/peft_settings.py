@@ -1,13 +1,13 @@
-"""What a PEFT configuration from outside may say: for each type of adapter the keys, their types and their ranges.
+"""The permitted contents of a PEFT configuration from outside: for each type of adapter the keys, types and ranges.
 
 A spec that a server sends and an ``adapter_config.json`` that a stranger wrote go through the same `checked_settings`,
-before PEFT or torch see them. What is not in the table is refused, unless it is null, false or empty: so PEFT writes
-what is off, and newer versions of it have keys that older ones do not know. Whoever calls gets nothing but keys of the
+before PEFT or torch see them. A key that is not in the table is refused, unless it is null, false or empty: PEFT writes
+disabled features that way, and newer versions have keys that older ones do not know. The caller gets only keys of the
 table.
 
-Regular expressions, paths, code and unbounded work cannot be expressed in what passes: modules go by plain names,
-initial values that decompose weights or read files are not in the table, numbers have bounds. How many parameters an
-adapter comes to depends on the base and is checked where the base is known (`plait.training.adapter_size`).
+Permitted settings cannot express regular expressions, paths, code or unbounded work: modules have plain names, initial
+values that decompose weights or read files are not in the table, and numbers have bounds. The number of parameters of
+an adapter depends on the base and is checked where the base is known (`plait.training.adapter_size`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _MAX_SEED = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class _Rule:
-    """What one key may hold.
+    """The permitted values of one key.
 
     Attributes:
-        holds: whether a value is one of them.
+        holds: whether a value is permitted.
         expected: the same in words.
     """
 
@@ -58,7 +58,7 @@ class _Table:
 
     Attributes:
         rules: by key.
-        required: keys that must be there, as PEFT's default is something else, or nothing.
+        required: keys that must be set, because PEFT has another default or none.
     """
 
     rules: Mapping[str, _Rule]
@@ -251,7 +251,7 @@ _TASK_TYPES = _one_of("CAUSAL_LM", "SEQ_CLS", None)
 
 
 def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Json]:
-    """The settings that PEFT may be given, each checked; what is null, false or empty beside them is left out.
+    """The settings to pass to PEFT, each checked; all others, which are null, false or empty, are left out.
 
     Args:
         settings: PEFT's configuration as JSON, without the keys that name a place (`PLACE_KEYS`).

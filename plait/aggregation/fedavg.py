@@ -7,7 +7,7 @@ algorithm 1). In each round the clients k of the cohort train the adapter w that
     w <- sum_k (n_k / n) w_k,  that is  w <- w + sum_k (n_k / n) d_k  with  d_k = w_k - w.
 
 On the factors of LoRA this is FedIT (Zhang et al., "Towards Building the Federated GPT", arXiv 2305.05644). It averages
-A and B apart, so for low-rank factors the result is not the mean of the products: with weights p_k,
+A and B separately, so for low-rank factors the result is not the mean of the products: with weights p_k,
 
     sum p_k B_k A_k  =  B̄ Ā  +  sum p_k (B_k - B̄)(A_k - Ā),
 
@@ -27,7 +27,7 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class Mean:
-    """The weighted mean of the deltas, accumulated in float64: all that a rule which is linear in the updates needs.
+    """The weighted mean of the deltas, accumulated in float64: enough for any rule that is linear in the updates.
 
     Args:
         context: of the round.
@@ -53,7 +53,7 @@ class Mean:
 FEDAVG = Rule(
     name="fedavg",
     title="FedIT: FedAvg on LoRA factors (arXiv 1602.05629, 2305.05644)",
-    computes="weighted mean of every tensor; of B and A apart, so off by their covariance over the cohort",
+    computes="weighted mean of every tensor; of B and A separately, so off by their covariance over the cohort",
     algorithm=Mean,
     subject=Subject.TENSORS,
     linear=True,

@@ -1,9 +1,9 @@
-"""FedEx-LoRA: the means of B and A as the adapter, and what they miss goes into the base.
+"""FedEx-LoRA: the means of B and A as the adapter, and the residual is merged into the base.
 
 Singhal et al., "FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Foundation Models", arXiv
 2410.09432: W0' = W0 + s (sum p_k B_k A_k - B̄ Ā). The residual is the covariance of the factors over the cohort, of
-rank (K - 1) r at most; it is handed out as factors, never as a dense matrix. It is taken against the adapter as float32
-holds it, so rounding does not add up over rounds.
+rank (K - 1) r at most; it is returned as factors, never as a dense matrix. It is computed against the float32 adapter,
+so rounding does not add up over rounds.
 """
 
 from __future__ import annotations
@@ -59,6 +59,6 @@ FEDEX = Rule(
     exactness=Exactness.EXACT,
     moves_base=True,
     instead="is exact, but moves the base",
-    # Beside the adapter the residual, of rank (clients - 1) * rank at most.
+    # Besides the adapter the residual, of rank (clients - 1) * rank at most.
     downlink=lambda client, clients: parameters(client) + stacked_parameters(client, clients - 1),
 )

@@ -24,7 +24,7 @@ FEDSB = Rule(
 
 
 def square_geometry(factors: Geometry) -> Geometry:
-    """What LoRA-XS trains on the modules of a LoRA adapter: a square matrix of each pair's rank, and the same rest."""
+    """LoRA-XS on the modules of a LoRA adapter: a square matrix of each pair's rank, all other tensors the same."""
     shapes = {f"{pair.module}.lora_R": (pair.rank, pair.rank) for pair in factors.pairs}
     layout = Layout.of({**shapes, **{slot.name: slot.shape for slot in factors.others}})
     return Geometry(layout, (), layout.slots)

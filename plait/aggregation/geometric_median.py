@@ -2,7 +2,7 @@
 
 Pillutla et al., "Robust Aggregation for Federated Learning" (RFA), arXiv 1912.13445, algorithm 2, the smoothed
 Weiszfeld iteration: v <- sum beta_k d_k / sum beta_k with beta_k = p_k / max(nu, ||v - d_k||). Robust while less than
-half of the weight is bad, and blind to no direction, as a median by coordinates is. The iterate is always a mixture of
+half of the weight is bad, in every direction, unlike a coordinate-wise median. The iterate is always a mixture of
 the deltas, so only their inner products and the mixture's weights are needed until the end.
 """
 
@@ -29,7 +29,7 @@ class GeometricMedian:
         float, Field(ge=0, le=1, description="smoothing nu, relative to the norm of a typical delta")
     ] = 1e-6
     iterations: Annotated[
-        int, Field(ge=1, le=100_000, description="at most so many; it stops earlier once the mixture has settled")
+        int, Field(ge=1, le=100_000, description="maximum; it stops earlier once the mixture has converged")
     ] = 1000
 
     def __call__(self, context: RoundContext) -> Stacked:

@@ -27,7 +27,7 @@ def _combine(stacked: Stacked) -> Outcome:
 MEDIAN = Rule(
     name="median",
     title="coordinate-wise median (arXiv 1803.01498)",
-    computes="median of every element of B and A apart; weights are ignored; robust below half of bad clients",
+    computes="median of every element of B and A separately; weights are ignored; robust below half of bad clients",
     algorithm=partial(Stacked, combine=_combine),
     subject=Subject.TENSORS,
     apart=True,

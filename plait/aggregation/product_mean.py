@@ -8,7 +8,7 @@ The first two terms need the plain means only. The last one, second order in the
 products, is all that must be compressed: a `ProductSketch` holds it at a rank of `oversampling` times the adapter's.
 The sum of the three, of a few times the rank, is then cut to the rank exactly.
 
-*Certificate.* Per module, let M be the exact mean, S what is held of it before the last cut, R the result. (1) ||M -
+*Certificate.* Per module, let M be the exact mean, S its held form before the last cut, R the result. (1) ||M -
 S|| <= D, where D is what the sketch lost over W (see `ProductSketch`): the other terms are exact. (2) ||S - R|| is
 computed: the singular values cut last, and what float32 rounds off the factors. So ||M - R|| <= D + ||S - R||. Modules
 are orthogonal to each other, so bounds of all modules add up in squares to `error_bound`. Further, with M_r the best
@@ -18,8 +18,8 @@ round, rounding of float64 left aside. `relative_error_bound` divides by ||S|| -
 is not positive.
 
 The factors are those nearest to the mean of A where all clients have one rank, so that steps stay small and optimizers
-may go on, else balanced ones (`projection.factored`).
-Clients of other ranks form a group of their own with the adapter that they received.
+can continue, else balanced ones (`projection.factored`).
+Clients of other ranks form separate groups by the adapter that they received.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from plait.aggregation.rule import Exactness, Handing, Rule
 from plait.aggregation.step import landing, step_to
 from plait.aggregation.weighted_sum import WeightedSum
 
-# Clients of one rank have all received the same; more kinds than this are folded whole, so that memory stays flat.
+# Clients of one rank have all received the same; more kinds than this are added whole, so that memory stays constant.
 _LARGEST_GROUPS = 8
 
 
@@ -146,7 +146,7 @@ class _Round:
             b, a = pair.b_of(landed).astype(np.float64), pair.a_of(landed).astype(np.float64)
             result = LowRank(pair.scale * b, a)
             cut = total.plus(result, factor=-1.0).norm()
-            # The smallest distance that any product of this rank can have from what is held.
+            # The smallest possible distance of a product of this rank from the held one.
             least = float(np.linalg.norm(total.svd().s[pair.rank :]))
             norm = total.norm()
             error += (lost + cut) ** 2

@@ -1,6 +1,6 @@
 """What a rule requires of a run, checked before its first round: method and kind of adapter, ranks, size of the cohort.
 
-Each refusal says which two things clash and why. Server optimizers have a check of their own
+Each refusal says which two settings are incompatible and why. Server optimizers have a separate check
 (`server_optimizer.check_composition`). Knows no configuration.
 """
 
@@ -17,7 +17,7 @@ from plait.errors import ConfigError
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:
-    """Refuse a rule where it cannot do what it says.
+    """Refuse a rule that does not work with this adapter and cohort.
 
     Args:
         rule: the rule.
@@ -49,20 +49,20 @@ def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
             raise ConfigError(
                 f"rule is '{rule.name}' with clients of rank {mine.rank} (scale {mine.scale:g}) and a server of rank "
                 f"{ours.rank} (scale {ours.scale:g}) on '{mine.module}', expected one rank or a rule that mixes ranks: "
-                "it averages factors as they are"
+                "it averages factors directly"
             )
         if mine.rank > ours.rank and not rule.higher_ranks:
             raise ConfigError(
                 f"rule is '{rule.name}' with clients of rank {mine.rank} on '{mine.module}', expected at most the "
-                f"server's {ours.rank}: it has no room for further slices"
+                f"server's {ours.rank}: it cannot hold further slices"
             )
 
 
 def check_method_and_rule(method: Method, rule: Rule, *, mixed_ranks: bool) -> None:
-    """Refuse a rule that does not do with this method's adapters what it says.
+    """Refuse a rule that does not work with this method's adapters.
 
     Raises:
-        ConfigError: with the reason and the nearest thing that works.
+        ConfigError: with the reason and the nearest alternative.
     """
     if rule.subject not in (Subject.TENSORS, method.subject):
         having = ", ".join(f"'{name}'" for name, other in METHODS.items() if other.subject is rule.subject)

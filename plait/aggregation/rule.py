@@ -1,4 +1,4 @@
-"""What an aggregation rule is: an algorithm, and what the rest of plait must know of it.
+"""An aggregation rule: an algorithm, and the properties that the rest of plait needs.
 
 A rule is a value. It states only the traits that differ from the defaults, which are FedAvg's on low-rank factors; the
 sides that clients train and what travels follow from them. To add one: a file here and a line in `RULES`.
@@ -53,20 +53,20 @@ class Rule:
         algorithm: computes it.
         subject: the kind of adapter that it works on.
         exactness: of the product.
-        linear: whether it needs no more of the cohort than the weighted sum of the deltas, and so works under secure
+        linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
             aggregation.
-        apart: whether it averages B and A apart, so that it loses the covariance of the clients' factors.
-        ranks: which ranks clients may have beside the server's.
+        apart: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
+        ranks: the ranks that clients may have besides the server's.
         handing: how clients of another rank get their adapter.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
         personal: the side that stays at the client and is never sent, or None.
-        continuous: whether the step is a small change of the factors as they are. Where it is not (the adapter starts
-            anew, or its factors are turned), a server optimizer on raw factors makes no sense.
+        continuous: whether the step is a small change of the factors. If not (the adapter starts fresh, or its factors
+            are rotated), a server optimizer on raw factors makes no sense.
         moves_base: whether an outcome can have a `base`.
         needs_all: whether memory grows with the cohort.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
-        instead: what it does better than a rule that averages B and A apart, where it is worth a try in its place.
+        instead: its advantage over a rule that averages B and A separately, if it is worth trying instead.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
             where it receives what it sends.
     """
@@ -101,14 +101,14 @@ class Rule:
         return self.ranks.higher
 
     def trained(self, round_number: int) -> frozenset[Side]:
-        """The sides that clients train in a round; they send these but for the personal one."""
+        """The sides that clients train in a round; they send all but the personal one."""
         return BOTH_SIDES - self._frozen_in(round_number)
 
     def turns(self, *, one_rank: bool) -> bool:
-        """Whether the factors of each round are new ones, not those of the round before and a small step.
+        """Whether each round has new factors, rather than those of the previous round plus a small step.
 
         Args:
-            one_rank: whether all clients have one rank; a product that is cut anew for each of several turns them all.
+            one_rank: whether all clients have one rank; cutting a product for several ranks rotates all factors.
         """
         return not self.continuous or (self.handing is Handing.BEST and not one_rank)
 
@@ -119,10 +119,10 @@ class Rule:
         return Traffic(sent, self.downlink(client, clients) if self.downlink else sent)
 
     def begin(self, context: RoundContext) -> Accumulator:
-        """Start a round, whose accumulator refuses what the rule cannot fold.
+        """Start a round, whose accumulator refuses what the rule cannot aggregate.
 
         Raises:
-            ConfigError: the adapter is none that this rule can work on.
+            ConfigError: the rule does not support this adapter.
         """
         self.check_adapter(context.geometry)
         return _Round(self, context, self._frozen_in(context.round))
@@ -183,7 +183,7 @@ class _Round:
 
 
 def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
-    """The rule that the user asks for.
+    """The requested rule.
 
     Args:
         text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``.

@@ -41,7 +41,7 @@ class TrimmedMean:
 TRIMMED_MEAN = Rule(
     name="trimmed_mean",
     title="coordinate-wise trimmed mean (arXiv 1803.01498)",
-    computes="mean of every element of B and A apart without a share of values at either end; weights are ignored",
+    computes="mean of every element of B and A separately, without a share of values at each end; weights are ignored",
     algorithm=TrimmedMean(),
     subject=Subject.TENSORS,
     apart=True,

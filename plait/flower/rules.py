@@ -1,10 +1,10 @@
-"""Flower's own strategies as rules: Krum, Multi-Krum and Bulyan, and whatever else has an ``aggregate_train``.
+"""Flower's own strategies as rules: Krum, Multi-Krum and Bulyan; any with an ``aggregate_train`` works.
 
 A strategy gets plait's validated deltas as replies of one flat array each, and its result is the step. The deltas are
 widened to float64 first: Flower computes distances through inner products, which in float32 lose the small differences
-of honest clients and overflow on a liar's large numbers. How many bad clients a strategy withstands follows from the
-number of updates. Every round makes a new strategy, so one with state (FedAdam, say) does not fit: plait has server
-optimizers instead. Flower itself is imported when a round begins; the table of names costs nothing.
+of honest clients and overflow on a malicious client's large numbers. The number of bad clients that a strategy
+withstands follows from the number of updates. Every round makes a new strategy, so one with state (such as FedAdam)
+does not fit: plait has server optimizers instead. Flower itself is imported when a round begins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def flower_algorithm(tolerates: Callable[[int], int], strategy: Callable[[int, i
     """One of Flower's strategies as the algorithm of a rule.
 
     Args:
-        tolerates: from a number of updates to the number of bad ones among them that the strategy withstands.
+        tolerates: given a number of updates, the number of bad ones that the strategy withstands.
         strategy: from the number of updates and of bad ones to the strategy.
     """
 
@@ -48,7 +48,7 @@ def flower_algorithm(tolerates: Callable[[int], int], strategy: Callable[[int, i
         with _quiet():
             arrays, _ = made.aggregate_train(stacked.context.round, replies)
         if arrays is None:
-            raise ValueError(f"{type(made).__name__} made nothing of {updates} updates")
+            raise ValueError(f"{type(made).__name__} returned nothing for {updates} updates")
         step: NDArray[np.float64] = arrays[_DELTA].numpy()
         return stacked.outcome(step, tolerated_clients=float(tolerated))
 
@@ -64,8 +64,8 @@ def _reply(number: int, delta: Float32, weight: float) -> Message:
             _METRICS: MetricRecord({_WEIGHT: weight}),
         }
     )
-    # Given whole, since Flower would else take the numbers of the process's run, and there may be none. The overloads
-    # that Flower declares leave this way out.
+    # Given complete, since Flower would otherwise take the numbers of the process's run, if any. Flower's declared
+    # overloads lack this form.
     metadata = Metadata(
         run_id=0,
         message_id="",
@@ -82,7 +82,7 @@ def _reply(number: int, delta: Float32, weight: float) -> Message:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without Flower's line about replies received: plait's ledger says that."""
+    """Without Flower's line about replies received: plait's ledger records them."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -118,7 +118,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
         Rule(
             name="bulyan",
             title="Bulyan (arXiv 1802.07927), by Flower",
-            computes="of the updates that Krum would take, the mean of the values next to the median of each element; "
+            computes="among the updates that Krum would choose, the mean of the values next to each element's median; "
             "withstands (n - 3) / 4 bad of n; weights are ignored",
             algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
             subject=Subject.TENSORS,

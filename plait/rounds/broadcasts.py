@@ -21,7 +21,7 @@ from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 
 # A change of the base stays in the model for good, and no later round corrects its encoding error.
 _BASE_BITS = 8.0
-# Factors that are decomposed anew are as far from the previous ones as from zero: one bit loses a tenth of that
+# Newly decomposed factors are as far from the previous ones as from zero: one bit loses a tenth of that
 # step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
 TURNED_BITS = 4.0
 """Minimum bits per parameter of a broadcast of rotated factors."""
@@ -125,7 +125,7 @@ class Broadcasts:
         """The envelope that brings a client's base up to date; empty if the base has not moved.
 
         It is sent even to an up-to-date client, which may have lost its base without knowing if it can derive the
-        adapter anew.
+        adapter again.
         """
         base = self._state.base
         if not base.moved.digest:

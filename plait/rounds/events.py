@@ -27,18 +27,18 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 class Part(BaseModel):
     """An object inside an event."""
 
-    # A number that JSON lacks stays what it is, so that the ledger refuses it.
+    # A number that JSON lacks is kept, so that the ledger refuses it.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Event(Part):
-    """What all events have; an event of a kind that this version does not know is read as nothing more.
+    """The fields of all events; an event of an unknown kind is read as these alone.
 
     Attributes:
-        event: its kind, as the ledger names it.
+        event: its kind in the ledger.
         seq: its line, from 0; given by the ledger, like the two below.
         time: when it was written, in seconds since 1970.
-        hash: SHA-256 of its line, in hexadecimal; it vouches for every line before it.
+        hash: SHA-256 of its line, in hexadecimal; it covers every line before it.
     """
 
     event: ClassVar[str] = ""
@@ -55,9 +55,9 @@ class Base(Part):
     """The frozen model.
 
     Attributes:
-        name: as the run's settings say it.
+        name: as in the run's settings.
         fingerprint: of weights, configuration and tokenizer, in hexadecimal.
-        parameters: how many it has.
+        parameters: their number.
         task: ``causal-lm`` or ``classification``.
     """
 
@@ -74,9 +74,9 @@ class Adapter(Part):
         method: of PEFT.
         rank: None where the method has none.
         alpha: the scaling factor is alpha / rank.
-        target_modules: as PEFT's configuration says it.
-        trainable_parameters: how many values it has.
-        tensors: how many tensors those are in.
+        target_modules: as in PEFT's configuration.
+        trainable_parameters: their number.
+        tensors: the number of its tensors.
         spec_digest: SHA-256 of its spec, in hexadecimal.
     """
 
@@ -115,7 +115,7 @@ class RunStarted(Event):
         seed: of the run.
         config: all settings under the keys that users write.
         base: the frozen model.
-        adapter: what is trained.
+        adapter: the trained adapter.
         rule: how updates are combined; None before it was recorded.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         weight_ratio: no update counts more than this many times the median; None before there was a bound.
@@ -141,7 +141,7 @@ class RunStarted(Event):
 
 
 class Resumed(Event):
-    """An interrupted run goes on after `round`."""
+    """An interrupted run continues after `round`."""
 
     event = "resumed"
     round: Count = 0
@@ -158,11 +158,11 @@ class RunFinished(Event):
     """All rounds are done.
 
     Attributes:
-        rounds: how many.
+        rounds: their number.
         wall_s: working time, without pauses between interruption and resumption.
         peak_rss_bytes: memory of the server's process, or of the whole simulation.
         adapter: digest of the adapter that is published.
-        kept_round: the round that it is of; None before runs could keep an earlier one.
+        kept_round: its round; None before runs could keep an earlier one.
     """
 
     event = "run_finished"
@@ -191,7 +191,7 @@ class WaitingForClients(Event):
 
 
 class ClientsGathered(Event):
-    """The run goes on after it waited: `fit` clients of `wanted` can take part."""
+    """The run continues after it waited: `fit` clients of `wanted` can take part."""
 
     event = "clients_gathered"
     fit: Count = 0
@@ -252,7 +252,7 @@ class ClientTurnedAway(Event):
 
 
 class RoundStarted(Event):
-    """`cohort` are the clients that are asked to train in `round`."""
+    """`cohort` are the clients selected to train in `round`."""
 
     event = "round_started"
     round: Count
@@ -260,7 +260,7 @@ class RoundStarted(Event):
 
 
 class ClientReplaced(Event):
-    """In `round`, `client` failed and `by` is asked instead."""
+    """In `round`, `client` failed and `by` replaces it."""
 
     event = "client_replaced"
     round: Count
@@ -289,7 +289,7 @@ class Broadcast(Event):
         envelope_bytes: of the envelope around them.
         codec: of the values.
         bits_per_parameter: payload over parameters.
-        base_bytes: of what moves the client's base; None where nothing does.
+        base_bytes: of the movement of the client's base; None if there is none.
     """
 
     event = "broadcast"
@@ -305,7 +305,7 @@ class Broadcast(Event):
 
 
 class ReplyReceived(Event):
-    """An answer that is no update: `uplink_bytes` came from `client` to a task of `purpose` in `round`."""
+    """An answer other than an update: `client` sent `uplink_bytes` for a task of `purpose` in `round`."""
 
     event = "reply_received"
     round: Count = 0
@@ -325,7 +325,7 @@ class UpdateReceived(Event):
         envelope_bytes: of the envelope around them.
         codec: of the values.
         bits_per_parameter: payload over parameters.
-        distortion: relative error of the encoding, as the client states it.
+        distortion: relative error of the encoding, stated by the client.
         codec_s: seconds that encoding and decoding took.
         examples: training sequences that the client states.
         tokens: that it trained on.
@@ -360,14 +360,14 @@ class UpdateReceived(Event):
 
 
 class UpdateRefused(Event):
-    """An update, or an evaluation, that does not count or never came.
+    """An update or evaluation that does not count, or was never received.
 
     Attributes:
         round: that it was for.
         client: its name.
         reason: a code.
         detail: a sentence.
-        uplink_bytes: that came nevertheless.
+        uplink_bytes: received nevertheless.
     """
 
     event = "update_refused"
@@ -383,12 +383,12 @@ class Diagnostics(Part):
 
     Attributes:
         exact_norm: of the exact mean.
-        error: of the result, as a part of the exact mean's norm.
-        covariance: of averaging B and A apart, as a part of the same.
+        error: of the result, as a fraction of the exact mean's norm.
+        covariance: error of averaging B and A separately, as a fraction of the same.
         effective_rank: of the exact mean; None where it is not known.
         agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
-        modules: how many modules were looked at.
-        drift: by client, how far its product moved.
+        modules: the number of measured modules.
+        drift: by client, the change of its product.
         update_norms: by client, of its delta.
     """
 
@@ -403,19 +403,19 @@ class Diagnostics(Part):
 
 
 class RoundFinished(Event):
-    """A round was folded into the adapter.
+    """A round's updates were aggregated into the adapter.
 
     Attributes:
         round: its number.
         rule: that combined the updates.
-        received: updates that were folded.
-        refused: updates that the round wanted and did not get.
+        received: number of aggregated updates.
+        refused: number of updates that the round lacked.
         update_norm: of the round's step.
-        clipped: clients whose updates were scaled down; None where none may be.
-        weight_capped: clients whose updates count less than they ask for.
-        figures: what the rule says of itself.
+        clipped: clients whose updates were scaled down; None if clipping is off.
+        weight_capped: clients whose weight was reduced.
+        figures: the rule's own.
         diagnostics: None where the adapter has no pairs of factors.
-        base_distortion: relative error of what moves the base; None where the base stands.
+        base_distortion: relative error of the base's movement; None if it does not move.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.
         broadcast_codec_s: seconds that it took.
@@ -440,13 +440,13 @@ class RoundFinished(Event):
 
 
 class Certainty(Part):
-    """What is known of a loss beside its value. Margins are half of a 95 % interval.
+    """The uncertainty of a loss. Margins are half of a 95 % interval.
 
     Attributes:
         loss_margin: of the loss.
-        change: of the loss since before round 1, on the same sequences.
+        change: of the loss since the start of the run, on the same sequences.
         change_margin: of the change.
-        accuracy: part of the examples whose label was predicted.
+        accuracy: fraction of the examples whose label was predicted.
         accuracy_interval: 95 % interval of the accuracy.
     """
 
@@ -463,7 +463,7 @@ class Score(Certainty):
     loss: Number
 
     def change_since(self, before: Score) -> float:
-        """How far the loss has moved: on the same sequences where that is known."""
+        """The change of the loss: on the same sequences if that is known."""
         return self.loss - before.loss if self.change is None else self.change
 
 
@@ -481,7 +481,7 @@ class MeanScore(Score):
 
 
 class Evaluated(Event, MeanScore):
-    """The adapter after `round`, of digest `adapter`, was evaluated; `own` has the clients' own adapters, if any."""
+    """The adapter after `round`, of digest `adapter`, was evaluated; `own` covers personalized adapters, if any."""
 
     event = "evaluated"
     round: Count
@@ -547,8 +547,8 @@ class Reference(Event, Certainty):
         held_out_loss_by_round: index = round; None where it was not evaluated.
         everywhere: of ``local``, mean loss of its adapters on everybody's held-out data.
         by_client: loss at the end on each client's held-out data.
-        steps: of training in all.
-        batch_size: sequences in a step.
+        steps: total training steps.
+        batch_size: sequences per step.
         wall_s: seconds that it took.
     """
 
@@ -564,12 +564,12 @@ class Reference(Event, Certainty):
 
     @property
     def final(self) -> Score:
-        """The loss at the end, with what is known of it."""
+        """The final loss, with its uncertainty."""
         return Score(loss=self.held_out_loss, **{name: getattr(self, name) for name in Certainty.model_fields})
 
 
 class PublishFailed(Event):
-    """The adapter of `round` could not be handed out, as `detail` says; that costs no round."""
+    """The adapter of `round` could not be published, for the reason in `detail`; the run continues."""
 
     event = "publish_failed"
     round: Count

@@ -147,7 +147,7 @@ def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights:
         PeerError: PEFT does not accept its configuration.
         ConfigError: it does not fit this base.
     """
-    # Settings that PEFT derives from the base are derived anew.
+    # Settings that PEFT derives from the base are derived again.
     settings = {key: value for key, value in request.peft_config.items() if key not in _DERIVED_KEYS}
     try:
         peft_config = peft_config_of(settings)

@@ -1,4 +1,4 @@
-"""PEFT's own configuration objects, from what a user asks for and from checked settings of a peer."""
+"""PEFT's configuration objects, from a user's request or from a peer's checked settings."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from plait.adapters.methods import AdapterRequest, BaseModules, check_options
 from plait.adapters.module_names import escaped
 
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
-"""Where PEFT takes a module's name for a regular expression."""
+"""Keys in which PEFT reads a module's name as a regular expression."""
 
 _TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
 
 
 def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
-    """PEFT's configuration of the method that is asked for.
+    """PEFT's configuration of the requested method.
 
     Args:
-        request: what is asked for.
+        request: the request.
         task: what the base does.
         base: its modules.
 
     Raises:
-        ConfigError: there is no such method, or it has not all that is set.
+        ConfigError: there is no such method, or it lacks an option that is set.
     """
     method = check_options(request)
     settings = {**method.settings(request, base), **method.fixed}
@@ -37,13 +37,13 @@ def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
     """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
 
     Raises:
-        KeyError, TypeError, ValueError: they are none.
+        KeyError, TypeError, ValueError: they are not valid.
     """
     return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in settings.items()})
 
 
 def _config(**settings: object) -> PeftConfig:
     with warnings.catch_warnings():
-        # VeRA's says what `Method.kept` says: its matrices come from a seed.
+        # As `Method.kept` says for VeRA: its matrices come from a seed.
         warnings.simplefilter("ignore")
         return PeftConfig.from_peft_type(**settings)

@@ -1,4 +1,4 @@
-"""What a codec is: a way to pack the numbers of a delta into bytes, and back.
+"""The interface of codecs: packing the numbers of a delta into bytes, and back.
 
 Knows no envelope. To add one: an enum value in envelope.proto (never renumbered), a file in `codecs/`, a line in its
 table, a section in proto/README.md, a golden vector.
@@ -15,7 +15,7 @@ from plait.adapters.state import Float32
 
 @dataclass(frozen=True)
 class EncodedPayload:
-    """What a codec makes of a delta.
+    """An encoded delta.
 
     Attributes:
         parameters: what the codec needs to unpack the payload, besides the layout.
@@ -27,7 +27,7 @@ class EncodedPayload:
 
     @property
     def size_bytes(self) -> int:
-        """All the bytes that the numbers cost."""
+        """The total size."""
         return len(self.parameters) + len(self.payload)
 
 
@@ -46,12 +46,12 @@ class Codec(Protocol):
 
     @property
     def bits(self) -> float:
-        """What a parameter takes, about."""
+        """Approximate bits per parameter."""
         ...
 
     @property
     def distortion(self) -> float:
-        """What it is expected to lose of a typical delta, ||x - x̂||² / ||x||²; 0 where next to nothing."""
+        """Expected relative error of a typical delta, ||x - x̂||² / ||x||²; 0 if negligible."""
         ...
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
@@ -64,10 +64,10 @@ class Codec(Protocol):
         The result may be a read-only view of `payload`.
 
         Raises:
-            PeerError: the bytes are not what `encode` could have written.
+            PeerError: `encode` cannot have written these bytes.
         """
         ...
 
     def max_payload_bytes(self, layout: Layout) -> int:
-        """The most bytes that parameters and payload together may have; a decoder never sees more."""
+        """The maximum size of parameters and payload together; a decoder never sees more."""
         ...

@@ -1,4 +1,4 @@
-"""The table of codecs, by the names and numbers under which they travel, and the dial that picks one."""
+"""The table of codecs by their names and numbers on the wire, and the choice of one by `--wire`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from plait.wire.codecs.unchanged import Unchanged
 
 UNCHANGED = Unchanged()
 
-# What `--wire` takes by name; any number is a rate.
+# The names that `--wire` takes; any number is bits per parameter.
 _NAMED: Mapping[str, Codec] = {codec.name: codec for codec in (Fp32(), Bf16())}
 _PARTIAL = (Partial("fp32_partial", 9, Fp32()), Partial("bf16_partial", 10, Bf16()))
 
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAMED.values(), Rate(), *_PARTIAL)}
-"""All codecs by name, those among them that only an envelope names."""
+"""All codecs by name, including those that only an envelope names."""
 
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
@@ -33,7 +33,7 @@ def codec_for(wire: str) -> Codec:
     """The codec that `--wire` asks for: ``fp32``, ``bf16``, or a number of bits per parameter.
 
     Raises:
-        ConfigError: there is none; the message says what is possible.
+        ConfigError: there is none; the message lists the possible values.
     """
     if wire in _NAMED:
         return _NAMED[wire]
@@ -46,7 +46,7 @@ def codec_for(wire: str) -> Codec:
 
 
 def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
-    """The codec that packs this delta as `codec` does, without the tensors that are all zeros if that saves bytes."""
+    """The codec for this delta: `codec`, without all-zero tensors if that saves bytes."""
     if not delta.flat.view(np.uint32).any():
         return UNCHANGED
     partial = next((each for each in _PARTIAL if each.inner.number == codec.number), None)
@@ -54,10 +54,10 @@ def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
 
 
 def codec_numbered(number: int) -> Codec:
-    """The codec that an envelope says it was packed with.
+    """The codec that an envelope names.
 
     Raises:
-        PeerError: this version knows no such codec.
+        PeerError: this version does not know it.
     """
     codec = _BY_NUMBER.get(number)
     if codec is None:
