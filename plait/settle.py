@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from plait.adapters import Task
 from plait.adapters.methods import Method, method_named
@@ -183,8 +184,10 @@ def _server_step(config: RunConfig) -> dict[str, object]:
 
 def _task_settings(config: RunConfig) -> Settings:
     """The settings of every task; round and steps done are filled in for each task."""
-    same = {each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields}
-    derived = {
+    same: dict[str, Any] = {
+        each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields
+    }
+    derived: dict[str, Any] = {
         "total_steps": config.rounds * config.local_steps,
         "carry_moments": config.moments == "carry",
         "own_share": config.given_own_share,
