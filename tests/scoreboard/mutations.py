@@ -49,6 +49,7 @@ def put(place: str, value: object) -> None:
     *path, last = name.split(".")
     for part in path:
         target = getattr(target, part)
+    getattr(target, last)  # a mutation of what is not there would change nothing
     setattr(target, last, value)
 
 
@@ -86,6 +87,12 @@ def nothing(*places: str, result: object = None) -> Callable[[], None]:
             put(place, lambda *given, **named: result)
 
     return take_out
+
+
+def _pages_unescaped() -> None:
+    page = module("plait.report.html")
+    environment = page.Environment
+    page.Environment = lambda **given: environment(**{**given, "autoescape": False})
 
 
 def same(*places: str) -> Callable[[], None]:
@@ -383,7 +390,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a node is asked about its rank again and again",
         lambda: put("plait.rounds.roster:MOST_QUESTIONS", 10**9),
     ),
-    "page": Mutation("names", "names go into pages as they are", same("plait.report.markup:_escape")),
+    "page": Mutation("names", "names go into pages as they are", _pages_unescaped),
     "terminal": Mutation(
         "names",
         "names go onto terminals as they are",
