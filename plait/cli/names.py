@@ -20,7 +20,7 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
     from plait.aggregation import optimizer_for, rule_named
     from plait.data import check_data_name
     from plait.flower.rules import ALL_RULES
-    from plait.simulation.partition import parse_partition
+    from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.wire.codecs import codec_for
 

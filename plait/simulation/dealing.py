@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from plait.config import RunConfig
 from plait.data import Dataset, cache_directory, load_dataset
 from plait.errors import DataError
-from plait.simulation.partition import Partition, Scheme, SchemeName, default_scheme, parse_partition, partition
+from plait.simulation.partition import Partition, partition
+from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
 from plait.training.bases import Progress
 from plait.training.embeddings import minilm_embedder
 
@@ -39,5 +40,5 @@ def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
-    embed = minilm_embedder(progress) if scheme.name is SchemeName.CLUSTER else None
+    embed = minilm_embedder(progress) if scheme.kind.groups is Groups.CLUSTERS else None
     return Dealt(dataset, scheme, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed))

@@ -1,21 +1,17 @@
 """Partition the records of one dataset over simulated clients.
 
-The schemes are those of flwr-datasets, under the names that its users know, and one more: `cluster`, which gives
-unlabelled text a topic skew. The result depends only on the dataset, the scheme, the number of clients and the seed.
-Knows nothing of tokens, models or rounds.
+The result depends only on the dataset, the scheme (`scheme.py` lists them), the number of clients and the seed. Knows
+nothing of tokens, models or rounds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
-import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,6 +20,7 @@ from numpy.typing import NDArray
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError, did_you_mean
 from plait.simulation.clusters import k_means
+from plait.simulation.scheme import Groups, Scheme
 from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
 
 if TYPE_CHECKING:
@@ -31,76 +28,10 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
-DEFAULT_ALPHA = 0.5
-_MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
-
-# A client with less cannot both train and hold something out.
-_MIN_RECORDS = 2
 _MIN_CLUSTERS = 8
 # Changed names that are listed.
 _MOST_TOLD = 4
 _LONGEST_TOLD = 60
-
-
-class SchemeName(StrEnum):
-    """The partition schemes."""
-
-    IID = "iid"
-    """Equal shares, at random."""
-    NATURAL = "natural"
-    """One client for each value of a column."""
-    DIRICHLET = "dirichlet"
-    """Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew."""
-    PATHOLOGICAL = "pathological"
-    """Each client has this number of classes."""
-    SHARD = "shard"
-    """Records sorted by label are cut into shards, and each client gets some (McMahan et al., arXiv 1602.05629)."""
-    LINEAR = "linear"
-    """Quantity skew: client k gets a share proportional to k."""
-    SQUARE = "square"
-    """Quantity skew: proportional to k squared."""
-    EXPONENTIAL = "exponential"
-    """Quantity skew: proportional to e to the k."""
-    CLUSTER = "cluster"
-    """As dirichlet, with clusters of text embeddings instead of labels."""
-
-
-_BY_LABEL = (SchemeName.DIRICHLET, SchemeName.PATHOLOGICAL, SchemeName.SHARD)
-_FORMS: Mapping[SchemeName, str] = {
-    SchemeName.NATURAL: "natural:COLUMN",
-    SchemeName.DIRICHLET: "dirichlet:ALPHA",
-    SchemeName.PATHOLOGICAL: "pathological:CLASSES",
-    SchemeName.SHARD: "shard:SHARDS",
-    SchemeName.CLUSTER: "cluster:ALPHA",
-}
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """A partition scheme; ``str(scheme)`` is the form that `parse_partition` reads.
-
-    Attributes:
-        name: the scheme.
-        column: the column of `natural`.
-        alpha: concentration of `dirichlet` and `cluster`.
-        count: classes per client (`pathological`), or shards (`shard`).
-    """
-
-    name: SchemeName
-    column: str = ""
-    alpha: float = DEFAULT_ALPHA
-    count: int = 0
-
-    def __str__(self) -> str:
-        match self.name:
-            case SchemeName.NATURAL:
-                return f"{self.name}:{self.column}"
-            case SchemeName.DIRICHLET | SchemeName.CLUSTER:
-                return f"{self.name}:{repr(self.alpha).removesuffix('.0')}"
-            case SchemeName.PATHOLOGICAL | SchemeName.SHARD:
-                return f"{self.name}:{self.count}"
-            case _:
-                return self.name.value
 
 
 @dataclass(frozen=True)
@@ -129,42 +60,6 @@ class Partition:
     notes: tuple[str, ...] = ()
 
 
-def parse_partition(text: str) -> Scheme:
-    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``pathological:2`` ...
-
-    Raises:
-        ConfigError: an unknown scheme (the nearest is named), or a missing or impossible argument.
-    """
-    given, _, argument = (part.strip() for part in text.partition(":"))
-    names = [name.value for name in SchemeName]
-    if given.lower() not in names:
-        hint = did_you_mean(given.lower(), names)
-        raise ConfigError(f"partition is '{text}', expected one of {', '.join(names)}{hint}")
-    name = SchemeName(given.lower())
-    match name:
-        case SchemeName.NATURAL:
-            if not argument:
-                raise ConfigError(f"partition is '{text}', expected the name of a column: {_FORMS[name]}")
-            return Scheme(name, column=argument)
-        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
-            return Scheme(name, alpha=_alpha(text, argument, name) if argument else DEFAULT_ALPHA)
-        case SchemeName.PATHOLOGICAL | SchemeName.SHARD:
-            if not re.fullmatch(r"[1-9][0-9]{0,8}", argument):
-                raise ConfigError(f"partition is '{text}', expected a whole number above 0: {_FORMS[name]}")
-            return Scheme(name, count=int(argument))
-        case _:
-            if argument:
-                raise ConfigError(f"partition is '{text}', expected '{name}' alone")
-            return Scheme(name)
-
-
-def default_scheme(dataset: Dataset) -> Scheme:
-    """The default scheme of a dataset: its natural column, else label skew, else IID."""
-    if dataset.natural_column:
-        return Scheme(SchemeName.NATURAL, column=dataset.natural_column)
-    return Scheme(SchemeName.DIRICHLET if dataset.kind is RecordKind.LABEL else SchemeName.IID)
-
-
 def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embed: Embed | None = None) -> Partition:
     """Partition a dataset.
 
@@ -185,13 +80,13 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
         raise ConfigError(
             f"data '{dataset.name}' has {len(dataset.records)} records, expected at least clients = {clients}"
         )
-    if scheme.name is SchemeName.NATURAL:
+    if scheme.kind.make is None:
         return _by_column(dataset, scheme.column, clients)
     groups, group_names = _groups(dataset, scheme, clients=clients, seed=seed, embed=embed)
     # The partitioners cut contiguous runs, of all records or of a class; in random order a run is a random sample.
     order = _generator(seed, "order").permutation(len(dataset.records))
     with _quiet():
-        partitioner = _partitioner(scheme, clients=clients, seed=seed)
+        partitioner = scheme.kind.make(clients, scheme.argument, seed)
         try:
             shares = _run(partitioner, order, groups)
         except (ValueError, ZeroDivisionError) as error:  # the latter for shards smaller than one record
@@ -243,53 +138,25 @@ def _groups(
     dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embed: Embed | None
 ) -> tuple[NDArray[np.int64], Sequence[str]]:
     """The class (or cluster) of every record, (records,), and the classes' names."""
-    if scheme.name is SchemeName.CLUSTER:
+    if scheme.kind.groups is Groups.CLUSTERS:
         if embed is None:
             raise ConfigError(f"partition is '{scheme}' and there is no encoder, expected one to embed the texts with")
         vectors = embed([record.content for record in dataset.records])
         count = min(max(_MIN_CLUSTERS, clients), len(dataset.records))
         return k_means(vectors, count, _generator(seed, "clusters")), ()
-    if scheme.name in _BY_LABEL:
+    if scheme.kind.groups is Groups.LABELS:
         if dataset.kind is not RecordKind.LABEL:
             raise ConfigError(
                 f"partition is '{scheme}' and data '{dataset.name}' has no labels; "
                 "expected 'text' and 'label' in each record, or cluster:ALPHA, which needs none"
             )
-        if scheme.name is SchemeName.PATHOLOGICAL and scheme.count > len(dataset.labels):
+        if scheme.kind.counts_classes and cast("int", scheme.argument) > len(dataset.labels):
             raise ConfigError(
                 f"partition is '{scheme}', expected at most the {len(dataset.labels)} classes of the data"
             )
         index_of = {label: index for index, label in enumerate(dataset.labels)}
         return np.array([index_of[record.label] for record in dataset.records], np.int64), dataset.labels
     return np.zeros(len(dataset.records), np.int64), ()
-
-
-def _partitioner(scheme: Scheme, *, clients: int, seed: int) -> Partitioner:
-    # A second to import: it brings datasets, pandas and matplotlib.
-    from flwr_datasets import partitioner as known
-
-    match scheme.name:
-        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
-            return known.DirichletPartitioner(
-                clients, "group", alpha=scheme.alpha, min_partition_size=_MIN_RECORDS, shuffle=False, seed=seed
-            )
-        case SchemeName.PATHOLOGICAL:
-            # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
-            return known.PathologicalPartitioner(
-                clients, "group", scheme.count, class_assignment_mode="first-deterministic", shuffle=False, seed=seed
-            )
-        case SchemeName.SHARD:
-            return known.ShardPartitioner(
-                clients, "group", num_shards_per_partition=scheme.count, shuffle=False, seed=seed
-            )
-        case SchemeName.LINEAR:
-            return known.LinearPartitioner(clients)
-        case SchemeName.SQUARE:
-            return known.SquarePartitioner(clients)
-        case SchemeName.EXPONENTIAL:
-            return known.ExponentialPartitioner(clients)
-        case SchemeName.IID | SchemeName.NATURAL:
-            return known.IidPartitioner(clients)
 
 
 def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[list[int]]:
@@ -318,23 +185,7 @@ def _partition_of(
 
 def _impossible(dataset: Dataset, scheme: Scheme, clients: int) -> str:
     count = f"{len(dataset.records)} records to {clients} clients"
-    match scheme.name:
-        case SchemeName.DIRICHLET | SchemeName.CLUSTER:
-            return f"{scheme} deals {count} and some get under {_MIN_RECORDS}, expected a larger alpha or fewer clients"
-        case SchemeName.LINEAR | SchemeName.SQUARE | SchemeName.EXPONENTIAL:
-            return f"{scheme} deals {count} and 'client-00' gets none, expected more records or fewer clients"
-        case _:
-            return f"{scheme} cannot deal {count}, expected more records in each class, or fewer clients"
-
-
-def _alpha(text: str, argument: str, name: SchemeName) -> float:
-    try:
-        alpha = float(argument)
-    except ValueError:
-        alpha = math.nan
-    if not (0 < alpha <= _MAX_ALPHA):
-        raise ConfigError(f"partition is '{text}', expected a number above 0, at most {_MAX_ALPHA:.0f}: {_FORMS[name]}")
-    return alpha
+    return f"{scheme} {scheme.kind.fails.format(count=count)}"
 
 
 def _names_of(values: Sequence[str]) -> list[str]:

@@ -25,7 +25,8 @@ from plait.errors import DataError
 from plait.rounds.channel import Channel
 from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events
-from plait.simulation.partition import default_scheme, partition
+from plait.simulation.partition import partition
+from plait.simulation.scheme import default_scheme
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.evaluate import evaluate_adapter

@@ -31,7 +31,8 @@ from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
 from plait.serve.catalogue import Catalogue
-from plait.simulation.partition import parse_partition, partition
+from plait.simulation.partition import partition
+from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb
 from server.grpc_grid import GrpcGrid
 from server.limits import Limits

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError
-from plait.simulation.partition import Partition, default_scheme, parse_partition, partition
+from plait.simulation.partition import Partition, partition
+from plait.simulation.scheme import default_scheme, parse_partition
 
 CLASSES = ("ale", "mead", "stout", "tea")
 

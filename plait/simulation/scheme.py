@@ -1,0 +1,190 @@
+"""Partition schemes: a table of values, one per scheme, and the text in which users write them.
+
+The schemes are those of flwr-datasets, under the names that its users know, and one more: `cluster`, which gives
+unlabelled text a topic skew. Knows no records.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from plait.data import Dataset, RecordKind
+from plait.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+DEFAULT_ALPHA = 0.5
+_MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
+MIN_RECORDS = 2
+"""A client with fewer records cannot both train and hold one out."""
+
+Argument: TypeAlias = "str | float | int | None"
+
+
+class Groups(Enum):
+    """What a scheme sorts records by before it cuts them into shares."""
+
+    NONE = auto()
+    LABELS = auto()
+    CLUSTERS = auto()
+    """Clusters of text embeddings."""
+
+
+@dataclass(frozen=True)
+class SchemeKind:
+    """A way to partition.
+
+    Attributes:
+        name: what the user writes.
+        form: the same with its argument.
+        read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
+        groups: what it sorts records by.
+        make: flwr-datasets' partitioner for (clients, argument, seed); None for `natural`, which needs none.
+        counts_classes: whether its argument is a number of classes.
+        fails: why it may be impossible, and what to change; ``{count}`` are the records and clients.
+    """
+
+    name: str
+    form: str
+    read: Callable[[str], Argument] | None = None
+    groups: Groups = Groups.NONE
+    make: Callable[[int, Argument, int], Partitioner] | None = None
+    counts_classes: bool = False
+    fails: str = "cannot deal {count}, expected more records in each class, or fewer clients"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A partition scheme with its argument; ``str(scheme)`` is the form that `parse_partition` reads."""
+
+    kind: SchemeKind
+    argument: Argument = None
+
+    @property
+    def column(self) -> str:
+        """The column of `natural`; empty for any other scheme."""
+        return self.argument if isinstance(self.argument, str) else ""
+
+    def __str__(self) -> str:
+        if self.argument is None:
+            return self.kind.name
+        argument = str(self.argument)
+        return f"{self.kind.name}:{argument.removesuffix('.0') if isinstance(self.argument, float) else argument}"
+
+
+def _column(text: str) -> str:
+    if not text:
+        raise ValueError("the name of a column")
+    return text
+
+
+def _alpha(text: str) -> float:
+    try:
+        alpha = float(text or DEFAULT_ALPHA)
+    except ValueError:
+        alpha = math.nan
+    if not (0 < alpha <= _MAX_ALPHA):
+        raise ValueError(f"a number above 0, at most {_MAX_ALPHA:.0f}")
+    return alpha
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise ValueError("a whole number above 0")
+    return int(text)
+
+
+# The import of flwr_datasets takes a second: it brings datasets, pandas and matplotlib.
+
+
+def _dirichlet(clients: int, alpha: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    return DirichletPartitioner(
+        clients, "group", alpha=cast("float", alpha), min_partition_size=MIN_RECORDS, shuffle=False, seed=seed
+    )
+
+
+def _pathological(clients: int, classes: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    # The first class in turn, the others at random, as in Li et al., arXiv 2102.02079.
+    return PathologicalPartitioner(
+        clients, "group", cast("int", classes), class_assignment_mode="first-deterministic", shuffle=False, seed=seed
+    )
+
+
+def _shard(clients: int, shards: Argument, seed: int) -> Partitioner:
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    return ShardPartitioner(clients, "group", num_shards_per_partition=cast("int", shards), shuffle=False, seed=seed)
+
+
+def _sized(name: str) -> Callable[[int, Argument, int], Partitioner]:
+    def make(clients: int, argument: Argument, seed: int) -> Partitioner:
+        from flwr_datasets import partitioner
+
+        del argument, seed
+        return getattr(partitioner, name)(clients)
+
+    return make
+
+
+_SKEW_FAILS = f"deals {{count}} and some get under {MIN_RECORDS}, expected a larger alpha or fewer clients"
+_SIZE_FAILS = "deals {count} and 'client-00' gets none, expected more records or fewer clients"
+
+SCHEMES: Mapping[str, SchemeKind] = {
+    kind.name: kind
+    for kind in (
+        # Equal shares, at random.
+        SchemeKind("iid", "iid", make=_sized("IidPartitioner")),
+        # One client for each value of a column.
+        SchemeKind("natural", "natural:COLUMN", _column),
+        # Label skew: each class is shared out by a draw from Dirichlet(alpha); the lower alpha, the stronger the skew.
+        SchemeKind("dirichlet", "dirichlet:ALPHA", _alpha, Groups.LABELS, _dirichlet, fails=_SKEW_FAILS),
+        # Each client has this number of classes.
+        SchemeKind("pathological", "pathological:CLASSES", _count, Groups.LABELS, _pathological, counts_classes=True),
+        # Records sorted by label are cut into shards, and each client gets some (McMahan et al., arXiv 1602.05629).
+        SchemeKind("shard", "shard:SHARDS", _count, Groups.LABELS, _shard),
+        # Quantity skew: client k gets a share proportional to k, to k squared, to e to the k.
+        SchemeKind("linear", "linear", make=_sized("LinearPartitioner"), fails=_SIZE_FAILS),
+        SchemeKind("square", "square", make=_sized("SquarePartitioner"), fails=_SIZE_FAILS),
+        SchemeKind("exponential", "exponential", make=_sized("ExponentialPartitioner"), fails=_SIZE_FAILS),
+        # As dirichlet, with clusters of text embeddings instead of labels.
+        SchemeKind("cluster", "cluster:ALPHA", _alpha, Groups.CLUSTERS, _dirichlet, fails=_SKEW_FAILS),
+    )
+}
+
+
+def parse_partition(text: str) -> Scheme:
+    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``pathological:2`` ...
+
+    Raises:
+        ConfigError: an unknown scheme (the nearest is named), or a missing or impossible argument.
+    """
+    given, _, argument = (part.strip() for part in text.partition(":"))
+    kind = SCHEMES.get(given.lower())
+    if kind is None:
+        hint = did_you_mean(given.lower(), SCHEMES)
+        raise ConfigError(f"partition is '{text}', expected one of {', '.join(SCHEMES)}{hint}")
+    if kind.read is None:
+        if argument:
+            raise ConfigError(f"partition is '{text}', expected '{kind.name}' alone")
+        return Scheme(kind)
+    try:
+        return Scheme(kind, kind.read(argument))
+    except ValueError as error:
+        raise ConfigError(f"partition is '{text}', expected {error}: {kind.form}") from error
+
+
+def default_scheme(dataset: Dataset) -> Scheme:
+    """The default scheme of a dataset: its natural column, else label skew, else IID."""
+    if dataset.natural_column:
+        return Scheme(SCHEMES["natural"], dataset.natural_column)
+    return parse_partition("dirichlet" if dataset.kind is RecordKind.LABEL else "iid")
