@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from client import disk_memory
 from plait.cli.main import main
 from plait.config import RunConfig
 from plait.errors import MachineError
@@ -228,7 +227,7 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     def full(path, data, **_):
         raise MachineError(f"cannot write '{path}': {os.strerror(errno.ENOSPC)}")
 
-    monkeypatch.setattr(disk_memory, "write_atomically", full)
+    monkeypatch.setattr("plait.rounds.disk_memory.write_atomically", full)
     grid = serve()
     heard = []
 

@@ -9,6 +9,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "DataError": 3,
     "TooLittleDataError": 3,
+    "EarlierFormatError": 2,
     "PeerError": 3,
     "BaseMismatchError": 3,
     "PolicyError": 3,

@@ -132,7 +132,7 @@ def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: Loc
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({}, {"method": "vera", "init-mode": "freeze"}, "'vera' has no factors A and B, expected method 'lora'"),
+        ({}, {"method": "vera", "init-mode": "freeze"}, "'vera' has no factors A and B, expected 'lora'"),
         ({}, {"method": "dora", "init-mode": "freeze"}, "normalises weights by the norm.*nearest: init-mode 'cont"),
         ({}, {"method": "qlora", "init-mode": "freeze"}, "four bits"),
         (

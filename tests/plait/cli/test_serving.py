@@ -28,7 +28,7 @@ def test_without_tls_there_is_no_kit() -> None:
     [
         ("listen = ", "is not TOML"),
         ('listen = "x"\n', "has other keys"),
-        ('listen = "x"\nkit = ""\nmetrics = ""\ngrace-s = 30.0\nrun-number = "7"\n', "kinds of value"),
+        ('listen = "x"\nkit = ""\nmetrics = ""\ngrace-s = 30.0\nrun-number = "7"\n', "other keys or types"),
     ],
 )
 def test_what_is_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:

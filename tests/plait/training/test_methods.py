@@ -245,9 +245,9 @@ def test_rules_go_with_the_methods_that_have_what_they_average() -> None:
 @pytest.mark.parametrize(
     ("method", "rule", "mixed", "message"),
     [
-        ("ia3", "flora", False, "which has no factors A and B.*nearest: rule 'fedavg'"),
+        ("ia3", "flora", False, "trains factors A and B.*nearest: rule 'fedavg'"),
         ("lora_xs", "fedex", False, "nearest: rule 'fedsb'"),
-        ("lora", "fedsb", False, "expected method 'lora_xs'"),
+        ("lora", "fedsb", False, "square matrices between fixed factors: 'lora_xs'"),
         ("qlora", "flora", False, "holds it in four bits.*nearest: method 'lora'"),
         ("vera", "fedavg", True, "client-ranks are given and method is 'vera'"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -106,8 +107,9 @@ def test_a_step_predicts_a_fall_of_one_nat_at_most_however_high_the_rate(
 
 
 def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
-    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("plait.training.learner.LARGEST_FALL", math.inf)
     settings = replace(SETTINGS, weight_decay=0.1, max_grad_norm=0.05, batch_size=8)
     ours = trained(resident, blueprint, rows, settings)
     model = resident.carrying(blueprint.spec, blueprint.initial).train()
