@@ -65,7 +65,7 @@ def test_a_loss_term_is_one_file_and_reaches_the_steps(monkeypatch: pytest.Monke
     from plait.adapters import Task
     from plait.training import learner, loss_terms
     from plait.training.examples import Example
-    from plait.training.learner import Learner, Lesson
+    from plait.training.learner import Learner, TrainingInputs
 
     made = module("plait_settings_with_one_more", patched("plait/wire/settings.py"), monkeypatch)
     term = module("plait_lasso", patched("plait/training/lasso.py"), monkeypatch)
@@ -75,8 +75,8 @@ def test_a_loss_term_is_one_file_and_reaches_the_steps(monkeypatch: pytest.Monke
     monkeypatch.setattr(loss_terms, "TERMS", names["TERMS"])
     settings = replace(made.Settings(**VALUES, lasso=0.5), max_grad_norm=1e9)
     tokens = np.arange(8)
-    lesson = Lesson([Example(tokens, tokens)], settings, np.ones(3, np.float32))
-    taught = Learner(lesson, [3], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+    inputs = TrainingInputs([Example(tokens, tokens)], settings, np.ones(3, np.float32))
+    taught = Learner(inputs, [3], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
     taught._optimizer.master.copy_(torch.tensor([3.0, 1.0, -2.0]))
     taught.step([torch.zeros(3)], 1.0)
     assert taught._optimizer.gradient.tolist() == [0.5, 0.0, -0.5]

@@ -18,43 +18,44 @@ from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
-from plait.training.learner import Learner, Lesson, LocalTraining
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.trainer import trained_parameters
 
 Tensor = torch.Tensor
 
 
 def train_cohort(
-    model: nn.Module, parameters: Sequence[nn.Parameter], lessons: Sequence[Lesson], *, task: Task
+    model: nn.Module, parameters: Sequence[nn.Parameter], all_inputs: Sequence[TrainingInputs], *, task: Task
 ) -> list[LocalTraining] | None:
-    """The results of `train_steps` for every lesson, in order, within rounding.
+    """The results of `train_steps` for all inputs, in order, within rounding.
 
     Args:
-        model: the base with an adapter of the lessons' layout on; its values do not matter and are not changed.
+        model: the base with an adapter of their layout on; its values do not matter and are not changed.
         parameters: the adapter's parameters in layout order.
-        lessons: one per adapter; equal in steps, sequences per step and trained sides.
+        all_inputs: one per adapter; equal in steps, sequences per step and trained sides.
         task: what the labels are.
 
     Returns:
-        One result for each, or None if this base or these lessons can only be trained one by one.
+        One result for each, or None if this base or these inputs can only be trained one by one.
 
     Raises:
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
     """
     fused = recognise(model.train()) if task is Task.CAUSAL_LM else None
-    if fused is None or len({_shape(lesson) for lesson in lessons}) != 1:
+    if fused is None or len({_shape(inputs) for inputs in all_inputs}) != 1:
         return None
-    examples = [example for lesson in lessons for example in lesson.examples]
+    examples = [example for inputs in all_inputs for example in inputs.examples]
     if not fused.takes(examples):
         return None
     started = time.perf_counter()
-    trained = trained_parameters(model, parameters, lessons[0].settings.trained)
+    trained = trained_parameters(model, parameters, all_inputs[0].settings.trained)
     sizes = [parameter.numel() for parameter in parameters]
     device = parameters[0].device
-    learners = [Learner(lesson, sizes, trained, task=task, device=device) for lesson in lessons]
+    learners = [Learner(inputs, sizes, trained, task=task, device=device) for inputs in all_inputs]
     stacks = [
-        torch.empty((len(lessons), *parameter.shape), dtype=parameter.dtype, device=device) for parameter in parameters
+        torch.empty((len(all_inputs), *parameter.shape), dtype=parameter.dtype, device=device)
+        for parameter in parameters
     ]
     for stack, trains in zip(stacks, trained, strict=True):
         stack.requires_grad_(trains)
@@ -64,7 +65,7 @@ def train_cohort(
         for block in fused.blocks
         for A, B in (pair for pair in block.pairs if pair is not None)
     }
-    for _ in range(lessons[0].settings.local_steps):
+    for _ in range(all_inputs[0].settings.local_steps):
         _follow(stacks, learners)
         losses = [0.0] * len(learners)
         for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
@@ -80,14 +81,14 @@ def train_cohort(
     return [learner.finish(seconds) for learner in learners]
 
 
-def _shape(lesson: Lesson) -> tuple[object, ...]:
-    settings = lesson.settings
+def _shape(inputs: TrainingInputs) -> tuple[object, ...]:
+    settings = inputs.settings
     return (
         settings.local_steps,
         settings.batch_size,
         settings.gradient_accumulation_steps,
         settings.trained,
-        len(lesson.start),
+        len(inputs.start),
     )
 
 

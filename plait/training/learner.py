@@ -31,7 +31,7 @@ does in every step, and learns instead of diverging (`simulations/defaults`)."""
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingInputs:
     """The data, settings and starting point of one adapter's training.
 
     Attributes:
@@ -94,7 +94,7 @@ class Learner:
     AdamW's steps, not from gradients.
 
     Args:
-        lesson: data, settings and starting point.
+        inputs: data, settings and starting point.
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
         task: what the labels are.
@@ -105,17 +105,17 @@ class Learner:
     """
 
     def __init__(
-        self, lesson: Lesson, sizes: Sequence[int], trained: Sequence[bool], *, task: Task, device: torch.device
+        self, inputs: TrainingInputs, sizes: Sequence[int], trained: Sequence[bool], *, task: Task, device: torch.device
     ) -> None:
-        settings = lesson.settings
-        self._lesson = lesson
+        settings = inputs.settings
+        self._inputs = inputs
         self._task = task
         self._optimizer = FlatAdamW(
-            lesson.start,
+            inputs.start,
             sizes,
             trained,
             weight_decay=settings.weight_decay,
-            moments=lesson.moments,
+            moments=inputs.moments,
             device=device,
         )
         master = self._optimizer.master
@@ -123,10 +123,10 @@ class Learner:
         self._origin = master.clone() if self._terms else master
         self._correction = (
             None
-            if lesson.drift is None
-            else self._optimizer.where_trained(torch.from_numpy(lesson.drift.copy()).to(device))
+            if inputs.drift is None
+            else self._optimizer.where_trained(torch.from_numpy(inputs.drift.copy()).to(device))
         )
-        self._order = order(len(lesson.examples), settings.seed)
+        self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
 
@@ -137,15 +137,15 @@ class Learner:
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
-        chosen = [self._lesson.examples[next(self._order)] for _ in range(self._lesson.examples_a_step)]
+        chosen = [self._inputs.examples[next(self._order)] for _ in range(self._inputs.examples_a_step)]
         self._tokens += sum(len(example.tokens) for example in chosen)
-        size = self._lesson.settings.batch_size
+        size = self._inputs.settings.batch_size
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         return batches, sum(count_labels(example, self._task) for example in chosen)
 
     def step(self, gradients: Sequence[Tensor | None], loss: float) -> None:
         """Take a step along the gradients of the tensors; `loss` is that of the step's examples before it."""
-        settings, optimizer = self._lesson.settings, self._optimizer
+        settings, optimizer = self._inputs.settings, self._optimizer
         gradient = optimizer.gradient
         optimizer.take(gradients)
         for term in self._terms:

@@ -25,7 +25,7 @@ from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
-from plait.training.learner import Lesson, LocalTraining, StepReport, order
+from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
 from plait.training.trainer import judge, only_trained, train_steps, trained_parameters
@@ -194,17 +194,17 @@ class PeftLocalModel:
         )
         return _learned(job, done)
 
-    def lesson(self, job: TrainJob) -> Lesson:
+    def inputs(self, job: TrainJob) -> TrainingInputs:
         """The learner's input for a job."""
         settings = self._seeded(job)
         examples = self.split(job.spec, settings).train
-        return Lesson(examples, settings, job.start.flat, job.carried.moments, job.carried.drift)
+        return TrainingInputs(examples, settings, job.start.flat, job.carried.moments, job.carried.drift)
 
-    def train_together(self, jobs: Sequence[TrainJob], lessons: Sequence[Lesson]) -> list[Trained] | None:
+    def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
         first = jobs[0]
         model = self._on_base(first)
-        done = train_cohort(model, adapter_parameters(model, first.spec.layout), lessons, task=first.spec.task)
+        done = train_cohort(model, adapter_parameters(model, first.spec.layout), all_inputs, task=first.spec.task)
         return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 
     def _seeded(self, job: TrainJob) -> Settings:
@@ -254,8 +254,8 @@ def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
         return None
     models = [job.model for job in jobs if isinstance(job.model, PeftLocalModel)]
     try:
-        lessons = [model.lesson(job) for model, job in zip(models, jobs, strict=True)]
-        return models[0].train_together(jobs, lessons)
+        all_inputs = [model.inputs(job) for model, job in zip(models, jobs, strict=True)]
+        return models[0].train_together(jobs, all_inputs)
     except (Abandoned, DiskFullError):
         raise
     except PlaitError:

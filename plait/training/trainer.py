@@ -19,7 +19,7 @@ from plait.errors import ConfigError
 from plait.rounds.evaluation import Judgement
 from plait.rounds.moments import Moments
 from plait.training.examples import Example, digest_of
-from plait.training.learner import Learner, Lesson, LocalTraining
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.wire.settings import Settings
 
@@ -67,7 +67,7 @@ def train_steps(
     device = parameters[0].device
     trained = trained_parameters(model, parameters, settings.trained)
     learner = Learner(
-        Lesson(examples, settings, start, moments, drift),
+        TrainingInputs(examples, settings, start, moments, drift),
         [parameter.numel() for parameter in parameters],
         trained,
         task=task,

@@ -16,7 +16,7 @@ from plait.training.blueprint import Blueprint
 from plait.training.cohort import train_cohort
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
-from plait.training.learner import Lesson, LocalTraining
+from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
@@ -38,17 +38,17 @@ def some_rows(seed: int, count: int, *, uneven: bool = False) -> list[Example]:
     return rows
 
 
-def lessons(blueprint: Blueprint, settings: Settings, *, uneven: bool = False) -> list[Lesson]:
+def all_inputs(blueprint: Blueprint, settings: Settings, *, uneven: bool = False) -> list[TrainingInputs]:
     """Three clients with different data, seeds and starts."""
     size = blueprint.spec.layout.size
     starts = [np.random.default_rng(seed).normal(0, 0.02, size).astype(np.float32) for seed in range(3)]
     return [
-        Lesson(some_rows(seed, 3 + seed, uneven=uneven), replace(settings, seed=seed), start)
+        TrainingInputs(some_rows(seed, 3 + seed, uneven=uneven), replace(settings, seed=seed), start)
         for seed, start in enumerate(starts)
     ]
 
 
-def one_by_one(base: ResidentBase, blueprint: Blueprint, given: Sequence[Lesson]) -> list[LocalTraining]:
+def one_by_one(base: ResidentBase, blueprint: Blueprint, given: Sequence[TrainingInputs]) -> list[LocalTraining]:
     model = base.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     return [
@@ -60,17 +60,19 @@ def one_by_one(base: ResidentBase, blueprint: Blueprint, given: Sequence[Lesson]
     ]  # fmt: skip
 
 
-def together(base: ResidentBase, blueprint: Blueprint, given: Sequence[Lesson]) -> list[LocalTraining]:
+def together(base: ResidentBase, blueprint: Blueprint, given: Sequence[TrainingInputs]) -> list[LocalTraining]:
     model = base.carrying(blueprint.spec, blueprint.initial)
     found = train_cohort(model, adapter_parameters(model, blueprint.spec.layout), given, task=Task.CAUSAL_LM)
     assert found is not None
     return found
 
 
-def assert_equal(ours: Sequence[LocalTraining], alone: Sequence[LocalTraining], given: Sequence[Lesson]) -> None:
+def assert_equal(
+    ours: Sequence[LocalTraining], alone: Sequence[LocalTraining], given: Sequence[TrainingInputs]
+) -> None:
     assert len(ours) == len(alone) == len(given)
-    for mine, plain, lesson in zip(ours, alone, given, strict=True):
-        step = np.linalg.norm(plain.flat - lesson.start)
+    for mine, plain, inputs in zip(ours, alone, given, strict=True):
+        step = np.linalg.norm(plain.flat - inputs.start)
         assert np.linalg.norm(mine.flat - plain.flat) < 1e-3 * step
         assert np.linalg.norm(mine.moments.mean - plain.moments.mean) < 1e-3 * np.linalg.norm(plain.moments.mean)
         assert mine.moments.steps == plain.moments.steps
@@ -91,12 +93,12 @@ def assert_equal(ours: Sequence[LocalTraining], alone: Sequence[LocalTraining], 
 def test_every_adapter_takes_the_steps_that_it_takes_alone(
     resident: ResidentBase, blueprint: Blueprint, settings: Settings, uneven: bool
 ) -> None:
-    given = lessons(blueprint, settings, uneven=uneven)
+    given = all_inputs(blueprint, settings, uneven=uneven)
     assert_equal(together(resident, blueprint, given), one_by_one(resident, blueprint, given), given)
 
 
 def test_moments_and_drift_are_each_adapters_own(resident: ResidentBase, blueprint: Blueprint) -> None:
-    first = lessons(blueprint, SETTINGS)
+    first = all_inputs(blueprint, SETTINGS)
     drift = np.random.default_rng(9).normal(0, 1e-3, blueprint.spec.layout.size).astype(np.float32)
     carried: list[Moments | None] = [done.moments for done in one_by_one(resident, blueprint, first)]
     carried[1] = None
@@ -106,7 +108,7 @@ def test_moments_and_drift_are_each_adapters_own(resident: ResidentBase, bluepri
 
 
 def test_the_same_cohort_gives_the_same_bits(resident: ResidentBase, blueprint: Blueprint) -> None:
-    given = lessons(blueprint, SETTINGS)
+    given = all_inputs(blueprint, SETTINGS)
     first, again = (together(resident, blueprint, given) for _ in range(2))
     assert all(np.array_equal(a.flat, b.flat) for a, b in zip(first, again, strict=True))
 
@@ -115,7 +117,7 @@ def test_a_bfloat16_base_trains_a_cohort_as_well_as_one(tiny: LocatedBase, bluep
     half = ResidentBase(
         tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=24
     )
-    given = lessons(blueprint, SETTINGS)
+    given = all_inputs(blueprint, SETTINGS)
     for mine, plain in zip(together(half, blueprint, given), one_by_one(half, blueprint, given), strict=True):
         assert mine.report.loss == pytest.approx(plain.report.loss, rel=2e-3)
 
@@ -125,7 +127,7 @@ def test_the_model_is_left_as_it_was(resident: ResidentBase, blueprint: Blueprin
     model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
     parameters = adapter_parameters(model, blueprint.spec.layout)
     before = [parameter.detach().clone() for parameter in parameters]
-    train_cohort(model, parameters, lessons(blueprint, SETTINGS), task=Task.CAUSAL_LM)
+    train_cohort(model, parameters, all_inputs(blueprint, SETTINGS), task=Task.CAUSAL_LM)
     assert all(torch.equal(now, then) for now, then in zip(parameters, before, strict=True))
     assert all(parameter.requires_grad and parameter.grad is None for parameter in parameters)
 
@@ -133,7 +135,7 @@ def test_the_model_is_left_as_it_was(resident: ResidentBase, blueprint: Blueprin
 def test_what_does_not_go_together_is_left_to_others(resident: ResidentBase, blueprint: Blueprint) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
-    given = lessons(blueprint, SETTINGS)
+    given = all_inputs(blueprint, SETTINGS)
     unlike = [*given[:2], replace(given[2], settings=replace(SETTINGS, local_steps=4))]
     assert train_cohort(model, parameters, unlike, task=Task.CAUSAL_LM) is None
     assert train_cohort(model, parameters, given, task=Task.CLASSIFICATION) is None
