@@ -1,7 +1,8 @@
 """The settings of a run: one flat table, read once at the edge from TOML and the command line.
 
 The same keys serve as command-line options (``--local-steps 4``), TOML keys (``local-steps = 4``) and Flower run
-configuration. Below the edge plain values are passed on, never this object.
+configuration. Below the edge plain values are passed on, never this object. The file is long because each setting has
+its default, bounds and help in one place.
 """
 
 from __future__ import annotations
