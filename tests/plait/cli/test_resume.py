@@ -107,15 +107,16 @@ STOPPED = """
 import os, signal, sys
 from plait.cli import simulate
 from plait.cli.main import main
+from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Ledger
 
 where, number = sys.argv.pop(1), int(sys.argv.pop(1))
 append, finish = Ledger.append, simulate.finish
 
-def appended(self, event, **fields):
-    if event == "run_finished" and where == "before run_finished":
+def appended(self, event):
+    if isinstance(event, RunFinished) and where == "before run_finished":
         os.kill(os.getpid(), number)
-    return append(self, event, **fields)
+    return append(self, event)
 
 def finished(*given, **more):
     if where == "before the report":
