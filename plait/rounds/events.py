@@ -330,7 +330,8 @@ class UpdateReceived(Event):
         examples: training sequences that the client states.
         tokens: that it trained on.
         train_loss: mean over its local steps.
-        first_loss: of its first local step, before any training; None if its trainer does not report it.
+        first_loss: of its first local step, before any training; None if its trainer does not report it, or if the step
+            has fewer than four sequences.
         train_s: seconds that it trained.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.norm_bound`).

@@ -57,6 +57,9 @@ from plait.wire.signature import with_signature
 
 _Given = TypeVar("_Given")
 
+_LEAST_AVERAGED = 4
+"""Sequences that a reported loss is at least the mean of."""
+
 HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), CarriedMoments(), OwnShare(), OwnSide())
 """The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
@@ -239,7 +242,7 @@ class Participant:
             examples=job.examples,
             metrics={
                 "train_loss": trained.loss,
-                **({} if trained.first_loss is None else {"first_loss": trained.first_loss}),
+                **_first_loss(job, trained),
                 "train_tokens": float(trained.tokens),
                 "train_s": trained.seconds,
                 "distortion": encoded.encoding.distortion or 0.0,
@@ -292,6 +295,14 @@ class Participant:
         """Losses of the run's initial adapter; None if unknown."""
         kept = recall_state(self._memory, "judged", run_id).after
         return Judgement.from_bytes(kept.tags.get("losses", "").encode())
+
+
+def _first_loss(job: TrainJob, trained: Trained) -> dict[str, float]:
+    """The metric of the first step; left out where it would be the loss of very few sequences."""
+    sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
+    if trained.first_loss is None or sequences < _LEAST_AVERAGED:
+        return {}
+    return {"first_loss": trained.first_loss}
 
 
 def _reason(error: PlaitError) -> RefusalReason:

@@ -20,6 +20,7 @@ from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.errors import DiskFullError, PlaitError
 from plait.rounds.evaluation import Judgement
+from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
@@ -244,7 +245,7 @@ def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
     found: dict[int, Trained | PlaitError] = {}
     for numbers in kin.values():
         group = [jobs[number] for number in numbers]
-        found.update(zip(numbers, _together(group) or [_alone(job) for job in group], strict=True))
+        found.update(zip(numbers, _together(group) or train_each(group), strict=True))
     return [found[number] for number in range(len(jobs))]
 
 
@@ -260,15 +261,6 @@ def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
         raise
     except PlaitError:
         return None
-
-
-def _alone(job: TrainJob) -> Trained | PlaitError:
-    try:
-        return job.model.train(job)
-    except (Abandoned, DiskFullError):
-        raise
-    except PlaitError as error:
-        return error
 
 
 def _learned(job: TrainJob, done: LocalTraining) -> Trained:

@@ -93,7 +93,7 @@ def test_a_client_describes_itself_in_numbers(bob, model, server):
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16"])
 def test_an_update_is_what_training_changed(bob, model, server, start, wire):
-    settings = replace(server.settings, wire=wire)
+    settings = replace(server.settings, wire=wire, batch_size=4)
     ask(bob, DescribeTask(settings, server.spec.text))
     reply = ask(bob, TrainTask(settings, server.broadcast(start, start.shadow.digest())))
     assert isinstance(reply, UpdateReply)
@@ -109,6 +109,15 @@ def test_an_update_is_what_training_changed(bob, model, server, start, wire):
     expected = model.trained(start.shadow.flat, 3, settings) - start.shadow.flat
     np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if wire == "fp32" else 2**-8)
     assert (header.metrics["distortion"] > 0) == (wire == "bf16")
+
+
+def test_the_loss_of_a_first_step_on_fewer_than_four_sequences_stays_at_the_client(bob, server, start):
+    for batch_size, accumulated, is_sent in ((1, 1, False), (3, 1, False), (2, 2, True)):
+        settings = replace(server.settings, batch_size=batch_size, gradient_accumulation_steps=accumulated)
+        ask(bob, DescribeTask(settings, server.spec.text))
+        reply = ask(bob, TrainTask(settings, server.broadcast(start, start.shadow.digest())))
+        header = open_envelope(reply.update, layout=server.spec.layout).header
+        assert ("first_loss" in header.metrics) is is_sent
 
 
 def test_a_step_is_added_to_what_is_held(bob, memory, server, start):
