@@ -25,6 +25,7 @@ bench = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    suggest_commands=False,  # click does already
 )
 
 
