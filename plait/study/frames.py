@@ -1,0 +1,172 @@
+"""What a run's ledger holds, as pandas frames: losses by client, updates by client, and one row per evaluation.
+
+Reads the ledger and nothing else, so the frames of a run in progress are of its state so far. Losses are in nats (per
+token; per example for classification), margins are half of a 95 % interval, times in seconds. What a run does not
+record is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+
+from plait.rounds.events import MeanScore
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView, Traffic
+
+Row = Mapping[str, object]
+
+SHARED, PERSONALIZED = "shared", "personalized"
+"""The kinds of adapters whose losses a run records."""
+
+_NUMBER, _COUNT, _TEXT = "float64", "int64", "str"
+_LOSSES: Mapping[str, str] = {
+    "round": _COUNT,
+    "client": _TEXT,
+    "adapter": _TEXT,
+    "loss": _NUMBER,
+    "loss_margin": _NUMBER,
+    "change": _NUMBER,
+    "change_margin": _NUMBER,
+    "accuracy": _NUMBER,
+    "tokens": _NUMBER,
+    "sequences": _NUMBER,
+}
+_UPDATES: Mapping[str, str] = {
+    "round": _COUNT,
+    "client": _TEXT,
+    "bytes": _COUNT,
+    "uplink_bytes": _COUNT,
+    "downlink_bytes": _COUNT,
+    "norm": _NUMBER,
+    "drift": _NUMBER,
+    "train_loss": _NUMBER,
+    "first_loss": _NUMBER,
+    "examples": _COUNT,
+    "tokens": _COUNT,
+    "train_s": _NUMBER,
+    "codec": _TEXT,
+    "bits_per_parameter": _NUMBER,
+    "distortion": _NUMBER,
+    "codec_s": _NUMBER,
+}
+_ROUNDS: Mapping[str, str] = {
+    "round": _COUNT,
+    "adapter": _TEXT,
+    "loss": _NUMBER,
+    "loss_margin": _NUMBER,
+    "change": _NUMBER,
+    "change_margin": _NUMBER,
+    "accuracy": _NUMBER,
+    "bytes": _COUNT,
+}
+
+
+def view_of(run: str | PathLike[str]) -> RunView:
+    """What the ledger of a run directory says.
+
+    Raises:
+        ConfigError: there is no run.
+        PeerError: its ledger is broken.
+    """
+    return RunView.of(read_events(RunDirectory.find(Path(run)).ledger))
+
+
+def losses(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+    """Held-out losses of every evaluation, one row per round, client and kind of adapter.
+
+    Columns: ``round`` (0 is the base alone); ``client``; ``adapter``, ``shared`` or ``personalized``; ``loss`` in nats
+    and ``loss_margin``; ``change`` since round 0 on the same sequences and ``change_margin``; ``accuracy``, from 0 to
+    1, for classification; ``tokens`` (examples for classification) and ``sequences`` that the loss is the mean of.
+
+    Args:
+        run: a run directory, or what was read from one.
+
+    Raises:
+        ConfigError: there is no run.
+        PeerError: its ledger is broken.
+    """
+    return _frame(_losses_of(_viewed(run)), _LOSSES)
+
+
+def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+    """The accepted updates, one row per round and client.
+
+    Columns: ``round``; ``client``; ``bytes``, everything sent between server and client in that round, and its parts
+    ``uplink_bytes`` and ``downlink_bytes``; ``norm``, the Euclidean norm of the delta over all tensors; ``drift``, the
+    Frobenius norm of the change of the product B A; ``train_loss``, the mean over the local steps, and ``first_loss``,
+    of the first step, in nats; ``examples`` of the client and ``tokens`` that it trained on; ``train_s``; ``codec``,
+    ``bits_per_parameter``, ``distortion`` (relative error of the encoding) and ``codec_s`` of the delta's encoding.
+    ``norm`` and ``drift`` are of finished rounds, for methods with pairs of factors.
+
+    Args:
+        run: a run directory, or what was read from one.
+
+    Raises:
+        ConfigError: there is no run.
+        PeerError: its ledger is broken.
+    """
+    return _frame(_updates_of(_viewed(run)), _UPDATES)
+
+
+def rounds(run: str | PathLike[str] | RunView) -> pd.DataFrame:
+    """The mean loss over all held-out tokens, one row per evaluation and kind of adapter.
+
+    Columns: those of `losses` without the client, and ``bytes``, sent in both directions before the evaluation.
+
+    Args:
+        run: a run directory, or what was read from one.
+
+    Raises:
+        ConfigError: there is no run.
+        PeerError: its ledger is broken.
+    """
+    return _frame(_rounds_of(_viewed(run)), _ROUNDS)
+
+
+def _viewed(run: str | PathLike[str] | RunView) -> RunView:
+    return run if isinstance(run, RunView) else view_of(run)
+
+
+def _means(view: RunView) -> Iterator[tuple[int, str, MeanScore]]:
+    for number, evaluation in sorted(view.evaluations.items()):
+        yield number, SHARED, evaluation
+        if evaluation.own is not None:
+            yield number, PERSONALIZED, evaluation.own
+
+
+def _losses_of(view: RunView) -> Iterator[Row]:
+    for number, adapter, mean in _means(view):
+        for client, score in mean.by_client.items():
+            yield {**score.model_dump(), "round": number, "client": client, "adapter": adapter}
+
+
+def _updates_of(view: RunView) -> Iterator[Row]:
+    for (number, client), update in sorted(view.updates.items()):
+        finished = view.rounds.get(number)
+        measured = finished.diagnostics if finished else None
+        traffic = view.traffic.get((number, client), Traffic())
+        yield {
+            **update.model_dump(),
+            "bytes": traffic.total_bytes,
+            "uplink_bytes": traffic.uplink_bytes,
+            "downlink_bytes": traffic.downlink_bytes,
+            "norm": measured.update_norms.get(client) if measured else None,
+            "drift": measured.drift.get(client) if measured else None,
+        }
+
+
+def _rounds_of(view: RunView) -> Iterator[Row]:
+    for number, adapter, mean in _means(view):
+        sent = {"round": number, "adapter": adapter, "bytes": view.sent_bytes_before[number]}
+        yield {**mean.model_dump(exclude={"by_client", "own"}), **sent}
+
+
+def _frame(rows: Iterator[Row], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows under these columns, whose types are the same whatever is in them."""
+    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))
+    return frame.astype(dict(columns))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from plait.errors import ConfigError
+from plait.study import losses, rounds, updates
+from tests.plait.conftest import run_started, view_of
+
+
+def test_losses_have_a_row_per_round_client_and_kind_of_adapter(run_with_own) -> None:
+    frame = losses(view_of(run_with_own(2.25, {"ann": 2.0, "bob": 2.5})))
+    shared = frame[frame.adapter == "shared"].pivot_table(index="round", columns="client", values="loss")
+    assert shared.to_dict("list") == {"ann": [3.0, 2.75, 2.5], "bob": [5.0, 4.25, 3.5]}
+    personalized = frame[frame.adapter == "personalized"]
+    assert personalized[["round", "client", "loss"]].values.tolist() == [[2, "ann", 2.0], [2, "bob", 2.5]]
+
+
+def test_updates_count_every_byte_of_the_client_in_its_round(small_run) -> None:
+    first = updates(view_of(small_run)).set_index(["round", "client"]).loc[(1, "ann")]
+    # Training, then an evaluation in the same round.
+    assert (first.downlink_bytes, first.uplink_bytes) == (1000 + 100, 3000 + 50)
+    assert first.bytes == 1000 + 100 + 3000 + 50
+    assert (first.norm, first.drift, first.train_loss, first.tokens) == (0.5, 1.0, 3.0, 100)
+    assert pd.isna(first.first_loss)
+
+
+def test_rounds_state_the_bytes_before_each_evaluation(small_run) -> None:
+    before_round_1 = 2 * (10 + 20)
+    before_round_2 = before_round_1 + 1000 + 2000 + 3000 + 4000 + 100 + 50
+    frame = rounds(view_of(small_run))
+    assert frame["round"].tolist() == [0, 1, 2]
+    assert frame.loss.tolist() == [4.0, 3.5, 3.0]
+    assert frame.bytes.tolist() == [before_round_1, before_round_2, before_round_2 + 10_000]
+
+
+@pytest.mark.parametrize("frame_of", [losses, updates, rounds])
+def test_columns_and_types_are_the_same_before_anything_has_happened(frame_of, small_run) -> None:
+    empty, full = frame_of(view_of([run_started()])), frame_of(view_of(small_run))
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+
+
+def test_a_run_directory_is_read_as_its_ledger_is(original: Path) -> None:
+    summary = json.loads((original / "run" / "summary.json").read_text())
+    shared = rounds(original / "run").query("adapter == 'shared'")
+    assert shared.loss.tolist() == summary["held_out_loss_by_round"]
+    last = losses(original / "run").query("adapter == 'shared' and round == 2").set_index("client")
+    assert last.loss.to_dict() == summary["held_out_loss_by_client"]
+    assert (last.loss * last.tokens).sum() / last.tokens.sum() == pytest.approx(summary["final_held_out_loss"])
+    assert (updates(str(original / "run")).norm > 0).all()
+
+
+def test_a_directory_without_a_run_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"'{tmp_path}' holds no run"):
+        losses(tmp_path)
