@@ -1,4 +1,4 @@
-"""A named choice with its own options, in one text: ``fedavg``, ``trimmed_mean:share=0.1``.
+"""A named choice with its own options, in one text: ``fedavg``, ``trimmed_mean:share=0.1``, ``my_rules:Mine:groups=3``.
 
 So a rule and its options are one value in a configuration, on the command line, in a ledger and in a welcome. The
 chosen thing is a frozen dataclass; its fields are the options, typed and bounded by their annotations.
@@ -34,12 +34,15 @@ class Option:
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, str]]:
-    """The name and the options of ``NAME:OPTION=VALUE,OPTION=VALUE``.
+    """The name and the options of ``NAME:OPTION=VALUE,OPTION=VALUE``; a name may be ``MODULE:NAME``.
 
     Raises:
         ConfigError: an option has no value, or is given twice.
     """
     name, _, rest = text.partition(":")
+    second, _, others = rest.partition(":")
+    if "=" not in second and second.strip():
+        name, rest = f"{name.strip()}:{second.strip()}", others
     options: dict[str, str] = {}
     for part in filter(None, map(str.strip, rest.split(","))):
         option, equals, value = (piece.strip() for piece in part.partition("="))

@@ -381,6 +381,11 @@ class RunConfig(BaseModel, frozen=True):
         """Clients that train in one round."""
         return self.clients_per_round or self.clients
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The settings that may name a user's own parts, as given; see `plait.plugins.admit`."""
+        return (self.rule, self.server_optimizer, self.wire, self.method, self.partition, self.trainer)
+
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write."""
         return cast("dict[str, Scalar]", self.model_dump(by_alias=True))

@@ -6,12 +6,13 @@ from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
+from plait.aggregation.own_rule import Updates, as_rule
 from plait.aggregation.projection import fitted
 from plait.aggregation.requirements import check_method_and_rule, check_rule, rules_for
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
-from plait.aggregation.rule import Algorithm, Exactness, Handing, Rule, rule_named
+from plait.aggregation.rule import Algorithm, Exactness, Handing, Rule
 from plait.aggregation.server_optimizer import OptimizerMemory, ServerOptimizer, check_composition
-from plait.aggregation.table import RULES
+from plait.aggregation.table import RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "ServerOptimizer",
     "Side",
     "Traffic",
+    "Updates",
+    "as_rule",
     "check_composition",
     "check_method_and_rule",
     "check_rule",

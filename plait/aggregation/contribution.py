@@ -29,6 +29,8 @@ class Contribution:
         delta: its adapter after training minus `received`.
         weight: positive; only its ratio to the other clients' weights matters.
         geometry: of its own layout, whose rank differs from the server's where ranks are mixed.
+        examples: the training examples that it states; 0 where that is not known.
+        loss: the mean loss of its local steps, as it states it; NaN where that is not known.
     """
 
     client: str
@@ -36,6 +38,8 @@ class Contribution:
     delta: AdapterState
     weight: float
     geometry: Geometry
+    examples: int = 0
+    loss: float = math.nan
 
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated.

@@ -7,7 +7,7 @@ sides that clients train and what travels follow from them. To add one: a file h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import mean
 
@@ -18,8 +18,8 @@ from plait.aggregation.contribution import ONE_RANK, Contribution, Ranks
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 from plait.aggregation.round import Accumulator, Outcome, RoundContext
 from plait.aggregation.traffic import Traffic, parameters
-from plait.choice import parse_choice, with_options
-from plait.errors import ConfigError, did_you_mean
+from plait.choice import with_options
+from plait.errors import ConfigError
 
 Algorithm = Callable[[RoundContext], Accumulator]
 """Begins a round. Where it is a frozen dataclass, its fields are the rule's options."""
@@ -69,6 +69,7 @@ class Rule:
         instead: its advantage over a rule that averages B and A separately, if it is worth trying instead.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
             where it receives what it sends.
+        origin: the function or class that a user's own rule was made from; None for plait's own.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Rule:
     least_clients: int = 1
     instead: str = ""
     downlink: Callable[[Geometry, int], float] | None = None
+    origin: Callable[..., object] | None = field(default=None, compare=False)
 
     @property
     def mixed_ranks(self) -> bool:
@@ -180,20 +182,3 @@ class _Round:
             slot = pair.slot(self._rule.personal)
             flat[slot.offset : slot.offset + slot.size] = 0.0
         return replace(outcome, step=AdapterState(outcome.step.layout, flat))
-
-
-def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
-    """The requested rule.
-
-    Args:
-        text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``.
-        rules: all rules, by name.
-
-    Raises:
-        ConfigError: there is no such rule, it has no such option, or a value is out of range.
-    """
-    name, options = parse_choice(text)
-    rule = rules.get(name)
-    if rule is None:
-        raise ConfigError(f"rule is '{name}', expected one of {', '.join(rules)}{did_you_mean(name, rules)}")
-    return rule.with_options(options) if options else rule

@@ -1,4 +1,4 @@
-"""The table of rules. To add one, add its file and a line here."""
+"""The table of rules, and the way from a name to a rule. To add one to plait, add its file and a line here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from plait.aggregation.geometric_median import GEOMETRIC_MEDIAN
 from plait.aggregation.hetlora import HETLORA
 from plait.aggregation.lora_fair import LORA_FAIR
 from plait.aggregation.median import MEDIAN
+from plait.aggregation.own_rule import as_rule
 from plait.aggregation.product_mean import PRODUCT_MEAN
 from plait.aggregation.raflora import RAFLORA
 from plait.aggregation.rbla import RBLA
@@ -25,6 +26,8 @@ from plait.aggregation.rolora import ROLORA
 from plait.aggregation.rule import Rule
 from plait.aggregation.trimmed_mean import TRIMMED_MEAN
 from plait.aggregation.zero_pad import ZEROPAD
+from plait.choice import parse_choice
+from plait.plugins import Kind, find
 
 RULES: Mapping[str, Rule] = {
     rule.name: rule
@@ -52,3 +55,19 @@ RULES: Mapping[str, Rule] = {
     )
 }
 """By name, in alphabetical order."""
+
+
+def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
+    """The requested rule.
+
+    Args:
+        text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``; ``my_rules:Mine`` or the
+            name of an installed one for a user's own.
+        rules: plait's own, by name.
+
+    Raises:
+        ConfigError: there is no such rule, it cannot be imported, it has no such option, or a value is out of range.
+    """
+    name, options = parse_choice(text)
+    rule = rules.get(name) or as_rule(find(Kind.RULE, name, known=rules), name=name)
+    return rule.with_options(options) if options else rule

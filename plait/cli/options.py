@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 
 from plait.config import RunConfig, config_from_table, read_config_table
+from plait.plugins import admit
 
 _PANELS: Mapping[str, tuple[str, ...]] = {
     "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
@@ -87,7 +88,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
 
 
 def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConfig:
-    """Settings from a TOML file and the command line; the command line wins.
+    """Settings from a TOML file and the command line; the command line wins. Plug-ins that they name may be imported.
 
     Raises:
         ConfigError: an unknown key, a bad value, or a file that cannot be read.
@@ -95,7 +96,9 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
     from_file = read_config_table(config_file) if config_file else {}
     checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
     table = {name: getattr(checked, name) for name in checked.model_fields_set}
-    return config_from_table({**table, **given}, where="command line" if not config_file else "settings")
+    config = config_from_table({**table, **given}, where="command line" if not config_file else "settings")
+    admit(*config.plugins)
+    return config
 
 
 def _plain_type(annotation: object) -> type:

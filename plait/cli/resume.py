@@ -13,6 +13,7 @@ from plait.cli.serving import load_serving
 from plait.cli.simulate import execute, finish, is_finished, is_reported, prepare, told_how_to_go_on
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
+from plait.plugins import admit
 
 
 def resume(
@@ -29,6 +30,7 @@ def resume(
 
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    admit(*settings.plugins)
     trained = {event.kind for event in read_events(directory.ledger) if isinstance(event, Reference)}
     is_over = is_finished(directory) and trained >= set(settings.references)
     if is_over and is_reported(run):

@@ -6,6 +6,7 @@ be is judged only here, once all are in, for the same reason. Knows no channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -343,6 +344,8 @@ class Folding:
             opened.delta,
             1.0,
             self._ranks.adapters[track].geometry,
+            opened.header.examples,
+            opened.header.metrics.get("train_loss", math.nan),
         )
 
 

@@ -27,13 +27,15 @@ class Sample:
         ("trimmed_mean:share=0.1", "trimmed_mean", {"share": "0.1"}),
         (" a : b = 1 , c=2 ", "a", {"b": "1", "c": "2"}),
         ("a:", "a", {}),
+        ("my_rules:Mine", "my_rules:Mine", {}),
+        ("my.rules:Mine:a=1,b=2", "my.rules:Mine", {"a": "1", "b": "2"}),
     ],
 )
 def test_a_text_is_a_name_and_its_options(text, name, options) -> None:
     assert parse_choice(text) == (name, options)
 
 
-@pytest.mark.parametrize("text", ["a:b", "a:b=", "a:=1", "a:b=1,b=2"])
+@pytest.mark.parametrize("text", ["a:b=", "a:=1", "a:b=1,b=2", "a:b:c", "m:a:b=1,b=2"])
 def test_an_option_without_a_value_or_given_twice_is_refused(text) -> None:
     with pytest.raises(ConfigError, match="option"):
         parse_choice(text)

@@ -1,0 +1,287 @@
+"""A user's own rule: from a function or a class to a `Rule`.
+
+A function gets all updates of a round at once; its keyword-only parameters are the rule's options:
+
+    @plait.rule
+    def median_of_means(updates, ctx, *, groups: int = 3):
+        means = [group.mean(axis=0) for group in np.array_split(updates.deltas, groups)]
+        return np.median(means, axis=0)
+
+A class adds up updates one by one, so that memory does not grow with the cohort: it is made with the round's context
+and has `add(contribution)` and `finish()`, which returns the step. A frozen dataclass that returns such an object when
+it is called with the context has its fields as options. Knows not where a part was found.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, make_dataclass, replace
+from typing import (
+    Annotated,
+    Any,
+    TypedDict,
+    Unpack,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from plait.adapters import AdapterState, Float32, Subject
+from plait.aggregation.contribution import Contribution, Ranks
+from plait.aggregation.geometry import Geometry, Side
+from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
+from plait.aggregation.rule import Algorithm, Exactness, Handing, Rule
+from plait.errors import ConfigError, PlaitError
+from plait.plugins import place_of
+
+
+class Traits(TypedDict, total=False):
+    """What a rule may state of itself; see `Rule`."""
+
+    title: str
+    computes: str
+    subject: Subject
+    exactness: Exactness
+    linear: bool
+    apart: bool
+    ranks: Ranks
+    handing: Handing
+    frozen: tuple[Side, ...]
+    personal: Side | None
+    continuous: bool
+    moves_base: bool
+    needs_all: bool
+    least_clients: int
+    instead: str
+    downlink: Callable[[Geometry, int], float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Updates:
+    """All updates of a round, one row for each client, in client order.
+
+    Attributes:
+        deltas: (clients, parameters) float32, read-only: each client's adapter after training minus the one that it
+            received, flat in the order of `layout`.
+        weights: (clients,) float64; only their ratio matters. All 1 unless ``--weighting examples``.
+        names: of the clients.
+        examples: (clients,) int64, the training examples that each client states; 0 where it is not known.
+        losses: (clients,) float64, the mean training loss that each client states; NaN where it is not known.
+        contributions: the same, client by client, with the adapter that each received.
+    """
+
+    deltas: Float32
+    weights: NDArray[np.float64]
+    names: tuple[str, ...]
+    examples: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    contributions: tuple[Contribution, ...]
+
+
+Combine = Callable[..., object]
+"""From `Updates`, the context and options to a step: (parameters,), a pair of it and the next `ctx.memory`, or an
+`Outcome`."""
+
+
+@overload
+def rule(made_from: Callable[..., object], /) -> Rule: ...
+@overload
+def rule(**traits: Unpack[Traits]) -> Callable[[Callable[..., object]], Rule]: ...
+def rule(
+    made_from: Callable[..., object] | None = None, /, **traits: Unpack[Traits]
+) -> Rule | Callable[[Callable[..., object]], Rule]:
+    """Make an aggregation rule of a function or a class: ``@plait.rule`` or ``@plait.rule(linear=True)``.
+
+    Args:
+        made_from: a function of `Updates` and `RoundContext`, or a class as in this module's docstring.
+        traits: as in `Rule`. By default a rule works on the tensors of any adapter; a function's `needs_all` is true.
+
+    Raises:
+        ConfigError: it is neither, or a trait contradicts it.
+    """
+    if made_from is None:
+        return lambda part: _made(part, traits)
+    return _made(made_from, traits)
+
+
+def as_rule(part: object, *, name: str) -> Rule:
+    """What a name stands for, as a rule under that name.
+
+    Raises:
+        ConfigError: it is no rule, function or class that could be one.
+    """
+    if isinstance(part, Rule):
+        return replace(part, name=name)
+    if not callable(part):
+        raise ConfigError(f"rule '{name}' is a {type(part).__name__}, expected a function or class (see plait.rule)")
+    return replace(_made(part, {}), name=name)
+
+
+def _made(part: Callable[..., object], traits: Traits) -> Rule:
+    name = f"{part.__module__}:{part.__qualname__}"
+    is_class = inspect.isclass(part)
+    algorithm = _algorithm(part, name)
+    if not is_class and not traits.get("needs_all", True):
+        raise ConfigError(
+            f"needs_all of rule '{name}' is false, expected true: a function gets all updates at once (a class with "
+            "add and finish does not)"
+        )
+    first_line = (inspect.getdoc(part) or "").partition("\n")[0] if part.__doc__ else ""
+    plain = Rule(
+        name=name,
+        title=part.__qualname__,
+        computes=first_line or f"what {name} makes of the deltas",
+        algorithm=algorithm,
+        subject=Subject.TENSORS,
+        needs_all=not is_class,
+        origin=part,
+    )
+    return replace(plain, **traits)
+
+
+def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
+    make = part
+    if not inspect.isclass(part):
+        return cast("Algorithm", _options_of(part, name)())
+    attributes = dir(part)
+    if "add" in attributes and "finish" in attributes:
+
+        def begin(context: RoundContext) -> Accumulator:
+            return _OwnRound(cast("Accumulator", make(context)), context, name)
+
+        return begin
+    if "__call__" in vars(part):
+        try:
+            return cast("Algorithm", make())
+        except TypeError as error:
+            raise ConfigError(f"rule '{name}' has options without a default: {error}") from error
+    raise ConfigError(f"rule '{name}' is a class without add and finish, expected both (see plait.rule)")
+
+
+def _options_of(function: Combine, name: str) -> Callable[[], object]:
+    """A dataclass whose fields are the keyword-only parameters of a function, and which begins a round."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+        hints = get_type_hints(function, include_extras=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise ConfigError(f"rule '{name}' cannot be read as a function of (updates, ctx): {error}") from error
+    places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    if len([each for each in places if each.default is each.empty]) != 2:
+        raise ConfigError(
+            f"rule '{name}' takes ({', '.join(each.name for each in parameters)}), expected (updates, ctx) and options "
+            "after a star"
+        )
+    options = [
+        (each.name, _described(hints.get(each.name, type(each.default))), field(default=each.default))
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and each.default is not each.empty
+    ]
+
+    def begin(self: object, context: RoundContext) -> Accumulator:
+        given = {each[0]: getattr(self, each[0]) for each in options}
+        return _AllAtOnce(context, lambda updates: function(updates, context, **given), name)
+
+    return make_dataclass(function.__name__, options, frozen=True, namespace={"__call__": begin})
+
+
+def _described(hint: object) -> object:
+    """A hint as `plait.choice` wants it: with a description."""
+    if get_origin(hint) is Annotated and any(isinstance(each, FieldInfo) for each in get_args(hint)[1:]):
+        return hint
+    return Annotated[hint, Field(description="")]
+
+
+class _AllAtOnce:
+    """Stores every update of a round and passes all of them to a function."""
+
+    def __init__(self, context: RoundContext, combine: Callable[[Updates], object], name: str) -> None:
+        self._context, self._combine, self._name = context, combine, name
+        self._contributions: list[Contribution] = []
+
+    def add(self, contribution: Contribution) -> None:
+        """Store one client's update."""
+        self._contributions.append(contribution)
+
+    def finish(self) -> Outcome:
+        """What the function makes of them."""
+        updates = _updates(self._contributions)
+        with _blamed(self._name, self._context):
+            made = self._combine(updates)
+        return _outcome(made, self._context, self._name)
+
+
+class _OwnRound:
+    """A user's own accumulator, whose result is checked."""
+
+    def __init__(self, accumulator: Accumulator, context: RoundContext, name: str) -> None:
+        self._accumulator, self._context, self._name = accumulator, context, name
+
+    def add(self, contribution: Contribution) -> None:
+        """Pass one client's update on."""
+        with _blamed(self._name, self._context):
+            self._accumulator.add(contribution)
+
+    def finish(self) -> Outcome:
+        """The outcome."""
+        with _blamed(self._name, self._context):
+            made = self._accumulator.finish()
+        return _outcome(made, self._context, self._name)
+
+
+class _blamed:  # noqa: N801 (a context manager)
+    """Turns what a user's code raises into one line that says where."""
+
+    def __init__(self, name: str, context: RoundContext) -> None:
+        self._what = f"rule '{name}' failed in round {context.round}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, PlaitError):
+            raise ConfigError(f"{self._what}: {type(error).__name__}: {error}{place_of(error)}") from error
+
+
+def _updates(contributions: list[Contribution]) -> Updates:
+    deltas = np.stack([each.delta.flat for each in contributions])
+    deltas.setflags(write=False)
+    return Updates(
+        deltas,
+        np.array([each.weight for each in contributions]),
+        tuple(each.client for each in contributions),
+        np.array([each.examples for each in contributions], np.int64),
+        np.array([each.loss for each in contributions]),
+        tuple(contributions),
+    )
+
+
+def _outcome(made: object, context: RoundContext, name: str) -> Outcome:
+    layout = context.geometry.layout
+    if isinstance(made, Outcome):
+        step, outcome = made.step.flat, made
+    else:
+        memory: Memory = {}
+        if isinstance(made, tuple) and len(cast("tuple[object, ...]", made)) == 2:
+            made, memory = cast("tuple[object, Mapping[str, Any]]", made)
+        step = np.asarray(made)
+        outcome = Outcome(AdapterState.zeros(layout), memory={key: np.asarray(value) for key, value in memory.items()})
+    if step.shape != (layout.size,) or step.dtype.kind not in "fiu":
+        raise ConfigError(
+            f"rule '{name}' gave {step.dtype} of shape {step.shape}, expected one number for each of {layout.size} "
+            "parameters"
+        )
+    with np.errstate(over="ignore"):
+        step = step.astype(np.float32)
+    if not np.isfinite(step).all():
+        raise ConfigError(
+            f"rule '{name}' gave a step in round {context.round} that is not finite, expected finite numbers"
+        )
+    return replace(outcome, step=AdapterState(layout, step))

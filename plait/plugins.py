@@ -1,0 +1,273 @@
+"""Parts that users bring: their own rule, server optimizer, codec, loss, …, found by name without a fork of plait.
+
+A name is one of three: where an object lives (``my_rules:MedianOfMeans``), an entry point of an installed distribution
+(``median_of_means`` in the group ``plait.rules``), or an object of this process that Python code gave (`reference`).
+
+A name alone imports nothing. A module is imported only if this process's operator named it: its own command line and
+settings do (`admit`), a configuration that came from a server does not. Entry points belong to distributions that the
+operator installed. Knows nothing of what the parts are: callers check what they get.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import linecache
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+
+from plait.errors import ConfigError, did_you_mean
+
+# MODULE:QUALNAME; a function within a function has `<locals>` in its own.
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
+
+
+class Kind(StrEnum):
+    """The kinds of parts; each is also the name of the setting in messages."""
+
+    RULE = "rule"
+    SERVER_OPTIMIZER = "server optimizer"
+    CODEC = "codec"
+    METHOD = "method"
+    LOSS = "loss"
+    TRAINER = "trainer"
+    PARTITION = "partition"
+    DATASET = "dataset"
+    CALLBACK = "callback"
+    TRACKER = "tracker"
+
+    @property
+    def group(self) -> str:
+        """The group of its entry points, such as ``plait.rules``."""
+        return f"plait.{self.value.replace(' ', '_')}s"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a plug-in was when it was found.
+
+    Attributes:
+        kind: of the part.
+        name: as the settings give it.
+        sha256: of its source: the file of its module, or its own lines where it was given in a script or notebook. 64
+            hexadecimal digits; empty where there is no source, as for compiled code.
+        distribution: name and version of the distribution that it came with; empty if none.
+    """
+
+    kind: Kind
+    name: str
+    sha256: str
+    distribution: str = ""
+
+
+# What Python code gave in this process, and the modules that its operator named.
+_given: dict[tuple[Kind, str], object] = {}
+_admitted: set[str] = set()
+# Folders that `sys.path` has only so that the operator's own modules are found.
+_appended: set[str] = set()
+
+
+def admit(*names: str) -> None:
+    """Allow this process to import the modules of these names.
+
+    To be called with what this process's own operator named, and never with what a peer sent.
+
+    Args:
+        names: such as ``my_rules:MedianOfMeans:groups=3``; names that name no module are ignored.
+    """
+    for name in names:
+        if match := _REFERENCE.match(name):
+            _admitted.add(match[1])
+
+
+def admit_module(module: str) -> None:
+    """Allow this process to import a module, as `admit` does for the module of a name."""
+    _admitted.add(module)
+
+
+def reference(kind: Kind, part: object) -> str:
+    """The name of an object of this process, under which `find` then returns it.
+
+    Args:
+        kind: of the part.
+        part: a function, a class, a frozen dataclass or a value with a ``name``.
+
+    Returns:
+        ``module:qualname`` of where it lives, with the fields of a dataclass that differ from its defaults as options;
+        the ``name`` of a value that has one.
+    """
+    name = getattr(part, "name", None)
+    options = ""
+    if not isinstance(name, str):
+        holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
+        name = f"{holder.__module__}:{holder.__qualname__}"
+        options = _options_text(part)
+        part = holder
+    _given[kind, name] = part
+    return f"{name}:{options}" if options else name
+
+
+def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
+    """The object that a name without options stands for.
+
+    Args:
+        kind: of the part.
+        name: as above.
+        known: names of plait's own parts of this kind, for the message.
+
+    Raises:
+        ConfigError: there is none, it cannot be imported, or nobody here allowed to import it.
+    """
+    if (kind, name) in _given:
+        return _given[kind, name]
+    if match := _REFERENCE.fullmatch(name):
+        if match[1] in set(known):
+            raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
+        return _imported(kind, name, match[1], match[2])
+    if entry := _entry_point(kind, name):
+        try:
+            return entry.load()
+        except (Exception, SystemExit) as error:
+            raise _failure(kind, name, error) from error
+    names = [*known, *sorted(set(installed(kind)) - set(known))]
+    raise ConfigError(
+        f"{kind} is '{name}', expected one of {', '.join(names)}, or MODULE:NAME of your own{did_you_mean(name, names)}"
+    )
+
+
+def is_named(kind: Kind, name: str) -> bool:
+    """Whether a name can be that of a user's part: it names a module or a part that is installed or was given."""
+    return (kind, name) in _given or bool(_REFERENCE.fullmatch(name)) or name in installed(kind)
+
+
+def installed(kind: Kind) -> Mapping[str, str]:
+    """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
+    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
+
+
+def source_of(kind: Kind, name: str) -> Source:
+    """What the ledger keeps of a part that `find` returns.
+
+    Raises:
+        ConfigError: as `find`.
+    """
+    found = find(kind, name)
+    if (kind, name) in _given:
+        return Source(kind, name, _digest(found, None))
+    if match := _REFERENCE.fullmatch(name):
+        return Source(kind, name, _digest(found, sys.modules.get(match[1])))
+    entry = _entry_point(kind, name)
+    if entry is None:
+        return Source(kind, name, _digest(found, None))
+    return Source(kind, name, _digest(found, sys.modules.get(entry.module)), installed(kind)[name])
+
+
+def _digest(part: object, module: ModuleType | None) -> str:
+    origin = getattr(part, "origin", None) or part
+    module = module or sys.modules.get(getattr(origin, "__module__", type(origin).__module__))
+    file = getattr(module, "__file__", None)
+    try:
+        if module is None or module.__name__ == "__main__" or not file or not file.endswith(".py"):
+            linecache.checkcache()
+            lines = inspect.getsource(origin if inspect.isclass(origin) or inspect.isroutine(origin) else type(origin))
+            return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:
+    if module_name not in _admitted:
+        raise ConfigError(
+            f"{kind} '{name}' is code of the module '{module_name}', which this machine's operator did not name; "
+            f"expected a part that is installed here, or --allow-plugin {module_name} to agree"
+        )
+    here = str(Path.cwd())
+    # Searched after all installed packages, so that nothing beside a plug-in hides one.
+    if here not in sys.path:
+        sys.path.append(here)
+        _appended.add(here)
+    importlib.invalidate_caches()
+    try:
+        found: object = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise _failure(kind, name, error, module_name) from error
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            file = getattr(found, "__file__", None)
+            names = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
+            again = "; it was given in Python, so give it there again" if module_name == "__main__" else ""
+            raise ConfigError(
+                f"{kind} is '{name}', but '{file or module_name}' has no '{attribute}'"
+                f"{did_you_mean(attribute, names) or again}"
+            ) from None
+    return found
+
+
+def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> ConfigError:
+    """One line for a module that cannot be imported, with the place in the user's own file."""
+    if isinstance(error, ModuleNotFoundError) and error.name and module.split(".")[0] == error.name.split(".")[0]:
+        return ConfigError(
+            f"{kind} is '{name}', but there is no module '{error.name}' in this directory or installed here"
+        )
+    said = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(f"{kind} '{name}' cannot be imported: {said}{place_of(error)}")
+
+
+def place_of(error: BaseException) -> str:
+    """File and line in a user's own code where an error arose, as the end of a message; empty if unknown."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    ours = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<frozen", ours)) and Path(frame.filename).parent.name != "importlib"
+    ]
+    if not frames:
+        return ""
+    folder = str(Path(frames[0].filename).parent)
+    last = next(frame for frame in reversed(frames) if frame.filename.startswith(folder))
+    return f" ({last.filename}, line {last.lineno})"
+
+
+def _entry_points(
+    kind: Kind,
+) -> list[tuple[importlib.metadata.Distribution, importlib.metadata.EntryPoint]]:
+    """The entry points of installed distributions; a folder that only a plug-in's module is searched in has none."""
+    path = [each for each in sys.path if each and each not in _appended]
+    return [
+        (distribution, entry)
+        for distribution in importlib.metadata.distributions(path=path)
+        for entry in distribution.entry_points
+        if entry.group == kind.group
+    ]
+
+
+def _entry_point(kind: Kind, name: str) -> importlib.metadata.EntryPoint | None:
+    found = {distribution.name: entry for distribution, entry in _entry_points(kind) if entry.name == name}
+    if len(found) > 1:
+        raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}, expected one of them")
+    return next(iter(found.values()), None)
+
+
+def _options_text(part: object) -> str:
+    import dataclasses
+
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return ""
+    return ",".join(
+        f"{field.name}={getattr(part, field.name)}"
+        for field in dataclasses.fields(part)
+        if getattr(part, field.name) != field.default
+    )
