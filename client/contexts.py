@@ -15,7 +15,7 @@ from flwr.app import Context
 from client.participant import OwnClient, own_client
 from client.state_directory import memory_folder
 from plait.config import config_from_table
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.flower.memory import ContextMemory
 from plait.policy import load_policy
@@ -76,7 +76,7 @@ def _own_client(context: Context) -> OwnClient:
     max_rank = node.get("max-rank", 0)
     return own_client(
         _run(context),
-        load_dataset(data, cache=cache_directory(), progress=lambda _: None),
+        as_dataset(data),
         name=str(node.get("name") or Path(data).stem),
         policy=load_policy(Path(policy) if policy else None),
         max_rank=max_rank if isinstance(max_rank, int) else 0,

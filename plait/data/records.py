@@ -5,7 +5,8 @@ Knows nothing of files, tokens or clients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -72,6 +73,8 @@ class Dataset:
         records: the records.
         labels: sorted class names if `kind` is LABEL, else empty; a class's index is its position here.
         natural_column: the column that identifies the owner of a record, if the source has an obvious one.
+        held_out: records to measure on and never to train on; empty if the source has no such split.
+        notes: for the user, one sentence each: what of the source is not in the dataset.
     """
 
     name: str
@@ -79,12 +82,36 @@ class Dataset:
     records: tuple[Record, ...]
     labels: tuple[str, ...] = ()
     natural_column: str = ""
+    held_out: tuple[Record, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, kind: RecordKind, records: Sequence[Record], *, natural_column: str = "") -> Dataset:
+    def of(
+        cls,
+        name: str,
+        kind: RecordKind,
+        records: Sequence[Record],
+        *,
+        natural_column: str = "",
+        held_out: Sequence[Record] = (),
+        notes: Sequence[str] = (),
+    ) -> Dataset:
         """Make a dataset whose class names are those of its records."""
-        labels = sorted({record.label for record in records}) if kind is RecordKind.LABEL else ()
-        return cls(name, kind, tuple(records), tuple(labels), natural_column)
+        labels = sorted({record.label for record in (*records, *held_out)}) if kind is RecordKind.LABEL else ()
+        return cls(name, kind, tuple(records), tuple(labels), natural_column, tuple(held_out), tuple(notes))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of all records in their order: any other text, column or order changes it."""
+        digest = hashlib.sha256(self.kind.value.encode())
+        for part in (self.records, self.held_out):
+            digest.update(b"%d records" % len(part))
+            for record in part:
+                for text in _texts(record):
+                    encoded = text.encode()
+                    digest.update(b"%d " % len(encoded))
+                    digest.update(encoded)
+        return digest.hexdigest()
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:
@@ -99,3 +126,13 @@ class Dataset:
         if name == "label" and self.kind is RecordKind.LABEL:
             return tuple(record.label for record in self.records)
         return tuple(record.columns.get(name) for record in self.records)
+
+
+def _texts(record: Record) -> Iterator[str]:
+    """Everything in a record, columns by name; the numbers of messages and columns make the sequence unambiguous."""
+    yield from (record.text, record.prompt, record.completion, record.label, str(len(record.messages)))
+    for message in record.messages:
+        yield from message
+    yield str(len(record.columns))
+    for name in sorted(record.columns):
+        yield from (name, record.columns[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plait.config import RunConfig
-from plait.data import Dataset, cache_directory, load_dataset
+from plait.data import Dataset, as_dataset
 from plait.errors import DataError
 from plait.simulation.partition import Partition, partition
 from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
@@ -35,7 +35,7 @@ def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
         ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.
     """
-    dataset = load_dataset(config.data, cache=cache_directory(), progress=progress)
+    dataset = as_dataset(config.data, progress=progress)
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")

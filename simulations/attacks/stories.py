@@ -32,10 +32,10 @@ class Stories:
 def load_stories(cache: Path) -> Stories:
     """All stories; the vectors are computed the first time (about a minute)."""
     if not cache.exists():
-        from plait.data.builtin import load_dataset
+        from plait.data import as_dataset
         from plait.training.embeddings import minilm_embedder
 
-        records = load_dataset("bbc", cache=cache.parent, progress=print).records
+        records = as_dataset("bbc", cache=cache.parent, progress=print).records
         texts = [record.text for record in records]
         vectors = minilm_embedder()(texts)
         classes = np.array([CLASSES.index(record.label or "") for record in records])

@@ -17,7 +17,7 @@ from client.task import Kind, Task
 from client.workplace import Run
 from plait.adapters import AdapterState
 from plait.config import Scalar, config_from_table
-from plait.data.jsonl import read_jsonl
+from plait.data import as_dataset
 from plait.run import resolve
 from plait.settle import settle
 from plait.training.blueprint import Blueprint
@@ -64,7 +64,7 @@ class Victim:
             **options,  # pyright: ignore[reportArgumentType]
         )
         self._workplace = open_workplace(
-            Run(_RUN_ID, 5, dict(run), b""), settings, read_jsonl(data), progress=lambda _: None
+            Run(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None
         )
 
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:

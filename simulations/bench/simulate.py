@@ -20,7 +20,7 @@ from typing import cast
 
 import plait
 from plait.adapters import load_peft_directory
-from plait.data import Dataset, Record, cache_directory, load_dataset
+from plait.data import Dataset, Record, as_dataset
 from plait.errors import DataError
 from plait.rounds.channel import Channel
 from plait.rounds.events import RoundFinished
@@ -159,7 +159,7 @@ def deal_out(work: Workload, folder: Path) -> Dataset:
     Raises:
         DataError: a client has too little text.
     """
-    dataset = load_dataset("stdlib", cache=cache_directory(), progress=lambda _: None)
+    dataset = as_dataset("stdlib")
     dealt = partition(dataset, default_scheme(dataset), clients=work.clients, seed=work.seed)
     kept: list[str] = []
     seen: list[Record] = []

@@ -14,7 +14,7 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
-from plait.data import Record, RecordKind, cache_directory, load_dataset
+from plait.data import Record, RecordKind, as_dataset
 from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
@@ -92,7 +92,7 @@ class Lab:
         """Training and held-out sequences of both texts."""
         found = {}
         for name in (CODE, NEWS):
-            dataset = load_dataset(name, cache=cache_directory(), progress=lambda _: None)
+            dataset = as_dataset(name)
             records = [
                 Record(text=record.text)
                 for record in dataset.records

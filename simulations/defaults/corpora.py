@@ -26,8 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.data.builtin import load_dataset
-from plait.data.cache import cache_directory
+from plait.data import as_dataset
 
 Row = dict[str, object]
 Folders = Mapping[str, Path]
@@ -61,7 +60,7 @@ class Corpus:
 
 
 def _builtin(name: str, column: str, keep: Callable[[Mapping[str, str]], bool] = lambda _: True) -> Iterator[Row]:
-    dataset = load_dataset(name, cache=cache_directory(), progress=print)
+    dataset = as_dataset(name, progress=print)
     for record in dataset.records:
         columns = {"label": record.label, **record.columns} if record.label else record.columns
         if keep(columns):

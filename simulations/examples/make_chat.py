@@ -11,13 +11,13 @@ import json
 import sys
 from pathlib import Path
 
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset
 
 PEOPLE = {"tech_support": "ann", "trivia": "bob", "coding": "eve", "ai": "ida"}
 
 
 def main() -> None:
-    records = load_dataset("chatterbot", cache=cache_directory(), progress=print).records
+    records = as_dataset("chatterbot", progress=print).records
     lines = [
         {
             "messages": [

@@ -13,9 +13,9 @@ plait export "$out" "$out-of-$client" --to peft --client "$client"
 # On the client's own machine, with its own data: one client, and what all have learned stays as it is beneath.
 python - "$client" "$out-$client.jsonl" <<'PYTHON'
 import json, sys
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset, cache_directory
 
-records = load_dataset("stdlib", cache=cache_directory(), progress=print).records
+records = as_dataset("stdlib", progress=print).records
 lines = [json.dumps({"text": record.text}) for record in records if record.columns["package"] == sys.argv[1]]
 open(sys.argv[2], "w").write("\n".join(lines))
 PYTHON

@@ -18,7 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset
 from plait.rounds.ledger import read_lines
 
 CHARACTERS = 600
@@ -26,7 +26,7 @@ CHARACTERS = 600
 
 def deal_out(clients: int, path: Path) -> None:
     """One text per client without repetition; starts over if there is not enough."""
-    dataset = load_dataset("stdlib", cache=cache_directory(), progress=lambda _: None)
+    dataset = as_dataset("stdlib")
     text = "\n".join(record.text for record in dataset.records)
     pieces = len(text) // CHARACTERS
     with path.open("w", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from plait.data import cache_directory, load_dataset
+from plait.data import as_dataset
 
 TARGET = Path(__file__).resolve().parents[2] / "plait" / "training" / "tiny_base"
 VOCABULARY, SEQ_LEN, BATCH, STEPS, PEAK_LR, SEED = 2048, 128, 16, 2400, 3e-3, 0
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def texts() -> list[str]:
-    dataset = load_dataset("stdlib", cache=cache_directory(), progress=print)
+    dataset = as_dataset("stdlib", progress=print)
     return [record.text for record in dataset.records if "/" not in record.columns["path"]]
 
 

@@ -16,7 +16,7 @@ from client.journal import Journal, Style
 from client.node import Node, Timing
 from client.settings import check_settings
 from plait.config import RunConfig
-from plait.data.jsonl import read_jsonl
+from plait.data import as_dataset
 from plait.errors import ConfigError, PolicyError
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.run_state import initial_state
@@ -106,7 +106,7 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
         here = Running()
         here.screen = io.StringIO()
         journal = Journal(Style.JSON, here.screen)
-        dataset = read_jsonl(data)
+        dataset = as_dataset(data)
 
         def ask() -> bool:
             here.asked += 1

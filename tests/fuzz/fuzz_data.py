@@ -9,7 +9,7 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.adapters import load_peft_directory
-    from plait.data.jsonl import read_jsonl
+    from plait.data import as_dataset
     from plait.errors import PlaitError
     from plait.serve import request
 
@@ -21,7 +21,7 @@ def parse(data: bytes) -> None:
     (HERE / "my.jsonl").write_bytes(data)
     (HERE / "adapter" / "adapter_config.json").write_bytes(data)
     for read in (
-        lambda: read_jsonl(HERE / "my.jsonl"),
+        lambda: as_dataset(HERE / "my.jsonl"),
         lambda: load_peft_directory(HERE / "adapter"),
         lambda: wish(data),
     ):

@@ -20,7 +20,7 @@ from client.task import Kind, Task
 from client.workplace import AppWorkplace, Run
 from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
 from plait.config import RunConfig
-from plait.data.jsonl import read_jsonl
+from plait.data import as_dataset
 from plait.errors import PlaitError
 from plait.rounds.participant import Participant
 from plait.run import blueprint_of, resolve
@@ -89,7 +89,7 @@ class Desk:
         run = resolve(settle(CONFIG))
         self._base, self._blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
         self.honest = honest_server(NAME, self._base, self._blueprint)
-        self._dataset = dataset = read_jsonl(data)
+        self._dataset = dataset = as_dataset(data)
         self._workplace = self._welcomed(self.honest.run)
         self._numbers = itertools.count()
         model = PeftLocalModel(self._base, NAME, dataset.records, kind=dataset.kind, histogram={})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.data import BUILTINS, RecordKind, load_dataset
+from plait.data import BUILTINS, RecordKind, as_dataset
 from plait.errors import ConfigError, DataError
 
 
@@ -15,13 +15,13 @@ def test_a_path_is_read_as_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for name in ("mine.jsonl", "no_suffix"):
         Path(name).write_text(json.dumps({"text": "hello"}))
-        dataset = load_dataset(name, cache=tmp_path, progress=print)
+        dataset = as_dataset(name, cache=tmp_path, progress=print)
         assert (dataset.kind, len(dataset.records)) == (RecordKind.TEXT, 1)
 
 
 def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_dataset("chaterbot", cache=tmp_path, progress=print)
+        as_dataset("chaterbot", cache=tmp_path, progress=print)
     assert str(caught.value).endswith("; did you mean 'chatterbot'?")
     assert all(name in str(caught.value) for name in BUILTINS)
 
@@ -29,7 +29,7 @@ def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
 def test_a_missing_path_is_said_to_be_a_missing_file(tmp_path: Path) -> None:
     for name in ("chatterbot.jsonl", str(tmp_path / "chatterbot")):
         with pytest.raises(DataError, match="No such file"):
-            load_dataset(name, cache=tmp_path, progress=print)
+            as_dataset(name, cache=tmp_path, progress=print)
 
 
 def test_importing_the_room_imports_nothing_slow() -> None:
@@ -41,12 +41,12 @@ def test_importing_the_room_imports_nothing_slow() -> None:
 @pytest.mark.slow
 def test_chatterbot_is_fetched_from_the_registry_once(tmp_path: Path) -> None:
     said: list[str] = []
-    dataset = load_dataset("chatterbot", cache=tmp_path, progress=said.append)
+    dataset = as_dataset("chatterbot", cache=tmp_path, progress=said.append)
     assert said
     assert dataset.kind is RecordKind.PROMPT
     assert len(dataset.records) > 7000
     assert len(set(dataset.column("language"))) == 28
     assert {dataset.natural_column, "topic"} <= set(dataset.column_names)
     said.clear()
-    assert load_dataset("chatterbot", cache=tmp_path, progress=said.append) == dataset
+    assert as_dataset("chatterbot", cache=tmp_path, progress=said.append) == dataset
     assert not said

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plait.data import Message, Record, RecordKind, read_jsonl
+from plait.data import Message, Record, RecordKind, as_dataset
+from plait.data.jsonl import jsonl_rows
 from plait.errors import DataError
 
 SECRET = "the treasure lies under the oak"
@@ -37,24 +38,24 @@ def write(path: Path, *lines: object) -> Path:
     ids=["text", "prompt", "label", "integer label", "boolean label", "chat"],
 )
 def test_each_shape_becomes_its_kind(tmp_path: Path, line: object, kind: RecordKind, record: Record) -> None:
-    dataset = read_jsonl(write(tmp_path / "mine.jsonl", line))
+    dataset = as_dataset(write(tmp_path / "mine.jsonl", line))
     assert (dataset.name, dataset.kind, dataset.records) == ("mine", kind, (record,))
     assert dataset.labels == ((record.label,) if kind is RecordKind.LABEL else ())
 
 
 def test_whatever_else_a_line_has_becomes_a_column(tmp_path: Path) -> None:
     line = {"text": "a", "who": "ann", "year": 1999, "ok": False, "tags": ["x"], "none": None}
-    dataset = read_jsonl(write(tmp_path / "mine.jsonl", line))
+    dataset = as_dataset(write(tmp_path / "mine.jsonl", line))
     assert dataset.records[0].columns == {"who": "ann", "year": "1999", "ok": "false", "tags": '["x"]'}
 
 
 def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", b"\xef\xbb\xbf", b'{"text": "a"}\r', b"  ", b"", b'{"text": "b"}')
-    assert [record.text for record in read_jsonl(path).records] == ["a", "b"]
+    assert [record.text for record in as_dataset(path).records] == ["a", "b"]
 
 
 def test_a_byte_order_mark_may_stand_before_the_first_record(tmp_path: Path) -> None:
-    assert len(read_jsonl(write(tmp_path / "mine.jsonl", b'\xef\xbb\xbf{"text": "a"}')).records) == 1
+    assert len(as_dataset(write(tmp_path / "mine.jsonl", b'\xef\xbb\xbf{"text": "a"}')).records) == 1
 
 
 GOOD = {"text": SECRET}
@@ -95,7 +96,7 @@ def test_bad_line_is_refused_by_number_and_without_its_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as caught:
-        read_jsonl(write(Path("mine.jsonl"), *lines))
+        as_dataset(write(Path("mine.jsonl"), *lines))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "treasure" not in str(caught.value)
@@ -103,15 +104,19 @@ def test_bad_line_is_refused_by_number_and_without_its_text(
 
 def test_a_line_that_is_too_long_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {"text": "a"}, {"text": "b" * 100})
-    assert len(read_jsonl(path, max_line_bytes=200).records) == 2
-    with pytest.raises(DataError, match=r"line 2 of .* is too long, expected at most 100 bytes"):
-        read_jsonl(path, max_line_bytes=100)
+    with path.open("rb") as file:
+        assert len(list(jsonl_rows(file, path, max_line_bytes=200))) == 2
+    with (
+        path.open("rb") as file,
+        pytest.raises(DataError, match=r"line 2 of .* is too long, expected at most 100 bytes"),
+    ):
+        list(jsonl_rows(file, path, max_line_bytes=100))
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.jsonl", tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path):  # a directory
         with pytest.raises(DataError, match=r"cannot read '.*': .*, expected a JSONL file"):
-            read_jsonl(path)
+            as_dataset(path)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,4 +131,4 @@ def test_any_bytes_give_a_dataset_or_a_data_error(tmp_path: Path, data: bytes) -
     path = tmp_path / "any.jsonl"
     path.write_bytes(data)
     with contextlib.suppress(DataError):
-        assert read_jsonl(path).records
+        assert as_dataset(path).records

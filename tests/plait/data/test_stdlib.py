@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.data import Record, RecordKind, load_dataset
+from plait.data import Record, RecordKind, as_dataset
 from plait.data.stdlib import read_tree
 from plait.errors import MachineError
 
@@ -12,7 +12,7 @@ LONG = "# a comment that fills two hundred bytes\n" * 6
 
 
 def test_the_standard_library_has_a_client_for_each_package(tmp_path: Path) -> None:
-    dataset = load_dataset("stdlib", cache=tmp_path, progress=print)
+    dataset = as_dataset("stdlib", cache=tmp_path, progress=print)
     assert dataset.kind is RecordKind.TEXT
     assert dataset.natural_column == "package"
     packages = dataset.column("package")
@@ -42,4 +42,4 @@ def test_only_source_worth_learning_from_is_read_in_path_order(tmp_path: Path) -
 def test_a_python_without_source_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(MachineError, match="no source of the standard library"):
-        load_dataset("stdlib", cache=tmp_path, progress=print)
+        as_dataset("stdlib", cache=tmp_path, progress=print)

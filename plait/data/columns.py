@@ -1,0 +1,177 @@
+"""Which columns of a source hold what: recognised by their names, or named by the user (``text=body,client=author``).
+
+Knows the names of columns, never their values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from plait.data.records import RecordKind
+from plait.errors import ConfigError, did_you_mean
+
+CLIENT = "client"
+EXPECTED = "'text', or 'prompt' and 'completion', or 'messages', or 'text' and 'label'"
+
+# The most specific format first: a prompt may come with a column 'text', but not the reverse.
+_FIELDS: Mapping[RecordKind, tuple[str, ...]] = {
+    RecordKind.CHAT: ("messages",),
+    RecordKind.PROMPT: ("prompt", "completion"),
+    RecordKind.LABEL: ("text", "label"),
+    RecordKind.TEXT: ("text",),
+}
+_NAMES = tuple(dict.fromkeys(name for fields in _FIELDS.values() for name in fields))
+_PARTNERS: Mapping[str, str] = {"prompt": "completion", "completion": "prompt", "label": "text"}
+_GRAMMAR = f"FIELD=COLUMN, such as text=body,client=author, with the fields {', '.join(_NAMES)} and {CLIENT}"
+
+# Names that a column of this content often has, for the advice in an error; none of them is taken without being asked.
+_LIKELY: Mapping[str, tuple[str, ...]] = {
+    "messages": ("conversation", "conversations", "dialogue", "dialog", "chat", "turns"),
+    "prompt": ("question", "instruction", "query", "input", "problem", "source"),
+    "completion": ("answer", "response", "output", "reply", "solution", "target"),
+    "text": ("body", "content", "document", "article", "passage", "review", "sentence", "story", "abstract", "code"),
+    "label": ("labels", "class", "category", "topic", "intent", "sentiment"),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where the fields of a record are.
+
+    Attributes:
+        kind: of the records.
+        sources: the columns of each field of this kind; the texts of several are joined.
+        optional: columns that a record may lack.
+    """
+
+    kind: RecordKind
+    sources: Mapping[str, tuple[str, ...]]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a record must have."""
+        return tuple(name for names in self.sources.values() for name in names if name not in self.optional)
+
+    @property
+    def consumed(self) -> frozenset[str]:
+        """The columns that are not kept as columns; a label under another name stays one, to partition by."""
+        names = {name for field, names in self.sources.items() for name in names if field != "label" or name == "label"}
+        return frozenset(names)
+
+    def fits(self, names: Collection[str]) -> bool:
+        """Whether a record with these columns has this shape."""
+        return all(name in names for name in self.columns)
+
+
+def _own(kind: RecordKind) -> Shape:
+    return Shape(kind, MappingProxyType({name: (name,) for name in _FIELDS[kind]}))
+
+
+_OWN = tuple(_own(kind) for kind in _FIELDS)
+# Of other tools, recognised only where a record has none of the above and one of these: Alpaca, ShareGPT.
+_OTHERS = (
+    Shape(
+        RecordKind.PROMPT,
+        MappingProxyType({"prompt": ("instruction", "input"), "completion": ("output",)}),
+        frozenset({"input"}),
+    ),
+    Shape(RecordKind.CHAT, MappingProxyType({"messages": ("conversations",)})),
+)
+
+
+def shape_of(names: Collection[str]) -> Shape | None:
+    """The shape of a record with these columns; None if none is certain."""
+    for shape in _OWN:
+        if shape.fits(names):
+            return shape
+    fitting = [shape for shape in _OTHERS if shape.fits(names)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """The columns that a user named.
+
+    Attributes:
+        shape: as named; None to recognise it.
+        client: the column that identifies a record's client; empty if none was named.
+    """
+
+    shape: Shape | None = None
+    client: str = ""
+
+
+def column_map(columns: str | Mapping[str, str] | None) -> ColumnMap:
+    """Read a column map.
+
+    Args:
+        columns: ``FIELD=COLUMN,…`` or the same as a mapping. Several columns with ``+`` between them are joined, with a
+            blank line between their texts: ``prompt=instruction+input``.
+
+    Raises:
+        ConfigError: not a column map, or its fields are not of one kind of record.
+    """
+    pairs = _pairs(columns) if isinstance(columns, str) else list((columns or {}).items())
+    named: dict[str, tuple[str, ...]] = {}
+    for field, column in pairs:
+        if field not in (*_NAMES, CLIENT):
+            hint = did_you_mean(field, (*_NAMES, CLIENT))
+            raise ConfigError(f"columns names the field {field!a}, expected {_GRAMMAR}{hint}")
+        if field in named:
+            raise ConfigError(f"columns names '{field}' twice, expected it once; join columns as {field}=A+B")
+        parts = tuple(part.strip() for part in column.split("+"))
+        if not all(parts) or (len(parts) > 1 and field in ("label", "messages", CLIENT)):
+            raise ConfigError(f"columns has {column!a} for '{field}', expected the name of a column")
+        named[field] = parts
+    client = named.pop(CLIENT, ("",))[0]
+    if not named:
+        return ColumnMap(None, client)
+    # A partner that is not named has its own name.
+    for field, partner in _PARTNERS.items():
+        if field in named:
+            named.setdefault(partner, (partner,))
+    for kind, fields in _FIELDS.items():
+        if named.keys() == set(fields):
+            return ColumnMap(Shape(kind, MappingProxyType({name: named[name] for name in fields})), client)
+    raise ConfigError(f"columns names {' and '.join(named)}, expected the fields of one kind of record: {EXPECTED}")
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        field, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ConfigError(f"columns has {part!a}, expected {_GRAMMAR}")
+        pairs.append((field, column))
+    return pairs
+
+
+def advice(names: Collection[str], texts: Collection[str]) -> str:
+    """The ``--columns`` that would probably do for records that have no known shape.
+
+    Args:
+        names: their columns.
+        texts: those of them that hold text, the longest text first.
+    """
+    by_lower = {name.lower(): name for name in names}
+    near = {
+        field: next((by_lower[word] for word in (field, *words) if word in by_lower), "")
+        for field, words in _LIKELY.items()
+    }
+    if near["messages"] and near["messages"] not in texts:
+        return _spelled(messages=near["messages"])
+    if near["prompt"] and near["completion"]:
+        return _spelled(prompt=near["prompt"], completion=near["completion"])
+    text = near["text"] or next(iter(texts), "")
+    if text and near["label"] and near["label"] != text:
+        return _spelled(text=text, label=near["label"])
+    return _spelled(text=text or "COLUMN")
+
+
+def _spelled(**columns: str) -> str:
+    text = ",".join(f"{field}={column}" for field, column in columns.items())
+    return f"--columns {text}" if re.fullmatch(r"[\w=,.-]+", text, re.ASCII) else f"--columns {text!a}"

@@ -1,0 +1,302 @@
+"""From the rows of a source to records: one dataset of one kind, which the first row decides.
+
+A row is a mapping of columns to plain values and the place where it stands, for errors. Knows nothing of files. Errors
+name the place and the columns, never the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from plait import machine
+from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
+from plait.data.records import ROLES, Message, Record, RecordKind
+from plait.errors import DataError
+
+MAX_ROW_BYTES = 16 << 20
+"""The longest text, or line of a file, that is read."""
+
+# What a record takes besides its text.
+_RECORD_BYTES = 512
+# Of chats in other tools' format (ShareGPT).
+_OTHER_ROLES: Mapping[object, str] = {"human": "user", "gpt": "assistant"}
+_MOST_NAMES = 12
+
+
+class Row(NamedTuple):
+    """One record as its source has it.
+
+    Attributes:
+        place: where it stands, in words that begin with what it is: ``line 3 of 'my.jsonl'``.
+        fields: plain values by column: text, numbers, booleans, None, lists and mappings of these.
+    """
+
+    place: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data before it is read.
+
+    Attributes:
+        name: of the dataset.
+        what: the source in words, for errors.
+        splits: the rows of each split, read when they are asked for.
+        expected: what it holds, for the error of an empty one.
+        natural_column: as in `Dataset`.
+        notes: as in `Dataset`.
+    """
+
+    name: str
+    what: str
+    splits: Mapping[str, Callable[[], Iterator[Row]]]
+    expected: str = "at least one"
+    natural_column: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class RowError(Exception):
+    """An error in a row, without its place, which the reader adds."""
+
+    def at(self, place: str) -> DataError:
+        """The error with its place, and what to do."""
+        return DataError(f"{place} {self}; fix that {place.partition(' ')[0]} or remove it")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records of one kind.
+
+    Attributes:
+        kind: of every record.
+        records: in the order of their rows.
+        shape: where their fields were.
+        place: of the first row.
+    """
+
+    shape: Shape
+    place: str
+    records: tuple[Record, ...]
+
+    @property
+    def kind(self) -> RecordKind:
+        """Of every record."""
+        return self.shape.kind
+
+
+class Room:
+    """The memory that records may take: half of the machine's, so that no source can fill it.
+
+    Args:
+        most_bytes: of text.
+    """
+
+    def __init__(self, most_bytes: int = 0) -> None:
+        self._most_bytes = most_bytes or machine.memory_bytes() // 2 or 1 << 36
+        self._bytes = 0
+
+    def take(self, size_bytes: int, what: str) -> None:
+        """Count what is about to be kept.
+
+        Args:
+            size_bytes: its size.
+            what: the source, for an error.
+
+        Raises:
+            DataError: all together is more than there is room for.
+        """
+        self._bytes += size_bytes
+        if self._bytes > self._most_bytes:
+            raise DataError(
+                f"{what} holds more than {self._most_bytes:,} bytes of data, expected at most half of this machine's "
+                "memory; take a part of it, such as --split train[:100000]"
+            )
+
+
+def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Records | None = None) -> Records | None:
+    """Read all rows.
+
+    Args:
+        rows: of one source.
+        columns: that the user named.
+        room: that they may take.
+        like: records of the same source, whose shape these must have too.
+
+    Returns:
+        None if there is no row.
+
+    Raises:
+        DataError: a row is not a valid record, or another kind of record than the first.
+    """
+    shape = like.shape if like else columns.shape
+    place = like.place if like else ""
+    records: list[Record] = []
+    for row in rows:
+        try:
+            if shape is None:
+                shape = _recognised(row)
+            if not place:
+                place = row.place
+            _check_shape(row.fields, shape, columns, place)
+            record = _record(row.fields, shape)
+        except RowError as error:
+            raise error.at(row.place) from error.__cause__
+        size = len(record.content) + sum(map(len, record.columns.values())) + _RECORD_BYTES
+        room.take(size, row.place.partition(" of ")[2] or row.place)
+        records.append(record)
+    return Records(shape, place, tuple(records)) if shape and records else None
+
+
+def _recognised(row: Row) -> Shape:
+    if shape := shape_of(row.fields.keys()):
+        return shape
+    if not row.fields:
+        raise RowError(f"has no keys, expected {EXPECTED}")
+    texts = {name: value for name, value in row.fields.items() if isinstance(value, str)}
+    names = sorted(texts, key=lambda name: -len(texts[name]))
+    raise DataError(
+        f"{row.place} has {_named(tuple(row.fields))}, expected {EXPECTED}; if they have other names, give "
+        f"{advice(row.fields.keys(), names)}"
+    )
+
+
+def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap, place: str) -> None:
+    if columns.shape is None:
+        found = shape_of(fields.keys())
+        if found is shape:
+            return
+        if found is None:
+            raise RowError(f"has {_named(tuple(fields)) or 'no keys'}, expected {EXPECTED}")
+        raise RowError(f"has {_named(found.columns)}, expected {_named(shape.columns)} as on {place}")
+    for name in shape.columns:
+        if name not in fields:
+            raise RowError(f"has {_named(tuple(fields)) or 'no keys'}, expected {_short(name)} (--columns names it)")
+
+
+def _record(fields: Mapping[str, object], shape: Shape) -> Record:
+    consumed = shape.consumed
+    columns = {
+        _unicode(name, "a key"): _column(name, value)
+        for name, value in fields.items()
+        if value is not None and name not in consumed
+    }
+    match shape.kind:
+        case RecordKind.TEXT:
+            return Record(text=_text(fields, shape.sources["text"]), columns=columns)
+        case RecordKind.LABEL:
+            (label,) = shape.sources["label"]
+            text = _text(fields, shape.sources["text"])
+            return Record(text=text, label=_label(fields[label], label), columns=columns)
+        case RecordKind.PROMPT:
+            prompt, completion = (_text(fields, shape.sources[name]) for name in ("prompt", "completion"))
+            return Record(prompt=prompt, completion=completion, columns=columns)
+        case RecordKind.CHAT:
+            (messages,) = shape.sources["messages"]
+            return Record(messages=_messages(fields[messages], messages), columns=columns)
+
+
+def _text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
+    if len(names) == 1:
+        return _filled(fields[names[0]], names[0])
+    # Of several columns, all but the first may be empty.
+    texts = [_filled(fields[names[0]], names[0])]
+    for name in names[1:]:
+        value = fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise RowError(f"has {kind_of(value)} as {_short(name)}, expected a string")
+        if value and value.strip():
+            texts.append(_unicode(value, _short(name)))
+    return "\n\n".join(texts)
+
+
+def _filled(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise RowError(f"has {kind_of(value)} as {_short(name)}, expected a string")
+    if not value.strip():
+        raise RowError(f"has an empty {_short(name)}, expected some text")
+    if len(value) > MAX_ROW_BYTES:
+        raise RowError(f"has {len(value):,} characters as {_short(name)}, expected at most {MAX_ROW_BYTES:,}")
+    return _unicode(value, _short(name))
+
+
+def _label(value: object, name: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, (str, int)):
+        raise RowError(f"has {kind_of(value)} as {_short(name)}, expected a string, an integer or a boolean")
+    if not (label := str(value).strip()):
+        raise RowError(f"has an empty {_short(name)}, expected the name of a class")
+    return _unicode(label, _short(name))
+
+
+def _messages(value: object, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        got = "an empty list" if isinstance(value, list) else kind_of(value)
+        raise RowError(f"has {got} as {_short(name)}, expected a list of objects with 'role' and 'content'")
+    messages: list[Message] = []
+    for number, item in enumerate(cast("list[object]", value), start=1):
+        if not isinstance(item, dict):
+            raise RowError(f"has {kind_of(item)} as message {number}, expected an object with 'role' and 'content'")
+        role, content = _turn(cast("dict[str, object]", item))
+        if role not in ROLES:
+            raise RowError(f"has {_short(role)} as role of message {number}, expected {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")
+        messages.append(Message(cast("str", role), _unicode(content, f"message {number}")))
+    if not any(message.role == "assistant" and message.content.strip() for message in messages):
+        raise RowError(f"has no assistant turn in {_short(name)}, expected one to learn from")
+    return tuple(messages)
+
+
+def _turn(turn: Mapping[str, object]) -> tuple[object, object]:
+    """Role and content of a turn, in this format or in ShareGPT's."""
+    if turn.get("role") is None and "from" in turn:
+        role = turn["from"]
+        return _OTHER_ROLES.get(role, role) if isinstance(role, str) else role, turn.get("value")
+    return turn.get("role"), turn.get("content")
+
+
+def _column(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return _unicode(value, _short(name))
+    return _unicode(json.dumps(value, ensure_ascii=False, sort_keys=True), _short(name))
+
+
+def _unicode(text: str, where: str) -> str:
+    # JSON can spell half a surrogate pair, which no tokenizer and no UTF-8 file accepts.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"has half a surrogate pair (\\ud800 to \\udfff) in {where}, expected Unicode text") from error
+    return text
+
+
+def _named(keys: tuple[str, ...]) -> str:
+    more = f" and {len(keys) - _MOST_NAMES} more" if len(keys) > _MOST_NAMES else ""
+    return " and ".join(_short(key) for key in keys[:_MOST_NAMES]) + more
+
+
+def _short(value: object) -> str:
+    """A key or a role in quotes, short enough for one line; the type of anything else."""
+    return ascii(value[:32]) if isinstance(value, str) else kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """What a plain value is, in words."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

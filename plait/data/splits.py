@@ -1,0 +1,112 @@
+"""Which split of a source trains, and which is held out.
+
+A split is named as in Hugging Face's datasets: ``train``, ``train[:1000]`` (rows). Knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plait.errors import ConfigError, DataError, did_you_mean
+
+UNNAMED = ""
+"""The split of a source without splits, such as one file; it also answers to ``train``."""
+
+_TRAIN = ("train", "training")
+# In the order in which one of them is taken.
+_HELD_OUT = ("validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing")
+_SPLIT = re.compile(r"(?P<name>[^\[\],]+)(\[(?P<start>[0-9]{0,12}):(?P<stop>[0-9]{0,12})\])?")
+_GRAMMAR = "TRAIN or TRAIN,HELD_OUT, each the name of a split, or some of its rows such as train[:1000]"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a split.
+
+    Attributes:
+        name: of the split.
+        start: the first row, from 0.
+        stop: the row after the last one; None for all.
+    """
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What trains and what is held out.
+
+    Attributes:
+        train: to train on.
+        held_out: to measure on; None to hold out the end of the training part.
+        notes: for the user, one sentence each: splits that are left out.
+    """
+
+    train: Part
+    held_out: Part | None = None
+    notes: tuple[str, ...] = ()
+
+
+def parse_split(text: str) -> tuple[Part, ...]:
+    """Read ``--split``: none, one or two parts.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    parts: list[Part] = []
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        match = _SPLIT.fullmatch(piece)
+        if not match:
+            raise ConfigError(f"split has {piece!a}, expected {_GRAMMAR}")
+        start, stop = match["start"], match["stop"]
+        parts.append(Part(match["name"].strip(), int(start or 0), int(stop) if stop else None))
+    if len(parts) > 2:
+        raise ConfigError(f"split names {len(parts)} splits, expected {_GRAMMAR}")
+    return tuple(parts)
+
+
+def split_in_name(name: str) -> str:
+    """The split that a file's or folder's name begins with, such as ``train-00000-of-00003``; empty if none."""
+    word = re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
+    return word if word in (*_TRAIN, *_HELD_OUT) else ""
+
+
+def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
+    """Choose among the splits of a source.
+
+    Args:
+        names: of its splits.
+        split: as the user gave it; by default ``train`` trains, and ``validation`` or else ``test`` is held out.
+        what: the source, for errors.
+
+    Raises:
+        ConfigError: no such split, or it is not clear which one trains.
+    """
+    if wanted := parse_split(split):
+        parts = tuple(Part(_known(part.name, names, what), part.start, part.stop) for part in wanted)
+        return Choice(parts[0], parts[1] if len(parts) > 1 else None)
+    if len(names) == 1:
+        return Choice(Part(names[0]))
+    by_name = {name.lower(): name for name in names}
+    train = next((by_name[name] for name in _TRAIN if name in by_name), None)
+    if train is None:
+        raise ConfigError(f"{what} has the splits {', '.join(names)}, expected --split with the one to train on")
+    held_out = next((by_name[name] for name in _HELD_OUT if name in by_name), None)
+    left = [name for name in names if name not in (train, held_out)]
+    notes = (f"{what}: split {', '.join(left)} is not used",) if left else ()
+    return Choice(Part(train), Part(held_out) if held_out is not None else None, notes)
+
+
+def _known(name: str, names: Sequence[str], what: str) -> str:
+    if name in names:
+        return name
+    if UNNAMED in names and name in _TRAIN:
+        return UNNAMED
+    if not names:
+        raise DataError(f"{what} holds no split, expected at least one")
+    have = ", ".join(filter(None, names)) or "train"
+    raise ConfigError(f"split is '{name}', expected one of {what}: {have}{did_you_mean(name, names)}")
