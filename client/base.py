@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from client.consent import Consents, agree, consent_digest
 from client.proposal import Proposal
+from client.runner import AppRunner, Capacity, DecliningRunner, Run, TaskRunner
 from client.settings import NodeSettings
 from client.state_directory import memory_folder
 from client.wording import shown
-from client.workplace import AppWorkplace, Capacity, DecliningWorkplace, Run, Workplace
 from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
@@ -63,14 +63,14 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
         locate_base(settings.base, progress=progress)
 
 
-def open_workplace(
+def open_runner(
     run: Run,
     settings: NodeSettings,
     dataset: Dataset,
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
-) -> AppWorkplace:
+) -> AppRunner:
     """Resolve the run and load its base; may take minutes if the base must be fetched.
 
     No base is fetched or read before the run is within the operator's policy and has consent.
@@ -132,7 +132,7 @@ def open_workplace(
     app = client_app(lambda _: participant)
     compute = client.model.base.compute
     device, memory = _device(str(compute.device))
-    return AppWorkplace(
+    return AppRunner(
         HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table),
         capacity=Capacity(
             base_fingerprint=found,
@@ -150,12 +150,12 @@ def open_or_decline(
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
-) -> Workplace:
-    """As `open_workplace`; if policy or operator decline, a workplace that tells the server so."""
+) -> TaskRunner:
+    """As `open_runner`; if policy or operator decline, a runner that tells the server so."""
     try:
-        return open_workplace(run, settings, dataset, progress=progress, ask=ask)
+        return open_runner(run, settings, dataset, progress=progress, ask=ask)
     except PolicyError as error:
-        return DecliningWorkplace(run, settings.name, error)
+        return DecliningRunner(run, settings.name, error)
 
 
 def _consented(

@@ -19,11 +19,11 @@ from client.enrolment import Credential, Enrolment
 from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
 from client.refusals import final_refusal, passing_refusal
 from client.retrying import Backoff, what_failed
+from client.runner import Run
 from client.session import CurrentSession, Session
 from client.task import Task
 from client.watched_thread import watched_thread
 from client.wording import shown
-from client.workplace import Run
 from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError

@@ -23,7 +23,7 @@ from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.run import Run, resolve
 from plait.settle import settle
-from plait.simulation.dealing import deal
+from plait.simulation.partitioned_data import load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.trust.keys import NodeKey
 
@@ -61,7 +61,7 @@ class ContextParticipants:
         if isinstance(index, int):
             if self._simulation is None:
                 run = _run(context)
-                self._simulation = Simulation(run, deal(run.config))
+                self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
         raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from client.journal import Journal, Style
 from client.node import Node
+from client.runner import Capacity, Run
 from client.settings import NodeSettings, check_settings
 from client.task import Answer, Task
-from client.workplace import Capacity, Run
 from plait.errors import PlaitError
 
 
-class EchoWorkplace:
+class EchoRunner:
     """Answers with the body that it was sent, or with the head where there is none.
 
     Args:
@@ -40,7 +40,7 @@ def run_echo(settings: NodeSettings) -> None:
     Raises:
         PlaitError: as `Node.run`.
     """
-    Node(settings, EchoWorkplace, Journal(Style.QUIET, sys.stderr)).run()
+    Node(settings, EchoRunner, Journal(Style.QUIET, sys.stderr)).run()
 
 
 def main(server: str, name: str, state: str, kit: str = "") -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.runner import Capacity, Run
 from client.task import Task
-from client.workplace import Capacity, Run
 from plait.errors import PlaitError
 
 

@@ -31,13 +31,13 @@ from client.events import (
 )
 from client.journal import Journal
 from client.retrying import FIRST_S, MOST_S, Backoff, Retrying
+from client.runner import Capacity, Run, TaskRunner
 from client.session import CurrentSession
 from client.settings import NodeSettings
 from client.state_directory import memory_folder
 from client.uploads import Uploads
 from client.wording import shown, size
 from client.worker import MOST_WAITING, Worker
-from client.workplace import Capacity, Run, Workplace
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.transport.credentials import open_channel
@@ -72,7 +72,7 @@ class Node:
 
     Args:
         settings: the operator's.
-        open_workplace: prepares for a run.
+        open_runner: prepares for a run.
         journal: for the operator.
         timing: its intervals.
     """
@@ -80,7 +80,7 @@ class Node:
     def __init__(
         self,
         settings: NodeSettings,
-        open_workplace: Callable[[Run], Workplace],
+        open_runner: Callable[[Run], TaskRunner],
         journal: Journal,
         *,
         timing: Timing | None = None,
@@ -94,7 +94,7 @@ class Node:
         retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: tell(Trouble(cause)))
         self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
         self._uploads = Uploads(retrying, tell=tell)
-        self._worker = Worker(open_workplace, downloads=self._downloads, uploads=self._uploads, tell=tell)
+        self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, tell=tell)
         self._connection = Connection(
             lambda: open_channel(settings.server, settings.kit),
             settings.credential,

@@ -14,11 +14,11 @@ from types import FrameType
 from client.base import check_machine, open_or_decline
 from client.journal import Journal, Style
 from client.node import Node
+from client.runner import Run, TaskRunner
 from client.settings import NodeSettings
 from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
-from client.workplace import Run, Workplace
 from plait.data import as_dataset
 
 
@@ -43,7 +43,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
 
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
 
-        def open_for(run: Run) -> Workplace:
+        def open_for(run: Run) -> TaskRunner:
             make_room(run, settings, journal)
             return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from client.downloads import Downloads
 from client.events import Began, Dropped, Event, Failed, Prepared
+from client.runner import Run, TaskRunner
 from client.task import Answer, Task
 from client.task_handle import TaskHandle
 from client.uploads import Uploads
 from client.watched_thread import watched_thread
 from client.wording import failure
-from client.workplace import Run, Workplace
 from plait.abandon import Abandoned
 from plait.errors import MachineError, PlaitError
 
@@ -28,7 +28,7 @@ class Worker:
     """Works for one run at a time.
 
     Args:
-        open_workplace: prepares for a run; may take minutes.
+        open_runner: prepares for a run; may take minutes.
         downloads: source of bodies.
         uploads: sends answers.
         tell: is told of events.
@@ -36,19 +36,19 @@ class Worker:
 
     def __init__(
         self,
-        open_workplace: Callable[[Run], Workplace],
+        open_runner: Callable[[Run], TaskRunner],
         *,
         downloads: Downloads,
         uploads: Uploads,
         tell: Callable[[Event], None],
     ) -> None:
-        self._open_workplace = open_workplace
+        self._open_runner = open_runner
         self._downloads = downloads
         self._uploads = uploads
         self._tell = tell
         self._changed = threading.Condition()
         self._run: Run | None = None  # to prepare for
-        self._workplace: Workplace | None = None
+        self._runner: TaskRunner | None = None
         self._waiting: deque[TaskHandle] = deque()
         self._current: TaskHandle | None = None
         self._confirmed = False
@@ -142,20 +142,20 @@ class Worker:
             return None
 
     def _make_ready(self, run: Run) -> None:
-        self._workplace = None  # its memory is needed for the next one
+        self._runner = None  # its memory is needed for the next one
         try:
-            self._workplace = self._open_workplace(run)
+            self._runner = self._open_runner(run)
         except PlaitError as error:
             self._tell(Failed(error))
         except Exception as error:
             # Libraries raise anything; the operator gets one line.
             self._tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
         else:
-            self._tell(Prepared(self._workplace.capacity))
+            self._tell(Prepared(self._runner.capacity))
 
     def _do(self, handle: TaskHandle) -> None:
-        workplace = self._workplace
-        if workplace is None:
+        runner = self._runner
+        if runner is None:
             return
         task, abandonment = handle.task, handle.abandonment
         self._tell(Began(task))
@@ -168,7 +168,7 @@ class Worker:
                 answer = Answer.failed(str(error))
             else:
                 with abandonment.obeyed():
-                    answer = workplace.answer(task, body)
+                    answer = runner.answer(task, body)
             abandonment.check()
         except Abandoned:
             self._tell(Dropped(task, abandonment.reason))

@@ -19,7 +19,6 @@ from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
 from plait.export.publisher import Publisher
-from plait.rounds.beginning import Beginning, begun, parents_in
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -28,27 +27,28 @@ from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import Kept, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
-from plait.stacking import beginning_of
+from plait.stacking import starting_point_of
 from plait.training.device import choose_compute, use_threads
 
-Told = Callable[[Event], None]
-"""Told of every event as it happens."""
+OnEvent = Callable[[Event], None]
+"""Called with every event as it happens."""
 
 _PARTING_S = 60.0
 
 
 def run_federation(
-    channel: Channel, run: Run, *, beginning: Beginning | None = None, told: Told = lambda _: None
+    channel: Channel, run: Run, *, start: StartingPoint | None = None, on_event: OnEvent = lambda _: None
 ) -> RunDirectory:
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
     Args:
         channel: carries the tasks.
         run: the run; ``out`` of its settings is the run directory.
-        beginning: of a new run, if the caller has resolved it.
-        told: told of every event.
+        start: of a new run, if the caller has resolved it.
+        on_event: called with every event.
 
     Returns:
         The finished run's directory.
@@ -60,7 +60,7 @@ def run_federation(
     config, ranks, base = run.config, run.ranks, run.base
     out = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
-    directory, ledger, state, events = _open(run, out, beginning, told)
+    directory, ledger, state, events = _open(run, out, start, on_event)
     done_before_s = _wall_before(events)
     publisher = Publisher(
         directory,
@@ -115,7 +115,7 @@ def _part_from(channel: Channel, clients: int) -> None:
 
 
 def _open(
-    run: Run, path: Path, beginning: Beginning | None, told: Told
+    run: Run, path: Path, start: StartingPoint | None, on_event: OnEvent
 ) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
     """A new run, or the existing one if it is the same."""
     config, ranks, base = run.config, run.ranks, run.base.reference
@@ -128,17 +128,17 @@ def _open(
         if any(isinstance(event, RunFinished) for event in events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = _begin_ledger(directory, told, Resumed(round=state.round))
+        ledger = _begin_ledger(directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
-    beginning = beginning or beginning_of(run)
+    start = start or starting_point_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
-    state = begun(initial_state(secrets.token_bytes(16), ranks), beginning, ranks, run.base_fingerprint)
+    state = starting_state(initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)
     compute = choose_compute(config.device, config.dtype)
     spec = ranks.master.spec
     ledger = _begin_ledger(
         directory,
-        told,
+        on_event,
         RunStarted(
             schema_version=SCHEMA,
             run=state.run_id.hex(),
@@ -161,7 +161,7 @@ def _open(
                 tensors=len(spec.layout.slots),
                 spec_digest=spec.digest.hex(),
             ),
-            parents=tuple(parent.to_json() for parent in beginning.parents) or None,
+            parents=tuple(parent.to_json() for parent in start.parents) or None,
             weight_ratio=WEIGHT_RATIO,
             full_model_bytes=4 * run.base_parameters,
             versions=machine.versions(),
@@ -175,13 +175,14 @@ def _open(
 
 def rule_recorded(rule: Rule) -> CombiningRule:
     """What the ledger says of a rule."""
-    alternatives = {other.name: other.instead for other in RULES.values() if other.instead} if rule.apart else {}
-    return CombiningRule(name=rule.name, apart=rule.apart, personal=rule.personal or "", alternatives=alternatives)
+    alternatives = {other.name: other.instead for other in RULES.values() if other.instead} if rule.separate else {}
+    personal = rule.personal or ""
+    return CombiningRule(name=rule.name, separate=rule.separate, personal=personal, alternatives=alternatives)
 
 
-def _begin_ledger(directory: RunDirectory, told: Told, event: Event) -> Ledger:
+def _begin_ledger(directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
-    ledger = Ledger(directory.ledger, told=told)
+    ledger = Ledger(directory.ledger, on_event=on_event)
     try:
         ledger.append(event)
     except BaseException:

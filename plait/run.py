@@ -14,7 +14,7 @@ from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
-from plait.rounds.broadcasts import TURNED_BITS
+from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
 from plait.rounds.terms import Terms
@@ -118,7 +118,7 @@ def resolve(
         RankedAdapter(rank, blueprint.spec, geometry_of(blueprint.spec), blueprint.initial)
         for rank, blueprint in blueprints.items()
     )
-    ranks = Ranks(adapters, handing=rule.handing, clients_have_masters=config.rank in config.ranks)
+    ranks = Ranks(adapters, resizing=rule.resizing, clients_have_masters=config.rank in config.ranks)
     check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
     return Run(settled, base, blueprints[config.rank].base_parameters, ranks)
 
@@ -201,10 +201,10 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size
-    owed = 0 if settled.turns else lag
+    owed = 0 if settled.new_factors else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 0
-    bits = max(settled.codec.bits, TURNED_BITS if settled.turns else 0)
+    bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)
     accepted = float(config.take_back and not rule.moves_base)
     return CopiesOnDisk(
         client=2 * (own + owed + moments + drift),

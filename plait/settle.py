@@ -15,8 +15,8 @@ from plait.aggregation import Rule, ServerOptimizer, check_composition, check_me
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
+from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
-from plait.rounds.folding import Weighting
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
@@ -40,7 +40,7 @@ class Settled:
         rule: how updates become the next adapter.
         optimizer: the server optimizer.
         codec: how deltas are encoded.
-        turns: whether the factors change in every round.
+        new_factors: whether the factors change in every round.
     """
 
     config: RunConfig
@@ -48,7 +48,7 @@ class Settled:
     rule: Rule
     optimizer: ServerOptimizer
     codec: Codec
-    turns: bool
+    new_factors: bool
 
     def on_data(self, *, partition: str, labels: str) -> Settled:
         """The same, with the data known.
@@ -69,7 +69,7 @@ class Settled:
     def tasks(self) -> TaskSettings:
         """The settings of all tasks."""
         config = self.config
-        return TaskSettings(_task_settings(config), config.rounds, config.seed, self.rule, turns=self.turns)
+        return TaskSettings(_task_settings(config), config.rounds, config.seed, self.rule, new_factors=self.new_factors)
 
     @property
     def plan(self) -> RunPlan:
@@ -114,14 +114,14 @@ def settle(config: RunConfig) -> Settled:
     )
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
-    return Settled(config, method, rule, optimizer, codec, rule.turns(one_rank=config.one_rank))
+    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
 
 
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
     for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
-        if is_set and rule.turns(one_rank=config.one_rank):
-            to_whom = "" if rule.turns(one_rank=True) else " to clients of several ranks"
+        if is_set and rule.new_factors(one_rank=config.one_rank):
+            to_whom = "" if rule.new_factors(one_rank=True) else " to clients of several ranks"
             raise ConfigError(
                 f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
                 "round before can be carried over"
@@ -153,7 +153,7 @@ def _held_out_sequences(config: RunConfig) -> int:
 def _moments(config: RunConfig, rule: Rule) -> str:
     if config.moments != "auto":
         return config.moments
-    goes_on = not rule.turns(one_rank=config.one_rank)
+    goes_on = not rule.new_factors(one_rank=config.one_rank)
     return "carry" if goes_on and _all_meet(config) and not (config.trainer or config.scaffold) else "fresh"
 
 

@@ -21,7 +21,7 @@ from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.export.plain_lora import lora_fault
-from plait.rounds.beginning import Beginning
+from plait.rounds.starting_point import StartingPoint
 from plait.rounds.tracks import RankedAdapter
 from plait.run import Run
 
@@ -51,7 +51,7 @@ class _Given:
         return geometry_of(self.spec)
 
 
-def beginning_of(run: Run) -> Beginning:
+def starting_point_of(run: Run) -> StartingPoint:
     """The starting point of a run.
 
     Raises:
@@ -61,18 +61,18 @@ def beginning_of(run: Run) -> Beginning:
     """
     config, adapter, base_fingerprint = run.config, run.ranks.master, run.base.reference.fingerprint
     if not config.init_adapter:
-        return Beginning()
+        return StartingPoint()
     given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
     frozen = config.init_mode == "freeze"
     parents = tuple(Parent(each.digest, each.weight, frozen) for each in given)
     if frozen:
-        return Beginning(parents, beneath=_beneath(given, adapter))
+        return StartingPoint(parents, beneath=_beneath(given, adapter))
     if len(given) == 1 and given[0].weight == 1.0:
         state = _as_it_is(given[0], adapter)
         if state is not None:
-            return Beginning(parents, state)
+            return StartingPoint(parents, state)
     state, lost = _composed(given, adapter)
-    return Beginning(parents, state, lost=lost)
+    return StartingPoint(parents, state, lost=lost)
 
 
 def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:

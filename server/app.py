@@ -18,7 +18,7 @@ def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
     """Run or continue the federation."""
     config = config_from_table(table, where="run configuration")
     admit(*config.plugins)
-    run_federation(channel, resolve(settle(config)), told=say_event)
+    run_federation(channel, resolve(settle(config)), on_event=say_event)
 
 
 app = server_app(run_described)

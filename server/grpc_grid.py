@@ -175,7 +175,7 @@ class GrpcGrid(ByteGrid):
         node = self._tasks.sessions.node(node_id)
         return None if node is None else node.public_key or None
 
-    def presence(self, node_id: int) -> tuple[float, float] | None:
+    def liveness(self, node_id: int) -> tuple[float, float] | None:
         """When a node connected, on the monotonic clock, and the seconds since its last progress.
 
         Progress is a report from the node, or bytes transferred.

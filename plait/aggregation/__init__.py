@@ -10,8 +10,8 @@ from plait.aggregation.own_rule import Updates, as_rule
 from plait.aggregation.projection import fitted
 from plait.aggregation.requirements import check_method_and_rule, check_rule, rules_for
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
-from plait.aggregation.rule import Algorithm, Exactness, Handing, Rule
-from plait.aggregation.server_optimizer import OptimizerMemory, ServerOptimizer, check_composition
+from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
+from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer, check_composition
 from plait.aggregation.table import RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
@@ -29,13 +29,13 @@ __all__ = [
     "Diagnostics",
     "Exactness",
     "Geometry",
-    "Handing",
     "LowRank",
     "Memory",
     "Observer",
-    "OptimizerMemory",
+    "OptimizerState",
     "Outcome",
     "Pair",
+    "Resizing",
     "RoundContext",
     "Rule",
     "ServerOptimizer",

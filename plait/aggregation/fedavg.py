@@ -57,5 +57,5 @@ FEDAVG = Rule(
     algorithm=Mean,
     subject=Subject.TENSORS,
     linear=True,
-    apart=True,
+    separate=True,
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, norm
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import OptimizerMemory
+from plait.aggregation.server_optimizer import OptimizerState
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class FedExp:
     learning_rate: float = 1.0
 
     name = "fedexp"
-    turns = False
+    takes_new_factors = False
     copies = 0
 
     def adjust(
         self,
         outcome: Outcome,
-        memory: OptimizerMemory,
+        memory: OptimizerState,
         context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerMemory]:
+    ) -> tuple[AdapterState, OptimizerState]:
         """The step, lengthened where clients disagree."""
         square = norm(outcome.step) ** 2
         longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0

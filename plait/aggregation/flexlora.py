@@ -18,7 +18,7 @@ from plait.aggregation.low_rank import Float64
 from plait.aggregation.mean_a import MeanA
 from plait.aggregation.projection import factored
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Exactness, Handing, Rule
+from plait.aggregation.rule import Exactness, Resizing, Rule
 
 
 class _Round:
@@ -48,5 +48,5 @@ FLEXLORA = Rule(
     algorithm=_Round,
     exactness=Exactness.UP_TO_TRUNCATION,
     ranks=ANY_RANK,
-    handing=Handing.BEST,
+    resizing=Resizing.BEST,
 )

@@ -21,7 +21,7 @@ from plait.aggregation.low_rank import Float64
 from plait.aggregation.mean_a import MeanA
 from plait.aggregation.projection import factored
 from plait.aggregation.round import Accumulator, Outcome, RoundContext
-from plait.aggregation.rule import Exactness, Handing, Rule
+from plait.aggregation.rule import Exactness, Resizing, Rule
 
 
 class _Round:
@@ -70,5 +70,5 @@ FLORIST = Rule(
     algorithm=Florist(),
     exactness=Exactness.UP_TO_TRUNCATION,
     ranks=ANY_RANK,
-    handing=Handing.BEST,
+    resizing=Resizing.BEST,
 )

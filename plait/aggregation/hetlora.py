@@ -1,11 +1,11 @@
 """HetLoRA: average clients of different ranks, padded with zeros and weighted by the norms of their products.
 
 Cho et al., "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models", arXiv 2401.06432 (HetLoRA),
-in three parts. *Distribution*: a client gets the leading slices of the master (`Handing.SLICE`). *Aggregation*: factors
-are padded with zeros and averaged with weights ||S_k|| / Z, where ||S_k|| is the Frobenius norm of the client's product
-in that module; this is implemented here, times the client's own weight (the paper has none). *Self-pruning*: a client
-adds lambda ||B_k[:, g r:]|| ||A_k[g r:]|| to its loss and drops the slices from g r on if their norm has shrunk; that
-happens at the client, and appears here as a client of a lower rank. Padding dilutes: slices that few clients have
+in three parts. *Distribution*: a client gets the leading slices of the master (`Resizing.SLICE`). *Aggregation*:
+factors are padded with zeros and averaged with weights ||S_k|| / Z, where ||S_k|| is the Frobenius norm of the client's
+product in that module; this is implemented here, times the client's own weight (the paper has none). *Self-pruning*: a
+client adds lambda ||B_k[:, g r:]|| ||A_k[g r:]|| to its loss and drops the slices from g r on if their norm has shrunk;
+that happens at the client, and appears here as a client of a lower rank. Padding dilutes: slices that few clients have
 shrink towards zero each round (see `raflora` and `rbla`).
 """
 
@@ -68,6 +68,6 @@ HETLORA = Rule(
     title="HetLoRA (arXiv 2401.06432)",
     computes="mean of zero-padded B and A, each client weighted by its weight times the norm of its product",
     algorithm=partial(PaddedMean, by_norm=True),
-    apart=True,
+    separate=True,
     ranks=UP_TO_SERVER,
 )

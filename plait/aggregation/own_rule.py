@@ -38,7 +38,7 @@ from plait.adapters import AdapterState, Float32, Subject
 from plait.aggregation.contribution import Contribution, Ranks
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
-from plait.aggregation.rule import Algorithm, Exactness, Handing, Rule
+from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.errors import ConfigError, PlaitError
 from plait.plugins import place_of
 
@@ -51,9 +51,9 @@ class Traits(TypedDict, total=False):
     subject: Subject
     exactness: Exactness
     linear: bool
-    apart: bool
+    separate: bool
     ranks: Ranks
-    handing: Handing
+    resizing: Resizing
     frozen: tuple[Side, ...]
     personal: Side | None
     continuous: bool

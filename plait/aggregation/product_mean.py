@@ -39,7 +39,7 @@ from plait.aggregation.product_probe import ProductProbe
 from plait.aggregation.product_sketch import ProductSketch
 from plait.aggregation.projection import factored
 from plait.aggregation.round import Accumulator, Outcome, RoundContext
-from plait.aggregation.rule import Exactness, Handing, Rule
+from plait.aggregation.rule import Exactness, Resizing, Rule
 from plait.aggregation.step import landing, step_to
 from plait.aggregation.weighted_sum import WeightedSum
 
@@ -194,6 +194,6 @@ PRODUCT_MEAN = Rule(
     algorithm=ProductMean(),
     exactness=Exactness.UP_TO_TRUNCATION,
     ranks=ANY_RANK,
-    handing=Handing.BEST,
+    resizing=Resizing.BEST,
     instead="keeps the best adapter of the same rank",
 )

@@ -21,7 +21,7 @@ from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.projection import kept
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import OptimizerMemory
+from plait.aggregation.server_optimizer import OptimizerState
 from plait.aggregation.step import landing, step_to
 
 # Columns of the momentum of a module, as a multiple of the rank.
@@ -48,7 +48,7 @@ class ProductSpace:
     beta2: Annotated[float, Field(ge=0, lt=1, description="decay of v, where adaptive")] = 0.99
     tau: Annotated[float, Field(gt=0, le=1, description="adaptivity, where adaptive")] = 1e-3
 
-    turns = True
+    takes_new_factors = True
 
     @property
     def copies(self) -> int:
@@ -56,8 +56,8 @@ class ProductSpace:
         return 2 * _MOMENTUM_RANKS if self.momentum else 0
 
     def adjust(
-        self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext
-    ) -> tuple[AdapterState, OptimizerMemory]:
+        self, outcome: Outcome, memory: OptimizerState, context: RoundContext
+    ) -> tuple[AdapterState, OptimizerState]:
         """Compute the target product beyond or before the rule's, and take the step to the nearest adapter."""
         geometry, master = context.geometry, context.master
         landed = landing(outcome.step, master)
@@ -75,7 +75,7 @@ class ProductSpace:
             geometry.put_others(wanted, old + (way.b @ way.a)[:, 0])
         return step_to(wanted, master), kept_memory
 
-    def _way(self, module: str, change: LowRank, memory: OptimizerMemory, kept_memory: dict[str, Float64]) -> LowRank:
+    def _way(self, module: str, change: LowRank, memory: OptimizerState, kept_memory: dict[str, Float64]) -> LowRank:
         beta, momentum = self.momentum, change
         rate = self.learning_rate
         share = 1.0 - beta if self.adaptive else 1.0
@@ -107,5 +107,5 @@ def _cut(matrix: LowRank, *, columns: int) -> LowRank:
     return LowRank(svd.u[:, :columns] * svd.s[:columns], svd.vt[:columns])
 
 
-def _float64(memory: OptimizerMemory, name: str) -> Float64:
+def _float64(memory: OptimizerState, name: str) -> Float64:
     return memory[name].astype(np.float64, copy=False)

@@ -18,7 +18,7 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import Float64, LowRank, kept_rank
-from plait.aggregation.rule import Handing
+from plait.aggregation.rule import Resizing
 
 # Kept factors of a worse condition would lose digits in float32; balanced ones are taken instead.
 _LARGEST_CONDITION = 100.0
@@ -97,7 +97,7 @@ def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> 
 
 
 def fitted(
-    state: AdapterState, *, source: Geometry, target: Geometry, handing: Handing, fresh: AdapterState
+    state: AdapterState, *, source: Geometry, target: Geometry, resizing: Resizing, fresh: AdapterState
 ) -> AdapterState:
     """An adapter converted to another rank, for a client or for export.
 
@@ -107,7 +107,7 @@ def fitted(
         state: in the layout of `source`.
         source: of the given adapter.
         target: of the wanted adapter, on the same modules.
-        handing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
+        resizing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
         fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use
             get their rows of A.
     """
@@ -117,20 +117,20 @@ def fitted(
     target.put_others(flat, source.others_of(state.flat))
     for theirs in target.pairs:
         ours = source.by_module[theirs.module]
-        factors = _fit_pair(state, ours, theirs, handing, fresh)
+        factors = _fit_pair(state, ours, theirs, resizing, fresh)
         theirs.b_of(flat)[:] = factors.b
         theirs.a_of(flat)[:] = factors.a
     return AdapterState(target.layout, flat)
 
 
-def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, handing: Handing, fresh: AdapterState) -> Factored:
+def _fit_pair(state: AdapterState, ours: Pair, theirs: Pair, resizing: Resizing, fresh: AdapterState) -> Factored:
     # The root goes to each factor, so that theirs.scale * b @ a is what ours.scale * b @ a was.
     root = (ours.scale / theirs.scale) ** 0.5
     b = root * ours.b_of(state.flat).astype(np.float64)
     a = root * ours.a_of(state.flat).astype(np.float64)
     spare = theirs.a_of(fresh.flat).astype(np.float64)
     shared = min(ours.rank, theirs.rank)
-    if theirs.rank < ours.rank and handing is Handing.BEST:
+    if theirs.rank < ours.rank and resizing is Resizing.BEST:
         if not b.any():
             # A fresh adapter stays fresh: its rows of A, not those of a singular value decomposition of zero.
             return Factored(b[:, :shared], a[:shared], 0.0)

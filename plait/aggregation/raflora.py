@@ -7,8 +7,8 @@ although few clients have the later ones, so over the rounds the energy collapse
     M = sum over h of  sum over clients k with r_k >= r_h of  w_k / W_h  s_k B_k[:, h] A_k[h, :],
 
 with W_h the weight of the owners of partition h, and then the best product of the server's rank. If all clients have
-one rank this is FlexLoRA. Slices mean the same to all only if factors are ordered by singular values, as `Handing.BEST`
-returns them.
+one rank this is FlexLoRA. Slices mean the same to all only if factors are ordered by singular values, as
+`Resizing.BEST` returns them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plait.aggregation.low_rank import LowRank
 from plait.aggregation.product_sum import ProductSum
 from plait.aggregation.projection import balanced
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Handing, Rule
+from plait.aggregation.rule import Resizing, Rule
 from plait.aggregation.step import step_to
 from plait.aggregation.weighted_sum import WeightedSum
 from plait.errors import PeerError
@@ -98,6 +98,6 @@ RAFLORA = Rule(
     computes="products of each rank slice averaged over the clients that have it, then cut to the server's rank",
     algorithm=_Round,
     ranks=ANY_RANK,
-    handing=Handing.BEST,
+    resizing=Resizing.BEST,
     continuous=False,
 )

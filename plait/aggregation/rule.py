@@ -33,7 +33,7 @@ class Exactness(StrEnum):
     INEXACT = "inexact"
 
 
-class Handing(StrEnum):
+class Resizing(StrEnum):
     """How a client of another rank gets its adapter from the master: the parameter of `projection.fitted`."""
 
     SLICE = "slice"
@@ -55,9 +55,9 @@ class Rule:
         exactness: of the product.
         linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
             aggregation.
-        apart: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
+        separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
         ranks: the ranks that clients may have besides the server's.
-        handing: how clients of another rank get their adapter.
+        resizing: how clients of another rank get their adapter.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
         personal: the side that stays at the client and is never sent, or None.
@@ -79,9 +79,9 @@ class Rule:
     subject: Subject = Subject.FACTORS
     exactness: Exactness = Exactness.INEXACT
     linear: bool = False
-    apart: bool = False
+    separate: bool = False
     ranks: Ranks = ONE_RANK
-    handing: Handing = Handing.SLICE
+    resizing: Resizing = Resizing.SLICE
     frozen: tuple[Side, ...] = ()
     personal: Side | None = None
     continuous: bool = True
@@ -106,13 +106,13 @@ class Rule:
         """The sides that clients train in a round; they send all but the personal one."""
         return BOTH_SIDES - self._frozen_in(round_number)
 
-    def turns(self, *, one_rank: bool) -> bool:
+    def new_factors(self, *, one_rank: bool) -> bool:
         """Whether each round has new factors, rather than those of the previous round plus a small step.
 
         Args:
             one_rank: whether all clients have one rank; cutting a product for several ranks rotates all factors.
         """
-        return not self.continuous or (self.handing is Handing.BEST and not one_rank)
+        return not self.continuous or (self.resizing is Resizing.BEST and not one_rank)
 
     def traffic(self, client: Geometry, clients: int) -> Traffic:
         """What a client of these ranks sends and receives in a round of `clients` such clients, before any codec."""

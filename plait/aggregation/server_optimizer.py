@@ -29,7 +29,7 @@ from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.rule import Rule
 from plait.errors import ConfigError
 
-OptimizerMemory = Mapping[str, NDArray[np.generic]]
+OptimizerState = Mapping[str, NDArray[np.generic]]
 
 
 class ServerOptimizer(Protocol):
@@ -43,8 +43,8 @@ class ServerOptimizer(Protocol):
         ...
 
     @property
-    def turns(self) -> bool:
-        """Whether it makes sense where a rule changes the factors from round to round (see `Rule.turns`)."""
+    def takes_new_factors(self) -> bool:
+        """Whether it makes sense where a rule changes the factors from round to round (see `Rule.new_factors`)."""
         ...
 
     @property
@@ -53,8 +53,8 @@ class ServerOptimizer(Protocol):
         ...
 
     def adjust(
-        self, outcome: Outcome, memory: OptimizerMemory, context: RoundContext
-    ) -> tuple[AdapterState, OptimizerMemory]:
+        self, outcome: Outcome, memory: OptimizerState, context: RoundContext
+    ) -> tuple[AdapterState, OptimizerState]:
         """The step to apply, and the state to keep.
 
         Args:
@@ -76,17 +76,17 @@ def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool 
     Raises:
         ConfigError: with the reason.
     """
-    if optimizer.name == Plain.name or not rule.turns(one_rank=one_rank):
+    if optimizer.name == Plain.name or not rule.new_factors(one_rank=one_rank):
         return
     if rule.moves_base:
         raise ConfigError(
             f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}': "
             "the round's progress goes into the base and the adapter starts fresh"
         )
-    if not optimizer.turns:
+    if not optimizer.takes_new_factors:
         raise ConfigError(
             f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}' or one in "
-            "product space: this rule turns the factors in every round"
+            "product space: this rule makes new factors in every round"
         )
 
 
@@ -95,15 +95,15 @@ class Plain:
     """Take the rule's step as it is."""
 
     name = "none"
-    turns = True
+    takes_new_factors = True
     copies = 0
 
     def adjust(
         self,
         outcome: Outcome,
-        memory: OptimizerMemory,
+        memory: OptimizerState,
         context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerMemory]:
+    ) -> tuple[AdapterState, OptimizerState]:
         """The step unchanged."""
         return outcome.step, memory
 
@@ -124,15 +124,15 @@ class Sgd:
     momentum: float = 0.0
     nesterov: bool = False
 
-    turns = False
+    takes_new_factors = False
     copies = 1
 
     def adjust(
         self,
         outcome: Outcome,
-        memory: OptimizerMemory,
+        memory: OptimizerState,
         context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerMemory]:
+    ) -> tuple[AdapterState, OptimizerState]:
         """Add to the momentum and follow it."""
         step = outcome.step
         first = np.float32(self.momentum) * _array(memory, "first", like=step, start=0.0) + step.flat
@@ -158,15 +158,15 @@ class Adaptive:
         float, Field(gt=0, le=1, description="adaptivity: far smaller steps are multiplied by learning rate / tau")
     ] = 1e-3
 
-    turns = False
+    takes_new_factors = False
     copies = 2
 
     def adjust(
         self,
         outcome: Outcome,
-        memory: OptimizerMemory,
+        memory: OptimizerState,
         context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerMemory]:
+    ) -> tuple[AdapterState, OptimizerState]:
         """Update both moments and take the adaptive step."""
         step = outcome.step
         first = _array(memory, "first", like=step, start=0.0)
@@ -186,7 +186,7 @@ class Adaptive:
         return result.astype(np.float32, copy=False)
 
 
-def _array(memory: OptimizerMemory, name: str, *, like: AdapterState, start: float) -> Float32:
+def _array(memory: OptimizerState, name: str, *, like: AdapterState, start: float) -> Float32:
     array = memory.get(name)
     if array is None:
         return np.full(like.layout.size, start, np.float32)

@@ -41,7 +41,7 @@ def estimate(
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
-    from plait.rounds.broadcasts import TURNED_BITS
+    from plait.rounds.broadcasts import NEW_FACTORS_BITS
     from plait.run import blueprint_of, copies_on_disk
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
@@ -60,7 +60,7 @@ def estimate(
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
             bits_up=bits,
-            bits_down=max(bits, TURNED_BITS) if settled.turns else bits,
+            bits_down=max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits,
             overhead_bytes=0,
             evaluating_clients=settings.clients if evaluate else 0,
             bandwidth_up_bps=up_mbps and up_mbps * 1e6,

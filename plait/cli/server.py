@@ -115,14 +115,14 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         from plait.rounds.validate import max_update_bytes
         from plait.run import resolve
         from plait.settle import settle
-        from plait.stacking import beginning_of
+        from plait.stacking import starting_point_of
         from server.grpc_grid import GrpcGrid
         from server.limits import Limits
         from server.log import say_event
     with status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
         run = resolve(settle(settings), progress=lambda text: say(text, quiet=quiet))
-        beginning = None if directory.has_started else beginning_of(run)
+        start = None if directory.has_started else starting_point_of(run)
     grid = GrpcGrid(
         serving.listen,
         inbox=directory.path / ".inbox",
@@ -142,7 +142,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
         ),
     )
-    app = server_app(lambda channel, _: run_federation(channel, run, beginning=beginning, told=say_event))
+    app = server_app(lambda channel, _: run_federation(channel, run, start=start, on_event=say_event))
     serving.save(directory.server)
     _log_to(directory.server_log)
     _stop_on_signals(settings.out)

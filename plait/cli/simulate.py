@@ -20,11 +20,11 @@ from plait.config import RunConfig
 from plait.errors import ConfigError, DiskFullError, Interrupted
 
 if TYPE_CHECKING:
-    from plait.rounds.beginning import Beginning
     from plait.rounds.local_channel import StopRequest
     from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.starting_point import StartingPoint
     from plait.run import Run
-    from plait.simulation.dealing import Dealt
+    from plait.simulation.partitioned_data import PartitionedData
     from plait.simulation.simulation import Simulation
 
 
@@ -51,14 +51,14 @@ def simulate(
     if RunDirectory(Path(out)).has_started:
         raise ConfigError(f"'{out}' already holds a run; `plait resume {out}` continues it, or give another --out")
     check_names(settings)
-    run, dealt = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
-    beginning = begin(run, quiet=json_output)
+    run, data = prepare(settings.model_copy(update={"out": out}), quiet=json_output)
+    start = begin(run, quiet=json_output)
     with told_how_to_go_on(out):
-        execute(run, dealt, beginning, quiet=json_output)
+        execute(run, data, start, quiet=json_output)
         finish(Path(out), json_output=json_output)
 
 
-def prepare(settings: RunConfig, *, quiet: bool) -> tuple[Run, Dealt]:
+def prepare(settings: RunConfig, *, quiet: bool) -> tuple[Run, PartitionedData]:
     """Fetch data and base, partition the data, and resolve the run.
 
     Raises:
@@ -68,7 +68,7 @@ def prepare(settings: RunConfig, *, quiet: bool) -> tuple[Run, Dealt]:
         from plait.report.wording import plural
         from plait.run import resolve
         from plait.settle import settle
-        from plait.simulation.dealing import deal
+        from plait.simulation.partitioned_data import load_partitioned
         from plait.training.bases import quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.four_bits import check_four_bits
@@ -83,38 +83,38 @@ def prepare(settings: RunConfig, *, quiet: bool) -> tuple[Run, Dealt]:
         say(text, quiet=quiet)
 
     with status(f"partitioning {settings.data} over {plural(settings.clients, 'client')}", quiet=quiet):
-        dealt = deal(settings, progress=progress)
-        for note in dealt.partition.notes:
+        data = load_partitioned(settings, progress=progress)
+        for note in data.partition.notes:
             progress(note)
-        settled = settled.on_data(partition=str(dealt.scheme), labels=",".join(dealt.dataset.labels))
+        settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels))
     with status(f"looking for base {settings.base}", quiet=quiet):
-        return resolve(settled, progress=progress), dealt
+        return resolve(settled, progress=progress), data
 
 
-def begin(run: Run, *, quiet: bool) -> Beginning:
+def begin(run: Run, *, quiet: bool) -> StartingPoint:
     """What a new run is to begin with; says so where some of it is lost.
 
     Raises:
         PlaitError: the adapters that the run names cannot be begun with.
     """
-    from plait.stacking import beginning_of
+    from plait.stacking import starting_point_of
 
-    beginning = beginning_of(run)
-    if beginning.lost > _WORTH_TELLING:
-        say(f"rank {run.config.rank} loses {beginning.lost:.1%} of the given adapters", quiet=quiet)
-    return beginning
+    start = starting_point_of(run)
+    if start.lost > _WORTH_TELLING:
+        say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)
+    return start
 
 
-def execute(run: Run, dealt: Dealt, beginning: Beginning | None = None, *, quiet: bool) -> None:
+def execute(run: Run, data: PartitionedData, start: StartingPoint | None = None, *, quiet: bool) -> None:
     """Run (or continue) the rounds, then the baselines."""
     from plait.rounds.run_directory import RunDirectory
     from plait.simulation.references import add_references
     from plait.simulation.simulation import Simulation
 
     directory = RunDirectory(Path(run.config.out))
-    simulation = Simulation(run, dealt)
+    simulation = Simulation(run, data)
     if not is_finished(directory):
-        _run_rounds(directory, run, simulation, beginning, quiet=quiet)
+        _run_rounds(directory, run, simulation, start, quiet=quiet)
     if run.config.references:
         with status(f"training the baselines: {', '.join(run.config.references)}", quiet=quiet) as update:
             add_references(directory, run, simulation, progress=update)
@@ -137,7 +137,7 @@ def is_reported(run: Path) -> bool:
 
 
 def _run_rounds(
-    directory: RunDirectory, run: Run, simulation: Simulation, beginning: Beginning | None, *, quiet: bool
+    directory: RunDirectory, run: Run, simulation: Simulation, start: StartingPoint | None, *, quiet: bool
 ) -> None:
     from plait.federation import run_federation
     from plait.rounds.local_channel import StopRequest
@@ -146,7 +146,7 @@ def _run_rounds(
     _stop_on_interrupt(stop, quiet=quiet)
     config = run.config
     with watch(directory.ledger, rounds=config.rounds, cohort=config.cohort_size, clients=config.clients, quiet=quiet):
-        run_federation(simulation.channel(stop), run, beginning=beginning)
+        run_federation(simulation.channel(stop), run, start=start)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -133,18 +133,18 @@ def _published(directory: RunDirectory, run: Run) -> tuple[str, str]:
 
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
+    from plait.rounds.aggregator import Aggregator, Refused
     from plait.rounds.audit import replay
-    from plait.rounds.beginning import begun, parents_in
     from plait.rounds.events import RunStarted
-    from plait.rounds.folding import Folding, Refused
     from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
-    from plait.stacking import beginning_of
+    from plait.rounds.starting_point import parents_in, starting_state
+    from plait.stacking import starting_point_of
 
     ranks, plan = run.ranks, run.settled.plan
 
-    def folding(refused: Refused) -> Folding:
-        return Folding(
+    def aggregator(refused: Refused) -> Aggregator:
+        return Aggregator(
             directory=directory,
             refused=refused,
             ranks=ranks,
@@ -159,8 +159,8 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
-    beginning = beginning_of(run)
-    if beginning.parents != parents_in(events):
+    start = starting_point_of(run)
+    if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
-    state = begun(initial_state(bytes.fromhex(run_id), ranks), beginning, ranks, run.base_fingerprint)
-    return replay(directory, events, state, folding, take_back=run.settled.config.take_back)
+    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint)
+    return replay(directory, events, state, aggregator, take_back=run.settled.config.take_back)

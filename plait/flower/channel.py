@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from plait.errors import PeerError
 from plait.flower.blob import data_of, to_content
-from plait.rounds.channel import Data, Identity, NoAnswer, Presence, Purpose, TaskParts
+from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
 _SHORTEST_PAUSE_S = 0.02
@@ -39,7 +39,7 @@ class AttendedGrid(Protocol):
         """The node's key; None on an insecure connection."""
         ...
 
-    def presence(self, node_id: int) -> tuple[float, float] | None:
+    def liveness(self, node_id: int) -> tuple[float, float] | None:
         """When it connected, and the seconds since its last progress; None while it is away."""
         ...
 
@@ -84,10 +84,10 @@ class GridChannel:
             raise PeerError(f"node {node} has left, expected one that is connected")
         return Identity(name, self._grid.public_key(node) or b"")
 
-    def presence(self, node: int) -> Presence:
-        """A node's presence; the grid gives up nodes that are away."""
-        found = self._grid.presence(node) if isinstance(self._grid, AttendedGrid) else None
-        return Presence() if found is None else Presence(*found)
+    def liveness(self, node: int) -> Liveness:
+        """Whether a node is still working; the grid gives up nodes that are away."""
+        found = self._grid.liveness(node) if isinstance(self._grid, AttendedGrid) else None
+        return Liveness() if found is None else Liveness(*found)
 
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""

@@ -56,16 +56,16 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not rounds or rule is None:
         return
     covariance = max(each.covariance for each in rounds)
-    if rule.apart and covariance >= _NOTEWORTHY:
+    if rule.separate and covariance >= _NOTEWORTHY:
         instead = "; ".join(f"--rule {clean(name)} {clean(does)}" for name, does in rule.alternatives.items())
         yield f"Averaging B and A separately loses up to {percent_text(covariance)} of the mean product; {instead}."
-    elif rule.apart and len(rounds) >= 2:
+    elif rule.separate and len(rounds) >= 2:
         yield (
             f"Averaging B and A separately loses at most {percent_text(covariance)} of the mean product, so an exact "
             f"rule would gain little over {clean(rule.name)}."
         )
     ranks = [each.effective_rank for each in rounds if each.effective_rank]
-    if ranks and view.start.adapter.rank and not rule.apart and max(each.error for each in rounds) >= _NOTEWORTHY:
+    if ranks and view.start.adapter.rank and not rule.separate and max(each.error for each in rounds) >= _NOTEWORTHY:
         lost = max(each.error for each in rounds)
         yield (
             f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and rank "

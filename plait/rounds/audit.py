@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from plait.adapters import Json
 from plait.errors import MachineError, PeerError
+from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
     ClientsDescribed,
     Evaluated,
@@ -20,7 +21,6 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.folding import Folding, Refused, Stored, TakesBack
 from plait.rounds.recorded import evaluations_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
@@ -66,7 +66,7 @@ def replay(
     directory: RunDirectory,
     events: Sequence[Event],
     state: RunState,
-    folding: Callable[[Refused], Folding],
+    make_aggregator: Callable[[Refused], Aggregator],
     *,
     take_back: bool = False,
 ) -> int:
@@ -76,7 +76,7 @@ def replay(
         directory: of the run, with the updates of all rounds.
         events: its ledger.
         state: before round 1.
-        folding: the run's rule, optimizer and codec, reporting refusals to the given function.
+        make_aggregator: the run's rule, optimizer and codec, reporting refusals to the given function.
         take_back: whether the run takes back steps that made the adapter worse.
 
     Returns:
@@ -88,19 +88,19 @@ def replay(
     received: dict[int, dict[str, UpdateReceived]] = {}
     refused: set[tuple[int, str, str]] = set()
     done = 0
-    fold = folding(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
-    told = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
+    aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
+    recorded = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
     evaluations = {each.round: each for each in evaluations_in(events)} if take_back else {}
     standing = Standing()
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
-            if not standing.worse and fold.takes_back is not TakesBack.NOTHING:
+            if not standing.worse and aggregator.takes_back is not TakesBack.NOTHING:
                 state = replace(state, accepted=state.adapter)
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
-            state, fields = fold.take_back(state)
+            state, fields = aggregator.take_back(state)
             _check_same(state.round, fields, event.adapter)
         elif isinstance(event, UpdateReceived):
             received.setdefault(event.round, {})[event.client] = event
@@ -109,15 +109,15 @@ def replay(
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             stored = {
-                client: _stored(directory, fold, state, number, client, update)
+                client: _stored(directory, aggregator, state, number, client, update)
                 for client, update in sorted(received.get(number, {}).items())
             }
             try:
-                state, fields = fold.step(state, number, stored, scale=standing.scale)
+                state, fields = aggregator.step(state, number, stored, scale=standing.scale)
             except MachineError as error:
                 raise PeerError(str(error)) from error
             _check_same(number, fields, event.adapter)
-            for misfit in sorted(refused - told):
+            for misfit in sorted(refused - recorded):
                 raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
             state, done = replace(state, finished={}), number
     return done
@@ -132,13 +132,13 @@ def _check_same(number: int, fields: Mapping[str, Json], recorded: str) -> None:
 
 
 def _stored(
-    directory: RunDirectory, folding: Folding, state: RunState, number: int, client: str, event: UpdateReceived
+    directory: RunDirectory, aggregator: Aggregator, state: RunState, number: int, client: str, event: UpdateReceived
 ) -> Stored:
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
         raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
-    opened, stored = folding.open(state, number, client, update)
+    opened, stored = aggregator.open(state, number, client, update)
     if opened.delta.digest().hex() != event.digest:
         raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
     stated = event.signed, event.signature

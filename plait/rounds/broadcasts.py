@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from plait.adapters import AdapterState, add, subtract
 from plait.aggregation import BaseDelta
-from plait.rounds.error_feedback import Debt, drift_after, leads
+from plait.rounds.error_feedback import Residual, drift_after, leads
 from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
@@ -23,7 +23,7 @@ from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 _BASE_BITS = 8.0
 # Newly decomposed factors are as far from the previous ones as from zero: one bit loses a tenth of that
 # step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
-TURNED_BITS = 4.0
+NEW_FACTORS_BITS = 4.0
 """Minimum bits per parameter of a broadcast of rotated factors."""
 
 
@@ -50,15 +50,15 @@ def follow(
     Returns:
         (the state, size and error of the step of the master's own rank).
     """
-    codec = _at_least(TURNED_BITS, codec) if before is None else codec
+    codec = _at_least(NEW_FACTORS_BITS, codec) if before is None else codec
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
         previous = track.shadow.digest()
-        wanted, drift = ranks.handed(state.adapter, number), None
+        wanted, drift = ranks.resized(state.adapter, number), None
         if before is not None and leads(codec):
-            drift = drift_after(track.drift, subtract(wanted, ranks.handed(before, number)))
-        encoded = encode_delta(Debt(subtract(wanted, track.shadow), drift).due(codec), codec)
+            drift = drift_after(track.drift, subtract(wanted, ranks.resized(before, number)))
+        encoded = encode_delta(Residual(subtract(wanted, track.shadow), drift).to_encode(codec), codec)
         shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
         sealed = seal(replace(header, relative_to=previous, result_digest=shadow.digest()), encoded)

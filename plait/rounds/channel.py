@@ -48,16 +48,16 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Presence:
-    """A node's presence.
+class Liveness:
+    """Whether a node is still working.
 
     Attributes:
         since: when it connected, on the driver's clock; another number after a reconnect.
-        quiet_s: seconds since its last progress: a report, or a transferred byte.
+        idle_s: seconds since its last progress: a report, or a transferred byte.
     """
 
     since: float = 0.0
-    quiet_s: float = 0.0
+    idle_s: float = 0.0
 
 
 class Exchange(Protocol):
@@ -117,8 +117,8 @@ class Channel(Protocol):
         """The node's proven identity; None if the driver leaves proof to others."""
         ...
 
-    def presence(self, node: int) -> Presence:
-        """The node's presence; constant if the driver cannot tell."""
+    def liveness(self, node: int) -> Liveness:
+        """Whether the node is still working; constant if the driver cannot tell."""
         ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:

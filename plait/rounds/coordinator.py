@@ -20,12 +20,12 @@ from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, PeerError
 from plait.rounds import events
-from plait.rounds.asking import Answer, Asking
+from plait.rounds.aggregator import Aggregator, Stored, TakesBack, Weighting
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.dispatch import Answer, Dispatch
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
-from plait.rounds.folding import Folding, Stored, TakesBack, Weighting
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
@@ -110,7 +110,7 @@ class Coordinator:
         self._base = base_fingerprint
         self._rule = rule
         self._misfits: set[tuple[int, str, str]] = set()
-        self._folding = Folding(
+        self._aggregator = Aggregator(
             directory=directory,
             refused=self._log_misfit,
             ranks=ranks,
@@ -123,7 +123,8 @@ class Coordinator:
             weighting=plan.weighting,
             weight_ratio=plan.weight_ratio,
         )
-        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, turns=self._folding.turns)
+        new_factors = self._aggregator.new_factors
+        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, new_factors=new_factors)
         self._publish = publish
         self._standing = Standing()
 
@@ -208,23 +209,23 @@ class Coordinator:
         stored: dict[str, Stored] = {}
         for client in sorted(known):
             self._recover(state, number, client, recorded, stored)
-        verdict = self._folding.judge(state, stored)
+        check = self._aggregator.check_norms(state, stored)
         for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
             if self._channel.open_ended:
                 self._gather(roster)
-            state = self._collect(state, roster, number, stored, without=verdict.refused if attempt > 1 else ())
-            verdict = self._folding.judge(state, stored)
-            if len(verdict.accepted) >= self._plan.quorum:
+            state = self._collect(state, roster, number, stored, without=check.refused if attempt > 1 else ())
+            check = self._aggregator.check_norms(state, stored)
+            if len(check.accepted) >= self._plan.quorum:
                 break
-            self._ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(verdict.accepted)))
+            self._ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
         else:
             raise PeerError(
-                f"round {number} got {len(verdict.accepted)} usable updates from its {self._plan.cohort_size} clients, "
+                f"round {number} got {len(check.accepted)} usable updates from its {self._plan.cohort_size} clients, "
                 f"expected at least {self._plan.quorum}"
             )
 
         scale = self._standing.scale if self._plan.watch.take_back else 1.0
-        state, finished = self._folding.step(state, number, stored, scale=scale)
+        state, finished = self._aggregator.step(state, number, stored, scale=scale)
         wanted = self._plan.cohort_size
         if not self._channel.open_ended:
             # Nobody else can come.
@@ -255,11 +256,11 @@ class Coordinator:
         )
         self._ledger.append(events.RoundStarted(round=number, cohort=chosen))
         replacements = (name for name in reserve if name in roster.nodes and name not in stored)
-        with self._asking(state, roster, Purpose.TRAIN, number) as asking:
+        with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
                 if name not in usable:
-                    asking.ask(name)
-            while len(usable) < plan.cohort_size and (answer := asking.next_answer(deadline)):
+                    dispatch.ask(name)
+            while len(usable) < plan.cohort_size and (answer := dispatch.next_answer(deadline)):
                 client = answer.client
                 if isinstance(answer.reply, UpdateReply):
                     track = roster.tracks[client]
@@ -274,10 +275,10 @@ class Coordinator:
                 if client in usable:
                     continue
                 self._doubt(roster, answer)
-                if len(usable) + len(asking.waiting) < plan.cohort_size and (name := next(replacements, None)):
+                if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
                     self._ledger.append(events.ClientReplaced(round=number, client=client, by=name))
-                    asking.ask(name)
-            late = sorted(asking.waiting) if len(usable) < plan.cohort_size else []
+                    dispatch.ask(name)
+            late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         for client in late:
             self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
@@ -306,7 +307,7 @@ class Coordinator:
         if update is None:
             return
         try:
-            opened, stored[client] = self._folding.open(state, number, client, update)
+            opened, stored[client] = self._aggregator.open(state, number, client, update)
         except PeerError:
             return
         if (number, client) not in recorded.received:
@@ -319,10 +320,10 @@ class Coordinator:
         own: dict[str, ClientLoss] = {}
         deadline = None if self._plan.deadline_s is None else time.monotonic() + self._plan.deadline_s
         count = self._plan.eval_clients or len(roster.nodes)
-        with self._asking(state, roster, Purpose.EVALUATE, state.round) as asking:
+        with self._dispatch(state, roster, Purpose.EVALUATE, state.round) as dispatch:
             for client in sample_cohort(list(roster.nodes), count, seed=self._plan.seed, round_number=0):
-                asking.ask(client)
-            while answer := asking.next_answer(deadline):
+                dispatch.ask(client)
+            while answer := dispatch.next_answer(deadline):
                 reply = answer.reply
                 if not isinstance(reply, Evaluation):
                     self._log_failure(state.round, answer)
@@ -378,14 +379,14 @@ class Coordinator:
         if not watch.take_back:
             return state
         if not standing.worse:
-            keeps = self._folding.takes_back is not TakesBack.NOTHING
+            keeps = self._aggregator.takes_back is not TakesBack.NOTHING
             return replace(state, accepted=state.adapter) if keeps else state
         return self._take_back(state, recorded)
 
     def _take_back(self, state: RunState, recorded: Recorded) -> RunState:
         fields: dict[str, Json] = {"taken_back": TakesBack.NOTHING.value}
         if state.accepted is not None:
-            state, fields = self._folding.take_back(state)
+            state, fields = self._aggregator.take_back(state)
         if state.round not in recorded.taken_back:
             standing = self._standing
             self._ledger.append(
@@ -403,11 +404,11 @@ class Coordinator:
             self._publish(state)
         return state
 
-    def _asking(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Asking:
+    def _dispatch(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Dispatch:
         def task(client: str, broadcast: bytes, base: bytes) -> Task:
             return self._task(purpose, broadcast, base, client, number)
 
-        return Asking(
+        return Dispatch(
             channel=self._channel,
             roster=roster,
             state=state,
@@ -428,11 +429,11 @@ class Coordinator:
         """Store an update if it is usable."""
         try:
             opened = open_update(update, expected)
-            self._folding.check(opened, expected, track)
+            self._aggregator.check(opened, expected, track)
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
             return None
-        stored = self._folding.stored(opened, state, track)
+        stored = self._aggregator.stored(opened, state, track)
         self._directory.store_update(expected.round, expected.client, update)
         self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes)
         return stored
@@ -465,7 +466,7 @@ class Coordinator:
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
         return replace(
-            self._folding.expected(state, number, client, roster.tracks[client]),
+            self._aggregator.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             public_key=roster.keys[client],
         )

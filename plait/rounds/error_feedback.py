@@ -42,47 +42,48 @@ _DRIFT_KEPT = 0.7  # weight of the previous drift when a round's movement is add
 
 
 @dataclass(frozen=True, eq=False)
-class Debt:
-    """The residual that an encoder owes its receiver.
+class Residual:
+    """What an encoder has not yet delivered to its receiver.
 
     Attributes:
-        owed: the part to be sent that has not arrived.
+        pending: the part to be sent that has not arrived.
         drift: mean movement per round, newest rounds weighted most; None if unknown or not needed.
     """
 
-    owed: AdapterState
+    pending: AdapterState
     drift: AdapterState | None = None
 
-    def due(self, codec: Codec) -> AdapterState:
-        """The input with which, under a steady drift, everything owed arrives."""
+    def to_encode(self, codec: Codec) -> AdapterState:
+        """The input with which, under a steady drift, everything pending arrives."""
         distortion = codec.distortion
         if self.drift is None or not leads(codec):
             gain = feedback_gain(distortion)
-            return self.owed if gain == 1 else AdapterState(self.owed.layout, self.owed.flat * np.float32(gain))
-        wanted, drift = (each.flat.astype(np.float64) for each in (self.owed, self.drift))
+            pending = self.pending
+            return pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
+        wanted, drift = (each.flat.astype(np.float64) for each in (self.pending, self.drift))
         ahead = (
             min(distortion / (1 - distortion), _FURTHEST_AHEAD) * float(wanted @ drift) / (float(drift @ drift) or 1.0)
         )
         flat: Float32 = self.drift.flat * np.float32(ahead)
-        flat += self.owed.flat
-        return AdapterState(self.owed.layout, flat)
+        flat += self.pending.flat
+        return AdapterState(self.pending.layout, flat)
 
-    def paid(self, arrived: AdapterState) -> Debt:
+    def after_sending(self, arrived: AdapterState) -> Residual:
         """The residual once a receiver has decoded `arrived`."""
-        return Debt(subtract(self.owed, arrived), self.drift)
+        return Residual(subtract(self.pending, arrived), self.drift)
 
-    def grown(self, movement: AdapterState, codec: Codec) -> Debt:
+    def plus(self, movement: AdapterState, codec: Codec) -> Residual:
         """The residual with this much more to send."""
-        owed = add(self.owed, movement)
-        return Debt(owed, drift_after(self.drift, movement) if leads(codec) else None)
+        pending = add(self.pending, movement)
+        return Residual(pending, drift_after(self.drift, movement) if leads(codec) else None)
 
     def kept(self) -> Kept:
         """The residual as stored; empty for none."""
-        arrays = {"owed": self.owed.flat} if self.drift is None else {"owed": self.owed.flat, "drift": self.drift.flat}
+        arrays = {"owed": self.pending.flat} | ({} if self.drift is None else {"drift": self.drift.flat})
         return Kept(arrays=arrays if any(array.any() for array in arrays.values()) else {})
 
     @classmethod
-    def of(cls, kept: Kept, layout: Layout) -> Debt:
+    def of(cls, kept: Kept, layout: Layout) -> Residual:
         """The inverse of `kept`; zero if it is lost or of another adapter."""
         owed, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
         if owed is None:
@@ -106,15 +107,15 @@ class ErrorFeedback:
         return job
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
-        """Pack what is due."""
+        """Pack the delta and the residual."""
         codec = job.settings.codec
-        debt = Debt.of(kept, outgoing.delta.layout).grown(outgoing.delta, codec)
-        due = debt.due(codec)
+        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta, codec)
+        wanted = residual.to_encode(codec)
         # The residual of an untrained side waits for a round that trains it.
         for side in BOTH_SIDES - set(map(Side, job.settings.trained)):
-            due = without(due, geometry_of(job.spec), side)
-        encoded = encode_delta(due, codec)
-        return replace(outgoing, encoded=encoded), debt.paid(encoded.delta).kept()
+            wanted = without(wanted, geometry_of(job.spec), side)
+        encoded = encode_delta(wanted, codec)
+        return replace(outgoing, encoded=encoded), residual.after_sending(encoded.delta).kept()
 
 
 def leads(codec: Codec) -> bool:

@@ -27,7 +27,7 @@ _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SequenceLosses:
     """A model's losses on held-out sequences, one by one; never leaves the machine.
 
     Attributes:
@@ -57,7 +57,7 @@ class Judgement:
         """Sequences."""
         return len(self.counts)
 
-    def since(self, before: Judgement | None) -> ClientLoss:
+    def since(self, before: SequenceLosses | None) -> ClientLoss:
         """The client's report, relative to the losses `before`; None, or other sequences, if those are unknown."""
         change = change_error = None
         if before is not None and (before.digest, before.counts) == (self.digest, self.counts):
@@ -71,7 +71,7 @@ class Judgement:
         return json.dumps([self.losses, self.counts, self.correct, self.digest]).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Judgement | None:
+    def from_bytes(cls, data: bytes) -> SequenceLosses | None:
         """The inverse of `to_bytes`; None for anything else."""
         try:
             losses, counts, correct, digest = json.loads(data)

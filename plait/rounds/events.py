@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
 
@@ -94,13 +94,13 @@ class CombiningRule(Part):
 
     Attributes:
         name: of the rule.
-        apart: whether it averages B and A apart, so that it loses the covariance of the clients' factors.
+        separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
         personal: the side that stays at the clients, A or B; empty where none does.
         alternatives: rules that lose less, by name, and what each does instead.
     """
 
     name: str
-    apart: bool = False
+    separate: bool = Field(default=False, validation_alias=AliasChoices("separate", "apart"))
     personal: str = ""
     alternatives: Mapping[str, str] = {}
 

@@ -44,7 +44,7 @@ class Ledger:
 
     Args:
         path: of the file.
-        told: called with every event after it is written.
+        on_event: called with every event after it is written.
         clock: seconds since 1970.
 
     Raises:
@@ -54,10 +54,10 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, told: Callable[[Event], None] | None = None, clock: Callable[[], float] = time.time
+        self, path: Path, *, on_event: Callable[[Event], None] | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
-        self._told = told
+        self._on_event = on_event
         self._clock = clock
         try:
             self._file = path.open("ab", buffering=0)
@@ -106,8 +106,8 @@ class Ledger:
         except OSError as error:
             raise cannot_write(self._path, error, needed_bytes=len(data)) from error
         self._end = _End(end.events + 1, own_hash, end.size_bytes + len(data))
-        if self._told is not None:
-            self._told(event)
+        if self._on_event is not None:
+            self._on_event(event)
 
     def close(self) -> None:
         """Close the file."""

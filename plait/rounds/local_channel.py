@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from plait.abandon import Abandoned
 from plait.errors import DiskFullError, EarlierFormatError, Interrupted, PlaitError
 from plait.files import disk_full_told
-from plait.rounds.channel import Data, NoAnswer, Presence, Purpose, TaskParts
+from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.local_model import Trained, TrainJob
 
 
@@ -89,10 +89,10 @@ class LocalChannel:
     def identity(self, node: int) -> None:
         """Nobody has a key."""
 
-    def presence(self, node: int) -> Presence:
+    def liveness(self, node: int) -> Liveness:
         """Always there."""
         del node
-        return Presence()
+        return Liveness()
 
     def exchange(self, purpose: Purpose, group: str) -> LocalExchange:
         """Begin to send tasks."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.rounds.client_state import Kept
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.envelope import Header
@@ -153,7 +153,9 @@ class LocalModel(Protocol):
         """
         ...
 
-    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = ...) -> Judgement:
+    def evaluate(
+        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = ...
+    ) -> SequenceLosses:
         """Held-out losses of `state`, on the moved base.
 
         Raises:

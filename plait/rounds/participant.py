@@ -30,7 +30,7 @@ from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, Outgoing, after_training, before_training
 from plait.rounds.local_model import LocalModel, Trained, TrainJob
@@ -262,11 +262,11 @@ class Participant:
         kept = recall_state(self._memory, "own", header.run_id).after
         if settings.personal:
             state = with_own(state, kept, geometry_of(spec), Side(settings.personal))
-        judged = self._model.evaluate(spec, state, settings, base)
+        measured = self._model.evaluate(spec, state, settings, base)
         if header.round == 0:
-            self._keep_first(header.run_id, judged)
+            self._keep_first(header.run_id, measured)
         before = self._first(header.run_id) if header.round else None
-        result, own = judged.since(before), None
+        result, own = measured.since(before), None
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
             own = self._model.evaluate(spec, mine, settings, base).since(before)
@@ -287,14 +287,14 @@ class Participant:
             own_change_error=own and own.change_error,
         )
 
-    def _keep_first(self, run_id: bytes, judged: Judgement) -> None:
-        kept = Kept(tags={"losses": judged.to_bytes().decode()})
+    def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:
+        kept = Kept(tags={"losses": measured.to_bytes().decode()})
         self._memory.save("judged", ClientState(run_id, after=kept).to_bytes())
 
-    def _first(self, run_id: bytes) -> Judgement | None:
+    def _first(self, run_id: bytes) -> SequenceLosses | None:
         """Losses of the run's initial adapter; None if unknown."""
         kept = recall_state(self._memory, "judged", run_id).after
-        return Judgement.from_bytes(kept.tags.get("losses", "").encode())
+        return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
 
 
 def _first_loss(job: TrainJob, trained: Trained) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """How long to wait for clients that may come and go.
 
 A node reports its progress every ten seconds while it works, and transferred bytes count too (see
-`plait.rounds.channel.Presence`). So a slow machine keeps its turn and a silent one does not. Knows neither clients nor
+`plait.rounds.channel.Liveness`). So a slow machine keeps its turn and a silent one does not. Knows neither clients nor
 tasks.
 """
 
@@ -34,16 +34,16 @@ class Patience:
     return_s: float = _MINUTE_S
     again_s: float = 10 * _MINUTE_S
 
-    def too_quiet(self, *, asked_s: float, quiet_s: float) -> bool:
+    def is_silent(self, *, asked_s: float, idle_s: float) -> bool:
         """Whether a client has shown no progress for too long.
 
         Args:
             asked_s: since it was asked.
-            quiet_s: since its last progress.
+            idle_s: since its last progress.
         """
-        return min(asked_s, quiet_s) > self.silent_s
+        return min(asked_s, idle_s) > self.silent_s
 
-    def too_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
+    def is_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
         """Whether a client takes far longer than the others.
 
         Args:

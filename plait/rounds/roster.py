@@ -16,7 +16,7 @@ from typing import Self
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.channel import Channel, Data, Identity, NoAnswer, Presence, Purpose
+from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose
 from plait.rounds.description import UnfitError, check_description, read_description
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
@@ -91,7 +91,7 @@ class Roster:
         self._base = base_fingerprint
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
-        self._presence: dict[int, Presence] = {}
+        self._liveness: dict[int, Liveness] = {}
         self._asked: dict[int, _Question] = {}
         self._unfit: dict[int, _Unfit] = {}
         self._once_fit: set[int] = set()
@@ -149,7 +149,7 @@ class Roster:
         named = "; ".join(f"{each.client}: {each.detail}" for each in unfit[:_MOST_NAMED])
         more = f"; and {len(unfit) - _MOST_NAMED} more" if len(unfit) > _MOST_NAMED else ""
         raise PeerError(
-            f"{len(self.nodes)} of {len(self._presence)} clients can take part, expected at least {enough}"
+            f"{len(self.nodes)} of {len(self._liveness)} clients can take part, expected at least {enough}"
             + (f": {named}{more}" if named else "")
         )
 
@@ -177,27 +177,27 @@ class Roster:
 
     def _look(self) -> None:
         """Notice arrivals and departures, and ask newcomers."""
-        self._presence = {node: self._channel.presence(node) for node in self._channel.nodes(0)}
-        for client in [client for client, node in self.nodes.items() if node not in self._presence]:
+        self._liveness = {node: self._channel.liveness(node) for node in self._channel.nodes(0)}
+        for client in [client for client, node in self.nodes.items() if node not in self._liveness]:
             self._forget(client)
         now = time.monotonic()
         # A client that left may come back changed.
         self._unfit = {
             node: unfit
             for node, unfit in self._unfit.items()
-            if node in self._presence
-            and self._presence[node].since == unfit.visit
+            if node in self._liveness
+            and self._liveness[node].since == unfit.visit
             and (unfit.again_at is None or now < unfit.again_at)
         }
         for node, question in list(self._asked.items()):
-            there = self._presence.get(node)
+            there = self._liveness.get(node)
             asked_s = now - question.at
-            if there and self._patience.too_quiet(asked_s=asked_s, quiet_s=there.quiet_s):
+            if there and self._patience.is_silent(asked_s=asked_s, idle_s=there.idle_s):
                 del self._asked[node]
                 self._exchange.withdraw(node, "silent")
                 detail = f"is connected, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
                 self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self._patience.again_s)
-        for node in [node for node in self._presence if self._is_new(node)]:
+        for node in [node for node in self._liveness if self._is_new(node)]:
             # A client that cannot carry this rank is asked once more, about its own.
             self._ask(node, _Question(self._ranks.track_for(0), now))
 
@@ -286,7 +286,7 @@ class Roster:
 
     def _set_aside(self, node: int, client: str, reason: str, detail: str, *, again_s: float | None) -> None:
         again_at = None if again_s is None else time.monotonic() + again_s
-        visit = self._presence[node].since if node in self._presence else 0.0
+        visit = self._liveness[node].since if node in self._liveness else 0.0
         self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
         # A client that is asked repeatedly is recorded once.
         if self._told_unfit.get(node) != (reason, detail):
@@ -312,7 +312,7 @@ class Roster:
         return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
     def _tell_waiting(self, wanted: int) -> None:
-        now = here, fit, unfit = len(self._presence), len(self.nodes), len(self._unfit)
+        now = here, fit, unfit = len(self._liveness), len(self.nodes), len(self._unfit)
         if now != self._told_waiting:
             self._told_waiting = now
             self._ledger.append(events.WaitingForClients(here=here, fit=fit, unfit=unfit, wanted=wanted))

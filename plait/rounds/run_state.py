@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Json, add
-from plait.aggregation import Memory, OptimizerMemory
+from plait.aggregation import Memory, OptimizerState
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.norm_bound import Norms
 from plait.rounds.tracks import Ranks
@@ -30,7 +30,7 @@ class Track:
         shadow: the adapter of an up-to-date client.
         previous: digest of the shadow before it, from which `broadcast` starts; empty before round 1.
         broadcast: the sealed envelope from the previous shadow to this one; empty before round 1.
-        drift: movement per round of the adapter behind the shadow (see `error_feedback.Debt`).
+        drift: movement per round of the adapter behind the shadow (see `error_feedback.Residual`).
     """
 
     shadow: AdapterState
@@ -93,7 +93,7 @@ class RunState:
     base: BaseTrack = field(default_factory=BaseTrack)
     held: Mapping[str, Held] = field(default_factory=dict[str, Held])
     rule_memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
-    optimizer_memory: OptimizerMemory = field(default_factory=dict[str, NDArray[np.generic]])
+    optimizer_memory: OptimizerState = field(default_factory=dict[str, NDArray[np.generic]])
     norms: tuple[Norms, ...] = ()
     accepted: AdapterState | None = None
     finished: Mapping[str, Json] = field(default_factory=dict[str, Json])

@@ -77,13 +77,13 @@ class RunView:
     _worked_s: float = 0.0
 
     @classmethod
-    def of(cls, told: Iterable[events.Event]) -> Self:
+    def of(cls, recorded: Iterable[events.Event]) -> Self:
         """The view of a whole ledger.
 
         Raises:
             PeerError: the first event is not ``run_started``.
         """
-        first = next(iterator := iter(told), None)
+        first = next(iterator := iter(recorded), None)
         if not isinstance(first, events.RunStarted):
             got = "empty" if first is None else repr(first.event or "of an unknown kind")
             raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")

@@ -22,18 +22,18 @@ class TaskSettings:
         rounds: rounds of the run.
         seed: of the run.
         rule: how updates are combined.
-        turns: whether the factors change in every round (see `Rule.turns`).
+        new_factors: whether the factors change in every round (see `Rule.new_factors`).
     """
 
     settings: Settings
     rounds: int
     seed: int
     rule: Rule
-    turns: bool
+    new_factors: bool
 
     def to_describe(self) -> Settings:
         """The settings under which a client counts its data."""
-        return replace(self.settings, personal=self.rule.personal or "", without_feedback=self.turns)
+        return replace(self.settings, personal=self.rule.personal or "", without_feedback=self.new_factors)
 
     def to_train(self, number: int, client: str) -> Settings:
         """How a client trains in round `number`."""

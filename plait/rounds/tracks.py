@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plait.adapters import AdapterSpec, AdapterState
-from plait.aggregation import Geometry, Handing, fitted
+from plait.aggregation import Geometry, Resizing, fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,12 @@ class Ranks:
 
     Attributes:
         adapters: the server's own first.
-        handing: how a client of another rank gets its adapter from the master.
+        resizing: how a client of another rank gets its adapter from the master.
         clients_have_masters: whether clients may also have the server's own rank.
     """
 
     adapters: tuple[RankedAdapter, ...]
-    handing: Handing = Handing.SLICE
+    resizing: Resizing = Resizing.SLICE
     clients_have_masters: bool = True
 
     @property
@@ -59,14 +59,14 @@ class Ranks:
         fitting = (track for track in tracks if not max_rank or self.adapters[track].rank <= max_rank)
         return next(fitting, tracks[-1])
 
-    def handed(self, master: AdapterState, track: int) -> AdapterState:
+    def resized(self, master: AdapterState, track: int) -> AdapterState:
         """The adapter of a track's clients when the server holds `master`."""
         target = self.adapters[track]
         return fitted(
             master,
             source=self.master.geometry,
             target=target.geometry,
-            handing=self.handing,
+            resizing=self.resizing,
             fresh=target.initial,
         )
 

@@ -2,7 +2,7 @@
 
 An evaluation is worse if its mean held-out loss is above that of the best one before by more than a fraction of the
 gain so far, and at least half of the clients that evaluate see it rise. The server then takes half of the
-step back (`folding.Folding.take_back`) and scales the steps that follow, a backtracking line search over rounds
+step back (`aggregator.Aggregator.take_back`) and scales the steps that follow, a backtracking line search over rounds
 (Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", 1966). Every evaluation
 that is not worse doubles the scale again, up to 1.
 

@@ -184,7 +184,7 @@ def _partition_of(
 
 
 def _impossible(dataset: Dataset, scheme: Scheme, clients: int) -> str:
-    count = f"{len(dataset.records)} records to {clients} clients"
+    count = f"{len(dataset.records)} records over {clients} clients"
     return f"{scheme} {scheme.kind.fails.format(count=count)}"
 
 

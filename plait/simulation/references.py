@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plait.rounds.beginning import begun
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
+from plait.rounds.starting_point import starting_state
 from plait.run import Run
 from plait.simulation.simulation import Simulation
-from plait.stacking import beginning_of
+from plait.stacking import starting_point_of
 from plait.training.reference import train_reference
 
 
@@ -34,7 +34,7 @@ def add_references(
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
-    state = begun(initial_state(bytes(16), run.ranks), beginning_of(run), run.ranks, run.base_fingerprint)
+    state = starting_state(initial_state(bytes(16), run.ranks), starting_point_of(run), run.ranks, run.base_fingerprint)
     took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
     clients = {name: simulation.model(index) for name, index in named if name in took_part}

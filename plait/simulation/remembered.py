@@ -18,7 +18,7 @@ import plait
 from plait import machine
 from plait.errors import MachineError
 from plait.files import is_ours, make_private_directory, write_atomically
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 
 _FOLDER = "losses"
 
@@ -33,7 +33,7 @@ class RememberedLosses:
     def __init__(self, cache: Path) -> None:
         self._folder = cache / _FOLDER
 
-    def recall(self, inputs: Sequence[bytes], measure: Callable[[], Judgement]) -> Judgement:
+    def recall(self, inputs: Sequence[bytes], measure: Callable[[], SequenceLosses]) -> SequenceLosses:
         """The losses for these inputs, measured if not cached.
 
         Args:
@@ -54,11 +54,11 @@ class RememberedLosses:
         return found
 
 
-def _read(path: Path) -> Judgement | None:
+def _read(path: Path) -> SequenceLosses | None:
     if not is_ours(path):
         return None
     try:
-        return Judgement.from_bytes(path.read_bytes())
+        return SequenceLosses.from_bytes(path.read_bytes())
     except OSError:
         return None
 

@@ -56,7 +56,7 @@ class SchemeKind:
     groups: Groups = Groups.NONE
     make: Callable[[int, Argument, int], Partitioner] | None = None
     counts_classes: bool = False
-    fails: str = "cannot deal {count}, expected more records in each class, or fewer clients"
+    fails: str = "cannot split {count}, expected more records in each class, or fewer clients"
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def _sized(name: str) -> Callable[[int, Argument, int], Partitioner]:
     return make
 
 
-_SKEW_FAILS = f"deals {{count}} and some get under {MIN_RECORDS}, expected a larger alpha or fewer clients"
-_SIZE_FAILS = "deals {count} and 'client-00' gets none, expected more records or fewer clients"
+_SKEW_FAILS = f"splits {{count}} and some get under {MIN_RECORDS}, expected a larger alpha or fewer clients"
+_SIZE_FAILS = "splits {count} and 'client-00' gets none, expected more records or fewer clients"
 
 SCHEMES: Mapping[str, SchemeKind] = {
     kind.name: kind

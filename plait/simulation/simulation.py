@@ -12,8 +12,8 @@ from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
-from plait.simulation.dealing import Dealt
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
+from plait.simulation.partitioned_data import PartitionedData
 from plait.simulation.remembered import RememberedLosses
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
@@ -27,16 +27,16 @@ class Simulation:
 
     Args:
         run: the run.
-        dealt: its clients' data.
+        data: its clients' data.
 
     Attributes:
         base: shared by all clients.
     """
 
-    def __init__(self, run: Run, dealt: Dealt) -> None:
+    def __init__(self, run: Run, data: PartitionedData) -> None:
         config = run.config
         self._run = run
-        self._dealt = dealt
+        self._data = data
         self.base = run.load_base()
         self._own_trainer = load_own_trainer(config.trainer) if config.trainer else None
         self._recall = RememberedLosses(cache_directory()).recall
@@ -48,20 +48,20 @@ class Simulation:
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
-        return self._dealt.partition.shares[index].name
+        return self._data.partition.shares[index].name
 
     def model(self, index: int) -> PeftLocalModel:
         """The base with the client's data."""
         if index not in self._models:
             while len(self._models) >= _MODELS_KEPT:
                 self._models.popitem(last=False)
-            share, dataset = self._dealt.partition.shares[index], self._dealt.dataset
+            share, dataset = self._data.partition.shares[index], self._data.dataset
             self._models[index] = PeftLocalModel(
                 self.base,
                 share.name,
                 share.records,
                 kind=dataset.kind,
-                histogram=histogram(share.records, dataset, besides=self._dealt.scheme.column),
+                histogram=histogram(share.records, dataset, besides=self._data.scheme.column),
                 own_trainer=self._own_trainer,
                 recall=self._recall,
             )

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
 from plait.adapters.methods import AdapterRequest, BaseModules, method_named
 from plait.adapters.module_names import unescaped
-from plait.aggregation import Handing, fitted, geometry_of
+from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.training.adapter_size import check_size
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
@@ -254,7 +254,7 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         drawn.initial,
         source=geometry_of(drawn.spec),
         target=geometry_of(spec),
-        handing=Handing.SLICE,
+        resizing=Resizing.SLICE,
         fresh=own.initial,
     )
     return replace(own, spec=spec, initial=initial)

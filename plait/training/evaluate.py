@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from plait.adapters import AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, DataError
-from plait.rounds.evaluation import ClientLoss, Judgement
+from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.examples import spread, tokenise
 from plait.training.resident import ResidentBase
-from plait.training.trainer import judge
+from plait.training.trainer import measure_losses
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def evaluate_adapter(
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
-    def judged() -> Judgement:
-        return judge(model, chosen, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+    def measured() -> SequenceLosses:
+        return measure_losses(model, chosen, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
 
-    with_adapter = judged()
+    with_adapter = measured()
     with model.disable_adapter():
-        alone = judged()
+        alone = measured()
     return Comparison(alone.since(None), with_adapter.since(alone))

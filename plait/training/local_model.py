@@ -19,7 +19,7 @@ from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.errors import DiskFullError, PlaitError
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
@@ -29,14 +29,14 @@ from plait.training.examples import Example, Split, Tokenizer, digest_of, split_
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
-from plait.training.trainer import judge, only_trained, train_steps, trained_parameters
+from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
 OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
 
 # The losses by the inputs that determine them: remembered, or measured now.
-Recall = Callable[[Sequence[bytes], Callable[[], Judgement]], Judgement]
+Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
 
 
 class PeftLocalModel:
@@ -110,7 +110,7 @@ class PeftLocalModel:
 
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> Judgement:
+    ) -> SequenceLosses:
         """Held-out losses of `state`, on the moved base."""
         self._base.stand_on(base, geometry_of(spec))
         if self._recall is None or base.digest:
@@ -122,12 +122,12 @@ class PeftLocalModel:
         inputs = (*self._base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
         return self._recall(inputs, lambda: self._measure(spec, state, settings))
 
-    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Judgement:
-        return self.judge(self._base.carrying(spec, state), spec, settings)
+    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
+        return self.measure_losses(self._base.carrying(spec, state), spec, settings)
 
-    def judge(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> Judgement:
+    def measure_losses(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
-        return judge(
+        return measure_losses(
             model,
             self.split(spec, settings).held_out,
             task=spec.task,

@@ -98,8 +98,8 @@ def train_reference(
 
     before = {id(client): client.evaluate(spec, initial, settings, moved) for client in clients.values()}
 
-    def judged(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
-        return client.judge(model, spec, settings).since(before[id(client)])
+    def measured(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
+        return client.measure_losses(model, spec, settings).since(before[id(client)])
 
     by_client: dict[str, ClientLoss] = {}
     everywhere: list[ClientLoss] = []
@@ -111,15 +111,15 @@ def train_reference(
             settings, gradient_accumulation_steps=accumulation, seed=client_seed(seed, 0, "central")
         )
         model = train("central", pooled, pooled_settings)
-        by_client = {name: judged(model, client) for name, client in clients.items()}
+        by_client = {name: measured(model, client) for name, client in clients.items()}
         everywhere = list(by_client.values())
     else:
         judges = list(clients.values())[:: -(-len(clients) // _MOST_JUDGES)]
         for name, client in clients.items():
             own_settings = replace(settings, seed=client_seed(seed, 0, name))
             model = train(f"local, {name}", client.split(spec, settings).train, own_settings)
-            by_client[name] = judged(model, client)
-            everywhere += [by_client[name] if other is client else judged(model, other) for other in judges]
+            by_client[name] = measured(model, client)
+            everywhere += [by_client[name] if other is client else measured(model, other) for other in judges]
     tokens = sum(loss.tokens for loss in everywhere)
     return Reference(
         kind,

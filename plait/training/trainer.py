@@ -16,7 +16,7 @@ from torch import nn
 from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.moments import Moments
 from plait.training.examples import Example, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
@@ -128,7 +128,9 @@ def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) 
 
 
 @torch.no_grad()
-def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int) -> Judgement:
+def measure_losses(
+    model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int
+) -> SequenceLosses:
     """Loss (and correct answers) of every example, in evaluation mode.
 
     Raises:
@@ -148,7 +150,7 @@ def judge(model: nn.Module, examples: Sequence[Example], *, task: Task, pad_toke
         else:
             losses += batch_loss.by_sequence(batch)
         check_abandoned()
-    return Judgement(
+    return SequenceLosses(
         tuple(losses),
         tuple(count_labels(example, task) for example in examples),
         correct if task is Task.CLASSIFICATION else None,

@@ -45,7 +45,7 @@ def run(
 ) -> tuple[RunState, list[dict[str, object]]]:
     """Run a federation; the state after it, and its ledger."""
     spec, initial = spec_and_initial()
-    ranks = Ranks((RankedAdapter(8, spec, geometry_of(spec), initial),), handing=ALL_RULES[rule].handing)
+    ranks = Ranks((RankedAdapter(8, spec, geometry_of(spec), initial),), resizing=ALL_RULES[rule].resizing)
     directory = RunDirectory.create(folder, config_toml="")
     state = initial_state(b"r" * 16, ranks)
     save_checkpoint(directory.checkpoints, state, ranks)

@@ -71,8 +71,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             try:
-                run, dealt = prepare(RunConfig(**{**BASE, **changes, "out": str(out)}), quiet=True)
-                run_federation(Simulation(run, dealt).channel(), run)
+                run, data = prepare(RunConfig(**{**BASE, **changes, "out": str(out)}), quiet=True)
+                run_federation(Simulation(run, data).channel(), run)
             except PlaitError as error:
                 line["error"] = str(error)
             if (out / "ledger.jsonl").exists():

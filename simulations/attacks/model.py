@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import Geometry, geometry_of
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.settings import Settings
@@ -128,10 +128,10 @@ class Client:
 
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> Judgement:
+    ) -> SequenceLosses:
         """Not used: the experiment looks at stories that no client has."""
         del spec, state, settings, base
-        return Judgement((0.0,), (1,))
+        return SequenceLosses((0.0,), (1,))
 
 
 def accuracy(stories: Stories, state: AdapterState, spec: AdapterSpec) -> tuple[float, float]:

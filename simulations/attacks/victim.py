@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from client.base import open_workplace
+from client.base import open_runner
+from client.runner import Run
 from client.settings import check_settings
 from client.task import Kind, Task
-from client.workplace import Run
 from plait.adapters import AdapterState
 from plait.config import Scalar, config_from_table
 from plait.data import as_dataset
@@ -63,14 +63,12 @@ class Victim:
             state=folder / "state",
             **options,  # pyright: ignore[reportArgumentType]
         )
-        self._workplace = open_workplace(
-            Run(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None
-        )
+        self._runner = open_runner(Run(_RUN_ID, 5, dict(run), b""), settings, as_dataset(data), progress=lambda _: None)
 
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:
         """What the node answers."""
         head, body = encode_task(task)
-        answer = self._workplace.answer(
+        answer = self._runner.answer(
             Task(os.urandom(4).hex(), _KINDS[type(task)], "1", Kind.PLAIT, head + body, 0, b""), b""
         )
         if answer.kind is not Kind.PLAIT:

@@ -47,14 +47,14 @@ def trained(base: str, *, seed: int) -> Iterator[Source]:
     from plait.config import config_from_table
     from plait.run import resolve
     from plait.settle import settle
-    from plait.simulation.dealing import deal
+    from plait.simulation.partitioned_data import load_partitioned
     from plait.simulation.simulation import Simulation
 
     # On a busy machine a second thread costs the tiny base more than it gains.
     threads = 1 if base == "tiny" else 0
     given = {"base": base, "local-steps": LOCAL_STEPS, "learning-rate": 1e-3, "seed": seed, "threads": threads}
     run = resolve(settle(config_from_table(given)))
-    simulation = Simulation(run, deal(run.config))
+    simulation = Simulation(run, load_partitioned(run.config))
     before = run.ranks.master.initial
     for round_number in (1, 2):
         settings = dataclasses.replace(

@@ -20,7 +20,7 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example, split_examples, tokenise
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import judge, train_steps
+from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
 
 CODE, NEWS = "stdlib", "bbc"
@@ -121,4 +121,6 @@ class Lab:
 
     def _loss(self, blueprint: Blueprint, state: AdapterState, text: str) -> float:
         model = self.base.carrying(blueprint.spec, state)
-        return judge(model, self._texts[text][1], task=Task.CAUSAL_LM, pad_token=self.base.pad_token, batch_size=8).loss
+        return measure_losses(
+            model, self._texts[text][1], task=Task.CAUSAL_LM, pad_token=self.base.pad_token, batch_size=8
+        ).loss

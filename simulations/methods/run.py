@@ -139,8 +139,8 @@ def run(table: Settings) -> dict[str, object]:
     folder = Path(tempfile.mkdtemp())
     given = {**PLAIN, "eval_every": table["rounds"], **table, "out": str(folder / "run")}
     try:
-        resolved, dealt = prepare(config_from_table(given, where="scenario"), quiet=True)
-        execute(resolved, dealt, quiet=True)
+        resolved, data = prepare(config_from_table(given, where="scenario"), quiet=True)
+        execute(resolved, data, quiet=True)
         view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
     except PlaitError as error:
         return {"refused": str(error)}

@@ -161,10 +161,8 @@ def run(table: Mapping[str, object]) -> dict[str, object]:
     """The figures of a simulation, or why there is none."""
     started, folder = time.perf_counter(), Path(tempfile.mkdtemp())
     try:
-        resolved, dealt = prepare(
-            config_from_table({**table, "out": str(folder / "run")}, where="scenario"), quiet=True
-        )
-        execute(resolved, dealt, quiet=True)
+        resolved, data = prepare(config_from_table({**table, "out": str(folder / "run")}, where="scenario"), quiet=True)
+        execute(resolved, data, quiet=True)
         view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
     except PlaitError as error:
         return {"refused": str(error)}

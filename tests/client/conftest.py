@@ -21,8 +21,8 @@ from flwr.clientapp import ClientApp
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
+from client.runner import AppRunner, Capacity, Run
 from client.settings import NodeSettings
-from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.address import Address
 from plait.flower.apps import HostedApp
@@ -285,14 +285,14 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
         app = held_app.app()
 
-        def open_workplace(run: Run) -> AppWorkplace:
+        def open_runner(run: Run) -> AppRunner:
             hosted = HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=dict(run.config))
-            return AppWorkplace(hosted, capacity=capacity)
+            return AppRunner(hosted, capacity=capacity)
 
         screen = io.StringIO()
         node = Node(
             settings,
-            open_workplace,
+            open_runner,
             Journal(Style.JSON, screen),
             timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.05),
         )

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.base import node_run_config, open_workplace
+from client.base import node_run_config, open_runner
+from client.runner import Run
 from client.settings import check_settings
-from client.workplace import Run
 from plait.adapters import fingerprint_base
 from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind
@@ -48,7 +48,7 @@ def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:
 def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     fingerprint = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
     told: list[str] = []
-    place = open_workplace(
+    place = open_runner(
         a_run("tiny", fingerprint), settings(tmp_path, device="cpu", max_memory_gb=0.001), DATA, progress=told.append
     )
     assert place.capacity.base_fingerprint == fingerprint
@@ -59,12 +59,12 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) -> None:
     with pytest.raises(BaseMismatchError, match="give --base the model that the run adapts"):
-        open_workplace(a_run("tiny", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(a_run("tiny", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
 def test_a_base_that_is_called_otherwise_here_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --base DIRECTORY"):
-        open_workplace(a_run("/models/of/the/server", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(a_run("/models/of/the/server", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
 TINY = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
@@ -80,14 +80,14 @@ def test_a_server_cannot_name_a_directory_of_this_machine(
     (tmp_path / "models").mkdir()
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, "base": name})
     with pytest.raises(ConfigError, match="give --base DIRECTORY"):
-        open_workplace(run, settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
 
 
 @pytest.mark.parametrize("key", ["out", "publish", "init-adapter", "data", "device", "keep-updates", "surprise"])
 def test_a_key_that_no_client_needs_is_refused(tmp_path: Path, key: str) -> None:
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: "x"})
     with pytest.raises(PeerError, match="expected only what clients need"):
-        open_workplace(run, settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_key_that_no_client_needs_is_refused(tmp_path: Path, key: str) -> None
 def test_a_value_that_cannot_be_is_refused(tmp_path: Path, key: str, value: object) -> None:
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: value})
     with pytest.raises(PeerError, match=f"{key} is"):
-        open_workplace(run, settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_base")
 def test_a_run_beyond_the_policy_is_refused_before_a_base_is_looked_for(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="max-rounds of this client's policy allows at most 10,000"):
-        open_workplace(a_run("org/large", TINY, rounds=20_000), settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(a_run("org/large", TINY, rounds=20_000), settings(tmp_path), DATA, progress=lambda _: None)
 
 
 @pytest.mark.usefixtures("no_base")
@@ -121,9 +121,9 @@ def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
     asking = settings(tmp_path, policy=tmp_path / "policy.toml")
     told: list[str] = []
     with pytest.raises(PolicyError, match="nobody has consented"):
-        open_workplace(a_run("org/large", TINY), asking, DATA, progress=told.append)
+        open_runner(a_run("org/large", TINY), asking, DATA, progress=told.append)
     with pytest.raises(PolicyError, match="did not consent"):
-        open_workplace(a_run("org/large", TINY), asking, DATA, progress=told.append, ask=lambda: False)
+        open_runner(a_run("org/large", TINY), asking, DATA, progress=told.append, ask=lambda: False)
     said = "\n".join(told)
     for words in ("5 rounds with rule fedavg", "base org/large", "method lora, rank 8", "2,048 tokens of my.jsonl"):
         assert words in said
@@ -137,7 +137,7 @@ def test_consent_is_remembered_and_a_configuration_that_differs_is_asked_about_a
         return True
 
     for rounds, times in ((3, 1), (3, 1), (4, 2), (3, 2)):
-        open_workplace(a_run("tiny", TINY, rounds=rounds), settings(tmp_path), DATA, progress=lambda _: None, ask=ask)
+        open_runner(a_run("tiny", TINY, rounds=rounds), settings(tmp_path), DATA, progress=lambda _: None, ask=ask)
         assert len(asked) == times
 
 
@@ -157,5 +157,5 @@ def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     with pytest.raises(PolicyError, match="'org/large' has 30 GB to download, but max-download-gb"):
-        open_workplace(a_run("org/large", TINY), settings(tmp_path), DATA, progress=lambda _: None)
+        open_runner(a_run("org/large", TINY), settings(tmp_path), DATA, progress=lambda _: None)
     assert not fetched

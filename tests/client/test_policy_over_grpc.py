@@ -112,11 +112,11 @@ def start(federation, tmp_path: Path) -> Iterator[Callable[..., object]]:
             here.asked += 1
             return bool(answer)
 
-        def open_workplace(run):
+        def open_runner(run):
             told = lambda text: journal.tell("preparing", text)  # noqa: E731
             return open_or_decline(run, settings, dataset, progress=told, ask=None if answer is None else ask)
 
-        node = Node(settings, open_workplace, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
+        node = Node(settings, open_runner, journal, timing=Timing(first_s=0.05, most_s=0.2, progress_s=0.2))
 
         def run() -> None:
             try:

@@ -12,12 +12,12 @@ from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
-from plait.rounds.beginning import begun
 from plait.rounds.run_state import initial_state
+from plait.rounds.starting_point import starting_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.run import resolve
 from plait.settle import settle
-from plait.stacking import beginning_of
+from plait.stacking import starting_point_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 
@@ -51,7 +51,7 @@ def saved(tiny: LocatedBase, tmp_path: Path) -> Saved:
 def ranks_for(tiny: LocatedBase, **settings: object) -> tuple[Ranks, Callable[[], object]]:
     table = {"base": "tiny", "rank": 2, "alpha": 4.0, **settings}
     run = resolve(settle(config_from_table(table)), tiny)
-    return run.ranks, lambda: beginning_of(run)
+    return run.ranks, lambda: starting_point_of(run)
 
 
 def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:
@@ -72,7 +72,7 @@ def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[Adapte
 def test_nothing_named_is_the_seed_s_own_beginning(tiny: LocatedBase) -> None:
     ranks, begin = ranks_for(tiny)
     state = initial_state(bytes(16), ranks)
-    assert begun(state, begin(), ranks, bytes(32)) == state
+    assert starting_state(state, begin(), ranks, bytes(32)) == state
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "vera", "full"])
@@ -81,12 +81,12 @@ def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
 ) -> None:
     folder = saved("one", method=method)
     ranks, begin = ranks_for(tiny, method=method, **{"init-adapter": str(folder)})
-    beginning = begin()
+    start = begin()
     expected, _ = state_in(folder, ranks.master)
-    assert beginning.adapter.digest() == expected.digest()
+    assert start.adapter.digest() == expected.digest()
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-    assert beginning.parents == (Parent(digest),)
-    state = begun(initial_state(bytes(16), ranks), beginning, ranks, bytes(32))
+    assert start.parents == (Parent(digest),)
+    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32))
     assert state.adapter.digest() == state.shadow.digest() == expected.digest()
     assert not state.base.moved.digest
 
@@ -94,10 +94,10 @@ def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
 def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBase, saved: Saved) -> None:
     one, other = saved("one"), saved("other", rank=3, alpha=9)
     ranks, begin = ranks_for(tiny, rank=5, alpha=20.0, **{"init-adapter": f"{one}=2,{other}=-0.5"})
-    beginning = begin()
-    assert beginning.lost < 1e-6
+    start = begin()
+    assert start.lost < 1e-6
     left, right = products(*state_in(one)), products(*state_in(other))
-    for module, product in products(beginning.adapter, ranks.master.geometry).items():
+    for module, product in products(start.adapter, ranks.master.geometry).items():
         np.testing.assert_allclose(product, 2 * left[module] - 0.5 * right[module], atol=1e-6)
 
 
@@ -115,9 +115,9 @@ def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: Locate
 def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: LocatedBase, saved: Saved) -> None:
     one, other = saved("one"), saved("other", target_modules="q_proj")
     ranks, begin = ranks_for(tiny, **{"init-adapter": f"{one},{other}=3", "init-mode": "freeze"})
-    beginning = begin()
-    assert [parent.frozen for parent in beginning.parents] == [True, True]
-    state = begun(initial_state(bytes(16), ranks), beginning, ranks, bytes(32))
+    start = begin()
+    assert [parent.frozen for parent in start.parents] == [True, True]
+    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32))
     assert state.adapter.digest() == ranks.master.initial.digest()
     left, right = products(*state_in(one)), products(*state_in(other))
     moved = state.base.moved.delta.factors

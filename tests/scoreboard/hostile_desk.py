@@ -14,10 +14,10 @@ from pathlib import Path
 
 from scoreboard.hostile_case import Honest, Target, honest_tasks
 
-from client.base import open_workplace
+from client.base import open_runner
+from client.runner import AppRunner, Run
 from client.settings import NodeSettings, check_settings
 from client.task import Kind, Task
-from client.workplace import AppWorkplace, Run
 from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
@@ -90,14 +90,14 @@ class Desk:
         self._base, self._blueprint = run.load_base(), blueprint_of(run.settled, run.base.directory)
         self.honest = honest_server(NAME, self._base, self._blueprint)
         self._dataset = dataset = as_dataset(data)
-        self._workplace = self._welcomed(self.honest.run)
+        self._runner = self._welcomed(self.honest.run)
         self._numbers = itertools.count()
         model = PeftLocalModel(self._base, NAME, dataset.records, kind=dataset.kind, histogram={})
         self._participant = Participant(NAME, model, DictMemory())
         self._directory = folder / "adapter"
 
-    def _welcomed(self, run: object) -> AppWorkplace:
-        return open_workplace(
+    def _welcomed(self, run: object) -> AppRunner:
+        return open_runner(
             Run(RUN_ID, 5, run, b""),
             self._settings,
             self._dataset,
@@ -147,11 +147,11 @@ class Desk:
     def _node_says(self, kind: str, data: bytes) -> str:
         # As it comes over the network: a head, and the rest as a body.
         task = Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b"")
-        answer = self._workplace.answer(task, b"")
+        answer = self._runner.answer(task, b"")
         return answer.failure or _refusal(answer.data)
 
     def _node_answers(self, kind: str, data: bytes) -> bytes:
-        answer = self._workplace.answer(Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b""), b"")
+        answer = self._runner.answer(Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b""), b"")
         if answer.failure:
             raise TypeError(f"an honest task was refused: {answer.failure}")
         return answer.data

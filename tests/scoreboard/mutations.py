@@ -129,9 +129,9 @@ def _forgets_what_was_recorded() -> None:
 
 
 def _no_deadline() -> None:
-    asking = module("plait.rounds.asking")
-    next_answer = asking.Asking.next_answer
-    asking.Asking.next_answer = lambda self, deadline: next_answer(self, None)
+    asking = module("plait.rounds.dispatch")
+    next_answer = asking.Dispatch.next_answer
+    asking.Dispatch.next_answer = lambda self, deadline: next_answer(self, None)
 
 
 def _without_options(*names: str) -> Callable[[], None]:
@@ -325,7 +325,7 @@ MUTATIONS: dict[str, Mutation] = {
     "norm": Mutation(
         "malformed",
         "no norm is bounded",
-        nothing("plait.rounds.folding:beyond"),
+        nothing("plait.rounds.aggregator:beyond"),
     ),
     "card": Mutation(
         "malformed",

@@ -347,16 +347,16 @@ def _another_fingerprint(entry: Path) -> None:
 
 def _loss() -> object:
     from plait.data import cache_directory
-    from plait.rounds.evaluation import Judgement
+    from plait.rounds.evaluation import SequenceLosses
     from plait.simulation.remembered import RememberedLosses
 
-    return RememberedLosses(cache_directory()).recall([b"inputs"], lambda: Judgement((1.0,), (1,), None))
+    return RememberedLosses(cache_directory()).recall([b"inputs"], lambda: SequenceLosses((1.0,), (1,), None))
 
 
 def _another_loss(entry: Path) -> None:
-    from plait.rounds.evaluation import Judgement
+    from plait.rounds.evaluation import SequenceLosses
 
-    _put(entry, Judgement((9.0,), (1,), None).to_bytes())
+    _put(entry, SequenceLosses((9.0,), (1,), None).to_bytes())
 
 
 def _embedding() -> object:

@@ -22,9 +22,9 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
+from client.runner import AppRunner, Capacity, Run
 from client.settings import NodeSettings
 from client.state_directory import memory_folder
-from client.workplace import AppWorkplace, Capacity, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.address import Address
@@ -230,14 +230,14 @@ def _node(job: Job, number: int, port: int) -> Node:
     )  # fmt: skip
     model = job.model(number)
 
-    def open_workplace(run: Run) -> AppWorkplace:
+    def open_runner(run: Run) -> AppRunner:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         participant = Participant(name, model, memory, sign=kit.node_key.sign if kit else None)
         app = HostedApp(client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={})
-        return AppWorkplace(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
+        return AppRunner(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
-    return Node(settings, open_workplace, Journal(Style.QUIET, StringIO()), timing=timing)
+    return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), timing=timing)
 
 
 def result(job: Job) -> dict[str, object] | None:

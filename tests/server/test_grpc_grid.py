@@ -145,7 +145,7 @@ def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_grid, attendi
 def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(grid, attending, send, until):
     def heard_at():
         # Of several readings the greatest: a busy machine may pause between the clock and the question.
-        return max(time.monotonic() - grid.presence(node)[1] for _ in range(5))
+        return max(time.monotonic() - grid.liveness(node)[1] for _ in range(5))
 
     def is_heard(say):
         before = heard_at()
@@ -156,13 +156,13 @@ def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(gri
 
     with attending(grid, "alice") as (alice,):
         (node,) = grid.get_node_ids()
-        first, _ = grid.presence(node)
+        first, _ = grid.liveness(node)
         is_heard(lambda: alice.say(progress=pb.Progress(task_id="1", doing="training")))
         is_heard(lambda: send(grid, "alice", b"task"))
-    until(lambda: grid.presence(node) is None)
+    until(lambda: grid.liveness(node) is None)
     with attending(grid, "alice"):
-        assert grid.presence(node)[0] > first
-    assert grid.presence(12345) is None
+        assert grid.liveness(node)[0] > first
+    assert grid.liveness(12345) is None
 
 
 def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(grid, attending, send, monkeypatch):

@@ -38,7 +38,7 @@ def test_an_event_is_one_line_of_keys_and_values(caplog):
 
 def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="plait.server")
-    ledger = Ledger(tmp_path / "ledger.jsonl", told=say_event)
+    ledger = Ledger(tmp_path / "ledger.jsonl", on_event=say_event)
     ledger.append(events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2))
     ledger.append(events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"))
     ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="alice", train_examples=7),)))

@@ -66,7 +66,7 @@ def contributions(rule, context, generator, *, weights, geometries=None, size=0.
     for k, weight in enumerate(weights):
         own = context.geometry if geometries is None else geometries[k]
         initial = fresh(own, np.random.default_rng(17))
-        received = fitted(context.master, source=context.geometry, target=own, handing=rule.handing, fresh=initial)
+        received = fitted(context.master, source=context.geometry, target=own, resizing=rule.resizing, fresh=initial)
         delta = np.array(state(own, generator, size).flat)
         for pair in own.pairs:
             for side in frozen:

@@ -138,7 +138,8 @@ def test_what_does_not_train_does_not_move(lab, rule, round_):
 
 def test_factors_turn_where_a_rule_decomposes_anew_or_cuts_several_ranks_from_one_product():
     turning = {
-        one_rank: {name for name, rule in RULES.items() if rule.turns(one_rank=one_rank)} for one_rank in (True, False)
+        one_rank: {name for name, rule in RULES.items() if rule.new_factors(one_rank=one_rank)}
+        for one_rank in (True, False)
     }
     assert turning[True] == {"fedsvd", "flora", "raflora"}
     assert turning[False] == turning[True] | {"flexlora", "florist", "product_mean"}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.projection import balanced, factored, fitted, kept
-from plait.aggregation.rule import Handing
+from plait.aggregation.rule import Resizing
 
 CASES = st.tuples(st.integers(1, 8), st.integers(0, 6), st.integers(1, 8), st.integers(1, 5), st.integers(0, 2**32 - 1))
 
@@ -71,16 +71,16 @@ def test_factors_stay_near_what_there_was_unless_ranks_differ(lab, one_rank):
     assert np.allclose(np.linalg.norm(found.b, axis=0), np.linalg.norm(found.a, axis=1)) != one_rank
 
 
-@pytest.mark.parametrize("handing", list(Handing))
+@pytest.mark.parametrize("resizing", list(Resizing))
 @pytest.mark.parametrize(("rank", "alpha"), [(1, 4.0), (2, 8.0), (3, 4.0), (5, 1.0)])
-def test_an_adapter_of_another_rank_means_the_same_or_the_best_that_its_rank_can(lab, handing, rank, alpha):
+def test_an_adapter_of_another_rank_means_the_same_or_the_best_that_its_rank_can(lab, resizing, rank, alpha):
     generator = np.random.default_rng(0)
     source, target = lab.geometry(rank=3), lab.geometry(rank=rank, alpha=alpha)
     state, fresh = lab.state(source, generator), lab.fresh(target, generator)
-    result = fitted(state, source=source, target=target, handing=handing, fresh=fresh)
+    result = fitted(state, source=source, target=target, resizing=resizing, fresh=fresh)
     for ours, theirs in zip(source.pairs, target.pairs, strict=True):
         expected = lab.dense(ours, state.flat)
-        if rank < 3 and handing is Handing.BEST:
+        if rank < 3 and resizing is Resizing.BEST:
             expected = lab.best(expected, rank)
         elif rank < 3:
             expected = ours.scale * ours.b_of(state.flat)[:, :rank] @ ours.a_of(state.flat)[:rank]
@@ -93,14 +93,14 @@ def test_an_adapter_of_another_rank_means_the_same_or_the_best_that_its_rank_can
 def test_an_adapter_of_the_same_rank_is_handed_over_as_it_is(lab):
     geometry = lab.geometry()
     state = lab.state(geometry, np.random.default_rng(0))
-    assert fitted(state, source=geometry, target=lab.geometry(), handing=Handing.BEST, fresh=state) is state
+    assert fitted(state, source=geometry, target=lab.geometry(), resizing=Resizing.BEST, fresh=state) is state
 
 
 def test_a_fresh_adapter_stays_able_to_learn_at_a_lower_rank(lab):
     source, target = lab.geometry(rank=3), lab.geometry(rank=2)
     state = lab.fresh(source, np.random.default_rng(0))
     result = fitted(
-        state, source=source, target=target, handing=Handing.BEST, fresh=lab.fresh(target, np.random.default_rng(1))
+        state, source=source, target=target, resizing=Resizing.BEST, fresh=lab.fresh(target, np.random.default_rng(1))
     )
     for ours, theirs in zip(source.pairs, target.pairs, strict=True):
         root = np.sqrt(ours.scale / theirs.scale)

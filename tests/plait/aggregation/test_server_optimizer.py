@@ -87,7 +87,7 @@ def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer
 
 
 def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
-    with pytest.raises(ConfigError, match="this rule turns the factors"):
+    with pytest.raises(ConfigError, match="this rule makes new factors"):
         check_composition(PRODUCT_MEAN, Sgd(momentum=0.9), one_rank=False)
     check_composition(PRODUCT_MEAN, ProductSpace(), one_rank=False)
 

@@ -8,7 +8,7 @@ from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
 from plait.flower.message import instruction
-from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose
 
 
 @pytest.fixture
@@ -159,15 +159,15 @@ class FakeAttendedGrid(FakeGrid):
     def public_key(self, node_id):
         return bytes([node_id]) * 32
 
-    def presence(self, node_id):
+    def liveness(self, node_id):
         return (float(node_id), 3.0) if node_id == 11 else None
 
 
 def test_a_grid_that_knows_its_nodes_says_how_they_are_there():
     channel = GridChannel(FakeAttendedGrid(echo))
-    assert channel.presence(11) == Presence(since=11.0, quiet_s=3.0)
+    assert channel.liveness(11) == Liveness(since=11.0, idle_s=3.0)
     # One that is away is given up by the grid, and of others nobody knows anything.
-    assert channel.presence(12) == GridChannel(FakeGrid(echo)).presence(11) == Presence()
+    assert channel.liveness(12) == GridChannel(FakeGrid(echo)).liveness(11) == Liveness()
 
 
 def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):

@@ -116,7 +116,7 @@ def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
 
 def test_every_rule_that_averages_apart_names_the_alternatives_and_no_other_rule_does():
     for name, rule in RULES.items():
-        assert ("Averaging B and A separately" in told(rule=name, covariance=0.12, error=0.12)) == rule.apart
+        assert ("Averaging B and A separately" in told(rule=name, covariance=0.12, error=0.12)) == rule.separate
 
 
 def test_a_ledger_that_records_no_rule_gets_no_advice_on_it():

@@ -11,10 +11,10 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
-from plait.rounds.channel import Identity, NoAnswer, Presence, Purpose, TaskParts
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Resumed, RunStarted
 from plait.rounds.ledger import Ledger, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
@@ -109,21 +109,21 @@ class FakeModel:
 
     def evaluate(
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> Judgement:
+    ) -> SequenceLosses:
         self.stood_on.append(base)
         moved = base.delta.norm()
         loss = float(np.mean((state.flat - self.target) ** 2)) + moved
         counts = (self.held_out_tokens - 6, 3, 2, 1)
         apart = (0.5, -0.5, 0.25, -0.25)
         sums = [loss * count + more for count, more in zip(counts, apart, strict=True)]
-        return Judgement(tuple(sums), counts, digest=str(self.held_out_tokens))
+        return SequenceLosses(tuple(sums), counts, digest=str(self.held_out_tokens))
 
 
 def cut(drawn: AdapterState, spec: AdapterSpec) -> AdapterState:
     wider = replace(spec, layout=drawn.layout, peft_config={**spec.peft_config, "r": spec.init_rank})
     fresh = AdapterState.zeros(spec.layout)
     return fitted(
-        drawn, source=geometry_of(wider), target=geometry_of(spec), handing=RULES["fedavg"].handing, fresh=fresh
+        drawn, source=geometry_of(wider), target=geometry_of(spec), resizing=RULES["fedavg"].resizing, fresh=fresh
     )
 
 
@@ -178,7 +178,7 @@ class InProcessChannel:
 
     open_ended: bool = False
     identities: Mapping[int, Identity] = field(default_factory=dict)
-    presences: Mapping[int, Presence] = field(default_factory=dict)
+    node_liveness: Mapping[int, Liveness] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
 
     def nodes(self, at_least: int) -> Sequence[int]:
@@ -190,8 +190,8 @@ class InProcessChannel:
     def identity(self, node: int) -> Identity | None:
         return self.identities.get(node)
 
-    def presence(self, node: int) -> Presence:
-        return self.presences.get(node, Presence())
+    def liveness(self, node: int) -> Liveness:
+        return self.node_liveness.get(node, Liveness())
 
     def exchange(self, purpose: Purpose, group: str) -> "InProcessExchange":
         return InProcessExchange(self, purpose, int(group))
@@ -275,7 +275,7 @@ class Federation:
         for rank in sorted({RANK, *self.client_ranks.values()}, reverse=True):
             spec, initial = FakeModel(0, 1).prepare(spec_text(rank))
             adapters.append(RankedAdapter(rank, spec, geometry_of(spec), initial))
-        self.ranks = Ranks(tuple(adapters), handing=self.rule.handing)
+        self.ranks = Ranks(tuple(adapters), resizing=self.rule.resizing)
         self.spec, self.initial = self.ranks.master.spec, self.ranks.master.initial
         self.path = path
         self.memories = {name: DictMemory() for name in models}

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from plait.errors import PeerError
+from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
 from plait.rounds.events import parse_event
-from plait.rounds.folding import Folding
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
@@ -24,7 +24,7 @@ def replayed(federation):
         RunDirectory.find(federation.path),
         read_events(federation.path / "ledger.jsonl"),
         initial_state(b"r" * 16, federation.ranks),
-        lambda refused: Folding(
+        lambda refused: Aggregator(
             directory=RunDirectory.find(federation.path),
             refused=refused,
             ranks=federation.ranks,

@@ -7,8 +7,8 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Contribution
 from plait.errors import Interrupted, PeerError
+from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Purpose
-from plait.rounds.folding import Weighting
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
 from plait.trust.keys import NodeKey

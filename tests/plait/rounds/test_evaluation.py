@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from plait.rounds.evaluation import ClientLoss, Judgement, client_losses, mean_loss, wilson
+from plait.rounds.evaluation import ClientLoss, SequenceLosses, client_losses, mean_loss, wilson
 from plait.rounds.events import ClientScore
 from plait.wire.messages import Evaluation
 
@@ -39,7 +39,7 @@ def test_the_ends_of_an_accuracy_lie_where_the_proportion_is_just_not_rejected(c
 
 def test_the_error_of_a_mean_over_sequences_of_one_length_is_that_of_their_means():
     losses = (20.0, 24.0, 31.0, 18.0, 27.0)
-    told = Judgement(losses, (10,) * 5).since(None)
+    told = SequenceLosses(losses, (10,) * 5).since(None)
     means = np.array(losses) / 10
     assert told.loss == pytest.approx(means.mean())
     assert told.error == pytest.approx(means.std(ddof=1) / math.sqrt(5))
@@ -50,15 +50,15 @@ def test_the_error_of_a_mean_over_sequences_of_any_length_is_what_drawing_them_a
     generator = np.random.default_rng(3)
     counts = generator.integers(5, 100, 60)
     sums = counts * generator.normal(2.0, 0.4, 60) + generator.normal(0, 3, 60)
-    told = Judgement(tuple(sums), tuple(map(int, counts))).since(None)
+    told = SequenceLosses(tuple(sums), tuple(map(int, counts))).since(None)
     drawn = [generator.integers(0, 60, 60) for _ in range(4000)]
     again = np.std([sums[rows].sum() / counts[rows].sum() for rows in drawn])
     assert told.error == pytest.approx(again, rel=0.06)
 
 
 def test_a_change_is_measured_sequence_by_sequence():
-    before = Judgement((20.0, 30.0, 40.0, 50.0), (10,) * 4, digest="x")
-    after = Judgement((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x").since(before)
+    before = SequenceLosses((20.0, 30.0, 40.0, 50.0), (10,) * 4, digest="x")
+    after = SequenceLosses((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x").since(before)
     assert after.change == pytest.approx(-0.25)
     assert after.change_error == pytest.approx(np.std([0.2, 0.3, 0.2, 0.3], ddof=1) / 2)
     assert after.change_error < after.error / 10
@@ -66,14 +66,14 @@ def test_a_change_is_measured_sequence_by_sequence():
 
 @pytest.mark.parametrize("other", [{"digest": "y"}, {"counts": (10, 10, 10, 9)}])
 def test_a_change_between_other_sequences_is_none(other):
-    after = Judgement((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x")
+    after = SequenceLosses((18.0, 27.0, 38.0, 47.0), (10,) * 4, digest="x")
     told = after.since(replace(after, **other))
     assert (told.change, told.change_error) == (None, None)
     assert told == after.since(None)
 
 
 def test_of_a_few_sequences_only_the_mean_is_told():
-    before = Judgement((1.0, 2.0, 3.0), (1, 1, 1))
+    before = SequenceLosses((1.0, 2.0, 3.0), (1, 1, 1))
     told = before.since(before)
     assert (told.error, told.change_error, told.margin) == (None, None, None)
     assert told.change == 0

@@ -246,7 +246,7 @@ def test_whoever_follows_a_ledger_gets_every_whole_event_once_and_reads_every_li
 
 def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, monkeypatch):
     heard = []
-    ledger = Ledger(tmp_path / "ledger.jsonl", told=heard.append)
+    ledger = Ledger(tmp_path / "ledger.jsonl", on_event=heard.append)
     ledger.append(RoundStarted(round=1))
     ledger.note(RoundStarted(round=2))
     with monkeypatch.context() as patched:

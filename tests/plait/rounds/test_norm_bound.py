@@ -8,7 +8,7 @@ import pytest
 
 from plait.adapters import AdapterState, add
 from plait.aggregation import geometry_of
-from plait.rounds import folding
+from plait.rounds import aggregator
 from plait.rounds.norm_bound import (
     FIGURES,
     HISTORY,
@@ -210,7 +210,7 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
         killed.append(federation.copy(path))
 
     # Where each round is folded is where the bound decides.
-    monkeypatch.setattr(folding, "remembered", lambda *given: (snapshot("folded"), remembered(*given))[1])
+    monkeypatch.setattr(aggregator, "remembered", lambda *given: (snapshot("folded"), remembered(*given))[1])
     federation.channel.before = lambda asked: snapshot("before a client works")
     expected = federation.run()
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from plait.adapters import AdapterState, add
 from plait.errors import ConfigError, DataError, EarlierFormatError, MachineError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.client_state import ClientState
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import TrainJob
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import advance, initial_state
@@ -307,7 +307,7 @@ def test_the_loss_of_a_single_sequence_stays_at_the_client(bob, memory, server, 
     task = EvaluateTask(replace(server.settings, round=0), server.broadcast(start, start.shadow.digest()))
     answer = bob.answer(b"".join(encode_task(task)))
     kept = ClientState.from_bytes(memory["judged"]).after
-    losses = Judgement.from_bytes(kept.tags["losses"].encode()).losses
+    losses = SequenceLosses.from_bytes(kept.tags["losses"].encode()).losses
     assert len(losses) == 4
     assert not any(np.float64(loss).tobytes() in answer for loss in losses)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from plait.rounds.channel import Presence, Purpose
+from plait.rounds.channel import Liveness, Purpose
 from plait.rounds.patience import Patience
 
 HOUR_S = 3600.0
@@ -12,9 +12,9 @@ HOUR_S = 3600.0
 
 def test_a_client_that_shows_its_work_is_never_too_quiet():
     patience = Patience(silent_s=300.0)
-    assert not patience.too_quiet(asked_s=24 * HOUR_S, quiet_s=10.0)
-    assert not patience.too_quiet(asked_s=10.0, quiet_s=24 * HOUR_S)
-    assert patience.too_quiet(asked_s=301.0, quiet_s=24 * HOUR_S)
+    assert not patience.is_silent(asked_s=24 * HOUR_S, idle_s=10.0)
+    assert not patience.is_silent(asked_s=10.0, idle_s=24 * HOUR_S)
+    assert patience.is_silent(asked_s=301.0, idle_s=24 * HOUR_S)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_client_that_shows_its_work_is_never_too_quiet():
     ],
 )
 def test_a_client_is_too_slow_only_far_behind_half_of_the_others(asked_s, took_s, asked, expected):
-    assert Patience().too_slow(asked_s=asked_s, took_s=took_s, asked=asked) is expected
+    assert Patience().is_slow(asked_s=asked_s, took_s=took_s, asked=asked) is expected
 
 
 def test_whoever_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
@@ -55,27 +55,27 @@ def clock(monkeypatch):
 def stalling(federate, clock):
     """A federation of three that come and go, of whom one never answers what is asked of it."""
 
-    def make(purpose, presence, **plan):
+    def make(purpose, liveness, **plan):
         federation = federate(quorum=2, **plan)
         channel = federation.channel
         channel.open_ended = True
         channel.silent = lambda asked: (asked.client, asked.purpose) == ("mallory", purpose)
         node = next(node for node, name in channel.names.items() if name == "mallory")
-        channel.presences = {node: presence}
+        channel.node_liveness = {node: liveness}
         return federation
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("presence", "reason", "detail"),
+    ("liveness", "reason", "detail"),
     [
-        (Presence(quiet_s=10**9), "silent", "is connected, but has shown no progress for 300 s"),
-        (Presence(quiet_s=5.0), "slow", "far longer than the others took"),
+        (Liveness(idle_s=10**9), "silent", "is connected, but has shown no progress for 300 s"),
+        (Liveness(idle_s=5.0), "slow", "far longer than the others took"),
     ],
 )
-def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(stalling, presence, reason, detail):
-    federation = stalling(Purpose.TRAIN, presence, rounds=3)
+def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(stalling, liveness, reason, detail):
+    federation = stalling(Purpose.TRAIN, liveness, rounds=3)
     federation.run()
     refused = federation.of_kind("update_refused")
     assert {(event["client"], event["reason"]) for event in refused} == {("mallory", reason)}
@@ -88,7 +88,7 @@ def test_a_client_that_trains_for_ever_is_given_up_and_not_asked_again_at_once(s
 
 
 def test_a_client_that_evaluates_for_ever_is_given_up(stalling):
-    federation = stalling(Purpose.EVALUATE, Presence(quiet_s=10**9), rounds=1)
+    federation = stalling(Purpose.EVALUATE, Liveness(idle_s=10**9), rounds=1)
     federation.run()
     assert [sorted(event["by_client"]) for event in federation.of_kind("evaluated")] == [["alice", "bob"]] * 2
     assert {(event["client"], event["reason"]) for event in federation.of_kind("update_refused")} == {
@@ -100,7 +100,7 @@ def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):
     federation = federate({f"client-{i}": fake_model(i - 2.0, 1 + i) for i in range(4)}, cohort_size=2, rounds=1)
     channel = federation.channel
     channel.open_ended = True
-    channel.presences = {node: Presence(quiet_s=10**9) for node in channel.names}
+    channel.node_liveness = {node: Liveness(idle_s=10**9) for node in channel.names}
     silent = []
 
     def first_to_train(asked):
@@ -117,6 +117,6 @@ def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):
 
 def test_in_one_process_a_client_is_waited_for_as_long_as_it_works(federate, clock):
     federation = federate(rounds=1)
-    federation.channel.presences = {node: Presence(quiet_s=10**9) for node in federation.channel.names}
+    federation.channel.node_liveness = {node: Liveness(idle_s=10**9) for node in federation.channel.names}
     federation.run()
     assert not federation.of_kind("update_refused")

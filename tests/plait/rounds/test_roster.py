@@ -4,7 +4,7 @@ import pytest
 
 from plait.adapters import Layout
 from plait.errors import PeerError
-from plait.rounds.channel import Identity, Presence, Purpose
+from plait.rounds.channel import Identity, Liveness, Purpose
 from plait.rounds.patience import Patience
 from plait.wire.messages import Refusal, RefusalReason, UpdateReply, decode_reply, encode_reply
 
@@ -187,7 +187,7 @@ def test_a_node_that_never_describes_itself_is_told_and_asked_again_later(federa
     federation = open_federation(federate, clients=3, quorum=2, cohort_size=3)
     channel, node = federation.channel, node_of(federation, "mallory")
     clock = Days(monkeypatch, federation)
-    channel.presences = {node: Presence(since=1.0, quiet_s=10**6)}
+    channel.node_liveness = {node: Liveness(since=1.0, idle_s=10**6)}
     receive = type(channel.exchange(Purpose.DESCRIBE, "0")).receive
 
     def and_time_goes_by(exchange, timeout_s):
@@ -238,14 +238,14 @@ def test_whoever_refused_is_asked_again_once_it_has_attached_anew_and_not_before
     federation = open_federation(federate, clients=3, quorum=2)
     channel, node = federation.channel, node_of(federation, "mallory")
     Days(monkeypatch, federation)
-    channel.presences = {node: Presence(since=1.0)}
+    channel.node_liveness = {node: Liveness(since=1.0)}
     channel.tamper = refusing(reason)
     waits = []
 
     def come_back(timeout_s):
         waits.append(timeout_s)
         if len(waits) == 50:
-            channel.presences = {node: Presence(since=2.0)}
+            channel.node_liveness = {node: Liveness(since=2.0)}
             channel.tamper = lambda asked, reply: reply
 
     channel.wait = come_back

@@ -41,7 +41,7 @@ OTHER = {
 def bob(federate, ranks):
     federation = federate(rounds=ROUNDS)
     plan = federation.plan
-    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES["fedavg"], turns=False)
+    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES["fedavg"], new_factors=False)
     spec = ranks.master.spec
 
     class Bob:
@@ -207,7 +207,9 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
         settings={"own_share": 0.3} if rule == "fedavg" else None,
     )
     plan, spec = federation.plan, federation.spec
-    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES[rule], turns=RULES[rule].turns(one_rank=True))
+    tasks = TaskSettings(
+        plan.settings, ROUNDS, plan.seed, RULES[rule], new_factors=RULES[rule].new_factors(one_rank=True)
+    )
     channel = federation.channel
     for node, name in channel.names.items():
         terms = Terms(name, tasks, (spec,), spec, LOOSE)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.aggregation import Handing
+from plait.aggregation import Resizing
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def test_where_no_client_has_the_servers_rank_none_gets_it(mixed):
 
 
 def test_all_ranks_begin_with_the_same_rows(mixed):
-    handed = mixed.handed(mixed.master.initial, 1)
-    np.testing.assert_array_equal(handed.flat, mixed.adapters[1].initial.flat)
+    resized = mixed.resized(mixed.master.initial, 1)
+    np.testing.assert_array_equal(resized.flat, mixed.adapters[1].initial.flat)
 
 
 def test_a_lower_rank_is_handed_the_best_product_where_the_rule_says_so(mixed):
-    best = replace(mixed, handing=Handing.BEST)
+    best = replace(mixed, resizing=Resizing.BEST)
     (wide,), (narrow,) = mixed.master.geometry.pairs, mixed.adapters[1].geometry.pairs
     master = mixed.master.initial
     u, s, vt = np.linalg.svd(wide.scale * wide.b_of(master.flat) @ wide.a_of(master.flat))
-    flat = best.handed(master, 1).flat
+    flat = best.resized(master, 1).flat
     np.testing.assert_allclose(
         narrow.scale * narrow.b_of(flat) @ narrow.a_of(flat), s[0] * np.outer(u[:, 0], vt[0]), atol=1e-5
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.rounds.folding import Weighting
+from plait.rounds.aggregator import Weighting
 from plait.rounds.recorded import weight_ratio_in
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from tests.plait.rounds.conftest import started

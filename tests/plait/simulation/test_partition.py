@@ -42,14 +42,14 @@ def embed_two_topics(texts: Sequence[str]) -> NDArray[np.float32]:
     return (10.0 * (numbers % 2)[:, None] + np.sin(numbers)[:, None] * 0.1 + np.zeros((1, 2))).astype(np.float32)
 
 
-def deal(dataset: Dataset, text: str, *, clients: int = 4, seed: int = 0) -> Partition:
+def split(dataset: Dataset, text: str, *, clients: int = 4, seed: int = 0) -> Partition:
     return partition(dataset, parse_partition(text), clients=clients, seed=seed, embed=embed_two_topics)
 
 
-def label_skew(dealt: Partition) -> float:
+def label_skew(parts: Partition) -> float:
     """Mean total variation distance between a client's class shares and the uniform ones of `labelled`."""
     distances: list[float] = []
-    for share in dealt.shares:
+    for share in parts.shares:
         counts = np.array([sum(record.label == name for record in share.records) for name in CLASSES])
         distances.append(0.5 * float(np.abs(counts / counts.sum() - 1 / len(CLASSES)).sum()))
     return float(np.mean(distances))
@@ -62,54 +62,54 @@ COMPLETE = ["iid", "dirichlet:0.3", "pathological:2", "shard:2", "linear", "squa
 def test_every_record_goes_to_one_client_in_the_datasets_order(text: str) -> None:
     dataset = labelled()
     place = {record.text: index for index, record in enumerate(dataset.records)}
-    dealt = deal(dataset, text)
-    places = [[place[record.text] for record in share.records] for share in dealt.shares]
+    parts = split(dataset, text)
+    places = [[place[record.text] for record in share.records] for share in parts.shares]
     assert sorted(index for own in places for index in own) == list(range(len(dataset.records)))
     assert all(own == sorted(own) for own in places)
-    assert [share.name for share in dealt.shares] == ["client-00", "client-01", "client-02", "client-03"]
-    assert dealt.notes == ()
+    assert [share.name for share in parts.shares] == ["client-00", "client-01", "client-02", "client-03"]
+    assert parts.notes == ()
 
 
 @pytest.mark.parametrize("text", COMPLETE)
 def test_the_seed_decides_and_nothing_else_does(text: str) -> None:
     dataset = labelled()
-    first = deal(dataset, text, seed=7)
+    first = split(dataset, text, seed=7)
     np.random.seed(0)  # noqa: NPY002 (the global state must not matter)
-    assert deal(dataset, text, seed=7) == first
-    assert deal(dataset, text, seed=8) != first
+    assert split(dataset, text, seed=7) == first
+    assert split(dataset, text, seed=8) != first
 
 
 def test_iid_shares_are_equal_and_mixed_although_the_data_is_sorted() -> None:
-    dealt = deal(labelled(), "iid")
-    assert [len(share.records) for share in dealt.shares] == [100] * 4
+    parts = split(labelled(), "iid")
+    assert [len(share.records) for share in parts.shares] == [100] * 4
     # 100 draws of 4 equal classes: the distance has mean 0.07 and a standard deviation under 0.03.
-    assert label_skew(dealt) < 0.2
+    assert label_skew(parts) < 0.2
 
 
 def test_label_skew_grows_as_alpha_falls() -> None:
     skews = [
-        np.mean([label_skew(deal(labelled(), f"dirichlet:{alpha}", seed=seed)) for seed in range(4)])
+        np.mean([label_skew(split(labelled(), f"dirichlet:{alpha}", seed=seed)) for seed in range(4)])
         for alpha in (100, 1, 0.1)
     ]
     assert all(more > less + 0.1 for less, more in pairwise(skews))
 
 
 def test_pathological_gives_each_client_so_many_classes() -> None:
-    for share in deal(labelled(), "pathological:2").shares:
+    for share in split(labelled(), "pathological:2").shares:
         assert len({record.label for record in share.records}) == 2
 
 
 def test_classes_that_no_client_has_are_noted() -> None:
-    dealt = deal(labelled(), "pathological:1", clients=3)
-    assert dealt.notes == ("pathological:1 leaves 100 of 400 records to no client, among them every record of tea",)
+    parts = split(labelled(), "pathological:1", clients=3)
+    assert parts.notes == ("pathological:1 leaves 100 of 400 records to no client, among them every record of tea",)
 
 
 def test_shards_are_of_equal_size_and_the_remainder_is_noted() -> None:
-    dealt = deal(labelled(403), "shard:2")
-    assert [len(share.records) for share in dealt.shares] == [100] * 4
-    assert dealt.notes == ("shard:2 leaves 3 of 403 records to no client",)
-    assert all(len({record.label for record in share.records}) <= 4 for share in dealt.shares)
-    assert label_skew(dealt) > 0.4
+    parts = split(labelled(403), "shard:2")
+    assert [len(share.records) for share in parts.shares] == [100] * 4
+    assert parts.notes == ("shard:2 leaves 3 of 403 records to no client",)
+    assert all(len({record.label for record in share.records}) <= 4 for share in parts.shares)
+    assert label_skew(parts) > 0.4
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_shards_are_of_equal_size_and_the_remainder_is_noted() -> None:
     [("linear", np.arange(1, 5)), ("square", np.arange(1, 5) ** 2), ("exponential", np.exp(np.arange(1, 5)))],
 )
 def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) -> None:
-    sizes = np.array([len(share.records) for share in deal(labelled(), text).shares])
+    sizes = np.array([len(share.records) for share in split(labelled(), text).shares])
     expected = 400 * weights / weights.sum()
     # All but the last are rounded down; the last takes what is left.
     assert list(sizes[:-1]) == list(np.floor(expected[:-1]).astype(int))
@@ -126,39 +126,39 @@ def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) 
 
 def test_clusters_stand_in_for_labels() -> None:
     def topic_skew(alpha: float) -> float:
-        dealt = deal(labelled(), f"cluster:{alpha}", clients=2)
-        odd = [np.mean([int(record.text.split()[-1]) % 2 for record in share.records]) for share in dealt.shares]
+        parts = split(labelled(), f"cluster:{alpha}", clients=2)
+        odd = [np.mean([int(record.text.split()[-1]) % 2 for record in share.records]) for share in parts.shares]
         return float(np.mean(np.abs(np.array(odd) - 0.5)))
 
     assert topic_skew(0.05) > topic_skew(1000) + 0.1
 
 
 def test_each_value_of_a_natural_column_is_a_client() -> None:
-    dealt = deal(authored(bob=["a", "b"], ann=["c"]), "natural:author", clients=2)
-    assert {share.name: [record.text for record in share.records] for share in dealt.shares} == {
+    parts = split(authored(bob=["a", "b"], ann=["c"]), "natural:author", clients=2)
+    assert {share.name: [record.text for record in share.records] for share in parts.shares} == {
         "ann": ["c"],
         "bob": ["a", "b"],
     }
-    assert dealt.notes == ()
+    assert parts.notes == ()
 
 
 def test_the_values_with_most_text_take_part() -> None:
-    dealt = deal(authored(many=["a"] * 9, long=["a" * 50], tiny=["a"]), "natural:author", clients=2)
-    assert [share.name for share in dealt.shares] == ["long", "many"]
-    assert dealt.notes == (
+    parts = split(authored(many=["a"] * 9, long=["a" * 50], tiny=["a"]), "natural:author", clients=2)
+    assert [share.name for share in parts.shares] == ["long", "many"]
+    assert parts.notes == (
         "column 'author' has 3 distinct values; the 2 with most text take part, 98% of all characters",
     )
 
 
 def test_labels_can_be_a_natural_column() -> None:
-    assert [share.name for share in deal(labelled(), "natural:label").shares] == list(CLASSES)
+    assert [share.name for share in split(labelled(), "natural:label").shares] == list(CLASSES)
 
 
 def test_client_names_are_safe_short_and_unique() -> None:
     values = ["../../etc/x", "Ann", "ann", "日本", "x" * 100, "x" * 101, "a b\nc"]
     records = [Record(text="x", columns={"who": value}) for value in values]
-    dealt = deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=len(values))
-    given = {share.records[0].columns["who"]: share.name for share in dealt.shares}
+    parts = split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=len(values))
+    given = {share.records[0].columns["who"]: share.name for share in parts.shares}
     assert given == {
         "../../etc/x": "etc-x",
         "Ann": "Ann",
@@ -173,9 +173,9 @@ def test_client_names_are_safe_short_and_unique() -> None:
 def test_names_in_other_scripts_are_kept_and_what_cannot_be_kept_is_told() -> None:
     values = ["Zoë", "李雷", "राम", "a b"]
     records = [Record(text="x", columns={"who": value}) for value in values]
-    dealt = deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=4)
-    assert {share.name for share in dealt.shares} == {"Zoë", "李雷", "राम", "a-b"}
-    assert dealt.notes == ("names in column 'who' that clients cannot have: 'a b' became a-b",)
+    parts = split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=4)
+    assert {share.name for share in parts.shares} == {"Zoë", "李雷", "राम", "a-b"}
+    assert parts.notes == ("names in column 'who' that clients cannot have: 'a b' became a-b",)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_names_in_other_scripts_are_kept_and_what_cannot_be_kept_is_told() -> No
         ("natural:autor", r"no column 'autor', expected one of: author; did you mean 'author'\?"),
         ("natural:author", "column 'author' has 2 distinct values, expected at least clients = 3"),
         ("dirichlet:0.5", "data 'letters' has no labels; expected .* or cluster:ALPHA, which needs none"),
-        ("exponential", "exponential deals 8 records to 3 clients and 'client-00' gets none"),
+        ("exponential", "exponential splits 8 records over 3 clients and 'client-00' gets none"),
     ],
 )
 def test_what_the_data_does_not_allow_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        deal(authored(ann=["a 1"] * 4, bob=["b 2"] * 4), text, clients=3)
+        split(authored(ann=["a 1"] * 4, bob=["b 2"] * 4), text, clients=3)
 
 
 @pytest.mark.parametrize(
@@ -197,20 +197,20 @@ def test_what_the_data_does_not_allow_is_refused(text: str, message: str) -> Non
     [
         ("iid", 401, "data 'drinks' has 400 records, expected at least clients = 401"),
         ("pathological:5", 4, "partition is 'pathological:5', expected at most the 4 classes of the data"),
-        ("pathological:2", 400, "pathological:2 cannot deal 400 records to 400 clients"),
-        ("shard:200", 4, "shard:200 cannot deal 400 records to 4 clients"),
-        ("dirichlet:0.001", 50, "dirichlet:0.001 deals 400 records to 50 clients and some get under 2, expected"),
+        ("pathological:2", 400, "pathological:2 cannot split 400 records over 400 clients"),
+        ("shard:200", 4, "shard:200 cannot split 400 records over 4 clients"),
+        ("dirichlet:0.001", 50, "dirichlet:0.001 splits 400 records over 50 clients and some get under 2, expected"),
     ],
 )
 def test_too_many_clients_or_classes_are_refused(text: str, clients: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        deal(labelled(), text, clients=clients)
+        split(labelled(), text, clients=clients)
 
 
 def test_a_record_without_the_natural_column_is_counted() -> None:
     records = [Record(text="x", columns={"who": "ann"}), Record(text="y"), Record(text="z", columns={"who": "bob"})]
     with pytest.raises(ConfigError, match="column 'who' is missing in 1 of 3 records, expected in all"):
-        deal(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=2)
+        split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=2)
 
 
 def test_clusters_need_an_encoder() -> None:
@@ -219,8 +219,8 @@ def test_clusters_need_an_encoder() -> None:
 
 
 def test_nothing_is_printed_and_no_warning_escapes(capfd: pytest.CaptureFixture[str]) -> None:
-    deal(labelled(), "natural:label")
-    deal(labelled(), "pathological:1", clients=3)
+    split(labelled(), "natural:label")
+    split(labelled(), "pathological:1", clients=3)
     assert capfd.readouterr() == ("", "")
 
 

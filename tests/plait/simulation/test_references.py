@@ -23,11 +23,11 @@ def test_a_baseline_over_frozen_adapters_is_compared_with_what_the_run_began_wit
         "seq_len": 32, "learning_rate": 0.005, "dtype": "float32", "device": "cpu", "threads": 1,
     }  # fmt: skip
     for name, more in {"first": {}, "then": {"init_adapter": str(tmp_path / "first"), "init_mode": "freeze"}}.items():
-        run, dealt = prepare(RunConfig(**common, **more, out=str(tmp_path / name)), quiet=True)
-        execute(run, dealt, quiet=True)
+        run, data = prepare(RunConfig(**common, **more, out=str(tmp_path / name)), quiet=True)
+        execute(run, data, quiet=True)
     directory = RunDirectory(tmp_path / "then")
-    run, dealt = prepare(run.config.model_copy(update={"reference": "central"}), quiet=True)
-    add_references(directory, run, Simulation(run, dealt), progress=lambda _: None)
+    run, data = prepare(run.config.model_copy(update={"reference": "central"}), quiet=True)
+    add_references(directory, run, Simulation(run, data), progress=lambda _: None)
 
     events = list(read_lines(directory.ledger))
     base = next(event for event in events if event["event"] == "evaluated" and event["round"] == 0)

@@ -6,19 +6,19 @@ import sys
 import pytest
 
 from plait import machine
-from plait.rounds.evaluation import Judgement
+from plait.rounds.evaluation import SequenceLosses
 from plait.simulation import remembered
 from plait.simulation.remembered import RememberedLosses
 
-LOSS = Judgement((0.1 + 0.2, 1e-300), (7, 3), None, "ab")
+LOSS = SequenceLosses((0.1 + 0.2, 1e-300), (7, 3), None, "ab")
 
 
-def never() -> Judgement:
+def never() -> SequenceLosses:
     raise AssertionError("measured anew")
 
 
 def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path) -> None:
-    for loss in (LOSS, Judgement((1e-300,), (1,), 1)):
+    for loss in (LOSS, SequenceLosses((1e-300,), (1,), 1)):
         inputs = [b"a", repr(loss).encode()]
         assert RememberedLosses(tmp_path).recall(inputs, lambda loss=loss: loss) == loss
         assert RememberedLosses(tmp_path).recall(inputs, never) == loss
@@ -27,7 +27,7 @@ def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path) -> None:
 @pytest.mark.parametrize("inputs", [[b"ab"], [b"a", b""], [b"", b"a"], []])
 def test_other_inputs_are_measured(tmp_path, inputs) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
-    other = Judgement((2.0,), (1,))
+    other = SequenceLosses((2.0,), (1,))
     assert RememberedLosses(tmp_path).recall(inputs, lambda: other) == other
 
 
@@ -35,7 +35,7 @@ def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     monkeypatch.setattr(machine, "versions", lambda: {"torch": "another"})
     remembered._surroundings.cache_clear()
-    other = Judgement((2.0,), (1,))
+    other = SequenceLosses((2.0,), (1,))
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: other) == other
     remembered._surroundings.cache_clear()
 
@@ -63,7 +63,7 @@ def test_an_entry_that_makes_no_sense_is_measured_anew(tmp_path, content) -> Non
 def test_an_entry_that_others_can_change_is_measured_anew(tmp_path) -> None:
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     (entry,) = (tmp_path / "losses").iterdir()
-    entry.write_bytes(Judgement((9.0,), (1,), None).to_bytes())
+    entry.write_bytes(SequenceLosses((9.0,), (1,), None).to_bytes())
     entry.chmod(0o666)
     assert RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS) == LOSS
     assert RememberedLosses(tmp_path).recall([b"a"], never) == LOSS

@@ -10,12 +10,12 @@ from plait.config import RunConfig
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation import simulation as simulation_module
-from plait.simulation.dealing import Dealt, deal
+from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 
 
 @pytest.fixture
-def prepared(tmp_path) -> tuple[Run, Dealt]:
+def prepared(tmp_path) -> tuple[Run, PartitionedData]:
     path = tmp_path / "data.jsonl"
     lines = [{"text": f"line {n} of {who}", "who": who} for who in ("ann", "bob") for n in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -23,7 +23,7 @@ def prepared(tmp_path) -> tuple[Run, Dealt]:
         data=str(path), partition="natural:who", clients=2, base="tiny", device="cpu", dtype="float32",
         client_ranks="2,8", rule="flexlora", out=str(tmp_path / "run"),
     )  # fmt: skip
-    return resolve(settle(config)), deal(config)
+    return resolve(settle(config)), load_partitioned(config)
 
 
 def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:
@@ -52,8 +52,8 @@ def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> Non
 
 
 def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
-    run, dealt = prepared
-    one, other = Simulation(run, dealt), Simulation(run, dealt)
+    run, data = prepared
+    one, other = Simulation(run, data), Simulation(run, data)
     one.participant(0)._memory.save("adapter", b"one")
     assert other.participant(0)._memory.load("adapter") is None
     assert one.participant(0)._memory.load("adapter") == b"one"

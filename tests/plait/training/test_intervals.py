@@ -10,7 +10,7 @@ import pytest
 
 import plait
 from plait.data import Record, RecordKind
-from plait.rounds.evaluation import Judgement, mean_loss
+from plait.rounds.evaluation import SequenceLosses, mean_loss
 from plait.rounds.local_model import TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.local_model import PeftLocalModel
@@ -26,7 +26,7 @@ DRAWS = 600
 
 
 @pytest.fixture(scope="module")
-def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[Judgement, Judgement]]:
+def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[SequenceLosses, SequenceLosses]]:
     """Of three clients, every held-out sequence before and after training."""
     found = {}
     for room in ("report", "data", "export"):
@@ -40,8 +40,8 @@ def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[Judg
     return found
 
 
-def part(whole: Judgement, rows: np.ndarray) -> Judgement:
-    return Judgement(tuple(whole.losses[row] for row in rows), tuple(whole.counts[row] for row in rows))
+def part(whole: SequenceLosses, rows: np.ndarray) -> SequenceLosses:
+    return SequenceLosses(tuple(whole.losses[row] for row in rows), tuple(whole.counts[row] for row in rows))
 
 
 @pytest.mark.parametrize("sequences", [5, 16])

@@ -21,7 +21,7 @@ from plait.training.learner import LocalTraining, schedule_factor
 from plait.training.losses import BatchLoss, pad, summed_loss
 from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.trainer import judge, train_steps
+from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -61,7 +61,7 @@ def test_training_lowers_the_loss_on_what_it_trains_on(
 ) -> None:
     def loss(state: AdapterState) -> float:
         model = resident.carrying(blueprint.spec, state)
-        return judge(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=4).loss
+        return measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=4).loss
 
     after = trained(resident, blueprint, rows, replace(SETTINGS, local_steps=20))
     assert loss(after) < loss(blueprint.initial) - 0.1
@@ -73,7 +73,7 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     done = run(resident, blueprint, rows, SETTINGS)
     values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))
-    before = judge(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
+    before = measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
     assert done.report.first_loss == pytest.approx(before, rel=1e-5)
     assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
 
@@ -270,10 +270,10 @@ def test_the_fused_way_takes_the_steps_of_pefts_modules(
     assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).is_fused
     uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
     fused = run(resident, blueprint, uneven, SETTINGS)
-    judged = judge(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3)
+    judged = measure_losses(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3)
     monkeypatch.setattr(losses, "recognise", lambda _model: None)
     assert judged.loss == pytest.approx(
-        judge(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
+        measure_losses(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3).loss, rel=1e-5
     )
     plain = run(resident, blueprint, uneven, SETTINGS)
     assert fused.report.loss == pytest.approx(plain.report.loss, rel=1e-5)

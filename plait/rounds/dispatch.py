@@ -51,7 +51,7 @@ class Answer:
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
-class Asking:
+class Dispatch:
     """Tasks of one purpose in one round. Leaving it withdraws unanswered ones.
 
     Args:
@@ -160,9 +160,9 @@ class Asking:
         now = time.monotonic()
         for node, client in self._waiting.items():
             asked_s = now - self._asked_at[client]
-            if self._patience.too_quiet(asked_s=asked_s, quiet_s=self._channel.presence(node).quiet_s):
+            if self._patience.is_silent(asked_s=asked_s, idle_s=self._channel.liveness(node).idle_s):
                 reason, why = Reason.SILENT, f"has shown no progress for {self._patience.silent_s:.0f} s"
-            elif self._patience.too_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
+            elif self._patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
                 reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
             else:
                 continue

@@ -14,7 +14,7 @@ from plait.training.embeddings import minilm_embedder
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt:
+class PartitionedData:
     """The data of all clients.
 
     Attributes:
@@ -28,7 +28,7 @@ class Dealt:
     partition: Partition
 
 
-def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
+def load_partitioned(config: RunConfig, *, progress: Progress = lambda _: None) -> PartitionedData:
     """Load a run's data and partition it over its clients.
 
     Raises:
@@ -41,4 +41,5 @@ def deal(config: RunConfig, *, progress: Progress = lambda _: None) -> Dealt:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
     embed = minilm_embedder(progress) if scheme.kind.groups is Groups.CLUSTERS else None
-    return Dealt(dataset, scheme, partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed))
+    parts = partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed)
+    return PartitionedData(dataset, scheme, parts)

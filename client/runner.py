@@ -53,7 +53,7 @@ class Capacity:
     declined: PolicyError | None = None
 
 
-class Workplace(Protocol):
+class TaskRunner(Protocol):
     """Does the tasks of one run."""
 
     @property
@@ -70,7 +70,7 @@ class Workplace(Protocol):
         ...
 
 
-class AppWorkplace:
+class AppRunner:
     """A ClientApp at work on one run.
 
     Args:
@@ -116,7 +116,7 @@ def _refusal_in(data: bytes) -> str:
     return f"{reply.reason.name.lower().replace('_', ' ')}: {reply.detail}" if isinstance(reply, Refusal) else ""
 
 
-class DecliningWorkplace:
+class DecliningRunner:
     """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
 
     Args:

@@ -64,7 +64,7 @@ class TakesBack(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class NormCheck:
     """Which of a round's stored updates count.
 
     Attributes:
@@ -93,7 +93,7 @@ class Stored:
     norms: Norms
 
 
-class Folding:
+class Aggregator:
     """Rule, server optimizer and codec of one run, over its spool.
 
     Args:
@@ -138,9 +138,9 @@ class Folding:
         self._weight_ratio = weight_ratio
 
     @property
-    def turns(self) -> bool:
+    def new_factors(self) -> bool:
         """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
-        return self._rule.turns(one_rank=len(self._ranks.adapters) == 1)
+        return self._rule.new_factors(one_rank=len(self._ranks.adapters) == 1)
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
@@ -183,7 +183,7 @@ class Folding:
         norms = measure(opened.delta, state.tracks[track].shadow, self._ranks.adapters[track].geometry)
         return Stored(track, opened.header.examples, norms)
 
-    def judge(self, state: RunState, stored: Mapping[str, Stored]) -> Verdict:
+    def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are.
 
         Args:
@@ -193,9 +193,9 @@ class Folding:
         norms = {client: each.norms for client, each in sorted(stored.items())}
         limits = self._norm_bound.limits(norms.values(), state.norms)
         if self._norm_bound.policy is not NormPolicy.REJECT:
-            return Verdict(tuple(norms), {}, limits)
+            return NormCheck(tuple(norms), {}, limits)
         refused = {client: why for client in norms if (why := beyond(norms[client], limits))}
-        return Verdict(tuple(client for client in norms if client not in refused), refused, limits)
+        return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
 
     def step(
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, scale: float = 1.0
@@ -224,21 +224,21 @@ class Folding:
             cohort=self._ranks.cohort,
             memory=state.rule_memory,
         )
-        verdict = self.judge(state, stored)
-        for client, why in verdict.refused.items():
+        check = self.check_norms(state, stored)
+        for client, why in check.refused.items():
             self._refused(number, client, Reason.NORM, why)
-        counted = {client: stored[client].examples for client in verdict.accepted}
+        counted = {client: stored[client].examples for client in check.accepted}
         examples = {} if self._weighting is Weighting.EQUAL else counted
         weights = bounded(examples, self._weight_ratio) if examples else {}
-        tracks = {client: stored[client].track for client in verdict.accepted}
-        outcome, diagnostics, folded = self._fold(state, context, verdict, weights, tracks)
+        tracks = {client: stored[client].track for client in check.accepted}
+        outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
-        before = None if self.turns else state.adapter
+        before = None if self.new_factors else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         sizes = [stored[client].norms for client in folded]
-        state = replace(state, norms=remembered(state.norms, sizes, verdict.limits))
+        state = replace(state, norms=remembered(state.norms, sizes, check.limits))
         fields: dict[str, Json] = {
             "round": number,
             "rule": self._rule.name,
@@ -246,7 +246,7 @@ class Folding:
             "update_norm": norm(step),
         }
         if self._norm_bound.policy is NormPolicy.CLIP:
-            fields["clipped"] = [client for client in folded if beyond(stored[client].norms, verdict.limits)]
+            fields["clipped"] = [client for client in folded if beyond(stored[client].norms, check.limits)]
         if capped := [client for client in folded if client in weights and weights[client] < examples[client]]:
             fields["weight_capped"] = [*capped]
         if outcome.figures:
@@ -267,7 +267,7 @@ class Folding:
         """How far a step of this run can be taken back."""
         if self._rule.moves_base:
             return TakesBack.NOTHING
-        return TakesBack.ALL if self.turns else TakesBack.HALF
+        return TakesBack.ALL if self.new_factors else TakesBack.HALF
 
     def take_back(self, state: RunState) -> tuple[RunState, dict[str, Json]]:
         """The state once the steps since the last accepted evaluation are taken back by half, or all of them.
@@ -285,7 +285,7 @@ class Folding:
         wanted = state.accepted
         if self.takes_back is TakesBack.HALF:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
-        before = None if self.turns else state.adapter
+        before = None if self.new_factors else state.adapter
         state, encoding = follow(
             replace(state, adapter=wanted), self._ranks, self._base, codec=self._codec, before=before
         )
@@ -299,7 +299,7 @@ class Folding:
         self,
         state: RunState,
         context: RoundContext,
-        verdict: Verdict,
+        check: NormCheck,
         weight_of: Mapping[str, float],
         tracks: Mapping[str, int],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
@@ -307,14 +307,14 @@ class Folding:
         observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
         folded: list[str] = []
         squares = weights = 0.0
-        for client in verdict.accepted:
+        for client in check.accepted:
             expected = self.expected(state, context.round, client, tracks[client])
             opened = open_update(self._load(context.round, client), expected)
             contribution = self._contribution(opened, expected, tracks[client])
             contribution = replace(contribution, weight=weight_of.get(client, 1.0))
             if self._norm_bound.policy is NormPolicy.CLIP:
                 geometry, received = contribution.geometry, contribution.received
-                delta = clipped(contribution.delta, received, geometry, verdict.limits)
+                delta = clipped(contribution.delta, received, geometry, check.limits)
                 contribution = replace(contribution, delta=delta)
             try:
                 accumulator.add(contribution)

@@ -19,7 +19,7 @@ from plait.wire.codecs import Fp32
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class StartingPoint:
     """The starting point of a run.
 
     Attributes:
@@ -35,21 +35,21 @@ class Beginning:
     lost: float = 0.0
 
 
-def begun(state: RunState, beginning: Beginning, ranks: Ranks, base_fingerprint: bytes) -> RunState:
+def starting_state(state: RunState, start: StartingPoint, ranks: Ranks, base_fingerprint: bytes) -> RunState:
     """The state before round 1 of a run with this starting point.
 
     Args:
         state: from the seed.
-        beginning: the starting point.
+        start: the starting point.
         ranks: of the run.
         base_fingerprint: of the base.
     """
-    if beginning.adapter is not None:
-        adapter = beginning.adapter
-        tracks = tuple(Track(ranks.handed(adapter, number)) for number in range(len(state.tracks)))
+    if start.adapter is not None:
+        adapter = start.adapter
+        tracks = tuple(Track(ranks.resized(adapter, number)) for number in range(len(state.tracks)))
         state = replace(state, adapter=adapter, tracks=tracks)
-    if beginning.beneath.factors:
-        state, _ = move_base(state, beginning.beneath, ranks, base_fingerprint, codec=Fp32())
+    if start.beneath.factors:
+        state, _ = move_base(state, start.beneath, ranks, base_fingerprint, codec=Fp32())
     return state
 
 
