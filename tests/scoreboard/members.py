@@ -10,10 +10,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,7 @@ from scoreboard.small_federation import borrowed, of_numbers
 
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.transport import channel_credentials
+from plait.transport import PROTOCOL_VERSION, channel_credentials
 from plait.transport.credentials import channel_options
 from plait.trust import ClientKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
@@ -42,6 +43,7 @@ PATIENCE_S = 60.0
 QUESTIONS = 2  # that a node may be asked about itself
 MORE_MEMORY_BYTES = 128 << 20
 RECORDS = 500_000  # in 6 MB
+CALLS_AT_ONCE = 16  # that one name may have in progress
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Diary:
         """So many more of something."""
         with self._lock:
             self._counts[what] = self._counts.get(what, 0) + number
+            self._counts[f"most {what}"] = max(self._counts.get(f"most {what}", 0), self._counts[what])
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(json.dumps(self._counts))
             temporary.rename(self._path)
@@ -134,6 +137,10 @@ def _wrong(alone: _Outcome, attacked: _Outcome) -> str:
         return f"the run took {attacked.seconds:.1f} s, undisturbed {alone.seconds:.1f} s"
     if attacked.done.get("served"):
         return f"{attacked.done['served']} of {attacked.done['tried']} calls were served"
+    if attacked.done.get("most let in", 0) > CALLS_AT_ONCE:
+        return (
+            f"{attacked.done['most let in']} calls of one name were let in at a time, expected {CALLS_AT_ONCE} at most"
+        )
     if attacked.peak_bytes > alone.peak_bytes + MORE_MEMORY_BYTES:
         return f"the server took {attacked.peak_bytes >> 20} MiB, undisturbed {alone.peak_bytes >> 20} MiB"
     return ""
@@ -291,16 +298,30 @@ def _many_ranks(job: Job, port: int, diary: Diary) -> None:
 
 
 def _idle_streams(job: Job, port: int, diary: Diary) -> None:
-    """320 long calls over 40 connections that say nothing, begun again when they end."""
+    """320 long calls over 40 connections that say hello and nothing more, begun again when they end."""
     kit = _kit(job, "mallory")
+    hello = pb.Hello(protocol=PROTOCOL_VERSION, name="mallory", public_key=kit.node_key.public_bytes, nonce=bytes(32))
 
     def idle(channel: grpc.Channel) -> None:
         while True:
             with suppress(grpc.RpcError):
-                call = FederationStub(channel).Attend(iter(threading.Event().wait, True))
+                call = FederationStub(channel).Attend(
+                    chain([pb.FromNode(hello=hello)], iter(threading.Event().wait, True))
+                )
                 diary.count("tried")
-                next(call, None)
+                _stay(call)
             time.sleep(2.0)
+
+    def _stay(call: Iterator[pb.ToNode]) -> None:
+        """Wait for the server to end the call, which it has let in once it sends a challenge."""
+        first = next(call, None)
+        if first is None or not first.HasField("challenge"):
+            return
+        diary.count("let in")
+        try:
+            next(call, None)
+        finally:
+            diary.count("let in", -1)
 
     channels = [_channel(kit, port) for _ in range(40)]
     _together([lambda channel=channel: idle(channel) for channel in channels for _ in range(8)])
