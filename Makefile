@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := $(VENV)/pins.txt
 
-.PHONY: help setup simulate test unit check scoreboard proto kernels clean
+.PHONY: help setup simulate test unit check docs scoreboard proto kernels clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## Build the documentation site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet $(ARGS)
 
 scoreboard: $(STAMP)  ## Test and count what plait withstands
 	$(BIN)/python tests/scoreboard/run.py $(ARGS)

@@ -1,0 +1,158 @@
+"""Pages of the site that come from the repository, so that nothing is written twice.
+
+Markdown files outside docs/ become pages, with their links turned to pages; the reference of commands, settings, rules
+and methods is made from the code. mkdocs calls the functions whose names begin with `on_`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PAGES = {
+    "ARCHITECTURE.md": "project/architecture.md",
+    "CHANGELOG.md": "project/changes.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "client/README.md": "guides/client.md",
+    "proto/README.md": "reference/wire.md",
+    "server/README.md": "guides/server.md",
+    "simulations/LOG.md": "experiments/log.md",
+    "simulations/README.md": "experiments/index.md",
+    "tests/scoreboard/README.md": "reference/scoreboard.md",
+    **{
+        f"simulations/{path.parent.name}/README.md": f"experiments/{path.parent.name}.md"
+        for path in sorted(ROOT.glob("simulations/*/README.md"))
+    },
+}
+"""Files of the repository, and the page that each becomes."""
+
+# The README's parts are pages of their own here.
+_README = "index.md"
+_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+_IMAGE = re.compile(r"!\[[^\]]*\]\(([^():\s]+)\)")
+_STYLED = re.compile(r' ?<span style="[^"]*">(\[.*?\])</span>')
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """List the experiments."""
+    section = [page for page in PAGES.values() if page.startswith("experiments/")]
+    section.sort(key=lambda page: (page != "experiments/index.md", page))
+    assert config.nav is not None
+    config.nav.append({"Experiments": section})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages."""
+    for source, page in PAGES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=linked(text, source, page)))
+        for image in _IMAGE.findall(text):
+            shown = posixpath.join(posixpath.dirname(page), image)
+            files.append(File.generated(config, shown, abs_src_path=str(ROOT / posixpath.dirname(source) / image)))
+    for page, make in (
+        ("reference/commands.md", commands),
+        ("reference/settings.md", settings),
+        ("reference/rules.md", rules),
+        ("reference/methods.md", methods),
+    ):
+        files.append(File.generated(config, page, content="\n".join(make()) + "\n"))
+    return files
+
+
+def linked(text: str, source: str, page: str) -> str:
+    """The text of a file as a page: links to other pages point there, links to other files are plain text."""
+
+    def turn(match: re.Match[str]) -> str:
+        label, target = match.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return match[0]
+        path, hash_sign, anchor = target.partition("#")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        if (ROOT / path).is_dir():
+            path = posixpath.join(path, "README.md")
+        found = _README if path == "README.md" else PAGES.get(path)
+        if not found:
+            return label
+        anchor = "" if found == _README else hash_sign + anchor
+        return f"[{label}]({posixpath.relpath(found, posixpath.dirname(page) or '.')}{anchor})"
+
+    return _LINK.sub(turn, text)
+
+
+def commands() -> Iterator[str]:
+    """Every command with its options, as ``--help`` describes them."""
+    made = subprocess.run(
+        [sys.executable, "-m", "typer", "plait.cli.main", "utils", "docs", "--name", "plait"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    yield _STYLED.sub(r" \1", made.stdout).replace("# `plait`", "# Commands", 1)
+
+
+def settings() -> Iterator[str]:
+    """The settings of a run."""
+    from plait.config import ALIASES, RunConfig
+
+    yield "# Settings"
+    yield "\nEach is an option of `plait simulate` and `plait server`, a key of a TOML file, and an argument of"
+    yield "`plait.simulate` (with underscores).\n"
+    yield "| Setting | Default | |\n|---|---|---|"
+    for name, field in RunConfig.model_fields.items():
+        default = "" if field.default == "" else f"`{str(field.default).lower()}`"
+        yield f"| `{name.replace('_', '-')}` | {default} | {cell(field.description or '')} |"
+    yield "\n## Names of other systems\n\n| Name | Setting |\n|---|---|"
+    for alias, name in ALIASES.items():
+        yield f"| `{alias}` | `{name}` |"
+
+
+def rules() -> Iterator[str]:
+    """The aggregation rules."""
+    from plait.choice import options_of
+    from plait.flower.rules import ALL_RULES
+
+    yield "# Rules\n"
+    yield "*Exactness* compares the product B A after a round with the weighted mean of the clients' products. *Linear*"
+    yield "rules need only the weighted sum of the deltas.\n"
+    yield "| Rule | Computes | Exactness | Linear | Source |\n|---|---|---|---|---|"
+    for rule in ALL_RULES.values():
+        yield (
+            f"| `{rule.name}` | {cell(rule.computes)} | {rule.exactness.value} | {'yes' if rule.linear else ''} "
+            f"| {cell(rule.title)} |"
+        )
+    yield "\n## Options\n\n| Rule | Option | Default | |\n|---|---|---|---|"
+    for rule in ALL_RULES.values():
+        for option in options_of(rule.algorithm):
+            yield f"| `{rule.name}` | `{option.name}` | `{option.default}` | {cell(option.description)} |"
+
+
+def methods() -> Iterator[str]:
+    """The adapter methods, as ``plait methods`` lists them."""
+    from plait.adapters.methods import METHODS
+
+    yield "# Methods\n"
+    yield "| Method | What is averaged | Never sent | Default learning rate | Source |\n|---|---|---|---|---|"
+    for method in METHODS.values():
+        yield (
+            f"| `{method.name}` | {cell(method.averages)} | {cell(method.kept)} | {method.learning_rate:g} "
+            f"| {cell(method.title)} |"
+        )
+
+
+def cell(text: str) -> str:
+    """Text as a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
