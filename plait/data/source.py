@@ -1,11 +1,13 @@
-"""Data as people have it, as one dataset: a built-in, a file, or an object in memory.
+"""Data as people have it, as one dataset: a built-in, a file or folder, a data set of the hub, an object in memory.
 
-Decides what a source is; how each is read is told elsewhere.
+Decides what a source is; `files`, `hub` and `tables` read it.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,12 @@ from pathlib import Path
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
-from plait.data.jsonl import jsonl_rows
+from plait.data.files import is_data_file, path_source
+from plait.data.hub import HubName, hub_name, hub_source
 from plait.data.packages import Progress
 from plait.data.records import Dataset
 from plait.data.rows import Room, Row, Source, read_rows
-from plait.data.splits import UNNAMED, Part, choose, parse_split
+from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 
@@ -37,8 +40,10 @@ def as_dataset(
     """A dataset from whatever the data is.
 
     Args:
-        source: a built-in's name, a path, or an object: a `Dataset`, `DatasetDict` or `IterableDataset` of Hugging
-            Face's datasets, a pandas frame, an Arrow table, an iterable of mappings, or a dataset of plait.
+        source: a built-in's name, the path of a file or folder, a data set of the hub (``owner/name``, with a
+            configuration and a revision if wanted: ``owner/name:config@revision``), or an object: a `Dataset`,
+            `DatasetDict` or `IterableDataset` of Hugging Face's datasets, a pandas frame, an Arrow table, an iterable
+            of mappings, or a dataset of plait.
         columns: which columns hold what, such as ``text=body,client=author``, if they do not have the usual names.
         split: the split to train on, or ``TRAIN,HELD_OUT``; by default ``train``, and ``validation`` or else ``test``
             is held out. ``train[:1000]`` takes the first thousand rows.
@@ -60,22 +65,48 @@ def as_dataset(
     if isinstance(source, str) and (load := BUILTINS.get(text)):
         return _as_it_is(load(cache or cache_directory(), progress), named, split)
     check_data_name(text)
-    path = Path(source).expanduser()
-    lines = Source(name or path.stem, f"'{path}'", {UNNAMED: lambda: _lines(path)}, "one JSON object per line")
-    return _dataset(lines, named, split)
+    on_hub = _on_hub(text) if isinstance(source, str) else None
+    found = hub_source(on_hub, progress=progress) if on_hub else path_source(Path(source).expanduser(), name)
+    return _dataset(found, named, split)
 
 
 def check_data_name(data: str) -> None:
-    """Refuse what is neither a built-in nor a file, without reading any data.
+    """Refuse what is neither a built-in, nor a file or folder, nor a name of the hub, without reading any data.
 
     Raises:
-        ConfigError: it is neither; the nearest name is given.
+        ConfigError: it is nothing of that; the nearest name is given.
+        DataError: it is the path of nothing.
     """
+    if data.startswith(MEMORY):
+        raise ConfigError(
+            f"data is '{data}', an object that a Python program gave; give it again there, with plait.resume, or begin "
+            "a new run with a file"
+        )
     path = Path(data).expanduser()
-    if data in BUILTINS or path.exists() or path.suffix or len(path.parts) > 1:
+    if data in BUILTINS or path.exists() or _on_hub(data):
         return
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}, expected {_kind_of(path)}")
     hint = did_you_mean(data, BUILTINS)
-    raise ConfigError(f"data is '{data}', expected a JSONL file or one of {', '.join(sorted(BUILTINS))}{hint}")
+    raise ConfigError(
+        f"data is '{data}', expected a file or folder, a data set of the hub (owner/name) or one of "
+        f"{', '.join(sorted(BUILTINS))}{hint}"
+    )
+
+
+def _kind_of(path: Path) -> str:
+    near = path.parent.name
+    on_hub = hub_name(f"{near}/{path.name}") if len(path.parts) == 2 else None
+    return f"a file or folder; a data set of the hub is hf://datasets/{on_hub}" if on_hub else "a JSONL file"
+
+
+def _on_hub(data: str) -> HubName | None:
+    """The name of the hub that `data` means; None for a path."""
+    name = hub_name(data)
+    if name is None or name.is_certain:
+        return name
+    path = Path(data)
+    return None if path.exists() or path.parent.is_dir() or is_data_file(data) else name
 
 
 def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
@@ -86,14 +117,6 @@ def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
             f"{option} is given, but data '{dataset.name}' needs none, expected only columns client=COLUMN"
         )
     return replace(dataset, natural_column=columns.client) if columns.client else dataset
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    try:
-        with path.open("rb") as file:
-            yield from jsonl_rows(file, path)
-    except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror or error}, expected a JSONL file") from error
 
 
 def _dataset(source: Source, columns: ColumnMap, split: str) -> Dataset:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
+from plait.data.arrow_file import arrow_records, class_name
 from plait.data.plain import plain
 from plait.data.rows import Row, Source
 from plait.data.splits import UNNAMED
@@ -80,25 +81,7 @@ def _of_frame(frame: Any) -> Iterator[Mapping[str, object]]:
 def _of_arrow(source: Any) -> Iterator[Mapping[str, object]]:
     import pyarrow as pa
 
-    reader = pa.RecordBatchReader.from_stream(source)
-    for batch in reader:
-        yield from arrow_records(batch)
-
-
-def arrow_records(batch: Any) -> Iterator[Mapping[str, object]]:
-    """The records of an Arrow batch or table; a column of bytes is left out."""
-    import pyarrow as pa
-
-    kept = [
-        index
-        for index, field in enumerate(batch.schema)
-        if not (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
-    ]
-    names = [batch.schema.field(index).name for index in kept]
-    for start in range(0, batch.num_rows, _BATCH):
-        columns = [batch.column(index).slice(start, _BATCH).to_pylist() for index in kept]
-        for values in zip(*columns, strict=True):
-            yield {name: plain(value) for name, value in zip(names, values, strict=True)}
+    return arrow_records(pa.RecordBatchReader.from_stream(source))
 
 
 def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:
@@ -114,7 +97,7 @@ def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:
     else:
         rows = iter(source)
     for row in rows:
-        yield {name: _class_name(plain(value), names.get(name, ())) for name, value in row.items()}
+        yield {name: class_name(plain(value), names.get(name, ())) for name, value in row.items()}
 
 
 def _transposed(batch: Mapping[str, list[object]]) -> Iterator[dict[str, object]]:
@@ -147,10 +130,3 @@ def _is_plain(feature: Any) -> bool:
 
 def _class_names(feature: Any) -> tuple[str, ...]:
     return tuple(feature.names or ()) if type(feature).__name__ == "ClassLabel" else ()
-
-
-def _class_name(value: object, names: tuple[str, ...]) -> object:
-    """A class's name for its number; a number outside (-1: not labelled) is None."""
-    if not names or not isinstance(value, int):
-        return value
-    return names[value] if 0 <= value < len(names) else None

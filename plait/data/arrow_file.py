@@ -1,0 +1,131 @@
+"""Parquet and Arrow files, read in small batches, every batch checked before a value of it is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plait.data.plain import plain
+from plait.data.rows import Row
+from plait.errors import DataError
+
+_BATCH = 64
+_MAGIC = {"Parquet": (b"PAR1",), "Arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """The rows of a Parquet file; columns of bytes (pictures, sound) are left out.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
+    yield from _checked(path, "Parquet", _parquet_batches(path))
+
+
+def arrow_rows(path: Path) -> Iterator[Row]:
+    """The rows of an Arrow file (also Feather) or stream; columns of bytes are left out.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
+    yield from _checked(path, "Arrow", _arrow_batches(path))
+
+
+def arrow_records(batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
+    """The records of Arrow batches; classes have their names, if Hugging Face's datasets left them in the schema."""
+    for batch in batches:
+        fields = [field for field in batch.schema if not _holds_bytes(field.type)]
+        classes = class_names(batch.schema.metadata or {})
+        for start in range(0, batch.num_rows, _BATCH):
+            columns = [batch.column(field.name).slice(start, _BATCH).to_pylist() for field in fields]
+            for values in zip(*columns, strict=True):
+                yield {
+                    field.name: class_name(plain(value), classes.get(field.name, ()))
+                    for field, value in zip(fields, values, strict=True)
+                }
+
+
+def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
+    """The class names of columns, from the metadata that Hugging Face's datasets write."""
+    try:
+        described = json.loads(metadata[b"huggingface"])["info"]["features"]
+        columns = {name: feature for name, feature in described.items() if feature.get("_type") == "ClassLabel"}
+        return {name: [str(label) for label in feature["names"]] for name, feature in columns.items()}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def class_name(value: object, names: Sequence[str]) -> object:
+    """A class's name for its number; None for a number outside (-1: not labelled)."""
+    if not names or not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _checked(path: Path, what: str, batches: Iterable[Any]) -> Iterator[Row]:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        with path.open("rb") as file:
+            if not file.read(8).startswith(_MAGIC[what]):
+                raise DataError(
+                    f"'{path}' is no {what} file, expected one because of its name; name JSON lines .jsonl, JSON "
+                    ".json and CSV .csv"
+                )
+        for number, fields in enumerate(arrow_records(batches), start=1):
+            yield Row(f"row {number} of '{path}'", fields)
+    except (pa.ArrowException, EOFError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(f"cannot read '{path}': {error.strerror}, expected a {what} file") from error
+        after = f" after row {number}" if number else ""
+        # Without the library's message, which may quote a value.
+        raise DataError(
+            f"'{path}' is not a whole {what} file{after} ({type(error).__name__}), expected one; copy it again"
+        ) from error
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = [field.name for field in schema if not _holds_bytes(field.type)]
+        _check_names(names, path)
+        for batch in file.iter_batches(batch_size=_BATCH, columns=names):
+            batch.validate(full=True)
+            yield batch.replace_schema_metadata(schema.metadata)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            reader = batches = pa.ipc.open_stream(file)
+        _check_names(reader.schema.names, path)
+        for batch in batches:
+            batch.validate(full=True)
+            yield batch
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"'{path}' has two columns {name[:32]!a}, expected different names")
+
+
+def _holds_bytes(type_: Any) -> bool:
+    """Whether values of an Arrow type are bytes or have some in them."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_):
+        return True
+    return any(_holds_bytes(type_.field(index).type) for index in range(type_.num_fields))

@@ -1,0 +1,141 @@
+"""Data sets of the Hugging Face hub, through the library `datasets`, which keeps them in its own cache.
+
+A name is ``owner/name``, with a configuration and a revision if wanted: ``owner/name:config@revision``. No code of a
+data set is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plait.data.packages import Progress
+from plait.data.rows import Source
+from plait.data.tables import object_source
+from plait.errors import ConfigError, DataError, MachineError, machine_fault
+from plait.text import printable
+
+_PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+_ID = re.compile(
+    rf"(?P<id>{_PART}/{_PART})(:(?P<config>[A-Za-z0-9._ -]{{1,96}}))?(@(?P<revision>[A-Za-z0-9._/-]{{1,200}}))?"
+)
+_MOST_CONFIGS = 12
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A data set of the hub.
+
+    Attributes:
+        id: ``owner/name``.
+        config: one of its configurations; empty for the only one or the default.
+        revision: branch, tag or commit; empty for the newest.
+        is_certain: whether it was written as an address, so that it cannot be a path.
+    """
+
+    id: str
+    config: str = ""
+    revision: str = ""
+    is_certain: bool = False
+
+    def __str__(self) -> str:
+        config = f":{self.config}" if self.config else ""
+        return f"{self.id}{config}" + (f"@{self.revision}" if self.revision else "")
+
+
+def hub_name(text: str) -> HubName | None:
+    """Read a name of the hub; None if it cannot be one."""
+    rest = _PREFIX.sub("", text, count=1)
+    match = _ID.fullmatch(rest)
+    if not match:
+        return None
+    return HubName(match["id"], match["config"] or "", match["revision"] or "", is_certain=rest != text)
+
+
+def hub_source(name: HubName, *, progress: Progress) -> Source:
+    """The source in a data set of the hub, downloaded if it is not cached.
+
+    Raises:
+        ConfigError: there is no such data set or configuration, or it is not public.
+        DataError: it holds no tables, or only code.
+        MachineError: the hub is out of reach and nothing is cached, or the disk is full.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    progress(f"looking for {name} in the hub cache, then on the hub")
+    return object_source(_loaded(name), str(name))
+
+
+def _loaded(name: HubName) -> Any:
+    import datasets
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import logging
+
+    had_bars = not datasets.are_progress_bars_disabled()
+    verbosity = logging.get_verbosity()
+    datasets.disable_progress_bars()
+    logging.set_verbosity_error()
+    try:
+        # A folder of this name is not taken for it.
+        address = f"hf://datasets/{name.id}" if Path(name.id).exists() else name.id
+        return datasets.load_dataset(address, name.config or None, revision=name.revision or None)
+    except DatasetNotFoundError as error:
+        raise ConfigError(
+            f"data '{name}' is not on the hub, or not public; check the name, or log in with `hf auth login`"
+        ) from error
+    except DataFilesNotFoundError as error:
+        raise DataError(f"data '{name}' holds no tables, expected Parquet, JSON, CSV or Arrow files") from error
+    except ConnectionError as error:
+        raise _out_of_reach(name, "nothing") from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "an unknown error")
+        raise MachineError(f"cannot load data '{name}': the hub answers {status}; try again later") from error
+    except ValueError as error:
+        configs = _listed(error)
+        if "Couldn't find cache" in str(error):
+            raise _out_of_reach(name, f"only {configs}" if configs else "nothing") from error
+        if configs:
+            raise ConfigError(
+                f"data '{name}' needs one of its configurations, expected {name.id}:CONFIG, one of: {configs}"
+            ) from error
+        raise DataError(_unreadable(name, error)) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise DataError(
+            f"data '{name}' is code, which is never run; take its tables: --data {name.id}@refs/convert/parquet"
+        ) from error
+    except (DatasetsError, OSError) as error:
+        cause = error.__cause__ or error
+        raise machine_fault(cause) or DataError(_unreadable(name, cause)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _unreadable(name: HubName, error: BaseException) -> str:
+    # Without the library's message, which may quote a value.
+    return f"data '{name}' cannot be read as a table ({type(error).__name__}), expected files of the same columns"
+
+
+def _out_of_reach(name: HubName, cached: str) -> MachineError:
+    return MachineError(
+        f"cannot load data '{name}': the hub is out of reach and {cached} is cached; connect this machine once, or "
+        "give a file or folder"
+    )
+
+
+def _listed(error: ValueError) -> str:
+    """The configurations that the library lists in an error about a missing or unknown one."""
+    text = str(error)
+    if not re.search(r"Config name is missing|BuilderConfig|[Cc]onfigs in the cache", text):
+        return ""
+    listed = re.search(r"\[(.*?)\]", text, re.DOTALL)
+    names = re.findall(r"'([^']*)'", listed[1]) if listed else []
+    more = f" and {len(names) - _MOST_CONFIGS} more" if len(names) > _MOST_CONFIGS else ""
+    return printable(", ".join(names[:_MOST_CONFIGS])) + more

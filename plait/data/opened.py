@@ -1,0 +1,82 @@
+"""Open a file of text, unpacking gzip and Zstandard on the way, within a bound.
+
+What a file begins with decides, not its name. Knows nothing of records.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+from plait.data.rows import Room
+from plait.errors import DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+# Of files that are no text, whatever their name says.
+_OTHERS = {
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"ARROW1": "an Arrow file; name it .arrow",
+    b"PK\x03\x04": "a ZIP archive or an office document; unpack it, or save it as CSV",
+    b"BZh": "packed with bzip2; unpack it, or pack it with gzip or zstd",
+    b"\xfd7zXZ": "packed with xz; unpack it, or pack it with gzip or zstd",
+}
+
+
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes, counted, so that a small file cannot fill the memory."""
+
+    def __init__(self, reader: _Reader, path: Path, room: Room) -> None:
+        self._reader, self._path, self._room = reader, path, room
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            data = self._reader.read(len(view))
+        except OSError as error:
+            raise DataError(f"'{self._path}' is damaged or cut off: {error}; pack or copy it again") from error
+        self._room.take(len(data), f"'{self._path}'")
+        view[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[BinaryIO]:
+    """The bytes of a file, unpacked.
+
+    Args:
+        path: of the file.
+        expected: what the file should be, for errors.
+        room: that unpacked bytes may take; by default half of the memory.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or holds something else than text; also while its bytes are read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.peek(8)
+            for magic, what in _OTHERS.items():
+                if start.startswith(magic):
+                    raise DataError(f"'{path}' is {what}, expected {expected}")
+            codec = next((codec for magic, codec in _PACKED.items() if start.startswith(magic)), "")
+            if not codec:
+                yield file
+                return
+            import pyarrow as pa
+
+            with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
+                yield io.BufferedReader(_Unpacked(cast("_Reader", reader), path, room or Room()), 1 << 16)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}, expected {expected}") from error

@@ -1,0 +1,123 @@
+"""Which columns hold what: as named, or recognised where that is certain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from plait.data import Message, Record, RecordKind, as_dataset
+from plait.errors import ConfigError, DataError
+
+Row = Mapping[str, object]
+ALPACA: Row = {"instruction": "Add", "input": "1 and 2", "output": "3"}
+SHAREGPT: Row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "id": "x"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "record"),
+    [
+        ({"body": "a", "author": "b"}, "text=body,client=author", Record(text="a", columns={"author": "b"})),
+        ({"body": "a", "author": "b"}, {"text": "body", "client": "author"}, Record(text="a", columns={"author": "b"})),
+        # A label under another name stays a column, to partition by.
+        ({"body": "a", "topic": "b"}, "text=body, label=topic", Record(text="a", label="b", columns={"topic": "b"})),
+        ({"text": "a", "topic": 3}, "label=topic", Record(text="a", label="3", columns={"topic": "3"})),
+        # What is named is all that is taken.
+        ({"text": "a", "label": "b"}, "text=text", Record(text="a", columns={"label": "b"})),
+        ({"text": "a", "body": "b"}, "text=body", Record(text="b", columns={"text": "a"})),
+        ({"q": "a", "completion": "b"}, "prompt=q", Record(prompt="a", completion="b")),
+        ({"q": "a", "a": "b"}, "prompt=q,completion=a", Record(prompt="a", completion="b")),
+        ({"q": "a", "more": "b", "a": "c"}, "prompt=q+more,completion=a", Record(prompt="a\n\nb", completion="c")),
+        ({"q": "a", "more": None, "a": "c"}, "prompt=q+more,completion=a", Record(prompt="a", completion="c")),
+        (ALPACA, None, Record(prompt="Add\n\n1 and 2", completion="3")),
+        ({"instruction": "Say", "output": "x"}, None, Record(prompt="Say", completion="x")),
+        ({**ALPACA, "input": ""}, "", Record(prompt="Add", completion="3")),
+        (
+            SHAREGPT,
+            None,
+            Record(messages=(Message("user", "Hi"), Message("assistant", "Hello")), columns={"id": "x"}),
+        ),
+        (
+            {"chat": SHAREGPT["conversations"]},
+            "messages=chat",
+            Record(messages=(Message("user", "Hi"), Message("assistant", "Hello"))),
+        ),
+    ],
+)  # fmt: skip
+def test_columns_become_the_fields_that_they_are_named_for(
+    row: Row, columns: str | Mapping[str, str] | None, record: Record
+) -> None:
+    assert as_dataset([row], columns=columns).records == (record,)
+
+
+def test_the_client_column_is_the_natural_one() -> None:
+    rows = [{"text": "a", "author": "b"}]
+    assert as_dataset(rows).natural_column == ""
+    assert as_dataset(rows, columns="client=author").natural_column == "author"
+    assert as_dataset(as_dataset(rows), columns="client=author").natural_column == "author"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("body", "columns has 'body', expected FIELD=COLUMN, such as text=body,client=author, with the fields"),
+        ("txt=body", "columns names the field 'txt', expected FIELD=COLUMN.*; did you mean 'text'?"),
+        ("text=a,text=b", r"columns names 'text' twice, expected it once; join columns as text=A\+B"),
+        ("text=", "columns has '' for 'text', expected the name of a column"),
+        ("label=a+b", "columns has 'a.b' for 'label', expected the name of a column"),
+        ("text=a,prompt=b", "columns names text and prompt and completion, expected the fields of one kind of record"),
+        ("messages=a,label=b", "columns names messages and label and text, expected the fields of one kind"),
+    ],
+)
+def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        as_dataset("none.jsonl", columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        ({"question": "a", "answer": "b", "id": 3}, "--columns prompt=question,completion=answer"),
+        ({"Question": "a", "Response": "b"}, "--columns prompt=Question,completion=Response"),
+        ({"title": "a", "content": "much longer"}, "--columns text=content"),
+        ({"title": "a", "stuff": "much longer"}, "--columns text=stuff"),
+        ({"sentence": "a", "category": "x"}, "--columns text=sentence,label=category"),
+        ({"dialogue": [{"role": "user", "content": "a"}]}, "--columns messages=dialogue"),
+        ({"the body": 3, "n": 4}, "--columns text=COLUMN"),
+        ({"the content, all": "a"}, "--columns 'text=the content, all'"),
+        # Both of two formats: neither is certain.
+        ({**ALPACA, **SHAREGPT}, "--columns messages=conversations"),
+    ],
+)
+def test_unknown_columns_are_named_with_those_that_would_do(row: Row, advice: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_dataset([row])
+    said = str(caught.value)
+    assert said.startswith("record 1 of data 'data' has ")
+    assert all(f"'{name}'" in said for name in row)
+    assert said.endswith(f"; if they have other names, give {advice}")
+
+
+def test_advice_can_be_followed() -> None:
+    rows = [{"question": "a", "answer": "b", "id": 3}]
+    with pytest.raises(DataError) as caught:
+        as_dataset(rows)
+    columns = str(caught.value).rpartition("--columns ")[2]
+    assert as_dataset(rows, columns=columns).kind is RecordKind.PROMPT
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ([{"text": "a"}], "text=body", "record 1 of data 'data' has 'text', expected 'body' .--columns names it"),
+        ([{"body": "a"}, {"text": "b"}], "text=body", "record 2 of data 'data' has 'text', expected 'body'"),
+        ([{"body": 3}], "text=body", "record 1 of data 'data' has a number as 'body', expected a string"),
+        ([{"q": "a", "b": 3, "c": "c"}], "prompt=q+b,completion=c", "has a number as 'b', expected a string"),
+        ([{"q": None, "b": "x", "c": "c"}], "prompt=q+b,completion=c", "has null as 'q', expected a string"),
+        ([SHAREGPT, {"conversations": [{"from": "observation", "value": "x"}]}], "", "has 'observation' as role of"),
+        ([ALPACA, {"text": "a"}], "", "record 2 of .* has 'text', expected 'instruction' and 'output' as on record 1"),
+    ],
+)
+def test_a_record_without_the_columns_is_refused(rows: list[Row], columns: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_dataset(rows, columns=columns)

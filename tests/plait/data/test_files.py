@@ -1,0 +1,388 @@
+"""Files and folders: every kind gives the records of the same rows as JSON lines, or one line that says what to do."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from plait.data import Message, Record, RecordKind, as_dataset
+from plait.data.opened import opened
+from plait.data.rows import Room
+from plait.errors import ConfigError, DataError, PlaitError
+
+SECRET = "the treasure lies under the oak"
+ROWS = [{"text": f'Zeile {n}, "so"\nund weiter: äöü', "author": "ada" if n % 3 else "bob"} for n in range(200)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+def write(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def csv_text(rows: list[dict[str, str]], delimiter: str = ",") -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def stream(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=50)
+
+
+def parquet(path: Path, rows: list[dict[str, str]] = ROWS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "a.jsonl": lambda path: write(path, LINES),
+    "a.ndjson": lambda path: write(path, LINES),
+    "a.jsonl.gz": lambda path: write(path, gzip.compress(LINES)),
+    "members.jsonl.gz": lambda path: write(path, gzip.compress(LINES[:3000]) + gzip.compress(LINES[3000:])),
+    "a.jsonl.zst": lambda path: write(path, zstd(LINES)),
+    "frames.jsonl.zst": lambda path: write(path, zstd(LINES[:3000]) + zstd(LINES[3000:])),
+    "packed without saying so.jsonl": lambda path: write(path, gzip.compress(LINES)),
+    "array.json": lambda path: write(path, json.dumps(ROWS)),
+    "pretty.json": lambda path: write(path, json.dumps(ROWS, indent=2, ensure_ascii=False)),
+    "with a mark.json": lambda path: write(path, "\ufeff" + json.dumps(ROWS, ensure_ascii=False)),
+    "object.json": lambda path: write(path, json.dumps({"version": "1.0", "data": ROWS, "size": len(ROWS)}, indent=1)),
+    "one line.json": lambda path: write(path, json.dumps({"version": 1, "data": ROWS})),
+    "lines.json": lambda path: write(path, LINES),
+    "lines.json.gz": lambda path: write(path, gzip.compress(LINES)),
+    "a.csv": lambda path: write(path, csv_text(ROWS)),
+    "from excel.csv": lambda path: write(path, "\ufeff" + csv_text(ROWS, ";")),
+    "a.tsv": lambda path: write(path, csv_text(ROWS, "\t")),
+    "a.csv.gz": lambda path: write(path, gzip.compress(csv_text(ROWS).encode())),
+    "from pandas.csv": lambda path: pd.DataFrame(ROWS).to_csv(path),
+    "a.parquet": parquet,
+    "groups.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=7),
+    "from pandas.parquet": lambda path: pd.DataFrame(ROWS).to_parquet(path),
+    "a.feather": lambda path: pa.feather.write_feather(pa.Table.from_pylist(ROWS), str(path), chunksize=70),
+    "a.arrow": stream,
+    "saved": lambda path: datasets.Dataset.from_list(ROWS).save_to_disk(str(path), num_shards=3),
+    "saved with splits": lambda path: datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(path),
+    "shards": lambda path: (
+        parquet(path / "data" / "train-00000-of-00002.parquet", ROWS[:90]),
+        parquet(path / "data" / "train-00001-of-00002.parquet", ROWS[90:]),
+        write(path / "README.md", "about"),
+        write(path / "dataset_infos.json", "{}"),
+        write(path / ".gitattributes", "x"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_same_records(tmp_path: Path, name: str) -> None:
+    FILES[name](tmp_path / name)
+    expected = as_dataset(ROWS)
+    dataset = as_dataset(tmp_path / name)
+    records = dataset.records
+    if name == "shards":
+        assert {record.columns["file"] for record in records} == {
+            "data/train-00000-of-00002", "data/train-00001-of-00002",
+        }  # fmt: skip
+        records = tuple(Record(text=r.text, columns={"author": r.columns["author"]}) for r in records)
+    assert records == expected.records
+    assert dataset.name == name.split(".")[0]
+    assert as_dataset(str(tmp_path / name), split="train[10:13]").records == dataset.records[10:13]
+
+
+def test_files_named_by_split_are_splits(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "train.jsonl", LINES)
+    write(tmp_path / "d" / "validation.jsonl", LINES[: LINES.index(b"\n")])
+    write(tmp_path / "d" / "test.jsonl", LINES)
+    dataset = as_dataset(tmp_path / "d")
+    assert [len(dataset.records), len(dataset.held_out)] == [200, 1]
+    assert dataset.notes == (f"'{tmp_path / 'd'}': split test is not used",)
+    write(tmp_path / "d" / "extra.jsonl", LINES)
+    with pytest.raises(DataError, match=r"holds 'test.jsonl' of split test and 'extra.jsonl' of none"):
+        as_dataset(tmp_path / "d")
+
+
+def test_saved_splits_are_splits_with_their_class_names(tmp_path: Path) -> None:
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["bad", "good"]))
+    part = datasets.Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": 0}], features=features)
+    datasets.DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "d")
+    part.to_parquet(tmp_path / "d.parquet")
+    dataset = as_dataset(tmp_path / "d")
+    assert [record.label for record in dataset.records] == ["good", "bad"]
+    assert [record.label for record in dataset.held_out] == ["good"]
+    assert as_dataset(tmp_path / "d.parquet").records == dataset.records
+
+
+def test_one_file_per_client_can_be_told_apart(tmp_path: Path) -> None:
+    for name in ("bob", "ada"):
+        write(tmp_path / "d" / f"{name}.jsonl", LINES)
+    assert set(as_dataset(tmp_path / "d").column("file")) == {"ada", "bob"}
+
+
+def test_a_folder_of_text_is_a_record_for_each_file(tmp_path: Path) -> None:
+    root = tmp_path / "notes"
+    write(root / "bob" / "later" / "b.txt", "bob later")
+    write(root / "ada" / "a.md", "ada")
+    write(root / "bob" / "a.txt.gz", gzip.compress(b"bob"))
+    write(root / "bob" / "picture.png", b"\x89PNG\0\0")
+    write(root / "bob" / "empty.txt", "")
+    write(root / "bob" / ".hidden", "hidden")
+    write(root / "README", "about")
+    (root / "loop").symlink_to(root)
+    os.mkfifo(root / "waits.txt")
+    dataset = as_dataset(root)
+    assert [record.text for record in dataset.records] == ["ada", "bob", "bob later"]
+    assert dataset.column("folder") == ("ada", "bob", "bob")
+    assert dataset.column("path") == ("ada/a.md", "bob/a.txt.gz", "bob/later/b.txt")
+    assert dataset.natural_column == "folder"
+    assert dataset.notes == (f"'{root}': 2 files without text left out",)
+    assert as_dataset(root, columns="label=folder").labels == ("ada", "bob")
+
+
+def test_folders_of_text_named_by_split_are_splits(tmp_path: Path) -> None:
+    for name in ("train/pos/1.txt", "train/neg/1.txt", "test/pos/1.txt"):
+        write(tmp_path / "d" / name, name)
+    dataset = as_dataset(tmp_path / "d", columns={"label": "folder"})
+    assert [record.label for record in dataset.records] == ["neg", "pos"]
+    assert [record.text for record in dataset.held_out] == ["test/pos/1.txt"]
+    assert dataset.natural_column == "folder"
+
+
+def test_one_file_of_text_is_one_record(tmp_path: Path) -> None:
+    dataset = as_dataset(write(tmp_path / "notes.txt", "\ufefffirst\nsecond\n"))
+    assert dataset.records == (Record(text="first\nsecond\n"),)
+
+
+def test_a_chat_on_one_line_is_a_record_and_no_list_of_turns(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    for text in (json.dumps(chat), json.dumps([chat]), json.dumps([chat], indent=3)):
+        dataset = as_dataset(write(tmp_path / "chat.json", text))
+        assert dataset.records == (Record(messages=(Message("user", "a"), Message("assistant", "b"))),)
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _parquet_bytes() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"text": SECRET}] * 5000), out, use_dictionary=False, compression="none")
+    return out.getvalue()
+
+
+def _stream_bytes(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def _not_utf8() -> pa.Table:
+    # Arrow itself does not look into a string that it is given as a buffer.
+    text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    return pa.table({"text": text})
+
+
+_TABLE = pa.Table.from_pylist([{"text": SECRET}] * 5000)
+BAD: dict[str, tuple[bytes | str, str]] = {
+    # CSV
+    "latin1.csv": (f"text\n{SECRET}\ncaf\xe9\n".encode("latin-1"), r"line 3 of '.*' is not UTF-8: byte 4 is 0xe9; sav"),
+    "utf16.csv": (f"text\n{SECRET}\n".encode("utf-16"), r"line 1 of '.*' is not UTF-8: byte 1 is 0xff; save"),
+    "values.csv": (f'text,author\n{SECRET},a\n"x",b,c\n', r"line 3 of '.*' has 3 values, expected 2 as in the first l"),
+    "quote.csv": (f'text\n"{SECRET}\n' + "x\n" * 9, r"line 2 of '.*' is not CSV: unexpected end of data"),
+    "null.csv": (f"text,author\n{SECRET},a\n,b\n", r"line 3 of '.*' has null as 'text', expected a string; fix that l"),
+    "twice.csv": ("text,text\na,b\n", r"line 1 of '.*' names column 'text' twice"),
+    "header.csv": ("text,author\n", r"'.*' holds no record, expected a line of names and a line per record"),
+    "empty.csv": ("", r"'.*' holds no record, expected a line of names"),
+    "names.csv": (f"question,answer\n{SECRET},b\n", r"expected .*, give --columns prompt=question,completion=answer$"),
+    # JSON
+    "cut.json": (_cut(json.dumps([{"text": SECRET}] * 9, indent=1).encode()), r"line \d+ of '.*' is not JSON: "),
+    "number.json": (json.dumps([{"text": SECRET}, 3]), r"record 2 of '.*' is a number, expected an object; fix that r"),
+    "columns.json": (json.dumps({"text": [SECRET]}, indent=1), r"record 1 of '.*' is a string, expected an object"),
+    "lists.json": (json.dumps({"a": [{"text": SECRET}], "b": []}, indent=1), r"has the lists 'a' and 'b', expected on"),
+    "no list.json": ('{\n"a": 1}', r"'.*' is an object without a list, expected a list of objects or an object with o"),
+    "string.json": (f'"{SECRET}"', r"line 1 of '.*' has something else than a list or an object"),
+    "after.json": ('[{"text": "a"}] x', r"line 1 of '.*' has something after the end"),
+    "comma.json": ('[{"text": "a"}\n{"text": "b"}]', r"line 2 of '.*' is not JSON: expected ',' or '\]'"),
+    "deep.json": ('[{"text": ' + "[" * 100_000, r"line 1 of '.*' is not JSON that can be read: too deep a nesting"),
+    "digits.json": ('[{"text": "a", "n": ' + "1" * 5000 + "}]", r"line 1 of '.*' is not JSON that can be read: too lo"),
+    "latin1.json": (b'[{"text": "caf\xe9"}]', r"byte 15 of '.*' is 0xe9, expected UTF-8"),
+    "null.json": (json.dumps([{"text": "a"}, {"text": None}]), r"record 2 of '.*' has null as 'text', expected a stri"),
+    "empty.json": ("", r"'.*' holds no record, expected a list of objects"),
+    "none.json": ("[]", r"'.*' holds no record, expected a list of objects"),
+    "huge.json": ('[{"text": "' + "a" * (17 << 20), r"line 1 of '.*' has a value that is cut off or longer than 16,77"),
+    # JSON lines
+    "huge.jsonl": ('{"text": "' + "a" * (17 << 20), r"line 1 of '.*' is too long, expected at most 16777216 bytes"),
+    "mixed.jsonl": ('{"text": "a"}\n{"prompt": "a", "completion": "b"}', r"line 2 of '.*' has 'prompt' and 'completio"),
+    # Packed
+    "cut.jsonl.gz": (_cut(gzip.compress(os.urandom(5000).hex().encode())), r"'.*' is damaged or cut off: .*; pack or "),
+    "cut.jsonl.zst": (_cut(zstd(os.urandom(5000).hex().encode())), r"'.*' is damaged or cut off: .*; pack or copy"),
+    "not packed.csv.gz": (f"text\n{SECRET}\n", ""),
+    "a.jsonl.bz2": (b"BZh91AY", r"expected JSONL, JSON, .*; unpack it"),
+    "zipped.csv": (b"PK\x03\x04....", r"'.*' is a ZIP archive or an office document; unpack it, or save it as CSV"),
+    "a.xlsx": (b"PK\x03\x04....", r"expected JSONL, JSON, CSV, .*; save it as CSV"),
+    "a.pkl": (b"\x80\x04.", r"save it as Parquet: unpickling runs code"),
+    # Parquet and Arrow
+    "text.parquet": (f'{{"text": "{SECRET}"}}\n', r"'.*' is no Parquet file, expected one because of its name; name J"),
+    "empty.parquet": ("", r"'.*' is no Parquet file"),
+    "cut.parquet": (_cut(_parquet_bytes()), r"'.*' is not a whole Parquet file \(ArrowInvalid\), expected one; copy i"),
+    "really.jsonl": (_parquet_bytes(), r"'.*' is a Parquet file; name it .parquet, expected a JSONL file"),
+    "text.arrow": (f'{{"text": "{SECRET}"}}\n', r"'.*' is no Arrow file"),
+    "cut.arrow": (_cut(_stream_bytes(_TABLE)), r"'.*' is not a whole Arrow file"),
+    "not utf8.arrow": (_stream_bytes(_not_utf8()), r"'.*' is not a whole Arrow file \(ArrowInvalid\)"),
+    "null.arrow": (_stream_bytes(pa.table({"text": ["a", None]})), r"row 2 of '.*' has null as 'text', expected a str"),
+    "number.arrow": (_stream_bytes(pa.table({"text": [1, 2]})), r"row 1 of '.*' has a number as 'text', expected a st"),
+    # Text
+    "latin1.txt": (b"caf\xe9", r"file '.*' is not UTF-8: byte 4 is 0xe9; save it as UTF-8"),
+    "empty.txt": ("", r"file '.*' has an empty 'text', expected some text"),
+    "huge.txt": (b"a" * (17 << 20), r"file '.*' is too long, expected at most 16777216 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_in_one_line_without_its_text(tmp_path: Path, name: str) -> None:
+    data, message = BAD[name]
+    path = write(tmp_path / name, data)
+    if not message:
+        assert as_dataset(path).records
+        return
+    with pytest.raises((DataError, ConfigError), match=message) as caught:
+        as_dataset(path)
+    assert "\n" not in str(caught.value)
+    assert "treasure" not in str(caught.value)
+
+
+def _nothing(root: Path) -> None:
+    root.mkdir()
+
+
+def _pictures(root: Path) -> None:
+    write(root / "a.png", b"\x89PNG\0\0")
+
+
+def _both(root: Path) -> None:
+    write(root / "a.jsonl", LINES)
+    write(root / "b.csv", csv_text(ROWS))
+
+
+def _latin1(root: Path) -> None:
+    write(root / "x" / "y" / "a.txt", b"caf\xe9")
+
+
+def _utf16(root: Path) -> None:
+    write(root / "a.txt", "cafe".encode("utf-16"))
+
+
+def _kinds(root: Path) -> None:
+    write(root / "a.jsonl", LINES)
+    write(root / "b.jsonl", '{"prompt": "a", "completion": "b"}')
+
+
+def _outside(root: Path) -> None:
+    write(root / "state.json", json.dumps({"_data_files": [{"filename": "../secret.arrow"}]}))
+
+
+def _no_description(root: Path) -> None:
+    write(root / "state.json", "[1]")
+
+
+def _missing_shard(root: Path) -> None:
+    write(root / "state.json", json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+
+
+BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "empty": (_nothing, r"'.*' holds no file, expected files of data or of text"),
+    "no text": (_pictures, r"'.*' holds no file of text, expected some, or files of JSONL"),
+    "two kinds": (_both, r"'.*' holds 1 of csv and 1 of jsonl, expected files of one kind; name one of them"),
+    "wrong encoding": (_latin1, r"file '.*x/y/a.txt' is not UTF-8: byte 4 is 0xe9; save it as UTF-8 or move it away"),
+    "utf-16": (_utf16, r"file '.*a.txt' is not UTF-8: byte 1 is 0xff"),
+    "records of two kinds": (_kinds, r"line 1 of '.*b.jsonl' has 'prompt' and 'completion', expected 'text' as on lin"),
+    "a file outside": (_outside, r"'.*state.json' names '../secret.arrow', expected a file beside it"),
+    "a description of nothing": (_no_description, r"'.*state.json' is not the description of a saved data set"),
+    "a missing shard": (_missing_shard, r"cannot read '.*data.arrow': No such file or directory, expected"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_a_bad_folder_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    make, message = BAD_FOLDERS[name]
+    make(tmp_path / "d")
+    with pytest.raises(DataError, match=message) as caught:
+        as_dataset(tmp_path / "d")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("content", [b'{"text": "a"}\n', b"\n", b"a"], ids=["records", "blank lines", "one line"])
+def test_a_small_file_that_unpacks_to_much_is_stopped(
+    tmp_path: Path, pack: Callable[[bytes], bytes], content: bytes
+) -> None:
+    data = pack(content * ((8 << 20) // len(content)))
+    assert len(data) < 100_000
+    path = write(tmp_path / "bomb.jsonl.gz", data)
+    message = r"bomb.jsonl.gz' holds more than 1,048,576 bytes of data, expected at most half"
+    sizes: list[int] = []
+    with pytest.raises(DataError, match=message), opened(path, expected="JSONL", room=Room(1 << 20)) as file:
+        sizes.extend(len(chunk) for chunk in iter(lambda: file.read(1 << 16), b""))
+    assert 0 < sum(sizes) <= 1 << 20
+
+
+def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("plait.machine.memory_bytes", lambda: 40_000)
+    path = write(tmp_path / "a.jsonl", LINES)
+    with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes .* such as --split train\[:100000\]"):
+        as_dataset(path)
+    assert len(as_dataset(path, split="train[:10]").records) == 10
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".json.gz", ""])
+def test_any_bytes_under_any_name_give_a_dataset_or_an_error_of_one_line(tmp_path: Path, suffix: str) -> None:
+    pieces = [
+        LINES[:300],
+        b"",
+        b"[",
+        b'{"data": [',
+        b"\xff\xfe",
+        b"PAR1",
+        b"ARROW1\0\0",
+        b"\x1f\x8b\x08",
+        b'text\n"a',
+        b"\0",
+    ]
+    for first in pieces:
+        for second in pieces:
+            assert "\n" not in said(write(tmp_path / f"any{suffix}", first + second))
+
+
+def said(path: Path) -> str:
+    """The error for a file; empty if it is a dataset."""
+    try:
+        assert as_dataset(path).records
+    except PlaitError as error:
+        return str(error)
+    return ""
+
+
+def test_kinds_are_known_by_their_records(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "text,label\na,x\nb,y\n")
+    dataset = as_dataset(tmp_path / "a.csv")
+    assert (dataset.kind, dataset.labels) == (RecordKind.LABEL, ("x", "y"))

@@ -1,0 +1,162 @@
+"""Data sets of the hub: through a stand-in for the loader, and through the real one with a cache and no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+
+from plait.data import as_dataset, check_data_name
+from plait.data.hub import HubName, hub_name
+from plait.errors import ConfigError, DataError, MachineError, PlaitError
+
+ROWS = [{"text": f"word {number}"} for number in range(20)]
+Loader = Callable[..., object]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object, ...]]:
+    """What the loader is asked for; it has one data set with two splits."""
+    found: list[tuple[object, ...]] = []
+
+    def load(path: str, name: str | None = None, *, revision: str | None = None) -> datasets.DatasetDict:
+        found.append((path, name, revision))
+        return datasets.DatasetDict(
+            train=datasets.Dataset.from_list(ROWS), validation=datasets.Dataset.from_list(ROWS[:3])
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/some.name-v1.0", ("owner/some.name-v1.0", None, None)),
+        ("owner/name:en", ("owner/name", "en", None)),
+        ("owner/name@v1", ("owner/name", None, "v1")),
+        ("owner/name:en@refs/convert/parquet", ("owner/name", "en", "refs/convert/parquet")),
+        ("hf://datasets/owner/name", ("owner/name", None, None)),
+        ("https://huggingface.co/datasets/owner/name", ("owner/name", None, None)),
+    ],
+)
+def test_a_name_is_asked_for_with_its_configuration_and_revision(
+    asked: list[tuple[object, ...]], name: str, asks: tuple[object, ...]
+) -> None:
+    dataset = as_dataset(name)
+    assert asked == [asks]
+    assert [record.text for record in dataset.records] == [row["text"] for row in ROWS]
+    assert len(dataset.held_out) == 3
+    assert len(as_dataset(name, split="validation").records) == 3
+
+
+def test_a_file_or_folder_of_that_name_comes_first(asked: list[tuple[object, ...]]) -> None:
+    Path("owner").mkdir()
+    with pytest.raises(DataError, match=r"cannot read 'owner/name': .* of the hub is hf://datasets/owner/name"):
+        as_dataset("owner/name")
+    Path("owner/name").write_text('{"text": "here"}')
+    assert as_dataset("owner/name").records[0].text == "here"
+    assert not asked
+    assert as_dataset("hf://datasets/owner/name").held_out
+    assert asked == [("hf://datasets/owner/name" if Path("owner/name").exists() else "owner/name", None, None)]
+
+
+@pytest.mark.parametrize(
+    "name", ["data/my.jsonl", "data/my.parquet", "data/my.csv.gz", "./a/b", "/a/b", "a/b/c", "../b"]
+)
+def test_a_path_is_not_looked_for_on_the_hub(asked: list[tuple[object, ...]], name: str) -> None:
+    with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory"):
+        as_dataset(name)
+    with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory"):
+        check_data_name(name)
+    assert not asked
+
+
+def test_names_that_cannot_be_are_no_names() -> None:
+    assert hub_name("owner/name:a@b") == HubName("owner/name", "a", "b")
+    for text in ("name", "a/b/c", "a b/c", "-a/b", "a/b:", "a/b@", "a/b:c/d", "../a", "memory:a", "my_rules:Rule"):
+        assert hub_name(text) is None
+
+
+_CONFIGS = (
+    "Config name is missing.\nPlease pick one among the available configs: ['en', 'fr']\nExample of usage:\n\t`x`"
+)
+FAILS: dict[str, tuple[BaseException, type[PlaitError], str]] = {
+    "offline": (ConnectionError("Couldn't reach"), MachineError, "the hub is out of reach and nothing is cached; con"),
+    "unknown": (DatasetNotFoundError("x"), ConfigError, "data 'owner/name' is not on the hub, or not public; check"),
+    "no tables": (DataFilesNotFoundError("x"), DataError, "data 'owner/name' holds no tables, expected Parquet"),
+    "code": (
+        RuntimeError("Dataset scripts are no longer supported, but found name.py"),
+        DataError,
+        "is code, which is never run; take its tables: --data owner/name@refs/convert/parquet",
+    ),
+    "configurations": (ValueError(_CONFIGS), ConfigError, "expected owner/name:CONFIG, one of: en, fr$"),
+    "no such configuration": (
+        ValueError("BuilderConfig 'x' not found. Available: ['en', 'fr']"), ConfigError, "one of: en, fr$",
+    ),
+    "other columns": (DatasetGenerationError("secret\nsecret"), DataError, "cannot be read as a table .DatasetGen"),
+    "other cached": (
+        ValueError("Couldn't find cache for owner/name for config 'x'\nAvailable configs in the cache: ['en']"),
+        MachineError,
+        "the hub is out of reach and only en is cached",
+    ),
+    "full disk": (OSError(28, "No space left on device"), MachineError, "the disk is full"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_what_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    error, kind, message = FAILS[name]
+
+    def load(*_: object, **__: object) -> object:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(kind, match=message) as caught:
+        as_dataset("owner/name")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+_CACHED = """
+import sys
+from datasets.packaged_modules.json.json import Json
+Json(cache_dir=sys.argv[1], dataset_name="name", repo_id="owner/name", hash="0" * 40, base_path="",
+     data_files={"train": sys.argv[2], "test": sys.argv[2]}).download_and_prepare()
+"""
+_READ = """
+from plait.data import as_dataset
+from plait.errors import PlaitError
+try:
+    dataset = as_dataset("owner/name")
+    print(len(dataset.records), len(dataset.held_out), dataset.records[3].text)
+    as_dataset("owner/other")
+except PlaitError as error:
+    print(error)
+"""
+
+
+def test_a_cached_data_set_needs_no_network(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    cache = str(tmp_path / "hf" / "datasets")
+    subprocess.run([sys.executable, "-c", _CACHED, cache, str(data)], check=True, env=environment, capture_output=True)
+    # Without the mark of local files, as the hub's are.
+    (made,) = (tmp_path / "hf" / "datasets" / "owner___name").iterdir()
+    made.rename(made.with_name("default"))
+    done = subprocess.run(
+        [sys.executable, "-c", _READ], check=True, env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "20 20 word 3"
+    assert second.startswith("cannot load data 'owner/other': the hub is out of reach and nothing is cached; connect")
