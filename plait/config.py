@@ -11,6 +11,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast, get_args
 
@@ -385,6 +386,10 @@ class RunConfig(BaseModel, frozen=True):
     def plugins(self) -> tuple[str, ...]:
         """The settings that may name a user's own parts, as given; see `plait.plugins.admit`."""
         return (self.rule, self.server_optimizer, self.wire, self.method, self.partition, self.trainer)
+
+    def with_out(self) -> Self:
+        """The same settings, with the run directory named after the time if none is given."""
+        return self if self.out else self.model_copy(update={"out": f"runs/{datetime.now():%Y%m%d-%H%M%S}"})
 
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from plait import machine
@@ -23,24 +22,27 @@ from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Resumed, RunFinished, RunStarted
-from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.recorded import Kept, kept_in, weight_ratio_in
+from plait.rounds.ledger import Ledger, OnEvent, read_events
+from plait.rounds.recorded import Kept, is_finished, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
+from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
 from plait.stacking import starting_point_of
 from plait.training.device import choose_compute, use_threads
 
-OnEvent = Callable[[Event], None]
-"""Called with every event as it happens."""
-
 _PARTING_S = 60.0
 
 
 def run_federation(
-    channel: Channel, run: Run, *, start: StartingPoint | None = None, on_event: OnEvent = lambda _: None
+    channel: Channel,
+    run: Run,
+    *,
+    start: StartingPoint | None = None,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
 ) -> RunDirectory:
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
@@ -49,6 +51,7 @@ def run_federation(
         run: the run; ``out`` of its settings is the run directory.
         start: of a new run, if the caller has resolved it.
         on_event: called with every event.
+        stop: asks the run to end early; the channel looks whether it is to stop.
 
     Returns:
         The finished run's directory.
@@ -58,7 +61,7 @@ def run_federation(
     """
     started = time.perf_counter()
     config, ranks, base = run.config, run.ranks, run.base
-    out = Path(config.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(run, out, start, on_event)
     done_before_s = _wall_before(events)
@@ -81,6 +84,7 @@ def run_federation(
         rule=run.rule,
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
+        stop=stop,
     )
     was_done = state.round == config.rounds
     try:
@@ -125,7 +129,7 @@ def _open(
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
-        if any(isinstance(event, RunFinished) for event in events):
+        if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(directory, on_event, Resumed(round=state.round))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_json
-from plait.cli.progress import status
+from plait.progress import status
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.names import check_names
 from plait.cli.options import run_config, with_run_options
 from plait.cli.output import print_json
+from plait.simulation.names import check_names
 
 
 @with_run_options()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import print_json
-from plait.cli.progress import say, status
 from plait.errors import ConfigError
+from plait.progress import say, status
 
 if TYPE_CHECKING:
     from plait.adapters import Json

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_json
-from plait.cli.progress import say, status
+from plait.progress import say, status
 
 
 def export(

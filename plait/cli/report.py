@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.simulate import finish
+from plait.cli.simulate import show
 
 
 def report(
@@ -18,6 +18,8 @@ def report(
 
     Example: plait report runs/first
     """
+    from plait.report import write_report
     from plait.rounds.run_directory import RunDirectory
 
-    finish(RunDirectory.find(run).path, json_output=json_output)
+    write_report(RunDirectory.find(run).path)
+    show(run, json_output=json_output)

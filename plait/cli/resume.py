@@ -7,13 +7,10 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.progress import say
 from plait.cli.server import serve
 from plait.cli.serving import load_serving
-from plait.cli.simulate import execute, finish, is_finished, is_reported, prepare, told_how_to_go_on
-from plait.config import config_from_table, read_config_table
-from plait.errors import ConfigError
-from plait.plugins import admit
+from plait.cli.simulate import show, stopped_by_interrupt, told_how_to_go_on
+from plait.progress import say
 
 
 def resume(
@@ -24,22 +21,16 @@ def resume(
 
     Example: plait resume runs/first
     """
-    from plait.rounds.events import Reference
-    from plait.rounds.ledger import read_events
+    from plait.api.running import go_on, settings_of
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
-    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    admit(*settings.plugins)
-    trained = {event.kind for event in read_events(directory.ledger) if isinstance(event, Reference)}
-    is_over = is_finished(directory) and trained >= set(settings.references)
-    if is_over and is_reported(run):
-        raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
+    settings = settings_of(directory)
     say(f"resuming {run}", quiet=json_output)
-    settings = settings.model_copy(update={"out": str(run)})
     with told_how_to_go_on(run):
         if serving := load_serving(directory.server):
             serve(directory, settings, serving, quiet=json_output)
         else:
-            execute(*prepare(settings, quiet=json_output), quiet=json_output)
-        finish(run, json_output=json_output)
+            with stopped_by_interrupt(quiet=json_output) as stop:
+                go_on(directory, settings, stop=stop, quiet=json_output)
+        show(run, json_output=json_output)

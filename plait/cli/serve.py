@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from plait.address import Address
-from plait.cli.progress import say, status
 from plait.errors import ConfigError
+from plait.progress import say, status
 
 
 def serve(

@@ -6,7 +6,6 @@ import logging
 import shutil
 import signal
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -14,15 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait import machine
+from plait.api.running import is_reported
 from plait.cli.apps import add_apps_to_path
-from plait.cli.names import check_names
 from plait.cli.options import run_config, shown_default, with_run_options
-from plait.cli.progress import say, status, watch
 from plait.cli.serving import Serving, load_serving, new_run_number
-from plait.cli.simulate import finish, is_finished, is_reported, told_how_to_go_on
+from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
+from plait.progress import say, status, watch
+from plait.rounds.ledger import read_events
+from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
     from plait.trust.kit import ServerKit
@@ -72,8 +74,8 @@ def server(
         if key in given:
             raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
     settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **_NOT_THE_SERVERS}, config)
-    out = settings.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-    directory = RunDirectory(Path(out))
+    settings = settings.with_out()
+    directory = RunDirectory(Path(settings.out))
     before = load_serving(directory.server)
     serving = Serving(
         listen=listen,
@@ -82,9 +84,9 @@ def server(
         grace_s=grace_s,
         run_number=before.run_number if before else new_run_number(),
     )
-    with told_how_to_go_on(out):
-        serve(directory, settings.model_copy(update={"out": out}), serving, quiet=json_output)
-        finish(Path(out), json_output=json_output)
+    with told_how_to_go_on(settings.out):
+        serve(directory, settings, serving, quiet=json_output)
+        show(directory.path, json_output=json_output)
 
 
 def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, quiet: bool) -> None:
@@ -93,10 +95,10 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
-    if is_finished(directory):
+    if directory.has_started and is_finished(read_events(directory.ledger)):
         if is_reported(directory.path):
             raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
-        _drop_inbox(directory)
+        _conclude(directory)
         return
     if directory.has_started and not directory.server.exists():
         raise ConfigError(
@@ -156,12 +158,15 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
             quiet=quiet,
         ):
             grid.drive(app)
-    _drop_inbox(directory)
+    _conclude(directory)
 
 
-def _drop_inbox(directory: RunDirectory) -> None:
-    """Remove the raw answers, which are folded into the adapter by now."""
+def _conclude(directory: RunDirectory) -> None:
+    """Write the report; remove the raw answers, which are folded into the adapter by now."""
+    from plait.report import write_report
+
     shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
+    write_report(directory.path)
 
 
 def _most_nodes(kit: ServerKit | None, clients: int) -> int:

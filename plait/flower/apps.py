@@ -20,6 +20,7 @@ from plait.flower.blob import from_message, parts_of, to_content
 from plait.flower.channel import GridChannel
 from plait.flower.message import instruction, records_from_bytes, records_to_bytes
 from plait.rounds.channel import Channel
+from plait.rounds.stop import StopRequest
 
 _FAILED = 1
 
@@ -32,17 +33,20 @@ class Answering(Protocol):
         ...
 
 
-def server_app(federation: Callable[[Channel, Mapping[str, Scalar]], object]) -> ServerApp:
+def server_app(
+    federation: Callable[[Channel, Mapping[str, Scalar]], object], stop: StopRequest | None = None
+) -> ServerApp:
     """A ServerApp that runs a federation over Flower's grid.
 
     Args:
         federation: given the run configuration, runs it to its end.
+        stop: stops the run while it waits for its clients.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        federation(GridChannel(grid), context.run_config)
+        federation(GridChannel(grid, stop), context.run_config)
 
     return app
 

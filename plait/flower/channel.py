@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from plait.errors import PeerError
 from plait.flower.blob import data_of, to_content
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.stop import StopRequest
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
 _SHORTEST_PAUSE_S = 0.02
@@ -49,12 +50,14 @@ class GridChannel:
 
     Args:
         grid: Flower's grid.
+        stop: stops the run while it waits.
     """
 
     open_ended = True
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, stop: StopRequest | None = None) -> None:
         self._grid = grid
+        self._stop = stop or StopRequest()
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All connected nodes, once there are enough."""
@@ -65,7 +68,12 @@ class GridChannel:
         return nodes
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until something may have changed."""
+        """Wait until something may have changed.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+        """
+        self._stop.check()
         if isinstance(self._grid, AttendedGrid):
             self._grid.wait(timeout_s)
         else:

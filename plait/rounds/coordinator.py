@@ -33,6 +33,7 @@ from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
@@ -101,6 +102,7 @@ class Coordinator:
         rule: Rule,
         optimizer: ServerOptimizer,
         publish: Callable[[RunState], None],
+        stop: StopRequest | None = None,
     ) -> None:
         self._channel = channel
         self._directory = directory
@@ -127,6 +129,8 @@ class Coordinator:
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, new_factors=new_factors)
         self._publish = publish
         self._standing = Standing()
+        self._stop = stop or StopRequest()
+        self._ended = False
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -145,6 +149,7 @@ class Coordinator:
         """
         recorded = Recorded.of(read_events(self._directory.ledger))
         self._misfits.update(recorded.misfits)
+        self._ended = recorded.ended_early
         try:
             if recorded.finished < state.round:
                 self._conclude(state)
@@ -200,7 +205,8 @@ class Coordinator:
         return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
-        return round_number % self._plan.eval_every == 0 or round_number == self._plan.rounds
+        is_last = round_number == self._plan.rounds or bool(self._stop.ending)
+        return is_last or round_number % self._plan.eval_every == 0
 
     def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         started = time.perf_counter()
@@ -361,7 +367,7 @@ class Coordinator:
     def _is_over(self, number: int, standing: Standing) -> bool:
         """Whether no round comes after this one."""
         patience = self._plan.watch.patience
-        return number == self._plan.rounds or bool(patience and standing.idle >= patience)
+        return self._ended or number == self._plan.rounds or bool(patience and standing.idle >= patience)
 
     def _follow_up(self, state: RunState, newest: events.Evaluated, recorded: Recorded) -> RunState:
         """Do what an evaluation of this state leads to: publish it, take its step back, or end the run.
@@ -372,9 +378,12 @@ class Coordinator:
         self._standing = standing = self._standing.after(newest)
         if watch.keep_best and standing.best is newest:
             self._publish(state)
+        # Only here: what a run ends with has been evaluated.
+        self._ended = self._ended or bool(self._stop.ending)
         if self._is_over(state.round, standing):
             if state.round < self._plan.rounds and not recorded.ended_early:
-                self._ledger.append(events.EndedEarly(round=state.round, idle=standing.idle))
+                reason = self._stop.ending
+                self._ledger.append(events.EndedEarly(round=state.round, idle=standing.idle, reason=reason))
             return state
         if not watch.take_back:
             return state

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
+from plait.text import printable
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -527,15 +528,24 @@ class StepTakenBack(Event):
 
 
 class EndedEarly(Event):
-    """The run ends after `round`: its last `idle` evaluations brought no lower loss."""
+    """The run ends after `round`, before its last one.
+
+    Attributes:
+        round: the last finished one.
+        idle: evaluations since the one of the lowest loss.
+        reason: why, if a callback asked for it; empty if the run's patience with those evaluations was over.
+    """
 
     event = "ended_early"
     round: Count
     idle: Count
+    reason: str = ""
 
     @property
     def sentence(self) -> str:
         """What happened, in words."""
+        if self.reason:
+            return f"The run ended after round {self.round}: {printable(self.reason, limit=300)}."
         return f"The run ended after round {self.round}: its last {self.idle} evaluations brought no lower loss."
 
 

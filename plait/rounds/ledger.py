@@ -26,6 +26,9 @@ from plait.rounds.events import Event, parse_event
 Line = dict[str, Json]
 """One line of a ledger: the fields of an event, its number, time and name, and the two hashes."""
 
+OnEvent = Callable[[Event], None]
+"""Called with every event of a run once it is recorded, in the run's own thread."""
+
 
 @dataclass(frozen=True)
 class _End:
@@ -44,7 +47,7 @@ class Ledger:
 
     Args:
         path: of the file.
-        on_event: called with every event after it is written.
+        on_event: called with every event after it is written, with its number, time and hash.
         clock: seconds since 1970.
 
     Raises:
@@ -54,7 +57,7 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, on_event: Callable[[Event], None] | None = None, clock: Callable[[], float] = time.time
+        self, path: Path, *, on_event: OnEvent = lambda _: None, clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
         self._on_event = on_event
@@ -106,8 +109,7 @@ class Ledger:
         except OSError as error:
             raise cannot_write(self._path, error, needed_bytes=len(data)) from error
         self._end = _End(end.events + 1, own_hash, end.size_bytes + len(data))
-        if self._on_event is not None:
-            self._on_event(event)
+        self._on_event(event.model_copy(update={"seq": line["seq"], "time": line["time"], "hash": own_hash}))
 
     def close(self) -> None:
         """Close the file."""

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from plait.abandon import Abandoned
-from plait.errors import DiskFullError, EarlierFormatError, Interrupted, PlaitError
+from plait.errors import DiskFullError, EarlierFormatError, PlaitError
 from plait.files import disk_full_told
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.stop import StopRequest
 
 
 class Working(Protocol):
@@ -33,13 +34,6 @@ class Working(Protocol):
 
 TrainJobs = Callable[[Sequence[TrainJob]], Sequence[Trained | PlaitError]]
 """Does several jobs; returns their results in the same order."""
-
-
-@dataclass
-class StopRequest:
-    """Set `asked` (from a signal handler, say) and the run stops before the next client starts to work."""
-
-    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,7 @@ class LocalChannel:
             DiskFullError: this machine's disk is full.
             EarlierFormatError: another version of plait wrote what a participant keeps.
         """
-        if self._stop.asked:
-            raise Interrupted("stopped by the user; everything received so far is saved")
+        self._stop.check()
         with disk_full_told():
             begun = [self._begin(node, task) for node, task in tasks]
             jobs = [each.job for each in begun if isinstance(each, _Begun)]

@@ -18,12 +18,18 @@ from plait.rounds.events import (
     ReplyReceived,
     RoundFinished,
     RoundStarted,
+    RunFinished,
     RunStarted,
     StepTakenBack,
     UpdateReceived,
     UpdateRefused,
 )
 from plait.rounds.watch import standing_after
+
+
+def is_finished(events: Sequence[Event]) -> bool:
+    """Whether all rounds of the run are done."""
+    return any(isinstance(event, RunFinished) for event in events)
 
 
 def weight_ratio_in(events: Sequence[Event]) -> float:

@@ -28,14 +28,22 @@ class PartitionedData:
     partition: Partition
 
 
-def load_partitioned(config: RunConfig, *, progress: Progress = lambda _: None) -> PartitionedData:
+def load_partitioned(
+    config: RunConfig, dataset: Dataset | None = None, *, progress: Progress = lambda _: None
+) -> PartitionedData:
     """Load a run's data and partition it over its clients.
+
+    Args:
+        config: settings of the run.
+        dataset: the data, if they are in memory already.
+        progress: is told of slow steps.
 
     Raises:
         ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.
     """
-    dataset = as_dataset(config.data, progress=progress)
+    if dataset is None:
+        dataset = as_dataset(config.data, progress=progress)
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")

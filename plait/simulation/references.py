@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.rounds.starting_point import starting_state
+from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.stacking import starting_point_of
@@ -18,7 +19,13 @@ from plait.training.reference import train_reference
 
 
 def add_references(
-    directory: RunDirectory, run: Run, simulation: Simulation, *, progress: Callable[[str], None]
+    directory: RunDirectory,
+    run: Run,
+    simulation: Simulation,
+    *,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
+    progress: Callable[[str], None],
 ) -> None:
     """Train every requested baseline that the run's ledger lacks, and record its result there.
 
@@ -26,8 +33,19 @@ def add_references(
         directory: of the finished run.
         run: the run.
         simulation: its clients.
+        on_event: called with every event.
+        stop: asks to stop between two steps; the baseline in training is then lost.
         progress: is told what is being done.
+
+    Raises:
+        Interrupted: it was asked to stop.
     """
+    stop = stop or StopRequest()
+
+    def step(text: str) -> None:
+        stop.check()
+        progress(text)
+
     config, master = run.config, run.ranks.master
     events = read_events(directory.ledger)
     there = {event.kind for event in events if isinstance(event, Reference)}
@@ -38,7 +56,7 @@ def add_references(
     took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
     clients = {name: simulation.model(index) for name, index in named if name in took_part}
-    ledger = Ledger(directory.ledger)
+    ledger = Ledger(directory.ledger, on_event=on_event)
     try:
         for kind in missing:
             reference = train_reference(
@@ -51,7 +69,7 @@ def add_references(
                 steps=config.rounds * config.local_steps,
                 seed=config.seed,
                 moved=state.base.moved,
-                progress=progress,
+                progress=step,
             )
             mean = mean_loss(reference.by_client)
             ledger.append(

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from plait.data import cache_directory, histogram
-from plait.rounds.local_channel import LocalChannel, StopRequest
+from plait.rounds.local_channel import LocalChannel
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import PartitionedData

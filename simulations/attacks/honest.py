@@ -14,12 +14,12 @@ from pathlib import Path
 
 from plait.adapters.methods import METHODS
 from plait.aggregation.optimizers import OPTIMIZERS
-from plait.cli.simulate import prepare
 from plait.config import RunConfig
 from plait.errors import PlaitError
 from plait.federation import run_federation
 from plait.flower.rules import ALL_RULES
 from plait.rounds.ledger import read_lines
+from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation
 
 HERE = Path(__file__).parent

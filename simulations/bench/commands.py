@@ -48,7 +48,7 @@ def wire(
     """
     from itertools import chain
 
-    from plait.cli.progress import status
+    from plait.progress import status
     from simulations.bench.deltas import samples, trained
     from simulations.bench.wire import compare
 
@@ -89,8 +89,8 @@ def aggregate(
 
     Example: plait bench aggregate --memory-updates 10000 --memory-seconds 600
     """
-    from plait.cli.progress import status
     from plait.config import config_from_table
+    from plait.progress import status
     from plait.run import blueprint_of
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
@@ -131,7 +131,7 @@ def transport(
 
     Example: plait bench transport --rounds 20
     """
-    from plait.cli.progress import status
+    from plait.progress import status
     from simulations.bench.transport import compare_light, compare_resident, table_of
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -218,7 +218,7 @@ def train(
 
     Example: plait bench train --repetitions 9
     """
-    from plait.cli.progress import status
+    from plait.progress import status
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
     from simulations.bench.train import MAIN_THREAD, WALL, speeds
@@ -289,8 +289,8 @@ def simulate(
     import tempfile
     from importlib.util import find_spec
 
-    from plait.cli.progress import status
     from plait.errors import MachineError
+    from plait.progress import status
     from plait.simulation.echo import echo_channel
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute

@@ -24,12 +24,12 @@ from pathlib import Path
 
 from plait import machine
 from plait.adapters.methods import METHODS, method_named
-from plait.cli.simulate import execute, prepare
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.report import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
+from plait.simulation.execution import execute, prepare
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from plait.cli.simulate import execute, prepare
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.report import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
+from plait.simulation.execution import execute, prepare
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100

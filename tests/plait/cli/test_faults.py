@@ -54,7 +54,7 @@ def adapter(tmp_path: Path) -> Path:
     [
         (("export", "ADAPTER", "OUT", "--to", "merged"), "plait.export.merged.merge_in_place"),
         (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluate.evaluate_adapter"),
-        (("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"), "plait.cli.simulate.execute"),
+        (("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"), "plait.simulation.execution.execute"),
     ],
     ids=["export", "eval", "simulate"],
 )

@@ -35,7 +35,7 @@ def settings_of(plait, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConf
             prepare(settings)
 
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["plait.cli.simulate"], "prepare", prepare)
+            patch.setattr("plait.simulation.execution.prepare", prepare)
             patch.setattr(sys.modules["plait.cli.server"], "serve", serve)
             with pytest.raises(_Stop):
                 plait(*words)

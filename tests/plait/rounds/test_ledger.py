@@ -254,4 +254,5 @@ def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, mo
         with pytest.raises(MachineError):
             ledger.append(RoundStarted(round=3))
     ledger.close()
-    assert heard == [RoundStarted(round=1), RoundStarted(round=2)]
+    assert heard == read_events(tmp_path / "ledger.jsonl")[:2]
+    assert [(event.seq, event.round) for event in heard] == [(0, 1), (1, 2)]

@@ -6,8 +6,9 @@ import pytest
 
 from plait.errors import DataError, DiskFullError, EarlierFormatError, Interrupted, PlaitError
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.local_channel import LocalChannel, StopRequest, train_each
+from plait.rounds.local_channel import LocalChannel, train_each
 from plait.rounds.local_model import TrainJob
+from plait.rounds.stop import StopRequest
 
 
 class Client:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from plait.cli.simulate import execute, prepare
 from plait.config import RunConfig
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
+from plait.simulation.execution import execute, prepare
 from plait.simulation.references import add_references
 from plait.simulation.simulation import Simulation
 

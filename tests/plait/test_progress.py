@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from plait.cli.progress import _Viewer
+from plait.progress import _Viewer
 from plait.rounds.events import Evaluated
 
 

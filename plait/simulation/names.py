@@ -5,12 +5,13 @@ from __future__ import annotations
 from plait.config import RunConfig
 
 
-def check_names(settings: RunConfig, *, runs: bool = True) -> None:
+def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
     """Refuse an unknown name of data, base, method, rule, wire or partition.
 
     Args:
         settings: of the run.
         runs: whether a run will follow; `plait estimate` knows more bases and needs no data.
+        data: whether the data are to be found under their name; not if they are in memory.
 
     Raises:
         ConfigError: a name is unknown; the nearest known one is named.
@@ -26,7 +27,7 @@ def check_names(settings: RunConfig, *, runs: bool = True) -> None:
 
     if runs:
         check_base_name(settings.base)
-    if runs and settings.data:
+    if runs and data and settings.data:
         check_data_name(settings.data)
     method_named(settings.method)
     codec_for(settings.wire)

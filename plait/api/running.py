@@ -1,0 +1,105 @@
+"""A simulated run from its settings to its report: what `plait simulate` and `plait.simulate` have in common.
+
+Shows nothing but its progress, and sets no signal handler: what interrupts a run is its caller's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.config import RunConfig, config_from_table, read_config_table
+from plait.errors import ConfigError
+from plait.plugins import admit
+from plait.progress import status
+from plait.rounds.events import Reference
+from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.recorded import is_finished
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+from plait.simulation.names import check_names
+
+if TYPE_CHECKING:
+    from plait.data import Dataset
+
+
+def start(
+    settings: RunConfig,
+    *,
+    dataset: Dataset | None = None,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
+    quiet: bool,
+) -> None:
+    """Begin a run, finish it and write its report.
+
+    Args:
+        settings: of the run; `out` is given.
+        dataset: the data, if they are in memory already.
+        on_event: called with every event.
+        stop: asks the run to stop, or to end early.
+        quiet: whether to show nothing.
+
+    Raises:
+        PlaitError: the reason that the run stopped; everything done until then is on disk.
+    """
+    directory = RunDirectory(Path(settings.out))
+    if directory.has_started:
+        raise ConfigError(
+            f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
+        )
+    check_names(settings, data=dataset is None)
+    with status("loading libraries", quiet=quiet):
+        from plait.report import write_report
+        from plait.simulation.execution import begin, execute, prepare
+    run, data = prepare(settings, dataset=dataset, quiet=quiet)
+    execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
+    write_report(directory.path)
+
+
+def go_on(
+    directory: RunDirectory,
+    settings: RunConfig,
+    *,
+    dataset: Dataset | None = None,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
+    quiet: bool,
+) -> None:
+    """Continue a run, finish it and write its report; the arguments are those of `start`.
+
+    Raises:
+        PlaitError: the reason that the run stopped again.
+    """
+    with status("loading libraries", quiet=quiet):
+        from plait.report import write_report
+        from plait.simulation.execution import execute, prepare
+    run, data = prepare(settings, dataset=dataset, quiet=quiet)
+    execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
+    write_report(directory.path)
+
+
+def settings_of(directory: RunDirectory) -> RunConfig:
+    """The settings of an unfinished run, from its directory, wherever that has been moved to.
+
+    Parts of the user's own that they name may be imported from here on.
+
+    Raises:
+        ConfigError: the run is finished and its report is written, or the settings are not valid.
+    """
+    run = directory.path
+    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    admit(*settings.plugins)
+    events = read_events(directory.ledger)
+    trained = {event.kind for event in events if isinstance(event, Reference)}
+    if is_finished(events) and trained >= set(settings.references) and is_reported(run):
+        raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
+    return settings.model_copy(update={"out": str(run)})
+
+
+def is_reported(run: Path) -> bool:
+    """Whether the report has been written since the ledger was."""
+    try:
+        return (run / "report.html").stat().st_mtime_ns >= (run / "ledger.jsonl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,112 @@
+"""A simulated run from its settings to its last round and its baselines, as every caller needs it.
+
+What is shown is read from the ledger (`plait.progress`). Sets no signal handler and writes no report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.config import RunConfig
+from plait.data import Dataset
+from plait.federation import run_federation
+from plait.progress import say, status, watch
+from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.recorded import is_finished
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.starting_point import StartingPoint
+from plait.rounds.stop import StopRequest
+from plait.run import Run, resolve
+from plait.settle import settle
+from plait.simulation.partitioned_data import PartitionedData, load_partitioned
+from plait.simulation.references import add_references
+from plait.simulation.simulation import Simulation
+from plait.stacking import starting_point_of
+from plait.training.bases import quiet_libraries
+from plait.training.device import choose_compute
+from plait.training.four_bits import check_four_bits
+
+# As a fraction of the adapters that a run starts from.
+_WORTH_TELLING = 1e-3
+
+
+def prepare(settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None) -> tuple[Run, PartitionedData]:
+    """Fetch data and base, partition the data, and resolve the run.
+
+    Args:
+        settings: of the run.
+        quiet: whether to show nothing.
+        dataset: the data, if they are in memory already; by default those that the settings name are loaded.
+
+    Raises:
+        PlaitError: anything that would stop the run later; nothing is written before this is through.
+    """
+    quiet_libraries()
+    compute = choose_compute(settings.device, settings.dtype)
+    settled = settle(settings)
+    if settled.method.quantised:
+        check_four_bits(compute.device.type)
+
+    def progress(text: str) -> None:
+        say(text, quiet=quiet)
+
+    count = settings.clients
+    clients = f"{count:,} client{'' if count == 1 else 's'}"
+    with status(f"partitioning {settings.data} over {clients}", quiet=quiet):
+        data = load_partitioned(settings, dataset, progress=progress)
+        for note in data.partition.notes:
+            progress(note)
+        settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels))
+    with status(f"looking for base {settings.base}", quiet=quiet):
+        return resolve(settled, progress=progress), data
+
+
+def begin(run: Run, *, quiet: bool) -> StartingPoint:
+    """What a new run is to begin with; says so where some of it is lost.
+
+    Raises:
+        PlaitError: the adapters that the run names cannot be begun with.
+    """
+    start = starting_point_of(run)
+    if start.lost > _WORTH_TELLING:
+        say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)
+    return start
+
+
+def execute(
+    run: Run,
+    data: PartitionedData,
+    start: StartingPoint | None = None,
+    *,
+    quiet: bool,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Run (or continue) the rounds, then the baselines.
+
+    Args:
+        run: the run.
+        data: its clients' data.
+        start: of a new run, if the caller has resolved it.
+        quiet: whether to show nothing.
+        on_event: called with every event.
+        stop: asks the run to stop, or to end early.
+
+    Raises:
+        PlaitError: the reason that the run stopped; everything done until then is on disk.
+    """
+    directory = RunDirectory(Path(run.config.out))
+    simulation = Simulation(run, data)
+    config, stop = run.config, stop or StopRequest()
+    stop.heeded = True
+    try:
+        if not (directory.has_started and is_finished(read_events(directory.ledger))):
+            with watch(
+                directory.ledger, rounds=config.rounds, cohort=config.cohort_size, clients=config.clients, quiet=quiet
+            ):
+                run_federation(simulation.channel(stop), run, start=start, on_event=on_event, stop=stop)
+        if config.references:
+            with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
+                add_references(directory, run, simulation, on_event=on_event, stop=stop, progress=update)
+    finally:
+        stop.heeded = False
