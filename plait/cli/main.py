@@ -16,6 +16,7 @@ import typer
 from plait import __version__
 from plait.cli.bench import FORWARDED, bench
 from plait.cli.client import client
+from plait.cli.compare import compare
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
@@ -71,6 +72,7 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(resume)
 app.command()(report)
+app.command()(compare)
 app.command()(estimate)
 app.command()(methods)
 app.command()(rules)

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.adapters import Json
@@ -64,37 +64,61 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         view: the run.
         plots: the plots of `draw_plots` for every media query, in the order to try them; "" for all other pages.
     """
-    environment = Environment(
-        loader=PackageLoader("plait.report"), autoescape=True, undefined=StrictUndefined, finalize=_printable
-    )
-    environment.filters.update(clean=clean, json_text=_value_text)
     started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
     done = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')} done"
-    return environment.get_template("report.html").render(
-        title=view.start.name or view.start.base.name,
-        headline=headline(view),
-        notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
-        facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
-        figures=_key_figures(view),
-        tables={
-            "loss_by_round": loss_by_round_table(view),
-            "savings": savings_table(view),
-            "loss_by_client": loss_by_client_table(view),
-            "fairness": fairness_table(view),
-            "bytes_by_round": bytes_by_round_table(view),
-            "aggregation": aggregation_table(view),
-            "left_out": left_out_table(view),
-            "refusals": refusals_table(view),
-        },
-        plots={media: {name: _data_uri(png) for name, png in drawn.items()} for media, drawn in plots.items()},
-        alternative_texts=_ALTERNATIVE_TEXTS,
-        advice=advice(view),
-        command=repeat_command(view.start.config),
-        is_deployed=is_deployed(view.start.config),
-        settings=view.start.config,
-        origin=_origin(view),
-        versions=view.start.versions,
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            title=view.start.name or view.start.base.name,
+            headline=headline(view),
+            notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
+            facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
+            figures=_key_figures(view),
+            tables={
+                "loss_by_round": loss_by_round_table(view),
+                "savings": savings_table(view),
+                "loss_by_client": loss_by_client_table(view),
+                "fairness": fairness_table(view),
+                "bytes_by_round": bytes_by_round_table(view),
+                "aggregation": aggregation_table(view),
+                "left_out": left_out_table(view),
+                "refusals": refusals_table(view),
+            },
+            plots=inline(plots),
+            alternative_texts=_ALTERNATIVE_TEXTS,
+            advice=advice(view),
+            command=repeat_command(view.start.config),
+            is_deployed=is_deployed(view.start.config),
+            settings=view.start.config,
+            origin=_origin(view),
+            versions=view.start.versions,
+        )
     )
+
+
+def page_environment(*packages: str) -> Environment:
+    """How pages are made: text is escaped, and what is not printable is removed.
+
+    Args:
+        packages: with templates besides those of the report.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "plait.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+    )
+    environment.filters.update(clean=clean, json_text=_value_text)
+    return environment
+
+
+def inline(plots: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, str]]:
+    """Plots, by media query and name, as addresses that hold the PNG itself."""
+    return {
+        media: {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
+        for media, drawn in plots.items()
+    }
 
 
 def headline(view: RunView) -> str:
@@ -167,10 +191,6 @@ def _share_of_model(view: RunView) -> str:
     adapter_bytes, model_bytes = 4 * view.start.adapter.trainable_parameters, view.start.full_model_bytes
     share = adapter_bytes / model_bytes if model_bytes else None
     return f"{percent_text(share)} of the model"
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _printable(value: object) -> object:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import matplotlib as mpl
@@ -109,9 +110,16 @@ NARROW_DARK = replace(DARK, width_inches=_NARROW_INCHES, media=f"{NARROW_LIGHT.m
 THEMES = (NARROW_DARK, NARROW_LIGHT, DARK, LIGHT)
 
 
-def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1) -> tuple[Figure, list[Axes]]:
+class Plot(Figure):
+    """A matplotlib figure that a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        return _png(self)
+
+
+def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1) -> tuple[Plot, list[Axes]]:
     """A figure with one row of bare axes in the theme's colours, its title at the left."""
-    figure = Figure(
+    figure = Plot(
         figsize=(theme.width_inches, height_inches), dpi=_DOTS_PER_INCH, layout="constrained", facecolor=theme.surface
     )
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.04)  # pyright: ignore
@@ -152,15 +160,27 @@ def written(write: Callable[[float], str]) -> FuncFormatter:
 
 def draw(plot: Callable[[], Figure]) -> bytes:
     """Make the figure and return its PNG; no name in it is parsed as mathematics."""
+    with plain_text():
+        return _png(plot())
+
+
+@contextlib.contextmanager
+def plain_text() -> Generator[None]:
+    """Text that is made in the block is shown as it is, in fonts that are there; a figure keeps that afterwards."""
     fonts = ["DejaVu Sans", *_installed_fallbacks()]
-    with warnings.catch_warnings(), mpl.rc_context():
+    with mpl.rc_context():
         # Ignore a matplotlibrc in the current directory, which could run LaTeX.
         mpl.rcdefaults()
         mpl.rcParams.update({"text.parse_math": False, "font.family": fonts, "font.size": 9})
+        yield
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), plain_text():
         # A script without an installed font shows as boxes; no need for a warning per character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        buffer = io.BytesIO()
-        plot().savefig(buffer, format="png")
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 

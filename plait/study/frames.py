@@ -7,62 +7,66 @@ record is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from plait.rounds.events import MeanScore
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView, Traffic
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = Mapping[str, object]
 
 SHARED, PERSONALIZED = "shared", "personalized"
 """The kinds of adapters whose losses a run records."""
 
-_NUMBER, _COUNT, _TEXT = "float64", "int64", "str"
+NUMBER, COUNT, TEXT = "float64", "int64", "str"
+"""The types of columns; only a number can be missing."""
+
 _LOSSES: Mapping[str, str] = {
-    "round": _COUNT,
-    "client": _TEXT,
-    "adapter": _TEXT,
-    "loss": _NUMBER,
-    "loss_margin": _NUMBER,
-    "change": _NUMBER,
-    "change_margin": _NUMBER,
-    "accuracy": _NUMBER,
-    "tokens": _NUMBER,
-    "sequences": _NUMBER,
+    "round": COUNT,
+    "client": TEXT,
+    "adapter": TEXT,
+    "loss": NUMBER,
+    "loss_margin": NUMBER,
+    "change": NUMBER,
+    "change_margin": NUMBER,
+    "accuracy": NUMBER,
+    "tokens": NUMBER,
+    "sequences": NUMBER,
 }
 _UPDATES: Mapping[str, str] = {
-    "round": _COUNT,
-    "client": _TEXT,
-    "bytes": _COUNT,
-    "uplink_bytes": _COUNT,
-    "downlink_bytes": _COUNT,
-    "norm": _NUMBER,
-    "drift": _NUMBER,
-    "train_loss": _NUMBER,
-    "first_loss": _NUMBER,
-    "examples": _COUNT,
-    "tokens": _COUNT,
-    "train_s": _NUMBER,
-    "codec": _TEXT,
-    "bits_per_parameter": _NUMBER,
-    "distortion": _NUMBER,
-    "codec_s": _NUMBER,
+    "round": COUNT,
+    "client": TEXT,
+    "bytes": COUNT,
+    "uplink_bytes": COUNT,
+    "downlink_bytes": COUNT,
+    "norm": NUMBER,
+    "drift": NUMBER,
+    "train_loss": NUMBER,
+    "first_loss": NUMBER,
+    "examples": COUNT,
+    "tokens": COUNT,
+    "train_s": NUMBER,
+    "codec": TEXT,
+    "bits_per_parameter": NUMBER,
+    "distortion": NUMBER,
+    "codec_s": NUMBER,
 }
 _ROUNDS: Mapping[str, str] = {
-    "round": _COUNT,
-    "adapter": _TEXT,
-    "loss": _NUMBER,
-    "loss_margin": _NUMBER,
-    "change": _NUMBER,
-    "change_margin": _NUMBER,
-    "accuracy": _NUMBER,
-    "bytes": _COUNT,
+    "round": COUNT,
+    "adapter": TEXT,
+    "loss": NUMBER,
+    "loss_margin": NUMBER,
+    "change": NUMBER,
+    "change_margin": NUMBER,
+    "accuracy": NUMBER,
+    "bytes": COUNT,
 }
 
 
@@ -90,7 +94,7 @@ def losses(run: str | PathLike[str] | RunView) -> pd.DataFrame:
         ConfigError: there is no run.
         PeerError: its ledger is broken.
     """
-    return _frame(_losses_of(_viewed(run)), _LOSSES)
+    return frame_of(_losses_of(_viewed(run)), _LOSSES)
 
 
 def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
@@ -110,7 +114,7 @@ def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
         ConfigError: there is no run.
         PeerError: its ledger is broken.
     """
-    return _frame(_updates_of(_viewed(run)), _UPDATES)
+    return frame_of(_updates_of(_viewed(run)), _UPDATES)
 
 
 def rounds(run: str | PathLike[str] | RunView) -> pd.DataFrame:
@@ -125,7 +129,7 @@ def rounds(run: str | PathLike[str] | RunView) -> pd.DataFrame:
         ConfigError: there is no run.
         PeerError: its ledger is broken.
     """
-    return _frame(_rounds_of(_viewed(run)), _ROUNDS)
+    return frame_of(_rounds_of(_viewed(run)), _ROUNDS)
 
 
 def _viewed(run: str | PathLike[str] | RunView) -> RunView:
@@ -166,7 +170,14 @@ def _rounds_of(view: RunView) -> Iterator[Row]:
         yield {**mean.model_dump(exclude={"by_client", "own"}), **sent}
 
 
-def _frame(rows: Iterator[Row], columns: Mapping[str, str]) -> pd.DataFrame:
-    """The rows under these columns, whose types are the same whatever is in them."""
+def frame_of(rows: Iterable[Row], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows under these columns.
+
+    Args:
+        rows: values by column; what is missing is NaN.
+        columns: their types by name, which are the same whatever is in them.
+    """
+    import pandas as pd
+
     frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=list(columns))
     return frame.astype(dict(columns))

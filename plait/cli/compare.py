@@ -1,0 +1,59 @@
+"""``plait compare``: losses and bytes of several runs side by side, with paired differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.cli.progress import say
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or a directory of plait sweep.")],
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write one self-contained HTML page.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write one row per run; - writes to stdout.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+) -> None:
+    """Compare runs: held-out loss, bytes, which runs no other beats in both, and differences with 95 % intervals.
+
+    Runs whose settings differ in the seed only are one row, the mean over seeds.
+
+    Example: plait compare runs/fedavg runs/flexlora --page compare.html
+    """
+    from rich.console import Console
+
+    from plait.errors import ConfigError
+    from plait.files import write_atomically
+    from plait.report import to_rich
+    from plait.study.comparison import compare as compare_runs
+    from plait.study.tables import comparison_tables
+
+    to_stdout = csv is not None and str(csv) == "-"
+    if to_stdout and json_output:
+        raise ConfigError("--json and --csv - both write to stdout, expected one of them")
+    comparison = compare_runs(*runs, baseline=baseline)
+    if page is not None:
+        write_atomically(page, comparison.page().encode())
+    if csv is not None:
+        text = comparison.frame.to_csv(index=False)
+        if to_stdout:
+            typer.echo(text, nl=False)
+            return
+        write_atomically(csv, text.encode())
+    if json_output:
+        print_json(comparison.to_json())
+        return
+    screen = Console()
+    for table in comparison_tables(comparison):
+        screen.print(to_rich(table))
+    for note in comparison.notes:
+        say(f"note: {note}", quiet=False)
+    for path in (page, csv):
+        if path is not None:
+            screen.print(f"written  {path}", highlight=False, markup=False)

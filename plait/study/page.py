@@ -1,0 +1,86 @@
+"""A comparison as one self-contained page, and as a part of a notebook; no script, no request, everything inline."""
+
+from __future__ import annotations
+
+from plait.report.html import inline, page_environment
+from plait.report.table import Table
+from plait.report.theme import LIGHT, THEMES, Theme, draw
+from plait.report.wording import bytes_text, loss_text, plural, within_text
+from plait.study.comparison import Comparison
+from plait.study.plot import pareto, plot
+from plait.study.tables import comparison_tables, differences_table, figures_table, runs_table, settings_table
+
+_ALTERNATIVE_TEXTS = {
+    "pareto": "Points: final held-out loss of every run against the bytes that it sent; the Pareto front is dashed.",
+    "loss_by_bytes": "Line plot: held-out loss of every run over the bytes sent.",
+    "loss_by_round": "Line plot: held-out loss of every run over rounds.",
+}
+
+
+def render_page(comparison: Comparison) -> str:
+    """The whole page."""
+    return (
+        page_environment("plait.study")
+        .get_template("comparison.html")
+        .render(
+            title=f"{plural(len(comparison.runs), 'run')} compared",
+            headline=headline(comparison),
+            notes=comparison.notes,
+            tables={
+                "figures": figures_table(comparison),
+                "differences": differences_table(comparison),
+                "settings": settings_table(comparison),
+                "runs": runs_table(comparison),
+            },
+            plots=inline({theme.media: _plots(comparison, theme) for theme in THEMES}),
+            alternative_texts=_ALTERNATIVE_TEXTS,
+            command=("plait", "compare", *(str(run.path) for run in comparison.runs)),
+        )
+    )
+
+
+def render_fragment(comparison: Comparison) -> str:
+    """Tables and one plot, to stand in a notebook."""
+    tables: tuple[Table, ...] = comparison_tables(comparison)
+    plots = {LIGHT.media: {"loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", LIGHT))}}
+    return (
+        page_environment("plait.study")
+        .get_template("comparison_cell.html")
+        .render(
+            tables=tables,
+            notes=comparison.notes,
+            plots=inline(plots),
+            alternative_texts=_ALTERNATIVE_TEXTS,
+        )
+    )
+
+
+def headline(comparison: Comparison) -> str:
+    """Which runs have the lowest loss and the fewest bytes, in a sentence or two."""
+    finished = [group for group in comparison.groups if group.is_finished] or comparison.groups
+    figures = {group: comparison.figures_of(group) for group in finished}
+    known = {group: each.loss for group, each in figures.items() if each.loss is not None}
+    if not known:
+        return "None of these runs has been evaluated yet."
+    if len({group.runs[0].task for group in known}) > 1:
+        return (
+            "These runs do not learn the same task: each is to be compared with others of its own base and data only."
+        )
+    best, least = min(known, key=known.__getitem__), min(known, key=lambda group: figures[group].sent_bytes)
+    loss = within_text(loss_text(known[best]), figures[best].loss_margin)
+    lowest = f"{best.label} ends with the lowest held-out loss, {loss}"
+    sent = bytes_text(figures[best].sent_bytes)
+    if best is least:
+        return f"{lowest}, and sends least, {sent}."
+    return (
+        f"{lowest}, and sends {sent}; {least.label} sends least, {bytes_text(figures[least].sent_bytes)}, and ends at "
+        f"{loss_text(known[least])}."
+    )
+
+
+def _plots(comparison: Comparison, theme: Theme) -> dict[str, bytes]:
+    return {
+        "pareto": draw(lambda: pareto(comparison, theme)),
+        "loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", theme)),
+        "loss_by_round": draw(lambda: plot(comparison, "loss", "round", theme)),
+    }

@@ -1,0 +1,152 @@
+"""Finished and unfinished runs side by side: what each measured, and which of them differ in nothing but the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from plait.report.wording import clean
+from plait.rounds.events import Evaluated, MeanScore
+from plait.rounds.run_view import RunView
+
+# Settings that change nothing of what a run measures, and the seed.
+_APART = frozenset({"seed", "out", "publish", "keep-updates"})
+# More settings than these in a label are harder to read than the names of directories.
+_MOST_IN_LABEL = 3
+
+
+@dataclass(frozen=True, eq=False)
+class StudiedRun:
+    """A run as its ledger describes it.
+
+    Attributes:
+        path: its directory.
+        view: what its ledger says.
+    """
+
+    path: Path
+    view: RunView
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return clean(self.path.resolve().name, limit=60)
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.view.start.seed
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """All settings that decide what it measures, but for the seed."""
+        return {key: value for key, value in self.view.start.config.items() if key not in _APART}
+
+    @property
+    def final(self) -> Evaluated | None:
+        """The evaluation of its adapter; the newest one of an unfinished run."""
+        return self.view.final_evaluation
+
+    @property
+    def personalized(self) -> MeanScore | None:
+        """The evaluation of its clients' personalized adapters."""
+        return self.view.own_evaluation
+
+    @property
+    def task(self) -> tuple[object, ...]:
+        """What it learns and from where; losses of runs of different tasks cannot be compared."""
+        base = self.view.start.base
+        return base.fingerprint or base.name, base.task, self.view.start.config.get("data")
+
+    @property
+    def beginning(self) -> Mapping[str, tuple[float, int | None, int | None]]:
+        """By client, the loss before round 1, its tokens and its sequences; equal for the same sequences only."""
+        base = self.view.base_evaluation
+        scores = base.by_client.items() if base else ()
+        return {client: (score.loss, score.tokens, score.sequences) for client, score in scores}
+
+    @property
+    def state(self) -> str:
+        """How far it is; empty once it has finished."""
+        done = len(self.view.rounds)
+        return "" if self.view.finished else f"unfinished, {done} of {self.view.planned_rounds} rounds"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs whose settings differ in the seed only.
+
+    Attributes:
+        label: what tells it from the other groups.
+        runs: ordered by seed; no seed is there twice.
+    """
+
+    label: str
+    runs: tuple[StudiedRun, ...]
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What its runs have in common."""
+        return self.runs[0].settings
+
+    @property
+    def counted(self) -> tuple[StudiedRun, ...]:
+        """The runs that its figures are of: the finished ones, or all that were evaluated if none has finished."""
+        evaluated = tuple(run for run in self.runs if run.final)
+        return tuple(run for run in evaluated if run.view.finished) or evaluated
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its runs have finished."""
+        return all(run.view.finished for run in self.runs)
+
+
+def grouped(runs: Sequence[StudiedRun], labels: Mapping[Path, str] | None = None) -> tuple[Group, ...]:
+    """The groups of these runs, in the order of their first runs.
+
+    Runs that have the same settings and the same seed, as before and after a change of code, are of different groups.
+
+    Args:
+        runs: in any order.
+        labels: by directory, what runs that differ only in the seed have in common; found in the settings by default.
+    """
+    members: dict[object, list[StudiedRun]] = {}
+    for run in runs:
+        key = labels[run.path] if labels else tuple(sorted((key, str(value)) for key, value in run.settings.items()))
+        repeat = 0
+        while any(run.seed == other.seed for other in members.get((key, repeat), ())):
+            repeat += 1
+        members.setdefault((key, repeat), []).append(run)
+    found = [tuple(sorted(group, key=lambda run: run.seed)) for group in members.values()]
+    names = [labels[group[0].path] for group in found] if labels else _labels(found)
+    return tuple(Group(label, group) for label, group in zip(names, found, strict=True))
+
+
+def differing(groups: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
+    """The settings that are not the same everywhere, in the order of the settings."""
+    tables = list(groups)
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return tuple(key for key in keys if len({str(table.get(key)) for table in tables}) > 1)
+
+
+def setting_text(key: str, settings: Mapping[str, object]) -> str:
+    """A setting in a label: ``rule fedavg``."""
+    return f"{key} {clean(str(settings.get(key)), limit=40)}"
+
+
+def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
+    """The directories' names where these tell single runs apart, else the fewest settings that do."""
+    names = [group[0].name for group in groups]
+    are_single = all(len(group) == 1 for group in groups)
+    if are_single and len(set(names)) == len(names):
+        return names
+    tables = [group[0].settings for group in groups]
+    keys = differing(tables)
+    for size in range(1, _MOST_IN_LABEL + 1):
+        for chosen in combinations(keys, size):
+            texts = [", ".join(setting_text(key, table) for key in chosen) for table in tables]
+            if len(set(texts)) == len(texts):
+                return texts
+    return names if len(set(names)) == len(names) else [clean(str(group[0].path)) for group in groups]

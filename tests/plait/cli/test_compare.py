@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.plait.study.conftest import make_run
+
+__all__ = ["make_run"]
+
+
+@pytest.fixture
+def runs(make_run) -> list[Path]:
+    return [
+        make_run(f"{rule}-{seed}", loss + seed / 10, seed=seed, rule=rule, sent=sent)
+        for rule, loss, sent in (("fedavg", 3.0, 1000), ("flexlora", 2.5, 2000), ("krum", 3.2, 3000))
+        for seed in (0, 1, 2)
+    ]
+
+
+def test_the_table_fits_80_columns_and_shows_means_differences_and_pareto(plait, runs, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = plait("compare", *runs)
+    assert ran.code == 0
+    assert max(map(len, ran.out.splitlines())) <= 80
+    named = re.findall(r"^ *rule (\S+)", ran.out, re.MULTILINE)
+    assert "2.600" in ran.out
+    # The same for all three seeds: the difference is exact.
+    assert re.search("rule flexlora +\N{MINUS SIGN}0[.]500 ± 0[.]000 +3 seeds +lower", ran.out)
+    # Those with the lowest loss first; the baseline is in no difference, and stands in the title.
+    assert (named[:3], named[-2:]) == (["flexlora", "fedavg", "krum"], ["flexlora", "krum"])
+    assert "Difference of held-out loss to rule fedavg" in ran.out
+
+
+def test_json_has_the_figures_and_nothing_else_is_on_stdout(plait, runs) -> None:
+    found = json.loads(plait("compare", *runs, "--json").out)
+    assert [group["group"] for group in found["groups"]] == [
+        "rule fedavg",
+        "rule flexlora",
+        "rule krum",
+    ]
+    assert found["groups"][1]["loss"] == pytest.approx(2.6)
+    assert [group["pareto"] for group in found["groups"]] == [True, True, False]
+    assert [row["paired_over"] for row in found["differences"]] == ["seeds", "seeds"]
+    assert len(found["runs"]) == 9
+
+
+def test_csv_has_a_row_per_run(plait, runs, tmp_path: Path) -> None:
+    shown = plait("compare", *runs, "--csv", "-").out
+    rows = list(csv.DictReader(io.StringIO(shown)))
+    assert [float(row["loss"]) for row in rows[:3]] == [3.0, 3.1, 3.2]
+    assert {row["group"] for row in rows[3:6]} == {"rule flexlora"}
+    plait("compare", *runs, "--csv", tmp_path / "runs.csv")
+    assert (tmp_path / "runs.csv").read_text() == shown
+    assert plait("compare", *runs, "--csv", "-", "--json").code == 2
+
+
+def test_the_page_is_one_file_that_asks_nobody(plait, runs, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    assert plait("compare", *runs, "--page", page, "--baseline", runs[3]).code == 0
+    html = page.read_text()
+    assert not re.findall(r"<script|<link|@import|(?:src|href)=[\"'](?!data:)|url\((?!data:)", html)
+    assert "prefers-color-scheme: dark" in html
+    assert "Difference of held-out loss to rule flexlora" in html
+
+
+def test_runs_that_cannot_be_compared_are_shown_and_said_so(plait, make_run) -> None:
+    ran = plait("compare", make_run("one", 3.0), make_run("other", 2.0, base="tiny", is_over=False, data="bbc"))
+    assert ran.code == 0
+    assert "3.000" in ran.out
+    assert "2.000" in ran.out
+    assert "Difference" not in ran.out
+    assert "different data, so their losses are not comparable" in ran.err
+    assert "other is unfinished, 1 of 1 rounds" in ran.err
+
+
+def test_a_directory_that_is_no_run_is_one_line(plait, make_run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = plait("compare", make_run("one", 3.0), tmp_path / "empty")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.count("\n") == 1
+    assert "empty' holds no run" in ran.err
