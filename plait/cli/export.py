@@ -37,6 +37,15 @@ def export(
         typer.Option("--client", help="Export this client's personalized adapter (see --own-share of plait simulate)."),
     ] = "",
     gguf_type: Annotated[str, typer.Option("--gguf-type", metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
+    push_to_hub: Annotated[
+        str,
+        typer.Option(
+            "--push-to-hub", metavar="OWNER/NAME", help="Also upload the export, with its card, to this hub repository."
+        ),
+    ] = "",
+    public: Annotated[
+        bool, typer.Option("--public", help="Anybody may read a repository that --push-to-hub makes.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Convert an adapter for the program that will serve it, and print the command to serve it.
@@ -44,8 +53,9 @@ def export(
     Example: plait export runs/first --to vllm served/first
     """
     from plait.errors import ConfigError, did_you_mean
-    from plait.export import ExportRequest, Float, check_target, open_source
+    from plait.export import ExportRequest, Float, check_repository, check_target, open_source
     from plait.export import export as write_export
+    from plait.export import push_to_hub as upload
     from plait.export.personal import is_node_state, open_node, open_personal
 
     if gguf_type not in list(Float):
@@ -53,6 +63,10 @@ def export(
             f"--gguf-type is '{gguf_type}', expected {' or '.join(Float)}{did_you_mean(gguf_type, list(Float))}"
         )
     check_target(to, directory)
+    if push_to_hub:
+        check_repository(push_to_hub)
+    elif public:
+        raise ConfigError("--public is given without --push-to-hub, expected both or neither")
 
     def progress(text: str) -> None:
         say(text, quiet=json_output)
@@ -72,7 +86,10 @@ def export(
     )
     with status(f"exporting {adapter.name} to {to}", quiet=json_output) as shown:
         exported = write_export(to, request, progress=shown)
-    written = exported.written
+    written, address = exported.written, ""
+    if push_to_hub:
+        with status(f"uploading to {push_to_hub}", quiet=json_output):
+            address = upload(exported.directory, push_to_hub, files=exported.files, private=not public)
     if json_output:
         print_json(
             {
@@ -83,11 +100,14 @@ def export(
                 "lost": written.lost,
                 "base": {"name": adapter.base.name, "fingerprint": adapter.base.fingerprint},
                 "commands": {command.purpose: command.text for command in written.commands},
+                "hub": address or None,
             }
         )
         return
     size = sum(exported.files.values())
     sys.stdout.write(f"wrote {directory}: {len(exported.files)} files, {size / 1e6:.1f} MB\n")
+    if address:
+        sys.stdout.write(f"uploaded to {address}\n")
     if written.lost:
         sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the weight change was lost\n")
     if adapter.base.origin.remark:

@@ -1,5 +1,6 @@
 """Export for serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
 
+from plait.export.hub import check_repository, push_to_hub
 from plait.export.outlets import Outlets
 from plait.export.publish import load_into_vllm, publish
 from plait.export.request import Command, ExportRequest, Float, Written
@@ -15,9 +16,11 @@ __all__ = [
     "Outlets",
     "Source",
     "Written",
+    "check_repository",
     "check_target",
     "export",
     "load_into_vllm",
     "open_source",
     "publish",
+    "push_to_hub",
 ]
