@@ -90,11 +90,13 @@ def open_runner(
     from client.participant import own_client
     from plait.adapters.methods import METHODS
     from plait.flower.apps import HostedApp, client_app
+    from plait.plugins import admit
     from plait.run import resolve
     from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
 
     quiet_libraries()
+    admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
     table = node_run_config(run.config, settings)
     settled = settle(config_from_table(table, where="run configuration"))

@@ -2,7 +2,8 @@
 
 A node with ``data`` in its configuration has its own data; ``name`` is its name, ``state`` a directory for its state,
 ``key`` the file of the key that signs its updates, ``max-rank`` the largest rank that it accepts (0: any), ``policy``
-the file of its operator's limits, ``trainer`` the local trainer that it allows. A node with ``partition-id`` is one
+the file of its operator's limits, ``trainer`` the local trainer that it allows, ``allow-plugins`` the modules whose
+parts a run may name, separated by commas. A node with ``partition-id`` is one
 client of a simulation: it takes its part of the run's data.
 """
 
@@ -18,6 +19,7 @@ from plait.config import config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.flower.memory import ContextMemory
+from plait.plugins import admit
 from plait.policy import load_policy
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
@@ -60,6 +62,7 @@ class ContextParticipants:
             return client.participant(DiskMemory(memory) if memory else ContextMemory(context))
         if isinstance(index, int):
             if self._simulation is None:
+                admit(*config_from_table(context.run_config, where="run configuration").plugins)
                 run = _run(context)
                 self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
@@ -72,6 +75,7 @@ def _run(context: Context) -> Run:
 
 def _own_client(context: Context) -> OwnClient:
     node = context.node_config
+    admit(*str(node.get("allow-plugins", "")).split(","), str(node.get("trainer", "")))
     data, key, policy = (str(node.get(name, "")) for name in ("data", "key", "policy"))
     max_rank = node.get("max-rank", 0)
     return own_client(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from client.wording import shown, size
+from plait.aggregation import STATED
+from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.policy import Policy
 from plait.wire.codecs import codec_for
@@ -41,7 +43,7 @@ class Proposal:
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
         return (
             (
-                f"{self.server} asks for {config.rounds:,} rounds with rule {shown(config.rule)}, "
+                f"{self.server} asks for {config.rounds:,} rounds with rule {shown(_rule(config.rule))}, "
                 f"{config.cohort_size:,} of {config.clients:,} clients in each"
             ),
             (
@@ -66,3 +68,9 @@ class Proposal:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
         update = round(self.parameters * bits / 8)
         return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
+
+
+def _rule(text: str) -> str:
+    """A rule's name and options; of one that only the server has, the name that it states."""
+    name, options = parse_choice(text)
+    return f"{options.get('name', name)}, which only the server has" if name == STATED else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class NodeSettings:
         data: its own data, a JSONL file or a built-in set.
         base: replaces the run's base, if it has another name here; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
+        allow_plugins: modules whose parts a run may name.
         device: as in the run configuration.
         dtype: as in the run configuration.
         threads: as in the run configuration.
@@ -50,6 +52,7 @@ class NodeSettings:
     max_rank: int = 0
     policy: Policy = field(default_factory=Policy)
     consents: bool = False
+    allow_plugins: tuple[str, ...] = ()
 
     @property
     def credential(self) -> Credential:
@@ -66,6 +69,7 @@ def check_settings(
     insecure: bool = False,
     base: str = "",
     trainer: str = "",
+    allow_plugins: Iterable[str] = (),
     device: str = "auto",
     dtype: str = "auto",
     threads: int = 0,
@@ -117,4 +121,5 @@ def check_settings(
         max_rank=max_rank,
         policy=load_policy(policy),
         consents=yes,
+        allow_plugins=tuple(allow_plugins),
     )

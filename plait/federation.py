@@ -21,8 +21,9 @@ from plait.export.publisher import Publisher
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Resumed, RunFinished, RunStarted
+from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
+from plait.rounds.plugin_sources import check_sources
 from plait.rounds.recorded import Kept, is_finished, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
@@ -131,6 +132,7 @@ def _open(
         events = read_events(directory.ledger)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
+        check_sources(events, run.settled.plugins)
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
@@ -156,6 +158,10 @@ def _open(
                 task=spec.task.value,
             ),
             rule=rule_recorded(run.rule),
+            plugins=tuple(
+                Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
+                for each in run.settled.plugins
+            ),
             adapter=Adapter(
                 method=spec.method,
                 rank=spec.rank,

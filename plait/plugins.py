@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import inspect
 import linecache
@@ -22,7 +23,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
 
 from plait.errors import ConfigError, did_you_mean
 
@@ -81,16 +81,10 @@ def admit(*names: str) -> None:
     To be called with what this process's own operator named, and never with what a peer sent.
 
     Args:
-        names: such as ``my_rules:MedianOfMeans:groups=3``; names that name no module are ignored.
+        names: such as ``my_rules:MedianOfMeans:groups=3`` or ``my_rules``, a whole module. Others, such as ``fedavg``,
+            allow nothing that a name could mean.
     """
-    for name in names:
-        if match := _REFERENCE.match(name):
-            _admitted.add(match[1])
-
-
-def admit_module(module: str) -> None:
-    """Allow this process to import a module, as `admit` does for the module of a name."""
-    _admitted.add(module)
+    _admitted.update(name.partition(":")[0] for name in names)
 
 
 def reference(kind: Kind, part: object) -> str:
@@ -153,35 +147,67 @@ def installed(kind: Kind) -> Mapping[str, str]:
     return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
 
 
-def source_of(kind: Kind, name: str) -> Source:
-    """What the ledger keeps of a part that `find` returns.
+def sources(parts: Iterable[tuple[Kind, str]]) -> tuple[Source, ...]:
+    """What the ledger keeps of parts, by kind and name without options. Imports nothing.
 
     Raises:
-        ConfigError: as `find`.
+        ConfigError: one is not installed, or the file of its module is not here.
     """
-    found = find(kind, name)
+    return tuple(source_of(kind, name) for kind, name in parts)
+
+
+def source_of(kind: Kind, name: str) -> Source:
+    """What the ledger keeps of a part. Imports nothing.
+
+    Raises:
+        ConfigError: it is not installed, or the file of its module is not here.
+    """
     if (kind, name) in _given:
-        return Source(kind, name, _digest(found, None))
-    if match := _REFERENCE.fullmatch(name):
-        return Source(kind, name, _digest(found, sys.modules.get(match[1])))
-    entry = _entry_point(kind, name)
-    if entry is None:
-        return Source(kind, name, _digest(found, None))
-    return Source(kind, name, _digest(found, sys.modules.get(entry.module)), installed(kind)[name])
+        return Source(kind, name, _digest_of(_given[kind, name]))
+    entry = None if (match := _REFERENCE.fullmatch(name)) else _entry_point(kind, name)
+    module = match[1] if match else entry.module if entry else ""
+    file = _file_of(module) if module else None
+    if file is None:
+        raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")
+    return Source(kind, name, _digest(file), installed(kind)[name] if entry else "")
 
 
-def _digest(part: object, module: ModuleType | None) -> str:
-    origin = getattr(part, "origin", None) or part
-    module = module or sys.modules.get(getattr(origin, "__module__", type(origin).__module__))
+def _digest_of(part: object) -> str:
+    """SHA-256 of the file that an object of this process comes from; of its own lines in a script or notebook."""
+    part = getattr(part, "origin", None) or part
+    holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
+    module = sys.modules.get(holder.__module__)
     file = getattr(module, "__file__", None)
+    if file and holder.__module__ != "__main__":
+        return _digest(Path(file))
+    linecache.checkcache()
     try:
-        if module is None or module.__name__ == "__main__" or not file or not file.endswith(".py"):
-            linecache.checkcache()
-            lines = inspect.getsource(origin if inspect.isclass(origin) or inspect.isroutine(origin) else type(origin))
-            return hashlib.sha256(lines.encode()).hexdigest()
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return hashlib.sha256(inspect.getsource(holder).encode()).hexdigest()
     except (OSError, TypeError):
         return ""
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _file_of(module: str) -> Path | None:
+    """The file that a module would be imported from, without importing it or a package around it."""
+    if module == "__main__":
+        return None
+    if loaded := getattr(sys.modules.get(module), "__file__", None):
+        return Path(loaded)
+    path: list[str] | None = [*sys.path, str(Path.cwd())]
+    spec, parts = None, module.split(".")
+    for number in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), path)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or ())
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:

@@ -11,10 +11,22 @@ from typing import Any
 
 from plait.adapters import Task
 from plait.adapters.methods import Method, method_named
-from plait.aggregation import Rule, ServerOptimizer, check_composition, check_method_and_rule, optimizer_for, rule_named
-from plait.config import RunConfig
+from plait.aggregation import (
+    OPTIMIZERS,
+    STATED,
+    Rule,
+    ServerOptimizer,
+    check_composition,
+    check_method_and_rule,
+    optimizer_for,
+    rule_named,
+    stated_text,
+)
+from plait.choice import parse_choice
+from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
+from plait.plugins import Kind, Source, sources
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
 from plait.rounds.norm_bound import NormBound, NormPolicy
@@ -59,6 +71,21 @@ class Settled:
         """
         given = {"partition": partition, "labels": self.config.labels or labels}
         return replace(self, config=self.config.model_copy(update=given))
+
+    @property
+    def plugins(self) -> tuple[Source, ...]:
+        """The user's own parts among them, as they are here.
+
+        Raises:
+            ConfigError: one cannot be found.
+        """
+        return sources(own_parts(self.config))
+
+    @property
+    def announced(self) -> dict[str, Scalar]:
+        """The settings for a server to announce: a rule that clients need not have is stated by its traits."""
+        table = self.config.to_table()
+        return table if self.rule.name in ALL_RULES else table | {"rule": stated_text(self.rule)}
 
     @property
     def task(self) -> Task:
@@ -115,6 +142,17 @@ def settle(config: RunConfig) -> Settled:
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
+
+
+def own_parts(config: RunConfig) -> tuple[tuple[Kind, str], ...]:
+    """The user's own parts that settings name, by kind and name without options; nothing is imported."""
+    named = (
+        (Kind.RULE, config.rule, (*ALL_RULES, STATED)),
+        (Kind.SERVER_OPTIMIZER, config.server_optimizer, ("auto", *OPTIMIZERS)),
+        (Kind.TRAINER, config.trainer, ("",)),
+    )
+    parts = ((kind, parse_choice(text)[0], known) for kind, text, known in named)
+    return tuple((kind, name) for kind, name, known in parts if name not in known)
 
 
 def _rule_of(config: RunConfig) -> Rule:

@@ -12,6 +12,7 @@ from plait.aggregation.requirements import check_method_and_rule, check_rule, ru
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer, check_composition
+from plait.aggregation.stated_rule import STATED, stated_text
 from plait.aggregation.table import RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
@@ -21,6 +22,7 @@ __all__ = [
     "ONE_RANK",
     "OPTIMIZERS",
     "RULES",
+    "STATED",
     "UP_TO_SERVER",
     "Accumulator",
     "Algorithm",
@@ -51,4 +53,5 @@ __all__ = [
     "optimizer_for",
     "rule_named",
     "rules_for",
+    "stated_text",
 ]

@@ -24,6 +24,7 @@ from plait.aggregation.raflora import RAFLORA
 from plait.aggregation.rbla import RBLA
 from plait.aggregation.rolora import ROLORA
 from plait.aggregation.rule import Rule
+from plait.aggregation.stated_rule import STATED, stated_rule
 from plait.aggregation.trimmed_mean import TRIMMED_MEAN
 from plait.aggregation.zero_pad import ZEROPAD
 from plait.choice import parse_choice
@@ -69,5 +70,7 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
         ConfigError: there is no such rule, it cannot be imported, it has no such option, or a value is out of range.
     """
     name, options = parse_choice(text)
+    if name == STATED:
+        return stated_rule(options)
     rule = rules.get(name) or as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule

@@ -28,6 +28,15 @@ def client(
     trainer: Annotated[
         str, typer.Option("--trainer", help="Allow this local trainer, MODULE:FUNCTION, if the run uses one.")
     ] = "",
+    allow_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-plugin",
+            help="Allow parts of this module, such as a loss, if the run names one. May be repeated. Installed "
+            "distributions need no permission.",
+            metavar="MODULE",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 means torch's default.")] = 0,
@@ -71,6 +80,7 @@ def client(
         insecure=insecure,
         base=base,
         trainer=trainer,
+        allow_plugins=allow_plugin or (),
         device=device,
         dtype=dtype,
         threads=threads,

@@ -130,7 +130,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         inbox=directory.path / ".inbox",
         kit=kit,
         run_id=serving.run_number,
-        run_config=run.config.to_table(),
+        run_config=run.settled.announced,
         base_fingerprint=run.base_fingerprint,
         limits=Limits(
             max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import print_json
-from plait.errors import PeerError
+from plait.errors import ConfigError, PeerError
+from plait.plugins import Kind, admit, source_of
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
@@ -29,6 +30,12 @@ _REPLACES = ("evaluated", "step_taken_back")
 
 def verify(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
+    allow_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-plugin", help="Module of your own that the run used; needed to recompute it.", metavar="MODULE"
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a run's ledger, signatures, checkpoints and adapter; recompute its rounds if their updates were kept.
@@ -52,6 +59,8 @@ def verify(
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
     rounds = sum(isinstance(event, RoundFinished) for event in events)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    admit(*allow_plugin or ())
+    plugins = _check_plugins(events)
 
     @cache
     def resolved() -> Run:
@@ -70,6 +79,7 @@ def verify(
                 "rounds": rounds,
                 "signatures": signed,
                 "replayed": replayed,
+                "plugins": plugins,
                 "ok": True,
             }
         )
@@ -78,11 +88,33 @@ def verify(
     typer.echo(f"ledger       {len(events)} events, chain intact{cut}")
     typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
     typer.echo(f"adapter      {adapter}")
+    for name, how in plugins.items():
+        typer.echo(f"plug-in      {name}: {how}")
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none; clients had no keys'}")
     typer.echo(
         "rounds       "
         + ("not recomputed (updates not kept)" if replayed is None else f"{replayed} recomputed, bit for bit")
     )
+
+
+def _check_plugins(events: list[Event]) -> dict[str, str]:
+    """Each of the run's plug-ins, and whether its source is here; none is imported.
+
+    Raises:
+        ConfigError: one has another source than when the run began.
+    """
+    from plait.rounds.plugin_sources import began_with, check_sources
+
+    found: dict[str, str] = {}
+    for plugin in began_with(events):
+        try:
+            here = source_of(Kind(plugin.kind), plugin.name)
+        except (ConfigError, ValueError):
+            found[f"{plugin.kind} {plugin.name}"] = "not here, so its source is not checked"
+            continue
+        check_sources(events, [here])
+        found[f"{plugin.kind} {plugin.name}"] = f"source {here.sha256[:16]}, as when the run began"
+    return found
 
 
 def _check_adapter(

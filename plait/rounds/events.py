@@ -106,6 +106,22 @@ class CombiningRule(Part):
     alternatives: Mapping[str, str] = {}
 
 
+class Plugin(Part):
+    """A user's own part of a run.
+
+    Attributes:
+        kind: what it is, such as ``rule``.
+        name: as the settings name it, without options.
+        sha256: of its source, in hexadecimal; empty where there is none to read.
+        distribution: name and version of the installed distribution that brings it; empty if none.
+    """
+
+    kind: str
+    name: str
+    sha256: str = ""
+    distribution: str = ""
+
+
 class RunStarted(Event):
     """The first event.
 
@@ -118,6 +134,7 @@ class RunStarted(Event):
         base: the frozen model.
         adapter: the trained adapter.
         rule: how updates are combined; None before it was recorded.
+        plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         weight_ratio: no update counts more than this many times the median; None before there was a bound.
         full_model_bytes: the whole model in float32.
@@ -134,6 +151,7 @@ class RunStarted(Event):
     base: Base
     adapter: Adapter
     rule: CombiningRule | None = None
+    plugins: tuple[Plugin, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
     weight_ratio: Number | None = None
     full_model_bytes: Count

@@ -18,10 +18,12 @@ def here(tmp_path, monkeypatch):
     """A working directory of the operator's, in a process that has admitted and imported nothing yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     for name in ("_given", "_admitted", "_appended"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
-    return tmp_path
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def install(folder, name, version="1.0", **groups):

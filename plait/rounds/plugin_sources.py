@@ -1,0 +1,39 @@
+"""Whether a run's plug-ins are still what they were when it began: the ledger has the digests of their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plait.errors import ConfigError
+from plait.plugins import Source
+from plait.rounds.events import Event, Plugin, RunStarted
+
+
+def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
+    """Refuse to go on with a run whose plug-ins have another source now.
+
+    Args:
+        events: of the run.
+        found: its plug-ins as they are here.
+
+    Raises:
+        ConfigError: says which one.
+    """
+    here = {(each.kind.value, each.name): each for each in found}
+    for began in began_with(events):
+        now = here.get((began.kind, began.name))
+        if now is not None and began.sha256 != now.sha256:
+            raise ConfigError(
+                f"source of {began.kind} '{began.name}' is {now.sha256[:16] or 'unknown'} here, expected "
+                f"{began.sha256[:16] or 'unknown'} as when the run began{_of(began)}: bring that source back, or begin "
+                "a new run"
+            )
+
+
+def began_with(events: Sequence[Event]) -> tuple[Plugin, ...]:
+    """The plug-ins that the first event names."""
+    return next((event.plugins for event in events if isinstance(event, RunStarted)), ())
+
+
+def _of(plugin: Plugin) -> str:
+    return f" ({plugin.distribution})" if plugin.distribution else ""

@@ -1,0 +1,99 @@
+"""A run with a user's own part, from the command line: its source in the ledger, resume and verify."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait import plugins
+from plait.rounds.events import RunStarted
+from plait.rounds.ledger import read_events
+
+RULE = """
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def middle(updates, ctx, *, trim: int = 0):
+    if ctx.round == 2 and Path("stop").exists():
+        os.kill(os.getpid(), 9)
+    return np.median(updates.deltas, axis=0)
+"""
+
+
+@pytest.fixture
+def home(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's working directory, with data and a rule; this process has admitted and imported nothing yet."""
+    folder = jsonl.parent
+    (folder / "rules_of_ada.py").write_text(RULE)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "rules_of_ada", raising=False)
+    for name in ("_given", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    return folder
+
+
+def arguments(small: tuple[str, ...], out: str, *more: str) -> tuple[str, ...]:
+    data = ("--data", "my.jsonl", "--partition", "natural:author", "--clients", "3", "--dtype", "float32")
+    return ("simulate", *data, *small, "--rule", "rules_of_ada:middle:trim=1", "--out", out, "--json", *more)
+
+
+def adapter_of(run: Path) -> str:
+    return next(event.adapter for event in read_events(run / "ledger.jsonl") if event.event == "run_finished")
+
+
+def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, small) -> None:
+    assert plait(*arguments(small, "whole", "--keep-updates")).code == 0
+    (home / "stop").touch()
+    killed = subprocess.run(
+        [Path(sys.executable).with_name("plait"), *arguments(small, "killed", "--keep-updates")], cwd=home, check=False
+    )
+    assert killed.returncode == -9
+    (home / "stop").unlink()
+    (started,) = (event for event in read_events(home / "killed" / "ledger.jsonl") if isinstance(event, RunStarted))
+    (recorded,) = started.plugins
+    assert (recorded.kind, recorded.name) == ("rule", "rules_of_ada:middle")
+    assert recorded.sha256 == hashlib.sha256(RULE.encode()).hexdigest()
+
+    (home / "rules_of_ada.py").write_text(RULE + "# another\n")
+    for command in (("resume", "killed"), ("verify", "killed"), ("verify", "whole")):
+        ran = plait(*command)
+        assert ran.code == 2
+        assert ran.err.splitlines()[-1].startswith("error: source of rule 'rules_of_ada:middle' is ")
+
+    (home / "rules_of_ada.py").write_text(RULE)
+    assert plait("resume", "killed", "--json").code == 0
+    assert adapter_of(home / "killed") == adapter_of(home / "whole")
+
+
+def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
+    assert plait(*arguments(small, "run", "--keep-updates")).code == 0
+    monkeypatch.setattr(plugins, "_admitted", set())
+    sys.modules.pop("rules_of_ada")
+    refused = plait("verify", "run")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--allow-plugin rules_of_ada" in refused.err
+    assert "rules_of_ada" not in sys.modules
+
+    checked = plait("verify", "run", "--allow-plugin", "rules_of_ada", "--json")
+    assert checked.code == 0, checked.err
+    assert json.loads(checked.out)["replayed"] == 2
+    (how,) = json.loads(checked.out)["plugins"].values()
+    assert how.endswith("as when the run began")
+
+
+def test_a_run_without_kept_updates_is_verified_where_the_rule_is_not(plait, home: Path, small, monkeypatch) -> None:
+    assert plait(*arguments(small, "run")).code == 0
+    sys.modules.pop("rules_of_ada")
+    (home / "rules_of_ada.py").unlink()
+    checked = plait("verify", "run")
+    assert checked.code == 0, checked.err
+    assert "rule rules_of_ada:middle: not here, so its source is not checked" in checked.out
