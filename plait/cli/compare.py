@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_json
-from plait.cli.progress import say
+from plait.progress import say
 
 
 def compare(
