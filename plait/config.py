@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast, get_args
@@ -59,12 +59,16 @@ MOST_LABELS = 10_000
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
-def _number(value: object) -> object:
-    """The command line passes a setting that is not always a number as text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError("expected auto or a number") from None
+def _number_or(word: str) -> Callable[[object], object]:
+    """For a setting that is a number or one word; the command line passes both as text."""
+
+    def number(value: object) -> object:
+        try:
+            return float(value) if isinstance(value, str) and value != word else value
+        except ValueError:
+            raise ValueError(f"expected {word} or a number") from None
+
+    return number
 
 
 class RunConfig(BaseModel, frozen=True):
@@ -109,9 +113,12 @@ class RunConfig(BaseModel, frozen=True):
         int, Field(ge=1, le=_MOST, description="attempts at a round that falls below its quorum")
     ] = 3
     norm_policy: Annotated[
-        Literal["reject", "clip", "off"],
-        Field(description="how to treat an update that is much larger than the others"),
-    ] = "reject"
+        Literal["auto", "reject", "clip", "off"],
+        Field(
+            description="how to treat an update that is much larger than the others; auto rejects it, and is off with "
+            "differential privacy, which clips updates itself"
+        ),
+    ] = "auto"
     norm_bound: Annotated[
         float,
         Field(gt=1, description="largest update norm allowed, as a multiple of the median of this and recent rounds"),
@@ -119,6 +126,31 @@ class RunConfig(BaseModel, frozen=True):
     keep_updates: Annotated[
         bool, Field(description="keep all updates in RUN/spool, so that plait verify can recompute every round")
     ] = False
+    dp: Annotated[
+        Literal["off", "client"],
+        Field(
+            description="differential privacy: client hides from everybody but the server what any one client's data "
+            "changed; it needs hundreds of clients to be useful (plait estimate says)"
+        ),
+    ] = "off"
+    dp_epsilon: Annotated[
+        float, Field(ge=0, le=1e6, description="epsilon of the whole run, never exceeded; sets the noise")
+    ] = 0.0
+    dp_noise_multiplier: Annotated[
+        float, Field(ge=0, le=1e4, description="noise over clip norm in each round, instead of an epsilon")
+    ] = 0.0
+    dp_delta: Annotated[
+        float,
+        Field(ge=0, lt=1, description="delta of the whole run; 0 means the smaller of 1e-5 and 1 / (10 clients)"),
+    ] = 0.0
+    dp_clip: Annotated[
+        Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"],
+        BeforeValidator(_number_or("adaptive")),
+        Field(description="norm that a client's update is clipped to, or adaptive, which follows a quantile"),
+    ] = "adaptive"
+    dp_clip_quantile: Annotated[
+        float, Field(gt=0, lt=1, description="quantile of the clients' norms that an adaptive clip norm follows")
+    ] = 0.5
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps per client and round")] = 4
     batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
@@ -206,7 +238,7 @@ class RunConfig(BaseModel, frozen=True):
         ),
     ] = "auto"
     own_share: Annotated[
-        Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)] | Literal["auto"],
+        Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"],
         Field(
             description="weight of a client's own direction in its personalized adapter, which it keeps beside the "
             "shared one; 0 for none; auto is 0.35 for linear rules if every client takes part in every round, else 0"
@@ -292,6 +324,7 @@ class RunConfig(BaseModel, frozen=True):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         self._check_ranks()
         self._check_beginning()
+        self._check_privacy()
         if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
@@ -336,6 +369,35 @@ class RunConfig(BaseModel, frozen=True):
         for path, weight in self.init_adapters:
             if not weight:
                 raise ValueError(f"init-adapter gives '{path}' weight 0, expected another number")
+
+    def _check_privacy(self) -> None:
+        given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
+        noise = [f"{key} is {value:g}" for key, value in given.items() if value]
+        if self.dp == "off":
+            if noise or self.dp_clip != "adaptive":
+                what = noise[0] if noise else f"dp-clip is {self.dp_clip}"
+                raise ValueError(f"{what} and dp is 'off', expected dp to be 'client': nothing is private without it")
+            return
+        if len(noise) != 1:
+            both = " and ".join(noise) or "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"
+            raise ValueError(f"{both}, expected one of the two: each follows from the other")
+        if self.dp_delta * self.clients >= 1:
+            raise ValueError(
+                f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
+                f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
+            )
+        for clash, is_set, expected, why in (
+            ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off",
+             "its bound is a median of all norms, so one client changes which others count"),
+            ("weighting", self.weighting != "equal", "equal", "the weights of all updates depend on one client's data"),
+            ("client-ranks", not self.one_rank, "one rank", "how far a client moves the sum depends on its rank"),
+            ("patience", self.patience, "0", "losses of clients stay unknown"),
+            ("keep", self.keep != "last", "last", "losses of clients stay unknown"),
+            ("reference", self.reference, "none", "baselines show losses that no noise covers"),
+        ):  # fmt: skip
+            if is_set:
+                value = getattr(self, clash.replace("-", "_"))
+                raise ValueError(f"{clash} is {value!r} and dp is 'client', expected {expected}: {why}")
 
     @property
     def init_adapters(self) -> tuple[tuple[Path, float], ...]:

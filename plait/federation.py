@@ -5,11 +5,13 @@ The same over every `Channel`. Knows nothing of how a run is started and of the 
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from plait import machine
@@ -18,18 +20,23 @@ from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.export import Outlets
 from plait.export.publisher import Publisher
+from plait.privacy.key import RunKey
+from plait.rounds import private_rounds
+from plait.rounds.aggregator import largest_update
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.plugin_sources import check_sources
-from plait.rounds.recorded import Kept, is_finished, kept_in, weight_ratio_in
+from plait.rounds.private_rounds import PrivateRounds
+from plait.rounds.recorded import Kept, intents_in, is_finished, kept_in, weight_ratio_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO
+from plait.rounds.withheld import screened
 from plait.run import Run
 from plait.stacking import starting_point_of
 from plait.training.device import choose_compute, use_threads
@@ -65,6 +72,10 @@ def run_federation(
     out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(run, out, start, on_event)
+    privacy = run.settled.privacy
+    private = privacy and PrivateRounds(
+        privacy, RunKey.load(directory.noise_key), intents=intents_in(events), record=ledger.append
+    )
     done_before_s = _wall_before(events)
     publisher = Publisher(
         directory,
@@ -86,6 +97,7 @@ def run_federation(
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop,
+        private=private,
     )
     was_done = state.round == config.rounds
     try:
@@ -130,19 +142,24 @@ def _open(
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
+        if run.settled.privacy:
+            RunKey.load(directory.noise_key)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
         state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = _begin_ledger(directory, on_event, Resumed(round=state.round))
+        ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
     start = start or starting_point_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     state = starting_state(initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)
+    privacy = run.settled.privacy
+    key = RunKey.create(directory.noise_key) if privacy else None
     compute = choose_compute(config.device, config.dtype)
     spec = ranks.master.spec
     ledger = _begin_ledger(
+        run,
         directory,
         on_event,
         RunStarted(
@@ -180,6 +197,8 @@ def _open(
             ),
         ),
     )
+    if privacy and key:
+        ledger.append(private_rounds.started(privacy, key, size=largest_update(run.rule, ranks.master.geometry)))
     return directory, ledger, state, read_events(directory.ledger)
 
 
@@ -190,9 +209,11 @@ def rule_recorded(rule: Rule) -> CombiningRule:
     return CombiningRule(name=rule.name, separate=rule.separate, personal=personal, alternatives=alternatives)
 
 
-def _begin_ledger(directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
+def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
-    ledger = Ledger(directory.ledger, on_event=on_event)
+    update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
+    screen = partial(screened, update_bytes=update_bytes) if run.settled.privacy else None
+    ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
     try:
         ledger.append(event)
     except BaseException:

@@ -22,11 +22,13 @@ from plait.aggregation import (
     rule_named,
     stated_text,
 )
+from plait.aggregation.fedexp import FedExp
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
 from plait.plugins import Kind, Source, sources
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
 from plait.rounds.norm_bound import NormBound, NormPolicy
@@ -38,6 +40,7 @@ from plait.wire.settings import Settings
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
+_LARGEST_DELTA = 1e-5
 # Minimum held-out sequences of all clients together, and of each.
 _LEAST_JUDGED, _LEAST_OF_ONE = 64, 4
 
@@ -99,6 +102,23 @@ class Settled:
         return TaskSettings(_task_settings(config), config.rounds, config.seed, self.rule, new_factors=self.new_factors)
 
     @property
+    def privacy(self) -> ClientPrivacy | None:
+        """Differential privacy of the run; None without."""
+        config = self.config
+        if config.dp == "off":
+            return None
+        multiplier = config.dp_noise_multiplier
+        return ClientPrivacy(
+            noise_multiplier=multiplier or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds),
+            delta=config.dp_delta,
+            epsilon=config.dp_epsilon or None,
+            clients=config.cohort_size,
+            clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
+            quantile=config.dp_clip_quantile,
+            largest_step=config.learning_rate * config.local_steps,
+        )
+
+    @property
     def plan(self) -> RunPlan:
         """What the round loop needs."""
         config = self.config
@@ -135,10 +155,15 @@ def settle(config: RunConfig) -> Settled:
         "own_share": _own_share(config, rule),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
     }
-    config = config.model_copy(update={**left, **_server_step(config)})
+    config = config.model_copy(update={**left, **_server_step(config), **_privacy(config)})
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )
+    if config.dp != "off" and optimizer.name == FedExp.name:
+        raise ConfigError(
+            f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
+            "norms of single updates"
+        )
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
@@ -166,6 +191,12 @@ def _rule_of(config: RunConfig) -> Rule:
             )
     if config.scaffold and rule.trained(1) != rule.trained(2):
         raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
+    if config.dp != "off" and not rule.linear:
+        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
+        raise ConfigError(
+            f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
+            f"all updates: {linear}"
+        )
     if config.given_own_share and not _can_have_own(rule):
         raise ConfigError(
             f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
@@ -210,6 +241,18 @@ def _can_have_own(rule: Rule) -> bool:
 def _all_meet(config: RunConfig) -> bool:
     """Whether every client takes part in every round."""
     return config.cohort_size == config.clients and not config.over_selection
+
+
+def _privacy(config: RunConfig) -> dict[str, object]:
+    """What a private run turns off, and the rest of its guarantee."""
+    if config.dp == "off":
+        return {"norm_policy": "reject"} if config.norm_policy == "auto" else {}
+    # No client evaluates, so there is nothing to take a step back for.
+    return {
+        "norm_policy": "off",
+        "take_back": False,
+        "dp_delta": config.dp_delta or min(_LARGEST_DELTA, 0.1 / config.clients),
+    }
 
 
 def _server_step(config: RunConfig) -> dict[str, object]:

@@ -22,6 +22,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Clients that fail or lie": (
         "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",
     ),
+    "Privacy": ("dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_clip_quantile"),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
         "virtual_tokens", "init_adapter", "init_mode",
@@ -34,6 +35,7 @@ _LOCAL_TRAINING = "Local training"
 
 _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
+    "dp_clip": "FLOAT|adaptive",
     "wire": "fp32|bf16|BITS",
     "device": "auto|cpu|cuda|cuda:N|mps",
 }

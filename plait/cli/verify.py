@@ -43,7 +43,7 @@ def verify(
     Example: plait verify runs/first
     """
     from plait.config import config_from_table, read_config_table
-    from plait.rounds.audit import check_signatures
+    from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
@@ -53,6 +53,7 @@ def verify(
     events = read_events(directory.ledger)
     torn = torn_bytes(directory.ledger)
     signed = check_signatures(events)
+    spent = check_privacy(events)
     checkpoints = damage_of(directory.checkpoints)
     for name, damage in checkpoints.items():
         if damage:
@@ -70,7 +71,9 @@ def verify(
         return resolve(settle(settings))
 
     adapter = _check_adapter(directory, events, settings, resolved)
-    replayed = _replay(directory, events, resolved()) if settings.keep_updates else None
+    is_private = settings.dp != "off"
+    can_replay = settings.keep_updates and (not is_private or directory.noise_key.exists())
+    replayed = _replay(directory, events, resolved()) if can_replay else None
     if json_output:
         print_json(
             {
@@ -80,6 +83,7 @@ def verify(
                 "signatures": signed,
                 "replayed": replayed,
                 "plugins": plugins,
+                **({"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, "draws": spent.charges} if spent else {}),
                 "ok": True,
             }
         )
@@ -90,10 +94,15 @@ def verify(
     typer.echo(f"adapter      {adapter}")
     for name, how in plugins.items():
         typer.echo(f"plug-in      {name}: {how}")
-    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none; clients had no keys'}")
+    none = "not in the ledger of a private run" if is_private else "none; clients had no keys"
+    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
+    if spent:
+        typer.echo(
+            f"privacy      epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {spent.charges} draws of noise for "
+            f"{rounds} rounds"
+        )
     typer.echo(
-        "rounds       "
-        + ("not recomputed (updates not kept)" if replayed is None else f"{replayed} recomputed, bit for bit")
+        "rounds       " + (_not_replayed(settings) if replayed is None else f"{replayed} recomputed, bit for bit")
     )
 
 
@@ -115,6 +124,10 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
         check_sources(events, [here])
         found[f"{plugin.kind} {plugin.name}"] = f"source {here.sha256[:16]}, as when the run began"
     return found
+
+
+def _not_replayed(settings: RunConfig) -> str:
+    return f"not recomputed ({'its noise key is not here' if settings.keep_updates else 'updates not kept'})"
 
 
 def _check_adapter(
@@ -165,15 +178,25 @@ def _published(directory: RunDirectory, run: Run) -> tuple[str, str]:
 
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
+    from plait.privacy.key import RunKey
     from plait.rounds.aggregator import Aggregator, Refused
     from plait.rounds.audit import replay
-    from plait.rounds.events import RunStarted
-    from plait.rounds.recorded import weight_ratio_in
+    from plait.rounds.events import PrivacyStarted, RunStarted
+    from plait.rounds.private_rounds import recomputed
+    from plait.rounds.recorded import intents_in, weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.rounds.starting_point import parents_in, starting_state
     from plait.stacking import starting_point_of
 
-    ranks, plan = run.ranks, run.settled.plan
+    ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
+    promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
+    if (privacy is None) is not (promised is None):
+        raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+    private = (
+        recomputed(privacy, RunKey.load(directory.noise_key), promised, intents_in(events))
+        if privacy and promised
+        else None
+    )
 
     def aggregator(refused: Refused) -> Aggregator:
         return Aggregator(
@@ -188,6 +211,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,
             weight_ratio=weight_ratio_in(events),
+            private=private,
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

@@ -6,29 +6,34 @@ be is judged only here, once all are in, for the same reason. Knows no channel.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
 
-from plait.adapters import AdapterState, Json, norm
+from plait.adapters import AdapterState, Float32, Json, norm
 from plait.aggregation import (
     ANY_RANK,
     BOTH_SIDES,
     Contribution,
     Diagnostics,
+    Geometry,
     Observer,
     Outcome,
     RoundContext,
     Rule,
     ServerOptimizer,
+    Side,
 )
 from plait.errors import MachineError, PeerError
+from plait.privacy.mechanism import PrivateMean
 from plait.rounds.broadcasts import follow, move_base
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure, remembered
+from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.tracks import Ranks
@@ -108,6 +113,7 @@ class Aggregator:
         norm_bound: how large an update may be.
         weighting: how much each counts.
         weight_ratio: no update counts more than so many times the median.
+        private: the noise of the rounds, for a run with differential privacy.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Aggregator:
         norm_bound: NormBound,
         weighting: Weighting,
         weight_ratio: float = WEIGHT_RATIO,
+        private: PrivateRounds | None = None,
     ) -> None:
         self._directory = directory
         self._refused = refused
@@ -136,6 +143,7 @@ class Aggregator:
         self._norm_bound = norm_bound
         self._weighting = weighting
         self._weight_ratio = weight_ratio
+        self._private = private
 
     @property
     def new_factors(self) -> bool:
@@ -212,6 +220,7 @@ class Aggregator:
             (the state after the round, fields for the ledger).
 
         Raises:
+            BudgetSpentError: the noise of the round would exceed the run's epsilon.
             MachineError: a stored update is gone.
             PeerError: none of them counts.
         """
@@ -231,14 +240,21 @@ class Aggregator:
         examples = {} if self._weighting is Weighting.EQUAL else counted
         weights = bounded(examples, self._weight_ratio) if examples else {}
         tracks = {client: stored[client].track for client in check.accepted}
-        outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
+        diagnostics: Diagnostics | None = None
+        clip_norm: float | None = None
+        if self._private:
+            outcome, clip_norm, folded = self._fold_private(self._private, state, context, check.accepted)
+        else:
+            outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
         step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.new_factors else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
-        sizes = [stored[client].norms for client in folded]
-        state = replace(state, norms=remembered(state.norms, sizes, check.limits))
+        state = replace(state, clip_norm=clip_norm)
+        if not self._private:
+            sizes = [stored[client].norms for client in folded]
+            state = replace(state, norms=remembered(state.norms, sizes, check.limits))
         fields: dict[str, Json] = {
             "round": number,
             "rule": self._rule.name,
@@ -331,6 +347,72 @@ class Aggregator:
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
 
+    def _fold_private(
+        self, private: PrivateRounds, state: RunState, context: RoundContext, accepted: tuple[str, ...]
+    ) -> tuple[Outcome, float, list[str]]:
+        """The rule's outcome on the noised mean alone, which is all of the updates that it gets to see.
+
+        Returns:
+            (the outcome, the clip norm of the next round, the clients in the mean).
+        """
+        sent = self._sent(context.round)
+        size = sum(part.stop - part.start for part in sent)
+        clip_norm = self._clip_norm(private, state, size)
+        key = private.key_for(context.round, self.digest(state, context.round, accepted), clip_norm=clip_norm)
+        mean = PrivateMean(private.privacy, size=size, clip_norm=clip_norm, key=key)
+        folded: list[str] = []
+        for client in accepted:
+            expected = self.expected(state, context.round, client, 0)
+            opened = open_update(self._load(context.round, client), expected)
+            try:
+                self.check(opened, expected, 0)
+            except UpdateRefused as error:
+                self._refused(context.round, client, Reason.RULE, str(error))
+                continue
+            mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
+            folded.append(client)
+        released = mean.finish()
+        flat: Float32 = np.zeros(context.geometry.layout.size, np.float32)
+        at = 0
+        for part in sent:
+            flat[part] = released.mean[at : at + part.stop - part.start]
+            at += part.stop - part.start
+        delta = AdapterState(context.geometry.layout, flat)
+        accumulator = self._rule.begin(context)
+        accumulator.add(Contribution("the noised mean", context.master, delta, 1.0, context.geometry))
+        return accumulator.finish(), released.clip_norm, folded
+
+    def digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
+        """SHA-256 of everything that the sum of a private round is made of."""
+        private = self._private
+        if private is None:
+            raise ValueError("the run has no differential privacy")
+        size = sum(part.stop - part.start for part in self._sent(number))
+        privacy = private.privacy
+        settings = (privacy.noise_multiplier, privacy.clients, self._clip_norm(private, state, size), size)
+        digest = hashlib.sha256(repr((state.run_id.hex(), number, settings, len(accepted))).encode())
+        digest.update(state.shadow.digest())
+        for client in accepted:
+            digest.update(hashlib.sha256(client.encode()).digest())
+            # Of its numbers alone: what else an update says, such as times, does not matter to the sum.
+            stored = self._load(number, client)
+            digest.update(read_envelope(stored, max_bytes=len(stored)).payload_digest)
+        return digest.digest()
+
+    def is_intended(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
+        """Whether a private round was about to be released from just these updates when the server stopped."""
+        private = self._private
+        return bool(private and private.is_intended(number, self.digest(state, number, accepted)))
+
+    def _clip_norm(self, private: PrivateRounds, state: RunState, size: int) -> float:
+        return private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm
+
+    def _sent(self, number: int) -> tuple[slice, ...]:
+        """The parts of a delta that clients send in a round; noise anywhere else would change what stays as it is."""
+        geometry = self._ranks.master.geometry
+        sides = self._rule.trained(number) - {self._rule.personal}
+        return slices_of(geometry, sides)
+
     def _load(self, number: int, client: str) -> bytes:
         update = self._directory.load_update(number, client)
         if update is None:
@@ -347,6 +429,19 @@ class Aggregator:
             opened.header.examples,
             opened.header.metrics.get("train_loss", math.nan),
         )
+
+
+def largest_update(rule: Rule, geometry: Geometry) -> int:
+    """The most numbers that a client sends in a round."""
+    cycle = range(1, 1 + max(1, len(rule.frozen)))
+    parts = (slices_of(geometry, rule.trained(number) - {rule.personal}) for number in cycle)
+    return max(sum(part.stop - part.start for part in sent) for sent in parts)
+
+
+def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
+    """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
+    slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
+    return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))
 
 
 def _fields(diagnostics: Diagnostics) -> dict[str, Json]:

@@ -6,16 +6,21 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from plait.adapters import Json
 from plait.errors import MachineError, PeerError
+from plait.privacy.accountant import epsilon_at
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
     ClientsDescribed,
     Evaluated,
     Event,
+    NoiseIntended,
+    PrivacySpent,
+    PrivacyStarted,
     RoundFinished,
     StepTakenBack,
     UpdateReceived,
@@ -33,11 +38,14 @@ def check_signatures(events: Sequence[Event]) -> int:
     """Check the signature of every update from a client with a key.
 
     Returns:
-        Their number; 0 for a simulation, whose clients have no keys.
+        Their number; 0 for a simulation, whose clients have no keys, and for a run with differential privacy, whose
+        ledger has no signatures.
 
     Raises:
         PeerError: one is missing, is not the key's, or covers something else.
     """
+    if any(isinstance(event, PrivacyStarted) for event in events):
+        return 0
     keys: dict[str, bytes] = {}
     checked = 0
     for event in events:
@@ -60,6 +68,37 @@ def check_signatures(events: Sequence[Event]) -> int:
                 )
             checked += 1
     return checked
+
+
+def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
+    """Check that every round of a private run has paid for its noise, and that the ledger's figures follow from that.
+
+    Returns:
+        What the run has spent; None without differential privacy, or before its first round.
+
+    Raises:
+        PeerError: the noise of a round is not paid for, a figure is not what it must be, or the budget is exceeded.
+    """
+    promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
+    if promised is None:
+        return None
+    paid: set[tuple[int, str]] = set()
+    spent: PrivacySpent | None = None
+    for event in events:
+        if isinstance(event, NoiseIntended):
+            paid.add((event.round, event.commitment))
+            epsilon = epsilon_at(promised.delta, math.sqrt(len(paid)) / promised.noise_multiplier)
+            if not math.isclose(epsilon, event.epsilon, rel_tol=1e-9):
+                raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {epsilon:g}")
+            if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.charges != len(paid):
+                raise PeerError(f"round {event.round} states {event.charges} draws of noise, expected {len(paid)}")
+        elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
+            raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
+    return spent
 
 
 def replay(
@@ -86,6 +125,7 @@ def replay(
         PeerError: an update is missing or differs from the one received, or a round gives another result.
     """
     received: dict[int, dict[str, UpdateReceived]] = {}
+    keys: dict[str, bytes] = {}
     refused: set[tuple[int, str, str]] = set()
     done = 0
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
@@ -102,6 +142,8 @@ def replay(
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
             state, fields = aggregator.take_back(state)
             _check_same(state.round, fields, event.adapter)
+        elif isinstance(event, ClientsDescribed):
+            keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
         elif isinstance(event, UpdateReceived):
             received.setdefault(event.round, {})[event.client] = event
         elif isinstance(event, RoundFinished):
@@ -109,7 +151,7 @@ def replay(
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             stored = {
-                client: _stored(directory, aggregator, state, number, client, update)
+                client: _stored(directory, aggregator, state, number, client, update, keys.get(client, b""))
                 for client, update in sorted(received.get(number, {}).items())
             }
             try:
@@ -132,13 +174,24 @@ def _check_same(number: int, fields: Mapping[str, Json], recorded: str) -> None:
 
 
 def _stored(
-    directory: RunDirectory, aggregator: Aggregator, state: RunState, number: int, client: str, event: UpdateReceived
+    directory: RunDirectory,
+    aggregator: Aggregator,
+    state: RunState,
+    number: int,
+    client: str,
+    event: UpdateReceived,
+    public_key: bytes,
 ) -> Stored:
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
         raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
     opened, stored = aggregator.open(state, number, client, update)
+    if not event.digest:
+        # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
+        if public_key and not verify(public_key, opened.signature, opened.signed):
+            raise PeerError(f"signature on the {what} is not its key's, expected one by {public_key.hex()[:16]}")
+        return stored
     if opened.delta.digest().hex() != event.digest:
         raise PeerError(f"{what} has digest {opened.delta.digest().hex()[:16]}, expected {event.digest[:16]}")
     stated = event.signed, event.signature

@@ -50,6 +50,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "base_previous": state.base.previous.hex(),
             "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
             "norms": [dict(medians) for medians in state.norms],
+            **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
             "finished": dict(state.finished),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
@@ -171,6 +172,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         rule_memory=_arrays(files.get("rule.safetensors")),
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
         norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
+        clip_norm=scalars.get("clip_norm"),
         accepted=AdapterState(ranks.master.spec.layout, flats["accepted"]) if "accepted" in flats else None,
         finished=cast("dict[str, Json]", scalars["finished"]),
     )

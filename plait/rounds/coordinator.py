@@ -29,6 +29,7 @@ from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
+from plait.rounds.private_rounds import BudgetSpentError, PrivateRounds
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
@@ -103,6 +104,7 @@ class Coordinator:
         optimizer: ServerOptimizer,
         publish: Callable[[RunState], None],
         stop: StopRequest | None = None,
+        private: PrivateRounds | None = None,
     ) -> None:
         self._channel = channel
         self._directory = directory
@@ -124,7 +126,9 @@ class Coordinator:
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,
             weight_ratio=plan.weight_ratio,
+            private=private,
         )
+        self._private = private
         new_factors = self._aggregator.new_factors
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, new_factors=new_factors)
         self._publish = publish
@@ -152,11 +156,13 @@ class Coordinator:
         self._ended = recorded.ended_early
         try:
             if recorded.finished < state.round:
-                self._conclude(state)
+                self._conclude(state, recorded)
             self._standing = standing_after(each for each in recorded.held_out if each.round < state.round)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and self._is_over(state.round, self._standing.after(newest)):
                 return self._follow_up(state, newest, recorded)
+            if reason := self._private_ending(state.round):
+                return self._end(state, recorded, reason)
             with self._roster() as roster:
                 state = self._begin(state, roster, recorded)
                 if newest:
@@ -164,12 +170,31 @@ class Coordinator:
                 elif self._evaluation_due(state.round):
                     state = self._evaluate(state, roster, recorded)
                 while not self._is_over(state.round, self._standing):
-                    state = self._round(state, roster, recorded)
+                    if reason := self._private_ending(state.round):
+                        return self._end(state, recorded, reason)
+                    try:
+                        state = self._round(state, roster, recorded)
+                    except BudgetSpentError as error:
+                        return self._end(state, recorded, str(error))
                     if self._evaluation_due(state.round):
                         state = self._evaluate(state, roster, recorded)
         except (Interrupted, KeyboardInterrupt):
             self._ledger.append(events.Interrupted(round=state.round))
             raise
+        return state
+
+    def _private_ending(self, number: int) -> str:
+        """Why a private run, which has no evaluations to end after, ends after this round; empty if it goes on."""
+        if not self._private or number == self._plan.rounds:
+            return ""
+        if not self._private.affords(number + 1):
+            return f"another one would exceed epsilon {self._private.privacy.epsilon:g}"
+        return self._stop.ending
+
+    def _end(self, state: RunState, recorded: Recorded, reason: str) -> RunState:
+        """End a private run before its last round; the adapter of this one is kept."""
+        if not recorded.ended_early:
+            self._ledger.append(events.EndedEarly(round=state.round, idle=0, reason=reason))
         return state
 
     def _begin(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
@@ -205,6 +230,9 @@ class Coordinator:
         return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
+        if self._private:
+            # The losses of clients' data are theirs.
+            return False
         is_last = round_number == self._plan.rounds or bool(self._stop.ending)
         return is_last or round_number % self._plan.eval_every == 0
 
@@ -216,6 +244,9 @@ class Coordinator:
         for client in sorted(known):
             self._recover(state, number, client, recorded, stored)
         check = self._aggregator.check_norms(state, stored)
+        if self._aggregator.is_intended(state, number, check.accepted):
+            # More updates would need other noise, and that a second charge.
+            return self._close(state, number, stored, roster, recorded, started)
         for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
             if self._channel.open_ended:
                 self._gather(roster)
@@ -230,6 +261,18 @@ class Coordinator:
                 f"expected at least {self._plan.quorum}"
             )
 
+        return self._close(state, number, stored, roster, recorded, started)
+
+    def _close(
+        self,
+        state: RunState,
+        number: int,
+        stored: dict[str, Stored],
+        roster: Roster,
+        recorded: Recorded,
+        started: float,
+    ) -> RunState:
+        """Fold the updates of a round."""
         scale = self._standing.scale if self._plan.watch.take_back else 1.0
         state, finished = self._aggregator.step(state, number, stored, scale=scale)
         wanted = self._plan.cohort_size
@@ -240,7 +283,7 @@ class Coordinator:
         finished["wall_s"] = round(time.perf_counter() - started, 3)
         state = replace(state, finished=finished)
         save_checkpoint(self._directory.checkpoints, state, self._ranks)
-        self._conclude(state)
+        self._conclude(state, recorded)
         return state
 
     def _collect(
@@ -297,8 +340,11 @@ class Coordinator:
         else:
             roster.doubt(answer.client)
 
-    def _conclude(self, state: RunState) -> None:
+    def _conclude(self, state: RunState, recorded: Recorded) -> None:
         """Finish a round once its checkpoint is complete."""
+        if self._private and state.clip_norm is not None and state.round not in recorded.spent:
+            # Before the adapter is published, whose card says what it cost.
+            self._ledger.append(self._private.spent(state.round, state.clip_norm))
         if not self._plan.watch.keep_best:
             self._publish(state)
         if not self._plan.keep_updates:

@@ -422,6 +422,75 @@ class Diagnostics(Part):
     update_norms: Mapping[str, Number] = {}
 
 
+class PrivacyStarted(Event):
+    """The run has differential privacy.
+
+    Attributes:
+        unit: whose data is hidden as a whole: ``client``. adjacency: ``zero-out``: one client's updates are replaced
+        by zero. observer: from whom it is hidden: ``everybody but the server``. epsilon: never exceeded; None for a
+        run that was given its noise multiplier. delta: of the guarantee. noise_multiplier: a round costs what one
+        Gaussian mechanism with noise of this multiple of its sensitivity costs. update_multiplier: noise of the sum
+        of updates, over the clip norm. count_multiplier: noise of the count that an adaptive clip norm follows; None
+        for a fixed one. clip_quantile: that it follows; None likewise. clip_norm: of round 1. clients: number that
+        the sum of a round is divided by. parameters: numbers in an update. noise_over_clip: norm of the noise in a
+        round's mean, over the clip norm. amplification: why sampling is not claimed to lower epsilon. key_check: what
+        the secret noise key must give (see `plait.privacy.key`).
+    """
+
+    event = "privacy_started"
+    unit: str
+    adjacency: str = ""
+    observer: str = ""
+    epsilon: Number | None = None
+    delta: Number
+    noise_multiplier: Number
+    update_multiplier: Number
+    count_multiplier: Number | None = None
+    clip_quantile: Number | None = None
+    clip_norm: Number
+    clients: Count
+    parameters: Count = 0
+    noise_over_clip: Number = 0.0
+    amplification: str = ""
+    key_check: str = ""
+
+
+class NoiseIntended(Event):
+    """The noise of a round is about to be drawn; from here on it is paid for, whatever becomes of it.
+
+    Attributes:
+        round: its number.
+        commitment: of its updates, readable with the noise key only; the same updates get the same noise.
+        clip_norm: that they are clipped to.
+        epsilon: of everything so far, this included.
+    """
+
+    event = "noise_intended"
+    round: Count
+    commitment: str
+    clip_norm: Number
+    epsilon: Number
+
+
+class PrivacySpent(Event):
+    """After `round`: `epsilon` of the run so far at `delta`, for `charges` draws of noise.
+
+    Attributes:
+        round: its number.
+        epsilon: of everything so far.
+        delta: of the guarantee.
+        charges: one per round, and one more wherever a round was drawn again for other updates.
+        clip_norm: of the next round.
+    """
+
+    event = "privacy_spent"
+    round: Count
+    epsilon: Number
+    delta: Number
+    charges: Count
+    clip_norm: Number
+
+
 class RoundFinished(Event):
     """A round's updates were aggregated into the adapter.
 
@@ -551,7 +620,8 @@ class EndedEarly(Event):
     Attributes:
         round: the last finished one.
         idle: evaluations since the one of the lowest loss.
-        reason: why, if a callback asked for it; empty if the run's patience with those evaluations was over.
+        reason: why, if a callback asked for it or the privacy budget is spent; empty if the run's patience with those
+            evaluations was over.
     """
 
     event = "ended_early"
@@ -621,6 +691,9 @@ EVENTS: tuple[type[Event], ...] = (
     ReplyReceived,
     UpdateReceived,
     UpdateRefused,
+    PrivacyStarted,
+    NoiseIntended,
+    PrivacySpent,
     RoundFinished,
     Evaluated,
     StepTakenBack,

@@ -48,6 +48,7 @@ class Ledger:
     Args:
         path: of the file.
         on_event: called with every event after it is written, with its number, time and hash.
+        screen: what of an event is written and told (see `plait.rounds.withheld`); by default all of it.
         clock: seconds since 1970.
 
     Raises:
@@ -57,10 +58,16 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, on_event: OnEvent = lambda _: None, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        *,
+        on_event: OnEvent = lambda _: None,
+        screen: Callable[[Event], Event | None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._on_event = on_event
+        self._screen = screen
         self._clock = clock
         try:
             self._file = path.open("ab", buffering=0)
@@ -87,7 +94,10 @@ class Ledger:
         """As `append`, but until the next `append` the event survives only a crash of the process, not a power cut."""
         self._write(event, durable=False)
 
-    def _write(self, event: Event, *, durable: bool) -> None:
+    def _write(self, told: Event, *, durable: bool) -> None:
+        event = self._screen(told) if self._screen else told
+        if event is None:
+            return
         end = self._end
         line: Line = {
             "seq": end.events,

@@ -15,6 +15,8 @@ from plait.rounds.events import (
     EndedEarly,
     Evaluated,
     Event,
+    NoiseIntended,
+    PrivacySpent,
     ReplyReceived,
     RoundFinished,
     RoundStarted,
@@ -72,6 +74,11 @@ def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
     return Kept(newest.round, newest.adapter) if newest else None
 
 
+def intents_in(events: Sequence[Event]) -> tuple[NoiseIntended, ...]:
+    """Every draw of noise that a private run has paid for."""
+    return tuple(event for event in events if isinstance(event, NoiseIntended))
+
+
 @dataclass(frozen=True)
 class Recorded:
     """The contents of a resumed run's ledger.
@@ -86,6 +93,7 @@ class Recorded:
         held_out: the recorded evaluations, in the order of their rounds.
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
         ended_early: whether it records that the run ended before its last round.
+        spent: rounds after which it records the privacy spent.
     """
 
     begun: bool
@@ -97,6 +105,7 @@ class Recorded:
     held_out: tuple[Evaluated, ...]
     taken_back: frozenset[int]
     ended_early: bool
+    spent: frozenset[int]
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
@@ -119,4 +128,5 @@ class Recorded:
             held_out=evaluations_in(events),
             taken_back=frozenset(event.round for event in events if isinstance(event, StepTakenBack)),
             ended_early=any(isinstance(event, EndedEarly) for event in events),
+            spent=frozenset(event.round for event in events if isinstance(event, PrivacySpent)),
         )

@@ -4,6 +4,7 @@ RUN/config.toml   the resolved settings
     ledger.jsonl  the record (see ledger.py)
     server.toml, server.log   how `plait server` serves it, and its events
     checkpoints/  what resume needs (see checkpoint.py)
+    noise.key     of a run with differential privacy: secret
     spool/        updates received in the current round, one file per client
     adapter/      the newest adapter as a PEFT directory
     summary.json, report.html, *.png   written by the report
@@ -35,6 +36,7 @@ class RunDirectory:
         self.server_log = path / "server.log"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
+        self.noise_key = path / "noise.key"
 
     @classmethod
     def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
@@ -50,7 +52,9 @@ class RunDirectory:
                 f"'{path}' already holds a run; `plait resume {path}` continues it, or give another --out"
             )
         # Remains of a run that was killed before its first event.
-        own = {run.config.name, run.ledger.name, run.server.name, run.server_log.name, run.checkpoints.name}
+        own = {
+            each.name for each in (run.config, run.ledger, run.server, run.server_log, run.checkpoints, run.noise_key)
+        }
         try:
             if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
                 raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")

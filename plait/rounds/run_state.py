@@ -81,6 +81,7 @@ class RunState:
         rule_memory: the rule's state.
         optimizer_memory: the server optimizer's state.
         norms: medians of the update norms of recent rounds (see norm_bound.py).
+        clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
         finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
             the state so that the ledger can be completed after a crash between the two.
@@ -95,6 +96,7 @@ class RunState:
     rule_memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     optimizer_memory: OptimizerState = field(default_factory=dict[str, NDArray[np.generic]])
     norms: tuple[Norms, ...] = ()
+    clip_norm: float | None = None
     accepted: AdapterState | None = None
     finished: Mapping[str, Json] = field(default_factory=dict[str, Json])
 

@@ -149,3 +149,63 @@ def test_a_server_optimizer_is_taken_only_if_its_rate_or_momentum_is_set(
 def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough(given, sequences) -> None:
     assert settle(RunConfig(**given)).plan.settings.max_held_out_sequences == sequences
     assert settle(settle(RunConfig(**given)).config).config.max_held_out_sequences == sequences
+
+
+PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dp-noise-multiplier": 1.0}, "dp-epsilon is 8 and dp-noise-multiplier is 1, expected one of the two"),
+        ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"),
+        ({"dp": "off"}, "dp-epsilon is 8 and dp is 'off', expected dp to be 'client'"),
+        ({"dp": "off", "dp-epsilon": 0.0, "dp-clip": 1.0}, "dp-clip is 1.0 and dp is 'off'"),
+        ({"dp-delta": 0.01}, r"dp-delta is 0.01 and clients is 100, expected less than 1 / clients = 0.01"),
+        (
+            {"norm-policy": "reject"},
+            "norm-policy is 'reject' and dp is 'client', expected auto or off: its bound is a med",
+        ),
+        ({"norm-policy": "clip"}, "norm-policy is 'clip' and dp is 'client'"),
+        ({"weighting": "examples"}, "weighting is 'examples' and dp is 'client', expected equal"),
+        ({"client-ranks": "4,8"}, "client-ranks is '4,8' and dp is 'client', expected one rank"),
+        ({"patience": 2}, "patience is 2 and dp is 'client', expected 0"),
+        ({"keep": "best"}, "keep is 'best' and dp is 'client', expected last"),
+        ({"reference": "central"}, "reference is 'central' and dp is 'client', expected none"),
+        ({"rule": "median"}, "rule is 'median' and dp is 'client', expected a linear rule, .*: .*fedavg"),
+        ({"rule": "krum"}, "rule is 'krum' and dp is 'client', expected a linear rule"),
+        ({"rule": "flora"}, "rule is 'flora' and dp is 'client', expected a linear rule"),
+        ({"server-optimizer": "fedexp"}, "server-optimizer is 'fedexp' and dp is 'client', expected another"),
+    ],
+)
+def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        settle(config_from_table({**PRIVATE, **given}))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_private_run_turns_off_what_reads_single_clients():
+    settled = settle(config_from_table(PRIVATE))
+    assert settled.config.norm_policy == "off"
+    assert not settled.config.take_back
+    assert settled.config.dp_delta == 1e-5
+    assert settled.privacy.clients == 100
+    # Complete settings, such as those of a run's own config.toml, do not change.
+    assert settle(settled.config).config == settled.config
+    assert settle(
+        config_from_table({"dp": "client", "dp-epsilon": 1.0, "clients": 10**6})
+    ).config.dp_delta == pytest.approx(1e-7)
+
+
+def test_a_run_without_privacy_bounds_norms_as_ever():
+    settled = settle(config_from_table({}))
+    assert settled.config.norm_policy == "reject"
+    assert settled.config.take_back
+    assert settled.privacy is None
+    assert settle(config_from_table({"norm-policy": "off"})).config.norm_policy == "off"
+
+
+def test_the_noise_follows_from_epsilon_and_rounds():
+    few, many = (settle(config_from_table({**PRIVATE, "rounds": rounds})).privacy for rounds in (5, 500))
+    assert many.noise_multiplier == pytest.approx(10 * few.noise_multiplier)
+    assert many.epsilon_after(500) == pytest.approx(8.0)

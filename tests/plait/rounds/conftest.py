@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,26 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
+from plait.privacy.key import RunKey
+from plait.privacy.mechanism import ClientPrivacy
+from plait.rounds import private_rounds
+from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.events import Adapter, Base, Resumed, RunStarted
-from plait.rounds.ledger import Ledger, read_lines
+from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
+from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
+from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
+from plait.rounds.recorded import intents_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.rounds.withheld import screened
 from plait.wire.settings import Settings
 
 RANK = 2
@@ -244,12 +252,16 @@ class Federation:
         optimizer: str = "none",
         ranks: Mapping[str, int] | None = None,
         settings: Mapping[str, object] | None = None,
+        privacy: ClientPrivacy | None = None,
         **plan: int,
     ) -> None:
         self.rule = RULES[rule]
         self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.0 if optimizer == "none" else 0.5)
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
+        self.arguments |= {"privacy": privacy}
+        self.privacy = privacy
+        private = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy else {}
         own_settings = settings or {}
         settings = Settings(
             local_steps=2,
@@ -267,7 +279,7 @@ class Federation:
         )
         self.models = models
         self.plan = RunPlan(
-            **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **plan},
+            **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **private, **plan},
             seed=SEED,
             settings=settings,
         )
@@ -307,9 +319,11 @@ class Federation:
             state = initial_state(b"r" * 16, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
             first = started(state.run_id.hex())
-        ledger = Ledger(directory.ledger)
+        ledger = Ledger(directory.ledger, screen=partial(screened, update_bytes=1000) if self.privacy else None)
         try:
             ledger.append(first)
+            if self.privacy and isinstance(first, RunStarted):
+                ledger.append(private_rounds.started(self.privacy, RunKey.create(directory.noise_key), size=1))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()
@@ -332,6 +346,18 @@ class Federation:
             rule=self.rule,
             optimizer=self.optimizer,
             publish=_between(self.published.append, watch),
+            private=self.private_rounds(directory, lambda event: ledger.append(event)),
+        )
+
+    def private_rounds(
+        self, directory: RunDirectory, record: Callable[[Event], None]
+    ) -> private_rounds.PrivateRounds | None:
+        """The noise of its rounds, where it has any."""
+        if self.privacy is None:
+            return None
+        intents = intents_in(read_events(directory.ledger))
+        return private_rounds.PrivateRounds(
+            self.privacy, RunKey.load(directory.noise_key), intents=intents, record=record
         )
 
     def copy(self, path: Path) -> "Federation":

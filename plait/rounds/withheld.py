@@ -1,0 +1,76 @@
+"""What the ledger of a run with differential privacy says; an event or field that is not named here is left out.
+
+Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
+so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
+Left out is what a client computes from its data: losses, counts, times, sizes and digests of its update, and its own
+words.
+
+Messages of clients have sizes that depend on their data too: instead of them the ledger has the size that the encoding
+aims at. Knows no ledger file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plait.adapters import Json
+from plait.rounds import events
+from plait.rounds.events import Event
+
+_ALL = frozenset({"*"})
+
+KEPT: Mapping[type[Event], frozenset[str]] = {
+    # Settings, and what follows from settings and noised means alone.
+    events.RunStarted: _ALL,
+    events.Resumed: _ALL,
+    events.Interrupted: _ALL,
+    events.RunFinished: _ALL,
+    events.PrivacyStarted: _ALL,
+    events.NoiseIntended: _ALL,
+    events.PrivacySpent: _ALL,
+    events.EndedEarly: _ALL,
+    events.PublishFailed: _ALL,
+    events.Broadcast: _ALL,
+    events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
+    # Who takes part, and when: not hidden.
+    events.WaitingForClients: _ALL,
+    events.ClientsGathered: _ALL,
+    events.RoundStarted: _ALL,
+    events.ClientReplaced: _ALL,
+    events.RoundMissed: _ALL,
+    events.ClientsDescribed: frozenset({"clients"}),
+    events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
+    events.ReplyReceived: frozenset({"round", "client", "purpose"}),
+    events.UpdateReceived: frozenset({"round", "client", "codec"}),
+    events.UpdateRefused: frozenset({"round", "client", "reason"}),
+    # Losses of clients' data: left out as a whole.
+    events.Evaluated: frozenset(),
+    events.StepTakenBack: frozenset(),
+    events.Reference: frozenset(),
+}
+"""The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
+
+_OF_CLIENT = frozenset({"client", "rank", "public_key"})
+
+
+def screened(event: Event, *, update_bytes: int) -> Event | None:
+    """What of an event is recorded; None for nothing.
+
+    Args:
+        event: as it happened.
+        update_bytes: the size that updates are encoded to.
+    """
+    kept = KEPT.get(type(event), frozenset())
+    if kept == _ALL:
+        return event
+    if not kept:
+        return None
+    fields: dict[str, Json] = {name: value for name, value in event.fields().items() if name in kept}
+    match event:
+        case events.ClientsDescribed():
+            fields["clients"] = [client.model_dump(mode="json", include=set(_OF_CLIENT)) for client in event.clients]
+        case events.UpdateReceived():
+            fields["uplink_bytes"] = update_bytes
+        case _:
+            pass
+    return type(event).model_validate(fields)

@@ -1,0 +1,49 @@
+import pytest
+
+from plait.rounds import events
+from plait.rounds.events import EVENTS, Event
+from plait.rounds.withheld import KEPT, screened
+
+# What a client computes from its data, by event; somebody has decided for every other field that it may be read.
+LEFT_OUT = {
+    "update_received": {
+        "payload_bytes", "envelope_bytes", "bits_per_parameter", "distortion", "codec_s", "examples", "tokens",
+        "train_loss", "first_loss", "train_s", "digest", "norms", "signed", "signature", "uplink_bytes",
+    },
+    "update_refused": {"detail", "uplink_bytes"},
+    "client_turned_away": {"detail"},
+    "reply_received": {"uplink_bytes"},
+    "round_finished": {"clipped", "weight_capped", "diagnostics"},
+}  # fmt: skip
+AS_A_WHOLE = {"evaluated", "step_taken_back", "reference"}
+
+
+@pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)
+def test_somebody_has_decided_on_every_field_of_every_event(model):
+    assert model in KEPT
+    kept = KEPT[model]
+    fields = set(model.model_fields) - {"seq", "time", "hash"}
+    left_out = set() if kept == {"*"} else fields - kept
+    assert left_out == (fields if model.event in AS_A_WHOLE else LEFT_OUT.get(model.event, set()))
+
+
+def test_an_event_that_nobody_has_decided_on_is_left_out():
+    class New(Event):
+        event = "new"
+        loss: float = 1.0
+
+    assert screened(New(), update_bytes=1) is None
+
+
+def test_of_a_client_only_name_rank_and_key_are_kept():
+    card = events.DescribedClient(
+        client="a", train_examples=7, train_tokens=70, histogram={"x": 7}, rank=8, public_key="ab"
+    )
+    (kept,) = screened(events.ClientsDescribed(clients=(card,)), update_bytes=1).clients
+    assert kept == events.DescribedClient(client="a", rank=8, public_key="ab")
+
+
+def test_an_update_has_the_size_that_its_encoding_aims_at():
+    update = events.UpdateReceived(round=1, client="a", uplink_bytes=1017, codec="trellis", train_loss=2.0, tokens=9)
+    kept = screened(update, update_bytes=1000)
+    assert kept == events.UpdateReceived(round=1, client="a", uplink_bytes=1000, codec="trellis")
