@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol, cast
 
 import grpc
@@ -60,10 +60,11 @@ class _LongCall:
     is_enrolled: bool = False
 
 
+@dataclass(eq=False)
 class Connection:
     """The node's long call to the server, and its successors.
 
-    Args:
+    Attributes:
         open_channel: a new channel to the server.
         credential: the node's identity.
         sessions: holds the current session for other calls.
@@ -72,28 +73,21 @@ class Connection:
         tell: is told of events.
     """
 
-    def __init__(
-        self,
-        open_channel: Callable[[], grpc.Channel],
-        credential: Credential,
-        *,
-        sessions: CurrentSession,
-        backoff: Backoff,
-        explain: Callable[[], str],
-        tell: Callable[[Event], None],
-    ) -> None:
-        self._open_channel = open_channel
-        self._credential = credential
-        self._sessions = sessions
-        self._backoff = backoff
-        self._explain = explain
-        self._tell = tell
+    open_channel: Callable[[], grpc.Channel]
+    credential: Credential
+    _: KW_ONLY
+    sessions: CurrentSession
+    backoff: Backoff
+    explain: Callable[[], str]
+    tell: Callable[[Event], None]
+
+    def __post_init__(self) -> None:
         self._closing = Abandonment()
         self._lock = threading.Lock()
         # Unprocessed messages: beyond this number the server waits, so this node's memory is bounded.
         self._room = threading.Semaphore(_MOST_UNHEARD)
         self._call: _LongCall | None = None
-        self._thread = watched_thread(self._stay, name="connection", tell=tell)
+        self._thread = watched_thread(self._stay, name="connection", tell=self.tell)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -110,11 +104,7 @@ class Connection:
         self._room.release()
 
     def break_off(self, cause: str) -> None:
-        """End the call of a server that violates the protocol; another is tried later.
-
-        Args:
-            cause: for the operator.
-        """
+        """End the call of a server that violates the protocol; another is tried later."""
         with self._lock:
             call = self._call
         if call is not None:
@@ -138,13 +128,13 @@ class Connection:
         with suppress(Abandoned):
             while (cause := self._attend()) is not None:
                 self._closing.check()
-                wait_s = self._backoff.next_s()
-                self._tell(Lost(cause, wait_s))
+                wait_s = self.backoff.next_s()
+                self.tell(Lost(cause, wait_s))
                 self._closing.pause(wait_s)
 
     def _attend(self) -> str | None:
         """One connection from beginning to end: why it ended, None if there should be no other."""
-        channel, call, enrolment = self._open_channel(), _LongCall(), Enrolment(self._credential)
+        channel, call, enrolment = self.open_channel(), _LongCall(), Enrolment(self.credential)
         call.outgoing.put(enrolment.hello())
         incoming = cast("_Incoming", FederationStub(channel).Attend(iter(call.outgoing.get, None)))
         late = f"server did not admit this node within {_ENROL_S:.0f} s; is it overloaded?"
@@ -184,7 +174,7 @@ class Connection:
             return call.abandonment.reason or self._cause(error, heard=heard)
         finally:
             patience.cancel()
-            self._sessions.replace(None)
+            self.sessions.replace(None)
             with self._lock:
                 self._call = None
             call.outgoing.put(None)
@@ -197,9 +187,9 @@ class Connection:
                 f"{len(welcome.base_fingerprint)} bytes, expected {SESSION_BYTES} and {DIGEST_BYTES}"
             )
         config = _run_config(welcome.run_config_json)
-        self._backoff.reset()
-        self._tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
-        self._sessions.replace(Session(channel, welcome))
+        self.backoff.reset()
+        self.tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
+        self.sessions.replace(Session(channel, welcome))
 
     def _hand_on(self, message: pb.ToNode) -> None:
         if message.HasField("work"):
@@ -213,13 +203,13 @@ class Connection:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return
-        self._tell(event)
+        self.tell(event)
 
     def _refused(self, refused: pb.Refused) -> str | None:
         final = final_refusal(refused)
         if final is None:
             return passing_refusal(refused)
-        self._tell(Failed(final))
+        self.tell(Failed(final))
         return None
 
     def _cause(self, error: grpc.RpcError, *, heard: bool) -> str:
@@ -227,7 +217,7 @@ class Connection:
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return "a gRPC server answers there, but not plait's; check --server"
         if code is grpc.StatusCode.UNAVAILABLE and not heard and not self._closing.is_asked:
-            return self._explain()
+            return self.explain()
         return what_failed(error)
 
 

@@ -16,7 +16,6 @@ class Credential:
     """A node's identity.
 
     Attributes:
-        name: the node's name.
         key: proves it; None on an insecure loopback connection.
     """
 
@@ -25,11 +24,7 @@ class Credential:
 
 
 class Enrolment:
-    """One attempt to enrol, with its own nonce.
-
-    Args:
-        credential: of the node.
-    """
+    """One attempt to enrol, with its own nonce."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential

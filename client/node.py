@@ -71,9 +71,7 @@ class Node:
     """One node, from the first attempt to connect to its end.
 
     Args:
-        settings: the operator's.
         open_runner: prepares for a run.
-        journal: for the operator.
         timing: its intervals.
     """
 

@@ -21,10 +21,8 @@ class OwnClient:
     """A client of one run, ready to work.
 
     Attributes:
-        name: its name.
         model: the base with its data.
         terms: its agreement.
-        policy: its operator's.
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
     """

@@ -17,10 +17,7 @@ class Proposal:
     """A run, as described to the operator.
 
     Attributes:
-        server: its address.
-        config: from the server.
         base_fingerprint: of the base; empty if any is accepted.
-        data: the training data.
         policy: the operator's limits.
         parameters: of the adapter; None if the base is not here yet.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from client.task import Answer, Kind, Task
@@ -24,7 +24,6 @@ class Run:
     Attributes:
         run_id: Flower's number of the run.
         node_id: Flower's number of the node.
-        config: the run configuration.
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
     """
 
@@ -70,22 +69,23 @@ class TaskRunner(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class AppRunner:
     """A ClientApp at work on one run.
 
-    Args:
+    Attributes:
         app: the app, hosted in this process.
         capacity: what the node can do.
     """
 
-    def __init__(self, app: HostedApp, *, capacity: Capacity) -> None:
-        self.capacity = capacity
-        self._app = app
+    app: HostedApp
+    _: KW_ONLY
+    capacity: Capacity
 
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
         try:
-            data, is_plait = self._app.answer(
+            data, is_plait = self.app.answer(
                 task_id=task.task_id,
                 message_type=task.message_type,
                 group_id=task.group_id,
@@ -120,8 +120,6 @@ class DecliningRunner:
     """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
 
     Args:
-        run: the run.
-        name: of the node.
         error: why.
     """
 

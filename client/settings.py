@@ -21,9 +21,7 @@ class NodeSettings:
     """Everything that determines how a node works.
 
     Attributes:
-        server: address of the server.
         kit: the node's kit; None on an insecure loopback connection.
-        name: of the node.
         data: its own data, a JSONL file or a built-in set.
         base: replaces the run's base, if it has another name here; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
@@ -31,7 +29,6 @@ class NodeSettings:
         device: as in the run configuration.
         dtype: as in the run configuration.
         threads: as in the run configuration.
-        state: directory of its state.
         max_memory_bytes: the memory limit that it announces; 0 for none.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         policy: the operator's limits.

@@ -28,7 +28,6 @@ class EarlierRuns:
     """State of earlier runs.
 
     Attributes:
-        runs: number of runs.
         bytes: their size on disk.
     """
 

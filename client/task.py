@@ -31,7 +31,6 @@ class Task:
         task_id: its name within the run.
         message_type: Flower's: query, train or evaluate, possibly with an action.
         group_id: Flower's: the round.
-        kind: of its bytes.
         head: the beginning of its bytes.
         body_bytes: size of the rest.
         body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.
@@ -82,8 +81,6 @@ class Answer:
     """The bytes of an answer.
 
     Attributes:
-        kind: of the bytes.
-        data: the bytes.
         sha256: their digest, 32 bytes.
         failure: why the task failed, for the operator; empty if it did not.
     """

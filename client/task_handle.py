@@ -11,11 +11,7 @@ from plait.abandon import Abandonment
 class TaskHandle:
     """Work on one task, or the sending of its answer.
 
-    Args:
-        task: the task.
-
     Attributes:
-        task: the task.
         abandonment: stops the work once nobody waits for it.
     """
 

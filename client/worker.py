@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 from client.downloads import Downloads
 from client.events import Began, Dropped, Event, Failed, Prepared
@@ -24,28 +25,24 @@ MOST_WAITING = 8
 """Waiting tasks besides the current one; an honest server sends one at a time."""
 
 
+@dataclass(eq=False)
 class Worker:
     """Works for one run at a time.
 
-    Args:
+    Attributes:
         open_runner: prepares for a run; may take minutes.
         downloads: source of bodies.
         uploads: sends answers.
         tell: is told of events.
     """
 
-    def __init__(
-        self,
-        open_runner: Callable[[Run], TaskRunner],
-        *,
-        downloads: Downloads,
-        uploads: Uploads,
-        tell: Callable[[Event], None],
-    ) -> None:
-        self._open_runner = open_runner
-        self._downloads = downloads
-        self._uploads = uploads
-        self._tell = tell
+    open_runner: Callable[[Run], TaskRunner]
+    _: KW_ONLY
+    downloads: Downloads
+    uploads: Uploads
+    tell: Callable[[Event], None]
+
+    def __post_init__(self) -> None:
         self._changed = threading.Condition()
         self._run: Run | None = None  # to prepare for
         self._runner: TaskRunner | None = None
@@ -54,7 +51,7 @@ class Worker:
         self._confirmed = False
         self._busy = False
         self._closed = False
-        self._thread = watched_thread(self._work, name="worker", tell=tell)
+        self._thread = watched_thread(self._work, name="worker", tell=self.tell)
         self._thread.start()
 
     @property
@@ -144,24 +141,24 @@ class Worker:
     def _make_ready(self, run: Run) -> None:
         self._runner = None  # its memory is needed for the next one
         try:
-            self._runner = self._open_runner(run)
+            self._runner = self.open_runner(run)
         except PlaitError as error:
-            self._tell(Failed(error))
+            self.tell(Failed(error))
         except Exception as error:
             # Libraries raise anything; the operator gets one line.
-            self._tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
+            self.tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
         else:
-            self._tell(Prepared(self._runner.capacity))
+            self.tell(Prepared(self._runner.capacity))
 
     def _do(self, handle: TaskHandle) -> None:
         runner = self._runner
         if runner is None:
             return
         task, abandonment = handle.task, handle.abandonment
-        self._tell(Began(task))
+        self.tell(Began(task))
         try:
             try:
-                body = self._downloads.fetch(handle)
+                body = self.downloads.fetch(handle)
             except Abandoned:
                 raise
             except PlaitError as error:
@@ -171,6 +168,6 @@ class Worker:
                     answer = runner.answer(task, body)
             abandonment.check()
         except Abandoned:
-            self._tell(Dropped(task, abandonment.reason))
+            self.tell(Dropped(task, abandonment.reason))
         else:
-            self._uploads.put(task, answer)
+            self.uploads.put(task, answer)

@@ -96,7 +96,7 @@ def run_federation(
         rule=run.rule,
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
-        stop=stop,
+        stop=stop or StopRequest(),
         private=private,
     )
     was_done = state.round == config.rounds

@@ -33,7 +33,6 @@ class Run:
     Attributes:
         settled: its settings, and the parts that they name.
         base: on this disk.
-        base_parameters: of the base.
         ranks: its adapters: the server's, and one for every lower rank that clients have.
     """
 

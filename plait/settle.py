@@ -50,7 +50,6 @@ class Settled:
     """The complete settings of a run, and the parts that they name.
 
     Attributes:
-        config: the settings.
         method: how the base is adapted.
         rule: how updates become the next adapter.
         optimizer: the server optimizer.

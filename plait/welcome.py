@@ -29,11 +29,7 @@ WELCOME_KEYS = frozenset(
 
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The part of a run configuration that a server sends to its clients.
-
-    Args:
-        table: the whole configuration.
-    """
+    """The part of a run configuration that a server sends to its clients."""
     told = {key: value for key, value in table.items() if key in WELCOME_KEYS}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().is_dir():

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from plait.config import Scalar
@@ -67,35 +67,29 @@ class Terms:
         object.__setattr__(self, "run_config_json", json.dumps(welcome_table(self.run_config), sort_keys=True))
 
 
+@dataclass(eq=False)
 class Attendance:
     """Serves the long calls of all nodes.
 
-    Args:
+    Attributes:
         terms: values sent to nodes.
         admission: who may take part; None admits anybody.
-        tasks: of all nodes.
         metrics: counts refusals and bytes.
         limits: bounds on what nodes may use.
     """
 
-    def __init__(
-        self,
-        terms: Terms,
-        admission: Admission | None,
-        *,
-        tasks: TaskRegistry,
-        metrics: Metrics,
-        limits: Limits,
-    ) -> None:
-        self._terms = terms
-        self._admission = admission
-        self._tasks = tasks
-        self._sessions = tasks.sessions
-        self._metrics = metrics
-        self._door = asyncio.Semaphore(limits.max_unproven)
+    terms: Terms
+    admission: Admission | None
+    _: KW_ONLY
+    tasks: TaskRegistry
+    metrics: Metrics
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        self._sessions = self.tasks.sessions
+        self._door = asyncio.Semaphore(self.limits.max_unproven)
         self._entering: Counter[str | None] = Counter()
         self._arrivals = itertools.count()
-        self._limits = limits
 
     async def serve(self, line: Line, *, peer: str, certified_name: str | None) -> None:
         """Serve one node until it leaves or is dismissed.
@@ -108,11 +102,11 @@ class Attendance:
         Raises:
             PlaitError: the register cannot be read.
         """
-        enrolment, arrival = Enrolment(self._admission, certified_name=certified_name), next(self._arrivals)
+        enrolment, arrival = Enrolment(self.admission, certified_name=certified_name), next(self._arrivals)
         try:
             session = await self._let_in(line, enrolment, arrival)
         except EnrolmentRefused as refused:
-            self._metrics.enrolments_refused.labels(refused.word).inc()
+            self.metrics.enrolments_refused.labels(refused.word).inc()
             say("refused", reason=refused.word, detail=refused, node=enrolment.name, peer=peer)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL_S):
@@ -122,19 +116,19 @@ class Attendance:
         try:
             await self._attend(line, session)
         finally:
-            self._tasks.leave(session)
+            self.tasks.leave(session)
             say("left", node=session.node.name, peer=peer)
 
     async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
         async with self._turn(enrolment.certified_name):
             try:
                 # Its own time, excluding the wait for others.
-                async with asyncio.timeout(self._limits.handshake_s):
+                async with asyncio.timeout(self.limits.handshake_s):
                     await line.write(enrolment.challenge(await self._read(line)))
                     enrolment.check(await self._read(line))
             except TimeoutError as error:
                 raise EnrolmentRefused(
-                    pb.REFUSED_REASON_LATE, f"no proof came within {self._limits.handshake_s:g} s, try again"
+                    pb.REFUSED_REASON_LATE, f"no proof came within {self.limits.handshake_s:g} s, try again"
                 ) from error
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
@@ -177,7 +171,7 @@ class Attendance:
         return event
 
     async def _attend(self, line: Line, session: Session) -> None:
-        terms = self._terms
+        terms = self.terms
         await line.write(
             pb.ToNode(
                 welcome=pb.Welcome(
@@ -186,7 +180,7 @@ class Attendance:
                     run_id=terms.run_id,
                     run_config_json=terms.run_config_json,
                     base_fingerprint=terms.base_fingerprint,
-                    max_answer_bytes=self._limits.max_answer_bytes,
+                    max_answer_bytes=self.limits.max_answer_bytes,
                 )
             )
         )
@@ -213,14 +207,14 @@ class Attendance:
 
     def _count(self, session: Session, sent_bytes: int) -> None:
         session.node.sent(sent_bytes)
-        self._metrics.downlink_bytes.inc(sent_bytes)
+        self.metrics.downlink_bytes.inc(sent_bytes)
 
     async def _listen(self, line: Line, session: Session) -> None:
         while (event := await line.read()) is not None:
             refused = self._hear(session, event)
             if refused is not None:
                 say("refused", reason="after-proof", detail=refused, node=session.node.name)
-                self._metrics.enrolments_refused.labels(
+                self.metrics.enrolments_refused.labels(
                     "base_mismatch" if event.HasField("ready") else "malformed"
                 ).inc()
                 session.close(refused.to_message())
@@ -231,7 +225,7 @@ class Attendance:
     def _hear(self, session: Session, event: pb.FromNode) -> EnrolmentRefused | None:
         match event.WhichOneof("event"):
             case "ready":
-                expected = self._terms.base_fingerprint
+                expected = self.terms.base_fingerprint
                 if expected and event.ready.base_fingerprint != expected:
                     has = event.ready.base_fingerprint.hex()[:12] or "none"
                     return EnrolmentRefused(
@@ -253,4 +247,4 @@ class Attendance:
             device=ready.device[:_MAX_TEXT],
         )
         say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
-        self._tasks.make_ready(session, fitness)
+        self.tasks.make_ready(session, fitness)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import grpc
@@ -28,10 +29,11 @@ _TEND_EVERY_S = 0.25
 _DRAIN_S = 5.0
 
 
+@dataclass(eq=False)
 class GrpcServer:
     """Serves one federation from `start` to `stop`.
 
-    Args:
+    Attributes:
         address: to listen on.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
@@ -41,24 +43,16 @@ class GrpcServer:
         options: gRPC's, in addition to the protocol's own.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        credentials: grpc.ServerCredentials | None,
-        *,
-        service: Callable[[], FederationService],
-        guard: grpc.aio.ServerInterceptor,
-        tend: Callable[[], None],
-        drain: Callable[[], None],
-        options: Sequence[tuple[str, int]] = (),
-    ) -> None:
-        self._address = address
-        self._credentials = credentials
-        self._service = service
-        self._guard = guard
-        self._tend = tend
-        self._drain = drain
-        self._options = (*SERVER_OPTIONS, *options)
+    address: Address
+    credentials: grpc.ServerCredentials | None
+    _: KW_ONLY
+    service: Callable[[], FederationService]
+    guard: grpc.aio.ServerInterceptor
+    tend: Callable[[], None]
+    drain: Callable[[], None]
+    options: Sequence[tuple[str, int]] = ()
+
+    def __post_init__(self) -> None:
         self._started: Future[Address] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -72,7 +66,7 @@ class GrpcServer:
             ConfigError: not an address of this machine.
             MachineError: the port is taken.
         """
-        self._address.check_free()
+        self.address.check_free()
         self._thread.start()
         return self._started.result(_START_S)
 
@@ -105,20 +99,20 @@ class GrpcServer:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        server = grpc.aio.server(options=self._options, interceptors=[self._guard])
+        server = grpc.aio.server(options=(*SERVER_OPTIONS, *self.options), interceptors=[self.guard])
         healthy = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (set while importing)
-        server.add_generic_rpc_handlers((self._service().handlers, _health(healthy)))
+        server.add_generic_rpc_handlers((self.service().handlers, _health(healthy)))
         port = self._listen(server)
         await server.start()
         for name in ("", SERVICE_NAME):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._started.set_result(Address(self._address.host, port))
+        self._started.set_result(Address(self.address.host, port))
         while not self._stopping.is_set():
-            self._tend()
+            self.tend()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TEND_EVERY_S)
         await healthy.enter_graceful_shutdown()
-        self._drain()
+        self.drain()
         # Ends as soon as the calls in progress have.
         await server.stop(_DRAIN_S)
         # Calls that were cut off are still ending; gRPC would print a traceback for each that the loop's end cancels.
@@ -127,14 +121,14 @@ class GrpcServer:
 
     def _listen(self, server: grpc.aio.Server) -> int:
         try:
-            if self._credentials is None:
-                port = server.add_insecure_port(str(self._address))
+            if self.credentials is None:
+                port = server.add_insecure_port(str(self.address))
             else:
-                port = server.add_secure_port(str(self._address), self._credentials)
+                port = server.add_secure_port(str(self.address), self.credentials)
         except RuntimeError as error:
-            raise MachineError(f"cannot listen on {self._address}, is another server running there?") from error
+            raise MachineError(f"cannot listen on {self.address}, is another server running there?") from error
         if not port:
-            raise MachineError(f"cannot listen on {self._address}, is another server running there?")
+            raise MachineError(f"cannot listen on {self.address}, is another server running there?")
         return port
 
 

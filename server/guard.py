@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -40,17 +41,20 @@ def certified_name(context: Context) -> str | None:
     return names[0].decode(errors="replace") if names else None
 
 
+@dataclass(eq=False)
 class Guard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served.
 
-    Args:
+    Attributes:
         revocation: knows which certificates are valid.
         metrics: counts refusals.
     """
 
-    def __init__(self, revocation: Revocation, *, metrics: Metrics) -> None:
-        self._revocation = revocation
-        self._metrics = metrics
+    revocation: Revocation
+    _: KW_ONLY
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
         self._calls: Counter[str] = Counter()
         self._told: dict[str, float] = {}
 
@@ -94,7 +98,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _refusal(self, name: str | None) -> EnrolmentRefused | None:
         if name is None:
             return None
-        if name != SERVER_COMMON_NAME and (verdict := self._revocation.verdict(name)) is not Verdict.KNOWN:
+        if name != SERVER_COMMON_NAME and (verdict := self.revocation.verdict(name)) is not Verdict.KNOWN:
             return refusal_of(verdict)
         if self._calls[name] >= _CALLS_A_NAME:
             return EnrolmentRefused(
@@ -103,7 +107,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return None
 
     async def _turn_away(self, refused: EnrolmentRefused, name: str | None, method: str, context: Context) -> None:
-        self._metrics.calls_refused.labels(refused.word).inc()
+        self.metrics.calls_refused.labels(refused.word).inc()
         now = time.monotonic()
         # Repeated attempts must not fill the log.
         if name is not None and now - self._told.get(name, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:

@@ -6,6 +6,7 @@ Knows nothing of how nodes are admitted.
 from __future__ import annotations
 
 import logging
+from dataclasses import KW_ONLY, dataclass
 
 from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb
@@ -18,19 +19,20 @@ from server.tasks import TaskRegistry
 _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
 
 
+@dataclass(eq=False)
 class Revocation:
     """Rechecks connected nodes against the register, and dismisses those that it no longer knows.
 
-    Args:
+    Attributes:
         admission: who may take part; None lets everybody stay.
         tasks: and the sessions of their nodes.
         metrics: counts the tasks that are lost.
     """
 
-    def __init__(self, admission: Admission | None, *, tasks: TaskRegistry, metrics: Metrics) -> None:
-        self._admission = admission
-        self._tasks = tasks
-        self._metrics = metrics
+    admission: Admission | None
+    _: KW_ONLY
+    tasks: TaskRegistry
+    metrics: Metrics
 
     def verdict(self, name: str) -> Verdict:
         """The register's verdict on a certificate's name; a node whose name is no longer valid is dismissed.
@@ -38,8 +40,8 @@ class Revocation:
         Raises:
             PlaitError: the register cannot be read.
         """
-        verdict = Verdict.KNOWN if self._admission is None else self._admission.standing(name)
-        node = self._tasks.sessions.named(name)
+        verdict = Verdict.KNOWN if self.admission is None else self.admission.standing(name)
+        node = self.tasks.sessions.named(name)
         if verdict is not Verdict.KNOWN and node is not None and node.session is not None:
             self._turn_out(node.session)
         return verdict
@@ -51,7 +53,7 @@ class Revocation:
             PlaitError: the register cannot be read.
         """
         node = session.node
-        if self._admission is None or self._admission.check(node.name, node.public_key) is Verdict.KNOWN:
+        if self.admission is None or self.admission.check(node.name, node.public_key) is Verdict.KNOWN:
             return True
         self._turn_out(session)
         return False
@@ -60,7 +62,7 @@ class Revocation:
         if session.is_open:
             name = session.node.name
             say("revoked", level=logging.WARNING, node=name)
-            self._metrics.tasks_lost.inc(self._tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
+            self.metrics.tasks_lost.inc(self.tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
         """Check every connected node.
@@ -68,6 +70,6 @@ class Revocation:
         Raises:
             PlaitError: the register cannot be read; connected nodes stay.
         """
-        for node in self._tasks.sessions.all():
+        for node in self.tasks.sessions.all():
             if node.session is not None and node.session.is_open:
                 self.may_stay(node.session)

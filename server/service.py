@@ -10,6 +10,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import grpc
 
@@ -36,10 +37,11 @@ _SAME_BODY = 16
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 
 
+@dataclass(eq=False, kw_only=True)
 class FederationService:
     """Serves all calls; made and used in one event loop.
 
-    Args:
+    Attributes:
         attendance: serves the long calls.
         uploads: receives the answers.
         tasks: and the sessions of their nodes.
@@ -51,30 +53,19 @@ class FederationService:
         limits: bounds on what nodes may use.
     """
 
-    def __init__(
-        self,
-        *,
-        attendance: Attendance,
-        uploads: Uploads,
-        tasks: TaskRegistry,
-        revocation: Revocation,
-        metrics: Metrics,
-        disk: Executor,
-        summary: Callable[[], RunProgress],
-        operator_token: bytes | None,
-        limits: Limits,
-    ) -> None:
-        self._attendance = attendance
-        self._uploads = uploads
-        self._tasks = tasks
-        self._revocation = revocation
-        self._metrics = metrics
-        self._disk = disk
-        self._summary = summary
-        self._operator_token = operator_token
-        self._start_s = limits.handshake_s
+    attendance: Attendance
+    uploads: Uploads
+    tasks: TaskRegistry
+    revocation: Revocation
+    metrics: Metrics
+    disk: Executor
+    summary: Callable[[], RunProgress]
+    operator_token: bytes | None
+    limits: Limits
+
+    def __post_init__(self) -> None:
         self._frequency = Frequency(_SAME_BODY)
-        self._downloads = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
+        self._downloads = Transfers(at_once=self.limits.transfers_at_once, pace=self.limits.pace)
 
     @property
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -100,7 +91,7 @@ class FederationService:
         """Serve a node until its call ends."""
         del request_iterator
         try:
-            await self._attendance.serve(
+            await self.attendance.serve(
                 _ContextLine(context), peer=context.peer(), certified_name=certified_name(context)
             )
         except PlaitError as error:
@@ -110,7 +101,7 @@ class FederationService:
     async def download(self, request: pb.DownloadRequest, context: Context) -> None:
         """Send the body of a task."""
         session = await self._session(request.session, context)
-        body = self._tasks.body_for(session.node.name, request.sha256)
+        body = self.tasks.body_for(session.node.name, request.sha256)
         if body is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         if request.offset > len(body):
@@ -130,32 +121,31 @@ class FederationService:
                     await context.write(pack_chunk(chunk))
                     transfer.moved(len(chunk))
                     session.node.sent(len(chunk))
-                    self._metrics.downlink_bytes.inc(len(chunk))
+                    self.metrics.downlink_bytes.inc(len(chunk))
         except CutOff as cut:
             await context.abort(grpc.StatusCode.ABORTED, str(cut))
 
     async def held(self, request: pb.HeldRequest, context: Context) -> pb.HeldReply:
         """Report how much of an answer is here."""
         session = await self._session(request.session, context)
-        return self._uploads.held(session.node.name, request)
+        return self.uploads.held(session.node.name, request)
 
     async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: Context) -> pb.Receipt:
         """Receive an answer."""
-        parts = aiter(request_iterator)
-        first = None
+        parts, first, start_s = aiter(request_iterator), None, self.limits.handshake_s
         try:
-            async with asyncio.timeout(self._start_s):
+            async with asyncio.timeout(start_s):
                 first = await anext(parts, None)
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no start came within {self._start_s:g} s")
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no start came within {start_s:g} s")
         if not isinstance(first, pb.UploadStart):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first part has no start, expected one")
         session = await self._session(first.session, context)
         before = session.node.uplink_bytes
         try:
-            kept, new = await self._uploads.take(session, first, lambda: data_of(parts))
+            kept, new = await self.uploads.take(session, first, lambda: data_of(parts))
         except UploadRefused as refused:
-            self._metrics.answers_refused.labels(refused.reason).inc()
+            self.metrics.answers_refused.labels(refused.reason).inc()
             say(
                 "answer-refused",
                 reason=refused.reason,
@@ -165,41 +155,41 @@ class FederationService:
             )
             await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
         except MachineError as error:
-            self._metrics.answers_refused.labels("disk").inc()
+            self.metrics.answers_refused.labels("disk").inc()
             say("disk", level=logging.ERROR, detail=error)
             if isinstance(error, DiskFullError):
-                self._tasks.stop(error)
+                self.tasks.stop(error)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
-            self._metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
+            self.metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
         if not kept:
-            self._metrics.answers_late.inc()
+            self.metrics.answers_late.inc()
             say("answer-late", node=session.node.name, task=first.task_id)
         elif new:
-            self._metrics.answers_received.inc()
+            self.metrics.answers_received.inc()
             say("answer", size=first.size, node=session.node.name, task=first.task_id)
         return pb.Receipt(kept=kept)
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         """Tell an operator, or a node, the status of the run."""
-        token = self._operator_token
+        token = self.operator_token
         if not (token is None or hmac.compare_digest(request.token, token) or self._found(request.token, context)):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
-        return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self._disk, self._status))
+        return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self.disk, self._status))
 
     def _status(self) -> str:
-        return status_json(self._summary(), self._tasks)
+        return status_json(self.summary(), self.tasks)
 
     def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""
-        session = self._tasks.sessions.find(token)
+        session = self.tasks.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
 
     async def _session(self, token: bytes, context: Context) -> Session:
         session = self._found(token, context)
         try:
-            if session is None or not self._revocation.may_stay(session):
+            if session is None or not self.revocation.may_stay(session):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
         except PlaitError as error:
             say("register", level=logging.ERROR, detail=error)

@@ -72,7 +72,6 @@ class Session:
     """One connection of a node, from its proof to its end; made in the service's event loop.
 
     Attributes:
-        node: its node.
         arrival: number of its call among all that arrived.
         token: authorises the node's other calls.
         since: when it began, on the monotonic clock.

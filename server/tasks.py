@@ -67,7 +67,6 @@ class Task:
 
     Attributes:
         message_id: Flower's name for it.
-        node: name of the node.
         work: the message to the node.
         given: when, on the monotonic clock.
         state: its current state.
@@ -107,11 +106,9 @@ class TaskRegistry:
     """All tasks whose answers have not been pulled yet, and the sessions of their nodes.
 
     Args:
-        inbox: of the answers.
         max_nodes: most nodes that may be connected.
 
     Attributes:
-        sessions: the nodes.
         failure: why the run cannot continue, once a full disk refused an answer; None until then.
     """
 

@@ -124,9 +124,6 @@ class Transfers:
     async def turn(self, node: str) -> AsyncGenerator[Transfer]:
         """Wait for a turn and transfer; an older transfer of the node is cut off first.
 
-        Args:
-            node: name of the node.
-
         Raises:
             CutOff: it was too slow, or a newer transfer of the node replaced it.
         """

@@ -54,11 +54,6 @@ class SpecRequest:
         return tuple(cast("list[str]", targets)) if isinstance(targets, list) else (str(targets),) if targets else ()
 
     @property
-    def saved_modules(self) -> tuple[str, ...]:
-        """Names of the modules that are trained in full, such as a classifier's head."""
-        return tuple(cast("list[str]", self.peft_config.get("modules_to_save") or ()))
-
-    @property
     def virtual_tokens(self) -> int:
         """Length of a learned prompt; 0 for other methods."""
         return cast("int", self.peft_config.get("num_virtual_tokens", 0))

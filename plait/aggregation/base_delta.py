@@ -60,15 +60,9 @@ class BaseDelta:
         return sum(factors.b.size + factors.a.size for factors in self.factors.values())
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Plain arrays under ``<module>.b`` and ``<module>.a``, for a checkpoint."""
+        """Plain arrays under ``<module>.b`` and ``<module>.a``."""
         return {
             f"{module}.{name}": array
             for module, factors in self.factors.items()
             for name, array in (("b", factors.b), ("a", factors.a))
         }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]]) -> BaseDelta:
-        """The inverse of `to_arrays`."""
-        modules = sorted(name.removesuffix(".b") for name in arrays if name.endswith(".b"))
-        return cls({module: LowRank(arrays[f"{module}.b"], arrays[f"{module}.a"]) for module in modules})

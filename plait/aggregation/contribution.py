@@ -24,7 +24,6 @@ class Contribution:
     """One client's delta.
 
     Attributes:
-        client: its name.
         received: the adapter that it trained from, in its own layout.
         delta: its adapter after training minus `received`.
         weight: positive; only its ratio to the other clients' weights matters.

@@ -56,7 +56,6 @@ class Observer:
     """Gathers the figures of one round.
 
     Args:
-        context: of the round.
         modules: measure this many, spread evenly over the adapter; all if None.
     """
 

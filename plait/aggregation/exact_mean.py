@@ -13,28 +13,26 @@ from plait.adapters import AdapterState
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64, LowRank
-from plait.aggregation.product_sum import ProductSums
+from plait.aggregation.product_sum import ProductSum
 from plait.aggregation.round import RoundContext
 from plait.aggregation.step import step_to
 from plait.aggregation.weighted_sum import WeightedSum
 
 
 class ExactMean:
-    """Accumulates products of trained factors, and the deltas of all other tensors.
-
-    Args:
-        context: of the round.
-    """
+    """Accumulates products of trained factors, and the deltas of all other tensors."""
 
     def __init__(self, context: RoundContext) -> None:
         self._context = context
-        self._products = ProductSums(context.geometry)
+        self._products = {pair.module: ProductSum(pair.d_out, pair.d_in) for pair in context.geometry.pairs}
         self._others = WeightedSum(context.geometry.others_size)
 
     def add(self, contribution: Contribution) -> None:
         """Add one client's trained adapter; the caller has checked it."""
         trained = contribution.received.flat + contribution.delta.flat
-        self._products.add(contribution.geometry, trained, contribution.weight)
+        for pair in contribution.geometry.pairs:
+            weight = contribution.weight * pair.scale
+            self._products[pair.module].add(pair.b_of(trained), pair.a_of(trained), weight)
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
 
     @property
@@ -50,7 +48,7 @@ class ExactMean:
 
     def product(self, pair: Pair) -> LowRank:
         """The exact mean of one module, (d_out, d_in)."""
-        return self._products.total(pair.module).scaled(1.0 / self.weight)
+        return self._products[pair.module].total().scaled(1.0 / self.weight)
 
     def step(self, factors: Mapping[str, tuple[Float64, Float64]]) -> AdapterState:
         """The step from the master to the given (B, A) of each module, and to the mean of all other tensors."""

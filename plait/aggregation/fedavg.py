@@ -27,11 +27,7 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class Mean:
-    """The weighted mean of the deltas, accumulated in float64: enough for any rule that is linear in the updates.
-
-    Args:
-        context: of the round.
-    """
+    """The weighted mean of the deltas, accumulated in float64: enough for any rule that is linear in the updates."""
 
     def __init__(self, context: RoundContext) -> None:
         self._layout = context.geometry.layout

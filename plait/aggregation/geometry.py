@@ -47,7 +47,6 @@ class Pair:
         module: name of the module, as in PEFT's tensor names without ``.lora_A.weight``.
         a: where A is; its first dimension is the rank, the others together are d_in.
         b: where B is; its first dimension is d_out, its second the rank.
-        rank: of the product.
         scale: factor of the product.
     """
 
@@ -90,7 +89,6 @@ class Geometry:
     """A layout with its pairs.
 
     Attributes:
-        layout: of the whole adapter.
         pairs: in the order of their module names.
         others: slots that are not factors (a bias, a classifier head, a square matrix of LoRA-XS): averaged plainly by
             every rule.

@@ -30,7 +30,6 @@ class PaddedMean:
     """The running mean of padded factors.
 
     Args:
-        context: of the round.
         by_norm: whether a client is also weighted by the norm of its product.
     """
 

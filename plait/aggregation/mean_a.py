@@ -17,11 +17,7 @@ from plait.aggregation.weighted_sum import WeightedSum
 
 
 class MeanA:
-    """Accumulates over the clients whose adapter has the master's layout; the others' A has another shape.
-
-    Args:
-        context: of the round.
-    """
+    """Accumulates over the clients whose adapter has the master's layout; the others' A has another shape."""
 
     def __init__(self, context: RoundContext) -> None:
         self._context = context

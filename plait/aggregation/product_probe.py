@@ -22,7 +22,6 @@ class ProductProbe:
 
     Args:
         d_out: rows of b.
-        d_in: columns of a.
         generator: of the directions.
     """
 

@@ -27,7 +27,6 @@ class ProductSketch:
 
     Args:
         d_out: rows of b.
-        d_in: columns of a.
         rank: of the sketch, the columns that remain after a cut.
     """
 

@@ -1,4 +1,4 @@
-"""The exact sum of scaled products c_k B_k A_k as factors, for all modules of an adapter.
+"""The exact sum of scaled products c_k B_k A_k of one module as factors.
 
 Stacking [c_1 B_1, c_2 B_2, ...] and [A_1; A_2; ...] is the sum (FLoRA, arXiv 2409.05976), at K times the size of an
 adapter for K clients. But no matrix has a rank above the shorter of its sides, so once more columns wait than that, QR
@@ -8,12 +8,9 @@ weights in float64, regardless of the number of clients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from plait.adapters import Float32
-from plait.aggregation.geometry import Geometry
 from plait.aggregation.low_rank import Float64, LowRank
 
 
@@ -22,7 +19,6 @@ class ProductSum:
 
     Args:
         d_out: rows of B.
-        d_in: columns of A.
     """
 
     def __init__(self, d_out: int, d_in: int) -> None:
@@ -51,31 +47,3 @@ class ProductSum:
         self._folded = LowRank(np.hstack(b), np.vstack(a)).fitted()
         self._waiting.clear()
         self._columns = 0
-
-
-class ProductSums:
-    """A `ProductSum` for each module.
-
-    Args:
-        geometry: names the modules and their sides; ranks do not matter.
-    """
-
-    def __init__(self, geometry: Geometry) -> None:
-        self._sums = {pair.module: ProductSum(pair.d_out, pair.d_in) for pair in geometry.pairs}
-
-    def add(self, geometry: Geometry, flat: Float32, weight: float) -> None:
-        """Add weight * scale * B A for each pair of `geometry`, whose factors are in `flat`."""
-        for pair in geometry.pairs:
-            self._sums[pair.module].add(pair.b_of(flat), pair.a_of(flat), weight * pair.scale)
-
-    def add_module(self, module: str, *, b: Float32, a: Float32, coefficient: float) -> None:
-        """Add coefficient * b @ a to one module."""
-        self._sums[module].add(b, a, coefficient)
-
-    def items(self) -> Iterable[tuple[str, LowRank]]:
-        """Modules and their sums so far."""
-        return ((module, product_sum.total()) for module, product_sum in self._sums.items())
-
-    def total(self, module: str) -> LowRank:
-        """The sum of one module so far."""
-        return self._sums[module].total()

@@ -29,9 +29,7 @@ class RoundContext:
     Attributes:
         round: its number, from 1.
         master: the server's adapter; clients received it, or what `projection.fitted` made of it for their rank.
-        geometry: of the master.
         initial: the adapter that the run began with, in the master's layout.
-        seed: of the run.
         cohort: the distinct geometries that clients of this round may have; empty where all have the master's.
         memory: the rule's state from the previous round; empty at first.
     """

@@ -52,7 +52,6 @@ class Rule:
         computes: one line that says what the result is, and where it is not the exact mean.
         algorithm: computes it.
         subject: the kind of adapter that it works on.
-        exactness: of the product.
         linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
             aggregation.
         separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.

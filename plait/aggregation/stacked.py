@@ -19,7 +19,6 @@ class Stacked:
     """Stores every delta of a round; the rule combines them at its end.
 
     Args:
-        context: of the round.
         combine: from the stored deltas to the outcome.
     """
 

@@ -20,7 +20,6 @@ class Finding:
 
     Attributes:
         what: what was checked.
-        found: the result.
         advice: what to do if something is missing; else empty.
     """
 

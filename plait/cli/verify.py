@@ -151,7 +151,7 @@ def _check_adapter(
     # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.
     last = finished_in_checkpoint(directory.checkpoints)
     finished = kept.round if kept else 0
-    if not best and last and (last["adapter"], last["round"]) == (digest, finished + 1):
+    if not best and last and (last.adapter, last.round) == (digest, finished + 1):
         return f"that of round {finished + 1}, which `plait resume` will finish"
     newest = max(number for number, event in enumerate(events) if number == 0 or event.event in _REPLACES)
     before = kept_in(events[:newest], best=best)

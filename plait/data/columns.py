@@ -42,7 +42,6 @@ class Shape:
     """Where the fields of a record are.
 
     Attributes:
-        kind: of the records.
         sources: the columns of each field of this kind; the texts of several are joined.
         optional: columns that a record may lack.
     """

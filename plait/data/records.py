@@ -70,7 +70,6 @@ class Dataset:
     Attributes:
         name: the built-in's name, or the file's without its suffix.
         kind: of every record.
-        records: the records.
         labels: sorted class names if `kind` is LABEL, else empty; a class's index is its position here.
         natural_column: the column that identifies the owner of a record, if the source has an obvious one.
         held_out: records to measure on and never to train on; empty if the source has no such split.

@@ -43,7 +43,6 @@ class Source:
     """Data before it is read.
 
     Attributes:
-        name: of the dataset.
         what: the source in words, for errors.
         splits: the rows of each split, read when they are asked for.
         expected: what it holds, for the error of an empty one.
@@ -89,11 +88,7 @@ class Records:
 
 
 class Room:
-    """The memory that records may take: half of the machine's, so that no source can fill it.
-
-    Args:
-        most_bytes: of text.
-    """
+    """The memory that records may take: half of the machine's, so that no source can fill it."""
 
     def __init__(self, most_bytes: int = 0) -> None:
         self._most_bytes = most_bytes or machine.memory_bytes() // 2 or 1 << 36

@@ -26,10 +26,6 @@ _EXPECTED = (
 def object_source(data: object, name: str) -> Source:
     """The source in an object.
 
-    Args:
-        data: the object.
-        name: of the dataset.
-
     Raises:
         ConfigError: no data is known in objects of this type.
     """

@@ -78,8 +78,6 @@ class GgufAdapter:
 
     Attributes:
         fitted: the adapter, at the rank requested.
-        geometry: its pairs.
-        shape: of its base.
         names: llama.cpp's tensor names by module.
     """
 

@@ -24,7 +24,6 @@ class ExportRequest:
     """A request to export.
 
     Attributes:
-        source: the adapter.
         directory: the final directory; commands name it.
         rank: of every module, or None to leave ranks to the target.
         served_base: the serving program's name of the base, or empty for the base's own name.

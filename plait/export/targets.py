@@ -30,7 +30,6 @@ class Exported:
     """An export on disk.
 
     Attributes:
-        directory: the directory.
         files: bytes by name, relative to the directory.
         written: the target's description of it.
     """

@@ -27,7 +27,6 @@ class Uniform:
     """An adapter of one rank and one scaling factor.
 
     Attributes:
-        source: the adapter.
         lost: fraction of the Frobenius norm of all products that the rank could not hold, 0 to 1.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 from flwr.serverapp import Grid
@@ -102,32 +102,32 @@ class GridChannel:
         return GridExchange(self, self._grid, purpose, group)
 
 
+@dataclass(eq=False)
 class GridExchange:
     """A `plait.rounds.channel.Exchange` over a grid."""
 
-    def __init__(self, channel: GridChannel, grid: Grid, purpose: Purpose, group: str) -> None:
-        self._channel = channel
-        self._grid = grid
-        self._purpose = purpose
-        self._group = group
+    channel: GridChannel
+    grid: Grid
+    purpose: Purpose
+    group: str
+
+    def __post_init__(self) -> None:
         self._waiting: deque[tuple[str, int]] = deque()
         self._unsent: deque[int] = deque()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._waiting and isinstance(self._grid, AttendedGrid):
-            self._grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
+    def __exit__(self, *_: object) -> None:
+        if self._waiting and isinstance(self.grid, AttendedGrid):
+            self.grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
         self._waiting.clear()
 
     def send(self, node: int, task: TaskParts) -> None:
         """Send a task to a node."""
         # One at a time: for a message that it could not send, a grid may leave the id empty or out.
-        message = self._grid.create_message(to_content(*task), _MESSAGE_TYPES[self._purpose], node, self._group)
-        message_id = next(iter(self._grid.push_messages([message])), None)
+        message = self.grid.create_message(to_content(*task), _MESSAGE_TYPES[self.purpose], node, self.group)
+        message_id = next(iter(self.grid.push_messages([message])), None)
         if message_id:
             self._waiting.append((message_id, node))
         else:
@@ -136,8 +136,8 @@ class GridExchange:
     def withdraw(self, node: int, reason: str) -> None:
         """Stop waiting for a node's answer."""
         given_up = [message_id for message_id, asked in self._waiting if asked == node]
-        if isinstance(self._grid, AttendedGrid):
-            self._grid.withdraw(given_up, reason)
+        if isinstance(self.grid, AttendedGrid):
+            self.grid.withdraw(given_up, reason)
         self._waiting = deque(entry for entry in self._waiting if entry[0] not in given_up)
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
@@ -150,7 +150,7 @@ class GridExchange:
         while self._waiting:
             for _ in range(len(self._waiting)):
                 message_id, node = self._waiting[0]
-                reply = next(iter(self._grid.pull_messages([message_id])), None)
+                reply = next(iter(self.grid.pull_messages([message_id])), None)
                 if reply is None:
                     self._waiting.rotate(-1)
                     continue
@@ -163,6 +163,6 @@ class GridExchange:
                 pause_s = min(pause_s, deadline - time.monotonic())
                 if pause_s <= 0:
                     return None
-            self._channel.wait(pause_s)
+            self.channel.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return None

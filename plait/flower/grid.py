@@ -26,10 +26,8 @@ class GivenTask:
     """A task for a node.
 
     Attributes:
-        node: its number.
         message_type: Flower's.
         group: Flower's; the round.
-        head: the task's own bytes.
         body: bytes that it may share with other tasks.
         is_plait: whether the bytes are plait's own; otherwise they are Flower's records, serialised.
     """

@@ -73,11 +73,8 @@ class CostInputs:
     """The inputs of an estimate.
 
     Attributes:
-        trainable_parameters: of the adapter.
-        full_model_parameters: of the base.
         clients: in the federation.
         clients_per_round: number of them that train in one round.
-        rounds: of training.
         bits_up: bits per parameter from client to server; 32 is plain float32.
         bits_down: bits per parameter from server to client.
         overhead_bytes: bytes of a message besides parameters, in each direction.

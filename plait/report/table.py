@@ -25,7 +25,6 @@ class Table:
 
     Attributes:
         title: one line.
-        headings: one for each column.
         rows: as many cells as there are headings.
         note: a line under the table, or nothing.
         text_columns: indices of columns with words, which are left-aligned.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -31,7 +31,9 @@ from plait.aggregation import (
 )
 from plait.errors import MachineError, PeerError
 from plait.privacy.mechanism import PrivateMean
+from plait.rounds import events
 from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.events import RoundFinished
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure, remembered
 from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_directory import RunDirectory
@@ -98,6 +100,7 @@ class Stored:
     norms: Norms
 
 
+@dataclass(eq=False, kw_only=True)
 class Aggregator:
     """Rule, server optimizer and codec of one run, over its spool.
 
@@ -116,39 +119,23 @@ class Aggregator:
         private: the noise of the rounds, for a run with differential privacy.
     """
 
-    def __init__(
-        self,
-        *,
-        directory: RunDirectory,
-        refused: Refused,
-        ranks: Ranks,
-        rule: Rule,
-        optimizer: ServerOptimizer,
-        base_fingerprint: bytes,
-        codec: Codec,
-        seed: int,
-        norm_bound: NormBound,
-        weighting: Weighting,
-        weight_ratio: float = WEIGHT_RATIO,
-        private: PrivateRounds | None = None,
-    ) -> None:
-        self._directory = directory
-        self._refused = refused
-        self._ranks = ranks
-        self._rule = rule
-        self._optimizer = optimizer
-        self._base = base_fingerprint
-        self._codec = codec
-        self._seed = seed
-        self._norm_bound = norm_bound
-        self._weighting = weighting
-        self._weight_ratio = weight_ratio
-        self._private = private
+    directory: RunDirectory
+    refused: Refused
+    ranks: Ranks
+    rule: Rule
+    optimizer: ServerOptimizer
+    base_fingerprint: bytes
+    codec: Codec
+    seed: int
+    norm_bound: NormBound
+    weighting: Weighting
+    weight_ratio: float = WEIGHT_RATIO
+    private: PrivateRounds | None = None
 
     @property
     def new_factors(self) -> bool:
         """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
-        return self._rule.new_factors(one_rank=len(self._ranks.adapters) == 1)
+        return self.rule.new_factors(one_rank=len(self.ranks.adapters) == 1)
 
     def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
         """What an update of a client must say of itself, apart from what only its card and key can tell."""
@@ -156,8 +143,8 @@ class Aggregator:
             run_id=state.run_id,
             round=number,
             client=client,
-            base_fingerprint=self._base,
-            spec_digest=self._ranks.adapters[track].spec.digest,
+            base_fingerprint=self.base_fingerprint,
+            spec_digest=self.ranks.adapters[track].spec.digest,
             received=state.tracks[track].shadow,
         )
 
@@ -169,7 +156,7 @@ class Aggregator:
         """
         received = read_envelope(update, max_bytes=len(update))
         said = received.header.spec_digest
-        track = next((track for track, adapter in enumerate(self._ranks.adapters) if adapter.spec.digest == said), 0)
+        track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
         opened = check_update(received, self.expected(state, number, client, track))
         return opened, self.stored(opened, state, track)
 
@@ -179,16 +166,16 @@ class Aggregator:
         Raises:
             UpdateRefused: with the reason.
         """
-        frozen = BOTH_SIDES - self._rule.trained(expected.round)
+        frozen = BOTH_SIDES - self.rule.trained(expected.round)
         contribution = self._contribution(opened, expected, track)
         try:
-            contribution.check(self._ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
+            contribution.check(self.ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
     def stored(self, opened: Opened, state: RunState, track: int) -> Stored:
         """What is to be known of an update once it is stored."""
-        norms = measure(opened.delta, state.tracks[track].shadow, self._ranks.adapters[track].geometry)
+        norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
         return Stored(track, opened.header.examples, norms)
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
@@ -199,15 +186,15 @@ class Aggregator:
             stored: every stored update, by client.
         """
         norms = {client: each.norms for client, each in sorted(stored.items())}
-        limits = self._norm_bound.limits(norms.values(), state.norms)
-        if self._norm_bound.policy is not NormPolicy.REJECT:
+        limits = self.norm_bound.limits(norms.values(), state.norms)
+        if self.norm_bound.policy is not NormPolicy.REJECT:
             return NormCheck(tuple(norms), {}, limits)
         refused = {client: why for client in norms if (why := beyond(norms[client], limits))}
         return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
 
     def step(
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, scale: float = 1.0
-    ) -> tuple[RunState, dict[str, Json]]:
+    ) -> tuple[RunState, RoundFinished]:
         """What rule and server optimizer make of the stored updates.
 
         Args:
@@ -217,7 +204,7 @@ class Aggregator:
             scale: of the step; below 1 where one before made the adapter worse.
 
         Returns:
-            (the state after the round, fields for the ledger).
+            (the state after the round, its event; the caller knows how many updates it lacked, and its time).
 
         Raises:
             BudgetSpentError: the noise of the round would exceed the run's epsilon.
@@ -227,61 +214,59 @@ class Aggregator:
         context = RoundContext(
             round=number,
             master=state.shadow,
-            geometry=self._ranks.master.geometry,
-            initial=self._ranks.master.initial,
-            seed=self._seed,
-            cohort=self._ranks.cohort,
+            geometry=self.ranks.master.geometry,
+            initial=self.ranks.master.initial,
+            seed=self.seed,
+            cohort=self.ranks.cohort,
             memory=state.rule_memory,
         )
         check = self.check_norms(state, stored)
         for client, why in check.refused.items():
-            self._refused(number, client, Reason.NORM, why)
+            self.refused(number, client, Reason.NORM, why)
         counted = {client: stored[client].examples for client in check.accepted}
-        examples = {} if self._weighting is Weighting.EQUAL else counted
-        weights = bounded(examples, self._weight_ratio) if examples else {}
+        examples = {} if self.weighting is Weighting.EQUAL else counted
+        weights = bounded(examples, self.weight_ratio) if examples else {}
         tracks = {client: stored[client].track for client in check.accepted}
         diagnostics: Diagnostics | None = None
         clip_norm: float | None = None
-        if self._private:
-            outcome, clip_norm, folded = self._fold_private(self._private, state, context, check.accepted)
+        if self.private:
+            outcome, clip_norm, folded = self._fold_private(self.private, state, context, check.accepted)
         else:
             outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
-        step, optimizer_memory = self._optimizer.adjust(outcome, state.optimizer_memory, context)
+        step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.new_factors else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         state = replace(state, clip_norm=clip_norm)
-        if not self._private:
+        if not self.private:
             sizes = [stored[client].norms for client in folded]
             state = replace(state, norms=remembered(state.norms, sizes, check.limits))
-        fields: dict[str, Json] = {
-            "round": number,
-            "rule": self._rule.name,
-            "received": len(folded),
-            "update_norm": norm(step),
-        }
-        if self._norm_bound.policy is NormPolicy.CLIP:
-            fields["clipped"] = [client for client in folded if beyond(stored[client].norms, check.limits)]
-        if capped := [client for client in folded if client in weights and weights[client] < examples[client]]:
-            fields["weight_capped"] = [*capped]
-        if outcome.figures:
-            fields["figures"] = dict(outcome.figures)
-        if diagnostics:
-            fields["diagnostics"] = _fields(diagnostics)
+        capped = [client for client in folded if client in weights and weights[client] < examples[client]]
+        clips = self.norm_bound.policy is NormPolicy.CLIP
+        cost = None
         if outcome.base is not None:
-            state, cost = move_base(state, outcome.base, self._ranks, self._base, codec=self._codec)
-            fields["base_distortion"] = cost.distortion
-        state, encoding = follow(state, self._ranks, self._base, codec=self._codec, before=before)
-        fields["adapter"] = state.shadow.digest().hex()
-        fields["broadcast_distortion"] = encoding.distortion
-        fields["broadcast_codec_s"] = round(encoding.codec_s, 4)
-        return state, fields
+            state, cost = move_base(state, outcome.base, self.ranks, self.base_fingerprint, codec=self.codec)
+        state, encoding = follow(state, self.ranks, self.base_fingerprint, codec=self.codec, before=before)
+        return state, RoundFinished(
+            round=number,
+            rule=self.rule.name,
+            received=len(folded),
+            update_norm=norm(step),
+            clipped=tuple(name for name in folded if beyond(stored[name].norms, check.limits)) if clips else None,
+            weight_capped=tuple(capped) or None,
+            figures=outcome.figures or None,
+            diagnostics=events.Diagnostics(**asdict(diagnostics)) if diagnostics else None,
+            base_distortion=cost and cost.distortion,
+            adapter=state.shadow.digest().hex(),
+            broadcast_distortion=encoding.distortion,
+            broadcast_codec_s=round(encoding.codec_s, 4),
+        )
 
     @property
     def takes_back(self) -> TakesBack:
         """How far a step of this run can be taken back."""
-        if self._rule.moves_base:
+        if self.rule.moves_base:
             return TakesBack.NOTHING
         return TakesBack.ALL if self.new_factors else TakesBack.HALF
 
@@ -303,7 +288,7 @@ class Aggregator:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
         before = None if self.new_factors else state.adapter
         state, encoding = follow(
-            replace(state, adapter=wanted), self._ranks, self._base, codec=self._codec, before=before
+            replace(state, adapter=wanted), self.ranks, self.base_fingerprint, codec=self.codec, before=before
         )
         return state, {
             "adapter": state.shadow.digest().hex(),
@@ -319,7 +304,7 @@ class Aggregator:
         weight_of: Mapping[str, float],
         tracks: Mapping[str, int],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
-        accumulator = self._rule.begin(context)
+        accumulator = self.rule.begin(context)
         observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
         folded: list[str] = []
         squares = weights = 0.0
@@ -328,14 +313,14 @@ class Aggregator:
             opened = open_update(self._load(context.round, client), expected)
             contribution = self._contribution(opened, expected, tracks[client])
             contribution = replace(contribution, weight=weight_of.get(client, 1.0))
-            if self._norm_bound.policy is NormPolicy.CLIP:
+            if self.norm_bound.policy is NormPolicy.CLIP:
                 geometry, received = contribution.geometry, contribution.received
                 delta = clipped(contribution.delta, received, geometry, check.limits)
                 contribution = replace(contribution, delta=delta)
             try:
                 accumulator.add(contribution)
             except PeerError as error:
-                self._refused(context.round, client, Reason.RULE, str(error))
+                self.refused(context.round, client, Reason.RULE, str(error))
                 continue
             folded.append(client)
             squares += contribution.weight * norm(contribution.delta) ** 2
@@ -343,7 +328,7 @@ class Aggregator:
             if observer:
                 observer.add(contribution)
         if not folded:
-            raise PeerError(f"none of the updates of round {context.round} counts for rule '{self._rule.name}'")
+            raise PeerError(f"none of the updates of round {context.round} counts for rule '{self.rule.name}'")
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
 
@@ -367,7 +352,7 @@ class Aggregator:
             try:
                 self.check(opened, expected, 0)
             except UpdateRefused as error:
-                self._refused(context.round, client, Reason.RULE, str(error))
+                self.refused(context.round, client, Reason.RULE, str(error))
                 continue
             mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
             folded.append(client)
@@ -378,13 +363,13 @@ class Aggregator:
             flat[part] = released.mean[at : at + part.stop - part.start]
             at += part.stop - part.start
         delta = AdapterState(context.geometry.layout, flat)
-        accumulator = self._rule.begin(context)
+        accumulator = self.rule.begin(context)
         accumulator.add(Contribution("the noised mean", context.master, delta, 1.0, context.geometry))
         return accumulator.finish(), released.clip_norm, folded
 
     def digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
         """SHA-256 of everything that the sum of a private round is made of."""
-        private = self._private
+        private = self.private
         if private is None:
             raise ValueError("the run has no differential privacy")
         size = sum(part.stop - part.start for part in self._sent(number))
@@ -401,7 +386,7 @@ class Aggregator:
 
     def is_intended(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether a private round was about to be released from just these updates when the server stopped."""
-        private = self._private
+        private = self.private
         return bool(private and private.is_intended(number, self.digest(state, number, accepted)))
 
     def _clip_norm(self, private: PrivateRounds, state: RunState, size: int) -> float:
@@ -409,12 +394,12 @@ class Aggregator:
 
     def _sent(self, number: int) -> tuple[slice, ...]:
         """The parts of a delta that clients send in a round; noise anywhere else would change what stays as it is."""
-        geometry = self._ranks.master.geometry
-        sides = self._rule.trained(number) - {self._rule.personal}
+        geometry = self.ranks.master.geometry
+        sides = self.rule.trained(number) - {self.rule.personal}
         return slices_of(geometry, sides)
 
     def _load(self, number: int, client: str) -> bytes:
-        update = self._directory.load_update(number, client)
+        update = self.directory.load_update(number, client)
         if update is None:
             raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
         return update
@@ -425,7 +410,7 @@ class Aggregator:
             expected.received,
             opened.delta,
             1.0,
-            self._ranks.adapters[track].geometry,
+            self.ranks.adapters[track].geometry,
             opened.header.examples,
             opened.header.metrics.get("train_loss", math.nan),
         )
@@ -442,16 +427,3 @@ def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
     """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
     slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
     return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))
-
-
-def _fields(diagnostics: Diagnostics) -> dict[str, Json]:
-    return {
-        "exact_norm": diagnostics.exact_norm,
-        "error": diagnostics.error,
-        "covariance": diagnostics.covariance,
-        "effective_rank": diagnostics.effective_rank,
-        "agreement": diagnostics.agreement,
-        "modules": diagnostics.modules,
-        "drift": dict(diagnostics.drift),
-        "update_norms": dict(diagnostics.update_norms),
-    }

@@ -7,10 +7,9 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from plait.adapters import Json
 from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
@@ -141,7 +140,7 @@ def replay(
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
             state, fields = aggregator.take_back(state)
-            _check_same(state.round, fields, event.adapter)
+            _check_same(state.round, str(fields["adapter"]), event.adapter)
         elif isinstance(event, ClientsDescribed):
             keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
         elif isinstance(event, UpdateReceived):
@@ -155,21 +154,20 @@ def replay(
                 for client, update in sorted(received.get(number, {}).items())
             }
             try:
-                state, fields = aggregator.step(state, number, stored, scale=standing.scale)
+                state, finished = aggregator.step(state, number, stored, scale=standing.scale)
             except MachineError as error:
                 raise PeerError(str(error)) from error
-            _check_same(number, fields, event.adapter)
+            _check_same(number, finished.adapter, event.adapter)
             for misfit in sorted(refused - recorded):
                 raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
-            state, done = replace(state, finished={}), number
+            done = number
     return done
 
 
-def _check_same(number: int, fields: Mapping[str, Json], recorded: str) -> None:
-    if fields["adapter"] != recorded:
+def _check_same(number: int, found: str, recorded: str) -> None:
+    if found != recorded:
         raise PeerError(
-            f"round {number} recomputed gives adapter {str(fields['adapter'])[:16]}, "
-            f"expected {recorded[:16]} as the ledger says"
+            f"round {number} recomputed gives adapter {found[:16]}, expected {recorded[:16]} as the ledger says"
         )
 
 

@@ -7,7 +7,7 @@ A base that moves is sent with it in the same way.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterState, add, subtract
 from plait.aggregation import BaseDelta
@@ -92,30 +92,32 @@ def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> Adapte
     return held if codec_name == UNCHANGED.name else add(held, step)
 
 
+@dataclass(eq=False)
 class Broadcasts:
     """The sealed broadcasts that lead to one state's shadows and base."""
 
-    def __init__(self, state: RunState, ranks: Ranks, base_fingerprint: bytes) -> None:
-        self._state = state
-        self._ranks = ranks
-        self._base_fingerprint = base_fingerprint
+    state: RunState
+    ranks: Ranks
+    base_fingerprint: bytes
+
+    def __post_init__(self) -> None:
         self._unchanged: dict[int, bytes] = {}
         self._whole: dict[int, bytes] = {}
         self._bases: dict[bool, bytes] = {}
 
     def leading_from(self, held: bytes, track: int) -> bytes:
         """The broadcast for a client that holds the adapter with digest `held` (empty: neither adapter nor spec)."""
-        shadow = self._state.tracks[track].shadow
+        shadow = self.state.tracks[track].shadow
         digest = shadow.digest()
-        spec = self._ranks.adapters[track].spec
-        header = replace(_header(self._state, spec.digest, self._base_fingerprint), result_digest=digest)
+        spec = self.ranks.adapters[track].spec
+        header = replace(_header(self.state, spec.digest, self.base_fingerprint), result_digest=digest)
         if held == digest:
             if track not in self._unchanged:
                 nothing = encode_delta(AdapterState.zeros(shadow.layout), Fp32())
                 self._unchanged[track] = seal(replace(header, relative_to=digest), nothing).data
             return self._unchanged[track]
-        if held and held == self._state.tracks[track].previous:
-            return self._state.tracks[track].broadcast
+        if held and held == self.state.tracks[track].previous:
+            return self.state.tracks[track].broadcast
         if track not in self._whole:
             whole = encode_delta(shadow, Fp32())
             self._whole[track] = seal(replace(header, spec_json=spec.text), whole).data
@@ -127,16 +129,16 @@ class Broadcasts:
         It is sent even to an up-to-date client, which may have lost its base without knowing if it can derive the
         adapter again.
         """
-        base = self._state.base
+        base = self.state.base
         if not base.moved.digest:
             return b""
         if held.adapter and held.base == base.previous:
             return base.broadcast
         known = bool(held.adapter) and held.base == base.moved.digest
         if known not in self._bases:
-            values, text = packed(base.moved.delta, self._ranks.master.geometry)
+            values, text = packed(base.moved.delta, self.ranks.master.geometry)
             header = replace(
-                _header(self._state, values.layout.digest, self._base_fingerprint),
+                _header(self.state, values.layout.digest, self.base_fingerprint),
                 relative_to=base.moved.digest if known else b"",
                 result_digest=base.moved.digest,
                 spec_json=text,

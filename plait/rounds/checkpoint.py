@@ -25,6 +25,7 @@ from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, e
 from plait.errors import EarlierFormatError, PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
+from plait.rounds.events import RoundFinished
 from plait.rounds.moved_base import base_of, kept_base
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
@@ -51,7 +52,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
             "norms": [dict(medians) for medians in state.norms],
             **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
-            "finished": dict(state.finished),
+            "finished": state.finished.fields() if state.finished else {},
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         scalars["digest"] = _digest(scalars)
@@ -88,14 +89,14 @@ def damage_of(directory: Path) -> dict[str, str]:
     return found
 
 
-def finished_in_checkpoint(directory: Path) -> Mapping[str, Json]:
-    """The record of the round that the newest complete checkpoint ends; empty if there is none."""
+def finished_in_checkpoint(directory: Path) -> RoundFinished | None:
+    """The end of the round of the newest complete checkpoint; None if there is none."""
     for folder in reversed(_rounds(directory)):
         try:
-            return cast("dict[str, Json]", _read(folder)[0]["finished"])
+            return _finished(_read(folder)[0])
         except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
-    return {}
+    return None
 
 
 def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
@@ -174,8 +175,12 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
         clip_norm=scalars.get("clip_norm"),
         accepted=AdapterState(ranks.master.spec.layout, flats["accepted"]) if "accepted" in flats else None,
-        finished=cast("dict[str, Json]", scalars["finished"]),
+        finished=_finished(scalars),
     )
+
+
+def _finished(scalars: Mapping[str, Any]) -> RoundFinished | None:
+    return RoundFinished.model_validate(scalars["finished"]) if scalars["finished"] else None
 
 
 def _arrays(data: bytes | None) -> dict[str, NDArray[np.generic]]:

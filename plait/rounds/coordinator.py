@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
@@ -88,52 +87,42 @@ class RunPlan:
     watch: Watch = field(default_factory=Watch)
 
 
+@dataclass(eq=False, kw_only=True)
 class Coordinator:
     """Runs the remaining rounds."""
 
-    def __init__(
-        self,
-        *,
-        channel: Channel,
-        directory: RunDirectory,
-        ledger: Ledger,
-        plan: RunPlan,
-        ranks: Ranks,
-        base_fingerprint: bytes,
-        rule: Rule,
-        optimizer: ServerOptimizer,
-        publish: Callable[[RunState], None],
-        stop: StopRequest | None = None,
-        private: PrivateRounds | None = None,
-    ) -> None:
-        self._channel = channel
-        self._directory = directory
-        self._ledger = ledger
-        self._plan = plan
-        self._ranks = ranks
-        self._base = base_fingerprint
-        self._rule = rule
+    channel: Channel
+    directory: RunDirectory
+    ledger: Ledger
+    plan: RunPlan
+    ranks: Ranks
+    base_fingerprint: bytes
+    rule: Rule
+    optimizer: ServerOptimizer
+    publish: Callable[[RunState], None]
+    stop: StopRequest = field(default_factory=StopRequest)
+    private: PrivateRounds | None = None
+
+    def __post_init__(self) -> None:
+        plan = self.plan
         self._misfits: set[tuple[int, str, str]] = set()
         self._aggregator = Aggregator(
-            directory=directory,
+            directory=self.directory,
             refused=self._log_misfit,
-            ranks=ranks,
-            rule=rule,
-            optimizer=optimizer,
-            base_fingerprint=base_fingerprint,
+            ranks=self.ranks,
+            rule=self.rule,
+            optimizer=self.optimizer,
+            base_fingerprint=self.base_fingerprint,
             codec=plan.settings.codec,
             seed=plan.seed,
             norm_bound=plan.norm_bound,
             weighting=plan.weighting,
             weight_ratio=plan.weight_ratio,
-            private=private,
+            private=self.private,
         )
-        self._private = private
         new_factors = self._aggregator.new_factors
-        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, rule, new_factors=new_factors)
-        self._publish = publish
+        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
-        self._stop = stop or StopRequest()
         self._ended = False
 
     def run(self, state: RunState) -> RunState:
@@ -151,7 +140,7 @@ class Coordinator:
             Interrupted: the user asked to stop.
             MachineError: the disk is full.
         """
-        recorded = Recorded.of(read_events(self._directory.ledger))
+        recorded = Recorded.of(read_events(self.directory.ledger))
         self._misfits.update(recorded.misfits)
         self._ended = recorded.ended_early
         try:
@@ -179,22 +168,22 @@ class Coordinator:
                     if self._evaluation_due(state.round):
                         state = self._evaluate(state, roster, recorded)
         except (Interrupted, KeyboardInterrupt):
-            self._ledger.append(events.Interrupted(round=state.round))
+            self.ledger.append(events.Interrupted(round=state.round))
             raise
         return state
 
     def _private_ending(self, number: int) -> str:
         """Why a private run, which has no evaluations to end after, ends after this round; empty if it goes on."""
-        if not self._private or number == self._plan.rounds:
+        if not self.private or number == self.plan.rounds:
             return ""
-        if not self._private.affords(number + 1):
-            return f"another one would exceed epsilon {self._private.privacy.epsilon:g}"
-        return self._stop.ending
+        if not self.private.affords(number + 1):
+            return f"another one would exceed epsilon {self.private.privacy.epsilon:g}"
+        return self.stop.ending
 
     def _end(self, state: RunState, recorded: Recorded, reason: str) -> RunState:
         """End a private run before its last round; the adapter of this one is kept."""
         if not recorded.ended_early:
-            self._ledger.append(events.EndedEarly(round=state.round, idle=0, reason=reason))
+            self.ledger.append(events.EndedEarly(round=state.round, idle=0, reason=reason))
         return state
 
     def _begin(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
@@ -203,9 +192,9 @@ class Coordinator:
         if state.round == 0:
             # Every described client derived the initial adapter from the spec's seed: if the run starts from it,
             # nothing need be sent.
-            held = [Held(adapter.initial.digest()) for adapter in self._ranks.adapters]
+            held = [Held(adapter.initial.digest()) for adapter in self.ranks.adapters]
             return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
-        if self._channel.open_ended:
+        if self.channel.open_ended:
             # Clients that evaluated the last round hold its adapter, which the earlier checkpoint does not record. With
             # this their task has the same bytes as before, and work in progress need not be restarted.
             for client, track in roster.tracks.items():
@@ -215,26 +204,26 @@ class Coordinator:
 
     def _roster(self) -> Roster:
         settings = self._settings.to_describe()
-        return Roster(self._channel, self._ledger, settings, self._ranks, self._base, patience=self._patience)
+        return Roster(self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience)
 
     def _gather(self, roster: Roster, *, begun: bool = True) -> None:
         """Wait for the first clients; later for a while, and then continue with the quorum."""
-        enough = self._plan.quorum if begun or not self._channel.open_ended else None
-        roster.gather(self._plan.clients, enough=enough)
+        enough = self.plan.quorum if begun or not self.channel.open_ended else None
+        roster.gather(self.plan.clients, enough=enough)
 
     @property
     def _patience(self) -> Patience:
-        plan = self._plan
+        plan = self.plan
         if plan.deadline_s is None:
             return plan.patience
         return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
-        if self._private:
+        if self.private:
             # The losses of clients' data are theirs.
             return False
-        is_last = round_number == self._plan.rounds or bool(self._stop.ending)
-        return is_last or round_number % self._plan.eval_every == 0
+        is_last = round_number == self.plan.rounds or bool(self.stop.ending)
+        return is_last or round_number % self.plan.eval_every == 0
 
     def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         started = time.perf_counter()
@@ -247,18 +236,18 @@ class Coordinator:
         if self._aggregator.is_intended(state, number, check.accepted):
             # More updates would need other noise, and that a second charge.
             return self._close(state, number, stored, roster, recorded, started)
-        for attempt in range(1, (self._plan.attempts if self._channel.open_ended else 1) + 1):
-            if self._channel.open_ended:
+        for attempt in range(1, (self.plan.attempts if self.channel.open_ended else 1) + 1):
+            if self.channel.open_ended:
                 self._gather(roster)
             state = self._collect(state, roster, number, stored, without=check.refused if attempt > 1 else ())
             check = self._aggregator.check_norms(state, stored)
-            if len(check.accepted) >= self._plan.quorum:
+            if len(check.accepted) >= self.plan.quorum:
                 break
-            self._ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
+            self.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
         else:
             raise PeerError(
-                f"round {number} got {len(check.accepted)} usable updates from its {self._plan.cohort_size} clients, "
-                f"expected at least {self._plan.quorum}"
+                f"round {number} got {len(check.accepted)} usable updates from its {self.plan.cohort_size} clients, "
+                f"expected at least {self.plan.quorum}"
             )
 
         return self._close(state, number, stored, roster, recorded, started)
@@ -273,16 +262,15 @@ class Coordinator:
         started: float,
     ) -> RunState:
         """Fold the updates of a round."""
-        scale = self._standing.scale if self._plan.watch.take_back else 1.0
+        scale = self._standing.scale if self.plan.watch.take_back else 1.0
         state, finished = self._aggregator.step(state, number, stored, scale=scale)
-        wanted = self._plan.cohort_size
-        if not self._channel.open_ended:
+        wanted = self.plan.cohort_size
+        if not self.channel.open_ended:
             # Nobody else can come.
             wanted = min(wanted, len({*roster.nodes, *stored}))
-        finished["refused"] = max(0, wanted - cast("int", finished["received"]))
-        finished["wall_s"] = round(time.perf_counter() - started, 3)
-        state = replace(state, finished=finished)
-        save_checkpoint(self._directory.checkpoints, state, self._ranks)
+        lacking, wall_s = max(0, wanted - finished.received), round(time.perf_counter() - started, 3)
+        state = replace(state, finished=finished.model_copy(update={"refused": lacking, "wall_s": wall_s}))
+        save_checkpoint(self.directory.checkpoints, state, self.ranks)
         self._conclude(state, recorded)
         return state
 
@@ -293,7 +281,7 @@ class Coordinator:
 
         The clients in `without` gave an update that does not count.
         """
-        plan = self._plan
+        plan = self.plan
         usable = set(stored) - set(without)
         deadline = None if plan.deadline_s is None else time.monotonic() + plan.deadline_s
         chosen, reserve = choose_cohort(
@@ -303,7 +291,7 @@ class Coordinator:
             seed=plan.seed,
             round_number=number,
         )
-        self._ledger.append(events.RoundStarted(round=number, cohort=chosen))
+        self.ledger.append(events.RoundStarted(round=number, cohort=chosen))
         replacements = (name for name in reserve if name in roster.nodes and name not in stored)
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
@@ -325,7 +313,7 @@ class Coordinator:
                     continue
                 self._doubt(roster, answer)
                 if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
-                    self._ledger.append(events.ClientReplaced(round=number, client=client, by=name))
+                    self.ledger.append(events.ClientReplaced(round=number, client=client, by=name))
                     dispatch.ask(name)
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         for client in late:
@@ -342,20 +330,21 @@ class Coordinator:
 
     def _conclude(self, state: RunState, recorded: Recorded) -> None:
         """Finish a round once its checkpoint is complete."""
-        if self._private and state.clip_norm is not None and state.round not in recorded.spent:
+        if self.private and state.clip_norm is not None and state.round not in recorded.spent:
             # Before the adapter is published, whose card says what it cost.
-            self._ledger.append(self._private.spent(state.round, state.clip_norm))
-        if not self._plan.watch.keep_best:
-            self._publish(state)
-        if not self._plan.keep_updates:
-            self._directory.clear_updates()
-        self._ledger.append(events.RoundFinished.model_validate(state.finished))
+            self.ledger.append(self.private.spent(state.round, state.clip_norm))
+        if not self.plan.watch.keep_best:
+            self.publish(state)
+        if not self.plan.keep_updates:
+            self.directory.clear_updates()
+        if state.finished:
+            self.ledger.append(state.finished)
 
     def _recover(
         self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Stored]
     ) -> None:
         """Add to `stored` the updates from an earlier part of the run; complete the ledger."""
-        update = self._directory.load_update(number, client)
+        update = self.directory.load_update(number, client)
         if update is None:
             return
         try:
@@ -366,14 +355,14 @@ class Coordinator:
             self._log_update(opened, stored[client].norms, uplink_bytes=len(encode_reply(UpdateReply(update))))
 
     def _evaluate(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
-        if self._channel.open_ended:
+        if self.channel.open_ended:
             self._gather(roster)
         losses: dict[str, ClientLoss] = {}
         own: dict[str, ClientLoss] = {}
-        deadline = None if self._plan.deadline_s is None else time.monotonic() + self._plan.deadline_s
-        count = self._plan.eval_clients or len(roster.nodes)
+        deadline = None if self.plan.deadline_s is None else time.monotonic() + self.plan.deadline_s
+        count = self.plan.eval_clients or len(roster.nodes)
         with self._dispatch(state, roster, Purpose.EVALUATE, state.round) as dispatch:
-            for client in sample_cohort(list(roster.nodes), count, seed=self._plan.seed, round_number=0):
+            for client in sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0):
                 dispatch.ask(client)
             while answer := dispatch.next_answer(deadline):
                 reply = answer.reply
@@ -387,7 +376,7 @@ class Coordinator:
                 except UpdateRefused as refused:
                     self._log_refusal(state.round, answer, refused.reason, str(refused))
                     continue
-                self._ledger.note(
+                self.ledger.note(
                     events.ReplyReceived(
                         round=state.round,
                         client=answer.client,
@@ -404,32 +393,32 @@ class Coordinator:
             evaluated = events.Evaluated(
                 round=state.round, adapter=state.shadow.digest().hex(), **dict(mean_loss(losses)), own=own_mean
             )
-            self._ledger.append(evaluated)
+            self.ledger.append(evaluated)
             return self._follow_up(state, evaluated, recorded)
-        if not self._channel.open_ended:
+        if not self.channel.open_ended:
             raise PeerError(f"no client could evaluate round {state.round}, expected at least 1")
         return state
 
     def _is_over(self, number: int, standing: Standing) -> bool:
         """Whether no round comes after this one."""
-        patience = self._plan.watch.patience
-        return self._ended or number == self._plan.rounds or bool(patience and standing.idle >= patience)
+        patience = self.plan.watch.patience
+        return self._ended or number == self.plan.rounds or bool(patience and standing.idle >= patience)
 
     def _follow_up(self, state: RunState, newest: events.Evaluated, recorded: Recorded) -> RunState:
         """Do what an evaluation of this state leads to: publish it, take its step back, or end the run.
 
         A run that is killed before its next checkpoint does the same again from its ledger, and tells of it once.
         """
-        watch = self._plan.watch
+        watch = self.plan.watch
         self._standing = standing = self._standing.after(newest)
         if watch.keep_best and standing.best is newest:
-            self._publish(state)
+            self.publish(state)
         # Only here: what a run ends with has been evaluated.
-        self._ended = self._ended or bool(self._stop.ending)
+        self._ended = self._ended or bool(self.stop.ending)
         if self._is_over(state.round, standing):
-            if state.round < self._plan.rounds and not recorded.ended_early:
-                reason = self._stop.ending
-                self._ledger.append(events.EndedEarly(round=state.round, idle=standing.idle, reason=reason))
+            if state.round < self.plan.rounds and not recorded.ended_early:
+                reason = self.stop.ending
+                self.ledger.append(events.EndedEarly(round=state.round, idle=standing.idle, reason=reason))
             return state
         if not watch.take_back:
             return state
@@ -444,7 +433,7 @@ class Coordinator:
             state, fields = self._aggregator.take_back(state)
         if state.round not in recorded.taken_back:
             standing = self._standing
-            self._ledger.append(
+            self.ledger.append(
                 events.StepTakenBack.model_validate(
                     {
                         "round": state.round,
@@ -455,8 +444,8 @@ class Coordinator:
                     }
                 )
             )
-        if "adapter" in fields and not self._plan.watch.keep_best:
-            self._publish(state)
+        if "adapter" in fields and not self.plan.watch.keep_best:
+            self.publish(state)
         return state
 
     def _dispatch(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Dispatch:
@@ -464,11 +453,11 @@ class Coordinator:
             return self._task(purpose, broadcast, base, client, number)
 
         return Dispatch(
-            channel=self._channel,
+            channel=self.channel,
             roster=roster,
             state=state,
-            broadcasts=Broadcasts(state, self._ranks, self._base),
-            ledger=self._ledger,
+            broadcasts=Broadcasts(state, self.ranks, self.base_fingerprint),
+            ledger=self.ledger,
             purpose=purpose,
             number=number,
             task=task,
@@ -489,14 +478,14 @@ class Coordinator:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
             return None
         stored = self._aggregator.stored(opened, state, track)
-        self._directory.store_update(expected.round, expected.client, update)
+        self.directory.store_update(expected.round, expected.client, update)
         self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes)
         return stored
 
     def _log_update(self, opened: Opened, norms: Norms, *, uplink_bytes: int) -> None:
         metrics = opened.header.metrics
         # Proof that the client's key signed this update, for when the update itself is gone.
-        self._ledger.note(
+        self.ledger.note(
             events.UpdateReceived(
                 round=opened.header.round,
                 client=opened.header.client,
@@ -542,7 +531,7 @@ class Coordinator:
             self._log_refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
 
     def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str) -> None:
-        self._ledger.append(
+        self.ledger.append(
             events.UpdateRefused(
                 round=number,
                 client=answer.client,

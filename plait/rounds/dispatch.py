@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from plait.errors import PeerError
@@ -32,9 +31,7 @@ class Answer:
     """One client's final answer to a task: a decoded reply, or the reason that there is none.
 
     Attributes:
-        client: its name.
         reply: the reply or reason.
-        uplink_bytes: of the reply.
         given_up: why the client was given up, if that is why there is no reply.
         waited_s: how long it was waited for then.
     """
@@ -51,58 +48,43 @@ class Answer:
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
+@dataclass(eq=False, kw_only=True)
 class Dispatch:
     """Tasks of one purpose in one round. Leaving it withdraws unanswered ones.
 
-    Args:
+    Attributes:
         channel: carries them.
-        roster: the clients.
         state: the state to bring the clients to.
         broadcasts: the envelopes for that.
         ledger: records every task, and every client that lost its adapter.
-        purpose: of the tasks.
-        number: the round.
         task: makes a client's task from a broadcast and the base's movement.
         patience: how long to wait for clients that come and go.
     """
 
-    def __init__(
-        self,
-        *,
-        channel: Channel,
-        roster: Roster,
-        state: RunState,
-        broadcasts: Broadcasts,
-        ledger: Ledger,
-        purpose: Purpose,
-        number: int,
-        task: Callable[[str, bytes, bytes], Task],
-        patience: Patience,
-    ) -> None:
-        self._channel = channel
-        self._patience = patience
-        self._exchange = channel.exchange(purpose, str(number))
-        self._roster = roster
-        self._state = state
-        self._broadcasts = broadcasts
-        self._ledger = ledger
-        self._purpose = purpose
-        self._number = number
-        self._task = task
+    channel: Channel
+    roster: Roster
+    state: RunState
+    broadcasts: Broadcasts
+    ledger: Ledger
+    purpose: Purpose
+    number: int
+    task: Callable[[str, bytes, bytes], Task]
+    patience: Patience
+
+    def __post_init__(self) -> None:
+        self._exchange = self.channel.exchange(self.purpose, str(self.number))
         self._waiting: dict[int, str] = {}
         self._asked_at: dict[str, float] = {}
         self._took_s: list[float] = []
         self._sent_whole: set[str] = set()
-        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in state.tracks)
+        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in self.state.tracks)
 
     def __enter__(self) -> Self:
         self._exchange.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exchange.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._exchange.__exit__(*error)
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -112,7 +94,7 @@ class Dispatch:
     def ask(self, client: str) -> None:
         """Send a client its task."""
         self._asked_at[client] = time.monotonic()
-        self._send(client, self._state.held.get(client, Held()))
+        self._send(client, self.state.held.get(client, Held()))
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
@@ -124,7 +106,7 @@ class Dispatch:
             The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
             given up has no reply, and `Answer.given_up` says why.
         """
-        open_ended = self._channel.open_ended
+        open_ended = self.channel.open_ended
         while self._waiting:
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
@@ -143,9 +125,9 @@ class Dispatch:
             if not answer.needs_full or client in self._sent_whole:
                 self._took_s.append(time.monotonic() - self._asked_at[client])
                 return answer
-            self._ledger.note(
+            self.ledger.note(
                 events.UpdateRefused(
-                    round=self._number,
+                    round=self.number,
                     client=client,
                     reason=Reason.NEED_FULL.value,
                     detail="sent the whole adapter",
@@ -160,9 +142,9 @@ class Dispatch:
         now = time.monotonic()
         for node, client in self._waiting.items():
             asked_s = now - self._asked_at[client]
-            if self._patience.is_silent(asked_s=asked_s, idle_s=self._channel.liveness(node).idle_s):
-                reason, why = Reason.SILENT, f"has shown no progress for {self._patience.silent_s:.0f} s"
-            elif self._patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
+            if self.patience.is_silent(asked_s=asked_s, idle_s=self.channel.liveness(node).idle_s):
+                reason, why = Reason.SILENT, f"has shown no progress for {self.patience.silent_s:.0f} s"
+            elif self.patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
                 reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
             else:
                 continue
@@ -174,17 +156,17 @@ class Dispatch:
     def _send(self, client: str, held: Held) -> None:
         if not held.adapter:
             self._sent_whole.add(client)
-        track = self._roster.tracks[client]
-        broadcast = self._broadcasts.leading_from(held.adapter, track)
-        base = self._broadcasts.base_leading_from(held)
-        parts = encode_task(self._task(client, broadcast, base), whole=not held.adapter)
+        track = self.roster.tracks[client]
+        broadcast = self.broadcasts.leading_from(held.adapter, track)
+        base = self.broadcasts.base_leading_from(held)
+        parts = encode_task(self.task(client, broadcast, base), whole=not held.adapter)
         sent = read_envelope(broadcast, max_bytes=len(broadcast))
-        cost = measure(sent, layout=self._state.tracks[track].shadow.layout)
-        self._ledger.note(
+        cost = measure(sent, layout=self.state.tracks[track].shadow.layout)
+        self.ledger.note(
             events.Broadcast(
-                round=self._number,
+                round=self.number,
                 client=client,
-                purpose=self._purpose.value,
+                purpose=self.purpose.value,
                 downlink_bytes=sum(map(len, parts)),
                 payload_bytes=cost.payload_bytes,
                 envelope_bytes=cost.envelope_bytes,
@@ -193,7 +175,7 @@ class Dispatch:
                 base_bytes=len(base) or None,
             )
         )
-        node = self._roster.nodes[client]
+        node = self.roster.nodes[client]
         self._waiting[node] = client
         self._exchange.send(node, parts)
 

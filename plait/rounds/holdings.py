@@ -6,6 +6,7 @@ The server can send all of it again: a client that lost it asks for the full ver
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -25,35 +26,36 @@ class NeedFullError(PeerError):
     """A task is relative to something that this client does not hold."""
 
 
+@dataclass(eq=False)
 class Holdings:
     """The values that one client holds of one run.
 
-    Args:
+    Attributes:
         model: derives adapters from specs.
         memory: survives between tasks.
         max_rank: the largest rank that the client can carry; 0 for any.
     """
 
-    def __init__(self, model: LocalModel, memory: Memory, *, max_rank: int) -> None:
-        self._model = model
-        self._memory = memory
-        self._max_rank = max_rank
+    model: LocalModel
+    memory: Memory
+    _: KW_ONLY
+    max_rank: int
 
     def carries(self, request: SpecRequest) -> bool:
         """Whether the client can carry this adapter."""
-        return not self._max_rank or request.largest_rank <= self._max_rank
+        return not self.max_rank or request.largest_rank <= self.max_rank
 
     def keep_spec(self, text: str) -> None:
         """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
-        self._memory.save("spec", text.encode())
+        self.memory.save("spec", text.encode())
 
     def keep_settings(self, settings: Settings) -> None:
         """Store the text of the run's settings."""
-        self._memory.save("settings", settings.text.encode())
+        self.memory.save("settings", settings.text.encode())
 
     def settings_text(self, digest: bytes) -> str:
         """The text of settings by its digest; empty if not held."""
-        text = (self._memory.load("settings") or b"").decode(errors="replace")
+        text = (self.memory.load("settings") or b"").decode(errors="replace")
         return text if digest_of(text) == digest else ""
 
     def catch_up(self, broadcast: Received) -> tuple[AdapterSpec, AdapterState]:
@@ -67,18 +69,18 @@ class Holdings:
         header = broadcast.header
         if header.direction != Direction.BROADCAST:
             raise PeerError("envelope is an update, expected a broadcast")
-        if header.base_fingerprint != self._model.base_fingerprint:
+        if header.base_fingerprint != self.model.base_fingerprint:
             raise BaseMismatchError(
                 f"base of the broadcast is {header.base_fingerprint.hex()[:16]}, "
-                f"expected {self._model.base_fingerprint.hex()[:16]}"
+                f"expected {self.model.base_fingerprint.hex()[:16]}"
             )
         spec_json = header.spec_json or self._recall("spec").decode()
         if not self.carries(request := parse_spec(spec_json)):
             raise ConfigError(
-                f"rank of the adapter is {request.largest_rank}, expected at most {self._max_rank}, "
+                f"rank of the adapter is {request.largest_rank}, expected at most {self.max_rank}, "
                 "this client's max-rank"
             )
-        spec, initial = self._model.prepare(spec_json)
+        spec, initial = self.model.prepare(spec_json)
         if spec.digest != header.spec_digest:
             raise NeedFullError(f"adapter spec is {header.spec_digest.hex()[:16]}, held is {spec.digest.hex()[:16]}")
         opened = unpack(broadcast, layout=spec.layout)
@@ -88,7 +90,7 @@ class Holdings:
         if state.digest() != header.result_digest:
             raise NeedFullError("the adapter after the broadcast is not the one that the server means")
         self.keep_spec(spec_json)
-        self._memory.save("adapter", state.flat.tobytes())
+        self.memory.save("adapter", state.flat.tobytes())
         return spec, state
 
     def moved_base(self, data: bytes, header: Header, spec: AdapterSpec) -> MovedBase:
@@ -101,7 +103,7 @@ class Holdings:
         if not data:
             return UNMOVED
         geometry = geometry_of(spec)
-        held = base_of(recall_state(self._memory, "base", header.run_id).after, geometry)
+        held = base_of(recall_state(self.memory, "base", header.run_id).after, geometry)
         received = read_envelope(data, max_bytes=len(data))
         said = received.header
         if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
@@ -114,7 +116,7 @@ class Holdings:
         moved = held.after(change, geometry) if said.relative_to else whole_base(change, geometry, said.result_digest)
         if moved.digest != said.result_digest:
             raise NeedFullError("the base after its change is not the one that the server means")
-        self._memory.save("base", ClientState(header.run_id, after=kept_base(moved, geometry)).to_bytes())
+        self.memory.save("base", ClientState(header.run_id, after=kept_base(moved, geometry)).to_bytes())
         return moved
 
     @staticmethod
@@ -128,13 +130,13 @@ class Holdings:
         raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
 
     def _adapter(self, layout: Layout) -> AdapterState | None:
-        data = self._memory.load("adapter")
+        data = self.memory.load("adapter")
         if data is None or len(data) != 4 * layout.size:
             return None
         return AdapterState(layout, np.frombuffer(data, np.float32))
 
     def _recall(self, key: str) -> bytes:
-        data = self._memory.load(key)
+        data = self.memory.load(key)
         if data is None:
             raise NeedFullError(f"nothing is held under '{key}'")
         return data

@@ -24,7 +24,6 @@ class Outgoing:
     """The delta that a client is about to send.
 
     Attributes:
-        trained: the result of training.
         delta: the part of it to send.
         encoded: the delta once a hook has packed it; None before.
     """

@@ -82,7 +82,6 @@ class TrainJob:
 
     Attributes:
         model: trains it.
-        spec: of the adapter.
         settings: of the run and the round.
         received: the adapter as broadcast.
         start: the adapter that training starts from; not changed.

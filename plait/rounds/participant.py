@@ -10,6 +10,7 @@ Answers carry counts, losses and codes; never text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
 from plait.abandon import Abandoned
@@ -64,11 +65,11 @@ HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), CarriedMoments(), OwnSha
 """The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
 
+@dataclass(eq=False)
 class Participant:
     """One client of one run.
 
-    Args:
-        name: the client's name.
+    Attributes:
         model: base and data.
         memory: survives between tasks.
         max_rank: the largest rank that it can carry; 0 for any.
@@ -78,28 +79,19 @@ class Participant:
         hooks: run around training.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: LocalModel,
-        memory: Memory,
-        *,
-        max_rank: int = 0,
-        sign: Callable[[bytes], bytes] | None = None,
-        max_task_bytes: int = 1 << 31,
-        terms: Terms | None = None,
-        hooks: Sequence[Hook] = HOOKS,
-    ) -> None:
-        self._name = name
-        self._model = model
-        self._memory = memory
-        self._holdings = Holdings(model, memory, max_rank=max_rank)
-        self._max_rank = max_rank
-        self._hooks = hooks
-        self._sign = sign
-        self._max_task_bytes = max_task_bytes
-        self._terms = terms
-        self._policy = terms.policy if terms else None
+    name: str
+    model: LocalModel
+    memory: Memory
+    _: KW_ONLY
+    max_rank: int = 0
+    sign: Callable[[bytes], bytes] | None = None
+    max_task_bytes: int = 1 << 31
+    terms: Terms | None = None
+    hooks: Sequence[Hook] = HOOKS
+
+    def __post_init__(self) -> None:
+        self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
+        self._policy = self.terms.policy if self.terms else None
 
     def answer(self, task_bytes: bytes) -> bytes:
         """Do one task; an invalid one is answered by a refusal with a reason code.
@@ -150,24 +142,24 @@ class Participant:
         except (Abandoned, DiskFullError, EarlierFormatError):
             raise
         except PlaitError as error:
-            return encode_reply(Refusal(self._name, _reason(error), str(error)))
+            return encode_reply(Refusal(self.name, _reason(error), str(error)))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
-        task = decode_task(task_bytes, max_bytes=self._max_task_bytes, held=held)
-        if self._terms:
-            self._terms.check_task(task)
+        task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
+        if self.terms:
+            self.terms.check_task(task)
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
         broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))
         header = broadcast.header
-        if self._terms:
-            self._terms.check_header(header, task)
+        if self.terms:
+            self.terms.check_header(header, task)
         spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
         base = self._holdings.moved_base(task.base, header, spec)
         if self._policy:
-            Asked.recall(self._memory).note(self._memory, header, base.digest, task, self._policy.max_repeats)
+            Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
         return encode_reply(self._evaluate(header, spec, state, base, task.settings))
@@ -175,34 +167,34 @@ class Participant:
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
         if self._holdings.carries(request):
-            spec, _ = self._model.prepare(task.spec_json)
+            spec, _ = self.model.prepare(task.spec_json)
             self._holdings.keep_spec(task.spec_json)
             self._holdings.keep_settings(task.settings)
         else:
             # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
-        size = self._model.data_size(spec, task.settings)
-        if self._terms:
-            self._check_coverage(spec, self._terms.tasks.to_train(1, self._name))
+        size = self.model.data_size(spec, task.settings)
+        if self.terms:
+            self._check_coverage(spec, self.terms.tasks.to_train(1, self.name))
         return ClientCard(
-            client=self._name,
-            base_fingerprint=self._model.base_fingerprint,
+            client=self.name,
+            base_fingerprint=self.model.base_fingerprint,
             spec_digest=spec.digest,
             train_examples=size.train_examples,
             train_tokens=size.train_tokens,
             held_out_examples=size.held_out_examples,
             held_out_tokens=size.held_out_tokens,
             histogram=size.histogram,
-            max_rank=self._max_rank,
+            max_rank=self.max_rank,
         )
 
     def _job(
         self, header: Header, spec: AdapterSpec, received: AdapterState, base: MovedBase, settings: Settings
     ) -> TrainJob:
-        size = self._model.data_size(spec, settings)
+        size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
         job = TrainJob(
-            self._model,
+            self.model,
             spec,
             settings,
             received,
@@ -211,7 +203,7 @@ class Participant:
             header=header,
             examples=size.train_examples,
         )
-        return before_training(self._hooks, job, self._memory)
+        return before_training(self.hooks, job, self.memory)
 
     def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
         if isinstance(trained, PlaitError):
@@ -220,10 +212,10 @@ class Participant:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        update = self._sealed(job, after_training(self._hooks, job, trained, self._memory))
+        update = self._sealed(job, after_training(self.hooks, job, trained, self.memory))
         if self._policy:
             self._policy.check_upload(len(update))
-        return encode_reply(UpdateReply(with_signature(update, self._sign) if self._sign else update))
+        return encode_reply(UpdateReply(with_signature(update, self.sign) if self.sign else update))
 
     def _sealed(self, job: TrainJob, outgoing: Outgoing) -> bytes:
         """The update as an envelope."""
@@ -235,7 +227,7 @@ class Participant:
             direction=Direction.UPDATE,
             run_id=header.run_id,
             round=job.settings.round,
-            client=self._name,
+            client=self.name,
             base_fingerprint=header.base_fingerprint,
             spec_digest=header.spec_digest,
             relative_to=header.result_digest,
@@ -253,25 +245,25 @@ class Participant:
 
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:
-            covered = self._model.coverage(spec, settings)
+            covered = self.model.coverage(spec, settings)
             self._policy.check_coverage(examples=covered.examples, tokens=covered.tokens)
 
     def _evaluate(
         self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings
     ) -> Evaluation:
-        kept = recall_state(self._memory, "own", header.run_id).after
+        kept = recall_state(self.memory, "own", header.run_id).after
         if settings.personal:
             state = with_own(state, kept, geometry_of(spec), Side(settings.personal))
-        measured = self._model.evaluate(spec, state, settings, base)
+        measured = self.model.evaluate(spec, state, settings, base)
         if header.round == 0:
             self._keep_first(header.run_id, measured)
         before = self._first(header.run_id) if header.round else None
         result, own = measured.since(before), None
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
-            own = self._model.evaluate(spec, mine, settings, base).since(before)
+            own = self.model.evaluate(spec, mine, settings, base).since(before)
         return Evaluation(
-            client=self._name,
+            client=self.name,
             round=header.round,
             loss=result.loss,
             tokens=result.tokens,
@@ -289,11 +281,11 @@ class Participant:
 
     def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:
         kept = Kept(tags={"losses": measured.to_bytes().decode()})
-        self._memory.save("judged", ClientState(run_id, after=kept).to_bytes())
+        self.memory.save("judged", ClientState(run_id, after=kept).to_bytes())
 
     def _first(self, run_id: bytes) -> SequenceLosses | None:
         """Losses of the run's initial adapter; None if unknown."""
-        kept = recall_state(self._memory, "judged", run_id).after
+        kept = recall_state(self.memory, "judged", run_id).after
         return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from plait.errors import PeerError
@@ -105,10 +104,8 @@ class Roster:
         self._exchange.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exchange.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._exchange.__exit__(*error)
 
     def gather(self, at_least: int, *, enough: int | None = None) -> None:
         """Process descriptions, and wait until `at_least` clients can take part.

@@ -24,11 +24,9 @@ class RunProgress:
     """The progress of a run.
 
     Attributes:
-        run: name of the run.
         state: its current activity, in a word or two.
         wanted: clients that the run waits for, if it waits for some.
         round: the current round, or the last one.
-        rounds: number of rounds.
         cohort: the clients of this round.
         lost: the clients of this round whose update will not count, and the ledger's reason.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Json, add
+from plait.adapters import AdapterState, add
 from plait.aggregation import Memory, OptimizerState
+from plait.rounds.events import RoundFinished
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.norm_bound import Norms
 from plait.rounds.tracks import Ranks
@@ -74,7 +75,6 @@ class RunState:
     Attributes:
         run_id: 16 random bytes that identify the run in every envelope.
         round: rounds finished so far.
-        adapter: the server's master.
         tracks: one for each rank of the clients, that of the master's rank first.
         base: the base's movement.
         held: what each client holds, by client name.
@@ -83,8 +83,8 @@ class RunState:
         norms: medians of the update norms of recent rounds (see norm_bound.py).
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
-        finished: the fields of the ``round_finished`` event of round `round`; empty before round 1. They are kept with
-            the state so that the ledger can be completed after a crash between the two.
+        finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
+            can be completed after a crash between the two.
     """
 
     run_id: bytes
@@ -98,7 +98,7 @@ class RunState:
     norms: tuple[Norms, ...] = ()
     clip_norm: float | None = None
     accepted: AdapterState | None = None
-    finished: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    finished: RoundFinished | None = None
 
     @property
     def shadow(self) -> AdapterState:

@@ -50,7 +50,6 @@ class RunView:
         ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
         traffic: by (round, client); round 0 is everything before training.
-        sent: all bytes.
         interruptions: how often the run was stopped.
         end: None while the run has not finished.
         last: the newest event.

@@ -30,7 +30,6 @@ class Terms:
     """One client's agreement to one run.
 
     Attributes:
-        client: its name.
         tasks: the settings of all tasks.
         specs: the adapters of the run, one for each rank of its clients. A client is first asked about the largest.
         own: the one that this client has.

@@ -19,8 +19,6 @@ class RankedAdapter:
     Attributes:
         rank: of every pair; 0 if the method has no rank.
         spec: from which a client derives it.
-        geometry: its pairs.
-        initial: its values.
     """
 
     rank: int

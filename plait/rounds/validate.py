@@ -94,8 +94,6 @@ class Expected:
 
     Attributes:
         run_id: 16 bytes.
-        round: the round.
-        client: the client's name.
         base_fingerprint: 32 bytes.
         spec_digest: 32 bytes.
         received: the adapter that the client started from.

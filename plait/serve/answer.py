@@ -57,7 +57,6 @@ class Envelope:
     Attributes:
         shape: of the endpoint.
         model: name of the answering model.
-        id: of the answer.
         created_s: seconds since 1970.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,6 @@ class Model:
     """A model that requests can name.
 
     Attributes:
-        name: the name.
         adapter: the adapter on the base, or None for the base alone.
         place: directory that it was read from.
         parent: name of the base, for an adapter.
@@ -48,23 +47,27 @@ class Model:
     since_s: int
 
 
+@dataclass(eq=False)
 class Catalogue:
     """The models of one engine.
 
-    Args:
+    Attributes:
         engine: computes.
         base: the engine's base.
-        shape: of the base.
         base_name: the base's model name in requests.
     """
 
-    def __init__(self, engine: Engine, base: LocatedBase, shape: BaseShape, *, base_name: str) -> None:
-        self._engine = engine
-        self._base = base
-        self._shape = shape
-        self.base_name = base_name
+    engine: Engine
+    base: LocatedBase
+    shape: BaseShape
+    _: KW_ONLY
+    base_name: str
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._models = {base_name: Model(base_name, None, str(base.directory), None, "", int(time.time()))}
+        self._models = {
+            self.base_name: Model(self.base_name, None, str(self.base.directory), None, "", int(time.time()))
+        }
 
     def models(self) -> tuple[Model, ...]:
         """All models, the base first."""
@@ -91,10 +94,10 @@ class Catalogue:
             MachineError: it does not fit into memory.
         """
         self.check_name(name, replace=replace)
-        source = open_source(place, base=str(self._base.directory))
+        source = open_source(place, base=str(self.base.directory))
         geometry = plain_lora(source, use="plait serve", instead="export --to merged, and serve that as --base")
-        check_fit(geometry, self._shape, base=self.base_name)
-        adapter = self._engine.place(name, geometry, source.state)
+        check_fit(geometry, self.shape, base=self.base_name)
+        adapter = self.engine.place(name, geometry, source.state)
         model = Model(name, adapter, str(place), self.base_name, source.digest, int(time.time()))
         with self._lock:
             # Another request may have been faster.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from plait.adapters.peft_directory import WEIGHTS_FILE
@@ -16,21 +17,22 @@ from plait.serve.catalogue import Catalogue
 _PAUSE_S = 0.5
 
 
+@dataclass(eq=False)
 class Follower:
     """Follows one run.
 
-    Args:
-        catalogue: of the server.
+    Attributes:
         name: the model name in requests.
         run: the run directory; it may still be empty.
         say: is told of every round that is served, and once of every reason that one is not.
     """
 
-    def __init__(self, catalogue: Catalogue, name: str, run: Path, say: Callable[[str], None]) -> None:
-        self._catalogue = catalogue
-        self._name = name
-        self._run = run
-        self._say = say
+    catalogue: Catalogue
+    name: str
+    run: Path
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._seen: tuple[int, int, int] | None = None
         self._said = ""
         self._stop = threading.Event()
@@ -42,16 +44,16 @@ class Follower:
         if mark is None or mark == self._seen:
             return False
         try:
-            model = self._catalogue.load(self._name, self._run, replace=True)
+            model = self.catalogue.load(self.name, self.run, replace=True)
         except PlaitError as error:
             # It may be in the middle of a replacement, or the next round may fix it.
             if str(error) != self._said:
                 self._said = str(error)
-                self._say(f"'{self._run}' is not served: {error}")
+                self.say(f"'{self.run}' is not served: {error}")
             return False
         # The state before reading: if the file changed in between, the next look reads it again.
         self._seen, self._said = mark, ""
-        self._say(f"serving '{self._name}' as of {model.digest[:16]}")
+        self.say(f"serving '{self.name}' as of {model.digest[:16]}")
         return True
 
     def start(self) -> None:
@@ -70,7 +72,7 @@ class Follower:
 
     def _mark(self) -> tuple[int, int, int] | None:
         try:
-            facts = (self._run / "adapter" / WEIGHTS_FILE).stat()
+            facts = (self.run / "adapter" / WEIGHTS_FILE).stat()
         except OSError:
             return None
         return facts.st_ino, facts.st_mtime_ns, facts.st_size

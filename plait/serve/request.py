@@ -43,7 +43,6 @@ class Wish:
     """The common part of both kinds of request.
 
     Attributes:
-        model: name of the model.
         max_tokens: most tokens to make; None for as many as the context holds.
         temperature: 0 for the likeliest text.
         top_p: probability mass to draw from.

@@ -18,9 +18,7 @@ class PartitionedData:
     """The data of all clients.
 
     Attributes:
-        dataset: all of it.
         scheme: the partition scheme, as given or by default.
-        partition: each client's part.
     """
 
     dataset: Dataset

@@ -27,7 +27,6 @@ class Simulation:
     """Everything that a simulated run needs besides the run itself.
 
     Args:
-        run: the run.
         data: its clients' data.
 
     Attributes:

@@ -21,7 +21,6 @@ class Compute:
     """Device and types of one process.
 
     Attributes:
-        device: of the base.
         dtype: type of the base's weights and activations.
     """
 

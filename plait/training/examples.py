@@ -52,7 +52,6 @@ class Split:
     """A client's examples.
 
     Attributes:
-        train: the training part.
         held_out: the part that never trains; at most as many as requested, spread evenly over it.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 
 import torch
@@ -39,10 +39,11 @@ OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepEx
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
 
 
+@dataclass(eq=False)
 class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
 
-    Args:
+    Attributes:
         base: the base, shared by all clients of this process.
         client: name for error messages.
         records: the client's data, in its own order.
@@ -52,40 +53,27 @@ class PeftLocalModel:
         recall: returns the loss of the initial adapter; by default it is measured.
     """
 
-    def __init__(
-        self,
-        base: ResidentBase,
-        client: str,
-        records: Sequence[Record],
-        *,
-        kind: RecordKind,
-        histogram: Mapping[str, int],
-        own_trainer: OwnTrainer | None = None,
-        recall: Recall | None = None,
-    ) -> None:
-        self._base = base
-        self._client = client
-        self._records = records
-        self._kind = kind
-        self._histogram = histogram
-        self._own_trainer = own_trainer
-        self._recall = recall
+    base: ResidentBase
+    client: str
+    records: Sequence[Record]
+    _: KW_ONLY
+    kind: RecordKind
+    histogram: Mapping[str, int]
+    own_trainer: OwnTrainer | None = None
+    recall: Recall | None = None
+
+    def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
 
     @property
-    def base(self) -> ResidentBase:
-        """The base, shared by all clients of this process."""
-        return self._base
-
-    @property
     def base_fingerprint(self) -> bytes:
         """SHA-256 of the base, 32 bytes."""
-        return self._base.fingerprint
+        return self.base.fingerprint
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
         """Derive spec and initial adapter from the server's request."""
-        blueprint = self._base.prepare(spec_text)
+        blueprint = self.base.prepare(spec_text)
         return blueprint.spec, blueprint.initial
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
@@ -96,7 +84,7 @@ class PeftLocalModel:
             train_tokens=split.train_tokens,
             held_out_examples=len(split.held_out),
             held_out_tokens=split.held_out_tokens,
-            histogram=self._histogram,
+            histogram=self.histogram,
         )
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
@@ -112,18 +100,18 @@ class PeftLocalModel:
         self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
     ) -> SequenceLosses:
         """Held-out losses of `state`, on the moved base."""
-        self._base.stand_on(base, geometry_of(spec))
-        if self._recall is None or base.digest:
+        self.base.stand_on(base, geometry_of(spec))
+        if self.recall is None or base.digest:
             return self._measure(spec, state, settings)
-        if state.digest() != self._base.prepare(spec.text).initial.digest():
+        if state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
-        inputs = (*self._base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
-        return self._recall(inputs, lambda: self._measure(spec, state, settings))
+        inputs = (*self.base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
+        return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        return self.measure_losses(self._base.carrying(spec, state), spec, settings)
+        return self.measure_losses(self.base.carrying(spec, state), spec, settings)
 
     def measure_losses(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
@@ -131,7 +119,7 @@ class PeftLocalModel:
             model,
             self.split(spec, settings).held_out,
             task=spec.task,
-            pad_token=self._base.pad_token,
+            pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
         )
 
@@ -144,16 +132,16 @@ class PeftLocalModel:
         wanted = (spec.task, spec.labels, settings.seq_len, settings.held_out_fraction, settings.max_held_out_sequences)
         if self._split is None or self._split_for != wanted:
             examples = tokenise(
-                self._records,
-                kind=self._kind,
+                self.records,
+                kind=self.kind,
                 task=spec.task,
                 labels=spec.labels,
-                tokenizer=self._base.tokenizer,
+                tokenizer=self.base.tokenizer,
                 seq_len=settings.seq_len,
             )
             self._split = split_examples(
                 examples,
-                client=self._client,
+                client=self.client,
                 seq_len=settings.seq_len,
                 held_out_fraction=settings.held_out_fraction,
                 max_held_out=settings.max_held_out_sequences,
@@ -164,11 +152,11 @@ class PeftLocalModel:
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""
-        if self._own_trainer is not None:
+        if self.own_trainer is not None:
             return None
         settings = job.settings
         shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
-        return (id(self._base), job.spec.digest, job.base.digest, *shape)
+        return (id(self.base), job.spec.digest, job.base.digest, *shape)
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
@@ -176,11 +164,11 @@ class PeftLocalModel:
         model = self._on_base(job)
         split = self.split(spec, settings)
         parameters = adapter_parameters(model, spec.layout)
-        if self._own_trainer is not None:
+        if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift)
             with only_trained(parameters, trained):
-                report = self._own_trainer(model, self._base.tokenizer, split.train, settings, extra)
+                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra)
             return _trained(read_adapter(model, state), report)
         done = train_steps(
             model,
@@ -189,7 +177,7 @@ class PeftLocalModel:
             settings,
             start=state.flat,
             task=spec.task,
-            pad_token=self._base.pad_token,
+            pad_token=self.base.pad_token,
             moments=job.carried.moments,
             drift=job.carried.drift,
         )
@@ -213,8 +201,8 @@ class PeftLocalModel:
 
     def _on_base(self, job: TrainJob) -> PeftModel:
         # Other jobs may have moved the base since.
-        self._base.stand_on(job.base, geometry_of(job.spec))
-        return self._base.carrying(job.spec, job.start)
+        self.base.stand_on(job.base, geometry_of(job.spec))
+        return self.base.carrying(job.spec, job.start)
 
 
 def data_seed(seed: int, split: Split) -> int:

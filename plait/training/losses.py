@@ -36,11 +36,6 @@ class BatchLoss:
         self._device = next(model.parameters()).device
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
 
-    @property
-    def is_fused(self) -> bool:
-        """Whether `fused` computes it."""
-        return self._fused is not None
-
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """The batch's loss; a scalar that gradients can be taken of."""
         if self._fused is not None and self._fused.takes(batch):

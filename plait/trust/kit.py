@@ -44,7 +44,6 @@ class TlsPair:
 
     Attributes:
         key: the private key.
-        certificate: the certificate.
         authority: the certificate of the authority that signed it and must have signed the other end's.
         expires: when the first of both certificates expires.
     """
@@ -60,7 +59,6 @@ class ServerKit:
     """A server's kit; its register is read by `Register.load`.
 
     Attributes:
-        directory: of the kit.
         tls: its certificate and key.
         names: the DNS names and IP addresses of its certificate.
         operator_token: the token for requesting the server's status, 32 bytes in hexadecimal.
@@ -98,8 +96,6 @@ class ClientKit:
     """A client's kit.
 
     Attributes:
-        directory: of the kit.
-        name: the client's name.
         server_names: the names of the server's certificate when the kit was made.
         node_key: signs the node's enrolment and its updates.
         tls: its certificate and key.

@@ -61,7 +61,6 @@ class Provisioned:
 
     Attributes:
         name: the client's name, or ``server``.
-        directory: the kit.
         outcome: whether it is new.
         expires: when its certificate expires.
         public_key: a client's node key, 32 bytes; empty for the server.
@@ -79,8 +78,6 @@ class Federation:
     """The kits of one call.
 
     Attributes:
-        server: the server's.
-        server_names: names of its certificate.
         clients: the kits of the clients named, in order.
         authority_made: whether the authority is new.
     """

@@ -39,7 +39,6 @@ class RegisteredClient:
     """One line of the register.
 
     Attributes:
-        name: the client.
         public_key: public half of its node key, 32 bytes.
         provisioned: when it was provisioned.
         revoked: when its key was revoked; None if it is valid.

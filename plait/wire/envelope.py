@@ -71,7 +71,6 @@ class Encoding:
     """Size and error of a packed delta.
 
     Attributes:
-        codec: its name.
         payload_bytes: bytes of the numbers, with the codec's parameters.
         envelope_bytes: bytes of the whole envelope; 0 before there is one.
         bits_per_parameter: 8 · payload_bytes / size of the adapter.
@@ -93,7 +92,6 @@ class EncodedDelta:
 
     Attributes:
         codec: the codec used.
-        packed: the bytes.
         delta: the delta as the receiver will decode it, bit for bit.
         encoding: size and error.
     """
@@ -109,8 +107,6 @@ class Sealed:
     """An envelope ready to send.
 
     Attributes:
-        data: its bytes.
-        header: its header.
         delta: the delta as the receiver will decode it, bit for bit.
         encoding: size and error.
     """
@@ -130,10 +126,8 @@ class Received:
         signed: the bytes that a signature covers; by the payload's digest in them the header vouches for the payload.
         signature: on these, 64 bytes; empty where there is none.
         codec: the number of what packed it, which may be unknown.
-        parameters: of the codec.
         payload: the packed numbers, a view of the envelope.
         payload_digest: of codec, parameters and payload, as the header says it.
-        size_bytes: of the whole envelope.
     """
 
     header: Header
@@ -151,8 +145,6 @@ class Opened:
     """A received envelope, checked.
 
     Attributes:
-        header: its header.
-        delta: the delta.
         encoding: size and error.
         signed: the bytes that a signature covers.
         signature: on these; empty where there is none.

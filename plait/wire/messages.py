@@ -73,7 +73,6 @@ class ClientCard:
     """A client's description of itself, in numbers only.
 
     Attributes:
-        client: its name.
         base_fingerprint: of the base it holds, 32 bytes.
         spec_digest: of the spec that it derived for that base, 32 bytes.
         train_examples: examples available for training.
@@ -109,7 +108,6 @@ class Evaluation:
     """Quality of the adapter on a client's held-out data.
 
     Attributes:
-        client: its name.
         round: the round evaluated.
         loss: mean over `tokens` (over `examples` for classification), in nats.
         tokens: held-out tokens that count.
@@ -160,7 +158,6 @@ class Refusal:
     """A client's refusal.
 
     Attributes:
-        client: its name.
         reason: a code that the server can act on.
         detail: for the operator, one line; cut at 1,024 characters.
     """

@@ -184,7 +184,7 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
 
 def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:
     """The node of plait, with an app that does nothing."""
-    return (sys.executable, "-m", "client.echo", server, name, str(state), *([str(kit)] if kit else []))
+    return (sys.executable, "-m", "simulations.bench.echo_node", server, name, str(state), *([str(kit)] if kit else []))
 
 
 @bench.command()
@@ -291,9 +291,9 @@ def simulate(
 
     from plait.errors import MachineError
     from plait.progress import status
-    from plait.simulation.echo import echo_channel
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
+    from simulations.bench.echo import echo_channel
     from simulations.bench.simulate import Workload, round_row
     from simulations.bench.simulate import rows as compared
 

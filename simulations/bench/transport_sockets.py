@@ -11,7 +11,6 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from types import TracebackType
 from typing import Self
 
 _COUNT_BYTES = 8
@@ -60,9 +59,7 @@ class SocketServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for line in (*self._lines, self._listening):
             line.close()
         self._pool.shutdown()

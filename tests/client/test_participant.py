@@ -107,6 +107,6 @@ def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> No
     participant = ContextParticipants()(
         context_of({"data": str(data), "name": "ada", "key": str(tmp_path / "node.key")})
     )
-    assert participant._sign is not None
-    assert verify(key.public_bytes, participant._sign(b"update"), b"update")
-    assert ContextParticipants()(context_of({"data": str(data)}))._sign is None
+    assert participant.sign is not None
+    assert verify(key.public_bytes, participant.sign(b"update"), b"update")
+    assert ContextParticipants()(context_of({"data": str(data)})).sign is None

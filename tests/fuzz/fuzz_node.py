@@ -32,7 +32,7 @@ def parse(data: bytes) -> None:
         return
     told: queue.SimpleQueue = queue.SimpleQueue()
     connection = Connection.__new__(Connection)
-    connection._tell, connection._sessions, connection._backoff = told.put, CurrentSession(), Patience()
+    connection.tell, connection.sessions, connection.backoff = told.put, CurrentSession(), Patience()
     connection._room = threading.Semaphore(1)
     if message.HasField("welcome"):
         connection._welcome(message.welcome, CHANNEL)

@@ -40,7 +40,11 @@ def parse(data: bytes) -> None:
     # What passes is bounded, and names nothing but modules.
     assert 0 <= request.largest_rank <= MAX_RANK
     assert request.virtual_tokens <= MAX_VIRTUAL_TOKENS
-    assert all(is_plain(name) for name in (*request.saved_modules, *request.targets) if name != "all-linear")
+    assert all(
+        is_plain(name)
+        for name in (*(request.peft_config.get("modules_to_save") or ()), *request.targets)
+        if name != "all-linear"
+    )
 
 
 if __name__ == "__main__":

@@ -107,10 +107,10 @@ def same(*places: str) -> Callable[[], None]:
 
 def _memory_in_ram() -> None:
     kept: dict[tuple[str, str], bytes] = {}
-    put("plait.rounds.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self._folder), key)))
+    put("plait.rounds.disk_memory:DiskMemory.load", lambda self, key: kept.get((str(self.folder), key)))
     put(
         "plait.rounds.disk_memory:DiskMemory.save",
-        lambda self, key, data: kept.__setitem__((str(self._folder), key), data),
+        lambda self, key, data: kept.__setitem__((str(self.folder), key), data),
     )
 
 

@@ -50,7 +50,6 @@ class Stretch:
     Attributes:
         first: first row.
         count: sequences.
-        length: of each.
     """
 
     first: int

@@ -34,7 +34,6 @@ class ServedAdapter:
     """One version of one adapter, immutable: a newer version is another object.
 
     Attributes:
-        name: for messages.
         factors: by layer name in the base.
     """
 

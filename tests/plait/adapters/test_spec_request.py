@@ -26,7 +26,7 @@ def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
     assert (request.method, request.task, request.labels) == ("lora", Task.CLASSIFICATION, ("a", "b"))
     assert (request.seed, request.init_rank, request.largest_rank) == (7, 16, 8)
     assert request.targets == ("k_proj", "q_proj")
-    assert request.saved_modules == ("classifier", "score")
+    assert request.peft_config["modules_to_save"] == ["classifier", "score"]
     assert request.virtual_tokens == 0
 
 

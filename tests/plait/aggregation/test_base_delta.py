@@ -41,12 +41,6 @@ def test_compression_drops_what_is_no_rank():
         np.testing.assert_allclose(product, 2 * dense(delta(0, columns=2))[module], atol=1e-12)
 
 
-def test_arrays_for_a_checkpoint_lead_back():
-    again = BaseDelta.from_arrays(delta(0).to_arrays())
-    for module, product in dense(delta(0)).items():
-        np.testing.assert_array_equal(dense(again)[module], product)
-
-
 def test_rounding_gives_values_that_float32_holds():
     for factors in delta(0).rounded().factors.values():
         np.testing.assert_array_equal(factors.b, factors.b.astype(np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.aggregation.product_sum import ProductSum, ProductSums
+from plait.aggregation.product_sum import ProductSum
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.lists(st.integers(1, 4), max_size=30), st.integers(0, 2**32 - 1))
@@ -35,9 +35,9 @@ def test_memory_does_not_grow_with_the_number_of_products(lab):
 
     def held(clients):
         tracemalloc.start()
-        sums = ProductSums(geometry)
+        total, pair = ProductSum(24, 16), geometry.pairs[0]
         for _ in range(clients):
-            sums.add(geometry, flat, 1.0)
+            total.add(pair.b_of(flat), pair.a_of(flat), pair.scale)
         size = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         return size

@@ -11,6 +11,7 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import BaseDelta, LowRank
 from plait.errors import EarlierFormatError, MachineError, PeerError
 from plait.rounds.checkpoint import KEPT, load_checkpoint, save_checkpoint
+from plait.rounds.events import RoundFinished
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.run_state import BaseTrack, Held, Track, initial_state
 from plait.rounds.tracks import Ranks
@@ -29,7 +30,7 @@ def state(ranks):
         held={"zoë/../x": Held(b"h" * 32, b"m" * 32), "bob": Held()},
         rule_memory={"turned": np.arange(3.0)},
         optimizer_memory={"first": np.ones(2, np.float32)},
-        finished={"round": 1, "update_norm": 0.1 + 0.2},
+        finished=RoundFinished(round=1, update_norm=0.1 + 0.2),
     )
 
 

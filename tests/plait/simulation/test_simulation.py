@@ -29,7 +29,7 @@ def prepared(tmp_path) -> tuple[Run, PartitionedData]:
 def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:
     simulation = Simulation(*prepared)
     assert [simulation.name(index) for index in (0, 1)] == ["ann", "bob"]
-    assert [simulation.participant(index)._max_rank for index in (0, 1)] == [2, 8]
+    assert [simulation.participant(index).max_rank for index in (0, 1)] == [2, 8]
     assert simulation.model(1).base_fingerprint == prepared[0].base_fingerprint
 
 
@@ -37,7 +37,7 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
     simulation = Simulation(*prepared)
     first = weakref.ref(simulation.model(0))
     assert simulation.model(0) is first()
-    assert simulation.participant(0)._model is first()
+    assert simulation.participant(0).model is first()
     del simulation
     gc.collect()
     assert first() is None
@@ -54,9 +54,9 @@ def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> Non
 def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
     run, data = prepared
     one, other = Simulation(run, data), Simulation(run, data)
-    one.participant(0)._memory.save("adapter", b"one")
-    assert other.participant(0)._memory.load("adapter") is None
-    assert one.participant(0)._memory.load("adapter") == b"one"
+    one.participant(0).memory.save("adapter", b"one")
+    assert other.participant(0).memory.load("adapter") is None
+    assert one.participant(0).memory.load("adapter") == b"one"
     assert one.base is not other.base
 
 

@@ -267,7 +267,7 @@ def test_the_fused_way_takes_the_steps_of_pefts_modules(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = resident.carrying(blueprint.spec, blueprint.initial)
-    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).is_fused
+    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)._fused is not None
     uneven = [Example(row.tokens[: 9 + 3 * at], row.labels[: 9 + 3 * at]) for at, row in enumerate(rows)]
     fused = run(resident, blueprint, uneven, SETTINGS)
     judged = measure_losses(model, uneven, task=Task.CAUSAL_LM, pad_token=0, batch_size=3)

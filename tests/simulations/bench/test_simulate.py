@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait.simulation.echo import echo_channel
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.device import Compute
+from simulations.bench.echo import echo_channel
 from simulations.bench.simulate import Workload, deal_out, round_row, rows, stock_app
 
 

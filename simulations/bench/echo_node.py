@@ -1,6 +1,6 @@
 """A node that answers every task with the task's own body, which leaves only the cost of transport.
 
-    python -m client.echo SERVER NAME STATE [KIT]
+    python -m simulations.bench.echo_node SERVER NAME STATE [KIT]
 
 For `plait bench transport`, and for trying out a network before a base is on the machine. All but what is done
 with a task is the resident node's own.
@@ -20,11 +20,7 @@ from plait.errors import PlaitError
 
 
 class EchoRunner:
-    """Answers with the body that it was sent, or with the head where there is none.
-
-    Args:
-        run: the run.
-    """
+    """Answers with the body that it was sent, or with the head where there is none."""
 
     def __init__(self, run: Run) -> None:
         self.capacity = Capacity(run.base_fingerprint, (), 0, "none")

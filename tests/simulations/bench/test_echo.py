@@ -1,5 +1,5 @@
 from plait.rounds.channel import Purpose
-from plait.simulation.echo import echo_channel
+from simulations.bench.echo import echo_channel
 
 
 def test_every_client_sends_back_what_it_was_sent():
