@@ -61,23 +61,55 @@ def model_card(
         (before_training(parents), None if base_loss is None else f"{base_loss:.4f}"),
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
+    remarks = [base.origin.remark] if base.origin.remark else []
+    lead = (
+        "An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to "
+        "the adapter."
+    )
+    front = front_matter(spec, base, library="peft")
+    return page(front, title, lead, facts, remarks=remarks, language="python", usage=_usage(spec, base))
+
+
+def page(
+    front: str,
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str | None]],
+    *,
+    remarks: Sequence[str],
+    language: str,
+    usage: str,
+) -> str:
+    """A card: front matter, title, one sentence, a table of the known facts, remarks, and lines to paste."""
     table = "\n".join(f"| {fact} | {value} |" for fact, value in facts if value is not None)
-    remark = f"\n{base.origin.remark}\n" if base.origin.remark else ""
-    return f"""{_front_matter(spec, base)}
+    below = "".join(f"\n{remark}\n" for remark in remarks)
+    return f"""{front}
 # {title}
 
-An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to the adapter.
+{lead}
 
 | | |
 |---|---|
 {table}
-{remark}
+{below}
 ## Use it
 
-```python
-{_usage(spec, base)}
+```{language}
+{usage}
 ```
 """
+
+
+def front_matter(spec: AdapterSpec, base: BaseReference, *, library: str, relation: str = "") -> str:
+    """What the hub reads of a card: the library that loads the files, the base and their relation to it, the task."""
+    lines = ["---", f"library_name: {library}"]
+    # The hub refuses a card whose base_model is not one of its own names.
+    if base.hub_id:
+        lines.append(f"base_model: {json.dumps(base.hub_id)}")
+        lines += [f"base_model_relation: {relation}"] if relation else []
+    lines += [f"pipeline_tag: {_PIPELINE[spec.task]}", "tags:"]
+    lines += [f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", spec.method)]
+    return "\n".join([*lines, "---"])
 
 
 def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
@@ -102,18 +134,6 @@ def escaped(text: str) -> str:
     """`text` as literal Markdown on one line: no markup, no HTML, nothing invisible, at most 200 characters."""
     plain = printable(text, limit=_MAX_NAME_CHARACTERS)
     return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
-
-
-def _front_matter(spec: AdapterSpec, base: BaseReference) -> str:
-    lines = ["---", "library_name: peft"]
-    # The hub refuses a card whose base_model is not one of its own names.
-    if base.hub_id:
-        lines.append(f"base_model: {json.dumps(base.hub_id)}")
-    lines.append(f"pipeline_tag: {_PIPELINE[spec.task]}")
-    lines.append("tags:")
-    lines.extend(f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", spec.method))
-    lines.append("---")
-    return "\n".join(lines)
 
 
 def _usage(spec: AdapterSpec, base: BaseReference) -> str:

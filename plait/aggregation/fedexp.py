@@ -17,7 +17,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, norm
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import OptimizerState
+from plait.aggregation.server_optimizer import Adjusted, OptimizerState
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,9 @@ class FedExp:
     takes_new_factors = False
     copies = 0
 
-    def adjust(
-        self,
-        outcome: Outcome,
-        memory: OptimizerState,
-        context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """The step, lengthened where clients disagree."""
+        del context
         square = norm(outcome.step) ** 2
         longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0
         rate = np.float32(self.learning_rate * longer)

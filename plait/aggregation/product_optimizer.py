@@ -16,12 +16,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from plait.adapters import AdapterState
 from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import Float64, LowRank
 from plait.aggregation.projection import kept
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import OptimizerState
+from plait.aggregation.server_optimizer import Adjusted, OptimizerState
 from plait.aggregation.step import landing, step_to
 
 # Columns of the momentum of a module, as a multiple of the rank.
@@ -55,9 +54,7 @@ class ProductSpace:
         """The momentum has a few times the rank, in float64."""
         return 2 * _MOMENTUM_RANKS if self.momentum else 0
 
-    def adjust(
-        self, outcome: Outcome, memory: OptimizerState, context: RoundContext
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """Compute the target product beyond or before the rule's, and take the step to the nearest adapter."""
         geometry, master = context.geometry, context.master
         landed = landing(outcome.step, master)

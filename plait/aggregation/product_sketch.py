@@ -26,7 +26,6 @@ class ProductSketch:
     """Sum of coefficient * b @ a over all calls of `add`, cut to `rank` occasionally.
 
     Args:
-        d_out: rows of b.
         rank: of the sketch, the columns that remain after a cut.
     """
 

@@ -15,11 +15,7 @@ from plait.aggregation.low_rank import Float64, LowRank
 
 
 class ProductSum:
-    """Sum of products of one module.
-
-    Args:
-        d_out: rows of B.
-    """
+    """The sum of the products of one module."""
 
     def __init__(self, d_out: int, d_in: int) -> None:
         self._folded = LowRank.zero(d_out, d_in)

@@ -30,6 +30,8 @@ from plait.aggregation.rule import Rule
 from plait.errors import ConfigError
 
 OptimizerState = Mapping[str, NDArray[np.generic]]
+Adjusted = tuple[AdapterState, OptimizerState]
+"""The step to apply, and the state to keep."""
 
 
 class ServerOptimizer(Protocol):
@@ -52,9 +54,7 @@ class ServerOptimizer(Protocol):
         """How many float32 values it carries over for each parameter of the adapter."""
         ...
 
-    def adjust(
-        self, outcome: Outcome, memory: OptimizerState, context: RoundContext
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """The step to apply, and the state to keep.
 
         Args:
@@ -98,13 +98,9 @@ class Plain:
     takes_new_factors = True
     copies = 0
 
-    def adjust(
-        self,
-        outcome: Outcome,
-        memory: OptimizerState,
-        context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """The step unchanged."""
+        del context
         return outcome.step, memory
 
 
@@ -127,13 +123,9 @@ class Sgd:
     takes_new_factors = False
     copies = 1
 
-    def adjust(
-        self,
-        outcome: Outcome,
-        memory: OptimizerState,
-        context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """Add to the momentum and follow it."""
+        del context
         step = outcome.step
         first = np.float32(self.momentum) * _array(memory, "first", like=step, start=0.0) + step.flat
         way = step.flat + np.float32(self.momentum) * first if self.nesterov else first
@@ -161,13 +153,9 @@ class Adaptive:
     takes_new_factors = False
     copies = 2
 
-    def adjust(
-        self,
-        outcome: Outcome,
-        memory: OptimizerState,
-        context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """Update both moments and take the adaptive step."""
+        del context
         step = outcome.step
         first = _array(memory, "first", like=step, start=0.0)
         first = np.float32(self.momentum) * first + np.float32(1.0 - self.momentum) * step.flat

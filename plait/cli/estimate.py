@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from plait.cli.options import run_config, with_run_options
+from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json
 from plait.simulation.names import check_names
 
@@ -16,9 +15,7 @@ from plait.simulation.names import check_names
 @with_run_options()
 def estimate(
     given: Mapping[str, object],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
-    ] = None,
+    config: ConfigFile = None,
     up_mbps: Annotated[
         float | None, typer.Option("--up-mbps", help="A client's uplink in megabits per second.")
     ] = None,

@@ -12,6 +12,8 @@ import typer
 from plait.config import RunConfig, config_from_table, read_config_table
 from plait.plugins import admit
 
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")]
+
 _PANELS: Mapping[str, tuple[str, ...]] = {
     "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
     "Rounds": (

@@ -15,7 +15,7 @@ import typer
 from plait import machine
 from plait.api.running import is_reported
 from plait.cli.apps import add_apps_to_path
-from plait.cli.options import run_config, shown_default, with_run_options
+from plait.cli.options import ConfigFile, run_config, shown_default, with_run_options
 from plait.cli.serving import Serving, load_serving, new_run_number
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
@@ -52,9 +52,7 @@ def server(
     grace_s: Annotated[
         float, typer.Option(help="Seconds a client may be disconnected before its task is given up.")
     ] = 30.0,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
-    ] = None,
+    config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Serve a federation: wait for clients, run the rounds, write the report.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.options import run_config, with_run_options
+from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.errors import DiskFullError, Interrupted
 from plait.progress import say
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @with_run_options()
 def simulate(
     given: Mapping[str, object],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")
-    ] = None,
+    config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Run a federation on this machine, with real training and real messages.

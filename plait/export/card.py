@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait.adapters.model_card import before_training, escaped, parent_rows
+from plait.adapters.model_card import before_training, escaped, front_matter, page, parent_rows
 from plait.export.source import Source
 
 # A directory's name is left out of the card: it means nothing elsewhere.
 BASE_ELSEWHERE = "path/to/the/base"
 HERE = "path/to/this/directory"
-
-_PIPELINE = {"causal-lm": "text-generation", "classification": "text-classification"}
 
 
 @dataclass(frozen=True)
@@ -57,36 +54,14 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
         ("Made from the adapter with SHA-256", f"`{source.digest}`"),
     ]
-    table = "\n".join(f"| {fact} | {value} |" for fact, value in rows if value is not None)
-    below = "".join(f"\n{note}\n" for note in (*filter(None, [base.origin.remark]), *notes))
-    return f"""{_front_matter(source, style)}
-# {escaped(source.name)}
-
-{style.what} Trained by federated fine-tuning with plait: every client kept its data and sent only changes.
-
-| | |
-|---|---|
-{table}
-{below}
-## Use it
-
-```{language}
-{usage}
-```
-"""
-
-
-def _front_matter(source: Source, style: CardStyle) -> str:
-    lines = ["---", f"library_name: {style.library}"]
-    # The hub refuses a card whose base_model is not one of its own names.
-    if source.base.hub_id:
-        lines.append(f"base_model: {json.dumps(source.base.hub_id)}")
-        lines.append(f"base_model_relation: {style.relation}")
-    lines.append(f"pipeline_tag: {_PIPELINE[source.spec.task.value]}")
-    lines.append("tags:")
-    lines.extend(f"- {json.dumps(tag)}" for tag in ("plait", "federated-learning", source.spec.method))
-    lines.append("---")
-    return "\n".join(lines)
+    lead = (
+        f"{style.what} Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
+    )
+    remarks = (*filter(None, [base.origin.remark]), *notes)
+    front = front_matter(spec, base, library=style.library, relation=style.relation)
+    return page(
+        front, escaped(source.name), f"{style.what} {how}", rows, remarks=remarks, language=language, usage=usage
+    )
 
 
 def _shown(value: float | None, style: str) -> str | None:
