@@ -54,14 +54,11 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
         ("Made from the adapter with SHA-256", f"`{source.digest}`"),
     ]
-    lead = (
-        f"{style.what} Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
-    )
+    how = "Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
+    lead = f"{style.what} {how}"
     remarks = (*filter(None, [base.origin.remark]), *notes)
     front = front_matter(spec, base, library=style.library, relation=style.relation)
-    return page(
-        front, escaped(source.name), f"{style.what} {how}", rows, remarks=remarks, language=language, usage=usage
-    )
+    return page(front, escaped(source.name), lead, rows, remarks=remarks, language=language, usage=usage)
 
 
 def _shown(value: float | None, style: str) -> str | None:
