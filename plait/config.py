@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from plait.choice import choice_text
 from plait.errors import ConfigError, did_you_mean
+from plait.plugins import Kind
 from plait.text import escaped
 
 Scalar = bool | int | float | str
@@ -445,9 +446,21 @@ class RunConfig(BaseModel, frozen=True):
         return self.clients_per_round or self.clients
 
     @property
+    def parts(self) -> tuple[tuple[Kind, str], ...]:
+        """The settings that may name a user's own part, by its kind, with their options."""
+        return (
+            (Kind.RULE, self.rule),
+            (Kind.SERVER_OPTIMIZER, self.server_optimizer),
+            (Kind.CODEC, self.wire),
+            (Kind.METHOD, self.method),
+            (Kind.TRAINER, self.trainer),
+            (Kind.PARTITION, self.partition),
+        )
+
+    @property
     def plugins(self) -> tuple[str, ...]:
-        """The settings that may name a user's own parts, as given; see `plait.plugins.admit`."""
-        return (self.rule, self.server_optimizer, self.wire, self.method, self.partition, self.trainer)
+        """What `plait.plugins.admit` takes of the settings, where they are this operator's own."""
+        return tuple(text for _, text in self.parts)
 
     def with_out(self) -> Self:
         """The same settings, with the run directory named after the time if none is given."""

@@ -68,8 +68,9 @@ class Source:
     distribution: str = ""
 
 
-# What Python code gave in this process, and the modules that its operator named.
+# What Python code gave in this process, what was found in it, and the modules that its operator named.
 _given: dict[tuple[Kind, str], object] = {}
+_found: dict[tuple[Kind, str], object] = {}
 _admitted: set[str] = set()
 # Folders that `sys.path` has only so that the operator's own modules are found.
 _appended: set[str] = set()
@@ -122,6 +123,17 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
     """
     if (kind, name) in _given:
         return _given[kind, name]
+    if (kind, name) not in _found:
+        _found[kind, name] = _looked_up(kind, name, known)
+    return _found[kind, name]
+
+
+def was_found(kind: Kind, name: str) -> bool:
+    """Whether a name stands for a user's part that this process has found or was given."""
+    return (kind, name) in _given or (kind, name) in _found
+
+
+def _looked_up(kind: Kind, name: str, known: Iterable[str]) -> object:
     if match := _REFERENCE.fullmatch(name):
         if match[1] in set(known):
             raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
@@ -132,9 +144,8 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
         except (Exception, SystemExit) as error:
             raise _failure(kind, name, error) from error
     names = [*known, *sorted(set(installed(kind)) - set(known))]
-    raise ConfigError(
-        f"{kind} is '{name}', expected one of {', '.join(names)}, or MODULE:NAME of your own{did_you_mean(name, names)}"
-    )
+    expected = f"one of {', '.join(names)}, or MODULE:NAME of your own" if names else "MODULE:NAME"
+    raise ConfigError(f"{kind} is '{name}', expected {expected}{did_you_mean(name, names)}")
 
 
 def is_named(kind: Kind, name: str) -> bool:
@@ -145,15 +156,6 @@ def is_named(kind: Kind, name: str) -> bool:
 def installed(kind: Kind) -> Mapping[str, str]:
     """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
     return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
-
-
-def sources(parts: Iterable[tuple[Kind, str]]) -> tuple[Source, ...]:
-    """What the ledger keeps of parts, by kind and name without options. Imports nothing.
-
-    Raises:
-        ConfigError: one is not installed, or the file of its module is not here.
-    """
-    return tuple(source_of(kind, name) for kind, name in parts)
 
 
 def source_of(kind: Kind, name: str) -> Source:

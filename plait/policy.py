@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from plait.adapters.methods import METHODS, Option, method_named
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
@@ -102,7 +103,7 @@ class Policy(BaseModel, frozen=True):
     @classmethod
     def _are_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in METHODS:
+            if name not in METHODS and not is_named(Kind.METHOD, name):
                 raise ValueError(f"expected some of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
         return value
 

@@ -12,8 +12,6 @@ from typing import Any
 from plait.adapters import Task
 from plait.adapters.methods import Method, method_named
 from plait.aggregation import (
-    OPTIMIZERS,
-    STATED,
     Rule,
     ServerOptimizer,
     check_composition,
@@ -27,7 +25,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
-from plait.plugins import Kind, Source, sources
+from plait.plugins import Source, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
@@ -81,7 +79,11 @@ class Settled:
         Raises:
             ConfigError: one cannot be found.
         """
-        return sources(own_parts(self.config))
+        return tuple(
+            source_of(kind, name)
+            for kind, text in self.config.parts
+            if text and was_found(kind, name := parse_choice(text)[0])
+        )
 
     @property
     def announced(self) -> dict[str, Scalar]:
@@ -166,17 +168,6 @@ def settle(config: RunConfig) -> Settled:
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
-
-
-def own_parts(config: RunConfig) -> tuple[tuple[Kind, str], ...]:
-    """The user's own parts that settings name, by kind and name without options; nothing is imported."""
-    named = (
-        (Kind.RULE, config.rule, (*ALL_RULES, STATED)),
-        (Kind.SERVER_OPTIMIZER, config.server_optimizer, ("auto", *OPTIMIZERS)),
-        (Kind.TRAINER, config.trainer, ("",)),
-    )
-    parts = ((kind, parse_choice(text)[0], known) for kind, text, known in named)
-    return tuple((kind, name) for kind, name, known in parts if name not in known)
 
 
 def _rule_of(config: RunConfig) -> Rule:

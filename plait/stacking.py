@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, Subject, load_peft_directory
-from plait.adapters.methods import METHODS
+from plait.adapters.methods import METHODS, method_named
 from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
 from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
@@ -114,7 +114,7 @@ def _as_it_is(given: _Given, adapter: RankedAdapter) -> AdapterState | None:
 
 
 def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
-    method = METHODS[adapter.spec.method]
+    method = method_named(adapter.spec.method)
     reason = (
         "holds the base in four bits, which would round the frozen adapter"
         if method.quantised

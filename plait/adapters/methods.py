@@ -9,12 +9,13 @@ client's policy read before any heavy library is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from plait.adapters.module_names import escaped
 from plait.adapters.spec import Json
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
+from plait.plugins import Kind, find
 
 ALL_LINEAR = "all-linear"
 
@@ -331,7 +332,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """The method called `name`.
+    """The method called `name`: one of `METHODS`, or a user's own `Method`.
 
     Raises:
         ConfigError: there is none.
@@ -343,8 +344,12 @@ def method_named(name: str) -> Method:
     if meant in _ELSEWHERE:
         raise ConfigError(f"method is '{name}', which is not supported: {_ELSEWHERE[meant]}")
     aliased = next((method.name for method in METHODS.values() if meant in (method.name, *method.aliases)), None)
-    hint = f"; did you mean '{aliased}'?" if aliased else did_you_mean(meant, METHODS)
-    raise ConfigError(f"method is '{name}', expected one of {', '.join(METHODS)}{hint}")
+    if aliased:
+        raise ConfigError(f"method is '{name}', expected one of {', '.join(METHODS)}; did you mean '{aliased}'?")
+    found = find(Kind.METHOD, name, known=METHODS)
+    if not isinstance(found, Method):
+        raise ConfigError(f"method '{name}' is a {type(found).__name__}, expected a plait.adapters.methods.Method")
+    return replace(found, name=name)
 
 
 def check_options(request: AdapterRequest) -> Method:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from plait.adapters.layout import Layout
-from plait.adapters.methods import METHODS
+from plait.adapters.methods import METHODS, method_named
 from plait.adapters.peft_settings import MAX_RANK, checked_settings, largest_rank
 from plait.adapters.spec import AdapterSpec, Json, Task
 from plait.adapters.strict_json import parse_object, shown
-from plait.errors import PeerError
+from plait.errors import ConfigError, PeerError
 
 MAX_BYTES = 1 << 20
 MAX_LABELS = 65_536
@@ -79,16 +79,21 @@ def parse_spec(text: str) -> SpecRequest:
             f"{shown(key)} of {_WHAT} is {'unknown' if key in spec else 'missing'}, expected {', '.join(stated)}"
         )
     method, settings = spec["method"], spec["peft_config"]
-    if not isinstance(method, str) or method not in METHODS:
+    if not isinstance(method, str):
         raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(METHODS)}")
+    try:
+        own = method_named(method)
+    except ConfigError as error:
+        raise PeerError(f"method of {_WHAT} is {shown(method)}, expected one of {', '.join(METHODS)}") from error
     if not isinstance(settings, dict):
         raise PeerError(f"peft_config of {_WHAT} is {shown(settings)}, expected an object of settings")
     task = _task(spec["task"])
     checked = checked_settings(settings, what=_WHAT)
-    peft_type, fixed = METHODS[method].peft_type, METHODS[method].fixed
+    peft_type, fixed = own.peft_type, own.fixed
     _expect("peft_type", checked["peft_type"], peft_type, f"of method '{method}'")
     _expect("task_type", checked.get("task_type"), _TASK_TYPES[task], f"of task '{task}'")
-    for flag in sorted({flag for other in METHODS.values() if other.peft_type == peft_type for flag in other.fixed}):
+    same_type = (other for other in (*METHODS.values(), own) if other.peft_type == peft_type)
+    for flag in sorted({flag for other in same_type for flag in other.fixed}):
         _expect(flag, checked.get(flag, False), fixed.get(flag, False), f"of method '{method}'")
     return SpecRequest(
         method=method,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
+from typing import cast
 
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.choice import parse_choice, with_options
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
+from plait.plugins import Kind, find
 
 OPTIMIZERS: Mapping[str, ServerOptimizer] = {
     optimizer.name: optimizer
@@ -34,7 +37,8 @@ def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> Server
     """The optimizer that the user asks for.
 
     Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``. ``auto`` is resolved by the caller.
+        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``; for a user's own ``my_rules:Mine`` or the
+            name of an installed one. ``auto`` is resolved by the caller.
         learning_rate: positive.
         momentum: from 0 to less than 1; beta1 of the adaptive optimizers.
 
@@ -44,9 +48,7 @@ def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> Server
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
     if optimizer is None:
-        known = ("auto", *OPTIMIZERS)
-        hint = did_you_mean(name, known)
-        raise ConfigError(f"server optimizer is '{name}', expected one of {', '.join(known)}{hint}")
+        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ConfigError(f"server learning rate is {learning_rate:g}, expected a positive number")
     if not 0 <= momentum < 1:
@@ -57,3 +59,23 @@ def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> Server
         raise ConfigError(f"server momentum is {momentum:g} with server optimizer '{name}', expected 0: it has none")
     optimizer = with_options(optimizer, options, what=f"server optimizer '{name}'")
     return replace(optimizer, **{key: value for key, value in given.items() if key in own})
+
+
+def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
+    """A user's own server optimizer: a frozen dataclass, or an instance of one.
+
+    Raises:
+        ConfigError: it is something else, or lacks one of the members of `ServerOptimizer`.
+    """
+    what = f"server optimizer '{name}'"
+    if inspect.isclass(part):
+        try:
+            part = part()
+        except TypeError as error:
+            raise ConfigError(f"{what} has fields without a default: {error}") from error
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
+    for member in ("name", "takes_new_factors", "copies", "adjust"):
+        if not hasattr(part, member):
+            raise ConfigError(f"{what} has no '{member}', expected name, takes_new_factors, copies and adjust")
+    return cast("ServerOptimizer", part)

@@ -16,29 +16,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import (
-    Annotated,
     Any,
     TypedDict,
     Unpack,
     cast,
-    get_args,
-    get_origin,
-    get_type_hints,
     overload,
 )
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.fields import FieldInfo
 
 from plait.adapters import AdapterState, Float32, Subject
 from plait.aggregation.contribution import Contribution, Ranks
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
+from plait.choice import chosen_function
 from plait.errors import ConfigError, PlaitError
 from plait.plugins import place_of
 
@@ -150,7 +145,11 @@ def _made(part: Callable[..., object], traits: Traits) -> Rule:
 def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
     make = part
     if not inspect.isclass(part):
-        return cast("Algorithm", _options_of(part, name)())
+
+        def at_once(function: Callable[..., object], context: RoundContext) -> Accumulator:
+            return _AllAtOnce(context, lambda updates: function(updates, context), name)
+
+        return cast("Algorithm", chosen_function(part, ("updates", "ctx"), what=f"rule '{name}'", through=at_once))
     attributes = dir(part)
     if "add" in attributes and "finish" in attributes:
 
@@ -164,39 +163,6 @@ def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
         except TypeError as error:
             raise ConfigError(f"rule '{name}' has options without a default: {error}") from error
     raise ConfigError(f"rule '{name}' is a class without add and finish, expected both (see plait.rule)")
-
-
-def _options_of(function: Combine, name: str) -> Callable[[], object]:
-    """A dataclass whose fields are the keyword-only parameters of a function, and which begins a round."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-        hints = get_type_hints(function, include_extras=True)
-    except (TypeError, ValueError, NameError) as error:
-        raise ConfigError(f"rule '{name}' cannot be read as a function of (updates, ctx): {error}") from error
-    places = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    if len([each for each in places if each.default is each.empty]) != 2:
-        raise ConfigError(
-            f"rule '{name}' takes ({', '.join(each.name for each in parameters)}), expected (updates, ctx) and options "
-            "after a star"
-        )
-    options = [
-        (each.name, _described(hints.get(each.name, type(each.default))), field(default=each.default))
-        for each in parameters
-        if each.kind is each.KEYWORD_ONLY and each.default is not each.empty
-    ]
-
-    def begin(self: object, context: RoundContext) -> Accumulator:
-        given = {each[0]: getattr(self, each[0]) for each in options}
-        return _AllAtOnce(context, lambda updates: function(updates, context, **given), name)
-
-    return make_dataclass(function.__name__, options, frozen=True, namespace={"__call__": begin})
-
-
-def _described(hint: object) -> object:
-    """A hint as `plait.choice` wants it: with a description."""
-    if get_origin(hint) is Annotated and any(isinstance(each, FieldInfo) for each in get_args(hint)[1:]):
-        return hint
-    return Annotated[hint, Field(description="")]
 
 
 class _AllAtOnce:

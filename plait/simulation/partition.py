@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError, PlaitError, did_you_mean
+from plait.plugins import place_of
 from plait.simulation.clusters import k_means
 from plait.simulation.scheme import Groups, Scheme
 from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
@@ -80,6 +82,8 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
         raise ConfigError(
             f"data '{dataset.name}' has {len(dataset.records)} records, expected at least clients = {clients}"
         )
+    if scheme.kind.split is not None:
+        return _by_function(dataset, scheme, clients, seed)
     if scheme.kind.make is None:
         return _by_column(dataset, scheme.column, clients)
     groups, group_names = _groups(dataset, scheme, clients=clients, seed=seed, embed=embed)
@@ -98,8 +102,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
         absent = [name for group, name in enumerate(group_names) if group not in reached]
         classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
         notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
-    names = [f"client-{number:0{len(str(max(clients - 1, 10)))}}" for number in range(clients)]
-    return _partition_of(dataset, names, shares, notes)
+    return _partition_of(dataset, _numbered(clients), shares, notes)
 
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
@@ -132,6 +135,38 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
             share.append(index)
     names = _names_of(chosen)
     return _partition_of(dataset, names, list(shares.values()), [*notes, *_renamed(column, chosen, names)])
+
+
+def _by_function(dataset: Dataset, scheme: Scheme, clients: int, seed: int) -> Partition:
+    """What a user's own function makes, checked: a share for each client, and no record in two of them."""
+    what = f"partition '{scheme.kind.name}'"
+    try:
+        made = cast("Callable[..., object]", scheme.kind.split)(dataset, clients, seed)
+        if isinstance(made, Mapping):
+            named = cast("Mapping[object, Iterable[object]]", made)
+            names, parts = _names_of([str(name) for name in named]), list(named.values())
+        else:
+            parts = list(cast("Iterable[Iterable[object]]", made))
+            names = _numbered(len(parts))
+        shares = [sorted(operator.index(cast("SupportsIndex", index)) for index in part) for part in parts]
+    except PlaitError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} failed: {type(error).__name__}: {error}{place_of(error)}") from error
+    if len(shares) != clients:
+        raise ConfigError(f"{what} gave {len(shares)} shares, expected clients = {clients}")
+    taken = [index for share in shares for index in share]
+    if len(set(taken)) != len(taken):
+        raise ConfigError(f"{what} gives a record to two clients, expected each index once")
+    if taken and not 0 <= min(taken) <= max(taken) < len(dataset.records):
+        raise ConfigError(f"{what} gave an index beyond the data, expected 0 to {len(dataset.records) - 1}")
+    left_out = len(dataset.records) - len(taken)
+    notes = [f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client"] if left_out else []
+    return _partition_of(dataset, names, shares, notes)
+
+
+def _numbered(clients: int) -> list[str]:
+    return [f"client-{number:0{len(str(max(clients - 1, 10)))}}" for number in range(clients)]
 
 
 def _groups(

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from plait.choice import chosen_function, parse_choice, with_options
 from plait.data import Dataset, RecordKind
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
+from plait.plugins import Kind, find
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -46,6 +48,7 @@ class SchemeKind:
         read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
         groups: what it sorts records by.
         make: flwr-datasets' partitioner for (clients, argument, seed); None for `natural`, which needs none.
+        split: a user's own function of (dataset, clients, seed), instead of `make`: the record indices of each client.
         counts_classes: whether its argument is a number of classes.
         fails: why it may be impossible, and what to change; ``{count}`` are the records and clients.
     """
@@ -55,6 +58,7 @@ class SchemeKind:
     read: Callable[[str], Argument] | None = None
     groups: Groups = Groups.NONE
     make: Callable[[int, Argument, int], Partitioner] | None = None
+    split: Callable[..., object] | None = None
     counts_classes: bool = False
     fails: str = "cannot split {count}, expected more records in each class, or fewer clients"
 
@@ -69,7 +73,7 @@ class Scheme:
     @property
     def column(self) -> str:
         """The column of `natural`; empty for any other scheme."""
-        return self.argument if isinstance(self.argument, str) else ""
+        return self.argument if self.kind.name == "natural" and isinstance(self.argument, str) else ""
 
     def __str__(self) -> str:
         if self.argument is None:
@@ -163,7 +167,7 @@ SCHEMES: Mapping[str, SchemeKind] = {
 
 
 def parse_partition(text: str) -> Scheme:
-    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``pathological:2`` ...
+    """Read a scheme as the user writes it: ``iid``, ``natural:COLUMN``, ``dirichlet:0.5``, ``my_parts:by_length`` ...
 
     Raises:
         ConfigError: an unknown scheme (the nearest is named), or a missing or impossible argument.
@@ -171,8 +175,7 @@ def parse_partition(text: str) -> Scheme:
     given, _, argument = (part.strip() for part in text.partition(":"))
     kind = SCHEMES.get(given.lower())
     if kind is None:
-        hint = did_you_mean(given.lower(), SCHEMES)
-        raise ConfigError(f"partition is '{text}', expected one of {', '.join(SCHEMES)}{hint}")
+        return _own(text)
     if kind.read is None:
         if argument:
             raise ConfigError(f"partition is '{text}', expected '{kind.name}' alone")
@@ -181,6 +184,19 @@ def parse_partition(text: str) -> Scheme:
         return Scheme(kind, kind.read(argument))
     except ValueError as error:
         raise ConfigError(f"partition is '{text}', expected {error}: {kind.form}") from error
+
+
+def _own(text: str) -> Scheme:
+    """A user's own scheme: a function of (dataset, clients, seed)."""
+    name, options = parse_choice(text)
+    found = find(Kind.PARTITION, name, known=SCHEMES)
+    what = f"partition '{name}'"
+    if not callable(found):
+        raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of (dataset, clients, seed)")
+    split = with_options(chosen_function(found, ("dataset", "clients", "seed"), what=what), options, what=what)
+    return Scheme(
+        SchemeKind(name, name, split=split), ",".join(f"{key}={value}" for key, value in options.items()) or None
+    )
 
 
 def default_scheme(dataset: Dataset) -> Scheme:

@@ -17,18 +17,17 @@ without callbacks is refused if the run needs one. Its optimizer's moments are n
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, cast
 
 from peft import PeftModel
 
 from plait.errors import ConfigError
+from plait.plugins import Kind, find
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
@@ -48,22 +47,12 @@ BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], Train
 
 
 def load_own_trainer(where: str) -> OwnTrainer:
-    """Import and wrap ``module:function``. The current directory is searched after all installed packages.
+    """Find and wrap ``module:function``, or an installed trainer.
 
     Raises:
-        ConfigError: no such module or function.
+        ConfigError: no such function, or nobody here allowed to import it.
     """
-    module_name, colon, function_name = where.partition(":")
-    if not colon or not module_name or not function_name:
-        raise ConfigError(f"trainer is '{where}', expected MODULE:FUNCTION")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        build = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"trainer '{where}' cannot be imported: {error}") from error
-    return own_trainer(cast("BuildTrainer", build))
+    return own_trainer(cast("BuildTrainer", find(Kind.TRAINER, where)))
 
 
 def own_trainer(build: BuildTrainer) -> OwnTrainer:

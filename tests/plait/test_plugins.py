@@ -18,7 +18,7 @@ def here(tmp_path, monkeypatch):
     """A working directory of the operator's, in a process that has admitted and imported nothing yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("_given", "_admitted", "_appended"):
+    for name in ("_given", "_found", "_admitted", "_appended"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     yield tmp_path
     for name, module in list(sys.modules.items()):
@@ -99,15 +99,15 @@ def test_an_installed_part_is_found_by_its_plain_name_and_kind(here) -> None:
     site = here / "site"
     (site / "outside").mkdir(parents=True)
     (site / "outside" / "__init__.py").write_text("part = 'theirs'\n")
-    install(site, "outside", rules={"theirs": "outside:part"})
+    install(site, "outside", rules={"theirs": "outside:part", "twice": "outside:part"})
     sys.path.append(str(site))
     assert find(Kind.RULE, "theirs") == "theirs"
-    assert dict(installed(Kind.RULE)) == {"theirs": "outside 1.0"}
+    assert dict(installed(Kind.RULE)) == {"theirs": "outside 1.0", "twice": "outside 1.0"}
     with pytest.raises(ConfigError, match="codec is 'theirs'"):
         find(Kind.CODEC, "theirs")
-    install(site, "other", rules={"theirs": "outside:part"})
+    install(site, "other", rules={"twice": "outside:part"})
     with pytest.raises(ConfigError, match="installed by other and outside"):
-        find(Kind.RULE, "theirs")
+        find(Kind.RULE, "twice")
 
 
 def test_no_distribution_is_looked_for_where_only_a_plugin_is_searched(here) -> None:

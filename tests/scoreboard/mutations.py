@@ -286,7 +286,7 @@ def _trainers_directory_first() -> None:
         def append(self, place: str) -> None:
             sys.path.insert(0, place)
 
-    put("plait.training.bridge:sys", SimpleNamespace(path=First(), stderr=sys.stderr))
+    put("plait.plugins:sys", SimpleNamespace(path=First(), modules=sys.modules))
 
 
 def _links_are_followed() -> None:

@@ -36,7 +36,7 @@ def home(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "rules_of_ada", raising=False)
-    for name in ("_given", "_admitted", "_appended"):
+    for name in ("_given", "_found", "_admitted", "_appended"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     return folder
 

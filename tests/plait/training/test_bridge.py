@@ -12,6 +12,7 @@ from transformers import Trainer, TrainingArguments
 from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
+from plait.plugins import admit
 from plait.rounds.local_model import Carried, TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
@@ -114,6 +115,7 @@ def test_the_runs_schedule_reaches_the_trainer_round_by_round() -> None:
 def test_a_trainer_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
     monkeypatch.chdir(tmp_path)
+    admit("my_own_trainer_module:build")
     assert callable(load_own_trainer("my_own_trainer_module:build"))
 
 
@@ -123,6 +125,7 @@ def test_nothing_beside_a_trainer_hides_an_installed_library(tmp_path: Path, mon
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    admit("another_trainer_module:build")
     load_own_trainer("another_trainer_module:build")
     monkeypatch.delitem(sys.modules, "wave", raising=False)
     assert Path(str(importlib.import_module("wave").__file__)).parent != tmp_path
@@ -132,6 +135,7 @@ def test_nothing_beside_a_trainer_hides_an_installed_library(tmp_path: Path, mon
     "where", ["nowhere", "no_such_module_at_all:build", "json:no_such_function", ":build", "json:"]
 )
 def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
+    admit(where)
     with pytest.raises(ConfigError, match="trainer"):
         load_own_trainer(where)
 
