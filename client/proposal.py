@@ -53,8 +53,23 @@ class Proposal:
             ),
             self._sent,
             (f"also sent: losses, counts of examples and tokens{labels}, this machine's device and memory"),
+            *self._promised,
             "stays here: the data, and your personalized adapter if the run makes one",
             "an update can reveal parts of its training text: join only a server that you trust with that",
+        )
+
+    @property
+    def _promised(self) -> tuple[str, ...]:
+        config = self.config
+        if config.dp == "off":
+            return ()
+        given = f"noise of {config.dp_noise_multiplier:g} times the clip norm"
+        noise = f"epsilon {config.dp_epsilon:g}" if config.dp_epsilon else given
+        return (
+            (
+                f"the server promises client-level differential privacy towards everybody but itself: {noise} at delta "
+                f"{config.dp_delta:g}; nobody can check from here that it adds the noise"
+            ),
         )
 
     @property

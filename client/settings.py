@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ def check_settings(
     max_memory_gb: float = 0.0,
     max_rank: int = 0,
     policy: Path | None = None,
+    dp_max_epsilon: float = 0.0,
     yes: bool = False,
 ) -> NodeSettings:
     """Check an operator's input, as far as possible without reading the data.
@@ -98,6 +100,11 @@ def check_settings(
         raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
     if max_rank < 0:
         raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")
+    if not (math.isfinite(dp_max_epsilon) and dp_max_epsilon >= 0):
+        raise ConfigError(f"dp-max-epsilon is {dp_max_epsilon}, expected 0 or more")
+    limits = load_policy(policy)
+    if dp_max_epsilon:
+        limits = limits.model_copy(update={"dp_max_epsilon": dp_max_epsilon})
     machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
     config_from_table(machine, where="command line")
     loaded = ClientKit.load(kit) if kit else None
@@ -116,7 +123,7 @@ def check_settings(
         state=(state or default_state_directory()).expanduser().absolute(),
         max_memory_bytes=int(max_memory_gb * 1e9),
         max_rank=max_rank,
-        policy=load_policy(policy),
+        policy=limits,
         consents=yes,
         allow_plugins=tuple(allow_plugins),
     )

@@ -6,6 +6,7 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.plugins import Kind, is_named
+from plait.privacy.accountant import epsilon_at
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
@@ -83,6 +85,15 @@ class Policy(BaseModel, frozen=True):
         int,
         Field(ge=0, le=_LARGEST, description="times per run that a round may be requested again from another adapter"),
     ] = 3
+    dp_max_epsilon: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="largest epsilon of a run's client-level differential privacy; 0 accepts runs without any. The "
+            "server adds the noise, so this checks its promise, not its noise",
+        ),
+    ] = 0.0
+    dp_max_delta: Annotated[float, Field(gt=0, lt=1, description="largest delta that goes with it")] = 1e-4
     finest_wire: Annotated[
         str, Field(description="most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
     ] = "fp32"
@@ -144,6 +155,7 @@ class Policy(BaseModel, frozen=True):
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
         self._at_most("max-tokens", "the run asks for tokens per round:", examples * config.seq_len)
+        self._check_privacy(config)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self._at_least(
@@ -156,6 +168,20 @@ class Policy(BaseModel, frozen=True):
                 f"'{self.finest_wire}' at most",
                 f"set it to '{config.wire}'",
             )
+
+    def _check_privacy(self, config: RunConfig) -> None:
+        if not self.dp_max_epsilon:
+            return
+        key, most, delta = "dp-max-epsilon", f"epsilon of at most {self.dp_max_epsilon:g}", config.dp_delta
+        if config.dp == "off":
+            raise self._refusal(key, "the run has no differential privacy", most, "set it to 0")
+        if not 0 < delta <= self.dp_max_delta:
+            allowed = f"at most {self.dp_max_delta:g}"
+            raise self._refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
+        epsilon = config.dp_epsilon or epsilon_at(delta, math.sqrt(config.rounds) / config.dp_noise_multiplier)
+        if epsilon > self.dp_max_epsilon:
+            asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
+            raise self._refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
 
     def check_targets(self, modules: Iterable[str]) -> None:
         """Refuse modules that the adapter may not touch.

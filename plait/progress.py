@@ -22,6 +22,8 @@ from plait.rounds.events import (
     EndedEarly,
     Evaluated,
     Event,
+    PrivacySpent,
+    PrivacyStarted,
     PublishFailed,
     ReplyReceived,
     Score,
@@ -30,6 +32,7 @@ from plait.rounds.events import (
     UpdateRefused,
     WaitingForClients,
 )
+from plait.rounds.privacy_card import PrivacyCard
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class _Viewer:
         self._bars = bars
         self._rounds = rounds
         self._base: Score | None = None
+        self._privacy: PrivacyCard | None = None
         self._newcomers: list[str] = []
         self._bar = bars.add_task("starting", total=total)
 
@@ -119,6 +123,8 @@ class _Viewer:
                 self._show_here(event.wanted, event.fit, 0)
             case PublishFailed():
                 self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
+            case PrivacyStarted() | PrivacySpent():
+                self._show_privacy(event)
             case Evaluated():
                 self._show_loss(event)
             case StepTakenBack() | EndedEarly():
@@ -141,6 +147,15 @@ class _Viewer:
             self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
         if unfit and fit < wanted:
             self._screen.print(f"clients still missing: {wanted - fit}")
+
+    def _show_privacy(self, event: PrivacyStarted | PrivacySpent) -> None:
+        self._privacy = PrivacyCard.after(self._privacy, event)
+        if self._privacy is None:
+            return
+        if isinstance(event, PrivacySpent):
+            self._screen.print(f"round {event.round:<3} {self._privacy.epsilon_text}")
+        elif self._privacy.warning:
+            self._warn("warning", self._privacy.warning)
 
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"

@@ -12,6 +12,8 @@ from pathlib import Path
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, PeerError
 
+PRIVACY_KEYS = frozenset({"dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile"})
+
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
@@ -23,6 +25,8 @@ WELCOME_KEYS = frozenset(
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
+        # What the server promises about privacy; only sent if it does.
+        *PRIVACY_KEYS,
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""
@@ -30,7 +34,8 @@ WELCOME_KEYS = frozenset(
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
-    told = {key: value for key, value in table.items() if key in WELCOME_KEYS}
+    keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
+    told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().is_dir():
         # A directory of the server means nothing to others; the fingerprint identifies the base.

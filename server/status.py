@@ -40,6 +40,7 @@ def status_of(summary: RunProgress, registry: TaskRegistry) -> dict[str, Json]:
         "rounds": summary.rounds,
         "deadline_s": summary.deadline_s,
         "eta_s": _rounded(summary.eta_s),
+        "privacy": _privacy(summary),
         "cohort": cohort,
         "unfit": [
             {"name": name, "reason": reason, "detail": detail}
@@ -51,6 +52,13 @@ def status_of(summary: RunProgress, registry: TaskRegistry) -> dict[str, Json]:
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),
     }
+
+
+def _privacy(summary: RunProgress) -> dict[str, Json] | None:
+    if summary.privacy is None:
+        return None
+    promised, epsilon = summary.privacy.promised, summary.privacy.epsilon
+    return {"unit": promised.unit, "epsilon": epsilon, "budget": promised.epsilon, "delta": promised.delta}
 
 
 def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:

@@ -34,6 +34,7 @@ def model_card(
     base_loss: float | None = None,
     final_loss: float | None = None,
     parents: Sequence[Parent] = (),
+    privacy: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The card of an adapter trained in federated rounds.
 
@@ -46,6 +47,7 @@ def model_card(
         base_loss: held-out loss before any training, in nats per token (per example for labels).
         final_loss: the same after the last round.
         parents: the adapters that it was derived from.
+        privacy: plait's own words on the run's differential privacy, fact by fact; empty without.
     """
     title = escaped(name)
     facts = [
@@ -62,6 +64,9 @@ def model_card(
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     remarks = [base.origin.remark] if base.origin.remark else []
+    if privacy:
+        rows = "\n".join(f"| {fact} | {text} |" for fact, text in privacy)
+        remarks.append(f"## Differential privacy\n\n| | |\n|---|---|\n{rows}")
     lead = (
         "An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to "
         "the adapter."

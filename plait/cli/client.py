@@ -54,6 +54,13 @@ def client(
         Path | None,
         typer.Option("--policy", help="TOML file that limits what a server may ask; safe limits by default."),
     ] = None,
+    dp_max_epsilon: Annotated[
+        float,
+        typer.Option(
+            "--dp-max-epsilon",
+            help="Refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.",
+        ),
+    ] = 0.0,
     yes: Annotated[
         bool, typer.Option("--yes", help="Consent to any run that the policy allows, without asking.")
     ] = False,
@@ -88,6 +95,7 @@ def client(
         max_memory_gb=max_memory_gb,
         max_rank=max_rank,
         policy=policy,
+        dp_max_epsilon=dp_max_epsilon,
         yes=yes,
     )
     from client.process import run_node

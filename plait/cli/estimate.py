@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json
+
+if TYPE_CHECKING:
+    from plait.report.estimate import PlannedPrivacy
+    from plait.settle import Settled
 from plait.simulation.names import check_names
+
+
+def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:
+    from plait.report.estimate import PlannedPrivacy
+
+    privacy = settled.privacy
+    return privacy and PlannedPrivacy(
+        epsilon=privacy.epsilon_after(settled.config.rounds),
+        delta=privacy.delta,
+        noise_multiplier=privacy.noise_multiplier,
+        noise_over_clip=privacy.noise_over_clip(size),
+    )
 
 
 @with_run_options()
@@ -38,6 +54,7 @@ def estimate(
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
     from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
+    from plait.rounds.aggregator import largest_update
     from plait.rounds.broadcasts import NEW_FACTORS_BITS
     from plait.run import blueprint_of, copies_on_disk
     from plait.settle import settle
@@ -59,7 +76,7 @@ def estimate(
             bits_up=bits,
             bits_down=max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits,
             overhead_bytes=0,
-            evaluating_clients=settings.clients if evaluate else 0,
+            evaluating_clients=settings.clients if evaluate and not settled.privacy else 0,
             bandwidth_up_bps=up_mbps and up_mbps * 1e6,
             bandwidth_down_bps=down_mbps and down_mbps * 1e6,
             tokens_per_client_round=settings.local_steps
@@ -71,6 +88,7 @@ def estimate(
             client_copies=copies.client,
             client_copies_after=copies.client_after,
             server_copies=copies.server,
+            privacy=_planned(settled, largest_update(settled.rule, geometry)),
         )
     )
     if json_output:

@@ -22,6 +22,7 @@ from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
 from plait.cli.export import export
 from plait.cli.methods import methods
+from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
@@ -80,6 +81,7 @@ app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(serve)
 app.command()(verify)
+app.command()(privacy)
 app.command()(doctor)
 app.command()(provision)
 app.command()(server)

@@ -65,6 +65,7 @@ class Publisher:
             base_loss=progress.base_loss,
             final_loss=loss if evaluated == state.round else None,
             parents=self.parents,
+            privacy=progress.privacy.facts if progress.privacy else (),
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents

@@ -35,9 +35,6 @@ from plait.privacy.quantile import count_multiplier, next_clip, update_multiplie
 
 _PART_OF_LARGEST_STEP = 0.5
 
-WORTH_WARNING = 3.0
-"""Noise over clip from which on training has next to nothing to follow."""
-
 
 @dataclass(frozen=True)
 class ClientPrivacy:

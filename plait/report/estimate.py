@@ -15,6 +15,7 @@ from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
+from plait.rounds.privacy_card import WORTH_WARNING
 
 _BF16_BYTES = 2
 # Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
@@ -68,6 +69,23 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
     return parameters
 
 
+@dataclass(frozen=True)
+class PlannedPrivacy:
+    """What differential privacy means for a planned run.
+
+    Attributes:
+        epsilon: of the whole run.
+        delta: of the same.
+        noise_multiplier: noise of a round over the sensitivity.
+        noise_over_clip: norm of the noise in a round's mean, over the clip norm.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    noise_over_clip: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostInputs:
     """The inputs of an estimate.
@@ -88,6 +106,7 @@ class CostInputs:
         client_copies: float32 values per parameter that a client keeps on disk in addition to the adapter.
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
+        privacy: of a run with differential privacy; None without.
     """
 
     trainable_parameters: int
@@ -107,6 +126,7 @@ class CostInputs:
     client_copies: float = 0
     client_copies_after: float = 0
     server_copies: float = 0
+    privacy: PlannedPrivacy | None = None
 
     def __post_init__(self) -> None:
         for name in ("trainable_parameters", "full_model_parameters", "clients", "clients_per_round", "rounds"):
@@ -275,6 +295,10 @@ class CostEstimate:
             "train_s_per_client_round": self.train_s_per_client_round,
             "train_tokens": self.train_tokens,
             "recommended_rank": self.recommended_rank,
+            "dp_epsilon": inputs.privacy.epsilon if inputs.privacy else None,
+            "dp_delta": inputs.privacy.delta if inputs.privacy else None,
+            "dp_noise_multiplier": inputs.privacy.noise_multiplier if inputs.privacy else None,
+            "dp_noise_over_clip": inputs.privacy.noise_over_clip if inputs.privacy else None,
         }
 
     def _savings(self, alternative: Alternative) -> float | None:
@@ -319,7 +343,38 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
         trainable_parameters=inputs.trainable_parameters,
         this="this plan",
     )
-    return cost, comparison
+    return (cost, comparison, *_privacy_tables(inputs))
+
+
+def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
+    planned = inputs.privacy
+    if planned is None:
+        return ()
+    ratio = planned.noise_over_clip
+    needed = math.ceil(inputs.clients_per_round * ratio / WORTH_WARNING)
+    warning = (
+        f"Warning: the noise is {ratio:.3g} times the longest mean that a round can have; expect no useful adapter. It "
+        f"would be {WORTH_WARNING:g} times with {needed:,} clients per round, or with {_fewer(inputs, ratio)}."
+    )
+    return (
+        Table(
+            title="Differential privacy of clients",
+            headings=("", ""),
+            rows=(
+                ("epsilon of the whole run", f"{planned.epsilon:.4g}"),
+                ("delta", f"{planned.delta:g}"),
+                ("noise multiplier of a round", f"{planned.noise_multiplier:.4g}"),
+                ("noise in a round's mean, over the clip norm", f"{ratio:.3g}"),
+            ),
+            note=warning if ratio > WORTH_WARNING else "",
+        ),
+    )
+
+
+def _fewer(inputs: CostInputs, ratio: float) -> str:
+    # The noise's norm grows with the root of the number of parameters.
+    parameters = int(inputs.trainable_parameters * (WORTH_WARNING / ratio) ** 2)
+    return f"an adapter of {count_text(parameters)} parameters (--rule fedsb, --method lora_xs)"
 
 
 def _training_note(estimate: CostEstimate) -> str:

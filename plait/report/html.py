@@ -18,6 +18,7 @@ from plait.adapters import Json
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
+from plait.report.privacy import epsilon_table, privacy_card_table
 from plait.report.repeat import is_deployed, repeat_command
 from plait.report.tables import (
     aggregation_table,
@@ -84,6 +85,8 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "aggregation": aggregation_table(view),
                 "left_out": left_out_table(view),
                 "refusals": refusals_table(view),
+                "privacy": privacy_card_table(view),
+                "epsilon": epsilon_table(view),
             },
             plots=inline(plots),
             alternative_texts=_ALTERNATIVE_TEXTS,
@@ -125,6 +128,12 @@ def headline(view: RunView) -> str:
     """The run in two or three plain sentences."""
     who = plural(len(view.client_names), "client")
     base, final = view.base_evaluation, view.final_evaluation
+    if view.privacy:
+        done = plural(len(view.rounds), "round")
+        return (
+            f"{who} fine-tuned {clean(view.start.base.name)} in {done} with client-level differential privacy: "
+            f"{view.privacy.epsilon_text}. Losses on the clients' data stay with the clients."
+        )
     if final is None:
         return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."
     learned = f"held-out loss is {loss_text(final.loss)}"

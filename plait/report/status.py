@@ -27,10 +27,21 @@ def _run(said: Mapping[str, object]) -> Table:
         ("late", ", ".join(map(_text, late)) if late else "nobody"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
+        *_privacy(said),
         ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),
         ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
     )
     return Table("Run", ("", ""), rows, text_columns=(0, 1))
+
+
+def _privacy(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    value = said.get("privacy")
+    if not isinstance(value, dict):
+        return ()
+    promised = cast("Mapping[str, object]", value)
+    epsilon, budget, delta = (_number(promised.get(key)) for key in ("epsilon", "budget", "delta"))
+    of = "" if budget is None else f" of {budget:g}"
+    return (("privacy", f"epsilon {epsilon or 0:.3g}{of} at delta {delta or 0:g}, by {_text(promised.get('unit'))}"),)
 
 
 def _attached(said: Mapping[str, object]) -> str:

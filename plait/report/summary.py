@@ -19,6 +19,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
+    Keys that begin with ``dp`` are None without differential privacy.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation.
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
@@ -44,6 +45,10 @@ def summarise(view: RunView) -> dict[str, Json]:
         "kept_round": view.end.kept_round if view.end else None,
         "steps_taken_back": [*view.taken_back],
         "clients": len(view.client_names),
+        "dp_unit": view.privacy.promised.unit if view.privacy else None,
+        "dp_epsilon": view.privacy.epsilon if view.privacy else None,
+        "dp_delta": view.privacy.promised.delta if view.privacy else None,
+        "dp_epsilon_by_round": _epsilon_by_round(view) if view.privacy else None,
         "trainable_parameters": view.start.adapter.trainable_parameters,
         "full_model_bytes": view.start.full_model_bytes,
         "uplink_bytes": view.sent.uplink_bytes,
@@ -101,6 +106,11 @@ def _accuracy_interval(evaluation: MeanScore | None) -> Json:
 def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
     found = {number: of(evaluation) for number, evaluation in view.evaluations.items()}
     return [found.get(number) for number in range(max(found, default=-1) + 1)]
+
+
+def _epsilon_by_round(view: RunView) -> list[Json]:
+    spent = {0: 0.0, **{number: event.epsilon for number, event in view.privacy_spent.items()}}
+    return [spent.get(number) for number in range(max(spent) + 1)]
 
 
 def _by_client(evaluation: MeanScore | None, of: Callable[[Score], float | None]) -> dict[str, Json]:

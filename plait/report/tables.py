@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
+from plait.report.privacy import privacy_tables
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -41,6 +42,7 @@ T = TypeVar("T")
 def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
     tables = (
+        *privacy_tables(view),
         loss_by_round_table(view),
         loss_by_client_table(view),
         fairness_table(view),
@@ -134,7 +136,8 @@ def loss_by_client_table(view: RunView) -> Table:
     """Each client's own held-out loss, base against newest adapter, with the baselines; by name."""
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     references = [reference for reference in view.references.values() if reference.by_client]
-    names = sorted(view.client_names)
+    # Of clients in a private run the ledger has names alone.
+    names = [] if view.privacy else sorted(view.client_names)
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 

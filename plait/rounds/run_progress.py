@@ -13,6 +13,7 @@ from pathlib import Path
 
 from plait.rounds import events
 from plait.rounds.ledger import Follower
+from plait.rounds.privacy_card import PrivacyCard
 from plait.rounds.validate import Reason
 
 _ROUNDS_TIMED = 64
@@ -34,6 +35,7 @@ class RunProgress:
         round_s: times of the most recent ones.
         unfit: clients that cannot take part: a code, and the client's own message.
         base_loss: held-out loss before round 1; None until known.
+        privacy: the guarantee of a run with differential privacy; None without.
         loss: the newest held-out loss and the round before it; None until there is one.
     """
 
@@ -48,6 +50,7 @@ class RunProgress:
     done: int = 0
     round_s: tuple[float, ...] = ()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    privacy: PrivacyCard | None = None
     base_loss: float | None = None
     loss: tuple[int, float] | None = None
 
@@ -88,6 +91,8 @@ class RunProgress:
             case events.Evaluated():
                 base = event.loss if event.round == 0 else self.base_loss
                 return replace(self, state="between rounds", base_loss=base, loss=(event.round, event.loss))
+            case events.PrivacyStarted() | events.PrivacySpent():
+                return replace(self, privacy=PrivacyCard.after(self.privacy, event))
             case events.RunFinished():
                 return replace(self, state="finished")
             case events.Interrupted():

@@ -15,6 +15,7 @@ from typing import Self
 from plait.adapters import Task
 from plait.errors import PeerError
 from plait.rounds import events
+from plait.rounds.privacy_card import PrivacyCard
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class RunView:
         taken_back: steps that made the adapter worse, by round.
         ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
+        privacy: the guarantee of a run with differential privacy; None without.
+        privacy_spent: by round.
         traffic: by (round, client); round 0 is everything before training.
         interruptions: how often the run was stopped.
         end: None while the run has not finished.
@@ -68,6 +71,8 @@ class RunView:
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
     ended_early: events.EndedEarly | None = None
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
+    privacy: PrivacyCard | None = None
+    privacy_spent: dict[int, events.PrivacySpent] = field(default_factory=dict[int, events.PrivacySpent])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     sent: Traffic = field(default_factory=Traffic)
     interruptions: int = 0
@@ -96,6 +101,7 @@ class RunView:
         if not isinstance(event, events.Resumed):
             self._worked_s += max(0.0, event.time - self.last.time)
         self.last = event
+        self.privacy = PrivacyCard.after(self.privacy, event)
         match event:
             case events.ClientsDescribed(clients=described):
                 for client in described:
@@ -124,6 +130,8 @@ class RunView:
                 self.ended_early = event
             case events.Reference():
                 self.references[event.kind] = event
+            case events.PrivacySpent():
+                self.privacy_spent[event.round] = event
             case events.Interrupted():
                 self.interruptions += 1
             case events.RunFinished():

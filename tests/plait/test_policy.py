@@ -165,3 +165,30 @@ def test_every_run_of_the_documentation_is_within_the_default_policy():
             Policy().check_run(config)
         except PolicyError as error:
             pytest.fail(f"{page}: {error}")
+
+
+PRIVATE = {"dp": "client", "dp_epsilon": 8.0, "dp_delta": 1e-5, "clients": 100}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {},
+            "the run has no differential privacy, but dp-max-epsilon of this client's policy allows epsilon",
+        ),
+        (PRIVATE, "the run may spend epsilon 8 at delta 1e-05, but dp-max-epsilon"),
+        ({**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}, r"the run may spend epsilon 11\.48"),
+        ({**PRIVATE, "dp_epsilon": 1.0, "dp_delta": 5e-3}, "the run has delta 0.005, but dp-max-delta"),
+        ({**PRIVATE, "dp_epsilon": 1.0, "dp_delta": 0.0}, "the run has delta 0, but dp-max-delta"),
+    ],
+)
+def test_a_client_that_insists_on_privacy_refuses_a_run_that_promises_less(asked, message):
+    with pytest.raises(PolicyError, match=message):
+        Policy(dp_max_epsilon=4.0).check_run(RunConfig(**asked))
+    Policy().check_run(RunConfig(**asked))
+
+
+def test_a_run_that_promises_enough_is_accepted():
+    Policy(dp_max_epsilon=8.0).check_run(RunConfig(**PRIVATE))
+    Policy(dp_max_epsilon=12.0).check_run(RunConfig(**{**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}))

@@ -38,6 +38,7 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
         {"labels": "a,b", "client-ranks": "2,4,8", "rounds": 7, "eval-every": 7},
         {"server-optimizer": "fedadam", "learning-rate": 0.5},
+        {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
     ],
 )
 def test_a_client_works_out_the_same_settings_as_the_server(given):
@@ -57,3 +58,11 @@ def test_any_other_key_is_refused(key):
 def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
     with pytest.raises(PeerError, match=f"server's run configuration: {key} is"):
         config_from_welcome({key: value})
+
+
+def test_clients_are_told_of_privacy_only_where_the_run_has_some():
+    keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip", "dp-clip-quantile", "dp-noise-multiplier"}
+    assert not keys & set(welcome_table(RunConfig().to_table()))
+    told = welcome_table(RunConfig(dp="client", dp_epsilon=8.0).to_table())
+    assert keys <= set(told)
+    assert config_from_welcome(told).dp_epsilon == 8.0

@@ -1,0 +1,41 @@
+"""``plait privacy``: what a run promises about privacy, and what it has spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.errors import ConfigError
+
+
+def privacy(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show the differential privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
+
+    Example: plait privacy runs/first
+    """
+    from plait.report import privacy_tables
+    from plait.report.table import to_rich
+    from plait.rounds.ledger import read_events
+    from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.run_view import RunView
+
+    view = RunView.of(read_events(RunDirectory.find(run).ledger))
+    if view.privacy is None:
+        raise ConfigError(f"'{run}' has no differential privacy, expected a run with --dp client")
+    if json_output:
+        spent = {str(number): event.fields() for number, event in view.privacy_spent.items()}
+        print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "facts": dict(view.privacy.facts)})
+        return
+    from rich.console import Console
+
+    screen = Console()
+    for table in privacy_tables(view):
+        screen.print(to_rich(table))
+    if view.privacy.warning:
+        screen.print(view.privacy.warning, style="yellow")

@@ -1,0 +1,36 @@
+"""The privacy of a run as tables: the card, and epsilon by round."""
+
+from __future__ import annotations
+
+from plait.report.table import Table
+from plait.rounds.run_view import RunView
+
+
+def privacy_tables(view: RunView) -> tuple[Table, Table]:
+    """The card and epsilon by round; both without rows for a run without differential privacy."""
+    return privacy_card_table(view), epsilon_table(view)
+
+
+def privacy_card_table(view: RunView) -> Table:
+    """Who is protected from whom, and what is not covered."""
+    card = view.privacy
+    return Table(
+        title="Differential privacy",
+        headings=("", ""),
+        rows=card.facts if card else (),
+        note=card.warning if card else "",
+        text_columns=(0, 1),
+    )
+
+
+def epsilon_table(view: RunView) -> Table:
+    """Epsilon after every round."""
+    return Table(
+        title="Epsilon by round",
+        headings=("round", "epsilon", "draws of noise", "next clip norm"),
+        rows=tuple(
+            (str(number), f"{spent.epsilon:.4g}", str(spent.charges), f"{spent.clip_norm:.3g}")
+            for number, spent in sorted(view.privacy_spent.items())
+        ),
+        note=f"At delta {view.privacy.promised.delta:g}, of the whole run so far." if view.privacy else "",
+    )

@@ -1,0 +1,103 @@
+"""What a private run promises and has spent, in words: for the report, the adapter's card, `plait privacy` and status.
+
+Knows only the ledger's events. The figures are recomputed by `plait verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from plait.rounds.events import Event, PrivacySpent, PrivacyStarted
+
+WORTH_WARNING = 3.0
+"""Noise over clip norm from which on there is next to nothing to learn from."""
+
+NOT_COVERED: tuple[str, ...] = (
+    "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
+    "who took part, when, and that a client failed",
+    "what is said of the data elsewhere: the names of labels, the choice of settings after looking at it",
+    "single records of a client any better than the client as a whole",
+    "facts about people that hold whether or not their client takes part",
+)
+"""What the guarantee says nothing about."""
+
+
+@dataclass(frozen=True)
+class PrivacyCard:
+    """The guarantee of a run, as far as the run has come.
+
+    Attributes:
+        promised: at its beginning.
+        spent: after the newest round; None before the first.
+    """
+
+    promised: PrivacyStarted
+    spent: PrivacySpent | None = None
+
+    @classmethod
+    def of(cls, recorded: Iterable[Event]) -> Self | None:
+        """The card of a ledger's events; None for a run without differential privacy."""
+        card: Self | None = None
+        for event in recorded:
+            card = cls.after(card, event)
+        return card
+
+    @classmethod
+    def after(cls, card: Self | None, event: Event) -> Self | None:
+        """The card once one more event is known."""
+        match event:
+            case PrivacyStarted():
+                return cls(event)
+            case PrivacySpent() if card:
+                return cls(card.promised, event)
+            case _:
+                return card
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far."""
+        return self.spent.epsilon if self.spent else 0.0
+
+    @property
+    def epsilon_text(self) -> str:
+        """Epsilon and delta in a few words."""
+        budget = self.promised.epsilon
+        of = f" of {budget:g}" if budget is not None else ""
+        return f"epsilon {self.epsilon:.3g}{of} at delta {self.promised.delta:g}"
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the noise leaves next to nothing to learn from."""
+        return self.promised.noise_over_clip > WORTH_WARNING
+
+    @property
+    def warning(self) -> str:
+        """One sentence, if the noise leaves next to nothing to learn from; else empty."""
+        if not self.is_hopeless:
+            return ""
+        return (
+            f"The noise in a round's mean is {self.promised.noise_over_clip:.3g} times the clip norm: expect no useful "
+            "adapter. More clients per round, fewer parameters or a larger epsilon help."
+        )
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What is promised, fact by fact."""
+        promised = self.promised
+        clip = f"{promised.clip_norm:.3g}"
+        if promised.clip_quantile is not None:
+            clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
+        facts = [
+            ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
+            ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
+            ("Spent", f"{self.epsilon_text}, {self.spent.charges if self.spent else 0} draws of noise"),
+            ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
+            ("Amplification by sampling", promised.amplification),
+            ("Clip norm", clip),
+            ("Noise multiplier of a round", f"{promised.noise_multiplier:.4g}"),
+            ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
+            ("Not covered", "; ".join(NOT_COVERED)),
+        ]
+        return tuple((name, text) for name, text in facts if text)
