@@ -1,10 +1,10 @@
 """The participant of a Flower context, from the configuration of its node and of the run.
 
-A node with ``data`` in its configuration has its own data; ``name`` is its name, ``state`` a directory for its state,
-``key`` the file of the key that signs its updates, ``max-rank`` the largest rank that it accepts (0: any), ``policy``
-the file of its operator's limits, ``trainer`` the local trainer that it allows, ``allow-plugins`` the modules whose
-parts a run may name, separated by commas. A node with ``partition-id`` is one
-client of a simulation: it takes its part of the run's data.
+A node with ``data`` in its configuration has its own data, read with its ``columns`` and ``split``; ``name`` is its
+name, ``state`` a directory for its state, ``key`` the file of the key that signs its updates, ``max-rank`` the largest
+rank that it accepts (0: any), ``policy`` the file of its operator's limits, ``trainer`` the local trainer that it
+allows, ``allow-plugins`` the modules whose parts a run may name, separated by commas. A node with ``partition-id`` is
+one client of a simulation: it takes its part of the run's data.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ def _run(context: Context) -> Run:
 def _own_client(context: Context) -> OwnClient:
     node = context.node_config
     admit(*str(node.get("allow-plugins", "")).split(","), str(node.get("trainer", "")))
-    data, key, policy = (str(node.get(name, "")) for name in ("data", "key", "policy"))
+    data, columns, split = (str(node.get(name, "")) for name in ("data", "columns", "split"))
+    key, policy = (str(node.get(name, "")) for name in ("key", "policy"))
     max_rank = node.get("max-rank", 0)
     return own_client(
         _run(context),
-        as_dataset(data),
+        as_dataset(data, columns=columns, split=split),
         name=str(node.get("name") or Path(data).stem),
         policy=load_policy(Path(policy) if policy else None),
         max_rank=max_rank if isinstance(max_rank, int) else 0,

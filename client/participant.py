@@ -88,6 +88,7 @@ def own_client(
         run.load_base(),
         name,
         dataset.records,
+        held_out=dataset.held_out,
         kind=dataset.kind,
         histogram=_histogram(dataset, config.label_names),
         own_trainer=load_own_trainer(trainer) if trainer else None,

@@ -31,7 +31,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):
-        dataset = as_dataset(settings.data)
+        dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 

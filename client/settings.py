@@ -23,7 +23,9 @@ class NodeSettings:
 
     Attributes:
         kit: the node's kit; None on an insecure loopback connection.
-        data: its own data, a JSONL file or a built-in set.
+        data: its own data, as `plait.data.as_dataset` takes them.
+        columns: which of their columns hold what, as in the run configuration.
+        split: the split to train on, or this and the one that is held out, as in the run configuration.
         base: replaces the run's base, if it has another name here; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
         allow_plugins: modules whose parts a run may name.
@@ -40,6 +42,8 @@ class NodeSettings:
     kit: ClientKit | None
     name: str
     data: str
+    columns: str
+    split: str
     base: str
     trainer: str
     device: str
@@ -62,6 +66,8 @@ def check_settings(
     *,
     server: str,
     data: str,
+    columns: str = "",
+    split: str = "",
     kit: Path | None = None,
     name: str = "",
     insecure: bool = False,
@@ -115,6 +121,8 @@ def check_settings(
         kit=loaded,
         name=loaded.name if loaded else check_client_name(composed(name or Path(data).stem)),
         data=data,
+        columns=columns,
+        split=split,
         base=base,
         trainer=trainer,
         device=device,

@@ -83,7 +83,27 @@ class RunConfig(BaseModel, frozen=True):
         allow_inf_nan=False,
     )
 
-    data: Annotated[str, Field(description="JSONL file, or a built-in: stdlib, chatterbot, bbc")] = "stdlib"
+    data: Annotated[
+        str,
+        Field(
+            description="file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also .gz, .zst), a data set of "
+            "the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc"
+        ),
+    ] = "stdlib"
+    columns: Annotated[
+        str,
+        Field(
+            description="columns that have other names, such as text=body,client=author; fields are text, prompt, "
+            "completion, messages, label and client"
+        ),
+    ] = ""
+    split: Annotated[
+        str,
+        Field(
+            description="split to train on, or TRAIN,HELD_OUT, such as train[:1000],test; by default train, and "
+            "validation or else test is held out"
+        ),
+    ] = ""
     base: Annotated[
         str, Field(description="Hugging Face directory or hub id, or a built-in: smollm2-135m, minilm-l6, tiny")
     ] = "smollm2-135m"

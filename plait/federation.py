@@ -147,6 +147,7 @@ def _open(
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
+        check_data(run, events)
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
@@ -174,6 +175,7 @@ def _open(
                 parameters=run.base_parameters,
                 task=spec.task.value,
             ),
+            data=run.settled.data,
             rule=rule_recorded(run.rule),
             plugins=tuple(
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
@@ -200,6 +202,22 @@ def _open(
     if privacy and key:
         ledger.append(private_rounds.started(privacy, key, size=largest_update(run.rule, ranks.master.geometry)))
     return directory, ledger, state, read_events(directory.ledger)
+
+
+def check_data(run: Run, events: Sequence[Event]) -> None:
+    """Refuse to continue a run on other data than it began with.
+
+    Raises:
+        ConfigError: a record, or their order, is another one.
+    """
+    began = next((event.data for event in events if isinstance(event, RunStarted)), None)
+    now = run.settled.data
+    if began and now and began.fingerprint != now.fingerprint:
+        raise ConfigError(
+            f"data '{run.config.data}' has changed since the run began: its fingerprint is {now.fingerprint[:16]} "
+            f"({now.records} records), expected {began.fingerprint[:16]} ({began.records} records); put the old data "
+            "back, or begin a new run with another --out"
+        )
 
 
 def rule_recorded(rule: Rule) -> CombiningRule:

@@ -29,6 +29,7 @@ from plait.plugins import Source, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
+from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
@@ -53,6 +54,7 @@ class Settled:
         optimizer: the server optimizer.
         codec: how deltas are encoded.
         new_factors: whether the factors change in every round.
+        data: of the simulated clients; None where clients have their own.
     """
 
     config: RunConfig
@@ -61,16 +63,18 @@ class Settled:
     optimizer: ServerOptimizer
     codec: Codec
     new_factors: bool
+    data: DataUsed | None = None
 
-    def on_data(self, *, partition: str, labels: str) -> Settled:
+    def on_data(self, *, partition: str, labels: str, data: DataUsed | None = None) -> Settled:
         """The same, with the data known.
 
         Args:
             partition: how the data are partitioned.
             labels: their classes, separated by commas; settings given by the user take precedence.
+            data: what the ledger says of them.
         """
         given = {"partition": partition, "labels": self.config.labels or labels}
-        return replace(self, config=self.config.model_copy(update=given))
+        return replace(self, config=self.config.model_copy(update=given), data=data)
 
     @property
     def plugins(self) -> tuple[Source, ...]:

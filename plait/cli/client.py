@@ -14,7 +14,13 @@ from plait.errors import ConfigError
 
 def client(
     server: Annotated[str, typer.Option("--server", help="Address of the server, HOST:PORT.")],
-    data: Annotated[str, typer.Option("--data", help="Your data, a JSONL file. It never leaves this machine.")],
+    data: Annotated[str, typer.Option("--data", help="Your data, as in plait simulate. It never leaves this machine.")],
+    columns: Annotated[
+        str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="Split to train on, or TRAIN,HELD_OUT; see plait simulate.")
+    ] = "",
     kit: Annotated[Path | None, typer.Option("--kit", help="This node's start-up kit, from `plait provision`.")] = None,
     name: Annotated[
         str, typer.Option("--name", help="Name of this node if it has no kit; by default the name of the data.")
@@ -82,6 +88,8 @@ def client(
     settings = check_settings(
         server=server,
         data=data,
+        columns=columns,
+        split=split,
         kit=kit,
         name=name,
         insecure=insecure,

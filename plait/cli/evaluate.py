@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 def evaluate(
     adapter: Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")],
-    data: Annotated[str, typer.Option("--data", help="JSONL file or built-in name.")],
+    data: Annotated[str, typer.Option("--data", help="Data, as in plait simulate.")],
+    columns: Annotated[
+        str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="Split to evaluate on; by default validation or test, if there is one.")
+    ] = "",
     base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
     seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = 4,
@@ -47,7 +53,7 @@ def evaluate(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
-    dataset = as_dataset(data, progress=lambda text: say(text, quiet=json_output))
+    dataset = as_dataset(data, columns=columns, split=split, progress=lambda text: say(text, quiet=json_output))
     name = base or loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")

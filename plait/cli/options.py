@@ -15,7 +15,10 @@ from plait.plugins import admit
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")]
 
 _PANELS: Mapping[str, tuple[str, ...]] = {
-    "Data and base": ("data", "base", "revision", "partition", "labels", "held_out_fraction", "max_held_out_sequences"),
+    "Data and base": (
+        "data", "columns", "split", "base", "revision", "partition", "labels", "held_out_fraction",
+        "max_held_out_sequences",
+    ),
     "Rounds": (
         "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "weighting",
         "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",

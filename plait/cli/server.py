@@ -34,7 +34,7 @@ _NEWCOMERS = 16
 _AT_THE_DOOR = 64
 # Settings that clients bring themselves. A settings file may come from a simulation and name them.
 _CLIENTS = RunConfig().clients
-_NOT_THE_SERVERS = {"data": "", "partition": "", "reference": ""}
+_NOT_THE_SERVERS = {"data": "", "columns": "", "split": "", "partition": "", "reference": ""}
 
 
 @with_run_options(hidden=(*_NOT_THE_SERVERS, "clients", "side_by_side"))

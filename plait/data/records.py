@@ -120,11 +120,17 @@ class Dataset:
             names.add("label")
         return tuple(sorted(names))
 
-    def column(self, name: str) -> tuple[str | None, ...]:
-        """The values of one column in record order, None for a record without it."""
+    def column(self, name: str, *, held_out: bool = False) -> tuple[str | None, ...]:
+        """The values of one column in record order, None for a record without it.
+
+        Args:
+            name: of the column.
+            held_out: whether of the held-out records.
+        """
+        records = self.held_out if held_out else self.records
         if name == "label" and self.kind is RecordKind.LABEL:
-            return tuple(record.label for record in self.records)
-        return tuple(record.columns.get(name) for record in self.records)
+            return tuple(record.label for record in records)
+        return tuple(record.columns.get(name) for record in records)
 
 
 def _texts(record: Record) -> Iterator[str]:

@@ -70,13 +70,19 @@ def as_dataset(
     return _dataset(found, named, split)
 
 
-def check_data_name(data: str) -> None:
+def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
     """Refuse what is neither a built-in, nor a file or folder, nor a name of the hub, without reading any data.
 
+    Args:
+        data: as `as_dataset` takes it, in text.
+        columns: the same.
+        split: the same.
+
     Raises:
-        ConfigError: it is nothing of that; the nearest name is given.
+        ConfigError: it is nothing of that, and the nearest name is given; or `columns` or `split` is not valid.
         DataError: it is the path of nothing.
     """
+    _ = column_map(columns), parse_split(split)
     if data.startswith(MEMORY):
         raise ConfigError(
             f"data is '{data}', an object that a Python program gave; give it again there, with plait.resume, or begin "

@@ -119,6 +119,22 @@ class Plugin(Part):
     distribution: str = ""
 
 
+class DataUsed(Part):
+    """The data of a run, if its clients are simulated.
+
+    Attributes:
+        name: of the dataset.
+        fingerprint: SHA-256 of all records in their order, in hexadecimal.
+        records: to train on; where `held_out` is 0, their end is held out.
+        held_out: records of a split that is held out.
+    """
+
+    name: str
+    fingerprint: str
+    records: Count
+    held_out: Count = 0
+
+
 class RunStarted(Event):
     """The first event.
 
@@ -128,6 +144,7 @@ class RunStarted(Event):
         config: all settings under the keys that users write.
         base: the frozen model.
         adapter: the trained adapter.
+        data: of the simulated clients; None where clients have their own, and before it was recorded.
         rule: how updates are combined; None before it was recorded.
         plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
@@ -145,6 +162,7 @@ class RunStarted(Event):
     config: Mapping[str, JsonValue]
     base: Base
     adapter: Adapter
+    data: DataUsed | None = None
     rule: CombiningRule | None = None
     plugins: tuple[Plugin, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None

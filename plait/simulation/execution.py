@@ -54,9 +54,9 @@ def prepare(settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None)
     clients = f"{count:,} client{'' if count == 1 else 's'}"
     with status(f"partitioning {settings.data} over {clients}", quiet=quiet):
         data = load_partitioned(settings, dataset, progress=progress)
-        for note in data.partition.notes:
+        for note in (*data.dataset.notes, *data.partition.notes):
             progress(note)
-        settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels))
+        settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet):
         return resolve(settled, progress=progress), data
 

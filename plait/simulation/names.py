@@ -28,7 +28,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     if runs:
         check_base_name(settings.base)
     if runs and data and settings.data:
-        check_data_name(settings.data)
+        check_data_name(settings.data, columns=settings.columns, split=settings.split)
     method_named(settings.method)
     codec_for(settings.wire)
     if settings.partition:

@@ -22,6 +22,7 @@ from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError, PlaitError, did_you_mean
 from plait.plugins import place_of
 from plait.simulation.clusters import k_means
+from plait.simulation.held_out import held_out_by_share, held_out_by_value
 from plait.simulation.scheme import Groups, Scheme
 from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
 
@@ -43,10 +44,12 @@ class ClientShare:
     Attributes:
         name: the client's, safe as a file name and unique.
         records: its records, in the dataset's order.
+        held_out: its part of the split that the data holds out; empty if the end of its own records is held out.
     """
 
     name: str
     records: tuple[Record, ...]
+    held_out: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
     """Partition a dataset.
 
     Random schemes assign record by record, even if neighbours in the dataset belong together: IID shares of a book's
-    chapters each hold chapters from all over the book, in the book's order.
+    chapters each hold chapters from all over the book, in the book's order. A held-out split is partitioned in the same
+    way (`held_out`).
 
     Args:
         dataset: the records.
@@ -102,7 +106,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
         absent = [name for group, name in enumerate(group_names) if group not in reached]
         classes = f", among them every record of {', '.join(absent[:8])}" if absent else ""
         notes.append(f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client{classes}")
-    return _partition_of(dataset, _numbered(clients), shares, notes)
+    return _partition_of(dataset, _numbered(clients), shares, _held_out_shares(dataset, shares), notes)
 
 
 def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
@@ -134,7 +138,28 @@ def _by_column(dataset: Dataset, column: str, clients: int) -> Partition:
         if (share := shares.get(cast("str", value))) is not None:
             share.append(index)
     names = _names_of(chosen)
-    return _partition_of(dataset, names, list(shares.values()), [*notes, *_renamed(column, chosen, names)])
+    notes.extend(_renamed(column, chosen, names))
+    held_out = held_out_by_value(dataset.column(column, held_out=True), chosen)
+    if dataset.held_out and not any(held_out):
+        held_out = held_out_by_share(*_without_classes(dataset, list(shares.values())))
+        notes.append(f"column '{column}' names no client in the held-out split, which is shared out among all")
+    return _partition_of(dataset, names, list(shares.values()), held_out, notes)
+
+
+def _held_out_shares(dataset: Dataset, shares: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each client, the indices of its held-out records."""
+    if dataset.kind is not RecordKind.LABEL:
+        return held_out_by_share(*_without_classes(dataset, shares))
+    index_of = {label: index for index, label in enumerate(dataset.labels)}
+    trained = np.zeros((len(shares), len(index_of)), np.int64)
+    for client, share in enumerate(shares):
+        for index in share:
+            trained[client, index_of[dataset.records[index].label]] += 1
+    return held_out_by_share(np.array([index_of[record.label] for record in dataset.held_out], np.int64), trained)
+
+
+def _without_classes(dataset: Dataset, shares: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.zeros(len(dataset.held_out), np.int64), np.array([[len(share)] for share in shares], np.int64)
 
 
 def _by_function(dataset: Dataset, scheme: Scheme, clients: int, seed: int) -> Partition:
@@ -162,7 +187,7 @@ def _by_function(dataset: Dataset, scheme: Scheme, clients: int, seed: int) -> P
         raise ConfigError(f"{what} gave an index beyond the data, expected 0 to {len(dataset.records) - 1}")
     left_out = len(dataset.records) - len(taken)
     notes = [f"{scheme} leaves {left_out} of {len(dataset.records)} records to no client"] if left_out else []
-    return _partition_of(dataset, names, shares, notes)
+    return _partition_of(dataset, names, shares, _held_out_shares(dataset, shares), notes)
 
 
 def _numbered(clients: int) -> list[str]:
@@ -204,15 +229,27 @@ def _run(partitioner: Partitioner, rows: NDArray[np.int64], groups: NDArray[np.i
 
 
 def _partition_of(
-    dataset: Dataset, names: Sequence[str], shares: Sequence[Sequence[int]], notes: Sequence[str]
+    dataset: Dataset,
+    names: Sequence[str],
+    shares: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]],
+    notes: Sequence[str],
 ) -> Partition:
     for name, share in zip(names, shares, strict=True):
         if not share:
             raise ConfigError(f"client '{name}' gets no record, expected at least 1; take fewer clients or other skew")
+    if dataset.held_out and (without := [name for name, part in zip(names, held_out, strict=True) if not part]):
+        more = f" and {len(without) - _MOST_TOLD} more" if len(without) > _MOST_TOLD else ""
+        told = ", ".join(without[:_MOST_TOLD]) + more
+        notes = (*notes, f"the held-out split has no record of {told}: their last ones are held out")
     return Partition(
         tuple(
-            ClientShare(name, tuple(dataset.records[index] for index in share))
-            for name, share in zip(names, shares, strict=True)
+            ClientShare(
+                name,
+                tuple(dataset.records[index] for index in share),
+                tuple(dataset.held_out[index] for index in part),
+            )
+            for name, share, part in zip(names, shares, held_out, strict=True)
         ),
         tuple(notes),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from plait.config import RunConfig
 from plait.data import Dataset, as_dataset
 from plait.errors import DataError
+from plait.rounds.events import DataUsed
 from plait.simulation.partition import Partition, partition
 from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
 from plait.training.bases import Progress
@@ -25,6 +27,17 @@ class PartitionedData:
     scheme: Scheme
     partition: Partition
 
+    @cached_property
+    def used(self) -> DataUsed:
+        """What the ledger says of the data."""
+        dataset = self.dataset
+        return DataUsed(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint,
+            records=len(dataset.records),
+            held_out=len(dataset.held_out),
+        )
+
 
 def load_partitioned(
     config: RunConfig, dataset: Dataset | None = None, *, progress: Progress = lambda _: None
@@ -41,7 +54,7 @@ def load_partitioned(
         DataError: the data cannot be read, or a label has a comma in its name.
     """
     if dataset is None:
-        dataset = as_dataset(config.data, progress=progress)
+        dataset = as_dataset(config.data, columns=config.columns, split=config.split, progress=progress)
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")

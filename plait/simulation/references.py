@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from plait.federation import check_data
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
 from plait.rounds.ledger import Ledger, OnEvent, read_events
@@ -48,6 +49,7 @@ def add_references(
 
     config, master = run.config, run.ranks.master
     events = read_events(directory.ledger)
+    check_data(run, events)
     there = {event.kind for event in events if isinstance(event, Reference)}
     missing = [kind for kind in config.references if kind not in there]
     if not missing:

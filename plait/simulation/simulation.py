@@ -60,6 +60,7 @@ class Simulation:
                 self.base,
                 share.name,
                 share.records,
+                held_out=share.held_out,
                 kind=dataset.kind,
                 histogram=histogram(share.records, dataset, besides=self._data.scheme.column),
                 own_trainer=self._own_trainer,

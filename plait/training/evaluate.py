@@ -38,7 +38,7 @@ def evaluate_adapter(
     Args:
         located: the base.
         loaded: the adapter, as read from its directory.
-        dataset: the evaluation data.
+        dataset: the evaluation data; of data with a held-out split only this.
         compute: device and type.
         seq_len: tokens per sequence.
         batch_size: sequences per batch.
@@ -61,7 +61,7 @@ def evaluate_adapter(
         raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
-        dataset.records,
+        dataset.held_out or dataset.records,
         kind=dataset.kind,
         task=spec.task,
         labels=spec.labels,

@@ -122,6 +122,7 @@ def tokenise(
 
 def split_examples(
     examples: Sequence[Example],
+    held_out: Sequence[Example] | None = None,
     *,
     client: str,
     seq_len: int,
@@ -129,10 +130,11 @@ def split_examples(
     max_held_out: int,
     by_label: bool = False,
 ) -> Split:
-    """Set the last part of a client's examples aside.
+    """Set the last part of a client's examples aside, or take those that its data holds out.
 
     Args:
         examples: in the client's own order.
+        held_out: of the split that the data holds out; None if there is none.
         client: its name, for an error.
         seq_len: tokens of a sequence, for an error.
         held_out_fraction: the fraction to set aside.
@@ -142,6 +144,14 @@ def split_examples(
     Raises:
         TooLittleDataError: there is too little for one training and one held-out example.
     """
+    if held_out is not None:
+        for part, what in ((examples, "training"), (held_out, "held-out")):
+            if not part:
+                raise TooLittleDataError(
+                    f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens, expected one"
+                )
+        judged = _classes_in_step(held_out) if by_label else held_out
+        return Split(tuple(examples), spread(judged, max_held_out))
     if by_label:
         examples = _classes_in_step(examples)
     held = max(1, round(len(examples) * held_out_fraction))

@@ -47,6 +47,7 @@ class PeftLocalModel:
         base: the base, shared by all clients of this process.
         client: name for error messages.
         records: the client's data, in its own order.
+        held_out: data to measure on; by default the end of `records` is held out.
         kind: what the records are.
         histogram: counts that may be sent (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
@@ -59,6 +60,7 @@ class PeftLocalModel:
     _: KW_ONLY
     kind: RecordKind
     histogram: Mapping[str, int]
+    held_out: Sequence[Record] = ()
     own_trainer: OwnTrainer | None = None
     recall: Recall | None = None
 
@@ -131,16 +133,9 @@ class PeftLocalModel:
         """
         wanted = (spec.task, spec.labels, settings.seq_len, settings.held_out_fraction, settings.max_held_out_sequences)
         if self._split is None or self._split_for != wanted:
-            examples = tokenise(
-                self.records,
-                kind=self.kind,
-                task=spec.task,
-                labels=spec.labels,
-                tokenizer=self.base.tokenizer,
-                seq_len=settings.seq_len,
-            )
             self._split = split_examples(
-                examples,
+                self._examples(self.records, spec, settings),
+                self._examples(self.held_out, spec, settings) if self.held_out else None,
                 client=self.client,
                 seq_len=settings.seq_len,
                 held_out_fraction=settings.held_out_fraction,
@@ -149,6 +144,16 @@ class PeftLocalModel:
             )
             self._split_for = wanted
         return self._split
+
+    def _examples(self, records: Sequence[Record], spec: AdapterSpec, settings: Settings) -> list[Example]:
+        return tokenise(
+            records,
+            kind=self.kind,
+            task=spec.task,
+            labels=spec.labels,
+            tokenizer=self.base.tokenizer,
+            seq_len=settings.seq_len,
+        )
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""

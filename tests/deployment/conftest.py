@@ -95,12 +95,13 @@ class Deployment:
         )  # fmt: skip
         self.start("server")
 
-    def join(self, name: str, *, port: int | None = None, data: Path | None = None) -> None:
+    def join(self, name: str, *options: object, port: int | None = None, data: Path | None = None) -> None:
         (self.folder / name).mkdir(exist_ok=True)
         self._clients[name] = (
             "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
             "--data", data or self.federation / f"{name}.jsonl", "--state", "state",
             "--threads", "1", "--dtype", "float32", "--policy", self.federation / "policy.toml",
+            *options,
         )  # fmt: skip
         self.start(name)
 

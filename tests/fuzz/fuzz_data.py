@@ -1,8 +1,9 @@
-"""A client's own JSONL file, an adapter's PEFT configuration, and the requests of a client of `plait serve`."""
+"""A client's own data as JSONL, JSON and CSV, an adapter's configuration, requests of a client of `plait serve`."""
 
 import contextlib
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from harness import instrumented, main
@@ -15,13 +16,15 @@ with instrumented():
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 (HERE / "adapter").mkdir()
+NAMES = ("my.jsonl", "my.json", "my.csv")
 
 
 def parse(data: bytes) -> None:
-    (HERE / "my.jsonl").write_bytes(data)
+    for name in NAMES:
+        (HERE / name).write_bytes(data)
     (HERE / "adapter" / "adapter_config.json").write_bytes(data)
     for read in (
-        lambda: as_dataset(HERE / "my.jsonl"),
+        *(partial(as_dataset, HERE / name) for name in NAMES),
         lambda: load_peft_directory(HERE / "adapter"),
         lambda: wish(data),
     ):
@@ -48,6 +51,9 @@ SEEDS = [
     b'{"prompt": "a", "completion": "b"}\n',
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
     b'{"text": "x", "label": 3}\n',
+    b'[{"text": "words"}, {"text": "more words", "author": "ada"}]',
+    b'{"version": 1, "data": [{"instruction": "a", "output": "b"}]}',
+    b'text,author\n"words, and ""more""",ada\n\nx,\n',
     b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}',
     b'{"model": "m", "prompt": "a", "max_tokens": 4, "temperature": 0.5, "stop": ["x"], "n": 2, "stream": true}',
     b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}',

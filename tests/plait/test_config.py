@@ -132,7 +132,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(given, nearest):
 
 
 def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
-    with pytest.raises(ConfigError, match=r"unknown key 'zzz', expected one of: data, base, .*, out"):
+    with pytest.raises(ConfigError, match=r"unknown key 'zzz', expected one of: data, columns, .*, out"):
         config_from_table({"zzz": 1})
 
 

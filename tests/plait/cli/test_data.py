@@ -1,0 +1,170 @@
+"""Data of every shape from the command line to an adapter, as a new user would give it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+
+from plait.rounds.ledger import read_lines
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+Rows = list[dict[str, str]]
+
+
+def options(small: tuple[str, ...], out: Path) -> tuple[object, ...]:
+    return ("--clients", 3, *small, "--learning-rate", 1e-2, "--dtype", "float32", "--out", out, "--json")
+
+
+def rows_of(jsonl: Path) -> Rows:
+    return [json.loads(line) for line in jsonl.read_text().splitlines()]
+
+
+def other_names(rows: Rows, path: Path) -> Path:
+    pd.DataFrame(rows).rename(columns={"text": "body", "author": "writer"}).to_csv(path / "my.csv")
+    return path / "my.csv"
+
+
+def shards(rows: Rows, path: Path) -> Path:
+    for author in ("ada", "bob", "eve"):
+        lines = [json.dumps(row) + "\n" for row in rows if row["author"] == author]
+        (path / "d").mkdir(exist_ok=True)
+        (path / "d" / f"{author}.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    return path / "d"
+
+
+def texts(rows: Rows, path: Path) -> Path:
+    for number, row in enumerate(rows):
+        (path / "d" / row["author"]).mkdir(parents=True, exist_ok=True)
+        (path / "d" / row["author"] / f"{number:03}.txt").write_bytes(row["text"].encode())
+    return path / "d"
+
+
+def saved(rows: Rows, path: Path) -> Path:
+    datasets.Dataset.from_list(rows).save_to_disk(str(path / "d"))
+    return path / "d"
+
+
+def parquet(rows: Rows, path: Path) -> Path:
+    pd.DataFrame(rows).to_parquet(path / "my.parquet")
+    return path / "my.parquet"
+
+
+SHAPES: dict[str, tuple[Callable[[Rows, Path], Path], tuple[str, ...]]] = {
+    "csv with other names": (other_names, ("--columns", "text=body,client=writer")),
+    "parquet": (parquet, ("--partition", "natural:author")),
+    "saved": (saved, ("--columns", "client=author")),
+    "one file per client": (shards, ("--partition", "natural:file")),
+    "folders of text": (texts, ()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_same_rows_in_any_shape_train_the_same_adapter(
+    name: str, plait, original: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    make, more = SHAPES[name]
+    data = make(rows_of(original / "my.jsonl"), tmp_path)
+    ran = plait("simulate", "--data", data, *more, *options(small, tmp_path / "run"))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]) -> None:
+    rows = rows_of(jsonl)
+    (tmp_path / "d").mkdir()
+    for split, part in (("train", rows), ("test", [row for row in rows if row["author"] != "eve"][:20])):
+        (tmp_path / "d" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    data = ("--data", tmp_path / "d", "--columns", "client=author")
+    ran = plait("simulate", *data, *options(small, tmp_path / "run")[:-1])
+    assert ran.code == 0, ran.err
+    assert "no record of eve: their last ones are held out" in ran.err
+    whole = plait("simulate", *data, "--split", "train", *options(small, tmp_path / "whole"))
+    assert whole.code == 0, whole.err
+    started = read_lines(tmp_path / "run" / "ledger.jsonl")[0]
+    assert (started["data"]["records"], started["data"]["held_out"]) == (len(rows), 20)
+    assert len(started["data"]["fingerprint"]) == 64
+    tokens, cut = (
+        {client["client"]: client["train_tokens"] for line in read_lines(tmp_path / run / "ledger.jsonl")
+         if line["event"] == "clients_described" for client in line["clients"]}
+        for run in ("run", "whole")
+    )  # fmt: skip
+    assert tokens["eve"] == cut["eve"]
+    assert tokens["ada"] > cut["ada"]
+    # Measured on the split, also by `plait eval`.
+    figures = json.loads(plait("eval", "--adapter", tmp_path / "run", *data[:2], "--seq-len", 32, "--json").out)
+    test_alone = plait(
+        "eval", "--adapter", tmp_path / "run", "--data", tmp_path / "d" / "test.jsonl", "--seq-len", 32, "--json"
+    )
+    assert figures == json.loads(test_alone.out)
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_on_the_data_that_it_began_with_and_no_other(
+    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    command = ["simulate", "--data", jsonl, "--partition", "natural:author", *options(small, out)]
+    assert subprocess.run([sys.executable, "-c", _KILLED, *map(str, command)], check=False).returncode == 9
+    before = jsonl.read_text()
+    lines = before.splitlines(keepends=True)
+    for changed in (lines[::-1], lines[:-1], [lines[0].replace("add_0", "sub_0"), *lines[1:]]):
+        jsonl.write_text("".join(changed))
+        ran = plait("resume", out, "--json")
+        assert ran.code == 2
+        assert "has changed since the run began: its fingerprint is" in ran.err
+        assert len(ran.err.strip().splitlines()) == 1 + ran.err.count("resuming")
+    jsonl.write_text("\n" + before)  # the same records
+    assert plait("resume", out, "--json").code == 0
+    assert (out / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+
+
+# Dies when the first round is over.
+_KILLED = """
+import os, sys
+from plait.rounds.ledger import Ledger
+append = Ledger.append
+def dying(self, event):
+    append(self, event)
+    if event.event == "round_finished":
+        os._exit(9)
+Ledger.append = dying
+from plait.cli.main import main
+main()
+"""
+
+BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "no such file": (("--data", "none.csv"), 3, "error: cannot read 'none.csv': No such file or directory"),
+    "no such column": (("--data", "my.jsonl", "--columns", "text=body"), 3, "error: line 1 of 'my.jsonl' has 'text' a"),
+    "no such client column": (("--data", "my.jsonl", "--columns", "client=who"), 2, "has no column 'who', expected on"),
+    "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),
+    "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),
+    "not a split": (("--data", "my.jsonl", "--split", "train[1:"), 2, "split has 'train[1:', expected TRAIN or TRAIN,"),
+    "memory": (("--data", "memory:mine"), 2, "data is 'memory:mine', an object that a Python program gave"),
+    "an empty folder": (("--data", "."), 3, "'.' holds 1 of jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_data_is_one_line(
+    name: str, plait, jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(jsonl.parent)
+    arguments, code, message = BAD[name]
+    if name == "an empty folder":
+        Path("notes.txt").write_text("a note")
+    ran = plait("simulate", *arguments, "--base", "tiny", "--out", tmp_path / "run")
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.code == code, ran.err
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,72 @@
+"""The held-out split of the data, partitioned as the data are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from plait.data import Dataset, as_dataset
+from plait.data.records import Record, RecordKind
+from plait.simulation.held_out import held_out_by_share, held_out_by_value
+from plait.simulation.partition import Partition, partition
+from plait.simulation.scheme import parse_partition
+
+
+def split_over(scheme: str, dataset: Dataset, clients: int) -> Partition:
+    return partition(dataset, parse_partition(scheme), clients=clients, seed=0)
+
+
+def records(owners: str) -> list[Record]:
+    return [Record(text=f"{owner} {number}", columns={"who": owner}) for number, owner in enumerate(owners)]
+
+
+def test_a_client_gets_the_records_with_its_own_value() -> None:
+    assert held_out_by_value(["b", None, "a", "c", "b"], ["a", "b"]) == [[2], [0, 4]]
+    dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bab"))
+    parts = split_over("natural:who", dataset, 2)
+    assert [[record.text for record in share.held_out] for share in parts.shares] == [["a 1"], ["b 0", "b 2"]]
+    assert parts.notes == ()
+
+
+def test_a_client_without_a_record_there_holds_out_the_end_of_its_own_and_is_named() -> None:
+    dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bb"))
+    parts = split_over("natural:who", dataset, 2)
+    assert [len(share.held_out) for share in parts.shares] == [0, 2]
+    assert parts.notes == ("the held-out split has no record of a: their last ones are held out",)
+
+
+def test_a_held_out_split_of_others_is_shared_out() -> None:
+    dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("ccccc"))
+    parts = split_over("natural:who", dataset, 2)
+    assert [len(share.held_out) for share in parts.shares] == [2, 3]
+    assert parts.notes == ("column 'who' names no client in the held-out split, which is shared out among all",)
+
+
+def test_equal_shares_get_equal_parts_and_every_record_once() -> None:
+    dataset = Dataset.of("d", RecordKind.TEXT, records("a" * 40), held_out=records("b" * 10))
+    shares = split_over("iid", dataset, 4).shares
+    assert sorted(len(share.held_out) for share in shares) == [2, 2, 3, 3]
+    assert Counter(record for share in shares for record in share.held_out) == Counter(dataset.held_out)
+
+
+def test_parts_follow_the_classes_of_each_client() -> None:
+    trained = np.array([[30, 0], [10, 20], [0, 20]])
+    groups = np.array([0] * 8 + [1] * 4)
+    parts = held_out_by_share(groups, trained)
+    assert [[int((groups[part] == group).sum()) for group in (0, 1)] for part in parts] == [[6, 0], [2, 2], [0, 2]]
+    # Of a class that nobody trains on, each gets its share of all.
+    untrained = held_out_by_share(np.zeros(9, np.int64), np.array([[0, 30], [0, 60]]))
+    assert [len(part) for part in untrained] == [3, 6]
+
+
+def test_label_skew_is_the_same_in_both_parts() -> None:
+    rows = [{"text": f"text {number}", "label": "xyz"[number % 3]} for number in range(600)]
+    train = as_dataset(rows)
+    dataset = Dataset.of("d", train.kind, train.records, held_out=train.records[:300])
+    for share in split_over("dirichlet:0.3", dataset, 4).shares:
+        for label in "xyz":
+            of_train, of_held_out = (
+                sum(record.label == label for record in part) for part in (share.records, share.held_out)
+            )
+            assert abs(of_train / 2 - of_held_out) <= 1.5
