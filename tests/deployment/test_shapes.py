@@ -49,7 +49,6 @@ def test_a_client_measures_on_its_own_held_out_split(deployment, federation):
     deployment.join("bob", data=federation / "alice.jsonl")
     deployment.join("carol")
     deployment.finish()
-    (described,) = deployment.events("clients_described")
-    sizes = {client["client"]: client for client in described["clients"]}
+    sizes = {client["client"]: client for line in deployment.events("clients_described") for client in line["clients"]}
     assert sizes["alice"]["train_tokens"] > sizes["bob"]["train_tokens"]
     assert sizes["alice"]["train_tokens"] >= sizes["bob"]["train_tokens"] + sizes["bob"]["held_out_tokens"]
