@@ -42,8 +42,6 @@ class NodeSettings:
     kit: ClientKit | None
     name: str
     data: str
-    columns: str
-    split: str
     base: str
     trainer: str
     device: str
@@ -54,6 +52,8 @@ class NodeSettings:
     max_rank: int = 0
     policy: Policy = field(default_factory=Policy)
     consents: bool = False
+    columns: str = ""
+    split: str = ""
     allow_plugins: tuple[str, ...] = ()
 
     @property
