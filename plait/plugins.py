@@ -10,6 +10,7 @@ operator installed. Knows nothing of what the parts are: callers check what they
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.machinery
@@ -99,13 +100,18 @@ def reference(kind: Kind, part: object) -> str:
         ``module:qualname`` of where it lives, with the fields of a dataclass that differ from its defaults as options;
         the ``name`` of a value that has one.
     """
-    name = getattr(part, "name", None)
+    holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
+    name = f"{holder.__module__}:{holder.__qualname__}"
     options = ""
-    if not isinstance(name, str):
-        holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
-        name = f"{holder.__module__}:{holder.__qualname__}"
-        options = _options_text(part)
-        part = holder
+    if part is not holder:
+        again = _options_text(part)
+        if again is None:
+            own = getattr(part, "name", None)
+            if not isinstance(own, str):
+                raise ConfigError(f"{kind} is a {holder.__qualname__}, expected a function, a class or a dataclass")
+            name = own
+        else:
+            options, part = again, holder
     _given[kind, name] = part
     return f"{name}:{options}" if options else name
 
@@ -289,13 +295,16 @@ def _entry_point(kind: Kind, name: str) -> importlib.metadata.EntryPoint | None:
     return next(iter(found.values()), None)
 
 
-def _options_text(part: object) -> str:
-    import dataclasses
-
+def _options_text(part: object) -> str | None:
+    """The fields of a dataclass that differ from its defaults, as options; None if text cannot make it again."""
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return ""
-    return ",".join(
-        f"{field.name}={getattr(part, field.name)}"
-        for field in dataclasses.fields(part)
-        if getattr(part, field.name) != field.default
-    )
+        return None
+    fields = dataclasses.fields(part)
+    if any(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields):
+        return None
+    differing = {
+        field.name: getattr(part, field.name) for field in fields if getattr(part, field.name) != field.default
+    }
+    if not all(isinstance(value, bool | int | float | str) for value in differing.values()):
+        return None
+    return ",".join(f"{key}={value}" for key, value in differing.items())

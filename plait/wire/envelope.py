@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import cast
 
 import numpy as np
 
@@ -197,7 +198,7 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
         spec_digest=header.spec_digest,
         relative_to=header.relative_to,
         result_digest=header.result_digest,
-        codec=f"CODEC_{encoded.codec.name.upper()}",
+        codec=cast("pb.Codec", encoded.codec.number),
         codec_parameters=packed.parameters,
         payload_digest=payload_digest(encoded.codec.number, packed.parameters, packed.payload),
         spec_json=header.spec_json,

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from plait.adapters import AdapterState
+from plait.choice import parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
+from plait.plugins import Kind, find, is_named
 from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.fp32 import Fp32
+from plait.wire.codecs.own import OwnCodec, as_codec
 from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 from plait.wire.codecs.unchanged import Unchanged
@@ -26,11 +29,13 @@ CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAME
 """All codecs by name, including those that only an envelope names."""
 
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
+# Users' own codecs that this process was asked for by name; a number alone finds no other.
+_OWN: dict[int, OwnCodec] = {}
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def codec_for(wire: str) -> Codec:
-    """The codec that `--wire` asks for: ``fp32``, ``bf16``, or a number of bits per parameter.
+    """The codec that `--wire` asks for: ``fp32``, ``bf16``, a number of bits per parameter, or a user's own.
 
     Raises:
         ConfigError: there is none; the message lists the possible values.
@@ -39,6 +44,16 @@ def codec_for(wire: str) -> Codec:
         return _NAMED[wire]
     if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
         return Rate(float(wire))
+    name, options = parse_choice(wire)
+    if is_named(Kind.CODEC, name):
+        codec = as_codec(find(Kind.CODEC, name, known=_NAMED), name=name).with_options(options)
+        other = _OWN.get(codec.number, codec)
+        if other.name != name:
+            raise ConfigError(
+                f"codecs '{other.name}' and '{name}' both have number {codec.number}, expected two numbers"
+            )
+        _OWN[codec.number] = codec
+        return codec
     hint = did_you_mean(wire.lower(), _NAMED)
     raise ConfigError(
         f"wire is '{wire}', expected {', '.join(_NAMED)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
@@ -59,7 +74,7 @@ def codec_numbered(number: int) -> Codec:
     Raises:
         PeerError: this version does not know it.
     """
-    codec = _BY_NUMBER.get(number)
+    codec = _BY_NUMBER.get(number) or _OWN.get(number)
     if codec is None:
         known = ", ".join(f"{n} ({c.name})" for n, c in _BY_NUMBER.items())
         raise PeerError(f"codec of the payload is {number}, expected one of {known}")

@@ -77,6 +77,7 @@ def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, sm
 def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run", "--keep-updates")).code == 0
     monkeypatch.setattr(plugins, "_admitted", set())
+    monkeypatch.setattr(plugins, "_found", {})
     sys.modules.pop("rules_of_ada")
     refused = plait("verify", "run")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
