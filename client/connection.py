@@ -66,11 +66,8 @@ class Connection:
 
     Attributes:
         open_channel: a new channel to the server.
-        credential: the node's identity.
         sessions: holds the current session for other calls.
-        backoff: the waits between attempts.
         explain: diagnoses why no connection can be made; may take seconds.
-        tell: is told of events.
     """
 
     open_channel: Callable[[], grpc.Channel]

@@ -22,7 +22,6 @@ class Downloads:
     """Bodies by their digest.
 
     Args:
-        retrying: how downloads are retried.
         max_bytes: larger bodies are not downloaded.
     """
 

@@ -72,7 +72,6 @@ class Delivered:
     """An answer reached the server, or is no longer wanted.
 
     Attributes:
-        sent_bytes: size of the answer.
         kept: whether the server kept it.
         failure: why the task failed, if it did; else empty.
     """

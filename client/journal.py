@@ -23,12 +23,7 @@ class Style(Enum):
 
 
 class Journal:
-    """Prints events as they come, from any thread.
-
-    Args:
-        style: the format.
-        screen: the output.
-    """
+    """Prints events as they come, from any thread."""
 
     def __init__(self, style: Style, screen: TextIO) -> None:
         self._style = style

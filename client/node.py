@@ -72,7 +72,6 @@ class Node:
 
     Args:
         open_runner: prepares for a run.
-        timing: its intervals.
     """
 
     def __init__(

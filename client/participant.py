@@ -22,7 +22,6 @@ class OwnClient:
 
     Attributes:
         model: the base with its data.
-        terms: its agreement.
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
     """

@@ -18,7 +18,6 @@ class Proposal:
 
     Attributes:
         base_fingerprint: of the base; empty if any is accepted.
-        policy: the operator's limits.
         parameters: of the adapter; None if the base is not here yet.
     """
 

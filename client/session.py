@@ -52,7 +52,6 @@ class Session:
     """The calls of an enrolled node.
 
     Args:
-        channel: the session's connection.
         welcome: the server's, with the token that authorises the calls.
     """
 

@@ -34,7 +34,6 @@ class NodeSettings:
         threads: as in the run configuration.
         max_memory_bytes: the memory limit that it announces; 0 for none.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
-        policy: the operator's limits.
         consents: whether the operator consented to any run within the policy (``--yes``).
     """
 

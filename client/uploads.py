@@ -50,7 +50,6 @@ class Uploads:
     """Answers on their way to the server, one at a time, in a separate thread.
 
     Args:
-        retrying: how uploads are retried.
         tell: is told of the results.
     """
 

@@ -31,9 +31,6 @@ class Worker:
 
     Attributes:
         open_runner: prepares for a run; may take minutes.
-        downloads: source of bodies.
-        uploads: sends answers.
-        tell: is told of events.
     """
 
     open_runner: Callable[[Run], TaskRunner]

@@ -27,7 +27,6 @@ class Option:
     Attributes:
         name: as the user writes it.
         default: its value if the user gives none.
-        description: a few words.
     """
 
     name: str

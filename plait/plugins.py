@@ -56,7 +56,6 @@ class Source:
     """What a plug-in was when it was found.
 
     Attributes:
-        kind: of the part.
         name: as the settings give it.
         sha256: of its source: the file of its module, or its own lines where it was given in a script or notebook. 64
             hexadecimal digits; empty where there is no source, as for compiled code.

@@ -51,8 +51,6 @@ class Settled:
     Attributes:
         method: how the base is adapted.
         rule: how updates become the next adapter.
-        optimizer: the server optimizer.
-        codec: how deltas are encoded.
         new_factors: whether the factors change in every round.
         data: of the simulated clients; None where clients have their own.
     """

@@ -72,9 +72,7 @@ class Attendance:
     """Serves the long calls of all nodes.
 
     Attributes:
-        terms: values sent to nodes.
         admission: who may take part; None admits anybody.
-        metrics: counts refusals and bytes.
         limits: bounds on what nodes may use.
     """
 

@@ -47,7 +47,6 @@ class Guard(grpc.aio.ServerInterceptor):
 
     Attributes:
         revocation: knows which certificates are valid.
-        metrics: counts refusals.
     """
 
     revocation: Revocation

@@ -48,10 +48,6 @@ class Metrics:
 class MetricsServer:
     """Serves the page, and nothing else, until it is closed.
 
-    Args:
-        listen: host and port.
-        metrics: to show.
-
     Raises:
         ConfigError: that is not an address of this machine.
         MachineError: the port is taken.

@@ -42,12 +42,8 @@ class FederationService:
     """Serves all calls; made and used in one event loop.
 
     Attributes:
-        attendance: serves the long calls.
-        uploads: receives the answers.
         tasks: and the sessions of their nodes.
         revocation: asked at every call whether the node's key is valid.
-        metrics: counts.
-        disk: threads that read files.
         summary: the run's summary of itself.
         operator_token: authorises requests for the status; None allows anybody, on an insecure connection.
         limits: bounds on what nodes may use.

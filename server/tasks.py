@@ -69,7 +69,6 @@ class Task:
         message_id: Flower's name for it.
         work: the message to the node.
         given: when, on the monotonic clock.
-        state: its current state.
         session: the session that it was delivered to; None while it is pending.
         reason: why it failed or was withdrawn.
         mismatches: number of answers whose SHA-256 differed from the one announced.

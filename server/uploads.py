@@ -45,7 +45,6 @@ class Uploads:
     """Receives the answers of all nodes.
 
     Args:
-        inbox: stores them.
         tasks: the tasks that they may answer.
         disk: threads that write files, so that the event loop never waits for a disk.
         limits: bounds on what nodes may use.

@@ -19,7 +19,6 @@ class TensorSlot:
 
     Attributes:
         name: PEFT's name for it, as in ``adapter_model.safetensors``.
-        shape: its dimensions.
         offset: index of its first element in the flat buffer.
     """
 

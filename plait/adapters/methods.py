@@ -58,7 +58,6 @@ class BaseModules:
 
     Attributes:
         linear: linear layers inside the blocks; the output layer and a classifier's head are not among them.
-        norms: normalisation layers.
     """
 
     linear: tuple[str, ...]

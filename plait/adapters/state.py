@@ -23,7 +23,6 @@ class AdapterState:
     """Named float32 tensors of one adapter (or of the difference of two).
 
     Attributes:
-        layout: names and shapes.
         flat: (layout.size,) float32, read-only.
     """
 

@@ -14,12 +14,7 @@ from plait.aggregation.geometry import BOTH_SIDES, Geometry, Side
 
 @dataclass(frozen=True)
 class Traffic:
-    """Parameters that one client sends and receives in a round; the mean where rounds differ.
-
-    Attributes:
-        uplink: client to server.
-        downlink: server to client.
-    """
+    """Parameters that one client sends and receives in a round; the mean where rounds differ."""
 
     uplink: float
     downlink: float

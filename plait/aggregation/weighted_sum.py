@@ -25,11 +25,7 @@ Floating = TypeVar("Floating", np.float32, np.float64)
 
 
 class WeightedSum:
-    """Sum of weight * values over all calls of `add`.
-
-    Args:
-        size: number of elements.
-    """
+    """Sum of weight * values over all calls of `add`."""
 
     def __init__(self, size: int) -> None:
         self._sum: NDArray[np.float64] = np.zeros(size, np.float64)

@@ -22,7 +22,6 @@ class Serving:
     """Where and how a run is served.
 
     Attributes:
-        listen: address and port.
         kit: directory of the server's kit, absolute; empty without TLS.
         metrics: address of the Prometheus page; empty for none.
         grace_s: seconds a client may be disconnected before its task is given up.

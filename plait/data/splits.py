@@ -26,7 +26,6 @@ class Part:
     """Rows of a split.
 
     Attributes:
-        name: of the split.
         start: the first row, from 0.
         stop: the row after the last one; None for all.
     """
@@ -41,7 +40,6 @@ class Choice:
     """What trains and what is held out.
 
     Attributes:
-        train: to train on.
         held_out: to measure on; None to hold out the end of the training part.
         notes: for the user, one sentence each: splits that are left out.
     """

@@ -42,7 +42,6 @@ class ClientPrivacy:
 
     Attributes:
         noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs.
-        delta: of the guarantee.
         epsilon: never exceeded; None for a run whose noise multiplier was given instead.
         clients: updates wanted in a round, which the sum is divided by.
         clip_norm: norm that updates are clipped to; None where it follows a quantile.
@@ -106,7 +105,6 @@ class Released:
     """What a private round gives to the world.
 
     Attributes:
-        mean: the noised mean, (size,).
         clip_norm: of the next round.
     """
 
@@ -118,9 +116,7 @@ class PrivateMean:
     """Takes the updates of a round one by one.
 
     Args:
-        privacy: of the run.
         size: numbers in an update.
-        clip_norm: of this round.
         key: of this round and these updates, 32 bytes.
     """
 

@@ -74,8 +74,6 @@ class PlannedPrivacy:
     """What differential privacy means for a planned run.
 
     Attributes:
-        epsilon: of the whole run.
-        delta: of the same.
         noise_multiplier: noise of a round over the sensitivity.
         noise_over_clip: norm of the noise in a round's mean, over the clip norm.
     """
@@ -91,7 +89,6 @@ class CostInputs:
     """The inputs of an estimate.
 
     Attributes:
-        clients: in the federation.
         clients_per_round: number of them that train in one round.
         bits_up: bits per parameter from client to server; 32 is plain float32.
         bits_down: bits per parameter from server to client.

@@ -22,9 +22,7 @@ class Fairness:
 
     Attributes:
         mean: of the clients' losses, in nats.
-        spread: their standard deviation.
         worst_client: the one with the highest loss.
-        worst_loss: its loss.
         least_gaining_client: the one whose loss fell least since before round 1; None if unknown.
         least_gain: how much it fell; below 0 if it rose.
         worse_off: clients whose loss rose.

@@ -24,7 +24,6 @@ class Table:
     """Rows of text under headings; the first column names the row, all others hold numbers by default.
 
     Attributes:
-        title: one line.
         rows: as many cells as there are headings.
         note: a line under the table, or nothing.
         text_columns: indices of columns with words, which are left-aligned.

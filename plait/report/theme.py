@@ -28,16 +28,11 @@ class Theme:
     """Colours by their use.
 
     Attributes:
-        surface: behind everything.
-        ink: titles.
         muted: labels, ticks, the base.
         faint: grid, and lines in a crowd.
         accent: this run; uplink.
         accent_soft: downlink.
-        central: the pooled baseline.
-        local: the local-only baseline.
         series: up to ten series side by side.
-        width_inches: of every plot.
         media: the CSS media query of the pages that it is for; empty for all others.
     """
 

@@ -90,9 +90,7 @@ class Stored:
     """A stored update, as it was read when it came in.
 
     Attributes:
-        track: of its client's adapter.
         examples: that it stands for, as its header says.
-        norms: how large it is.
     """
 
     track: int
@@ -108,13 +106,9 @@ class Aggregator:
         directory: of the run, with the stored updates.
         refused: told of every stored update that does not count after all.
         ranks: the adapters that clients have.
-        rule: combines updates.
         optimizer: makes a step of what the rule gives.
         base_fingerprint: of the base, 32 bytes.
-        codec: of the run.
-        seed: of the run.
         norm_bound: how large an update may be.
-        weighting: how much each counts.
         weight_ratio: no update counts more than so many times the median.
         private: the noise of the rounds, for a run with differential privacy.
     """

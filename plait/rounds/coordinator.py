@@ -49,19 +49,13 @@ class RunPlan:
     """The settings of the round loop itself; those for clients are in `settings`.
 
     Attributes:
-        rounds: rounds of the run.
         clients: the run begins once this many can take part.
-        cohort_size: updates wanted per round.
         eval_every: rounds from one evaluation to the next.
         seed: decides cohorts and the clients' seeds.
-        settings: see `Settings`.
         eval_clients: clients that evaluate; 0 for all.
-        quorum: updates required per round.
         deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
         over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
         attempts: attempts at a round that falls below its quorum.
-        norm_bound: the bound on updates.
-        weighting: weights of the updates.
         weight_ratio: largest weight, as a multiple of the round's median.
         keep_updates: whether updates stay in the spool after their round.
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.

@@ -31,7 +31,6 @@ class Answer:
     """One client's final answer to a task: a decoded reply, or the reason that there is none.
 
     Attributes:
-        reply: the reply or reason.
         given_up: why the client was given up, if that is why there is no reply.
         waited_s: how long it was waited for then.
     """
@@ -53,7 +52,6 @@ class Dispatch:
     """Tasks of one purpose in one round. Leaving it withdraws unanswered ones.
 
     Attributes:
-        channel: carries them.
         state: the state to bring the clients to.
         broadcasts: the envelopes for that.
         ledger: records every task, and every client that lost its adapter.

@@ -46,7 +46,6 @@ class Ledger:
     While it is open nobody else can open it (if the file system supports locks).
 
     Args:
-        path: of the file.
         on_event: called with every event after it is written, with its number, time and hash.
         screen: what of an event is written and told (see `plait.rounds.withheld`); by default all of it.
         clock: seconds since 1970.

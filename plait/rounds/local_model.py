@@ -34,7 +34,6 @@ class Coverage:
     """The part of a client's data that one local training run visits.
 
     Attributes:
-        examples: different examples.
         tokens: in these, each counted once.
     """
 
@@ -63,7 +62,6 @@ class Trained:
         state: the adapter after it.
         loss: mean training loss over its steps, in nats.
         tokens: tokens that went through the model.
-        seconds: wall time.
         moments: AdamW's; None if a custom trainer does not expose them.
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
     """
@@ -81,12 +79,9 @@ class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
 
     Attributes:
-        model: trains it.
         settings: of the run and the round.
-        received: the adapter as broadcast.
         start: the adapter that training starts from; not changed.
         carried: from the client's rounds before.
-        base: the base's movement.
         header: of the broadcast; None for a job without a task.
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.

@@ -50,7 +50,6 @@ class NormBound:
     """The bound of a run.
 
     Attributes:
-        policy: see `NormPolicy`.
         factor: largest allowed multiple of the median, more than 1.
     """
 

@@ -70,7 +70,6 @@ class Participant:
     """One client of one run.
 
     Attributes:
-        model: base and data.
         memory: survives between tasks.
         max_rank: the largest rank that it can carry; 0 for any.
         sign: makes a signature of 64 bytes; without it updates are not signed.

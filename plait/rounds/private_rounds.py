@@ -24,8 +24,6 @@ class PrivateRounds:
     """The rounds of one private run.
 
     Args:
-        privacy: of the run.
-        key: of the run.
         intents: of the ledger so far.
         record: writes an event durably.
     """

@@ -85,10 +85,8 @@ class Recorded:
 
     Attributes:
         begun: whether the run has begun: enough clients had joined once.
-        finished: the last finished round.
         received: rounds and clients of the recorded updates.
         evaluations: rounds and clients of the recorded losses.
-        clients: the known clients.
         misfits: rounds, clients and reasons of the recorded refusals.
         held_out: the recorded evaluations, in the order of their rounds.
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.

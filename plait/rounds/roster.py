@@ -61,10 +61,7 @@ class Roster:
         tracks: client name to the index of its adapter in `Ranks.adapters`.
 
     Args:
-        channel: reaches them.
         ledger: records who takes part and who cannot.
-        settings: for counting data.
-        ranks: the adapters to carry.
         base_fingerprint: of the base to hold.
         patience: how long to wait for them.
     """

@@ -76,10 +76,7 @@ class RunState:
         run_id: 16 random bytes that identify the run in every envelope.
         round: rounds finished so far.
         tracks: one for each rank of the clients, that of the master's rank first.
-        base: the base's movement.
         held: what each client holds, by client name.
-        rule_memory: the rule's state.
-        optimizer_memory: the server optimizer's state.
         norms: medians of the update norms of recent rounds (see norm_bound.py).
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.

@@ -19,7 +19,6 @@ class TaskSettings:
 
     Attributes:
         settings: those of the run; the ones that change from task to task are filled in.
-        rule: how updates are combined.
         new_factors: whether the factors change in every round (see `Rule.new_factors`).
     """
 

@@ -32,7 +32,6 @@ class Ranks:
     """All adapters of the federation.
 
     Attributes:
-        adapters: the server's own first.
         resizing: how a client of another rank gets its adapter from the master.
         clients_have_masters: whether clients may also have the server's own rank.
     """

@@ -77,11 +77,7 @@ class Reason(StrEnum):
 
 
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)
-    """An answer that the round continues without.
-
-    Attributes:
-        reason: the code.
-    """
+    """An answer that the round continues without."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

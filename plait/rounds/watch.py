@@ -68,7 +68,6 @@ class Standing:
     """The state that follows from a run's evaluations so far.
 
     Attributes:
-        first: the first evaluation.
         best: the one of the lowest mean loss.
         accepted: round of the newest evaluation that was not worse; steps are taken back towards it.
         worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.

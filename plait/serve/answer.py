@@ -19,7 +19,6 @@ class Choice:
     """One text as it grows.
 
     Attributes:
-        text: the text so far.
         tokens: number of tokens made for it.
         finish: why it ended, in the API's terms, or None.
     """

@@ -52,8 +52,6 @@ class Catalogue:
     """The models of one engine.
 
     Attributes:
-        engine: computes.
-        base: the engine's base.
         base_name: the base's model name in requests.
     """
 

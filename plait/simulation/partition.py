@@ -57,7 +57,6 @@ class Partition:
     """A partitioned dataset; no record is in two shares.
 
     Attributes:
-        shares: one per client.
         notes: for the user, one sentence each: values or records that no client got.
     """
 

@@ -24,11 +24,7 @@ _FOLDER = "losses"
 
 
 class RememberedLosses:
-    """Losses in a folder of the cache.
-
-    Args:
-        cache: the cache directory.
-    """
+    """Losses in a folder of the cache."""
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / _FOLDER

@@ -26,9 +26,6 @@ _MODELS_KEPT = 4096
 class Simulation:
     """Everything that a simulated run needs besides the run itself.
 
-    Args:
-        data: its clients' data.
-
     Attributes:
         base: shared by all clients.
     """

@@ -19,12 +19,7 @@ _MOST_IN_LABEL = 3
 
 @dataclass(frozen=True, eq=False)
 class StudiedRun:
-    """A run as its ledger describes it.
-
-    Attributes:
-        path: its directory.
-        view: what its ledger says.
-    """
+    """A run as its ledger describes it."""
 
     path: Path
     view: RunView

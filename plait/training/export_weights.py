@@ -32,8 +32,6 @@ class BaseShape:
 
     Attributes:
         model_type: transformers' name of the architecture, such as ``llama``.
-        layers: number of blocks.
-        heads: attention heads.
         kv_heads: heads of keys and values.
         tied: whether the output layer is the embedding.
         quantised: whether its weights are stored in fewer bits than they are computed in.

@@ -35,7 +35,6 @@ class TrainingInputs:
     """The data, settings and starting point of one adapter's training.
 
     Attributes:
-        examples: the training examples.
         settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
         moments: AdamW's, from a previous training; None for new ones.
@@ -97,8 +96,6 @@ class Learner:
         inputs: data, settings and starting point.
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
-        task: what the labels are.
-        device: where to compute.
 
     Raises:
         ConfigError: the moments belong to another adapter.

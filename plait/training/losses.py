@@ -25,7 +25,6 @@ class BatchLoss:
 
     Args:
         model: the base with the adapter, in the mode (training or not) to use.
-        task: what the labels are.
         pad_token: pads short rows if rows must be padded.
     """
 

@@ -45,9 +45,7 @@ class FlatAdamW:
         start: (size,) the initial adapter; not changed.
         sizes: elements of each tensor, in the buffer's order.
         trained: whether each tensor trains; at least one does.
-        weight_decay: as in AdamW.
         moments: those of an earlier run; None to start fresh.
-        device: to compute on.
 
     Raises:
         ConfigError: the moments belong to another adapter.

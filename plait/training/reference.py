@@ -39,8 +39,6 @@ class Reference:
         everywhere: mean loss of the *local* adapters on everybody's held-out parts (with many clients, on those of
             sixteen); for *central*, the same as `by_client`.
         steps: optimizer steps of one model.
-        batch_size: sequences per optimizer step.
-        wall_s: wall time.
     """
 
     kind: str

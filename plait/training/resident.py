@@ -51,7 +51,6 @@ class ResidentBase:
     Args:
         directory: Hugging Face model directory.
         fingerprint: SHA-256 of the base, hex.
-        compute: device and type.
         seq_len: longest sequence that will be used (decides the attention kernel).
         adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
             outside the model and does not need it; a trainer that steps on the model's parameters does.

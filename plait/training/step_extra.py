@@ -21,7 +21,6 @@ class StepExtra:
     """Additions to each step of the trained parameters.
 
     Attributes:
-        parameters: the trained ones.
         origin: their values before the first step.
         drift: SCAFFOLD's correction of each after a step; empty without SCAFFOLD.
         settings: of the run and the round.

@@ -43,7 +43,6 @@ class TlsPair:
     """A certificate and its key in PEM, as TLS libraries take them.
 
     Attributes:
-        key: the private key.
         authority: the certificate of the authority that signed it and must have signed the other end's.
         expires: when the first of both certificates expires.
     """
@@ -59,7 +58,6 @@ class ServerKit:
     """A server's kit; its register is read by `Register.load`.
 
     Attributes:
-        tls: its certificate and key.
         names: the DNS names and IP addresses of its certificate.
         operator_token: the token for requesting the server's status, 32 bytes in hexadecimal.
     """
@@ -98,7 +96,6 @@ class ClientKit:
     Attributes:
         server_names: the names of the server's certificate when the kit was made.
         node_key: signs the node's enrolment and its updates.
-        tls: its certificate and key.
     """
 
     directory: Path

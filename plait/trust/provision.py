@@ -62,7 +62,6 @@ class Provisioned:
     Attributes:
         name: the client's name, or ``server``.
         outcome: whether it is new.
-        expires: when its certificate expires.
         public_key: a client's node key, 32 bytes; empty for the server.
     """
 

@@ -40,7 +40,6 @@ class RegisteredClient:
 
     Attributes:
         public_key: public half of its node key, 32 bytes.
-        provisioned: when it was provisioned.
         revoked: when its key was revoked; None if it is valid.
     """
 

@@ -19,7 +19,6 @@ class EncodedPayload:
 
     Attributes:
         parameters: what the codec needs to unpack the payload, besides the layout.
-        payload: the packed numbers.
     """
 
     parameters: bytes

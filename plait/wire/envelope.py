@@ -92,9 +92,7 @@ class EncodedDelta:
     """A packed delta.
 
     Attributes:
-        codec: the codec used.
         delta: the delta as the receiver will decode it, bit for bit.
-        encoding: size and error.
     """
 
     codec: Codec
@@ -109,7 +107,6 @@ class Sealed:
 
     Attributes:
         delta: the delta as the receiver will decode it, bit for bit.
-        encoding: size and error.
     """
 
     data: bytes
@@ -123,7 +120,6 @@ class Received:
     """An envelope that came in, with its header read and its numbers still packed.
 
     Attributes:
-        header: what it says.
         signed: the bytes that a signature covers; by the payload's digest in them the header vouches for the payload.
         signature: on these, 64 bytes; empty where there is none.
         codec: the number of what packed it, which may be unknown.
@@ -146,7 +142,6 @@ class Opened:
     """A received envelope, checked.
 
     Attributes:
-        encoding: size and error.
         signed: the bytes that a signature covers.
         signature: on these; empty where there is none.
     """

@@ -75,9 +75,7 @@ class ClientCard:
     Attributes:
         base_fingerprint: of the base it holds, 32 bytes.
         spec_digest: of the spec that it derived for that base, 32 bytes.
-        train_examples: examples available for training.
         train_tokens: tokens in them.
-        held_out_examples: held-out examples.
         held_out_tokens: tokens in them.
         histogram: source or label to number of examples.
         wire: names of the codecs that it can decode.
@@ -108,11 +106,8 @@ class Evaluation:
     """Quality of the adapter on a client's held-out data.
 
     Attributes:
-        round: the round evaluated.
         loss: mean over `tokens` (over `examples` for classification), in nats.
-        tokens: held-out tokens that count.
         correct: classification only: examples whose label was predicted.
-        examples: held-out examples.
         own_loss: of the client's personalized adapter on the same data; None if it has none.
         own_correct: the same for its correct answers.
         loss_error: standard error of `loss` over sequences; None if there are too few.

@@ -25,13 +25,7 @@ _PLAIN_LONGEST = 512  # up to this length the blocks of torch's own kernel cost 
 
 @dataclass(frozen=True)
 class Heads:
-    """Shape of an attention.
-
-    Attributes:
-        queries: query heads.
-        keys: key and value heads.
-        width: of a head.
-    """
+    """Shape of an attention."""
 
     queries: int
     keys: int

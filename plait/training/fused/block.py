@@ -43,7 +43,6 @@ class Block:
     Attributes:
         linears: q, k, v, o, gate, up, down.
         norms: weights of the two norms, (width,) each.
-        eps: of the norms.
         heads: shape of the attention.
     """
 

@@ -65,7 +65,6 @@ class FusedLanguageModel:
 
     Attributes:
         embedding: (words, width)
-        blocks: in order.
         norm: weight of the last norm, (width,).
         norm_eps: of the last norm.
         head: (words, width)

@@ -14,7 +14,6 @@ class PlainLayer:
     """A frozen linear layer, with or without one active low-rank pair.
 
     Attributes:
-        base: the frozen layer.
         pair: lora_A (rank, d_in) and lora_B (d_out, rank), or None.
         scale: alpha / rank (or that of PEFT's rsLoRA).
     """

@@ -61,11 +61,7 @@ class _AlignedLayer(DynamicLayer):
 
 
 class AlignedCache:
-    """The cache of all current rows.
-
-    Args:
-        max_columns: most tokens per row.
-    """
+    """The cache of all current rows."""
 
     def __init__(self, max_columns: int) -> None:
         self._max_columns = max_columns

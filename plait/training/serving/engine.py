@@ -69,7 +69,6 @@ class Generation:
     Attributes:
         prompt: tokens, at least one.
         adapter: the adapter to use; None for the base alone.
-        max_tokens: most tokens to make.
         sampling: how tokens are drawn.
         stop: strings that end the text.
         ignore_end: whether to ignore the base's own end-of-text tokens.
@@ -90,7 +89,6 @@ class Limits:
     """Limits of the current work.
 
     Attributes:
-        rows: texts at a time.
         waiting: queued requests; more are refused.
         context: tokens per text, prompt included; 0 for the base's own limit.
         prompt_tokens: of the prompts admitted in one step, padding included; a longer one goes alone.
@@ -116,7 +114,6 @@ class Engine:
 
     Args:
         directory: Hugging Face model directory of the base.
-        compute: device and type.
         limits: of the current work.
         threads: chooses the number of threads of a step; None leaves it unchanged.
 

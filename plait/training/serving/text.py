@@ -19,7 +19,6 @@ class TextStream:
     """The text of one row.
 
     Args:
-        decode: tokens to text.
         stop: strings that end the text; they are not part of it.
     """
 

@@ -24,7 +24,6 @@ class Cells:
     """Cells of one group of numbers.
 
     Attributes:
-        per_step: cells per step.
         middle: (cells,) centre of each, in steps.
         costs: (4, cells) of each branch.
         choice: (4, cells) the index with that cost.

@@ -23,8 +23,6 @@ class PricePair:
     """Two prices and their rates in bits per number.
 
     Attributes:
-        low: the lower price.
-        high: the higher price.
         most: the rate at `low`.
         least: the rate at `high`.
     """
