@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from enum import Enum, auto
 from threading import Lock
 from typing import TextIO
@@ -22,18 +23,15 @@ class Style(Enum):
     QUIET = auto()
 
 
+@dataclass(eq=False)
 class Journal:
     """Prints events as they come, from any thread."""
 
-    def __init__(self, style: Style, screen: TextIO) -> None:
-        self._style = style
-        self._screen = screen
-        self._lock = Lock()
+    style: Style
+    screen: TextIO
 
-    @property
-    def style(self) -> Style:
-        """Format of the events."""
-        return self._style
+    def __post_init__(self) -> None:
+        self._lock = Lock()
 
     def tell(self, event: str, text: str, **facts: Scalar) -> None:
         """Print one event.
@@ -43,16 +41,16 @@ class Journal:
             text: the line for people.
             facts: data for programs.
         """
-        if self._style is Style.QUIET:
+        if self.style is Style.QUIET:
             return
-        if self._style is Style.JSON:
+        if self.style is Style.JSON:
             line = json.dumps({"time": round(time.time(), 3), "event": event, "text": text, **facts})
         else:
             line = f"{time.strftime('%H:%M:%S')} {text}"
         try:
             with self._lock:
-                self._screen.write(line + "\n")
-                self._screen.flush()
+                self.screen.write(line + "\n")
+                self.screen.flush()
         except (OSError, ValueError):
             # The reader of the output has gone; the node continues.
-            self._style = Style.QUIET
+            self.style = Style.QUIET

@@ -6,6 +6,7 @@ Knows nothing of sessions and later messages.
 from __future__ import annotations
 
 import secrets
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from plait.errors import ConfigError, PeerError
@@ -65,24 +66,22 @@ def refusal_of(verdict: Verdict) -> EnrolmentRefused:
     return EnrolmentRefused(_REASONS[verdict], _DETAILS[verdict])
 
 
+@dataclass(eq=False)
 class Enrolment:
     """One node's enrolment.
 
-    Args:
+    Attributes:
         admission: who may take part; None admits any name, on an insecure connection.
         certified_name: the name in the connection's certificate; None on an insecure connection.
     """
 
-    def __init__(self, admission: Admission | None, *, certified_name: str | None) -> None:
-        self._admission = admission
-        self._certified_name = certified_name
+    admission: Admission | None
+    _: KW_ONLY
+    certified_name: str | None
+
+    def __post_init__(self) -> None:
         self._hello = pb.Hello()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
-
-    @property
-    def certified_name(self) -> str | None:
-        """The name in the certificate; None on an insecure connection."""
-        return self._certified_name
 
     @property
     def name(self) -> str:
@@ -116,18 +115,18 @@ class Enrolment:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_MALFORMED, f"nonce has {len(hello.nonce)} bytes, expected {NONCE_BYTES}"
             )
-        anonymous = self._admission is None and not hello.public_key
+        anonymous = self.admission is None and not hello.public_key
         if len(hello.public_key) != PUBLIC_KEY_BYTES and not anonymous:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_MALFORMED,
                 f"public key has {len(hello.public_key)} bytes, expected {PUBLIC_KEY_BYTES}",
             )
-        if self._admission is not None:
-            verdict = self._admission.check(hello.name, hello.public_key)
+        if self.admission is not None:
+            verdict = self.admission.check(hello.name, hello.public_key)
             if verdict is not Verdict.KNOWN:
                 raise refusal_of(verdict)
         # If keys are required, TLS has checked a certificate, and its name must match too.
-        if self._certified_name != hello.name and (self._admission is not None or self._certified_name is not None):
+        if self.certified_name != hello.name and (self.admission is not None or self.certified_name is not None):
             raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name differs from the certificate's")
         self._hello = hello
         return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
