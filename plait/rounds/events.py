@@ -58,6 +58,7 @@ class Base(Part):
     Attributes:
         name: as in the run's settings.
         fingerprint: of weights, configuration and tokenizer, in hexadecimal.
+        parameters: their number.
         task: ``causal-lm`` or ``classification``.
     """
 
@@ -75,6 +76,7 @@ class Adapter(Part):
         rank: None where the method has none.
         alpha: the scaling factor is alpha / rank.
         target_modules: as in PEFT's configuration.
+        trainable_parameters: their number.
         tensors: the number of its tensors.
         spec_digest: SHA-256 of its spec, in hexadecimal.
     """
@@ -92,6 +94,7 @@ class CombiningRule(Part):
     """What the rule of a run says of itself to those who read the ledger (see `plait.aggregation.Rule`).
 
     Attributes:
+        name: of the rule.
         separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
         personal: the side that stays at the clients, A or B; empty where none does.
         alternatives: rules that lose less, by name, and what each does instead.
@@ -141,6 +144,8 @@ class RunStarted(Event):
     Attributes:
         schema_version: `SCHEMA` of the version that began the run; 0 before there was one.
         run: the run's id, in hexadecimal.
+        name: of its directory.
+        seed: of the run.
         config: all settings under the keys that users write.
         base: the frozen model.
         adapter: the trained adapter.
@@ -190,6 +195,7 @@ class RunFinished(Event):
     """All rounds are done.
 
     Attributes:
+        rounds: their number.
         wall_s: working time, without pauses between interruption and resumption.
         peak_rss_bytes: memory of the server's process, or of the whole simulation.
         adapter: digest of the adapter that is published.
@@ -233,10 +239,12 @@ class DescribedClient(Part):
     """One client's description of itself.
 
     Attributes:
+        client: its name.
         train_examples: sequences that it trains on.
         train_tokens: tokens in them.
         held_out_examples: sequences that are held out and evaluated.
         held_out_tokens: tokens in them.
+        rank: of its adapter.
         histogram: its examples by label or source.
         public_key: Ed25519, in hexadecimal; None for a simulated client.
     """
@@ -311,10 +319,12 @@ class Broadcast(Event):
 
     Attributes:
         round: 0 for all that comes before training.
+        client: its name.
         purpose: ``describe``, ``train`` or ``evaluate``.
         downlink_bytes: everything that was sent.
         payload_bytes: of the adapter's encoded values in it.
         envelope_bytes: of the envelope around them.
+        codec: of the values.
         bits_per_parameter: payload over parameters.
         base_bytes: of the movement of the client's base; None if there is none.
     """
@@ -346,9 +356,11 @@ class UpdateReceived(Event):
 
     Attributes:
         round: that it was trained in.
+        client: its name.
         uplink_bytes: everything that came.
         payload_bytes: of the delta's encoded values in it.
         envelope_bytes: of the envelope around them.
+        codec: of the values.
         bits_per_parameter: payload over parameters.
         distortion: relative error of the encoding, stated by the client.
         codec_s: seconds that encoding and decoding took.
@@ -390,6 +402,7 @@ class UpdateRefused(Event):
 
     Attributes:
         round: that it was for.
+        client: its name.
         reason: a code.
         detail: a sentence.
         uplink_bytes: received nevertheless.
@@ -500,6 +513,7 @@ class RoundFinished(Event):
     """A round's updates were aggregated into the adapter.
 
     Attributes:
+        round: its number.
         rule: that combined the updates.
         received: number of aggregated updates.
         refused: number of updates that the round lacked.
