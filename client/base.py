@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from client.consent import Consents, agree, consent_digest
 from client.proposal import Proposal
 from client.runner import AppRunner, Capacity, DecliningRunner, Run, TaskRunner
-from client.settings import NodeSettings
+from client.settings import NodeSettings, check_trainer
 from client.state_directory import memory_folder
 from client.wording import shown
 from plait import machine
@@ -33,14 +33,9 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
     """The run configuration on this node: its operator chooses everything that concerns the machine.
 
     Raises:
-        ConfigError: the run names a trainer that the operator did not allow: code chosen by the server.
+        PolicyError: the run names a trainer that the operator did not allow.
     """
-    trainer = run_config.get("trainer", "")
-    if trainer != settings.trainer:
-        raise ConfigError(
-            f"the run trains with '{shown(str(trainer)) or 'plait itself'}', but this node allows "
-            f"'{settings.trainer or 'plait itself'}'; give --trainer {shown(str(trainer)) or '(nothing)'} to agree"
-        )
+    check_trainer(str(run_config.get("trainer", "")), settings.trainer)
     own: dict[str, Scalar] = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
     if settings.base:
         own |= {"base": settings.base, "revision": ""}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from client.settings import check_trainer
 from plait.data import Dataset, RecordKind, histogram
-from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
@@ -76,11 +76,7 @@ def own_client(
         ConfigError: this machine does not support it.
     """
     config = run.config
-    if config.trainer != trainer:
-        raise PolicyError(
-            f"the run trains with '{config.trainer or 'plait itself'}', but this node allows "
-            f"'{trainer or 'plait itself'}', expected its operator to name the run's trainer"
-        )
+    check_trainer(config.trainer, trainer)
     # Problems that only the base reveals are reported before anybody waits for this node.
     terms = run.terms(name, max_rank=max_rank, policy=policy)
     model = PeftLocalModel(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from client.enrolment import Credential
 from client.state_directory import default_state_directory
+from client.wording import shown
 from plait.address import Address
 from plait.config import config_from_table
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy, load_policy
 from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name, composed
@@ -134,3 +135,16 @@ def check_settings(
         consents=yes,
         allow_plugins=tuple(allow_plugins),
     )
+
+
+def check_trainer(named: str, allowed: str) -> None:
+    """Refuse a run that names another local trainer than the operator does: code that a server chooses.
+
+    Raises:
+        PolicyError: it does.
+    """
+    if named != allowed:
+        raise PolicyError(
+            f"the run trains with '{shown(named) or 'plait itself'}', but this node allows "
+            f"'{allowed or 'plait itself'}'; give --trainer {shown(named) or '(nothing)'} to agree"
+        )

@@ -38,10 +38,10 @@ def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> No
 
 def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:
     sent = RunConfig(trainer="os:system").to_table()
-    with pytest.raises(ConfigError, match="give --trainer os:system to agree"):
+    with pytest.raises(PolicyError, match="give --trainer os:system to agree"):
         node_run_config(sent, settings(tmp_path))
     assert node_run_config(sent, settings(tmp_path, trainer="os:system"))["trainer"] == "os:system"
-    with pytest.raises(ConfigError, match="plait itself"):
+    with pytest.raises(PolicyError, match="plait itself"):
         node_run_config(RunConfig().to_table(), settings(tmp_path, trainer="mine:build"))
 
 

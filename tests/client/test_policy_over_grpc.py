@@ -17,7 +17,7 @@ from client.node import Node, Timing
 from client.settings import check_settings
 from plait.config import RunConfig
 from plait.data import as_dataset
-from plait.errors import ConfigError, PolicyError
+from plait.errors import PolicyError
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.run_state import initial_state
 from plait.run import resolve
@@ -168,7 +168,7 @@ def test_a_trainer_that_a_server_names_is_not_imported(federation, wait_until, s
     Server(federation, wait_until, CONFIG.model_copy(update={"trainer": "theirs:build", "moments": "fresh"}))
     node = start()
     node.thread.join(120)
-    assert isinstance(node.error, ConfigError)
+    assert isinstance(node.error, PolicyError)
     assert "give --trainer theirs:build to agree" in str(node.error)
     assert not (tmp_path / "ran").exists()
 

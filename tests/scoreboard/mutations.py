@@ -454,7 +454,7 @@ MUTATIONS: dict[str, Mutation] = {
     "trainer": Mutation(
         "hostile",
         "a server names the trainer that is imported",
-        lambda: put("client.base:node_run_config", lambda table, settings: dict(table)),
+        nothing("client.base:check_trainer", "client.participant:check_trainer"),
     ),
     "consent": Mutation("hostile", "nobody is asked for consent", nothing("client.base:_consented")),
     "queue": Mutation(
