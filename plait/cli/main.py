@@ -15,6 +15,7 @@ import typer
 
 from plait import __version__
 from plait.cli.bench import FORWARDED, bench
+from plait.cli.check_plugin import check_plugin
 from plait.cli.client import client
 from plait.cli.compare import compare
 from plait.cli.doctor import doctor
@@ -77,6 +78,7 @@ app.command()(compare)
 app.command()(estimate)
 app.command()(methods)
 app.command()(rules)
+app.command(name="check-plugin")(check_plugin)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(serve)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import print_json
+from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
     from plait.report import Table
@@ -27,7 +28,7 @@ def methods(
     Example: plait methods --base mistral-7b --rank 16
     """
     from plait.adapters import Task
-    from plait.adapters.methods import METHODS, AdapterRequest
+    from plait.adapters.methods import METHODS, AdapterRequest, method_named
     from plait.aggregation import rules_for
     from plait.errors import ConfigError
     from plait.training.bases import locate_config, quiet_libraries
@@ -36,7 +37,8 @@ def methods(
     quiet_libraries()
     config = read_base_config(locate_config(base, revision=""), Task.CAUSAL_LM)
     entries: list[dict[str, object]] = []
-    for method in METHODS.values():
+    own = [method_named(name) for name in sorted(installed(Kind.METHOD)) if name not in METHODS]
+    for method in (*METHODS.values(), *own):
         request = AdapterRequest(method=method.name, rank=rank, virtual_tokens=virtual_tokens)
         refused = None
         parameters = None

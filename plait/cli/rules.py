@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import print_json
+from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
     from plait.aggregation import Geometry, Rule
@@ -32,7 +33,7 @@ def rules(
 
     Example: plait rules --base mistral-7b --rank 32 --clients 20
     """
-    from plait.aggregation import geometry_of
+    from plait.aggregation import geometry_of, rule_named
     from plait.config import config_from_table
     from plait.flower.rules import ALL_RULES
     from plait.run import blueprint_of
@@ -42,7 +43,9 @@ def rules(
     quiet_libraries()
     config = config_from_table({"base": base, "rank": rank, "target-modules": target_modules}, where="command line")
     geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
-    entries = [_entry(rule, geometry, clients) for rule in ALL_RULES.values()]
+    own = [rule_named(name, ALL_RULES) for name in sorted(installed(Kind.RULE)) if name not in ALL_RULES]
+    listed = [*ALL_RULES.values(), *own]
+    entries = [_entry(rule, geometry, clients) for rule in listed]
     if json_output:
         print_json(
             {
@@ -61,7 +64,7 @@ def rules(
 
     console = Console()
     console.print(to_rich(_meanings(entries)))
-    console.print(to_rich(_options(ALL_RULES.values())))
+    console.print(to_rich(_options(listed)))
     console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")))
 
 

@@ -1,0 +1,111 @@
+"""``plait check-plugin``: whether a user's own part does what plait's own do in its tests."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.errors import ConfigError, PlaitError
+from plait.plugins import Kind, admit, find, installed, source_of
+
+if TYPE_CHECKING:
+    from plait.contract import Verdict
+
+_CHECKED = (Kind.RULE, Kind.SERVER_OPTIMIZER, Kind.CODEC, Kind.PARTITION, Kind.METHOD)
+_MEMBERS = {"adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE}
+_PARAMETERS: Mapping[tuple[str, ...], Kind] = {
+    ("updates", "ctx"): Kind.RULE,
+    ("dataset", "clients", "seed"): Kind.PARTITION,
+}
+
+
+class PluginFaultError(PlaitError):
+    """A part that breaks a claim."""
+
+
+def check_plugin(
+    name: Annotated[str, typer.Argument(help="MODULE:NAME or the name of an installed part, with its options.")],
+    kind: Annotated[str, typer.Option("--kind", help="What it is; by default its members and parameters tell.")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Run the contract checks that plait's own parts pass on a part of your own; exit code 1 if one fails.
+
+    Example: plait check-plugin my_rules:MedianOfMeans
+    """
+    from plait.choice import parse_choice
+
+    admit(name)
+    plain = parse_choice(name)[0]
+    chosen = _kind_of(plain, kind)
+    verdicts = list(_verdicts(chosen, name))
+    if json_output:
+        source = source_of(chosen, plain)
+        checks = [{"claim": each.claim, "holds": each.holds, "detail": each.detail} for each in verdicts]
+        print_json({"kind": chosen.value, "name": plain, "sha256": source.sha256, "checks": checks})
+    else:
+        for each in verdicts:
+            mark = {True: "ok    ", False: "BROKEN", None: "-     "}[each.holds]
+            typer.echo(f"{mark}  {each.claim}{f': {each.detail}' if each.detail else ''}")
+    broken = [each for each in verdicts if each.holds is False]
+    if broken:
+        raise PluginFaultError(f"{chosen} '{plain}' breaks {len(broken)} of {len(verdicts)} claims")
+
+
+def _kind_of(name: str, said: str) -> Kind:
+    if said:
+        try:
+            return Kind(said.replace("-", " "))
+        except ValueError:
+            raise ConfigError(f"kind is '{said}', expected one of {', '.join(_CHECKED)}") from None
+    if ":" not in name:
+        kinds = [kind for kind in _CHECKED if name in installed(kind)]
+        if len(kinds) != 1:
+            found = " and ".join(kinds) or "nothing"
+            raise ConfigError(
+                f"'{name}' is installed as {found}, expected MODULE:NAME, or --kind with one of the kinds"
+            )
+        return kinds[0]
+    part = find(Kind.RULE, name)
+    try:
+        parameters = tuple(
+            each.name
+            for each in inspect.signature(part).parameters.values()  # pyright: ignore[reportArgumentType]
+            if each.default is each.empty
+        )
+    except (TypeError, ValueError):
+        parameters = ()
+    if parameters in _PARAMETERS:
+        return _PARAMETERS[parameters]
+    return next((kind for member, kind in _MEMBERS.items() if hasattr(part, member)), Kind.RULE)
+
+
+def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
+    from plait.aggregation import optimizer_for, rule_named
+    from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
+    from plait.contract import Verdict, checked
+
+    match kind:
+        case Kind.RULE:
+            yield from checked(rule_named(text, {}), RULE_CHECKS)
+        case Kind.SERVER_OPTIMIZER:
+            yield from checked(optimizer_for(text, learning_rate=1.0, momentum=0.0), OPTIMIZER_CHECKS)
+        case Kind.CODEC:
+            from plait.wire.codecs import codec_for
+            from plait.wire.codecs.contract import CODEC_CHECKS
+
+            yield from checked(codec_for(text), CODEC_CHECKS)
+        case Kind.PARTITION:
+            from plait.simulation.contract import PARTITION_CHECKS
+            from plait.simulation.scheme import parse_partition
+
+            yield from checked(parse_partition(text), PARTITION_CHECKS)
+        case Kind.METHOD:
+            from plait.adapters.methods import method_named
+
+            yield Verdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
+        case _:
+            raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")

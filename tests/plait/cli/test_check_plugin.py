@@ -1,0 +1,73 @@
+"""`plait check-plugin`, from the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import pytest
+
+from plait import plugins
+
+PARTS = """
+import numpy as np
+
+
+def good(updates, ctx, *, groups: int = 2):
+    return updates.deltas.mean(axis=0)
+
+
+def bad(updates, ctx):
+    return updates.weights @ updates.deltas
+
+
+def halves(dataset, clients, seed):
+    return [range(k, len(dataset.records), clients) for k in range(clients)]
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    (tmp_path / "parts_of_eve.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("_given", "_found", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    return tmp_path
+
+
+def test_each_check_is_a_line_and_a_broken_claim_ends_with_1(plait, home) -> None:
+    good = plait("check-plugin", "parts_of_eve:good:groups=3")
+    assert (good.code, good.err) == (0, "")
+    assert all(line[:6].strip() in ("ok", "-") for line in good.out.splitlines())
+
+    bad = plait("check-plugin", "parts_of_eve:bad")
+    assert bad.code == 1
+    (line,) = (line for line in bad.out.splitlines() if line.startswith("BROKEN"))
+    assert "only the ratio of the weights matters" in line
+    assert bad.err == "error: rule 'parts_of_eve:bad' breaks 1 of 14 claims\n"
+
+
+def test_the_kind_follows_from_the_part(plait, home) -> None:
+    ran = plait("check-plugin", "parts_of_eve:halves", "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert (told["kind"], told["name"]) == ("partition", "parts_of_eve:halves")
+    assert told["sha256"] == hashlib.sha256(PARTS.encode()).hexdigest()
+    assert all(check["holds"] for check in told["checks"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("parts_of_eve:godd",), "did you mean 'good'?"),
+        (("nowhere",), "installed as nothing"),
+        (("parts_of_eve:good", "--kind", "rulle"), "expected one of rule, server optimizer"),
+        (("parts_of_eve:good:grops=3",), "did you mean 'groups'?"),
+    ],
+)
+def test_what_is_not_there_is_one_line(plait, home, arguments, said) -> None:
+    ran = plait("check-plugin", *arguments)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert said in ran.err
