@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,7 +19,7 @@ from client.settings import NodeSettings
 from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
-from plait.data import as_dataset
+from plait.data import Dataset, as_dataset
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
@@ -35,21 +35,43 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 
-        def progress(text: str) -> None:
-            journal.tell("preparing", text)
-
-        progress("loading libraries")
-        check_machine(settings, progress=progress)
-
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
-
-        def open_for(run: Run) -> TaskRunner:
-            make_room(run, settings, journal)
-            return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
-
-        node = Node(settings, open_for, journal)
+        node = make_node(settings, dataset, journal, ask=ask)
         with _stopped_by_signals(node):
             node.run()
+
+
+def make_node(
+    settings: NodeSettings,
+    dataset: Dataset,
+    journal: Journal,
+    *,
+    ask: Callable[[], bool] | None = None,
+    wrap: Callable[[Callable[[Run], TaskRunner]], Callable[[Run], TaskRunner]] = lambda opening: opening,
+) -> Node:
+    """A node that takes part with these data.
+
+    Args:
+        settings: of the node.
+        dataset: its own data.
+        journal: for the operator.
+        ask: asks the operator for consent; None if there is nobody to ask.
+        wrap: given what opens a run, returns what the node calls instead.
+
+    Raises:
+        PlaitError: the machine lacks what the settings name.
+    """
+
+    def progress(text: str) -> None:
+        journal.tell("preparing", text)
+
+    def open_for(run: Run) -> TaskRunner:
+        make_room(run, settings, journal)
+        return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
+
+    progress("loading libraries")
+    check_machine(settings, progress=progress)
+    return Node(settings, wrap(open_for), journal)
 
 
 def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:

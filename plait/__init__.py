@@ -1,3 +1,68 @@
-"""plait: federated fine-tuning of language models by low-rank adapters."""
+"""plait: federated fine-tuning of language models by low-rank adapters.
+
+The names below are the public API. Each is loaded when it is first used, so ``import plait`` is quick and brings
+neither torch nor pandas along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plait.aggregation.own_rule import Updates, rule
+    from plait.api.callbacks import Callback, EarlyStopping, Stop
+    from plait.api.client import Client
+    from plait.api.result import Result, open_run
+    from plait.api.server import Server
+    from plait.api.simulate import resume, simulate
+    from plait.errors import PlaitError
+    from plait.rounds.events import Event
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Callback",
+    "Client",
+    "EarlyStopping",
+    "Event",
+    "PlaitError",
+    "Result",
+    "Server",
+    "Stop",
+    "Updates",
+    "__version__",
+    "open_run",
+    "resume",
+    "rule",
+    "simulate",
+]
+
+# The module of each public name; the imports above tell type checkers the same.
+_HOMES: Mapping[str, str] = {
+    "Callback": "plait.api.callbacks",
+    "Client": "plait.api.client",
+    "EarlyStopping": "plait.api.callbacks",
+    "Event": "plait.rounds.events",
+    "PlaitError": "plait.errors",
+    "Result": "plait.api.result",
+    "Server": "plait.api.server",
+    "Stop": "plait.api.callbacks",
+    "Updates": "plait.aggregation.own_rule",
+    "open_run": "plait.api.result",
+    "resume": "plait.api.simulate",
+    "rule": "plait.aggregation.own_rule",
+    "simulate": "plait.api.simulate",
+}
+
+
+def __getattr__(name: str) -> object:
+    if (home := _HOMES.get(name)) is None:
+        raise AttributeError(f"module 'plait' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.api.turns import TURN
 from plait.config import RunConfig, config_from_table, read_config_table
 from plait.errors import ConfigError
 from plait.plugins import admit
@@ -52,8 +53,9 @@ def start(
     with status("loading libraries", quiet=quiet):
         from plait.report import write_report
         from plait.simulation.execution import begin, execute, prepare
-    run, data = prepare(settings, dataset=dataset, quiet=quiet)
-    execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
+    with TURN:
+        run, data = prepare(settings, dataset=dataset, quiet=quiet)
+        execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
     write_report(directory.path)
 
 
@@ -74,8 +76,9 @@ def go_on(
     with status("loading libraries", quiet=quiet):
         from plait.report import write_report
         from plait.simulation.execution import execute, prepare
-    run, data = prepare(settings, dataset=dataset, quiet=quiet)
-    execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
+    with TURN:
+        run, data = prepare(settings, dataset=dataset, quiet=quiet)
+        execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
     write_report(directory.path)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.apps import add_apps_to_path
+from plait.api.apps import add_apps_to_path
 from plait.errors import ConfigError
 
 

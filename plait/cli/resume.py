@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from plait.api.serving import load_serving
 from plait.cli.server import serve
-from plait.cli.serving import load_serving
 from plait.cli.simulate import show, stopped_by_interrupt, told_how_to_go_on
 from plait.progress import say
 

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from plait import machine
-from plait.api.running import is_reported
-from plait.cli.apps import add_apps_to_path
+from plait.api.service import conclude, open_service
+from plait.api.serving import Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, run_config, shown_default, with_run_options
-from plait.cli.serving import Serving, load_serving, new_run_number
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
-from plait.progress import say, status, watch
-from plait.rounds.ledger import read_events
-from plait.rounds.recorded import is_finished
+from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
-from plait.simulation.names import check_names
-
-if TYPE_CHECKING:
-    from plait.trust.kit import ServerKit
 
 _LOG_BYTES = 16 << 20
-_NEWCOMERS = 16
-_AT_THE_DOOR = 64
 # Settings that clients bring themselves. A settings file may come from a simulation and name them.
 _CLIENTS = RunConfig().clients
 _NOT_THE_SERVERS = {"data": "", "columns": "", "split": "", "partition": "", "reference": ""}
@@ -93,94 +83,18 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
-    if directory.has_started and is_finished(read_events(directory.ledger)):
-        if is_reported(directory.path):
-            raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
-        _conclude(directory)
-        return
-    if directory.has_started and not directory.server.exists():
-        raise ConfigError(
-            f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
-        )
-    check_names(settings)
-    kit = _load_kit(serving)
     machine.share_memory_between_threads()
-    add_apps_to_path()
-    with status("loading libraries", quiet=quiet):
-        from plait.federation import run_federation
-        from plait.flower.apps import server_app
+    service = open_service(directory, settings, serving, quiet=quiet)
+    if service is not None:
         from plait.report.wording import plural
-        from plait.rounds.description import REPLY_BYTES
-        from plait.rounds.run_progress import LiveProgress, RunProgress
-        from plait.rounds.validate import max_update_bytes
-        from plait.run import resolve
-        from plait.settle import settle
-        from plait.stacking import starting_point_of
-        from server.grpc_grid import GrpcGrid
-        from server.limits import Limits
-        from server.log import say_event
-    with status(f"looking for base {settings.base}", quiet=quiet):
-        # Invalid settings are refused before clients are accepted.
-        run = resolve(settle(settings), progress=lambda text: say(text, quiet=quiet))
-        start = None if directory.has_started else starting_point_of(run)
-    grid = GrpcGrid(
-        serving.listen,
-        inbox=directory.path / ".inbox",
-        kit=kit,
-        run_id=serving.run_number,
-        run_config=run.settled.announced,
-        base_fingerprint=run.base_fingerprint,
-        limits=Limits(
-            max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
-            grace_s=serving.grace_s,
-            max_nodes=_most_nodes(kit, settings.clients),
-            max_unproven=_AT_THE_DOOR,
-        ),
-        metrics_listen=serving.metrics or None,
-        summary=LiveProgress(
-            directory.ledger,
-            RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
-        ),
-    )
-    app = server_app(lambda channel, _: run_federation(channel, run, start=start, on_event=say_event))
-    serving.save(directory.server)
-    _log_to(directory.server_log)
-    _stop_on_signals(settings.out)
-    with grid:
-        say(f"serving on {grid.address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
-        with watch(
-            directory.ledger,
-            rounds=settings.rounds,
-            cohort=settings.cohort_size,
-            clients=settings.clients,
-            quiet=quiet,
-        ):
-            grid.drive(app)
-    _conclude(directory)
 
-
-def _conclude(directory: RunDirectory) -> None:
-    """Write the report; remove the raw answers, which are folded into the adapter by now."""
-    from plait.report import write_report
-
-    shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
-    write_report(directory.path)
-
-
-def _most_nodes(kit: ServerKit | None, clients: int) -> int:
-    """Room for all provisioned clients and some newcomers, but no more: each node costs memory."""
-    from plait.trust import Register
-
-    registered = len(Register.load(kit.directory).clients) if kit is not None else clients
-    return 2 * max(registered, clients) + _NEWCOMERS
-
-
-def _load_kit(serving: Serving) -> ServerKit | None:
-    if serving.kit_directory is None:
-        return None
-    from plait.trust.kit import ServerKit
-
-    return ServerKit.load(serving.kit_directory)
+        _log_to(directory.server_log)
+        _stop_on_signals(settings.out)
+        with service.grid:
+            address = service.grid.address
+            say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
+            service.drive(quiet=quiet)
+    conclude(directory)
 
 
 def _log_to(path: Path) -> None:

@@ -75,7 +75,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             headline=headline(view),
             notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
             facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
-            figures=_key_figures(view),
+            figures=key_figures(view),
             tables={
                 "loss_by_round": loss_by_round_table(view),
                 "savings": savings_table(view),
@@ -156,7 +156,8 @@ def headline(view: RunView) -> str:
     return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
 
 
-def _key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and remark of each key figure."""
     peak_bytes = view.end.peak_rss_bytes if view.end else None
     return (
         *_score_figures(view),

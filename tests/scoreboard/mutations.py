@@ -419,7 +419,7 @@ MUTATIONS: dict[str, Mutation] = {
     "apps-path": Mutation(
         "planted",
         "the apps' folder comes where it comes",
-        nothing("plait.cli.apps:add_apps_to_path"),
+        nothing("plait.api.apps:add_apps_to_path"),
     ),
     "compiler-folder": Mutation(
         "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it

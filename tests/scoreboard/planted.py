@@ -204,7 +204,7 @@ def _spawn() -> None:
 
 
 def _load_apps(planted: Path) -> None:
-    from plait.cli.apps import add_apps_to_path
+    from plait.api.apps import add_apps_to_path
 
     before = list(sys.path)
     sys.path.insert(0, str(planted))

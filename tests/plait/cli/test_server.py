@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.cli.serving import Serving
+from plait.api.serving import Serving
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.cli.serving import Serving, load_serving, new_run_number
+from plait.api.serving import Serving, load_serving, new_run_number
 from plait.errors import ConfigError
 
 SERVING = Serving(

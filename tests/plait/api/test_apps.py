@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.cli.apps import add_apps_to_path
+from plait.api.apps import add_apps_to_path
 
 
 def test_the_apps_are_found_before_other_folders_of_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,180 @@
+"""What a run left in its directory, as data: frames, figures and adapters; so far, if it has not ended.
+
+Reads the run's files at every use, so that a result of a run in progress shows what there is by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.errors import ConfigError
+from plait.files import cannot_write, directory_written_aside
+from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from plait.adapters import Json
+    from plait.rounds.events import Event
+    from plait.rounds.run_view import RunView
+
+
+class Result:
+    """A run, finished or not.
+
+    It stands for the run's directory wherever a path is expected (``os.fspath``). In a notebook it shows the run's key
+    figures and its loss curve.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+
+    def __init__(self, run: str | PathLike[str]) -> None:
+        self._directory = RunDirectory.find(Path(run))
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self._directory.path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended; otherwise everything here is preliminary."""
+        return self._view().finished
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Held-out losses, a row per round, client and kind of adapter.
+
+        Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
+        nats, and those of `plait.study.losses`.
+
+        Raises:
+            PeerError: the ledger is broken.
+        """
+        from plait.study import losses
+
+        return losses(self._view())
+
+    @property
+    def updates(self) -> pd.DataFrame:
+        """The accepted updates, a row per round and client.
+
+        Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
+        `plait.study.updates`.
+
+        Raises:
+            PeerError: the ledger is broken.
+        """
+        from plait.study import updates
+
+        return updates(self._view())
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.study.rounds`.
+
+        Raises:
+            PeerError: the ledger is broken.
+        """
+        from plait.study import rounds
+
+        return rounds(self._view())
+
+    @property
+    def summary(self) -> Mapping[str, Json]:
+        """The figures of ``summary.json``, under the same keys.
+
+        Raises:
+            PeerError: the ledger is broken.
+        """
+        from plait.report import summarise
+
+        return summarise(self._view())
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The whole ledger, its chain checked.
+
+        Raises:
+            PeerError: the ledger is broken.
+        """
+        from plait.rounds.ledger import read_events
+
+        return tuple(read_events(self._directory.ledger))
+
+    def adapter(self, client: str = "") -> Path:
+        """The directory of an adapter, for ``PeftModel.from_pretrained(base, …)``.
+
+        Args:
+            client: whose personalized adapter; by default the shared one.
+
+        Raises:
+            ConfigError: there is none yet; or the run has no such client, or gives clients no adapter of their own.
+        """
+        if client:
+            return self._personalized(client)
+        if not (self._directory.adapter / "adapter_config.json").is_file():
+            raise ConfigError(f"'{self.path}' has no adapter yet: no round is finished")
+        return self._directory.adapter
+
+    def _personalized(self, client: str) -> Path:
+        """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
+        from plait.export import TARGETS, ExportRequest
+        from plait.export.personal import open_personal
+        from plait.export.source import plain_name
+
+        source = open_personal(self.path, client)
+        place = self.path / "personalized" / plain_name(client)
+        if place.is_dir() and self.finished:
+            return place
+        write = TARGETS["peft"](ExportRequest(source, place), lambda _: None)
+        try:
+            place.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(place.parent, error, doing="make") from error
+        with directory_written_aside(place) as folder:
+            write(folder)
+        return place
+
+    def _view(self) -> RunView:
+        from plait.study.frames import view_of
+
+        return view_of(self.path)
+
+    def __repr__(self) -> str:
+        from plait.report.wording import bytes_text, loss_text, plural
+
+        view = self._view()
+        base, final = view.base_evaluation, view.final_evaluation
+        losses = [loss_text(each.loss) for each in (base, final) if each]
+        done = plural(len(view.rounds), "round")
+        parts = (
+            done if view.finished else f"{done} of {view.planned_rounds}",
+            f"held-out loss {' to '.join(losses)}" if losses else "",
+            bytes_text(view.sent.total_bytes),
+        )
+        return f"<plait.Result '{self.path}': {', '.join(filter(None, parts))}>"
+
+    def _repr_html_(self) -> str:
+        from plait.report.fragment import render_fragment
+
+        return render_fragment(self._view())
+
+
+def open_run(run: str | PathLike[str]) -> Result:
+    """The result of a run on this disk, whoever ran it: a simulation or a server, finished or not.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    return Result(run)

@@ -1,0 +1,179 @@
+"""A federation's server in a Python program: it serves in threads of its own while the program goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, Unpack
+
+from plait.api.callbacks import Callbacks, Hearing, patience_of
+from plait.api.result import Result
+from plait.api.service import Service, conclude, open_service
+from plait.api.serving import Serving, load_serving, new_run_number
+from plait.api.settings import RunSettings, base_name, run_config_of
+from plait.errors import ConfigError, Interrupted, MachineError
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from plait.aggregation import Rule
+
+
+class Server:
+    """A federation over gRPC, as ``plait server`` runs it; give the same arguments again to continue a run.
+
+    Leaving its block stops the run, if it is not over, where it can be continued::
+
+        with plait.Server(clients=3, base="tiny", rounds=2, insecure=True, out="runs/three") as server:
+            …  # clients connect to server.address
+            run = server.wait()
+
+    Args:
+        clients: to wait for before the first round.
+        base: as for `plait.simulate`; clients need the same one.
+        tokenizer: of a base in memory.
+        rule: how updates are combined.
+        rounds: of training.
+        out: the run directory; by default ``runs/<time>``.
+        listen: address and port to serve on; port 0 is any free one.
+        kit: the server's kit, from ``plait provision``.
+        insecure: whether to serve without TLS and keys, on a loopback address only.
+        metrics: address of the Prometheus page; empty for none.
+        grace_s: seconds that a client may be disconnected before its task is given up.
+        callbacks: called with every event of the run, in the run's thread.
+        quiet: whether to show no progress.
+        settings: any other setting of a run.
+
+    Raises:
+        ConfigError: a setting is not valid, or neither kit nor insecure is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        clients: int | None = None,
+        base: str | PathLike[str] | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        rule: str | Rule | Callable[..., object] | None = None,
+        rounds: int | None = None,
+        out: str | PathLike[str] | None = None,
+        listen: str = "127.0.0.1:0",
+        kit: str | PathLike[str] | None = None,
+        insecure: bool = False,
+        metrics: str = "",
+        grace_s: float = 30.0,
+        callbacks: Callbacks = (),
+        quiet: bool = False,
+        **settings: Unpack[RunSettings],
+    ) -> None:
+        if (kit is None) is not insecure:
+            raise ConfigError("kit and insecure are both given or both missing, expected one of them")
+        if settings.get("reference"):
+            raise ConfigError("reference is given, expected none: clients bring their own data")
+        named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds, "out": out}
+        given = {**settings, **named, "data": "", "partition": ""}
+        self._settings = run_config_of(given, patience=patience_of(callbacks))
+        self._directory = RunDirectory(Path(self._settings.out))
+        before = load_serving(self._directory.server)
+        self._serving = Serving(
+            listen=listen,
+            kit=str(Path(kit).absolute()) if kit is not None else "",
+            metrics=metrics,
+            grace_s=grace_s,
+            run_number=before.run_number if before else new_run_number(),
+        )
+        self._quiet = quiet
+        self._stop = StopRequest()
+        self._hearing = Hearing(callbacks, self._stop)
+        self._service: Service | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port that clients connect to.
+
+        Raises:
+            ConfigError: it does not serve yet.
+        """
+        if self._service is None:
+            raise ConfigError("the server has no address yet, expected start or a with block before")
+        return self._service.grid.address
+
+    def start(self) -> None:
+        """Begin to serve; the run begins once enough clients are there.
+
+        Raises:
+            PlaitError: the run cannot be served.
+        """
+        directory = self._directory
+        if directory.has_started:
+            self._hearing.repeat(read_events(directory.ledger))
+        self._service = open_service(
+            directory, self._settings, self._serving, on_event=self._hearing, stop=self._stop, quiet=self._quiet
+        )
+        if self._service is None:
+            conclude(directory)
+            return
+        self._service.grid.start()
+        self._thread = threading.Thread(target=self._work, args=(self._service,), name="plait-server", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> Result:
+        """Wait until the run is over.
+
+        Args:
+            timeout_s: how long; None for as long as it takes.
+
+        Returns:
+            The finished run; an unfinished one if it was stopped.
+
+        Raises:
+            MachineError: it is not over in time.
+            PlaitError: the reason that the run stopped.
+            Exception: what a callback raised.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                raise MachineError(f"the run is not over after {timeout_s:g} s; wait again, or stop it")
+        self._hearing.check()
+        if self._error is not None:
+            raise self._error
+        return Result(self._directory.path)
+
+    def stop(self) -> None:
+        """Stop the run, if it is not over, so that the same server can continue it; clients try to connect again."""
+        self._stop.asked = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _work(self, service: Service) -> None:
+        finished = False
+        try:
+            try:
+                service.drive(quiet=self._quiet)
+                finished = True
+            finally:
+                service.grid.stop(finished=finished)
+            conclude(service.directory)
+        except Interrupted:
+            # Asked by `stop` or by a callback.
+            pass
+        except BaseException as error:  # `wait` raises it
+            self._error = error

@@ -1,0 +1,170 @@
+"""A federation served over gRPC, from settings to report: what `plait server` and `plait.Server` have in common.
+
+Sets no signal handler and configures no logging: both are the caller's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plait.api.apps import add_apps_to_path
+from plait.api.running import is_reported
+from plait.api.serving import Serving
+from plait.api.turns import TURN
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.progress import say, status, watch
+from plait.rounds.events import Event
+from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.recorded import is_finished
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+from plait.simulation.names import check_names
+
+if TYPE_CHECKING:
+    from flwr.serverapp import ServerApp
+
+    from plait.trust.kit import ServerKit
+    from server.grpc_grid import GrpcGrid
+
+_NEWCOMERS = 16
+_AT_THE_DOOR = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """A run that is ready to be served.
+
+    Attributes:
+        settings: of the run.
+        directory: of the run.
+        grid: serves between its `start` and its `stop`.
+        app: the run itself.
+    """
+
+    settings: RunConfig
+    directory: RunDirectory
+    grid: GrpcGrid
+    app: ServerApp
+
+    def drive(self, *, quiet: bool) -> None:
+        """Run the rounds to their end while the grid serves.
+
+        Raises:
+            PlaitError: the reason that the run stopped; everything received until then is on disk.
+        """
+        settings = self.settings
+        with watch(
+            self.directory.ledger,
+            rounds=settings.rounds,
+            cohort=settings.cohort_size,
+            clients=settings.clients,
+            quiet=quiet,
+        ):
+            self.grid.drive(self.app)
+
+
+def open_service(
+    directory: RunDirectory,
+    settings: RunConfig,
+    serving: Serving,
+    *,
+    on_event: OnEvent = lambda _: None,
+    stop: StopRequest | None = None,
+    quiet: bool,
+) -> Service | None:
+    """Prepare to serve a run, new or begun; None if only its report is missing.
+
+    Args:
+        directory: of the run.
+        settings: of the run.
+        serving: where and how to serve; kept in the run directory.
+        on_event: called with every event, besides the server's log.
+        stop: asks the run to stop, or to end early.
+        quiet: whether to show nothing.
+
+    Raises:
+        PlaitError: the run cannot be served; nothing has begun.
+    """
+    if directory.has_started and is_finished(read_events(directory.ledger)):
+        if is_reported(directory.path):
+            raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
+        return None
+    if directory.has_started and not directory.server.exists():
+        raise ConfigError(
+            f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
+        )
+    check_names(settings)
+    kit = _load_kit(serving)
+    add_apps_to_path()
+    with status("loading libraries", quiet=quiet):
+        from plait.federation import run_federation
+        from plait.flower.apps import server_app
+        from plait.rounds.description import REPLY_BYTES
+        from plait.rounds.run_progress import LiveProgress, RunProgress
+        from plait.rounds.validate import max_update_bytes
+        from plait.run import resolve
+        from plait.settle import settle
+        from plait.stacking import starting_point_of
+        from server.grpc_grid import GrpcGrid
+        from server.limits import Limits
+        from server.log import say_event
+    with TURN, status(f"looking for base {settings.base}", quiet=quiet):
+        # Invalid settings are refused before clients are accepted.
+        run = resolve(settle(settings), progress=lambda text: say(text, quiet=quiet))
+        start = None if directory.has_started else starting_point_of(run)
+    grid = GrpcGrid(
+        serving.listen,
+        inbox=directory.path / ".inbox",
+        kit=kit,
+        run_id=serving.run_number,
+        run_config=run.settled.announced,
+        base_fingerprint=run.base_fingerprint,
+        limits=Limits(
+            max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
+            grace_s=serving.grace_s,
+            max_nodes=_most_nodes(kit, settings.clients),
+            max_unproven=_AT_THE_DOOR,
+        ),
+        metrics_listen=serving.metrics or None,
+        summary=LiveProgress(
+            directory.ledger,
+            RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
+        ),
+    )
+
+    def log_and_pass_on(event: Event) -> None:
+        say_event(event)
+        on_event(event)
+
+    app = server_app(
+        lambda channel, _: run_federation(channel, run, start=start, on_event=log_and_pass_on, stop=stop), stop
+    )
+    serving.save(directory.server)
+    return Service(settings, directory, grid, app)
+
+
+def conclude(directory: RunDirectory) -> None:
+    """Write the report; remove the raw answers, which are folded into the adapter by now."""
+    from plait.report import write_report
+
+    shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
+    write_report(directory.path)
+
+
+def _most_nodes(kit: ServerKit | None, clients: int) -> int:
+    """Room for all provisioned clients and some newcomers, but no more: each node costs memory."""
+    from plait.trust import Register
+
+    registered = len(Register.load(kit.directory).clients) if kit is not None else clients
+    return 2 * max(registered, clients) + _NEWCOMERS
+
+
+def _load_kit(serving: Serving) -> ServerKit | None:
+    if serving.kit_directory is None:
+        return None
+    from plait.trust.kit import ServerKit
+
+    return ServerKit.load(serving.kit_directory)

@@ -1,0 +1,129 @@
+"""The settings of a run as keyword arguments, for type checkers and editors; `plait.config` checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
+
+from plait.config import RunConfig, config_from_table
+from plait.errors import ConfigError
+from plait.plugins import Kind, admit, reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from plait.adapters.methods import Method
+    from plait.aggregation import ServerOptimizer
+    from plait.wire.codec import Codec
+
+
+class RunSettings(TypedDict, total=False):
+    """Every setting of a run but those that the functions name as arguments of their own.
+
+    Each is an option of ``plait simulate`` of the same name, which `plait.config.RunConfig` describes. Where a setting
+    names a part, the part itself may be given instead.
+    """
+
+    revision: str
+    clients_per_round: int
+    quorum: float
+    deadline_s: float
+    over_selection: float
+    round_attempts: int
+    norm_policy: Literal["reject", "clip", "off"]
+    norm_bound: float
+    keep_updates: bool
+    local_steps: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    seq_len: int
+    learning_rate: float
+    lr_schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    method: str | Method
+    rank: int
+    alpha: float
+    client_ranks: str
+    rank_pattern: str
+    bias: Literal["none", "all", "lora_only"]
+    virtual_tokens: int
+    dropout: float
+    target_modules: str
+    init_adapter: str | PathLike[str]
+    init_mode: Literal["continue", "freeze"]
+    weighting: Literal["examples", "equal"]
+    server_optimizer: str | ServerOptimizer
+    server_learning_rate: float
+    server_momentum: float
+    proximal: float
+    moments: Literal["auto", "carry", "fresh"]
+    own_share: float | Literal["auto"]
+    scaffold: bool
+    wire: str | float | Codec
+    held_out_fraction: float
+    max_held_out_sequences: int
+    eval_every: int
+    eval_clients: int
+    take_back: bool
+    patience: int
+    keep: Literal["best", "last"]
+    reference: str
+    labels: str
+    trainer: str | Callable[..., object]
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    threads: int
+    side_by_side: int
+    seed: int
+    publish: str | PathLike[str]
+
+
+_PARTS: Mapping[str, Kind] = {
+    "rule": Kind.RULE,
+    "server_optimizer": Kind.SERVER_OPTIMIZER,
+    "wire": Kind.CODEC,
+    "method": Kind.METHOD,
+    "partition": Kind.PARTITION,
+    "trainer": Kind.TRAINER,
+}
+
+
+def run_config_of(given: Mapping[str, object], *, patience: int | None = None) -> RunConfig:
+    """The settings of a run from what a program gave; parts that are objects get a name, None means not given.
+
+    Args:
+        given: by the names of `RunConfig`.
+        patience: what `EarlyStopping` asks for.
+
+    Raises:
+        ConfigError: an unknown setting, a value that is not valid, or two that clash.
+    """
+    table = {key: _value(key, value) for key, value in given.items() if value is not None}
+    if patience is not None and table.setdefault("patience", patience) != patience:
+        raise ConfigError(f"patience is {table['patience']}, but that of EarlyStopping is {patience}, expected one")
+    config = config_from_table(table, where="settings").with_out()
+    admit(*config.plugins)
+    return config
+
+
+def base_name(base: str | PathLike[str] | PreTrainedModel | None, tokenizer: object) -> str | PathLike[str] | None:
+    """The settings' name of a base: that of a model in memory is its directory in the cache."""
+    if base is not None and not isinstance(base, (str, PathLike)):
+        from plait.training.base_in_memory import kept_base
+
+        return kept_base(base, tokenizer)
+    if tokenizer is not None:
+        raise ConfigError("tokenizer is given, expected none: a base on disk has its own")
+    return base
+
+
+def _value(key: str, value: object) -> object:
+    """A setting as the command line has it."""
+    if isinstance(value, (str, PathLike)):
+        return fspath(cast("str | PathLike[str]", value))
+    if key == "wire" and isinstance(value, (int, float)):
+        return f"{value:g}"
+    return reference(_PARTS[key], value) if key in _PARTS else value

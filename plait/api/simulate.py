@@ -1,0 +1,154 @@
+"""Simulate a federation from Python: one call from data to a result, and one to continue a run that stopped.
+
+The same as ``plait simulate`` and ``plait resume``, to the last bit. Sets no signal handler, so it works in any thread
+and in a notebook; Ctrl-C or "interrupt kernel" raises `KeyboardInterrupt` and leaves a run that `resume` continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from plait.api.callbacks import Callbacks, Hearing, patience_of
+from plait.api.result import Result
+from plait.api.running import go_on, settings_of, start
+from plait.api.settings import RunSettings, base_name, run_config_of
+from plait.config import RunConfig
+from plait.errors import ConfigError, Interrupted
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from plait.aggregation import Rule
+    from plait.data import Dataset
+
+
+def simulate(
+    data: object = None,
+    *,
+    partition: str | Callable[..., object] | None = None,
+    base: str | PathLike[str] | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    rule: str | Rule | Callable[..., object] | None = None,
+    clients: int | None = None,
+    rounds: int | None = None,
+    out: str | PathLike[str] | None = None,
+    callbacks: Callbacks = (),
+    quiet: bool = False,
+    **settings: Unpack[RunSettings],
+) -> Result:
+    """Run a federation on this machine, with real training and real messages.
+
+    Args:
+        data: a file, a folder, a built-in's name, a data set of the hub, or an object: a data set of Hugging Face's
+            datasets, a pandas frame, a list of mappings (see `plait.data.as_dataset`). By default the built-in.
+        partition: how the data are partitioned over the clients: ``natural:COLUMN``, ``iid``, ``dirichlet:ALPHA`` …;
+            by default it depends on the data.
+        base: a built-in's name, a directory, a hub id, or a model of transformers in memory.
+        tokenizer: of a base in memory.
+        rule: how updates are combined: a name (`plait rules` lists them) or what `plait.rule` makes.
+        clients: in the federation.
+        rounds: of training.
+        out: the run directory, new; by default ``runs/<time>``.
+        callbacks: called with every event of the run, in this thread.
+        quiet: whether to show no progress.
+        settings: any other setting of a run (see `plait.config.RunConfig`).
+
+    Returns:
+        The finished run; an unfinished one if a callback paused it.
+
+    Raises:
+        PlaitError: settings or data are not valid (then nothing is written), or the run stopped for this reason.
+        KeyboardInterrupt: the user stopped it.
+        Exception: what a callback raised. `resume` continues the run in all three cases, once it has begun.
+    """
+    config = run_config_of(
+        {
+            **settings,
+            "partition": partition,
+            "base": base_name(base, tokenizer),
+            "rule": rule,
+            "clients": clients,
+            "rounds": rounds,
+            "out": out,
+        },
+        patience=patience_of(callbacks),
+    )
+    config, dataset = _with_data(config, data)
+    stop = StopRequest()
+    hearing = Hearing(callbacks, stop)
+    with _left_to_resume(Path(config.out), hearing):
+        start(config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
+    return Result(config.out)
+
+
+def resume(
+    run: str | PathLike[str],
+    *,
+    data: object = None,
+    callbacks: Callbacks = (),
+    quiet: bool = False,
+) -> Result:
+    """Continue a simulated run from where it stopped; the resulting adapter is the same, bit for bit.
+
+    Args:
+        run: the run directory.
+        data: the data again, if they were given as an object.
+        callbacks: as for `simulate`; they hear the recorded events first.
+        quiet: whether to show no progress.
+
+    Returns:
+        The finished run; an unfinished one if a callback paused it.
+
+    Raises:
+        ConfigError: there is no such run, it is finished, or a server ran it.
+        PlaitError: the run stopped again, for this reason.
+        KeyboardInterrupt: the user stopped it.
+        Exception: what a callback raised.
+    """
+    directory = RunDirectory.find(Path(run))
+    if directory.server.exists():
+        again = f"the same plait.Server, or `plait resume {run}`, continues it"
+        raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
+    config = settings_of(directory)
+    if (patience := patience_of(callbacks)) not in (None, config.patience):
+        raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
+    _, dataset = _with_data(config, data, name=config.data)
+    stop = StopRequest()
+    hearing = Hearing(callbacks, stop)
+    hearing.repeat(read_events(directory.ledger))
+    with _left_to_resume(directory.path, hearing):
+        go_on(directory, config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
+    return Result(run)
+
+
+def _with_data(config: RunConfig, data: object, *, name: str = "") -> tuple[RunConfig, Dataset | None]:
+    """Settings that name the data, and the data themselves if they are in memory."""
+    if data is None:
+        return config, None
+    if isinstance(data, (str, PathLike)):
+        return config.model_copy(update={"data": str(data)}), None
+    from plait.data import MEMORY, as_dataset
+
+    dataset = as_dataset(data, name=name.removeprefix(MEMORY))
+    return config.model_copy(update={"data": f"{MEMORY}{dataset.name}"}), dataset
+
+
+@contextmanager
+def _left_to_resume(run: Path, hearing: Hearing) -> Generator[None]:
+    """Whatever ends the run in the block says how to continue it; a callback's own error comes before the run's."""
+    try:
+        # Only callbacks ask a run of this process to stop.
+        with suppress(Interrupted):
+            yield
+        hearing.check()
+    except BaseException as stopped:
+        if RunDirectory(run).has_started:
+            stopped.add_note(f"continue with plait.resume({str(run)!r})")
+        raise

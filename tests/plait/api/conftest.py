@@ -1,0 +1,51 @@
+"""Data of one's own in memory, and a run of two seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "base": "tiny", "clients": 3, "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
+    "learning_rate": 1e-2, "dtype": "float32", "quiet": True,
+}  # fmt: skip
+
+
+def rows() -> list[dict[str, str]]:
+    """Three authors whose texts differ in kind and in size."""
+    found: list[dict[str, str]] = []
+    for number in range(24):
+        found.append({"text": f"def add_{number}(left, right):\n    return left + right\n" * 3, "author": "ada"})
+        found.append({"text": f"The quick brown fox number {number} jumps over the lazy dog.\n" * 3, "author": "bob"})
+        if number % 2:
+            found.append({"text": f"x = [{number}, {number + 1}]\nprint(sum(x))\n" * 4, "author": "eve"})
+    return found
+
+
+@pytest.fixture
+def small() -> dict[str, object]:
+    return dict(SMALL)
+
+
+@pytest.fixture
+def records() -> list[dict[str, str]]:
+    return rows()
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the data in memory; not to be changed."""
+    import plait
+
+    out = tmp_path_factory.mktemp("api") / "run"
+    plait.simulate(rows(), partition="natural:author", out=out, **SMALL)  # type: ignore[arg-type]
+    return out

@@ -1,0 +1,108 @@
+"""Three clients and a server in one process, over gRPC on loopback."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import plait
+from plait.errors import ConfigError
+from plait.rounds.events import RoundFinished
+from plait.trust import provision
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+NAMES = ("ada", "bob", "eve")
+
+
+@pytest.fixture
+def training(small: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in small.items() if key != "quiet"}
+
+
+@pytest.fixture
+def shares(records: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    return {name: [row for row in records if row["author"] == name] for name in NAMES}
+
+
+def federation(
+    shares: dict[str, list[dict[str, str]]], server: plait.Server, tmp_path: Path, kits: Path | None = None
+) -> list[plait.Client]:
+    clients = [
+        plait.Client(
+            share, server=server.address.replace("127.0.0.1", "localhost"), state=tmp_path / "state", quiet=True,
+            dtype="float32", **({"kit": kits / "clients" / name} if kits else {"name": name, "insecure": True}),
+        )
+        for name, share in shares.items()
+    ]  # fmt: skip
+    for client in clients:
+        client.start()
+    return clients
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tls", [False, True], ids=["insecure", "tls"])
+def test_three_clients_and_a_server_of_one_process_make_the_adapter_of_a_simulation(
+    finished: Path, shares, training: dict[str, object], tmp_path: Path, tls: bool
+) -> None:
+    if tls:
+        provision(tmp_path / "fed", NAMES, ("localhost",), now=datetime.now(UTC))
+    kits = tmp_path / "fed" if tls else None
+    trust = {"kit": kits / "server"} if kits else {"insecure": True}
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    heard: list[plait.Event] = []
+    out = tmp_path / "run"
+    with plait.Server(out=out, callbacks=[heard.append], quiet=True, **training, **trust) as server:
+        clients = federation(shares, server, tmp_path, kits)
+        run = server.wait(timeout_s=600)
+        for client in clients:
+            client.wait(timeout_s=60)
+    assert run.finished
+    assert tuple(heard) == run.events
+    assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
+    assert set(run.summary["held_out_loss_by_client"]) == set(NAMES)
+    assert (out / "report.html").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.slow
+def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
+    finished: Path, shares, training: dict[str, object], tmp_path: Path
+) -> None:
+    def pause(event: plait.Event) -> plait.Stop | None:
+        return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None
+
+    out = tmp_path / "run"
+    with plait.Server(out=out, callbacks=[pause], insecure=True, quiet=True, **training) as server:
+        clients = federation(shares, server, tmp_path)
+        assert not server.wait(timeout_s=600).finished
+        address = server.address
+    with plait.Server(out=out, listen=address, insecure=True, quiet=True, **training) as server:
+        assert server.wait(timeout_s=600).finished
+        for client in clients:
+            client.wait(timeout_s=60)
+    assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
+    with pytest.raises(ConfigError, match="was served to clients"):
+        plait.resume(out)
+
+
+def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(
+    shares, training: dict[str, object], tmp_path: Path
+) -> None:
+    with plait.Server(out=tmp_path / "run", insecure=True, quiet=True, **training) as server:
+        address = server.address
+    with plait.Client(
+        shares["ada"], name="ada", server=address, insecure=True, state=tmp_path / "state", quiet=True
+    ) as client:
+        pass
+    client.wait(timeout_s=0)
+    with pytest.raises(ConfigError, match="holds no run"):
+        server.wait()
+
+
+@pytest.mark.parametrize("given", [{}, {"kit": "kit", "insecure": True}])
+def test_a_server_has_either_a_kit_or_none(given: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected one of them"):
+        plait.Server(out=tmp_path / "run", base="tiny", **given)

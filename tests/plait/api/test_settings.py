@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import inspect
+from typing import Literal, get_args, get_origin
+
+from plait.api.settings import RunSettings, run_config_of
+from plait.api.simulate import simulate
+from plait.config import RunConfig
+
+
+def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
+    """Who adds a setting to `RunConfig` adds it to `RunSettings` too."""
+    named = set(inspect.signature(simulate).parameters) - {"tokenizer", "callbacks", "quiet", "settings"}
+    assert named | RunSettings.__annotations__.keys() == RunConfig.model_fields.keys()
+    assert not named & RunSettings.__annotations__.keys()
+
+
+def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> None:
+    config = run_config_of({"wire": 0.5, "out": tmp_path, "rounds": None})
+    assert (config.wire, config.out, config.rounds) == ("0.5", str(tmp_path), RunConfig().rounds)
+
+
+def test_choices_are_those_of_the_settings() -> None:
+    for name, field in RunConfig.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            choices = ", ".join(f'"{choice}"' for choice in get_args(field.annotation))
+            assert RunSettings.__annotations__[name].__forward_arg__ == f"Literal[{choices}]"

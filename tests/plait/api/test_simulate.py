@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import plait
+from plait.cli.main import main
+from plait.errors import ConfigError
+from plait.rounds.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
+from plait.rounds.ledger import read_events
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def weights(run: Path) -> bytes:
+    return (run / WEIGHTS).read_bytes()
+
+
+def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
+    finished: Path, jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (
+        "simulate", "--partition", "natural:author", "--clients", "3", "--base", "tiny", "--rounds", "2",
+        "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--rank", "2", "--learning-rate", "0.01",
+        "--dtype", "float32", "--json",
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["plait", *words, "--data", str(jsonl), "--out", str(tmp_path / "run")])
+    main()
+    assert weights(tmp_path / "run") == weights(finished)
+    assert (finished / "report.html").exists()
+
+
+def test_off_the_main_thread_it_gives_the_same_bits_and_leaves_signals_alone(
+    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    found: list[plait.Result] = []
+
+    def work() -> None:
+        found.append(plait.simulate(records, partition="natural:author", out=tmp_path / "run", **small))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert weights(found[0].path) == weights(finished)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_callbacks_hear_the_events_of_the_ledger_as_they_are_recorded(
+    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    heard: list[plait.Event] = []
+    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[heard.append], **small)
+    assert tuple(heard) == run.events
+    assert isinstance(heard[0], RunStarted)
+    assert isinstance(heard[-1], RunFinished)
+
+
+def test_a_callback_ends_the_run_whole(records: list[dict[str, str]], small: dict[str, object], tmp_path: Path) -> None:
+    def once(event: plait.Event) -> plait.Stop | None:
+        return plait.Stop.END if isinstance(event, RoundFinished) else None
+
+    settings = {**small, "rounds": 5, "eval_every": 5}
+    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[once], **settings)
+    assert run.finished
+    (ended,) = [event for event in run.events if isinstance(event, EndedEarly)]
+    assert (ended.round, ended.reason) == (1, "callback once asked for it")
+    # What it ends with has been evaluated, though no evaluation was due.
+    evaluated = [event for event in run.events if isinstance(event, Evaluated)]
+    finish = run.events[-1]
+    assert [event.round for event in evaluated] == [0, 1]
+    assert isinstance(finish, RunFinished)
+    assert (finish.rounds, finish.adapter) == (1, evaluated[-1].adapter)
+    assert (run.path / "report.html").exists()
+
+
+def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything_again(
+    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    def pause(event: plait.Event) -> plait.Stop | None:
+        return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None
+
+    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
+    assert not run.finished
+    heard: list[plait.Event] = []
+    again = plait.resume(run, data=records, callbacks=[pause, heard.append], quiet=True)
+    assert again.finished
+    assert tuple(heard) == again.events
+    assert weights(run.path) == weights(finished)
+
+
+def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
+    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    def careless(event: plait.Event) -> None:
+        if isinstance(event, RoundFinished):
+            raise KeyError("no such metric")
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyError, match="no such metric") as raised:
+        plait.simulate(records, partition="natural:author", out=out, callbacks=[careless], **small)
+    assert [entry.name for entry in raised.traceback][-1] == "careless"
+    assert raised.value.__notes__ == [f"continue with plait.resume({str(out)!r})"]
+    assert sum(isinstance(event, RoundFinished) for event in read_events(out / "ledger.jsonl")) == 1
+    plait.resume(out, data=records, quiet=True)
+    assert weights(out) == weights(finished)
+
+
+def test_early_stopping_is_the_setting_that_is_recorded(
+    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {**small, "rounds": 9, "learning_rate": 0.0001, "server_learning_rate": 1e-9}
+    stopping = plait.EarlyStopping(patience=2)
+    run = plait.simulate(records, partition="iid", out=tmp_path / "run", callbacks=[stopping], **settings)
+    assert run.finished
+    assert run.summary["rounds"] < 9
+    assert run.events[0].config["patience"] == 2  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="patience is 3, but that of EarlyStopping is 2"):
+        plait.simulate(records, out=tmp_path / "other", callbacks=[stopping], patience=3)
+    with pytest.raises(ConfigError, match="is finished"):
+        plait.resume(run)
+
+
+def test_data_in_memory_are_asked_for_again(
+    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    def pause(_: plait.Event) -> plait.Stop:
+        return plait.Stop.PAUSE
+
+    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
+    with pytest.raises(ConfigError, match=r"give it again"):
+        plait.resume(run, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"base": "tny"}, "did you mean 'tiny'"),
+        ({"rule": "fedavgg"}, "did you mean 'fedavg'"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"roundz": 3}, "did you mean 'rounds'"),
+        ({"base": 3}, "base is a int, expected a name, a directory or a model"),
+        ({"base": "tiny", "tokenizer": 3}, "tokenizer is given, expected none"),
+        ({"callbacks": [3]}, "a callback is 3, expected a function"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
+    records: list[dict[str, str]], tmp_path: Path, given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        plait.simulate(records, **{"base": "tiny", "out": tmp_path / "run", "quiet": True, **given})  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+CHILD = """
+import json, sys
+import plait
+records = json.loads(open(sys.argv[1]).read())
+plait.simulate(records, partition="natural:author", out=sys.argv[2], base="tiny", clients=3, rounds=2, local_steps=2,
+               batch_size=2, seq_len=32, rank=2, learning_rate=1e-2, dtype="float32", quiet=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("updates", [1, 4])
+def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_the_same_bits(
+    finished: Path, records: list[dict[str, str]], tmp_path: Path, number: signal.Signals, updates: int
+) -> None:
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    out = tmp_path / "run"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "records.json"), str(out)], stderr=subprocess.PIPE, text=True
+    )
+    ledger = out / "ledger.jsonl"
+    while child.poll() is None and not (
+        ledger.exists() and ledger.read_text().count('"event":"update_received"') >= updates
+    ):
+        time.sleep(0.005)
+    child.send_signal(number)
+    _, err = child.communicate()
+    if number is signal.SIGINT:
+        assert err.rstrip().endswith(f"KeyboardInterrupt\ncontinue with plait.resume({str(out)!r})")
+        assert isinstance(read_events(ledger)[-1], Interrupted)
+    assert not plait.open_run(out).finished
+    plait.resume(out, data=records, quiet=True)
+    assert weights(out) == weights(finished)

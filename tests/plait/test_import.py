@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import plait
+
+HEAVY = ("torch", "transformers", "peft", "pandas", "flwr", "numpy", "datasets", "matplotlib")
+
+
+def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> None:
+    code = (
+        "import os, sys, threading; before = dict(os.environ); import plait; plait.EarlyStopping, plait.PlaitError; "
+        f"print([name for name in {HEAVY} if name in sys.modules], os.environ == before, threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True 1"
+
+
+def test_every_public_name_is_there_and_listed_in_order() -> None:
+    assert plait.__all__ == sorted(plait.__all__)
+    assert {*plait._HOMES, "__version__"} == {*plait.__all__}
+    for name in plait.__all__:
+        assert getattr(plait, name) is not None
+    assert set(plait.__all__) <= set(dir(plait))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    assert not hasattr(plait, "simulat")
