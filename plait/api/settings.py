@@ -34,6 +34,12 @@ class RunSettings(TypedDict, total=False):
     norm_policy: Literal["reject", "clip", "off"]
     norm_bound: float
     keep_updates: bool
+    dp: Literal["off", "client"]
+    dp_clip: float | Literal["adaptive"]
+    dp_clip_quantile: float
+    dp_noise_multiplier: float
+    dp_epsilon: float
+    dp_delta: float
     local_steps: int
     batch_size: int
     gradient_accumulation_steps: int

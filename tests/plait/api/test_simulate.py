@@ -32,7 +32,9 @@ def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
         "--dtype", "float32", "--json",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["plait", *words, "--data", str(jsonl), "--out", str(tmp_path / "run")])
-    main()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
     assert weights(tmp_path / "run") == weights(finished)
     assert (finished / "report.html").exists()
 
