@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,8 @@ class Client:
     Args:
         data: the client's own, as for `plait.simulate`; they never leave this process.
         server: address of the server, HOST:PORT.
+        columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
+        split: the split to train on, or ``TRAIN,HELD_OUT``.
         kit: the client's start-up kit, from ``plait provision``.
         insecure: whether to connect without TLS and keys, to this machine only.
         name: of the client, if it has no kit; by default the name of the data.
@@ -61,6 +63,8 @@ class Client:
         data: object,
         *,
         server: str,
+        columns: str | Mapping[str, str] = "",
+        split: str = "",
         kit: str | PathLike[str] | None = None,
         insecure: bool = False,
         name: str = "",
@@ -80,7 +84,7 @@ class Client:
         from client.journal import Journal, Style
         from client.settings import check_settings
 
-        self._dataset = as_dataset(data, name=name)
+        self._dataset = as_dataset(data, columns=columns, split=split, name=name)
         named = base_name(base, tokenizer)
         self._settings = check_settings(
             server=server,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from plait.aggregation import Rule
 
+_NOT_THE_SERVERS = ("columns", "split", "reference")
+
 
 class Server:
     """A federation over gRPC, as ``plait server`` runs it; give the same arguments again to continue a run.
@@ -74,8 +76,9 @@ class Server:
     ) -> None:
         if (kit is None) is not insecure:
             raise ConfigError("kit and insecure are both given or both missing, expected one of them")
-        if settings.get("reference"):
-            raise ConfigError("reference is given, expected none: clients bring their own data")
+        for key in _NOT_THE_SERVERS:
+            if settings.get(key):
+                raise ConfigError(f"{key} is given, expected none: clients bring their own data")
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds, "out": out}
         given = {**settings, **named, "data": "", "partition": ""}
         self._settings = run_config_of(given, patience=patience_of(callbacks))

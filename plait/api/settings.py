@@ -25,13 +25,15 @@ class RunSettings(TypedDict, total=False):
     names a part, the part itself may be given instead.
     """
 
+    columns: str | Mapping[str, str]
+    split: str
     revision: str
     clients_per_round: int
     quorum: float
     deadline_s: float
     over_selection: float
     round_attempts: int
-    norm_policy: Literal["reject", "clip", "off"]
+    norm_policy: Literal["auto", "reject", "clip", "off"]
     norm_bound: float
     keep_updates: bool
     dp: Literal["off", "client"]
@@ -132,4 +134,7 @@ def _value(key: str, value: object) -> object:
         return fspath(cast("str | PathLike[str]", value))
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, object]", value)
+        return ",".join(f"{name}={column}" for name, column in pairs.items())
     return reference(_PARTS[key], value) if key in _PARTS else value

@@ -136,7 +136,7 @@ def _with_data(config: RunConfig, data: object, *, name: str = "") -> tuple[RunC
         return config.model_copy(update={"data": str(data)}), None
     from plait.data import MEMORY, as_dataset
 
-    dataset = as_dataset(data, name=name.removeprefix(MEMORY))
+    dataset = as_dataset(data, columns=config.columns, split=config.split, name=name.removeprefix(MEMORY))
     return config.model_copy(update={"data": f"{MEMORY}{dataset.name}"}), dataset
 
 

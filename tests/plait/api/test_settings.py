@@ -23,5 +23,5 @@ def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> No
 def test_choices_are_those_of_the_settings() -> None:
     for name, field in RunConfig.model_fields.items():
         if get_origin(field.annotation) is Literal:
-            choices = ", ".join(f'"{choice}"' for choice in get_args(field.annotation))
-            assert RunSettings.__annotations__[name].__forward_arg__ == f"Literal[{choices}]"
+            choices = list(get_args(field.annotation))
+            assert RunSettings.__annotations__[name].__forward_arg__ == f"Literal{choices}"
