@@ -30,13 +30,15 @@ def shares(records: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 def federation(
     shares: dict[str, list[dict[str, str]]], server: plait.Server, tmp_path: Path, kits: Path | None = None
 ) -> list[plait.Client]:
-    clients = [
-        plait.Client(
-            share, server=server.address.replace("127.0.0.1", "localhost"), state=tmp_path / "state", quiet=True,
-            dtype="float32", **({"kit": kits / "clients" / name} if kits else {"name": name, "insecure": True}),
-        )
-        for name, share in shares.items()
-    ]  # fmt: skip
+    # A few sequences, to be quick: fewer than a client accepts by default.
+    policy = tmp_path / "policy.toml"
+    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
+    address = server.address.replace("127.0.0.1", "localhost")
+    common = {"server": address, "state": tmp_path / "state", "policy": policy, "dtype": "float32", "quiet": True}
+    clients: list[plait.Client] = []
+    for name, share in shares.items():
+        trust = {"kit": kits / "clients" / name} if kits else {"name": name, "insecure": True}
+        clients.append(plait.Client(share, **common, **trust))
     for client in clients:
         client.start()
     return clients
