@@ -68,7 +68,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 
 def _once(job: Job, over_grpc: bool, fuse_at: int, seconds: list[float]) -> dict[str, object]:
     """A run whose server is killed at a step and started again, to its end."""
-    job.folder.mkdir(parents=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     nodes = [start(attend, job, number, port) for number in range(len(TWO))] if over_grpc else []
     kills = 0

@@ -314,6 +314,31 @@ def _finite() -> None:
         put(f"{place}:np", Careless())
 
 
+def _clip_at_clients() -> None:
+    mechanism, clip = module("plait.privacy.mechanism"), module("plait.privacy.clip")
+
+    def unclipped(values, *, clip_norm, radius, key):
+        return clip._rounded(values, radius / clip_norm, key)[0]
+
+    mechanism.clipped_to_grid = unclipped
+
+
+def _half_noise() -> None:
+    mechanism, grid = module("plait.privacy.mechanism"), module("plait.privacy.grid")
+    mechanism.grid_for = lambda size, multiplier: grid.grid_for(size, multiplier / 2)
+
+
+def derived_for(key, number: int) -> bytes:
+    """A key of a round's noise that no update changes."""
+    return module("plait.privacy.key").derived(key.secret, str(number).encode())
+
+
+def _median_left_on() -> None:
+    settle = module("plait.settle")
+    private = settle._privacy
+    settle._privacy = lambda config: {**private(config), "norm_policy": "reject"}
+
+
 MUTATIONS: dict[str, Mutation] = {
     "finite": Mutation("malformed", "NaN and infinity are not looked for", _finite),
     "figures": Mutation("malformed", "metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
@@ -460,6 +485,16 @@ MUTATIONS: dict[str, Mutation] = {
     "queue": Mutation(
         "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
     ),
+    "clip-decoded": Mutation(
+        "privacy", "clients clip before their error feedback, the server does not", _clip_at_clients
+    ),
+    "half-noise": Mutation("privacy", "half of the noise", _half_noise),
+    "noise-reused": Mutation(
+        "privacy",
+        "noise follows from the round alone",
+        lambda: put("plait.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
+    ),
+    "median": Mutation("privacy", "norms are bounded by a median", _median_left_on),
     "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)

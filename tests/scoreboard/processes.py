@@ -195,7 +195,9 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
     def watch(where: str) -> None:
         # Where round 2 begins and ends tells which steps are of one round.
         events = [event["event"] for event in read_lines(job.run / "ledger.jsonl") if event.get("round") == 2]
-        fuse.step("end" if "evaluated" in events else "begin" if events == ["round_started"] else "")
+        # In a private run nobody evaluates.
+        last = "round_finished" if federation.privacy else "evaluated"
+        fuse.step("end" if last in events else "begin" if events == ["round_started"] else "")
 
     state = federation.run(watch=watch)
     if state.adapter.digest() == federation.initial.digest() and not state.base.moved.digest:
