@@ -74,7 +74,7 @@ def open_runner(
         run: from the server.
         settings: of the node.
         dataset: its own data.
-        progress: told of the run's requests and of slow steps.
+        progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
 
     Raises:

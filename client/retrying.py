@@ -123,7 +123,7 @@ class Retrying:
     Attributes:
         sessions: for the calls.
         backoff: makes the waits of one call.
-        trouble: is told of retries.
+        trouble: called for every retry.
     """
 
     sessions: CurrentSession

@@ -50,7 +50,7 @@ class Uploads:
     """Answers on their way to the server, one at a time, in a separate thread.
 
     Args:
-        tell: is told of the results.
+        tell: called with the results.
     """
 
     def __init__(self, retrying: Retrying, *, tell: Callable[[Event], None]) -> None:

@@ -16,7 +16,7 @@ def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event
     Args:
         work: its function.
         name: its name in error messages.
-        tell: told `Failed` if the work raises.
+        tell: called with `Failed` if the work raises.
     """
 
     def watched() -> None:

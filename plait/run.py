@@ -99,7 +99,7 @@ def resolve(
     Args:
         settled: its settings.
         base: of the run; by default the one that the settings name is located or downloaded.
-        progress: is told of slow steps.
+        progress: called before each slow step.
 
     Raises:
         ConfigError: the base cannot carry the adapters, or the rule does not support them.
@@ -200,13 +200,13 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size
-    owed = 0 if settled.new_factors else lag
+    residual = 0 if settled.new_factors else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 0
     bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)
     accepted = float(config.take_back and not rule.moves_base)
     return CopiesOnDisk(
-        client=2 * (own + owed + moments + drift),
+        client=2 * (own + residual + moments + drift),
         client_after=own,
         server=1 + CHECKPOINTS_KEPT * (1 + accepted + max(lag, 1) + settled.optimizer.copies + bits / 32),
     )

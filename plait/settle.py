@@ -41,7 +41,7 @@ from plait.wire.settings import Settings
 _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
 # Minimum held-out sequences of all clients together, and of each.
-_LEAST_JUDGED, _LEAST_OF_ONE = 64, 4
+_LEAST_EVALUATED, _LEAST_OF_ONE = 64, 4
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ def _held_out_sequences(config: RunConfig) -> int:
     """
     trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
     trained *= min(config.eval_every, config.rounds)
-    judging = min(config.eval_clients or config.clients, config.clients)
+    evaluators = min(config.eval_clients or config.clients, config.clients)
     # Neither all clients together (in a simulation) nor the one that evaluates (in a deployment) takes longer.
-    affordable = trained * min(config.cohort_size, judging) // judging
-    return min(max(affordable, math.ceil(_LEAST_JUDGED / judging), _LEAST_OF_ONE), 2**32 - 1)
+    affordable = trained * min(config.cohort_size, evaluators) // evaluators
+    return min(max(affordable, math.ceil(_LEAST_EVALUATED / evaluators), _LEAST_OF_ONE), 2**32 - 1)
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

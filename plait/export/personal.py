@@ -34,7 +34,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         run: the run directory.
         client: its name.
         base: as for `open_source`.
-        progress: told in words what takes long.
+        progress: called before each slow step.
 
     Raises:
         ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
@@ -94,7 +94,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     Args:
         path: the node's state of one run.
         base: the base that the run is on.
-        progress: told in words what takes long.
+        progress: called before each slow step.
 
     Raises:
         ConfigError: no base is given, or the adapter does not fit it.

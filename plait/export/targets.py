@@ -63,7 +63,7 @@ def export(name: str, request: ExportRequest, *, progress: Progress = lambda _: 
     Args:
         name: a key of `TARGETS`.
         request: what and where.
-        progress: is told of slow steps.
+        progress: called before each slow step.
 
     Raises:
         ConfigError: the target would reject it, or the directory is not empty.

@@ -36,13 +36,13 @@ def aggregation(view: RunView, theme: Theme) -> Figure:
 def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics]) -> None:
     last = rounds[-1]
     marker = "o" if len(numbers) <= 25 else ""
-    apart = [each.covariance for each in rounds]
+    covariance = [each.covariance for each in rounds]
     label = f"of averaging B and A separately: {percent_text(last.covariance)}"
-    panel.plot(numbers, apart, color=theme.muted, linewidth=1.6, linestyle=(0, (4, 2)), label=label, zorder=3)
+    panel.plot(numbers, covariance, color=theme.muted, linewidth=1.6, linestyle=(0, (4, 2)), label=label, zorder=3)
     error = [each.error for each in rounds]
     label = f"of the round's result: {percent_text(last.error)}"
     panel.plot(numbers, error, color=theme.accent, linewidth=2.6, marker=marker, label=label, zorder=2)
-    panel.set_ylim(0, 1.15 * max(*apart, *error, 1e-6))
+    panel.set_ylim(0, 1.15 * max(*covariance, *error, 1e-6))
     panel.yaxis.set_major_formatter(written(lambda y: f"{100 * y:.3g} %"))
     panel.set_ylabel("error, fraction of the exact mean")
 

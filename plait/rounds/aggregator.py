@@ -1,7 +1,7 @@
 """From the stored updates of a round to the next state: decoded and folded one by one, in client order.
 
 So memory does not grow with the cohort, and the result does not depend on who answered first. How large an update may
-be is judged only here, once all are in, for the same reason. Knows no channel.
+be is checked only here, once all are in, for the same reason. Knows no channel.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Aggregator:
 
     Args:
         directory: of the run, with the stored updates.
-        refused: told of every stored update that does not count after all.
+        refused: called for every stored update that does not count after all.
         ranks: the adapters that clients have.
         optimizer: makes a step of what the rule gives.
         base_fingerprint: of the base, 32 bytes.

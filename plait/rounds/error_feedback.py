@@ -85,10 +85,10 @@ class Residual:
     @classmethod
     def of(cls, kept: Kept, layout: Layout) -> Residual:
         """The inverse of `kept`; zero if it is lost or of another adapter."""
-        owed, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
-        if owed is None:
+        pending, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
+        if pending is None:
             return cls(AdapterState.zeros(layout))
-        return cls(AdapterState(layout, owed), None if drift is None else AdapterState(layout, drift))
+        return cls(AdapterState(layout, pending), None if drift is None else AdapterState(layout, drift))
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     ]
     # The change over some of the clients would not be that of the mean.
     all_moved = len(moved) == len(clients)
-    judged = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
-    correct, examples = sum(correct for correct, _ in judged), sum(examples for _, examples in judged)
+    classified = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
+    correct, examples = sum(correct for correct, _ in classified), sum(examples for _, examples in classified)
     return MeanScore(
         loss=sum(entry.loss * entry.tokens for entry in clients) / total,
         loss_margin=_stratified_margin(
@@ -134,8 +134,8 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
         ),
         change=sum(each.mean * each.tokens for each in moved) / total if all_moved else None,
         change_margin=_stratified_margin(moved) if all_moved else None,
-        accuracy=correct / examples if judged else None,
-        accuracy_interval=wilson(correct, examples) if judged else None,
+        accuracy=correct / examples if classified else None,
+        accuracy_interval=wilson(correct, examples) if classified else None,
         by_client={name: _score(entry) for name, entry in sorted(by_client.items())},
     )
 

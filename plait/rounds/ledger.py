@@ -47,7 +47,7 @@ class Ledger:
 
     Args:
         on_event: called with every event after it is written, with its number, time and hash.
-        screen: what of an event is written and told (see `plait.rounds.withheld`); by default all of it.
+        screen: what of an event is written and passed on (see `plait.rounds.withheld`); by default all of it.
         clock: seconds since 1970.
 
     Raises:
@@ -93,8 +93,8 @@ class Ledger:
         """As `append`, but until the next `append` the event survives only a crash of the process, not a power cut."""
         self._write(event, durable=False)
 
-    def _write(self, told: Event, *, durable: bool) -> None:
-        event = self._screen(told) if self._screen else told
+    def _write(self, given: Event, *, durable: bool) -> None:
+        event = self._screen(given) if self._screen else given
         if event is None:
             return
         end = self._end

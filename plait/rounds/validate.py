@@ -192,9 +192,9 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
     ):
         if error is not None and change is None:
             raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change but not the change")
-    judged = evaluation.own_loss is not None and evaluation.correct is not None
+    has_own_accuracy = evaluation.own_loss is not None and evaluation.correct is not None
     beside = (evaluation.own_loss_error, evaluation.own_change)
-    if judged is not (evaluation.own_correct is not None) or (
+    if has_own_accuracy is not (evaluation.own_correct is not None) or (
         evaluation.own_loss is None and any(figure is not None for figure in beside)
     ):
         raise UpdateRefused(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")

@@ -24,7 +24,7 @@ class Follower:
     Attributes:
         name: the model name in requests.
         run: the run directory; it may still be empty.
-        say: is told of every round that is served, and once of every reason that one is not.
+        say: called for every round that is served, and once for every reason that one is not.
     """
 
     catalogue: Catalogue

@@ -47,7 +47,7 @@ def load_partitioned(
     Args:
         config: settings of the run.
         dataset: the data, if they are in memory already.
-        progress: is told of slow steps.
+        progress: called before each slow step.
 
     Raises:
         ConfigError: the data cannot be partitioned this way.

@@ -36,7 +36,7 @@ def add_references(
         simulation: its clients.
         on_event: called with every event.
         stop: asks to stop between two steps; the baseline in training is then lost.
-        progress: is told what is being done.
+        progress: called with what is being done.
 
     Raises:
         Interrupted: it was asked to stop.

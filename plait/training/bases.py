@@ -97,7 +97,7 @@ def locate_base(
     Args:
         name: built-in name, directory, or hub id (``org/model``).
         revision: branch, tag or commit of a hub base.
-        progress: is told of slow steps.
+        progress: called before each slow step.
         check_size: asked before anything is downloaded from the hub.
 
     Raises:

@@ -150,8 +150,8 @@ def split_examples(
                 raise TooLittleDataError(
                     f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens, expected one"
                 )
-        judged = _classes_in_step(held_out) if by_label else held_out
-        return Split(tuple(examples), spread(judged, max_held_out))
+        held_out = _classes_in_step(held_out) if by_label else held_out
+        return Split(tuple(examples), spread(held_out, max_held_out))
     if by_label:
         examples = _classes_in_step(examples)
     held = max(1, round(len(examples) * held_out_fraction))

@@ -26,7 +26,7 @@ from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 
-_MOST_JUDGES = 16
+_MOST_EVALUATORS = 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train_reference(
         steps: optimizer steps of one model (rounds x local steps).
         seed: the run's seed.
         moved: the base's movement before the first round.
-        progress: is told what is being done.
+        progress: called with what is being done.
     """
     started = time.perf_counter()
     settings = replace(settings, local_steps=steps, done_steps=0)
@@ -112,12 +112,12 @@ def train_reference(
         by_client = {name: measured(model, client) for name, client in clients.items()}
         everywhere = list(by_client.values())
     else:
-        judges = list(clients.values())[:: -(-len(clients) // _MOST_JUDGES)]
+        evaluators = list(clients.values())[:: -(-len(clients) // _MOST_EVALUATORS)]
         for name, client in clients.items():
             own_settings = replace(settings, seed=client_seed(seed, 0, name))
             model = train(f"local, {name}", client.split(spec, settings).train, own_settings)
             by_client[name] = measured(model, client)
-            everywhere += [by_client[name] if other is client else measured(model, other) for other in judges]
+            everywhere += [by_client[name] if other is client else measured(model, other) for other in evaluators]
     tokens = sum(loss.tokens for loss in everywhere)
     return Reference(
         kind,

@@ -57,7 +57,7 @@ def train_steps(
         pad_token: pads short rows.
         moments: AdamW's, from an earlier run; None to start fresh.
         drift: (size,) to add to the trained part after every step; None for nothing.
-        on_step: is told number and loss of every step.
+        on_step: called with number and loss of every step.
 
     Raises:
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.

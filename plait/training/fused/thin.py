@@ -67,7 +67,7 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
     """
     if native := kernel("add_pairs", _ADD, x, *outs, *_factors(pairs)):
         inner = _narrow(x, pairs)
-        native(_address(x), *_described(pairs), *_dealt(rows), _addresses(outs), _address(inner))
+        native(_address(x), *_described(pairs), *_row_counts(rows), _addresses(outs), _address(inner))
         return inner
     inner = _times(x, torch.cat([pair.A for pair in pairs], dim=1).transpose(1, 2), rows)
     parts = inner.split([pair.rank for pair in pairs], dim=1)
@@ -94,7 +94,7 @@ def add_input_gradient(
     like = grads[0] if grad_x is None else grad_x
     if native := kernel("add_input_gradient", _ADD_GRADIENT, like, *grads, *_factors(pairs)):
         inner = _narrow(grads[0], pairs)
-        native(_addresses(grads), *_described(pairs), *_dealt(rows), _address(inner), _address(grad_x))
+        native(_addresses(grads), *_described(pairs), *_row_counts(rows), _address(inner), _address(grad_x))
         return inner
     parts = [_times(grad, pair.B, rows).mul_(pair.scale) for grad, pair in zip(grads, pairs, strict=True)]
     inner = torch.cat(parts, dim=1)
@@ -131,7 +131,7 @@ def gradients(
         ]
         into = (_addresses([each.A for each in found]), _addresses([each.B for each in found]))
         inputs = (_address(x), _addresses(grads), _address(inner), _address(grad_inner))
-        native(*inputs, *_shapes(pairs), *_dealt(rows), *into)
+        native(*inputs, *_shapes(pairs), *_row_counts(rows), *into)
         return found
     ranks = [pair.rank for pair in pairs]
     in_A = [
@@ -173,7 +173,7 @@ def _narrow(x: Tensor, pairs: Sequence[Pair]) -> Tensor:
     return torch.empty(len(x), _padded(pairs), dtype=torch.float32)
 
 
-def _dealt(rows: Sequence[int]) -> tuple[object, ...]:
+def _row_counts(rows: Sequence[int]) -> tuple[object, ...]:
     return (_I * len(rows))(*rows), len(rows)
 
 

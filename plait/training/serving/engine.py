@@ -72,7 +72,7 @@ class Generation:
         sampling: how tokens are drawn.
         stop: strings that end the text.
         ignore_end: whether to ignore the base's own end-of-text tokens.
-        emit: is told every piece, in the engine's thread; it must not block.
+        emit: called with every piece, in the engine's thread; it must not block.
     """
 
     prompt: tuple[int, ...]
