@@ -321,6 +321,13 @@ class RunConfig(BaseModel, frozen=True):
     ] = 1
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="seed of all randomness")] = 0
     out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
+    report_to: Annotated[
+        str,
+        Field(
+            description="trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or "
+            "MODULE:CLASS of your own"
+        ),
+    ] = "none"
     publish: Annotated[
         str,
         Field(

@@ -5,6 +5,8 @@ Shows nothing but its progress, and sets no signal handler: what interrupts a ru
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,14 @@ from plait.api.turns import TURN
 from plait.config import RunConfig, config_from_table, read_config_table
 from plait.errors import ConfigError
 from plait.plugins import admit
-from plait.progress import status
+from plait.progress import say, status
 from plait.rounds.events import Reference
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
+from plait.tracking import check_trackers, followed
 
 if TYPE_CHECKING:
     from plait.data import Dataset
@@ -50,13 +53,16 @@ def start(
             f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
         )
     check_names(settings, data=dataset is None)
+    check_trackers(settings.report_to)
     with status("loading libraries", quiet=quiet):
         from plait.report import write_report
         from plait.simulation.execution import begin, execute, prepare
-    with TURN:
-        run, data = prepare(settings, dataset=dataset, quiet=quiet)
-        execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
-    write_report(directory.path)
+    with ExitStack() as trackers:
+        with TURN:
+            run, data = prepare(settings, dataset=dataset, quiet=quiet)
+            trackers.enter_context(followed(directory.path, settings.report_to, say=partial(say, quiet=quiet)))
+            execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
+        write_report(directory.path)
 
 
 def go_on(
@@ -76,10 +82,12 @@ def go_on(
     with status("loading libraries", quiet=quiet):
         from plait.report import write_report
         from plait.simulation.execution import execute, prepare
-    with TURN:
-        run, data = prepare(settings, dataset=dataset, quiet=quiet)
-        execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
-    write_report(directory.path)
+    with ExitStack() as trackers:
+        with TURN:
+            run, data = prepare(settings, dataset=dataset, quiet=quiet)
+            trackers.enter_context(followed(directory.path, settings.report_to, say=partial(say, quiet=quiet)))
+            execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
+        write_report(directory.path)
 
 
 def settings_of(directory: RunDirectory) -> RunConfig:

@@ -169,12 +169,13 @@ class Server:
     def _work(self, service: Service) -> None:
         finished = False
         try:
-            try:
-                service.drive(quiet=self._quiet)
-                finished = True
-            finally:
-                service.grid.stop(finished=finished)
-            conclude(service.directory)
+            with service.followed(quiet=self._quiet):
+                try:
+                    service.drive(quiet=self._quiet)
+                    finished = True
+                finally:
+                    service.grid.stop(finished=finished)
+                conclude(service.directory)
         except Interrupted:
             # Asked by `stop` or by a callback.
             pass

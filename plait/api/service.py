@@ -6,7 +6,9 @@ Sets no signal handler and configures no logging: both are the caller's.
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
@@ -22,6 +24,7 @@ from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
+from plait.tracking import check_trackers, followed
 
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
@@ -48,6 +51,10 @@ class Service:
     directory: RunDirectory
     grid: GrpcGrid
     app: ServerApp
+
+    def followed(self, *, quiet: bool) -> AbstractContextManager[None]:
+        """The trackers of the run follow it while the block runs."""
+        return followed(self.directory.path, self.settings.report_to, say=partial(say, quiet=quiet))
 
     def drive(self, *, quiet: bool) -> None:
         """Run the rounds to their end while the grid serves.
@@ -97,6 +104,7 @@ def open_service(
             f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
         )
     check_names(settings)
+    check_trackers(settings.report_to)
     kit = _load_kit(serving)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):

@@ -85,16 +85,19 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     """
     machine.share_memory_between_threads()
     service = open_service(directory, settings, serving, quiet=quiet)
-    if service is not None:
-        from plait.report.wording import plural
+    if service is None:
+        conclude(directory)
+        return
+    from plait.report.wording import plural
 
-        _log_to(directory.server_log)
-        _stop_on_signals(settings.out)
+    _log_to(directory.server_log)
+    _stop_on_signals(settings.out)
+    with service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
             say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
             service.drive(quiet=quiet)
-    conclude(directory)
+        conclude(directory)
 
 
 def _log_to(path: Path) -> None:

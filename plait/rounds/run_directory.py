@@ -8,6 +8,7 @@ RUN/config.toml   the resolved settings
     spool/        updates received in the current round, one file per client
     adapter/      the newest adapter as a PEFT directory
     summary.json, report.html, *.png   written by the report
+    trackers/     of trackers that follow the run: what each keeps, and what it said
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.noise_key = path / "noise.key"
+        self.trackers = path / "trackers"
 
     @classmethod
     def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
@@ -53,7 +55,16 @@ class RunDirectory:
             )
         # Remains of a run that was killed before its first event.
         own = {
-            each.name for each in (run.config, run.ledger, run.server, run.server_log, run.checkpoints, run.noise_key)
+            each.name
+            for each in (
+                run.config,
+                run.ledger,
+                run.server,
+                run.server_log,
+                run.checkpoints,
+                run.noise_key,
+                run.trackers,
+            )
         }
         try:
             if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):

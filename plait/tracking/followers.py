@@ -1,0 +1,137 @@
+"""Start the trackers of a run beside it, and let none of them touch it.
+
+Each is a process that reads the ledger. One that fails, or does not finish, is named at the end of the run with the
+command that sends the run again; the run itself neither waits for it nor notices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.plugins import Kind as PluginKind
+from plait.plugins import is_named
+from plait.rounds.run_directory import RunDirectory
+from plait.text import printable
+from plait.tracking.accelerated import KINDS
+
+GRACE_S = 30.0
+"""How long the trackers of a run may take to finish once it is over."""
+
+_NONE = ("", "none")
+
+
+def tracker_names(report_to: str) -> tuple[str, ...]:
+    """The trackers of a setting: names separated by commas; none for ``none``."""
+    names = (part.strip() for part in report_to.split(","))
+    return tuple(dict.fromkeys(name for name in names if name.lower() not in _NONE))
+
+
+def check_trackers(report_to: str) -> None:
+    """Refuse an unknown tracker and one whose library is missing.
+
+    Raises:
+        ConfigError: one of them; says what to install.
+    """
+    for name in tracker_names(report_to):
+        if kind := KINDS.get(name):
+            if importlib.util.find_spec(kind.module) is None:
+                raise ConfigError(
+                    f"report-to is '{name}', but the package {kind.module} is not installed; pip install {kind.module}"
+                )
+        elif not is_named(PluginKind.TRACKER, name):
+            raise ConfigError(
+                f"report-to is '{name}', expected none, {', '.join(KINDS)}, or MODULE:CLASS of your own"
+                f"{did_you_mean(name, KINDS)}"
+            )
+
+
+@dataclass(frozen=True)
+class _Follower:
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def last_line(self) -> str:
+        """What it said last."""
+        try:
+            lines = self.log.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return printable(next((line for line in reversed(lines) if line.strip()), ""), limit=300)
+
+
+@contextlib.contextmanager
+def followed(run: Path, report_to: str, *, say: Callable[[str], None]) -> Generator[None]:
+    """The trackers of a run follow it while the block runs; whatever becomes of them, it goes on.
+
+    Args:
+        run: its directory; need not exist yet.
+        report_to: the trackers.
+        say: is told of those that failed.
+    """
+    followers: list[_Follower] = []
+    for name in tracker_names(report_to):
+        try:
+            followers.append(_started(run, name, "live", subprocess.PIPE))
+        except OSError as error:
+            say(f"tracker {name} cannot be started: {error.strerror or error}")
+    try:
+        yield
+    finally:
+        _end(followers, run, say)
+
+
+def send(run: Path, report_to: str) -> None:
+    """Send a run, finished or not, to trackers as a new one.
+
+    Raises:
+        ConfigError: an unknown tracker, or its library is missing.
+        MachineError: a tracker failed.
+    """
+    check_trackers(report_to)
+    for name in tracker_names(report_to):
+        follower = _started(run, name, "again", subprocess.DEVNULL)
+        try:
+            code = follower.process.wait()
+        finally:
+            follower.process.kill()
+        if code:
+            raise MachineError(f"tracker {name} failed: {follower.last_line()}; see '{follower.log}'")
+
+
+def _started(run: Path, name: str, mode: str, stdin: int) -> _Follower:
+    folder = RunDirectory(run).trackers
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name.replace(':', '.')}.log"
+    command = [sys.executable, "-P", "-m", "plait.tracking.process", str(run), name, mode]
+    with log.open("ab") as file:
+        # Its own session: Ctrl-C is for the run, which then ends the tracker in good order.
+        process = subprocess.Popen(command, stdin=stdin, stdout=file, stderr=file, start_new_session=True)
+    return _Follower(name, log, process)
+
+
+def _end(followers: Sequence[_Follower], run: Path, say: Callable[[str], None]) -> None:
+    for follower in followers:
+        if follower.process.stdin:
+            with contextlib.suppress(OSError):
+                follower.process.stdin.close()
+    end = time.monotonic() + GRACE_S
+    for follower in followers:
+        again = f"`plait report {run} --to {follower.name}` sends the run again"
+        try:
+            code = follower.process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            follower.process.kill()
+            follower.process.wait()
+            say(f"tracker {follower.name} did not finish within {GRACE_S:g} s and was stopped; {again}")
+            continue
+        if code:
+            say(f"tracker {follower.name} failed: {follower.last_line()} (see '{follower.log}'); {again}")

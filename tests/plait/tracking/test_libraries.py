@@ -1,0 +1,105 @@
+"""The trackers against their real libraries, offline; each is read back with the library's own reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plait.tracking import send
+
+pytestmark = pytest.mark.slow
+
+LOSSES = [(0, 4.0), (1, 3.5), (2, 3.0)]
+
+
+@pytest.fixture
+def ledger(run: Path, write, small_run, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run with a report; every library is told to stay on this machine."""
+    write(small_run)
+    (run / "report.html").write_text("<p>the report</p>")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(Path.cwd() / "trackio"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (Path.cwd() / "mlruns").as_uri())
+    return run
+
+
+def test_tensorboard_s_event_files_hold_the_series(ledger: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    send(ledger, "tensorboard")
+    read = EventAccumulator(str(ledger / "trackers" / "tensorboard"))
+    read.Reload()
+    assert [(scalar.step, scalar.value) for scalar in read.Scalars("held_out/loss")] == LOSSES
+    assert [(scalar.step, scalar.value) for scalar in read.Scalars("clients/bob/loss")] == [
+        (0, 5.0),
+        (1, 4.25),
+        (2, 3.5),
+    ]
+    texts = [tag for tag in read.Tags()["tensors"] if tag.endswith("text_summary")]
+    assert len(texts) > 1
+
+
+def test_mlflow_s_store_holds_the_series_the_tables_and_the_report(ledger: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    send(ledger, "mlflow")
+    client = mlflow.MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("plait")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, "held_out/loss")] == LOSSES
+    assert run.data.params["partition"] == "natural:package"
+    assert run.info.run_name == "first"
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"report.html", "tables"} <= files
+
+
+def test_wandb_s_offline_run_holds_the_series_and_the_report(ledger: Path) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    send(ledger, "wandb")
+    (file,) = (ledger / "trackers" / "wandb").rglob("*.wandb")
+    losses: list[tuple[int, float]] = []
+    kinds: list[str] = []
+    for data in records_of(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kinds.append(record.WhichOneof("record_type"))
+        items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        if "held_out/loss" in items:
+            losses.append((items["_step"], items["held_out/loss"]))
+    assert losses == LOSSES
+    assert "artifact" in kinds or "request" in kinds
+    assert (next((ledger / "trackers" / "wandb").rglob("*table.json"))).exists()
+
+
+def records_of(data: bytes) -> Iterator[bytes]:
+    """The records of a W&B file: LevelDB's log format, blocks of 32 KiB with records in up to four pieces."""
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if (1 << 15) - at % (1 << 15) < 7:
+            at += (1 << 15) - at % (1 << 15)
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        whole = (b"" if kind in (1, 2) else whole) + data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield whole
+
+
+def test_trackio_s_database_holds_the_series(ledger: Path) -> None:
+    pytest.importorskip("trackio")
+    send(ledger, "trackio")
+    (database,) = (Path.cwd() / "trackio").rglob("plait*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select step, metrics from metrics order by id").fetchall()
+    found = [(step, json.loads(metrics)) for step, metrics in rows]
+    assert [(step, values["held_out/loss"]) for step, values in found if "held_out/loss" in values] == LOSSES
+    assert [path.name for path in (Path.cwd() / "trackio").rglob("report.html")] == ["report.html"]
