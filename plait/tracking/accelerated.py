@@ -6,6 +6,7 @@ read by them.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,11 @@ class AcceleratedTracker:
         self._tracker.finish()
 
 
+def _library(name: str) -> Any:
+    """A library that may not be installed, and whose types are nobody's business here."""
+    return importlib.import_module(name)
+
+
 def _tensorboard(run: TrackedRun) -> Any:
     from accelerate.tracking import TensorBoardTracker
 
@@ -97,7 +103,7 @@ def _wandb(run: TrackedRun) -> Any:
 
 
 def _wandb_report(tracker: Any, tables: Sequence[Table], files: Sequence[Path]) -> None:
-    import wandb  # pyright: ignore[reportMissingImports]
+    wandb = _library("wandb")
 
     for table in tables:
         rows = [list(row) for row in table.rows]
@@ -116,7 +122,7 @@ def _mlflow(run: TrackedRun) -> Any:
 
 
 def _mlflow_report(tracker: Any, tables: Sequence[Table], files: Sequence[Path]) -> None:
-    import mlflow  # pyright: ignore[reportMissingImports]
+    mlflow = _library("mlflow")
 
     del tracker
     for table in tables:
@@ -137,7 +143,8 @@ def _trackio(run: TrackedRun) -> Any:
 
 def _trackio_report(tracker: Any, tables: Sequence[Table], files: Sequence[Path]) -> None:
     import pandas as pd
-    import trackio  # pyright: ignore[reportMissingImports]
+
+    trackio = _library("trackio")
 
     for table in tables:
         frame = pd.DataFrame(list(table.rows), columns=_different(table.headings))
