@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
@@ -87,6 +87,7 @@ class RunSettings(TypedDict, total=False):
     side_by_side: int
     seed: int
     publish: str | PathLike[str]
+    report_to: str | Sequence[str]
 
 
 _PARTS: Mapping[str, Kind] = {
@@ -137,4 +138,6 @@ def _value(key: str, value: object) -> object:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())
+    if key == "report_to" and isinstance(value, Sequence):
+        return ",".join(cast("Sequence[str]", value)) or "none"
     return reference(_PARTS[key], value) if key in _PARTS else value

@@ -20,6 +20,11 @@ def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> No
     assert (config.wire, config.out, config.rounds) == ("0.5", str(tmp_path), RunConfig().rounds)
 
 
+def test_trackers_are_names_in_a_list_or_in_one_text() -> None:
+    for given, name in ((["tensorboard", "wandb"], "tensorboard,wandb"), ("wandb", "wandb"), ([], "none")):
+        assert run_config_of({"report_to": given}).report_to == name
+
+
 def test_choices_are_those_of_the_settings() -> None:
     for name, field in RunConfig.model_fields.items():
         if get_origin(field.annotation) is Literal:
