@@ -19,41 +19,51 @@ if TYPE_CHECKING:
     from plait.api.simulate import resume, simulate
     from plait.errors import PlaitError
     from plait.rounds.events import Event
+    from plait.study.comparison import Comparison, compare
+    from plait.study.sweeping import Sweep, sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Callback",
     "Client",
+    "Comparison",
     "EarlyStopping",
     "Event",
     "PlaitError",
     "Result",
     "Server",
     "Stop",
+    "Sweep",
     "Updates",
     "__version__",
+    "compare",
     "open_run",
     "resume",
     "rule",
     "simulate",
+    "sweep",
 ]
 
 # The module of each public name; the imports above tell type checkers the same.
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.api.callbacks",
     "Client": "plait.api.client",
+    "Comparison": "plait.study.comparison",
     "EarlyStopping": "plait.api.callbacks",
     "Event": "plait.rounds.events",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "Server": "plait.api.server",
     "Stop": "plait.api.callbacks",
+    "Sweep": "plait.study.sweeping",
     "Updates": "plait.aggregation.own_rule",
+    "compare": "plait.study.comparison",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",
     "simulate": "plait.api.simulate",
+    "sweep": "plait.study.sweeping",
 }
 
 

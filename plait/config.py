@@ -517,6 +517,22 @@ def known_keys() -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for name in RunConfig.model_fields)
 
 
+def key_named(given: str, *, where: str) -> str:
+    """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
+
+    Raises:
+        ConfigError: there is no such setting; the nearest one is named.
+    """
+    known = known_keys()
+    key = given.replace("_", "-").lower()
+    key = ALIASES.get(key, key)
+    if key not in known:
+        raise _refusal(
+            f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
+        )
+    return key
+
+
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
     """Check a table of settings; keys may use ``-`` or ``_``, or the names that other systems use.
 
@@ -524,16 +540,10 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or out of bounds, or two
             keys that clash.
     """
-    known = known_keys()
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
     for given, value in _nested(table).items():
-        key = given.replace("_", "-").lower()
-        key = ALIASES.get(key, key)
-        if key not in known:
-            raise _refusal(
-                f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
-            )
+        key = key_named(given, where=where)
         if key in settings:
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):

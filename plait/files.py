@@ -15,6 +15,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Generator
+from io import FileIO
 from pathlib import Path
 
 from plait.errors import DiskFullError, MachineError
@@ -109,6 +110,24 @@ def read_if_there(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+
+
+def lock(file: FileIO) -> bool:
+    """Keep a file for this process, until it is closed; False if another process has it.
+
+    Where there are no locks (Windows, some network file systems) it is True.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def make_private_directory(path: Path) -> None:

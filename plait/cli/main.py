@@ -32,6 +32,7 @@ from plait.cli.serve import serve
 from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
+from plait.cli.sweep import sweep
 from plait.cli.verify import verify
 from plait.errors import Interrupted, PlaitError, machine_fault
 from plait.text import escaped
@@ -75,6 +76,7 @@ app.command()(simulate)
 app.command()(resume)
 app.command()(report)
 app.command()(compare)
+app.command()(sweep)
 app.command()(estimate)
 app.command()(methods)
 app.command()(rules)

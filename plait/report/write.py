@@ -29,12 +29,18 @@ def write_report(run_directory: Path) -> RunView:
     from plait.report.plots import draw_plots
     from plait.report.theme import LIGHT, THEMES
 
-    view = RunView.of(read_events(run_directory / "ledger.jsonl"))
+    view = write_summary(run_directory)
     plots = {theme.media: draw_plots(view, theme) for theme in THEMES}
     page = render_html(view, plots)
-    summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"
-    write_atomically(run_directory / "summary.json", summary.encode())
     for name, png in plots[LIGHT.media].items():
         write_atomically(run_directory / f"{name}.png", png)
     write_atomically(run_directory / "report.html", page.encode())
+    return view
+
+
+def write_summary(run_directory: Path) -> RunView:
+    """Write ``summary.json`` alone, in a moment; the arguments and errors are those of `write_report`."""
+    view = RunView.of(read_events(run_directory / "ledger.jsonl"))
+    summary = json.dumps(summarise(view), indent=2, allow_nan=False) + "\n"
+    write_atomically(run_directory / "summary.json", summary.encode())
     return view

@@ -14,13 +14,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
-from plait.files import cannot_write, fsync_directory
+from plait.files import cannot_write, fsync_directory, lock
 from plait.rounds.events import Event, parse_event
 
 Line = dict[str, Json]
@@ -71,7 +70,10 @@ class Ledger:
         try:
             self._file = path.open("ab", buffering=0)
             try:
-                _lock(self._file, path)
+                if not lock(self._file):
+                    raise ConfigError(
+                        f"'{path}' is being written by another process, expected a run that is not in progress"
+                    )
                 _, self._end = _parse(path.read_bytes(), path)
                 self._file.truncate(self._end.size_bytes)
                 fsync_directory(path.parent)
@@ -211,19 +213,3 @@ def _hash(line: Mapping[str, Json]) -> str:
 
 def _canonical(line: Mapping[str, Json]) -> bytes:
     return json.dumps(line, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"'{path}' is being written by another process, expected a run that is not in progress"
-        ) from error
-    except OSError:
-        # Some network file systems have no locks; the run continues without.
-        return

@@ -18,6 +18,7 @@ from plait.rounds.starting_point import StartingPoint
 from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
 from plait.settle import settle
+from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.references import add_references
 from plait.simulation.simulation import Simulation
@@ -30,13 +31,16 @@ from plait.training.four_bits import check_four_bits
 _WORTH_TELLING = 1e-3
 
 
-def prepare(settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None) -> tuple[Run, PartitionedData]:
+def prepare(
+    settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None, loaded: Loaded | None = None
+) -> tuple[Run, PartitionedData]:
     """Fetch data and base, partition the data, and resolve the run.
 
     Args:
         settings: of the run.
         quiet: whether to show nothing.
         dataset: the data, if they are in memory already; by default those that the settings name are loaded.
+        loaded: what earlier runs of this process have in common with it.
 
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
@@ -53,7 +57,7 @@ def prepare(settings: RunConfig, *, quiet: bool, dataset: Dataset | None = None)
     count = settings.clients
     clients = f"{count:,} client{'' if count == 1 else 's'}"
     with status(f"partitioning {settings.data} over {clients}", quiet=quiet):
-        data = load_partitioned(settings, dataset, progress=progress)
+        data = load_partitioned(settings, dataset, loaded=loaded, progress=progress)
         for note in (*data.dataset.notes, *data.partition.notes):
             progress(note)
         settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
@@ -79,6 +83,7 @@ def execute(
     start: StartingPoint | None = None,
     *,
     quiet: bool,
+    loaded: Loaded | None = None,
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
 ) -> None:
@@ -89,6 +94,7 @@ def execute(
         data: its clients' data.
         start: of a new run, if the caller has resolved it.
         quiet: whether to show nothing.
+        loaded: what earlier runs of this process have in common with it.
         on_event: called with every event.
         stop: asks the run to stop, or to end early.
 
@@ -96,7 +102,7 @@ def execute(
         PlaitError: the reason that the run stopped; everything done until then is on disk.
     """
     directory = RunDirectory(Path(run.config.out))
-    simulation = Simulation(run, data)
+    simulation = Simulation(run, data, loaded)
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:

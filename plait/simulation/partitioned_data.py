@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from plait.config import RunConfig
-from plait.data import Dataset, as_dataset
+from plait.data import Dataset
 from plait.errors import DataError
 from plait.rounds.events import DataUsed
+from plait.simulation.loaded import Loaded
 from plait.simulation.partition import Partition, partition
 from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
 from plait.training.bases import Progress
@@ -40,13 +41,18 @@ class PartitionedData:
 
 
 def load_partitioned(
-    config: RunConfig, dataset: Dataset | None = None, *, progress: Progress = lambda _: None
+    config: RunConfig,
+    dataset: Dataset | None = None,
+    *,
+    loaded: Loaded | None = None,
+    progress: Progress = lambda _: None,
 ) -> PartitionedData:
     """Load a run's data and partition it over its clients.
 
     Args:
         config: settings of the run.
         dataset: the data, if they are in memory already.
+        loaded: data that earlier runs of this process loaded.
         progress: called before each slow step.
 
     Raises:
@@ -54,7 +60,8 @@ def load_partitioned(
         DataError: the data cannot be read, or a label has a comma in its name.
     """
     if dataset is None:
-        dataset = as_dataset(config.data, columns=config.columns, split=config.split, progress=progress)
+        found = loaded or Loaded()
+        dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")

@@ -6,16 +6,16 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
-from plait.data import cache_directory, histogram
+from plait.data import histogram
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.run import Run
+from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import PartitionedData
-from plait.simulation.remembered import RememberedLosses
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 
@@ -26,17 +26,22 @@ _MODELS_KEPT = 4096
 class Simulation:
     """Everything that a simulated run needs besides the run itself.
 
+    Args:
+        run: the run.
+        data: its clients' data.
+        loaded: what earlier runs of this process have in common with it.
+
     Attributes:
         base: shared by all clients.
     """
 
-    def __init__(self, run: Run, data: PartitionedData) -> None:
+    def __init__(self, run: Run, data: PartitionedData, loaded: Loaded | None = None) -> None:
         config = run.config
         self._run = run
         self._data = data
-        self.base = run.load_base()
+        self._loaded = loaded or Loaded()
+        self.base = self._loaded.base(run)
         self._own_trainer = load_own_trainer(config.trainer) if config.trainer else None
-        self._recall = RememberedLosses(cache_directory()).recall
         self._directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
         self._shared = SharedBytes()
@@ -61,7 +66,8 @@ class Simulation:
                 kind=dataset.kind,
                 histogram=histogram(share.records, dataset, besides=self._data.scheme.column),
                 own_trainer=self._own_trainer,
-                recall=self._recall,
+                recall=self._loaded.losses.recall,
+                tokenise=self._loaded.tokens,
             )
         self._models.move_to_end(index)
         return self._models[index]

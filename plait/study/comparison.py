@@ -241,26 +241,7 @@ class Comparison:
     def _run_rows(self) -> Iterator[Row]:
         for group in self.groups:
             for run in group.runs:
-                view, final, base = run.view, run.final, run.view.base_evaluation
-                yield {
-                    "run": run.name,
-                    "group": group.label,
-                    "seed": run.seed,
-                    "finished": view.finished,
-                    "rounds": len(view.rounds),
-                    "base_loss": base.loss if base else None,
-                    "loss": final.loss if final else None,
-                    "loss_margin": final.loss_margin if final else None,
-                    "change": final.change if final else None,
-                    "change_margin": final.change_margin if final else None,
-                    "personalized_loss": run.personalized.loss if run.personalized else None,
-                    "accuracy": final.accuracy if final else None,
-                    "bytes": view.sent.total_bytes,
-                    "uplink_bytes": view.sent.uplink_bytes,
-                    "downlink_bytes": view.sent.downlink_bytes,
-                    "wall_s": view.wall_s,
-                    "path": str(run.path),
-                }
+                yield {"group": group.label, **figures_of_run(run)}
 
     def _group_rows(self) -> Iterator[Row]:
         unbeaten = self.unbeaten
@@ -299,6 +280,29 @@ class Comparison:
         from plait.study.page import render_fragment
 
         return render_fragment(self)
+
+
+def figures_of_run(run: StudiedRun) -> dict[str, Json]:
+    """What a run measured, under the columns of `Comparison.frame`; what is unknown is None."""
+    view, final, base, own = run.view, run.final, run.view.base_evaluation, run.personalized
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "finished": view.finished,
+        "rounds": len(view.rounds),
+        "base_loss": base.loss if base else None,
+        "loss": final.loss if final else None,
+        "loss_margin": final.loss_margin if final else None,
+        "change": final.change if final else None,
+        "change_margin": final.change_margin if final else None,
+        "personalized_loss": own.loss if own else None,
+        "accuracy": final.accuracy if final else None,
+        "bytes": view.sent.total_bytes,
+        "uplink_bytes": view.sent.uplink_bytes,
+        "downlink_bytes": view.sent.downlink_bytes,
+        "wall_s": view.wall_s,
+        "path": str(run.path),
+    }
 
 
 def compare(*runs: str | PathLike[str], baseline: str | PathLike[str] | None = None) -> Comparison:

@@ -10,7 +10,17 @@ from plait.study.runs import Group, StudiedRun, differing
 
 # Settings that decide which sequences are held out.
 _DECIDES_SEQUENCES = frozenset(
-    {"partition", "clients", "seq-len", "held-out-fraction", "max-held-out-sequences", "eval-clients", "labels"}
+    {
+        "partition",
+        "split",
+        "columns",
+        "clients",
+        "seq-len",
+        "held-out-fraction",
+        "max-held-out-sequences",
+        "eval-clients",
+        "labels",
+    }
 )
 
 
@@ -20,23 +30,21 @@ def notes_on(groups: Sequence[Group], baseline: Group) -> tuple[str, ...]:
 
 
 def _incomparable(groups: Sequence[Group]) -> Iterator[str]:
-    aspects: Mapping[str, Callable[[RunStarted], object]] = {
+    names: Mapping[str, Callable[[RunStarted], object]] = {
         "bases": lambda start: start.base.name,
         "data": lambda start: start.config.get("data"),
         "tasks": lambda start: start.base.task,
     }
-    said = False
-    for what, of in aspects.items():
-        values = {group.label: clean(str(of(group.runs[0].view.start))) for group in groups}
-        if len(set(values.values())) > 1:
-            said = True
-            listed = "; ".join(
-                f"{value}: {', '.join(label for label, of_label in values.items() if of_label == value)}"
-                for value in dict.fromkeys(values.values())
-            )
-            yield f"These runs have different {what}, so their losses are not comparable ({listed})."
-    if not said and len({group.runs[0].task for group in groups}) > 1:
-        yield "Bases or data of the same name differ in their contents, so the losses are not comparable."
+    for what, name in names.items():
+        if len({group.runs[0].task[what] for group in groups}) < 2:
+            continue
+        called = {group.label: clean(str(name(group.runs[0].view.start))) for group in groups}
+        listed = "; ".join(
+            f"{value}: {', '.join(label for label, of_label in called.items() if of_label == value)}"
+            for value in dict.fromkeys(called.values())
+        )
+        same = " of one name" if len(set(called.values())) == 1 else ""
+        yield f"These runs have different {what}{same}, so their losses are not comparable ({listed})."
 
 
 def _unfinished(groups: Sequence[Group]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def headline(comparison: Comparison) -> str:
     known = {group: each.loss for group, each in figures.items() if each.loss is not None}
     if not known:
         return "None of these runs has been evaluated yet."
-    if len({group.runs[0].task for group in known}) > 1:
+    if any(group.runs[0].task != finished[0].runs[0].task for group in known):
         return (
             "These runs do not learn the same task: each is to be compared with others of its own base and data only."
         )

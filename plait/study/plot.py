@@ -84,7 +84,7 @@ def pareto(comparison: Comparison, theme: Theme) -> Plot:
         say_nothing_yet(axes, theme, "Nothing has been evaluated yet.")
         return figure
     unbeaten = [group for group in comparison.unbeaten if group in points]
-    for task in dict.fromkeys(group.runs[0].task for group in unbeaten):
+    for task in {str(group.runs[0].task): group.runs[0].task for group in unbeaten}.values():
         front = sorted(points[group][:2] for group in unbeaten if group.runs[0].task == task)
         axes.plot(*zip(*front, strict=True), color=theme.muted, linewidth=1.2, linestyle=(0, (4, 2)), zorder=2)
     colours = _colours(comparison, theme)

@@ -50,10 +50,14 @@ class StudiedRun:
         return self.view.own_evaluation
 
     @property
-    def task(self) -> tuple[object, ...]:
+    def task(self) -> Mapping[str, object]:
         """What it learns and from where; losses of runs of different tasks cannot be compared."""
-        base = self.view.start.base
-        return base.fingerprint or base.name, base.task, self.view.start.config.get("data")
+        start = self.view.start
+        return {
+            "bases": start.base.fingerprint or start.base.name,
+            "data": start.data.fingerprint if start.data else start.config.get("data"),
+            "tasks": start.base.task,
+        }
 
     @property
     def beginning(self) -> Mapping[str, tuple[float, int | None, int | None]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -71,9 +72,16 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def use_threads(threads: int) -> int:
-    """Set the number of CPU threads (0: torch's default) and return it."""
-    if threads:
-        torch.set_num_threads(threads)
+    """Set the number of CPU threads (0: torch's default, whatever an earlier run of this process set) and return it."""
+    default = _default_threads()
+    if threads or torch.get_num_threads() != default:
+        torch.set_num_threads(threads or default)
+    return torch.get_num_threads()
+
+
+@cache
+def _default_threads() -> int:
+    """The number before anything has set another."""
     return torch.get_num_threads()
 
 

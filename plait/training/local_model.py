@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -39,6 +40,23 @@ OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepEx
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
 
 
+class Tokenise(Protocol):
+    """Makes examples of records, or has them already (see `plait.training.examples.tokenise`)."""
+
+    def __call__(
+        self,
+        records: Sequence[Record],
+        *,
+        kind: RecordKind,
+        task: Task,
+        labels: Sequence[str],
+        tokenizer: Tokenizer,
+        seq_len: int,
+    ) -> list[Example]:
+        """All examples made from the records, in order."""
+        ...
+
+
 @dataclass(eq=False)
 class PeftLocalModel:
     """One client: a resident base, the client's records, and a trainer.
@@ -52,6 +70,7 @@ class PeftLocalModel:
         histogram: counts that may be sent (labels or sources, never text).
         own_trainer: replaces the built-in trainer.
         recall: returns the loss of the initial adapter; by default it is measured.
+        tokenise: makes the examples.
     """
 
     base: ResidentBase
@@ -63,6 +82,7 @@ class PeftLocalModel:
     held_out: Sequence[Record] = ()
     own_trainer: OwnTrainer | None = None
     recall: Recall | None = None
+    tokenise: Tokenise = tokenise
 
     def __post_init__(self) -> None:
         self._split: Split | None = None
@@ -146,7 +166,7 @@ class PeftLocalModel:
         return self._split
 
     def _examples(self, records: Sequence[Record], spec: AdapterSpec, settings: Settings) -> list[Example]:
-        return tokenise(
+        return self.tokenise(
             records,
             kind=self.kind,
             task=spec.task,

@@ -7,6 +7,7 @@ modified.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -127,7 +128,8 @@ class ResidentBase:
 
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
-        if self._model is None or self._carried != spec.digest:
+        slot = _slot(spec)
+        if self._model is None or self._carried != slot:
             model = self._load(spec)
             if self._geometry is not None:
                 move_weights(model, self._moved.delta, self._geometry)
@@ -138,7 +140,7 @@ class ResidentBase:
             )
             if model.dtype != self.compute.dtype:
                 self._model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
-            self._carried = spec.digest
+            self._carried = slot
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(self._model).items()}
             if Layout.of(shapes).digest != spec.layout.digest:
                 self._model, self._carried = None, b""
@@ -182,6 +184,11 @@ class ResidentBase:
             raise MachineError(
                 f"base '{self.directory.name}' does not fit into the memory of {self.compute.device}"
             ) from error
+
+
+def _slot(spec: AdapterSpec) -> bytes:
+    """The digest of what a model with this adapter's slot follows from: all of the spec but the seed of its values."""
+    return replace(spec, init_seed=0, init_rank=0).digest
 
 
 def load_adapter(model: PeftModel, state: AdapterState) -> None:

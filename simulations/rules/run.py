@@ -7,27 +7,21 @@
 
 Every row is a `plait simulate` with exact float32 exchange, so that the rules alone differ; the learning rate of each
 rule is the best of a small grid on a seed of its own, and then stands for all scenarios. Finished runs are kept in
-results-TABLE.jsonl and are not run again. `table.py` prints the tables.
+runs/rules/TABLE and are not run again; their figures go to results-TABLE.jsonl, which `table.py` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-from plait.config import config_from_table
-from plait.errors import PlaitError
 from plait.report import summarise
-from plait.rounds.ledger import read_events
-from plait.rounds.run_view import RunView
-from plait.simulation.execution import execute, prepare
+from plait.study.frames import view_of
+from plait.study.grid import Cell
+from plait.study.sweeping import State, Sweep, sweep
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100
@@ -122,69 +116,74 @@ def main() -> None:
     parser.add_argument("--table", choices=PLANS, default="tiny")
     parser.add_argument("--only", default="", help="rows, separated by commas; all by default")
     parser.add_argument("--seeds", default="", help="instead of the table's")
+    parser.add_argument("--runs", type=Path, default=Path("runs/rules"))
     options = parser.parse_args()
-    plan, results = PLANS[options.table], HERE / f"results-{options.table}.jsonl"
-    wanted = options.only.split(",") if options.only else list(plan.rules)
+    plan, runs = PLANS[options.table], options.runs / options.table
+    rules = {name: plan.rules[name] for name in options.only.split(",")} if options.only else plan.rules
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else plan.seeds
-    rates = {rule: tune(plan, rule, results) for rule in wanted}
-    for seed, scenario, rule in product(seeds, plan.scenarios, wanted):
-        once(plan, rule, scenario, rates[rule], seed, results)
-
-
-def tune(plan: Plan, rule: str, results: Path) -> float:
-    """The learning rate that ends with the lowest loss on the tuning seed."""
-    if len(plan.learning_rates) == 1:
-        return plan.learning_rates[0]
-    losses = {
-        rate: once(plan, rule, plan.tuned_on, rate, TUNING_SEED, results).get("held_out_loss")
-        for rate in plan.learning_rates
+    tuned = tune(plan, rules, runs / "tuning")
+    rates = best_rates(tuned) if tuned else {}
+    tuned_rules = {
+        name: {**settings, "learning_rate": rates.get(name, plan.learning_rates[0])} for name, settings in rules.items()
     }
-    there = {rate: loss for rate, loss in losses.items() if isinstance(loss, float)}
-    return min(there, key=there.__getitem__) if there else plan.learning_rates[0]
+    grid = {**plan.common, "grid": {"scenario": plan.scenarios, "rule": tuned_rules}}
+    done = sweep(grid, out=runs / "runs", seeds=seeds, on_run=show)
+    write([tuned, done] if tuned else [done], HERE / f"results-{options.table}.jsonl")
 
 
-def once(plan: Plan, rule: str, scenario: str, rate: float, seed: int, results: Path) -> Mapping[str, object]:
-    """One run, or what it gave when it was run before."""
-    key = {"rule": rule, "scenario": scenario, "learning_rate": rate, "seed": seed}
-    for row in read(results):
-        if all(row[name] == value for name, value in key.items()):
-            return row
-    table = {**plan.common, **plan.scenarios[scenario], **plan.rules[rule], "learning_rate": rate, "seed": seed}
-    row = key | run(table)
-    with results.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    print(json.dumps(row), flush=True)
-    return row
+def tune(plan: Plan, rules: Mapping[str, Settings], out: Path) -> Sweep | None:
+    """Every rule at every learning rate, on a seed of its own; None if there is one rate."""
+    if len(plan.learning_rates) == 1:
+        return None
+    scenario = {plan.tuned_on: plan.scenarios[plan.tuned_on]}
+    axes = {"scenario": scenario, "rule": rules, "learning_rate": list(plan.learning_rates)}
+    return sweep({**plan.common, "grid": axes}, out=out, seeds=[TUNING_SEED], on_run=show)
 
 
-def run(table: Mapping[str, object]) -> dict[str, object]:
-    """The figures of a simulation, or why there is none."""
-    started, folder = time.perf_counter(), Path(tempfile.mkdtemp())
-    try:
-        resolved, data = prepare(config_from_table({**table, "out": str(folder / "run")}, where="scenario"), quiet=True)
-        execute(resolved, data, quiet=True)
-        view = RunView.of(read_events(folder / "run" / "ledger.jsonl"))
-    except PlaitError as error:
-        return {"refused": str(error)}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    found = summarise(view)
-    last = view.newest_round.diagnostics if view.newest_round else None
+def best_rates(tuned: Sweep) -> Mapping[str, float]:
+    """By rule, the learning rate that ends with the lowest loss."""
+    ordered = tuned.frame.dropna(subset="loss").sort_values("loss")
+    return ordered.groupby("rule")["learning-rate"].first().astype(float).to_dict()
+
+
+def show(cell: Cell, state: State, _sweep: Sweep) -> None:
+    """A line for a run that has ended."""
+    print(cell.label, cell.seed, state.status, state.figures.get("loss"), state.error, flush=True)
+
+
+def write(sweeps: Sequence[Sweep], results: Path) -> None:
+    """Keep what the runs gave, in place of what the same runs gave before."""
+    rows = {key_of(row): row for row in map(json.loads, results.read_text().splitlines() if results.exists() else ())}
+    for done in sweeps:
+        for cell in done.grid.cells:
+            row = row_of(cell, done)
+            rows[key_of(row)] = row
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+
+
+def key_of(row: Mapping[str, object]) -> tuple[object, ...]:
+    """What a row is of."""
+    return tuple(row[name] for name in ("rule", "scenario", "learning_rate", "seed"))
+
+
+def row_of(cell: Cell, done: Sweep) -> dict[str, object]:
+    """The figures of a run, or why there is none."""
+    place = {"rule": cell.place["rule"], "scenario": cell.place["scenario"]}
+    key = {**place, "learning_rate": cell.settings["learning-rate"], "seed": cell.seed}
+    if cell.name in done.failed:
+        return {**key, "refused": done.failed[cell.name]}
+    view = view_of(done.path / "cells" / cell.name)
+    found, last = summarise(view), view.newest_round.diagnostics if view.newest_round else None
     return {
+        **key,
         "base_loss": found["base_held_out_loss"],
         "held_out_loss": found["final_held_out_loss"],
         "accuracy": found.get("final_held_out_accuracy"),
         "uplink_bytes": found["uplink_bytes_per_client_round"],
         "downlink_bytes": found["downlink_bytes_per_client_round"],
         "error": last.error if last else None,
-        "wall_s": round(time.perf_counter() - started, 1),
+        "wall_s": round(view.wall_s, 1),
     }
-
-
-def read(results: Path) -> Iterator[dict[str, object]]:
-    """The rows that are there."""
-    if results.exists():
-        yield from (json.loads(line) for line in results.read_text().splitlines())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python simulations/wire/run.py                              # 3 seeds x 3 rates of SmolLM2-135M, about an hour
     python simulations/wire/run.py --base tiny --name tiny      # the same on the tiny base, a few minutes
 
-Every run is a `plait simulate` with config.toml; finished runs are not repeated. Writes results-NAME.json and prints
+A sweep of config.toml over wires and seeds; finished runs are not repeated. Writes results-NAME.json and prints
 the table. *Kept* is the improvement over the base, as a fraction of that of exact float32 exchange with the same seed.
 """
 
@@ -12,20 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
+from plait.config import read_config_table
+from plait.study.sweeping import sweep
+
 HERE = Path(__file__).parent
-
-
-def run(wire: str, seed: int, base: str, runs: Path) -> dict:
-    out = runs / f"wire-{wire}-seed-{seed}"
-    if not (out / "summary.json").exists():
-        command = [sys.executable, "-m", "plait.cli.main", "simulate", "--config", HERE / "config.toml", "--base", base]
-        command += ["--wire", wire, "--seed", seed, "--out", out, "--json"]
-        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    return json.loads((out / "summary.json").read_text())
 
 
 def main() -> None:
@@ -36,28 +28,18 @@ def main() -> None:
     parser.add_argument("--wires", default="fp32,1,0.25")
     parser.add_argument("--runs", type=Path, default=Path("runs/wire"))
     arguments = parser.parse_args()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    wires = arguments.wires.split(",")
-    runs = arguments.runs / arguments.name
-    runs.mkdir(parents=True, exist_ok=True)
+    wires, seeds = arguments.wires.split(","), [int(seed) for seed in arguments.seeds.split(",")]
+    grid = {**read_config_table(HERE / "config.toml"), "base": arguments.base, "grid": {"wire": wires}}
+    done = sweep(grid, out=arguments.runs / arguments.name, seeds=seeds)
+    if done.failed:
+        raise SystemExit(str(dict(done.failed)))
     results: dict[str, list[dict]] = {wire: [] for wire in wires}
-    for seed in seeds:
-        for wire in wires:
-            summary = run(wire, seed, arguments.base, runs)
-            gain = summary["base_held_out_loss"] - summary["final_held_out_loss"]
-            sent = summary["uplink_bytes"] + summary["downlink_bytes"]
-            row = {
-                "seed": seed,
-                "held_out_loss_by_round": summary["held_out_loss_by_round"],
-                "gain": gain,
-                "uplink_bytes": summary["uplink_bytes"],
-                "downlink_bytes": summary["downlink_bytes"],
-                "sent_bytes": sent,
-                "savings_vs_full_model": summary["savings_vs_full_model"],
-                "wall_s": summary["wall_s"],
-            }
-            results[wire].append(row)
-            print(f"seed {seed}  wire {wire:>5}  gain {gain:.4f}  sent {sent / 1e6:.2f} MB", flush=True)
+    for cell in done.grid.cells:
+        summary = json.loads((done.path / "cells" / cell.name / "summary.json").read_text())
+        kept = ("held_out_loss_by_round", "uplink_bytes", "downlink_bytes", "savings_vs_full_model", "wall_s")
+        row = {"seed": cell.seed, "gain": summary["base_held_out_loss"] - summary["final_held_out_loss"]}
+        row |= {key: summary[key] for key in kept}
+        results[cell.place["wire"]].append(row | {"sent_bytes": row["uplink_bytes"] + row["downlink_bytes"]})
     exact = {row["seed"]: row["gain"] for row in results[wires[0]]}
     for rows in results.values():
         for row in rows:

@@ -1,0 +1,125 @@
+"""``plait sweep``: all runs of a grid of settings, with the base loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.options import with_run_options
+from plait.cli.output import print_json
+from plait.cli.simulate import stopped_by_interrupt
+from plait.config import RunConfig
+from plait.errors import ConfigError, Interrupted
+from plait.progress import say
+
+if TYPE_CHECKING:
+    from plait.study.grid import Cell
+    from plait.study.sweeping import State, Sweep
+
+
+@with_run_options(hidden=tuple(name for name in RunConfig.model_fields if name not in ("base", "data", "out")))
+def sweep(
+    given: Mapping[str, object],
+    grid: Annotated[Path, typer.Argument(help="TOML file: settings, seeds, and [grid] or [random] values.")],
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas, in place of the file's.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes side by side; give threads too.", min=1)] = 1,
+    page: Annotated[Path | None, typer.Option("--page", help="Also write one self-contained HTML page.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, with estimated bytes and time, and do nothing.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")] = False,
+) -> None:
+    """Run every combination of settings in a file, compare them, and go on where an earlier try stopped.
+
+    Settings that are the same for all runs can also be given as options, as for `plait simulate`.
+
+    Example: plait sweep grid.toml --out runs/grid --seeds 0,1,2
+    """
+    settings = dict(given)
+    out = settings.pop("out", None)
+    if "seed" in settings:
+        raise ConfigError("--seed is given, expected --seeds")
+    wanted = _seeds(seeds)
+    if dry_run:
+        _foretell(grid, settings, wanted, json_output=json_output)
+        return
+    from plait.study.sweeping import sweep as do_sweep
+    from plait.study.tables import comparison_tables
+
+    count = 0
+
+    def show(cell: Cell, state: State, found: Sweep) -> None:
+        nonlocal count
+        count += 1
+        say(f"[{count}/{len(found.grid.cells)}] {cell.label}, seed {cell.seed}: {_text(state)}", quiet=json_output)
+
+    try:
+        with stopped_by_interrupt(quiet=json_output) as stop:
+            done = do_sweep(
+                grid,
+                out=str(out) if out else None,
+                given=settings,
+                seeds=wanted,
+                jobs=jobs,
+                stop=stop,
+                on_run=show,
+            )
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        raise Interrupted("stopped by the user; continue with the same command") from stopped
+    finished = len(done.states) > len(done.failed)
+    if page is not None and finished:
+        from plait.files import write_atomically
+
+        write_atomically(page, done.comparison.page().encode())
+    if json_output:
+        print_json({"runs": done.rows(), "comparison": done.comparison.to_json() if finished else None})
+    else:
+        from rich.console import Console
+
+        from plait.report import to_rich
+
+        screen = Console()
+        for table in comparison_tables(done.comparison) if finished else ():
+            screen.print(to_rich(table))
+        for note in done.comparison.notes if finished else ():
+            say(f"note: {note}", quiet=False)
+        screen.print(f"results  {done.path / 'results.csv'}", highlight=False, markup=False)
+    for name, error in done.failed.items():
+        say(f"failed: {name}: {error}", quiet=False)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _foretell(grid: Path, settings: Mapping[str, object], seeds: tuple[int, ...], *, json_output: bool) -> None:
+    from rich.console import Console
+
+    from plait.report import to_rich
+    from plait.study.forecast import forecast, forecast_table
+
+    found = forecast(grid, given=settings, seeds=seeds)
+    if json_output:
+        print_json([each.to_json() for each in found])
+    else:
+        Console().print(to_rich(forecast_table(found)))
+
+
+def _text(state: State) -> str:
+    from plait.report.wording import bytes_text, duration_text, loss_text
+
+    if state.status != "finished":
+        return f"{state.status}{': ' if state.error else ''}{state.error}"
+    loss, sent, wall_s = (state.figures.get(name) for name in ("loss", "bytes", "wall_s"))
+    parts = [f"held-out loss {loss_text(loss)}" if isinstance(loss, float) else "not evaluated"]
+    parts += [bytes_text(sent)] if isinstance(sent, int) else []
+    parts += [duration_text(wall_s)] if isinstance(wall_s, float) else []
+    return ", ".join(parts)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--seeds is '{text}', expected whole numbers separated by commas")
+    return tuple(map(int, parts))

@@ -1,0 +1,95 @@
+"""What the runs of one process have in common and load once: data, the base, tokenised text, losses before training.
+
+One run makes its own; several runs after one another, as in a sweep, are given the same one. It changes no result: what
+is kept is what would be loaded or computed again. Holds one base at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from plait.adapters import Task
+from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
+from plait.run import Run
+from plait.simulation.remembered import RememberedLosses
+from plait.training.examples import Example, Tokenizer, tokenise
+from plait.training.resident import ResidentBase
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# Clients whose tokens are kept. With more, text is tokenised again.
+_CLIENTS_KEPT = 4096
+_DATASETS_KEPT = 4
+
+
+class Loaded:
+    """Data, base and tokens that are in memory already."""
+
+    def __init__(self) -> None:
+        self._datasets: OrderedDict[tuple[str, str, str], Dataset] = OrderedDict()
+        self._base: ResidentBase | None = None
+        self._tokens: OrderedDict[bytes, list[Example]] = OrderedDict()
+        self.losses = RememberedLosses(cache_directory())
+
+    def dataset(
+        self, source: object, *, columns: str = "", split: str = "", progress: Progress = lambda _: None
+    ) -> Dataset:
+        """The data that a run's settings name (see `plait.data.as_dataset`).
+
+        Raises:
+            ConfigError: there are no such data.
+            DataError: they cannot be read.
+        """
+        if not isinstance(source, str):
+            return as_dataset(source, columns=columns, split=split, progress=progress)
+        key = (source, columns, split)
+        if key not in self._datasets:
+            _make_room(self._datasets, _DATASETS_KEPT)
+            self._datasets[key] = as_dataset(source, columns=columns, split=split, progress=progress)
+        self._datasets.move_to_end(key)
+        return self._datasets[key]
+
+    def base(self, run: Run) -> ResidentBase:
+        """The run's base; takes the place of the one before if that is another."""
+        found = run.load_base()
+        if self._base is None or self._base.identity != found.identity:
+            self._base = found
+        return self._base
+
+    def tokens(
+        self,
+        records: Sequence[Record],
+        *,
+        kind: RecordKind,
+        task: Task,
+        labels: Sequence[str],
+        tokenizer: Tokenizer,
+        seq_len: int,
+    ) -> list[Example]:
+        """The examples made from the records (see `plait.training.examples.tokenise`).
+
+        Raises:
+            DataError: the data does not fit the base or the task.
+        """
+        base = self._base.fingerprint if self._base else b""
+        digest = hashlib.sha256(repr((base, kind, task, tuple(labels), seq_len, len(records))).encode())
+        for record in records:
+            text = repr(record).encode(errors="surrogatepass")
+            digest.update(len(text).to_bytes(8, "big") + text)
+        key = digest.digest()
+        if key not in self._tokens:
+            _make_room(self._tokens, _CLIENTS_KEPT)
+            self._tokens[key] = tokenise(
+                records, kind=kind, task=task, labels=labels, tokenizer=tokenizer, seq_len=seq_len
+            )
+        self._tokens.move_to_end(key)
+        return self._tokens[key]
+
+
+def _make_room(kept: OrderedDict[K, V], most: int) -> None:
+    while len(kept) >= most:
+        kept.popitem(last=False)

@@ -1,0 +1,42 @@
+"""One run of a sweep: begun, or continued where it was stopped; writes ``summary.json`` and no page.
+
+Knows nothing of the other runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.config import config_from_table
+from plait.plugins import admit
+from plait.report.write import write_summary
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+from plait.simulation.execution import begin, execute, prepare
+from plait.simulation.loaded import Loaded
+from plait.simulation.names import check_names
+from plait.study.given import write_given
+from plait.study.grid import Settings
+
+
+def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) -> None:
+    """Begin or continue the run in a directory, to its end.
+
+    Args:
+        settings: what the sweep gives for it.
+        path: its directory.
+        loaded: what it has in common with earlier runs of this process.
+        stop: asks it to stop.
+
+    Raises:
+        PlaitError: the reason that it stopped; everything done until then is on disk.
+    """
+    config = config_from_table({**settings, "out": str(path)}, where="run")
+    admit(*config.plugins)
+    check_names(config)
+    directory = RunDirectory(path)
+    run, data = prepare(config, quiet=True, loaded=loaded)
+    start = None if directory.has_started else begin(run, quiet=True)
+    write_given(settings, path)
+    execute(run, data, start, quiet=True, loaded=loaded, stop=stop)
+    write_summary(path)

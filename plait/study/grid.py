@@ -1,0 +1,282 @@
+"""A grid of settings: which runs a sweep consists of.
+
+A file of settings, as for ``--config``, with up to three parts more:
+
+    base = "tiny"                       # for all runs, unless a value below says otherwise
+    seeds = [0, 1, 2]                   # every combination once with each
+
+    [grid]                              # all combinations of these values
+    rule = ["fedavg", "flexlora"]
+
+    [grid.scenario."few alike"]         # a name for several settings that change together
+    clients = 3
+    partition = "iid"
+
+    [grid.scenario."many skewed"]
+    clients = 20
+    partition = "dirichlet:0.1"
+
+    [random]                            # drawn once per sample: from a range, or one of a list
+    samples = 20
+    learning-rate = {log = [1e-4, 1e-2]}
+    rank = [4, 8, 16]
+
+Draws follow from ``random.seed`` (0 by default) and their number, so that more samples add runs and change none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import cast
+
+from plait.config import RunConfig, key_named, read_config_table
+from plait.errors import ConfigError
+from plait.report.wording import clean
+
+Settings = Mapping[str, object]
+
+MOST_CELLS = 100_000
+"""More runs than these are a mistake in the file."""
+
+_LONGEST_NAME = 80
+_UNSAFE = re.compile(r"[^A-Za-z0-9.]+")
+_DIGITS = 4
+_APART = frozenset({"out", "seed"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its directory; follows from its place in the grid alone.
+        place: the value of every axis, as text; without the seed.
+        seed: of the run.
+        settings: all that the file gives for it, seed included.
+    """
+
+    name: str
+    place: Mapping[str, str]
+    seed: int
+    settings: Settings
+
+    @property
+    def label(self) -> str:
+        """What it has in common with the runs that differ in the seed only."""
+        return ", ".join(f"{axis} {value}" for axis, value in self.place.items()) or "all"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a sweep.
+
+    Attributes:
+        cells: first all with the first seed, then all with the next one; runs on the same base and data together.
+        axes: names of what differs between them, besides the seed.
+    """
+
+    cells: tuple[Cell, ...]
+    axes: tuple[str, ...]
+
+
+def read_grid(source: str | Path | Settings, *, given: Settings | None = None, seeds: Sequence[int] = ()) -> Grid:
+    """Read the file, or take its table.
+
+    Args:
+        source: the path of the file, or what such a file says.
+        given: settings in place of those that are common to all runs.
+        seeds: in place of the file's.
+
+    Raises:
+        ConfigError: it cannot be read, a setting is unknown, or a part of it is not valid.
+    """
+    where = "grid" if isinstance(source, Mapping) else str(source)
+    table = dict(source if isinstance(source, Mapping) else read_config_table(Path(source)))
+    axes = _axes(_table(table.pop("grid", {}), f"{where}: grid"), f"{where}: [grid]")
+    samples = _samples(_table(table.pop("random", {}), f"{where}: random"), f"{where}: [random]")
+    its_seeds = _seeds(table.pop("seeds", None), where)
+    seeds = tuple(seeds) or its_seeds
+    common = {key_named(key, where=where): value for key, value in table.items()}
+    override = {key_named(key, where=where): value for key, value in (given or {}).items()}
+    places = [_merged(axis, where) for axis in product(samples, *axes.values())]
+    for key in {key for _, settings in places for key in settings} & override.keys():
+        raise ConfigError(
+            f"{key} is {override[key]!r} for all runs, but [grid] or [random] of {where} has values of it"
+        )
+    common |= override
+    names = tuple(dict.fromkeys(axis for place, _ in places for axis in place))
+    if "seed" in names and seeds:
+        raise ConfigError(f"{where}: seeds and seed are both given, expected one of them")
+    if not seeds:
+        seeds = (cast("int", common.get("seed", 0)),)
+    if len(places) * len(seeds) > MOST_CELLS:
+        raise ConfigError(f"{where}: makes {len(places) * len(seeds):,} runs, expected at most {MOST_CELLS:,}")
+    cells = [
+        _cell(place, {**{key: value for key, value in common.items() if key not in _APART}, **settings}, seed)
+        for seed in seeds
+        for place, settings in places
+    ]
+    if len({cell.name for cell in cells}) < len(cells):
+        twice = next(cell.name for index, cell in enumerate(cells) if cell.name in {c.name for c in cells[:index]})
+        raise ConfigError(f"{where}: run '{twice}' is there twice, expected different values")
+    together = {json.dumps([cell.settings.get("base"), cell.settings.get("data")]): None for cell in cells}
+    order = {key: number for number, key in enumerate(together)}
+    cells.sort(key=lambda cell: order[json.dumps([cell.settings.get("base"), cell.settings.get("data")])])
+    return Grid(tuple(cells), tuple(name for name in names if name != "seed"))
+
+
+def out_of(source: str | Path | Settings) -> Path:
+    """Where a sweep writes unless it is told: ``out`` of the file, or a directory of ``runs`` named after the file."""
+    table = source if isinstance(source, Mapping) else read_config_table(Path(source))
+    out = table.get("out", "")
+    if not isinstance(out, str):
+        raise ConfigError(f"out is {out!r}, expected the path of a directory")
+    return Path(out or Path("runs") / ("sweep" if isinstance(source, Mapping) else Path(source).stem))
+
+
+_Choice = tuple[Mapping[str, str], Settings]
+"""The places of one value of an axis, as text, and its settings."""
+
+
+def _axes(table: Settings, where: str) -> dict[str, list[_Choice]]:
+    axes: dict[str, list[_Choice]] = {}
+    for given, values in table.items():
+        if isinstance(values, dict):
+            axes[given] = _bundles(given, cast("Settings", values), where)
+            continue
+        key = key_named(given, where=where)
+        if key == "out":
+            raise ConfigError(f"{where}: out is given, expected it above, once for the whole sweep")
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{where}: {given} is {values!r}, expected a list of values")
+        axes[key] = [({key: _text(value)}, {key: _fitting(key, value)}) for value in cast("list[object]", values)]
+    return axes
+
+
+def _bundles(axis: str, table: Settings, where: str) -> list[_Choice]:
+    """Named settings that change together."""
+    choices: list[_Choice] = []
+    for name, settings in table.items():
+        inside = f"{where[:-1]}.{axis}.{name}]"
+        found = {
+            key_named(key, where=inside): value for key, value in _table(settings, f"{where}: {axis}.{name}").items()
+        }
+        choices.append(({axis: clean(name, limit=60)}, {key: _fitting(key, value) for key, value in found.items()}))
+    return choices
+
+
+def _samples(table: Settings, where: str) -> list[_Choice]:
+    """One choice per sample; a single one without settings if nothing is drawn."""
+    if not table:
+        return [({}, {})]
+    table = dict(table)
+    count, seed = table.pop("samples", None), table.pop("seed", 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ConfigError(f"{where}: samples is {count!r}, expected the number of draws")
+    if count > MOST_CELLS:
+        raise ConfigError(f"{where}: samples is {count:,}, expected at most {MOST_CELLS:,}")
+    draws = {
+        (key := key_named(given, where=where)): _distribution(key, value, f"{where}: {given}")
+        for given, value in table.items()
+    }
+    choices: list[_Choice] = []
+    for number in range(count):
+        drawn = {key: draw(random.Random(f"{seed}/{number}/{key}")) for key, draw in draws.items()}  # noqa: S311
+        choices.append(({key: _text(value) for key, value in drawn.items()}, drawn))
+    return choices
+
+
+def _distribution(key: str, value: object, where: str) -> Callable[[random.Random], object]:
+    expected = "a list of values, {uniform = [low, high]} or {log = [low, high]}"
+    if isinstance(value, list) and value:
+        values = [_fitting(key, each) for each in cast("list[object]", value)]
+        return lambda generator: generator.choice(values)
+    if not isinstance(value, dict) or len(cast("Settings", value)) != 1:
+        raise ConfigError(f"{where} is {value!r}, expected {expected}")
+    ((kind, ends),) = cast("dict[str, object]", value).items()
+    if kind not in ("uniform", "log"):
+        raise ConfigError(f"{where} is {value!r}, expected {expected}")
+    low, high = _range(ends, where)
+    if kind == "log" and low <= 0:
+        raise ConfigError(f"{where}: log begins at {low:g}, expected more than 0")
+    whole = RunConfig.model_fields[key.replace("-", "_")].annotation is int
+
+    def draw(generator: random.Random) -> object:
+        at = generator.random()
+        number = low * (high / low) ** at if kind == "log" else low + (high - low) * at
+        return round(number) if whole else float(f"{number:.{_DIGITS}g}")
+
+    return draw
+
+
+def _range(ends: object, where: str) -> tuple[float, float]:
+    pair = cast("list[object]", ends) if isinstance(ends, list) else []
+    numbers = [float(end) for end in pair if isinstance(end, (int, float)) and not isinstance(end, bool)]
+    if len(pair) != 2 or len(numbers) != 2 or not all(map(math.isfinite, numbers)) or not numbers[0] < numbers[1]:
+        raise ConfigError(f"{where} goes over {ends!r}, expected [low, high]")
+    return numbers[0], numbers[1]
+
+
+def _merged(choices: Sequence[_Choice], where: str) -> _Choice:
+    place: dict[str, str] = {}
+    settings: dict[str, object] = {}
+    for its_place, its_settings in choices:
+        for key in its_settings.keys() & settings.keys():
+            raise ConfigError(f"{where}: {key} is given by two parts of [grid] and [random], expected one of them")
+        place |= its_place
+        settings |= its_settings
+    return place, settings
+
+
+def _cell(place: Mapping[str, str], settings: Settings, seed: int) -> Cell:
+    found = settings.get("seed", seed)
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise ConfigError(f"seed is {found!r}, expected a whole number")
+    place = {axis: value for axis, value in place.items() if axis != "seed"}
+    return Cell(_name(place, found), place, found, {**settings, "seed": found})
+
+
+def _name(place: Mapping[str, str], seed: int) -> str:
+    """A name for a directory; with a digest where the values have characters that it cannot have."""
+    parts = [f"{axis}-{value}" for axis, value in place.items()]
+    name = "_".join(_UNSAFE.sub("-", part).strip("-.") for part in [*parts, f"seed-{seed}"])
+    if len(name) <= _LONGEST_NAME and all(_UNSAFE.sub("-", part).strip("-.") == part for part in parts):
+        return name
+    digest = hashlib.sha256(json.dumps([dict(place), seed]).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9].rstrip('-._')}-{digest}"
+
+
+def _fitting(key: str, value: object) -> object:
+    """Numbers where a setting is text, such as ``wire = [1, 0.5]``, become that text."""
+    is_text = RunConfig.model_fields[key.replace("-", "_")].annotation is str
+    return _text(value) if is_text and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return clean(" ".join(f"{key}={_text(each)}" for key, each in cast("Settings", value).items()))
+    return f"{value:g}" if isinstance(value, float) else clean(str(value))
+
+
+def _seeds(value: object, where: str) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    seeds = cast("list[object]", value) if isinstance(value, list) else [value]
+    found = tuple(seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool))
+    if not found or len(found) < len(seeds):
+        raise ConfigError(f"{where}: seeds is {value!r}, expected a list of whole numbers")
+    return found
+
+
+def _table(value: object, where: str) -> Settings:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}, expected a table")
+    return cast("Settings", value)
