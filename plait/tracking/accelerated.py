@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plait.report import Table
 from plait.tracking.tracker import TrackedRun
+
+if TYPE_CHECKING:
+    from plait.report import Table
 
 PROJECT = "plait"
 """Project or experiment, unless the tracker's own variable names another."""

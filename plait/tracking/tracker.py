@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from plait.adapters import Json
-from plait.report import Table
+
+if TYPE_CHECKING:
+    from plait.report import Table
 
 
 @dataclass(frozen=True)
