@@ -22,6 +22,7 @@ def privacy(
     from plait.report import privacy_tables
     from plait.report.table import to_rich
     from plait.rounds.ledger import read_events
+    from plait.rounds.privacy_card import NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
@@ -30,12 +31,10 @@ def privacy(
         raise ConfigError(f"'{run}' has no differential privacy, expected a run with --dp client")
     if json_output:
         spent = {str(number): event.fields() for number, event in view.privacy_spent.items()}
-        print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "facts": dict(view.privacy.facts)})
+        print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "not_covered": list(NOT_COVERED)})
         return
     from rich.console import Console
 
     screen = Console()
     for table in privacy_tables(view):
         screen.print(to_rich(table))
-    if view.privacy.warning:
-        screen.print(view.privacy.warning, style="yellow")

@@ -86,18 +86,19 @@ class PrivacyCard:
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What is promised, fact by fact."""
         promised = self.promised
+        draws = self.spent.charges if self.spent else 0
         clip = f"{promised.clip_norm:.3g}"
         if promised.clip_quantile is not None:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
         facts = [
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
-            ("Spent", f"{self.epsilon_text}, {self.spent.charges if self.spent else 0} draws of noise"),
+            ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
             ("Noise multiplier of a round", f"{promised.noise_multiplier:.4g}"),
             ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
-            ("Not covered", "; ".join(NOT_COVERED)),
+            *(("Not covered", text) for text in NOT_COVERED),
         ]
         return tuple((name, text) for name, text in facts if text)

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from plait.cli.main import app
+from plait.errors import ConfigError
+from plait.rounds.ledger import Ledger
+from tests.plait.report.test_privacy import STARTED, spent
+from tests.plait.rounds.conftest import started
+
+
+@pytest.fixture
+def run(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for event in (started(), STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3)):
+        ledger.append(event)
+    ledger.close()
+    return tmp_path
+
+
+def test_it_shows_the_card_and_epsilon_by_round(run):
+    shown = CliRunner().invoke(app, ["privacy", str(run)]).output
+    assert "everybody but the server" in shown
+    assert "Epsilon by round" in shown
+    assert "expect no useful adapter" in " ".join(shown.split())
+
+
+def test_scripts_read_it_as_json(run):
+    said = json.loads(CliRunner().invoke(app, ["privacy", str(run), "--json"]).output)
+    assert (said["unit"], said["epsilon"], said["delta"]) == ("client", 8.0, 1e-5)
+    assert said["spent_by_round"]["2"]["epsilon"] == 4.7
+    assert len(said["not_covered"]) == 5
+
+
+def test_a_run_without_privacy_says_so(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(started())
+    ledger.close()
+    error = CliRunner().invoke(app, ["privacy", str(tmp_path)]).exception
+    assert isinstance(error, ConfigError)
+    assert "expected a run with --dp client" in str(error)
