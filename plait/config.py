@@ -49,7 +49,7 @@ ALIASES: Mapping[str, str] = {
 }
 
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
-_CHOICES = frozenset({"rule", "server-optimizer"})
+_CHOICES = frozenset({"rule", "server-optimizer", "loss"})
 # The largest values that a task can carry.
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
@@ -251,6 +251,16 @@ class RunConfig(BaseModel, frozen=True):
     proximal: Annotated[
         float, Field(ge=0, description="FedProx's mu: pulls local training towards the round's initial adapter")
     ] = 0.0
+    feddyn: Annotated[
+        float, Field(ge=0, description="FedDyn's alpha: a regulariser that brings clients' optima to the global one")
+    ] = 0.0
+    loss: Annotated[
+        str,
+        Field(
+            description="what clients minimise: cross_entropy, distillation (from the received adapter), "
+            "orthogonality, or MODULE:FUNCTION of your own"
+        ),
+    ] = "cross_entropy"
     moments: Annotated[
         Literal["auto", "carry", "fresh"],
         Field(
@@ -361,6 +371,18 @@ class RunConfig(BaseModel, frozen=True):
         if self.trainer and self.moments == "carry":
             raise ValueError(
                 "trainer is given and moments is carry, expected fresh or auto: a trainer keeps its moments to itself"
+            )
+        if self.feddyn and self.server_optimizer.partition(":")[0] not in ("auto", "feddyn"):
+            raise ValueError(
+                f"feddyn is {self.feddyn} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': its "
+                "server adds what the clients' regularisers hold back"
+            )
+        for name, value in (("scaffold", self.scaffold), ("own-share", self.given_own_share)):
+            if self.feddyn and value:
+                raise ValueError(f"feddyn is {self.feddyn} and {name} is {str(value).lower()}, expected one of them")
+        if self.trainer and self.loss != "cross_entropy":
+            raise ValueError(
+                f"trainer is given and loss is '{self.loss}', expected cross_entropy: a trainer has a loss of its own"
             )
         if self.scaffold and self.given_own_share:
             raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
@@ -481,6 +503,7 @@ class RunConfig(BaseModel, frozen=True):
             (Kind.CODEC, self.wire),
             (Kind.METHOD, self.method),
             (Kind.TRAINER, self.trainer),
+            (Kind.LOSS, self.loss),
             (Kind.PARTITION, self.partition),
         )
 

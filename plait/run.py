@@ -202,7 +202,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
         own = geometry.side_size(rule.personal) / geometry.layout.size
     residual = 0 if settled.new_factors else lag
     moments = 2 if config.moments == "carry" else 0
-    drift = 2 if config.scaffold else 0
+    drift = 2 if config.scaffold else 1 if config.feddyn else 0
     bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)
     accepted = float(config.take_back and not rule.moves_base)
     return CopiesOnDisk(

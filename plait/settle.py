@@ -33,6 +33,7 @@ from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
+from plait.training.local_loss import check_loss_name
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
@@ -151,6 +152,7 @@ def settle(config: RunConfig) -> Settled:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     codec, method = codec_for(config.wire), method_named(config.method)
+    check_loss_name(config.loss)
     rule = _rule_of(config)
     left: dict[str, object] = {
         "learning_rate": config.learning_rate or method.learning_rate_at(config.rank),
@@ -174,15 +176,20 @@ def settle(config: RunConfig) -> Settled:
 
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
-    for setting, is_set in (("moments is carry", config.moments == "carry"), ("scaffold is true", config.scaffold)):
+    for setting, is_set in (
+        ("moments is carry", config.moments == "carry"),
+        ("scaffold is true", config.scaffold),
+        (f"feddyn is {config.feddyn}", config.feddyn > 0),
+    ):
         if is_set and rule.new_factors(one_rank=config.one_rank):
             to_whom = "" if rule.new_factors(one_rank=True) else " to clients of several ranks"
             raise ConfigError(
                 f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
                 "round before can be carried over"
             )
-    if config.scaffold and rule.trained(1) != rule.trained(2):
-        raise ConfigError(f"scaffold is true but rule '{rule.name}' trains other factors in every round")
+    for setting, is_set in (("scaffold", config.scaffold), ("feddyn", config.feddyn > 0)):
+        if is_set and rule.trained(1) != rule.trained(2):
+            raise ConfigError(f"{setting} is set but rule '{rule.name}' trains other factors in every round")
     if config.dp != "off" and not rule.linear:
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
         raise ConfigError(
@@ -215,13 +222,14 @@ def _moments(config: RunConfig, rule: Rule) -> str:
     if config.moments != "auto":
         return config.moments
     goes_on = not rule.new_factors(one_rank=config.one_rank)
-    return "carry" if goes_on and _all_meet(config) and not (config.trainer or config.scaffold) else "fresh"
+    has_own_pull = bool(config.trainer or config.scaffold or config.feddyn)
+    return "carry" if goes_on and _all_meet(config) and not has_own_pull else "fresh"
 
 
 def _own_share(config: RunConfig, rule: Rule) -> float:
     if config.own_share != "auto":
         return config.own_share
-    are_several = config.clients > 1 and not config.scaffold and not config.patience
+    are_several = config.clients > 1 and not config.scaffold and not config.feddyn and not config.patience
     return _OWN_SHARE if _can_have_own(rule) and _all_meet(config) and are_several else 0.0
 
 
@@ -250,6 +258,8 @@ def _privacy(config: RunConfig) -> dict[str, object]:
 def _server_step(config: RunConfig) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
+    if config.feddyn:
+        return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
     if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
         return {"server_optimizer": "sgd"}
     return {"server_optimizer": "none"}

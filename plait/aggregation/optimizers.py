@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import cast
 
+from plait.aggregation.feddyn import FedDynStep
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
@@ -20,6 +21,7 @@ OPTIMIZERS: Mapping[str, ServerOptimizer] = {
     for optimizer in (
         Adaptive("fedadagrad"),
         Adaptive("fedadam"),
+        FedDynStep(),
         FedExp(),
         Adaptive("fedyogi"),
         Sgd("nesterov", nesterov=True),

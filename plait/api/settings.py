@@ -67,6 +67,8 @@ class RunSettings(TypedDict, total=False):
     server_learning_rate: float
     server_momentum: float
     proximal: float
+    feddyn: float
+    loss: str | Callable[..., object]
     moments: Literal["auto", "carry", "fresh"]
     own_share: float | Literal["auto"]
     scaffold: bool
@@ -97,6 +99,7 @@ _PARTS: Mapping[str, Kind] = {
     "method": Kind.METHOD,
     "partition": Kind.PARTITION,
     "trainer": Kind.TRAINER,
+    "loss": Kind.LOSS,
 }
 
 

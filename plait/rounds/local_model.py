@@ -48,10 +48,12 @@ class Carried:
     Attributes:
         moments: AdamW's; None to start fresh.
         drift: (size,) to add to the adapter after every step; None for nothing.
+        slope: (size,) to subtract from the gradient of every step; None for nothing.
     """
 
     moments: Moments | None = None
     drift: Float32 | None = None
+    slope: Float32 | None = None
 
 
 @dataclass(frozen=True)

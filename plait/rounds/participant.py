@@ -32,6 +32,7 @@ from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.feddyn import FedDyn
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, Outgoing, after_training, before_training
 from plait.rounds.local_model import LocalModel, Trained, TrainJob
@@ -61,7 +62,7 @@ _Given = TypeVar("_Given")
 _LEAST_AVERAGED = 4
 """Sequences that a reported loss is at least the mean of."""
 
-HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), CarriedMoments(), OwnShare(), OwnSide())
+HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), FedDyn(), CarriedMoments(), OwnShare(), OwnSide())
 """The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
 

@@ -23,6 +23,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.flower.rules import ALL_RULES
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
+    from plait.training.local_loss import check_loss_name
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -33,6 +34,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     codec_for(settings.wire)
     if settings.partition:
         parse_partition(settings.partition)
+    check_loss_name(settings.loss)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)

@@ -39,6 +39,7 @@ class TrainingInputs:
         start: (size,) the adapter before; not changed.
         moments: AdamW's, from a previous training; None for new ones.
         drift: (size,) correction added to the trained part after every step; None for none.
+        slope: (size,) subtracted from the gradient of the trained part in every step; None for none.
     """
 
     examples: Sequence[Example]
@@ -46,6 +47,7 @@ class TrainingInputs:
     start: Float32
     moments: Moments | None = None
     drift: Float32 | None = None
+    slope: Float32 | None = None
 
     @property
     def examples_a_step(self) -> int:
@@ -123,6 +125,7 @@ class Learner:
             if inputs.drift is None
             else self._optimizer.where_trained(torch.from_numpy(inputs.drift.copy()).to(device))
         )
+        self._slope = None if inputs.slope is None else torch.from_numpy(inputs.slope.copy()).to(device)
         self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
@@ -147,7 +150,9 @@ class Learner:
         optimizer.take(gradients)
         for term in self._terms:
             term.add_gradient(gradient, optimizer.master, self._origin, settings)
-        if self._terms:
+        if self._slope is not None:
+            gradient.sub_(self._slope)
+        if self._terms or self._slope is not None:
             optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
         before = optimizer.master.clone()

@@ -28,6 +28,7 @@ from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
+from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
@@ -177,9 +178,9 @@ class PeftLocalModel:
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""
-        if self.own_trainer is not None:
-            return None
         settings = job.settings
+        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY:
+            return None
         shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self.base), job.spec.digest, job.base.digest, *shape)
 
@@ -191,7 +192,7 @@ class PeftLocalModel:
         parameters = adapter_parameters(model, spec.layout)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
-            extra = StepExtra.of(parameters, trained, settings, job.carried.drift)
+            extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra)
             return _trained(read_adapter(model, state), report)
@@ -205,6 +206,7 @@ class PeftLocalModel:
             pad_token=self.base.pad_token,
             moments=job.carried.moments,
             drift=job.carried.drift,
+            slope=job.carried.slope,
         )
         return _learned(job, done)
 
@@ -212,7 +214,8 @@ class PeftLocalModel:
         """The learner's input for a job."""
         settings = self._seeded(job)
         examples = self.split(job.spec, settings).train
-        return TrainingInputs(examples, settings, job.start.flat, job.carried.moments, job.carried.drift)
+        carried = job.carried
+        return TrainingInputs(examples, settings, job.start.flat, carried.moments, carried.drift, carried.slope)
 
     def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
         """Do several jobs of one kinship at once; None where they can only be done alone."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from plait.training.dynamic import Dynamic
 from plait.training.proximal import Proximal
 from plait.wire.settings import Settings
 
@@ -38,7 +39,7 @@ class LossTerm(Protocol):
         ...
 
 
-TERMS: tuple[LossTerm, ...] = (Proximal(),)
+TERMS: tuple[LossTerm, ...] = (Proximal(), Dynamic())
 """All terms; a run has those that apply."""
 
 

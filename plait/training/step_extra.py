@@ -24,16 +24,23 @@ class StepExtra:
         origin: their values before the first step.
         drift: SCAFFOLD's correction of each after a step; empty without SCAFFOLD.
         settings: of the run and the round.
+        slope: FedDyn's, subtracted from each gradient; empty without it.
     """
 
     parameters: tuple[nn.Parameter, ...]
     origin: tuple[torch.Tensor, ...]
     drift: tuple[torch.Tensor, ...]
     settings: Settings
+    slope: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def of(
-        cls, parameters: Sequence[nn.Parameter], trained: Sequence[bool], settings: Settings, drift: Float32 | None
+        cls,
+        parameters: Sequence[nn.Parameter],
+        trained: Sequence[bool],
+        settings: Settings,
+        drift: Float32 | None,
+        slope: Float32 | None = None,
     ) -> StepExtra:
         """The additions for the trained parameters of an adapter.
 
@@ -42,15 +49,19 @@ class StepExtra:
             trained: which of them train.
             settings: of the run and the round.
             drift: (size,) in layout order; None for none.
+            slope: (size,) in layout order; None for none.
         """
         chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
         origin = [parameter.detach().clone() for parameter in chosen]
-        parts: list[torch.Tensor] = []
-        if drift is not None:
+
+        def parts(vector: Float32 | None) -> tuple[torch.Tensor, ...]:
+            if vector is None:
+                return ()
             sizes = [parameter.numel() for parameter in parameters]
-            whole = zip(torch.from_numpy(drift.copy()).split(sizes), parameters, trained, strict=True)
-            parts = [part.view_as(parameter).to(parameter) for part, parameter, trains in whole if trains]
-        return cls(tuple(chosen), tuple(origin), tuple(parts), settings)
+            whole = zip(torch.from_numpy(vector.copy()).split(sizes), parameters, trained, strict=True)
+            return tuple(part.view_as(parameter).to(parameter) for part, parameter, trains in whole if trains)
+
+        return cls(tuple(chosen), tuple(origin), parts(drift), settings, parts(slope))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,6 +75,9 @@ class StepExtra:
             for parameter, origin in zip(self.parameters, self.origin, strict=True):
                 if parameter.grad is not None:
                     term.add_gradient(parameter.grad, parameter, origin, self.settings)
+        for parameter, part in zip(self.parameters, self.slope, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.sub_(part)
 
     @torch.no_grad()
     def add_to_values(self) -> None:

@@ -20,7 +20,8 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.moments import Moments
 from plait.training.examples import Example, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.losses import BatchLoss, class_logits, count_labels
+from plait.training.local_loss import loss_named
+from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
@@ -38,6 +39,7 @@ def train_steps(
     pad_token: int,
     moments: Moments | None = None,
     drift: Float32 | None = None,
+    slope: Float32 | None = None,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> LocalTraining:
     """Train an adapter for `settings.local_steps` optimizer steps.
@@ -57,6 +59,7 @@ def train_steps(
         pad_token: pads short rows.
         moments: AdamW's, from an earlier run; None to start fresh.
         drift: (size,) to add to the trained part after every step; None for nothing.
+        slope: (size,) to subtract from the gradient of the trained part in every step; None for nothing.
         on_step: called with number and loss of every step.
 
     Raises:
@@ -67,14 +70,18 @@ def train_steps(
     device = parameters[0].device
     trained = trained_parameters(model, parameters, settings.trained)
     learner = Learner(
-        TrainingInputs(examples, settings, start, moments, drift),
+        TrainingInputs(examples, settings, start, moments, drift, slope),
         [parameter.numel() for parameter in parameters],
         trained,
         task=task,
         device=device,
     )
     model.train()
-    summed_loss = BatchLoss(model, task=task, pad_token=pad_token)
+    batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
+    if function := loss_named(settings.loss):
+        batch_loss = ChosenLoss(
+            model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
+        )
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
@@ -82,9 +89,10 @@ def train_steps(
             batches, counted = learner.draw()
             step_loss = 0.0
             for batch in batches:
-                loss = summed_loss(batch) / counted
+                loss = batch_loss(batch) / counted
                 loss.backward()
-                step_loss += loss.item()
+                said = batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss
+                step_loss += said.item()
             learner.step([parameter.grad for parameter in parameters], step_loss)
             for parameter in parameters:
                 parameter.grad = None

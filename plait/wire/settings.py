@@ -148,6 +148,10 @@ class Settings:
     """The side that stays at the client (personal); empty for none."""
     proximal: Annotated[float, Real()] = 0.0
     """FedProx's mu: mu/2 times the squared distance to the round's initial adapter is added to the loss."""
+    feddyn: Annotated[float, Real()] = 0.0
+    """FedDyn's alpha: the strength of the regulariser that follows the rounds; 0 for none."""
+    loss: Annotated[str, Name()] = "cross_entropy"
+    """What the client minimises, in the notation of `--loss`."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     scaffold: _Flag = False

@@ -66,6 +66,7 @@ ALL_SETTINGS = st.builds(
     trained=st.sampled_from(["AB", "A", "B"]),
     personal=st.sampled_from(["", "A", "B"]),
     proximal=POSITIVE | st.just(0.0),
+    feddyn=POSITIVE | st.just(0.0),
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
@@ -251,8 +252,8 @@ def test_what_has_its_default_is_left_out_so_that_older_receivers_read_it():
 
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
-        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "carry_moments": True, "scaffold": True,
-        "without_feedback": True, "trained": "B",
+        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "carry_moments": True,
+        "scaffold": True, "without_feedback": True, "trained": "B",
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
         before = getattr(SETTINGS, each.name)

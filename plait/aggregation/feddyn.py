@@ -1,0 +1,46 @@
+"""The server's part of FedDyn: the mean of the clients' adapters, minus h / alpha.
+
+Acar et al., "Federated Learning Based on Dynamic Regularization", arXiv 2111.04263, algorithm 1. With p the share of
+the clients that take part, d the mean of their deltas and h <- h - alpha p d, the next adapter is the mean minus h /
+alpha:
+
+    s <- s + p d        step: d + s
+
+where s = -h / alpha, so the server need not know alpha. The clients' part is `plait.rounds.feddyn`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from plait.adapters import AdapterState
+from plait.aggregation.round import Outcome, RoundContext
+from plait.aggregation.server_optimizer import OptimizerState
+
+
+@dataclass(frozen=True)
+class FedDynStep:
+    """The step of FedDyn's server."""
+
+    share: Annotated[float, Field(gt=0, le=1, description="share p of the clients that take part in a round")] = 1.0
+
+    name = "feddyn"
+    takes_new_factors = False
+    copies = 1
+
+    def adjust(
+        self,
+        outcome: Outcome,
+        memory: OptimizerState,
+        context: RoundContext,  # noqa: ARG002 (part of the protocol)
+    ) -> tuple[AdapterState, OptimizerState]:
+        """Add what the clients' regularisers hold back."""
+        step = outcome.step
+        gone = (np.float32(self.share) * step.flat).astype(np.float32, copy=False)
+        if "gone" in memory:
+            gone = gone + memory["gone"].astype(np.float32, copy=False)
+        return AdapterState(step.layout, step.flat + gone), {"gone": gone}

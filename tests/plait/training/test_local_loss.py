@@ -1,0 +1,144 @@
+"""Losses of clients, against dense formulas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plait.data import Record, RecordKind
+from plait.errors import ConfigError
+from plait.plugins import Kind, reference
+from plait.rounds.local_model import Carried, TrainJob
+from plait.training.local_loss import LocalAdapter, check_loss_name, loss_named
+from plait.training.local_model import PeftLocalModel
+from plait.wire.settings import Settings
+
+GENERATOR = np.random.default_rng(5)
+LOGITS, TEACHER = (GENERATOR.normal(size=(6, 9)) for _ in range(2))
+LABELS = GENERATOR.integers(9, size=6)
+A = GENERATOR.normal(size=(3, 5))
+SETTINGS = Settings(
+    local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=32, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1e9, held_out_fraction=0.2, max_held_out_sequences=4, seed=5, total_steps=6,
+)  # fmt: skip
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def adapter() -> LocalAdapter:
+    tensors = {"x.lora_A.weight": torch.tensor(A, requires_grad=True), "x.lora_B.weight": torch.ones(4, 3)}
+    return LocalAdapter(tensors, {}, lambda: torch.tensor(TEACHER))
+
+
+def value(text: str) -> float:
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    loss = loss_named(text)
+    assert loss is not None
+    found = loss(logits, torch.tensor(LABELS), adapter())
+    found.backward()
+    assert logits.grad is not None
+    return float(found.detach())
+
+
+def cross_entropy() -> float:
+    return -float(log_softmax(LOGITS)[np.arange(6), LABELS].sum())
+
+
+def test_distillation_adds_the_divergence_from_the_received_adapter() -> None:
+    for weight, temperature in ((0.5, 2.0), (2.0, 1.0)):
+        teacher, student = (log_softmax(each / temperature) for each in (TEACHER, LOGITS))
+        divergence = float((np.exp(teacher) * (teacher - student)).sum())
+        expected = cross_entropy() + weight * temperature**2 * divergence
+        assert value(f"distillation:weight={weight},temperature={temperature}") == pytest.approx(expected, rel=1e-6)
+
+
+def test_orthogonality_adds_what_the_rows_of_a_have_in_common() -> None:
+    gram = A @ A.T
+    penalty = float(np.square(gram / (np.trace(gram) / 3) - np.eye(3)).sum())
+    assert value("orthogonality:weight=0.25") == pytest.approx(cross_entropy() + 0.25 * 6 * penalty, rel=1e-5)
+
+
+def test_a_loss_of_ones_own_has_options_and_wrong_names_are_told_the_nearest() -> None:
+    def scaled(logits, labels, adapter, *, factor: float = 2.0):
+        return factor * torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    name = reference(Kind.LOSS, scaled)
+    assert value(f"{name}:factor=3") == pytest.approx(3 * cross_entropy(), rel=1e-6)
+    for text, said in (
+        ("distilation", "did you mean 'distillation'"),
+        ("distillation:wieght=1", "did you mean 'weight'"),
+        ("distillation:weight=-1", "greater than or equal to 0"),
+        ("cross_entropy:x=1", "has none"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            loss_named(text)
+    with pytest.raises(ConfigError, match="did you mean"):
+        check_loss_name("cross_entropi")
+
+
+@pytest.fixture
+def train(resident, blueprint):
+    local = PeftLocalModel(resident, "ada", [Record(text="x = 1\n" * 400)], kind=RecordKind.TEXT, histogram={})
+
+    def trained(start=blueprint.initial, carried=None, **changes):
+        job = TrainJob(local, blueprint.spec, replace(SETTINGS, **changes), blueprint.initial, start)
+        return local.train(replace(job, carried=carried or Carried()))
+
+    return trained
+
+
+def test_a_functions_cross_entropy_trains_as_plaits_own_and_the_reported_loss_stays(train) -> None:
+    def same(logits, labels, adapter):
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    def double(logits, labels, adapter):
+        return 2 * same(logits, labels, adapter)
+
+    own, plain = train(loss=reference(Kind.LOSS, same), local_steps=1), train(local_steps=1)
+    assert own.loss == pytest.approx(plain.loss, rel=1e-5)
+    assert train(loss=reference(Kind.LOSS, double), local_steps=1).loss == pytest.approx(plain.loss, rel=1e-5)
+    np.testing.assert_allclose(own.state.flat, plain.state.flat, atol=2e-4)
+
+
+def test_the_received_logits_are_those_before_the_first_step(train) -> None:
+    gaps: list[float] = []
+
+    def look(logits, labels, adapter):
+        teacher = adapter.received_logits()
+        assert not teacher.requires_grad
+        gaps.append(float((teacher - logits.detach()).abs().max()))
+        assert set(adapter.tensors) == set(adapter.received)
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    train(loss=reference(Kind.LOSS, look))
+    assert gaps[0] == pytest.approx(0, abs=1e-4)
+    assert gaps[2] > 100 * max(gaps[0], 1e-6)
+
+
+def test_what_a_loss_raises_is_told_by_its_place_and_never_quoted(train) -> None:
+    def loud(logits, labels, adapter):
+        raise RuntimeError("the text of a client")
+
+    with pytest.raises(ConfigError, match=r"failed: RuntimeError \(.*test_local_loss\.py, line \d+\)") as caught:
+        train(loss=reference(Kind.LOSS, loud))
+    assert "text of a client" not in str(caught.value)
+    with pytest.raises(ConfigError, match="no single number"):
+        train(loss=reference(Kind.LOSS, lambda logits, labels, adapter: logits.detach().sum()))
+
+
+def test_feddyn_pulls_back_and_follows_the_kept_gradient(train, blueprint) -> None:
+    slope = np.full(blueprint.initial.layout.size, 1e-2, np.float32)
+    along, without = (
+        train(carried=carried, local_steps=1).state.flat - blueprint.initial.flat
+        for carried in (Carried(slope=slope), Carried())
+    )
+    assert along.mean() > abs(without.mean()) + 1e-4
+    pulled, free = train(feddyn=1e4), train()
+    assert np.linalg.norm(pulled.state.flat - blueprint.initial.flat) < np.linalg.norm(
+        free.state.flat - blueprint.initial.flat
+    )
