@@ -1,0 +1,79 @@
+"""A program outside the repository is checked by pyright in strict mode as any installed package's user would be."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+TYPED = """
+from pathlib import Path
+
+import plait
+from plait.rounds.events import Evaluated
+
+
+def stop_when_good(event: plait.Event) -> plait.Stop | None:
+    return plait.Stop.END if isinstance(event, Evaluated) and event.loss < 1.0 else None
+
+
+def main() -> float:
+    rows = [{"text": "a", "author": "b"}]
+    run = plait.simulate(rows, rounds=2, rank=4, wire=0.5, callbacks=[stop_when_good, plait.EarlyStopping(patience=2)])
+    place: Path = run.adapter("alice")
+    again: plait.Result = plait.resume(run, data=rows)
+    with plait.Server(clients=2, base="tiny", insecure=True) as server:
+        client = plait.Client(rows, server=server.address, insecure=True, name="alice")
+        client.start()
+        run = server.wait(timeout_s=60)
+    worst: float = again.losses["loss"].max()
+    print(place, run.path)
+    return worst
+"""
+WRONG = """
+import plait
+
+plait.simulate("my.jsonl", roundz=2)
+plait.simulate("my.jsonl", lr_schedule="triangular")
+plait.simulate("my.jsonl", callbacks=[plait.EarlyStopping(patience="two")])
+plait.open_run("runs/a").adaptr()
+plait.simulat("my.jsonl")
+"""
+
+
+def errors_of(project: Path) -> list[dict[str, object]]:
+    (project / "pyrightconfig.json").write_text(
+        json.dumps({"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "include": ["program.py"]})
+    )
+    # Where plait is installed from a checkout, its root is on the path.
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", "."]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return [each for each in json.loads(done.stdout)["generalDiagnostics"] if each["severity"] == "error"]
+
+
+@pytest.mark.slow
+def test_a_strictly_typed_program_needs_no_exception(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(TYPED)
+    assert errors_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(tmp_path: Path) -> None:
+    program = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    typed = program.replace("(updates, ctx):", "(updates: plait.Updates, ctx: object) -> object:")
+    (tmp_path / "program.py").write_text(typed)
+    rules = {error.get("rule") for error in errors_of(tmp_path)}
+    assert rules <= {"reportUnknownMemberType", "reportUnknownVariableType", "reportUnusedExpression"}
+
+
+@pytest.mark.slow
+def test_a_mistake_is_an_error_before_the_program_runs(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(WRONG)
+    lines = {error["range"]["start"]["line"] for error in errors_of(tmp_path)}  # type: ignore[index]
+    assert lines == {3, 4, 5, 6, 7}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import plait
+from plait.errors import ConfigError
+from plait.training.base_in_memory import kept_base
+from plait.training.bases import locate_base
+
+ROWS = [{"text": f"line {number} of a small book\n" * 12, "who": "ab"[number % 2]} for number in range(24)]
+SMALL = {
+    "partition": "natural:who", "clients": 2, "rounds": 1, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
+    "dtype": "float32", "quiet": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    directory = locate_base("tiny").directory
+    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto"), AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny[0]
+
+
+@pytest.fixture
+def tokenizer(tiny):
+    return tiny[1]
+
+
+@pytest.mark.slow
+def test_a_model_in_memory_is_trained_like_the_same_one_on_disk_and_is_not_changed(
+    model, tokenizer, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    held = plait.simulate(ROWS, base=model, tokenizer=tokenizer, out=tmp_path / "held", **SMALL)
+    named = plait.simulate(ROWS, base="tiny", out=tmp_path / "named", **SMALL)
+    weights = "adapter/adapter_model.safetensors"
+    assert (held.path / weights).read_bytes() == (named.path / weights).read_bytes()
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_it_is_kept_under_what_it_is(model, tokenizer) -> None:
+    place = kept_base(model, tokenizer)
+    assert kept_base(model, tokenizer) == place
+    changed = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+    with torch.no_grad():
+        next(changed.parameters()).view(-1)[0] += 1
+    assert kept_base(changed, tokenizer) != place
+
+
+class OwnModel(torch.nn.Module):
+    pass
+
+
+def test_what_others_could_not_load_is_refused_with_its_reason(model, tokenizer) -> None:
+    with pytest.raises(ConfigError, match="its tokenizer is missing"):
+        kept_base(model, None)
+    with pytest.raises(ConfigError, match="base is a OwnModel, expected"):
+        kept_base(OwnModel(), tokenizer)
+    own_code = type("Own", (type(model),), {"__module__": "my_models"})(model.config)
+    with pytest.raises(ConfigError, match="code of its own"):
+        kept_base(own_code, tokenizer)
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    with pytest.raises(ConfigError, match="no values for"):
+        kept_base(empty, tokenizer)
+    copy = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory)
+    with pytest.raises(ConfigError, match="with an adapter on it"):
+        kept_base(get_peft_model(copy, LoraConfig(r=2, target_modules=["q_proj"])), tokenizer)
