@@ -67,11 +67,14 @@ _HOMES: Mapping[str, str] = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if (home := _HOMES.get(name)) is None:
-        raise AttributeError(f"module 'plait' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(home), name)
-    return value
+# Type checkers have the imports above, and refuse what is not among them.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if (home := _HOMES.get(name)) is None:
+            raise AttributeError(f"module 'plait' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
 
 
 def __dir__() -> list[str]:
