@@ -171,7 +171,10 @@ def settle(config: RunConfig) -> Settled:
         )
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
-    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
+    settled = Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
+    # An epsilon that takes too much noise is refused now.
+    _ = settled.privacy
+    return settled
 
 
 def _rule_of(config: RunConfig) -> Rule:

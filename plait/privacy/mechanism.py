@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.adapters import Float32
+from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at, mu_at
 from plait.privacy.clip import clipped_to_grid, length
 from plait.privacy.grid import Grid, grid_for
@@ -34,6 +35,9 @@ from plait.privacy.noise import BLOCK, IntegerGaussian, Keystream, gaussian
 from plait.privacy.quantile import count_multiplier, next_clip, update_multiplier
 
 _PART_OF_LARGEST_STEP = 0.5
+
+LARGEST_MULTIPLIER = 10_000
+"""Noise over clip norm; the noise's table has about ten numbers for each unit."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,18 @@ class ClientPrivacy:
 
 
 def multiplier_for(epsilon: float, delta: float, rounds: int) -> float:
-    """The noise multiplier with which `rounds` rounds just fit (epsilon, delta)."""
-    return math.sqrt(rounds) / mu_at(epsilon, delta)
+    """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
+
+    Raises:
+        ConfigError: it would leave nothing of any update.
+    """
+    multiplier = math.sqrt(rounds) / mu_at(epsilon, delta)
+    if multiplier > LARGEST_MULTIPLIER:
+        raise ConfigError(
+            f"dp-epsilon is {epsilon:g} and rounds is {rounds:,}, which takes noise of {multiplier:.3g} times the clip "
+            f"norm in each, expected at most {LARGEST_MULTIPLIER:,}: give a larger epsilon or fewer rounds"
+        )
+    return multiplier
 
 
 @dataclass(frozen=True, eq=False)

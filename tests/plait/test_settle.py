@@ -161,6 +161,7 @@ PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
         ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"),
         ({"dp": "off"}, "dp-epsilon is 8 and dp is 'off', expected dp to be 'client'"),
         ({"dp": "off", "dp-epsilon": 0.0, "dp-clip": 1.0}, "dp-clip is 1.0 and dp is 'off'"),
+        ({"dp-epsilon": 1e-6, "dp-delta": 1e-12}, "dp-epsilon is 1e-06 and rounds is 5, which takes noise of .* times"),
         ({"dp-delta": 0.01}, r"dp-delta is 0.01 and clients is 100, expected less than 1 / clients = 0.01"),
         (
             {"norm-policy": "reject"},
