@@ -20,6 +20,7 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
 from plait.data import Dataset, as_dataset
+from plait.plugins import admit
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
@@ -31,6 +32,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):
+        admit(settings.data)
         dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)

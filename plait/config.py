@@ -505,6 +505,8 @@ class RunConfig(BaseModel, frozen=True):
             (Kind.TRAINER, self.trainer),
             (Kind.LOSS, self.loss),
             (Kind.PARTITION, self.partition),
+            # A path, a data set of the hub and an object in memory are none.
+            (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
         )
 
     @property

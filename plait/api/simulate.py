@@ -18,6 +18,7 @@ from plait.api.running import go_on, settings_of, start
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
+from plait.plugins import admit
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -133,6 +134,7 @@ def _with_data(config: RunConfig, data: object, *, name: str = "") -> tuple[RunC
     if data is None:
         return config, None
     if isinstance(data, (str, PathLike)):
+        admit(str(data))
         return config.model_copy(update={"data": str(data)}), None
     from plait.data import MEMORY, as_dataset
 

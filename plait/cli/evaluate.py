@@ -10,6 +10,7 @@ import typer
 
 from plait.cli.output import print_json
 from plait.errors import ConfigError
+from plait.plugins import admit
 from plait.progress import say, status
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def evaluate(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
+    admit(data)
     dataset = as_dataset(data, columns=columns, split=split, progress=lambda text: say(text, quiet=json_output))
     name = base or loaded.base_here
     if not name:

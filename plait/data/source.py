@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
@@ -22,7 +23,8 @@ from plait.data.records import Dataset
 from plait.data.rows import Room, Row, Source, read_rows
 from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
-from plait.errors import ConfigError, DataError, did_you_mean
+from plait.errors import ConfigError, DataError, PlaitError, did_you_mean
+from plait.plugins import Kind, find, is_named, place_of
 
 MEMORY = "memory:"
 """What a run's settings call data that was given as an object, before its name."""
@@ -41,7 +43,8 @@ def as_dataset(
 
     Args:
         source: a built-in's name, the path of a file or folder, a data set of the hub (``owner/name``, with a
-            configuration and a revision if wanted: ``owner/name:config@revision``), or an object: a `Dataset`,
+            configuration and a revision if wanted: ``owner/name:config@revision``), a function of the user's own
+            without arguments (``my_data:load``, if this process's operator named it), or an object: a `Dataset`,
             `DatasetDict` or `IterableDataset` of Hugging Face's datasets, a pandas frame, an Arrow table, an iterable
             of mappings, or a dataset of plait.
         columns: which columns hold what, such as ``text=body,client=author``, if they do not have the usual names.
@@ -65,6 +68,9 @@ def as_dataset(
     if isinstance(source, str) and (load := BUILTINS.get(text)):
         return _as_it_is(load(cache or cache_directory(), progress), named, split)
     check_data_name(text)
+    if isinstance(source, str) and _is_plugin(text):
+        made = _made(text)
+        return as_dataset(made, columns=columns, split=split, name=name or text.rpartition(":")[2])
     on_hub = _on_hub(text) if isinstance(source, str) else None
     found = hub_source(on_hub, progress=progress) if on_hub else path_source(Path(source).expanduser(), name)
     return _dataset(found, named, split)
@@ -89,7 +95,7 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
             "a new run with a file"
         )
     path = Path(data).expanduser()
-    if data in BUILTINS or path.exists() or _on_hub(data):
+    if data in BUILTINS or path.exists() or _on_hub(data) or _is_plugin(data):
         return
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}, expected {_kind_of(path)}")
@@ -98,6 +104,32 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
         f"data is '{data}', expected a file or folder, a data set of the hub (owner/name) or one of "
         f"{', '.join(sorted(BUILTINS))}{hint}"
     )
+
+
+def _is_plugin(data: str) -> bool:
+    """Whether `data` names a user's own function that makes the data, and no file."""
+    return is_named(Kind.DATASET, data) and not Path(data).exists()
+
+
+def _made(name: str) -> object:
+    """What a user's own function makes.
+
+    Raises:
+        ConfigError: it cannot be imported, fails, or makes another name instead of data.
+    """
+    function = find(Kind.DATASET, name, known=BUILTINS)
+    if not callable(function):
+        raise ConfigError(f"data is '{name}', an object of type '{type(function).__name__}', expected a function")
+    try:
+        made = cast("Callable[[], object]", function)()
+    except PlaitError:
+        raise
+    except Exception as error:
+        # Without its message, which may quote the data.
+        raise ConfigError(f"data '{name}' failed: {type(error).__name__}{place_of(error)}") from error
+    if isinstance(made, (str, Path)):
+        raise ConfigError(f"data '{name}' made a name, expected the data: a list, a frame, a data set of datasets")
+    return made
 
 
 def _kind_of(path: Path) -> str:
