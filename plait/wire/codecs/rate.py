@@ -38,15 +38,15 @@ class Rate:
 
     Attributes:
         bits: the target, 0.1 to 8.
-        state_bits: 2 to 8; each additional bit doubles the encoder's time for slightly less distortion. None for a
-            value that suits the target.
+        state_bits: 2 to 8; each additional bit doubles the time of a path for slightly less distortion: from 4 to 6
+            bits 3 % less.
     """
 
     name = "rate"
     number = 4
 
     bits: float = 1.0
-    state_bits: int | None = None
+    state_bits: int = 4
 
     @property
     def distortion(self) -> float:
@@ -55,14 +55,13 @@ class Rate:
 
     def encode(self, delta: AdapterState) -> EncodedPayload:
         """Search, then pack."""
-        state_bits = self.state_bits or (6 if 1 <= self.bits < 4 else 5)  # elsewhere more would gain next to nothing
         affordable = int(self.bits * delta.layout.size / 8) // _BYTES_BEHIND_A_GROUP
         membership = _group_by_scale(delta, most=min(MAX_GROUPS, max(1, affordable)))
         values = [_gather(delta, membership, group) for group in range(1, membership.max(initial=0) + 1)]
         nibbles = _pack_nibbles(membership)
         if not values:
-            return EncodedPayload(_HEAD.pack(state_bits, 1.0, 0) + nibbles, b"")
-        done = search(values, self.bits, Trellis(state_bits), overhead_bytes=_HEAD.size + len(nibbles))
+            return EncodedPayload(_HEAD.pack(self.state_bits, 1.0, 0) + nibbles, b"")
+        done = search(values, self.bits, Trellis(self.state_bits), overhead_bytes=_HEAD.size + len(nibbles))
         writer = RangeWriter()
         books = [_Book.of(each) for each in done.quantisers]
         index, second = done.index(), done.quantiser().astype(bool)
@@ -71,7 +70,7 @@ class Rate:
             symbol = index[part] + np.int32(book.largest)
             writer.write(symbol[~odd], book.models[0])
             writer.write(symbol[odd], book.models[1])
-        parameters = _HEAD.pack(state_bits, done.step, len(values)) + nibbles
+        parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + nibbles
         return EncodedPayload(parameters + b"".join(each.pack() for each in done.quantisers), writer.finish())
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:

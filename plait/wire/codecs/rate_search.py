@@ -21,9 +21,9 @@ from plait.wire.codecs.trellis import LANE_STEPS, Trellis, lanes_of
 # Samples: numbers, and steps of a lane. Below one bit lanes have long silent stretches, and the behaviour of a lane
 # depends on its length.
 _COARSE, _FINE, _LONG = (1 << 14, 64), (1 << 16, 128), (1 << 16, LANE_STEPS)
-_STEP_PASSES, _FINE_PASSES, _WHOLE_PASSES = 14, 3, 3
+_LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 3
 _STEEPEST = 40.0
-_CLOSE = 0.008  # tolerance of a rate, relative to its target
+_NEAR, _CLOSE = 0.02, 0.008  # tolerances of a rate, on the coarse sample and on all numbers, relative to its target
 
 # Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
 _LOG_RATES = np.log([0.1, 0.25, 0.5, 1, 2, 4, 8])
@@ -50,12 +50,16 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
     # Step and quantisers depend on each other; a sample of the numbers finds both.
     coarse, fine = (numbers.sample(*kind) for kind in ((_COARSE, _FINE) if bits >= 1 else (_LONG, _LONG)))
     guess: Sequence[Quantisers] = [Quantisers.gaussian(group / aim.step) for group in coarse.groups]
-    for attempt in range(_STEP_PASSES):
-        sample = coarse if attempt < _STEP_PASSES - _FINE_PASSES else fine
-        path = quantise(sample, aim.step, guess, Mix(price, price, 1), trellis)
-        guess = path.quantisers
+    for attempt in range(_COARSE_PASSES):
+        path = quantise(coarse, aim.step, guess, Mix(price, price, 1), trellis)
+        guess, got = path.quantisers, rate(path)
         if attempt:  # the first only replaces the guess
-            aim = aim.corrected(rate(path))
+            aim = aim.corrected(got)
+        if attempt + 1 >= _LEAST_PASSES and abs(got - bits) < _NEAR * bits:
+            break
+    for _ in range(_FINE_PASSES):
+        path = quantise(fine, aim.step, guess, Mix(price, price, 1), trellis)
+        guess, aim = path.quantisers, aim.corrected(rate(path))
     # λ alone does the rest: it fixes the rate, first on the sample, then on all numbers.
     step = aim.step
     pair = PricePair.around(price, bits, lambda it: rate(quantise(fine, step, guess, Mix(it, it, 1), trellis)))

@@ -68,7 +68,7 @@ def test_bits_go_where_they_lower_the_error_most():
 def test_more_states_lose_less():
     delta = gaussian(1 << 14)
     lost = [np.mean((round_trip(Rate(2.0, bits), delta)[1] - delta.flat) ** 2) for bits in (2, 6)]
-    assert lost[1] < 0.95 * lost[0]
+    assert lost[1] < 0.97 * lost[0]
 
 
 def test_tensors_of_zeros_do_not_travel():
