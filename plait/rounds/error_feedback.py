@@ -13,8 +13,11 @@ g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^
 
 *Lead.* If that gain is too large, only the component in the direction of the drift v, the mean movement of the last
 rounds, is multiplied by it: the input is w + D / (1 - D) (w v / v v) v with w = d + e. The lag lies in that
-direction and disappears, even if D is not quite as expected; the noise lies in all others and is not amplified. So
-the factor of N is D, the minimum over all gains, whatever the rate.
+direction and disappears, even if D is not quite as expected. The residual's noise lies in all others and is not
+amplified, so the factor of N is D, the minimum over all gains, whatever the rate. But a longer input also has more
+noise of its own, D (1 - D) |input|^2. If that is much more than |v|^2, the adapter leaves the region in which its
+gradients mean anything, and training diverges. So the lead is only as long as this noise stays below |v|^2, and the
+rest arrives late.
 
 Knows no envelope's header and no client; callers store residual and drift.
 """
@@ -37,7 +40,7 @@ from plait.wire.envelope import encode_delta
 from plait.wire.settings import Settings
 
 _MOST_NOISE_KEPT = 0.8
-_FURTHEST_AHEAD = 3.0  # rounds; below 0.24 bit a longer lead brings more noise than training tolerates
+_MOST_NOISE_SENT = 1.0  # energy of an encoding's noise with a lead, relative to that of a round's mean movement
 _DRIFT_KEPT = 0.7  # weight of the previous drift when a round's movement is added
 
 
@@ -61,9 +64,12 @@ class Residual:
             pending = self.pending
             return pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
         wanted, drift = (each.flat.astype(np.float64) for each in (self.pending, self.drift))
-        ahead = (
-            min(distortion / (1 - distortion), _FURTHEST_AHEAD) * float(wanted @ drift) / (float(drift @ drift) or 1.0)
-        )
+        square = float(drift @ drift) or 1.0
+        along = float(wanted @ drift) / square  # in rounds
+        # The longest lead whose noise, D (1 - D) |w + a v|^2, is within its bound: the root of a quadratic.
+        room = _MOST_NOISE_SENT / (distortion * (1 - distortion)) - float(wanted @ wanted) / square
+        furthest = math.sqrt(along**2 + room) - along if room > 0 else 0.0
+        ahead = min(along * distortion / (1 - distortion), furthest)
         flat: Float32 = self.drift.flat * np.float32(ahead)
         flat += self.pending.flat
         return AdapterState(self.pending.layout, flat)
