@@ -145,7 +145,8 @@ def methods() -> Iterator[str]:
     from plait.adapters.methods import METHODS
 
     yield "# Methods\n"
-    yield "| Method | What is averaged | Never sent | Default learning rate | Source |\n|---|---|---|---|---|"
+    yield "| Method | What is averaged | Never sent | Learning rate (`--trainer`, `--dp`) | Source |"
+    yield "|---|---|---|---|---|"
     for method in METHODS.values():
         yield (
             f"| `{method.name}` | {cell(method.averages)} | {cell(method.kept)} | {method.learning_rate:g} "

@@ -181,7 +181,11 @@ class RunConfig(BaseModel, frozen=True):
     seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens per training sequence")] = 128
     learning_rate: Annotated[
         float,
-        Field(ge=0, le=1e3, description="AdamW's peak learning rate; 0 means the method's default (see plait methods)"),
+        Field(
+            ge=0,
+            le=1e3,
+            description="AdamW's peak learning rate; 0 means that each client finds its own in its first step",
+        ),
     ] = 0.0
     lr_schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="learning rate schedule over the whole run")
@@ -276,7 +280,13 @@ class RunConfig(BaseModel, frozen=True):
         ),
     ] = "auto"
     scaffold: Annotated[bool, Field(description="SCAFFOLD: correct each local step for the client's drift")] = False
-    wire: Annotated[str, Field(description="encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter")] = "1"
+    wire: Annotated[
+        str,
+        Field(
+            description="encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter; with fewer than 1 a run "
+            "learns more slowly"
+        ),
+    ] = "1"
     held_out_fraction: Annotated[
         float, Field(gt=0, lt=1, description="fraction of each client's data held out for evaluation")
     ] = 0.1

@@ -26,6 +26,8 @@ from plait.rounds.events import (
     PrivacyStarted,
     PublishFailed,
     ReplyReceived,
+    RoundFinished,
+    RunStarted,
     Score,
     StepTakenBack,
     UpdateReceived,
@@ -33,6 +35,7 @@ from plait.rounds.events import (
     WaitingForClients,
 )
 from plait.rounds.privacy_card import PrivacyCard
+from plait.rounds.rates import rates_sentence
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -100,12 +103,20 @@ class _Viewer:
         self._base: Score | None = None
         self._privacy: PrivacyCard | None = None
         self._newcomers: list[str] = []
+        self._given: object = None
+        self._updates: list[UpdateReceived] = []
+        self._rates_are_shown = False
         self._bar = bars.add_task("starting", total=total)
 
     def show(self, event: Event) -> None:
         match event:
+            case RunStarted(config=settings):
+                self._given = settings.get("learning-rate")
             case UpdateReceived():
                 self._advance(event.round, "training")
+                self._updates.append(event)
+            case RoundFinished():
+                self._show_rates()
             case UpdateRefused():
                 self._advance(event.round, "training")
                 if event.reason != "need-full":
@@ -156,6 +167,15 @@ class _Viewer:
             self._screen.print(f"round {event.round:<3} {self._privacy.epsilon_text}")
         elif self._privacy.warning:
             self._warn("warning", self._privacy.warning)
+
+    def _show_rates(self) -> None:
+        """Show what the round's updates say of learning rates, once."""
+        given = self._given
+        sentence = rates_sentence(self._updates, given=given) if isinstance(given, (int, float)) else ""
+        self._updates = []
+        if sentence and not self._rates_are_shown:
+            self._rates_are_shown = True
+            self._screen.print(f"[yellow]{sentence}[/]" if given else sentence)
 
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"

@@ -155,7 +155,7 @@ def settle(config: RunConfig) -> Settled:
     check_loss_name(config.loss)
     rule = _rule_of(config)
     left: dict[str, object] = {
-        "learning_rate": config.learning_rate or method.learning_rate_at(config.rank),
+        "learning_rate": _learning_rate(config, method),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
@@ -219,6 +219,13 @@ def _held_out_sequences(config: RunConfig) -> int:
     # Neither all clients together (in a simulation) nor the one that evaluates (in a deployment) takes longer.
     affordable = trained * min(config.cohort_size, evaluators) // evaluators
     return min(max(affordable, math.ceil(_LEAST_EVALUATED / evaluators), _LEAST_OF_ONE), 2**32 - 1)
+
+
+def _learning_rate(config: RunConfig, method: Method) -> float:
+    """0 if every client finds its own."""
+    # A user's own trainer takes a number, and the first clip norm of a private run follows from one.
+    is_needed = config.trainer or config.dp != "off"
+    return config.learning_rate or (method.learning_rate_at(config.rank) if is_needed else 0.0)
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

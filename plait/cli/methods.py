@@ -96,7 +96,7 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
             )
             for entry in entries
         ),
-        note="The learning rate is AdamW's default for the method. "
+        note="The learning rate is the default with --trainer or --dp; otherwise each client finds its own. "
         "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. What is "
         "never sent, every client derives from the base or from a seed.",
         text_columns=(0, 3, 4),

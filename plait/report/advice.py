@@ -12,6 +12,7 @@ from statistics import fmean, median
 
 from plait.report.wording import clean, loss_text, percent_text
 from plait.rounds.events import Diagnostics, Score
+from plait.rounds.rates import rates_sentence
 from plait.rounds.run_view import RunView
 
 # Below it, the loss from averaging B and A separately is small compared with the effect of one more step.
@@ -30,12 +31,20 @@ def advice(view: RunView) -> tuple[str, ...]:
     """Sentences on the run's rule, rank, clients and update; none if nothing stands out."""
     rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
     return (
+        *_on_rates(view),
         *_on_watch(view),
         *_on_rule(view, rounds),
         *_on_agreement(view, rounds),
         *_on_outliers(rounds),
         *_on_step(view),
     )
+
+
+def _on_rates(view: RunView) -> Iterator[str]:
+    """The learning rates that clients found, or that the one given is too high."""
+    given = view.start.config.get("learning-rate")
+    if isinstance(given, (int, float)) and (sentence := rates_sentence(view.updates.values(), given=given)):
+        yield sentence
 
 
 def _on_watch(view: RunView) -> Iterator[str]:

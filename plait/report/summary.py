@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 from plait.adapters import Json
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
@@ -42,6 +43,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
         "rounds": len(view.rounds),
+        "learning_rate": _learning_rate(view),
         "kept_round": view.end.kept_round if view.end else None,
         "steps_taken_back": [*view.taken_back],
         "clients": len(view.client_names),
@@ -115,6 +117,12 @@ def _epsilon_by_round(view: RunView) -> list[Json]:
 
 def _by_client(evaluation: MeanScore | None, of: Callable[[Score], float | None]) -> dict[str, Json]:
     return {name: of(score) for name, score in evaluation.by_client.items()} if evaluation else {}
+
+
+def _learning_rate(view: RunView) -> float | None:
+    """The median of the clients' peak learning rates; None if none is known."""
+    rates = [update.learning_rate for update in view.updates.values() if update.learning_rate is not None]
+    return median(rates) if rates else None
 
 
 def _per(total: int, client_rounds: int) -> float | None:

@@ -494,6 +494,8 @@ class Coordinator:
                 tokens=int(metrics.get("train_tokens", 0)),
                 train_loss=metrics.get("train_loss"),
                 first_loss=metrics.get("first_loss"),
+                learning_rate=metrics.get("learning_rate"),
+                shortened=metrics.get("shortened"),
                 train_s=metrics.get("train_s"),
                 digest=opened.delta.digest().hex(),
                 norms={figure: norm for figure, norm in norms.items() if norm},

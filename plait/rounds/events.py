@@ -369,6 +369,8 @@ class UpdateReceived(Event):
         train_loss: mean over its local steps.
         first_loss: of its first local step, before any training; None if its trainer does not report it, or if the step
             has fewer than four sequences.
+        learning_rate: peak learning rate; None if its trainer does not report it.
+        shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
         train_s: seconds that it trained.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.norm_bound`).
@@ -390,6 +392,8 @@ class UpdateReceived(Event):
     tokens: Count = 0
     train_loss: Number | None = None
     first_loss: Number | None = None
+    learning_rate: Number | None = None
+    shortened: Number | None = None
     train_s: Number | None = None
     digest: str = ""
     norms: Mapping[str, Number] = {}

@@ -49,11 +49,16 @@ class Carried:
         moments: AdamW's; None to start fresh.
         drift: (size,) to add to the adapter after every step; None for nothing.
         slope: (size,) to subtract from the gradient of every step; None for nothing.
+        learning_rate: found in the client's first round; None to find it.
     """
 
     moments: Moments | None = None
     drift: Float32 | None = None
     slope: Float32 | None = None
+    learning_rate: float | None = None
+
+
+NOTHING = Carried()
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Trained:
         tokens: tokens that went through the model.
         moments: AdamW's; None if a custom trainer does not expose them.
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
+        learning_rate: of its steps; None if a custom trainer does not report it.
+        shortened: fraction of its steps that were shortened; None if a custom trainer does not report it.
     """
 
     state: AdapterState
@@ -74,6 +81,8 @@ class Trained:
     seconds: float
     moments: Moments | None = None
     first_loss: float | None = None
+    learning_rate: float | None = None
+    shortened: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +103,7 @@ class TrainJob:
     settings: Settings
     received: AdapterState
     start: AdapterState
-    carried: Carried = Carried()
+    carried: Carried = NOTHING
     base: MovedBase = UNMOVED
     header: Header | None = None
     examples: int = 0

@@ -10,7 +10,7 @@ from typing import Protocol
 
 # Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, and the losses of single
 # sequences before round 1.
-IRREPLACEABLE = frozenset({"residual", "moments", "drift", "own", "judged"})
+IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged"})
 
 
 class Memory(Protocol):

@@ -33,6 +33,7 @@ from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.feddyn import FedDyn
+from plait.rounds.found_rate import FoundRate
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, Outgoing, after_training, before_training
 from plait.rounds.local_model import LocalModel, Trained, TrainJob
@@ -62,7 +63,15 @@ _Given = TypeVar("_Given")
 _LEAST_AVERAGED = 4
 """Sequences that a reported loss is at least the mean of."""
 
-HOOKS: tuple[Hook, ...] = (ErrorFeedback(), Scaffold(), FedDyn(), CarriedMoments(), OwnShare(), OwnSide())
+HOOKS: tuple[Hook, ...] = (
+    ErrorFeedback(),
+    Scaffold(),
+    FedDyn(),
+    CarriedMoments(),
+    FoundRate(),
+    OwnShare(),
+    OwnSide(),
+)
 """The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
 
@@ -235,6 +244,7 @@ class Participant:
             metrics={
                 "train_loss": trained.loss,
                 **_first_loss(job, trained),
+                **_figures(learning_rate=trained.learning_rate, shortened=trained.shortened),
                 "train_tokens": float(trained.tokens),
                 "train_s": trained.seconds,
                 "distortion": encoded.encoding.distortion or 0.0,
@@ -295,6 +305,11 @@ def _first_loss(job: TrainJob, trained: Trained) -> dict[str, float]:
     if trained.first_loss is None or sequences < _LEAST_AVERAGED:
         return {}
     return {"first_loss": trained.first_loss}
+
+
+def _figures(**figures: float | None) -> dict[str, float]:
+    """The metrics that the trainer reports."""
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _reason(error: PlaitError) -> RefusalReason:

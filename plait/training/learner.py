@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from plait.adapters import Float32, Task
+from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
 from plait.training.examples import Example
 from plait.training.loss_terms import terms_of
@@ -23,11 +24,16 @@ from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
 
-LARGEST_FALL = 1.0
-"""Largest fall of the batch's loss, in nats, that a step may predict to first order. It limits a step's effect on the
-model rather than on its parameters, so it means the same for every method, rank and base: a trust region (Conn,
-Gould and Toint, "Trust Region Methods", 2000). A suitable learning rate rarely reaches it; one ten times too high
-does in every step, and learns instead of diverging (`simulations/defaults`)."""
+LARGEST_FALL = 0.25
+"""Largest fall of the batch's loss that a step may predict to first order, as a fraction of that loss.
+
+It limits a step's effect on the model rather than on its parameters, so it means the same for every method, rank and
+base. A longer step is shortened to it, so a learning rate that is too high learns instead of diverging. Without a
+given learning rate, a client takes the one with which its first step just reaches the limit, but none larger than the
+values of a tensor that this step does not move. (One of VeRA's two scales begins at 0.1; without that bound 1.3 would
+be found.) Together this is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542,
+eq. 4) along AdamW's direction instead of the gradient's, where the first step sets the maximum. The fraction was
+chosen in `simulations/defaults`."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +43,13 @@ class TrainingInputs:
     Attributes:
         settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
-        moments: AdamW's, from a previous training; None for new ones.
-        drift: (size,) correction added to the trained part after every step; None for none.
-        slope: (size,) subtracted from the gradient of the trained part in every step; None for none.
+        carried: AdamW's moments, SCAFFOLD's and FedDyn's corrections and the learning rate, from earlier rounds.
     """
 
     examples: Sequence[Example]
     settings: Settings
     start: Float32
-    moments: Moments | None = None
-    drift: Float32 | None = None
-    slope: Float32 | None = None
+    carried: Carried = NOTHING
 
     @property
     def examples_a_step(self) -> int:
@@ -64,12 +66,16 @@ class StepReport:
         tokens: tokens that went through the model, padding not counted.
         seconds: wall time; a part of it where several adapters shared it.
         first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
+        learning_rate: peak learning rate; None if the trainer does not report it, or none was found.
+        shortened: fraction of the steps that were shortened; None if the trainer does not report it.
     """
 
     loss: float
     tokens: int
     seconds: float
     first_loss: float | None = None
+    learning_rate: float | None = None
+    shortened: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Learner:
             sizes,
             trained,
             weight_decay=settings.weight_decay,
-            moments=inputs.moments,
+            moments=inputs.carried.moments,
             device=device,
         )
         master = self._optimizer.master
@@ -122,10 +128,13 @@ class Learner:
         self._origin = master.clone() if self._terms else master
         self._correction = (
             None
-            if inputs.drift is None
-            else self._optimizer.where_trained(torch.from_numpy(inputs.drift.copy()).to(device))
+            if inputs.carried.drift is None
+            else self._optimizer.where_trained(torch.from_numpy(inputs.carried.drift.copy()).to(device))
         )
-        self._slope = None if inputs.slope is None else torch.from_numpy(inputs.slope.copy()).to(device)
+        self._slope = None if inputs.carried.slope is None else torch.from_numpy(inputs.carried.slope.copy()).to(device)
+        self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
+        self._sizes, self._trained = sizes, trained
+        self._shortened = 0
         self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
@@ -156,17 +165,36 @@ class Learner:
             optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
         before = optimizer.master.clone()
-        optimizer.step(settings.learning_rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
-        _shorten_(optimizer.master, before, gradient, kept)
+        factor = schedule_factor(settings, settings.done_steps + len(self._losses))
+        optimizer.step((self._rate or 1.0) * factor)
+        predicted = _predicted_fall(gradient, before - optimizer.master, kept)
+        limit = LARGEST_FALL * abs(loss)  # a user's own loss may be negative
+        if not self._rate:
+            # A step is linear in the learning rate, so one of 1 tells which rate to take.
+            longest = _smallest_at_rest(before.split(self._sizes), gradient.split(self._sizes), self._trained)
+            self._rate = min(limit * factor / predicted, longest) if 0 < predicted < math.inf else 0.0
+            if math.isfinite(predicted):
+                _shorten_(optimizer.master, before, self._rate)
+        elif limit < predicted < math.inf:
+            _shorten_(optimizer.master, before, limit / predicted)
+            self._shortened += 1
         if self._correction is not None:
             optimizer.master.add_(self._correction)
         self._losses.append(loss)
 
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds."""
-        report = StepReport(sum(self._losses) / len(self._losses), self._tokens, seconds, self._losses[0])
+        steps = len(self._losses)
+        report = StepReport(
+            sum(self._losses) / steps,
+            self._tokens,
+            seconds,
+            first_loss=self._losses[0],
+            learning_rate=self._rate or None,
+            shortened=self._shortened / steps,
+        )
         flat = self._optimizer.master.cpu().numpy().copy()
-        return LocalTraining(flat, report, self._optimizer.moments(len(self._losses)))
+        return LocalTraining(flat, report, self._optimizer.moments(steps))
 
 
 def schedule_factor(settings: Settings, step: int) -> float:
@@ -193,19 +221,38 @@ def _clip_(gradient: Tensor, longest: float) -> Tensor:
     return factor
 
 
-@torch.no_grad()
-def _shorten_(after: Tensor, before: Tensor, gradient: Tensor, kept: Tensor) -> None:
-    """Shorten the step from `before` to `after` so that it predicts a fall of the loss by `LARGEST_FALL` at most.
+def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], trained: Sequence[bool]) -> float:
+    """The smallest root mean square of the tensors that train but have no gradient yet; infinite if there are none.
 
     Args:
-        after: (size,) changed in place.
-        before: (size,)
-        gradient: (size,) of the loss at `before`, times `kept`.
+        values: of each tensor, flat.
+        gradients: of each tensor, flat.
+        trained: whether each trains.
+    """
+    sizes = [
+        value.square().mean().sqrt().item()
+        for value, gradient, trains in zip(values, gradients, trained, strict=True)
+        if trains and not gradient.any()
+    ]
+    return min(filter(None, sizes), default=math.inf)
+
+
+@torch.no_grad()
+def _predicted_fall(gradient: Tensor, step: Tensor, kept: Tensor) -> float:
+    """The fall of the batch's loss that a step predicts to first order, in nats.
+
+    Args:
+        gradient: (size,) of the loss before the step, times `kept`.
+        step: (size,) values before minus values after.
         kept: the factor of clipping, 0 to 1.
     """
-    predicted = float(gradient @ (before - after) / kept)
-    if LARGEST_FALL < predicted < math.inf:
-        after.lerp_(before, 1 - LARGEST_FALL / predicted)
+    return float(gradient @ step / kept)
+
+
+@torch.no_grad()
+def _shorten_(after: Tensor, before: Tensor, fraction: float) -> None:
+    """Keep this fraction of the step from `before` to `after`, both (size,); `after` is changed in place."""
+    after.lerp_(before, 1 - fraction)
 
 
 def order(count: int, seed: int) -> Iterator[int]:

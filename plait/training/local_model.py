@@ -204,9 +204,7 @@ class PeftLocalModel:
             start=state.flat,
             task=spec.task,
             pad_token=self.base.pad_token,
-            moments=job.carried.moments,
-            drift=job.carried.drift,
-            slope=job.carried.slope,
+            carried=job.carried,
         )
         return _learned(job, done)
 
@@ -214,8 +212,7 @@ class PeftLocalModel:
         """The learner's input for a job."""
         settings = self._seeded(job)
         examples = self.split(job.spec, settings).train
-        carried = job.carried
-        return TrainingInputs(examples, settings, job.start.flat, carried.moments, carried.drift, carried.slope)
+        return TrainingInputs(examples, settings, job.start.flat, job.carried)
 
     def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
@@ -284,4 +281,13 @@ def _learned(job: TrainJob, done: LocalTraining) -> Trained:
 
 
 def _trained(after: AdapterState, report: StepReport, moments: Moments | None = None) -> Trained:
-    return Trained(after, report.loss, report.tokens, report.seconds, moments, report.first_loss)
+    return Trained(
+        after,
+        report.loss,
+        report.tokens,
+        report.seconds,
+        moments,
+        first_loss=report.first_loss,
+        learning_rate=report.learning_rate,
+        shortened=report.shortened,
+    )

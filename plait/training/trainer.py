@@ -17,7 +17,7 @@ from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import NOTHING, Carried
 from plait.training.examples import Example, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.local_loss import loss_named
@@ -37,9 +37,7 @@ def train_steps(
     start: Float32,
     task: Task,
     pad_token: int,
-    moments: Moments | None = None,
-    drift: Float32 | None = None,
-    slope: Float32 | None = None,
+    carried: Carried = NOTHING,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> LocalTraining:
     """Train an adapter for `settings.local_steps` optimizer steps.
@@ -57,9 +55,7 @@ def train_steps(
         start: (size,) the initial adapter; not changed.
         task: what the labels are.
         pad_token: pads short rows.
-        moments: AdamW's, from an earlier run; None to start fresh.
-        drift: (size,) to add to the trained part after every step; None for nothing.
-        slope: (size,) to subtract from the gradient of the trained part in every step; None for nothing.
+        carried: from earlier rounds.
         on_step: called with number and loss of every step.
 
     Raises:
@@ -70,7 +66,7 @@ def train_steps(
     device = parameters[0].device
     trained = trained_parameters(model, parameters, settings.trained)
     learner = Learner(
-        TrainingInputs(examples, settings, start, moments, drift, slope),
+        TrainingInputs(examples, settings, start, carried),
         [parameter.numel() for parameter in parameters],
         trained,
         task=task,

@@ -118,8 +118,8 @@ class Settings:
     """Forward passes in one optimizer step."""
     seq_len: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)]
     """Tokens in one sequence."""
-    learning_rate: Annotated[float, Real(above_zero=True)]
-    """The peak learning rate."""
+    learning_rate: Annotated[float, Real()]
+    """The peak learning rate; 0 if every client finds its own in its first step."""
     weight_decay: Annotated[float, Real()]
     """Of AdamW."""
     max_grad_norm: Annotated[float, Real(above_zero=True)]

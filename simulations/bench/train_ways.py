@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, Trainin
 
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
+from plait.rounds.local_model import Carried
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example
@@ -105,7 +106,7 @@ def plait(work: Workload) -> Way:
             start=state.flat,
             task=Task.CAUSAL_LM,
             pad_token=0,
-            moments=moments,
+            carried=Carried(moments=moments),
             on_step=lambda _, loss: last.append(loss),
         )
         state, moments = AdapterState(design.spec.layout, done.flat), done.moments

@@ -1,10 +1,12 @@
-"""A grid of settings on the corpora of one half: held-out loss after every round of every cell.
+"""The defaults against a grid of settings, on the corpora of one half: held-out loss after every round of every cell.
 
-    python simulations/defaults/grid.py DIR --half choosing --out simulations/defaults/results-choosing.jsonl
+    python simulations/defaults/grid.py DIR --half judging --out simulations/defaults/results-judging.jsonl
+    python simulations/defaults/grid.py --table simulations/defaults/results-judging.jsonl
 
 DIR is where `corpora.py` wrote. Every cell is a `plait simulate` of eight natural clients (fewer where a corpus has
-fewer), five rounds of four steps of 4 x 128 tokens. Cells come in the order of the grid, each on all corpora before the
-next, so that an unfinished table compares like with like. A finished cell stands in the results and is not run again.
+fewer), five rounds of four steps of 4 x 128 tokens. The first cells are the defaults, at each wire; then plain FedAvg
+with the pooled baseline, at each learning rate; then the grid. Each cell runs on all corpora before the next, so that
+an unfinished table compares like with like. A finished cell stands in the results and is not run again.
 """
 
 from __future__ import annotations
@@ -22,20 +24,29 @@ from pathlib import Path
 from corpora import CORPORA
 
 CLIENTS = {"news": 5, "austen": 6}
-RATES = (3e-3, 1e-3, 3e-4, 1e-2, 3e-2)
+RATES = (3e-3, 1e-3, 1e-2, 3e-4)
 STEPS: Mapping[str, Mapping[str, object]] = {
     "1": {"server_optimizer": "none"},
     "1.5": {"server_optimizer": "sgd", "server_learning_rate": 1.5},
 }
-COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "own_share": 0, "keep_updates": False, "take_back": False}
+COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "keep_updates": False}
+GRID = {"own_share": 0, "take_back": False}
+PLAIN = {**GRID, "server_optimizer": "none", "moments": "fresh", "weighting": "examples", "wire": "fp32"}
 # A part of the size, to rank many cells.
-QUICK = {"rounds": 3, "clients": 4, "seq_len": 64, "wire": "fp32", "max_held_out_sequences": 4}
+QUICK = {"clients": 4, "seq_len": 64, "threads": 1}
 
 
-def cells() -> Iterator[dict[str, object]]:
-    """The grid, what is most likely to be chosen first."""
-    for moments, rate, (step, optimizer) in product(("carry", "fresh"), RATES, STEPS.items()):
-        yield {"cell": f"{rate:g} step {step} {moments}", "learning_rate": rate, "moments": moments, **optimizer}
+def cells(wires: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    """The cells, what is most likely to be looked at first."""
+    for wire in wires:
+        yield {"cell": f"defaults, wire {wire}", "wire": wire}
+    for rate in RATES:
+        yield {"cell": f"plain FedAvg {rate:g}", "learning_rate": rate, "reference": "central", **PLAIN}
+    yield {"cell": "a learning rate of 0.03", "learning_rate": 3e-2}
+    for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *RATES), STEPS.items()):
+        named = f"{rate:g}" if rate else "found"
+        settings = {"learning_rate": rate, "moments": moments, **optimizer}
+        yield {"cell": f"{named} step {step} {moments}", "wire": wires[0], **settings, **GRID}
 
 
 def run(corpus: str, directory: Path, settings: Mapping[str, object]) -> dict[str, object]:
@@ -70,47 +81,89 @@ def run(corpus: str, directory: Path, settings: Mapping[str, object]) -> dict[st
     summary = json.loads(done.stdout)
     return {
         "losses": summary["held_out_loss_by_round"],
+        "pooled": summary["reference_held_out_loss"].get("central"),
+        "own": summary["own_held_out_loss"],
+        "learning_rate": summary["learning_rate"],
+        "taken_back": summary["steps_taken_back"],
         "uplink_bytes": summary["uplink_bytes"],
         "s": round(time.monotonic() - started),
     }
 
 
+def table(path: Path) -> str:
+    """The results as a Markdown table: nats gained by each cell on each corpus, mean over seeds; the best is bold."""
+    gains: dict[str, dict[str, list[float]]] = {}
+    names: list[str] = []
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if row["corpus"] not in names:
+            names.append(row["corpus"])
+        first, *_, last = row["losses"]
+        gains.setdefault(row["cell"], {}).setdefault(row["corpus"], []).append(first - last)
+        if row["pooled"] is not None:
+            pooled = gains.setdefault(row["cell"].replace("plain FedAvg", "pooled"), {})
+            pooled.setdefault(row["corpus"], []).append(first - row["pooled"])
+    means = {cell: {name: sum(each) / len(each) for name, each in found.items()} for cell, found in gains.items()}
+    best = {
+        name: max(found[name] for cell, found in means.items() if name in found and not cell.startswith("pooled"))
+        for name in names
+    }
+    lines = [f"| cell | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for cell, found in means.items():
+        texts = ["" if name not in found else f"{found[name]:.3f}" for name in names]
+        marked = [
+            f"**{text}**" if found.get(name) == best[name] else text for name, text in zip(names, texts, strict=True)
+        ]
+        lines.append(f"| {cell} | {' | '.join(marked)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run what is missing of the grid."""
+    """Run what is missing of the cells, or show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--half", choices=("choosing", "judging"), required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--wire", default="1")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("directory", type=Path, nargs="?")
+    parser.add_argument("--half", choices=("choosing", "judging"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="show these results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--wires", nargs="+", default=["1", "fp32", "0.5", "0.25"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--corpora", nargs="+", help="only these")
+    parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
     parser.add_argument("--base", default="", help="another base for all texts")
-    parser.add_argument("--quick", action="store_true", help="4 clients, 3 rounds of 4 x 64 tokens, float32 wire")
+    parser.add_argument("--quick", action="store_true", help="4 clients, 4 x 64 tokens, one thread")
     parser.add_argument("--held-out", type=int, default=8, help="held-out sequences per client")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(arguments.table))
+        return
+    if not (arguments.directory and arguments.half and arguments.out):
+        parser.error("DIR, --half and --out are needed")
     done = set()
     if arguments.out.exists():
         rows = map(json.loads, arguments.out.read_text().splitlines())
-        done = {(row["corpus"], row["cell"], row["seed"], row["wire"]) for row in rows}
-    for cell in cells():
-        for corpus in (name for name, about in CORPORA.items() if about.half == arguments.half):
-            if (corpus, cell["cell"], arguments.seed, arguments.wire) in done:
-                continue
-            settings = {
-                **COMMON,
-                **{key: value for key, value in cell.items() if key != "cell"},
-                "seed": arguments.seed,
-                "wire": arguments.wire,
-                "threads": arguments.threads,
-                "max_held_out_sequences": arguments.held_out,
-                **(QUICK if arguments.quick else {}),
-                **({"base": arguments.base} if arguments.base else {}),
-            }
-            result = run(corpus, arguments.directory, settings)
-            row = {"corpus": corpus, "cell": cell["cell"], "seed": arguments.seed, "wire": arguments.wire, **result}
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+        done = {(row["corpus"], row["cell"], row["seed"]) for row in rows}
+    names = [name for name, about in CORPORA.items() if about.half == arguments.half]
+    wanted = [
+        cell
+        for cell in cells(tuple(arguments.wires))
+        if not arguments.cells or str(cell["cell"]).startswith(tuple(arguments.cells))
+    ]
+    for seed, cell, corpus in product(arguments.seeds, wanted, names):
+        if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
+            continue
+        settings = {
+            **COMMON,
+            "rounds": arguments.rounds,
+            "seed": seed,
+            "max_held_out_sequences": arguments.held_out,
+            **(QUICK if arguments.quick else {}),
+            **({"base": arguments.base} if arguments.base else {}),
+            **{key: value for key, value in cell.items() if key != "cell"},
+        }
+        row = {"corpus": corpus, "cell": cell["cell"], "seed": seed, **run(corpus, arguments.directory, settings)}
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

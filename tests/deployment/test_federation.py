@@ -87,6 +87,26 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
     assert not sees_canary(deployment.folder)
 
 
+def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_of_a_simulation(deployment, simulated):
+    # Clients find their own learning rates, and steps of forty times theirs make the adapter worse.
+    too_far = ("--rounds", "4", "--learning-rate", "0", "--server-learning-rate", "40", "--own-share", "0")
+    deployment.serve(*too_far)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name)
+    deployment.until(lambda: deployment.events("step_taken_back"))
+    deployment.signal("server", SIGKILL)
+    deployment.resume()
+    deployment.finish()
+
+    reference = simulated(*too_far)
+    assert deployment.adapter == (reference / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert _losses(deployment.run) == _losses(reference)
+    lines = (line for line in map(json.loads, (reference / "ledger.jsonl").read_text().splitlines()))
+    back = [line["round"] for line in lines if line["event"] == "step_taken_back"]
+    assert back
+    assert [event["round"] for event in deployment.events("step_taken_back")] == back
+
+
 def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_come_back(deployment):
     deadline_s = 6
     deployment.serve(*THREE_ROUNDS, "--deadline-s", deadline_s)

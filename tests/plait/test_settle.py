@@ -7,8 +7,22 @@ from plait.settle import settle
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_has_its_own_learning_rate_where_none_is_given(method: str) -> None:
-    config = config_from_table({"method": method})
+def test_clients_find_their_learning_rate_where_none_is_given(method: str) -> None:
+    settled = settle(config_from_table({"method": method}))
+    assert settled.config.learning_rate == settled.plan.settings.learning_rate == 0
+
+
+def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:
+    private = {"dp": "client", "dp-noise-multiplier": 1.0}
+    settled = settle(config_from_table(private))
+    assert settled.config.learning_rate == METHODS["lora"].learning_rate
+    assert settled.privacy
+    assert settled.privacy.largest_step > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: str) -> None:
+    config = config_from_table({"method": method, "trainer": "my_trainer:build"})
     assert (
         settle(config).config.learning_rate
         == settle(config).plan.settings.learning_rate
@@ -21,7 +35,8 @@ def test_a_method_has_its_own_learning_rate_where_none_is_given(method: str) -> 
     ("method", "rank", "rate"), [("lora_xs", 4, 1e-2), ("lora_xs", 32, 2.5e-3), ("lora", 32, 3e-3), ("vera", 32, 3e-2)]
 )
 def test_a_square_matrix_learns_the_slower_the_more_rows_it_has(method: str, rank: int, rate: float) -> None:
-    assert settle(config_from_table({"method": method, "rank": rank})).config.learning_rate == rate
+    config = config_from_table({"method": method, "rank": rank, "trainer": "my_trainer:build"})
+    assert settle(config).config.learning_rate == rate
 
 
 def test_a_learning_rate_that_is_given_stands() -> None:

@@ -25,9 +25,9 @@ from pathlib import Path
 PLAIT = Path(sys.executable).with_name("plait")
 COMMON = (
     "--base", "tiny", "--dtype", "float32", "--threads", "1", "--rounds", "3", "--local-steps", "4", "--batch-size",
-    "2", "--seq-len", "64", "--clients", "4", "--eval-every", "3", "--seed", "7",
+    "2", "--seq-len", "64", "--clients", "4", "--eval-every", "3", "--seed", "7", "--learning-rate", "0.003",
 )  # fmt: skip
-# FedAvg's default was 1.5 once; with it stated, digests can be compared across that change.
+# FedAvg's default was 1.5 once, and methods had learning rates; with them stated, digests can be compared across that.
 FURTHER = ("--server-learning-rate", "1.5")
 SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "defaults": FURTHER,
@@ -43,14 +43,15 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "FLoRA": ("--rule", "flora"),
     "FedEx": ("--rule", "fedex"),
     "FlexLoRA, ranks 2, 4, 8": ("--rule", "flexlora", "--client-ranks", "2,4,8"),
-    "Fed-SB": ("--rule", "fedsb", "--method", "lora_xs"),
+    "Fed-SB": ("--rule", "fedsb", "--method", "lora_xs", "--learning-rate", "0.01"),
     "median": ("--rule", "median", "--own-share", "0"),
     "Multi-Krum, eight clients": ("--rule", "multi_krum", "--clients", "8", "--own-share", "0"),
     "FedAdam": ("--server-optimizer", "fedadam", "--server-learning-rate", "0.003", "--server-momentum", "0.9"),
     "SCAFFOLD": ("--scaffold",),
     "FedProx, two of four clients": ("--proximal", "0.01", "--clients-per-round", "2"),
     "DoRA": ("--method", "dora", *FURTHER),
-    "IA3": ("--method", "ia3", *FURTHER),
+    "IA3": ("--method", "ia3", "--learning-rate", "0.03", *FURTHER),
+    "learning rates that clients find": ("--learning-rate", "0"),
     "two at once": ("--side-by-side", "2", *FURTHER),
 }  # fmt: skip
 NAMES = ("alice", "bob", "carol")

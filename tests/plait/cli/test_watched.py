@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack
+from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
 from plait.rounds.ledger import read_events
 
 pytestmark = pytest.mark.slow
@@ -50,6 +50,31 @@ def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far
     assert verified.code == 0, verified.err
     assert f"that of round {end.kept_round}" in verified.out
     assert "5 recomputed, bit for bit" in verified.out
+
+
+def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_run_says_so(
+    plait, jsonl: Path, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    def run(name: str, *options: object) -> tuple[str, str, dict[str, float]]:
+        ran = plait(
+            "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 3,
+            "--local-steps", 4, "--own-share", 0, *options, "--out", tmp_path / name,
+        )  # fmt: skip
+        assert ran.code == 0, ran.err
+        page = (tmp_path / name / "report.html").read_text()
+        return ran.err, page, json.loads((tmp_path / name / "summary.json").read_text())
+
+    said, page, _ = run("found")
+    assert "Learning rate found by each client in its first step: 0.0" in said
+    assert "Learning rate found by each client in its first step: 0.0" in page
+    found = [event.learning_rate for event in events_of(tmp_path / "found", UpdateReceived)]
+    assert len(found) == 9
+    assert len(set(found)) == 3
+    rate = 10 * max(found)
+    said, page, summary = run("too-high", "--learning-rate", rate)
+    assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
+    for text in (" ".join(said.split()), page):
+        assert f"A learning rate of {rate:g} is too high" in text
 
 
 def test_patience_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:

@@ -17,6 +17,19 @@ def told(rule="fedavg", rounds=2, drift=None, **figures):
     return " ".join(advice(view_of(numbered([started, *events, finished(rounds)]))))
 
 
+def test_the_learning_rates_that_clients_found_are_told(small_run):
+    def said(given, **figures):
+        first, *rest = small_run
+        first = first | {"config": first["config"] | {"learning-rate": given}}
+        rest = [event | figures if event["event"] == "update_received" else event for event in rest]
+        return " ".join(advice(view_of(numbered([first, *rest]))))
+
+    assert "in its first step: 0.0028." in said(0.0, learning_rate=0.00281)
+    assert "too high: 90% of the local steps" in said(0.03, learning_rate=0.03, shortened=0.9)
+    assert "earning rate" not in said(0.03, learning_rate=0.03, shortened=0.4)
+    assert "earning rate" not in said(0.03)
+
+
 def test_a_large_covariance_names_rules_without_it():
     assert "loses up to 12.0 %" in told(covariance=0.12, error=0.12)
     named = "--rule fedex is exact, but moves the base; --rule product_mean keeps the best adapter"

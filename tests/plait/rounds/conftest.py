@@ -90,7 +90,9 @@ class FakeModel:
         return Coverage(examples, 10 * examples)
 
     def train(self, job: TrainJob) -> Trained:
-        state, settings, carried = job.start, job.settings, job.carried
+        state, carried = job.start, job.carried
+        rate = job.settings.learning_rate or carried.learning_rate or 0.01 * (1 + job.settings.seed % 7)
+        settings = replace(job.settings, learning_rate=rate)
         self.stood_on.append(job.base)
         after = self.trained(state.flat, settings.seed, settings)
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
@@ -104,7 +106,14 @@ class FakeModel:
             after = after + np.float32(0.1) * before.mean
             moments = Moments(after - state.flat, before.square + 1, tuple(n + 1 for n in before.steps))
         return Trained(
-            AdapterState(state.layout, after), loss=1.5, tokens=80, seconds=0.25, moments=moments, first_loss=2.5
+            AdapterState(state.layout, after),
+            loss=1.5,
+            tokens=80,
+            seconds=0.25,
+            moments=moments,
+            first_loss=2.5,
+            learning_rate=rate,
+            shortened=0.5,
         )
 
     def trained(self, flat: np.ndarray, seed: int, settings: Settings) -> np.ndarray:
@@ -262,13 +271,12 @@ class Federation:
         self.arguments |= {"privacy": privacy}
         self.privacy = privacy
         private = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy else {}
-        own_settings = settings or {}
+        own_settings = {"learning_rate": 0.1, **(settings or {})}
         settings = Settings(
             local_steps=2,
             batch_size=1,
             gradient_accumulation_steps=1,
             seq_len=8,
-            learning_rate=0.1,
             weight_decay=0.0,
             max_grad_norm=1.0,
             held_out_fraction=0.1,

@@ -106,6 +106,7 @@ def test_an_update_is_what_training_changed(bob, model, server, start, wire):
     assert header.metrics["train_tokens"] == 80
     assert (header.metrics["train_loss"], header.metrics["first_loss"]) == (1.5, 2.5)
     assert header.metrics["train_s"] == 0.25
+    assert (header.metrics["learning_rate"], header.metrics["shortened"]) == (0.1, 0.5)
     expected = model.trained(start.shadow.flat, 3, settings) - start.shadow.flat
     np.testing.assert_allclose(opened.delta.flat, expected, rtol=0 if wire == "fp32" else 2**-8)
     assert (header.metrics["distortion"] > 0) == (wire == "bf16")

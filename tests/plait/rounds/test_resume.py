@@ -20,6 +20,7 @@ CASES = {
     "flexlora, mixed ranks": {"rule": "flexlora", "ranks": {"alice": 1, "bob": 2}, "wire": "bf16"},
     "fedrot remembers": {"rule": "fedrot"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
+    "clients find their learning rates": {"settings": {"learning_rate": 0.0}, "wire": "bf16"},
     "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
     "clients end with their own": {
         "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},
@@ -43,6 +44,7 @@ def begin(federate, fake_model, case, **more):
     [
         ("fedavg", "clients remember"),
         ("fedavg", "torn line"),
+        ("clients find their learning rates", "clients remember"),
         *(("a step is taken back", left) for left in ("clients remember", "torn line")),
         ("the best is kept", "clients remember"),
         # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.

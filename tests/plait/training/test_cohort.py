@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait.adapters import AdapterState, Task
+from plait.rounds.local_model import Carried
 from plait.rounds.moments import Moments
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
@@ -54,7 +55,7 @@ def one_by_one(base: ResidentBase, blueprint: Blueprint, given: Sequence[Trainin
     return [
         train_steps(
             model, parameters, each.examples, each.settings, start=each.start, task=Task.CAUSAL_LM, pad_token=0,
-            moments=each.moments, drift=each.drift,
+            carried=each.carried,
         )
         for each in given
     ]  # fmt: skip
@@ -103,7 +104,9 @@ def test_moments_and_drift_are_each_adapters_own(resident: ResidentBase, bluepri
     carried: list[Moments | None] = [done.moments for done in one_by_one(resident, blueprint, first)]
     carried[1] = None
     drifts = (drift, None, -drift)
-    given = [replace(each, moments=m, drift=d) for each, m, d in zip(first, carried, drifts, strict=True)]
+    given = [
+        replace(each, carried=Carried(moments=m, drift=d)) for each, m, d in zip(first, carried, drifts, strict=True)
+    ]
     assert_equal(together(resident, blueprint, given), one_by_one(resident, blueprint, given), given)
 
 

@@ -11,13 +11,14 @@ import torch
 from plait.abandon import Abandoned, Abandonment
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
+from plait.rounds.local_model import Carried
 from plait.rounds.moments import Moments
 from plait.training import losses
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
-from plait.training.learner import LocalTraining, schedule_factor
+from plait.training.learner import Learner, LocalTraining, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss, pad, summed_loss
 from plait.training.optimizer import EPSILON
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
@@ -78,7 +79,7 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
 
 
-def test_a_step_predicts_a_fall_of_one_nat_at_most_however_high_the_rate(
+def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
     state = AdapterState(
@@ -87,23 +88,99 @@ def test_a_step_predicts_a_fall_of_one_nat_at_most_however_high_the_rate(
     model = resident.carrying(blueprint.spec, state).train()
     parameters = adapter_parameters(model, blueprint.spec.layout)
     tokens = torch.stack([torch.from_numpy(row.tokens.astype(np.int64)) for row in rows])
-    model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    loss.backward()
     gradient = torch.cat([cast("torch.Tensor", each.grad).flatten() for each in parameters]).double().numpy()
 
-    def predicted(rate: float, clipped_to: float) -> float:
-        settings = replace(SETTINGS, local_steps=1, learning_rate=rate, batch_size=8, max_grad_norm=clipped_to)
+    def step(rate: float, clipped_to: float, warmup_steps: int = 0) -> tuple[float, LocalTraining]:
+        settings = replace(
+            SETTINGS,
+            local_steps=1,
+            learning_rate=rate,
+            batch_size=8,
+            max_grad_norm=clipped_to,
+            warmup_steps=warmup_steps,
+        )
         model = resident.carrying(blueprint.spec, state)
         parameters = adapter_parameters(model, blueprint.spec.layout)
         done = train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0)
-        return float(gradient @ (state.flat.astype(np.float64) - done.flat))
+        return float(gradient @ (state.flat.astype(np.float64) - done.flat)), done
 
-    small = predicted(1e-4, 100.0)
-    assert predicted(2e-4, 100.0) == pytest.approx(2 * small, rel=1e-2)
-    rate = 1e-4 / small  # one nat, were steps not shortened
-    assert predicted(0.9 * rate, 100.0) == pytest.approx(0.9, rel=1e-2)
+    small, _ = step(1e-4, 100.0)
+    assert step(2e-4, 100.0)[0] == pytest.approx(2 * small, rel=1e-2)
+    limit = 0.25 * loss.item()
+    rate = 1e-4 * limit / small  # reaches the limit
+    below, done = step(0.9 * rate, 100.0)
+    assert below == pytest.approx(0.9 * limit, rel=1e-2)
+    assert (done.report.learning_rate, done.report.shortened) == (0.9 * rate, 0.0)
     for more in (2, 10, 1000):
-        assert predicted(more * rate, 100.0) == pytest.approx(1.0, rel=1e-2)
-        assert predicted(more * rate, 0.01) == pytest.approx(1.0, rel=1e-2)
+        for clipped_to in (100.0, 0.01):
+            shortened, done = step(more * rate, clipped_to)
+            assert shortened == pytest.approx(limit, rel=1e-2)
+            assert done.report.shortened == 1.0
+    for clipped_to in (100.0, 0.01):
+        first, done = step(0.0, clipped_to)
+        assert first == pytest.approx(limit, rel=1e-2)
+        assert done.report.learning_rate == pytest.approx(rate, rel=1e-2)
+        assert done.report.shortened == 0.0
+    warming, done = step(0.0, 100.0, warmup_steps=3)
+    assert warming == pytest.approx(limit / 4, rel=1e-2)
+    assert done.report.learning_rate == pytest.approx(rate, rel=1e-2)
+
+
+def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    unknown = replace(SETTINGS, learning_rate=0.0)
+    found = run(resident, blueprint, rows, unknown)
+    rate = found.report.learning_rate
+    assert rate
+    given = run(resident, blueprint, rows, replace(SETTINGS, learning_rate=rate))
+    np.testing.assert_allclose(found.flat, given.flat, atol=1e-2 * rate)
+    again = run(resident, blueprint, rows, unknown, carried=Carried(learning_rate=rate))
+    np.testing.assert_array_equal(again.flat, given.flat)
+    assert again.report.learning_rate == rate
+
+
+def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move() -> None:
+    tokens = np.arange(3, 35, dtype=np.int32)
+
+    def found(still: float, trained: tuple[bool, ...]) -> float | None:
+        start = np.array([0, 0, still, -still, 0], np.float32)
+        inputs = TrainingInputs([Example(tokens, tokens)], replace(SETTINGS, learning_rate=0.0), start)
+        learner = Learner(inputs, [2, 2, 1], trained, task=Task.CAUSAL_LM, device=torch.device("cpu"))
+        learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
+        return learner.finish(0.0).report.learning_rate
+
+    everything = (True, True, True)
+    assert found(0.3, everything) == pytest.approx(0.3)
+    # A quarter of 2, over the gradient's norm of 1.
+    assert found(0.7, everything) == pytest.approx(0.5)
+    assert found(0.3, (True, False, True)) == pytest.approx(0.5)
+
+
+def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, blueprint: Blueprint) -> None:
+    tokens = np.arange(3, 35, dtype=np.int32)
+    nothing = [Example(tokens, np.where(np.arange(32) == 5, tokens, IGNORED).astype(np.int32))]
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    learner = Learner(
+        TrainingInputs(nothing, replace(SETTINGS, learning_rate=0.0), blueprint.initial.flat),
+        [parameter.numel() for parameter in parameters],
+        [True] * len(parameters),
+        task=Task.CAUSAL_LM,
+        device=torch.device("cpu"),
+    )
+    learner.draw()
+    learner.step([torch.zeros_like(parameter) for parameter in parameters], 0.0)
+    learner.step([torch.zeros_like(parameter) for parameter in parameters], 2.0)
+    still = learner.finish(0.0)
+    np.testing.assert_array_equal(still.flat, blueprint.initial.flat)
+    assert still.report.learning_rate is None
+    learner.step([torch.ones_like(parameter) for parameter in parameters], 2.0)
+    rate = learner.finish(0.0).report.learning_rate
+    assert rate
+    assert np.isfinite(rate)
 
 
 def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
@@ -190,10 +267,10 @@ def test_the_drift_is_added_after_every_step(resident: ResidentBase, blueprint: 
     drift = np.random.default_rng(3).normal(0, 0.01, blueprint.spec.layout.size).astype(np.float32)
     settings = replace(SETTINGS, local_steps=1)
     plain = run(resident, blueprint, rows, settings)
-    corrected = run(resident, blueprint, rows, settings, drift=drift)
+    corrected = run(resident, blueprint, rows, settings, carried=Carried(drift=drift))
     np.testing.assert_allclose(corrected.flat - plain.flat, drift, atol=1e-7)
     np.testing.assert_array_equal(corrected.moments.mean, plain.moments.mean)
-    half = run(resident, blueprint, rows, replace(settings, trained="A"), drift=drift)
+    half = run(resident, blueprint, rows, replace(settings, trained="A"), carried=Carried(drift=drift))
     for slot in blueprint.spec.layout.slots:
         place = slice(slot.offset, slot.offset + slot.size)
         untouched = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
@@ -205,7 +282,9 @@ def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Bl
     settings = replace(SETTINGS, local_steps=2)
     half = run(resident, blueprint, rows, settings)
     state = AdapterState(blueprint.spec.layout, half.flat)
-    rest, forgetful = (run(resident, blueprint, rows, settings, state=state, moments=m) for m in (half.moments, None))
+    rest, forgetful = (
+        run(resident, blueprint, rows, settings, state=state, carried=Carried(moments=m)) for m in (half.moments, None)
+    )
     assert rest.moments.steps == whole.moments.steps == (4,) * len(blueprint.spec.layout.slots)
     step = np.linalg.norm(whole.flat - half.flat)
     assert np.linalg.norm(rest.flat - whole.flat) < 1e-2 * step
@@ -218,7 +297,9 @@ def test_sides_that_train_in_turn_are_each_corrected_for_their_own_steps(
     first = run(resident, blueprint, rows, replace(SETTINGS, trained="B"))
     state = AdapterState(blueprint.spec.layout, first.flat)
     turn = replace(SETTINGS, trained="A", local_steps=1)
-    carried, fresh = (run(resident, blueprint, rows, turn, state=state, moments=m) for m in (first.moments, None))
+    carried, fresh = (
+        run(resident, blueprint, rows, turn, state=state, carried=Carried(moments=m)) for m in (first.moments, None)
+    )
     # A has seen no gradient yet, so what B has seen must not matter to its first step.
     assert np.array_equal(carried.flat, fresh.flat)
     assert set(carried.moments.steps) == {1, 3}
@@ -228,7 +309,7 @@ def test_moments_of_another_adapter_are_refused(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
     with pytest.raises(ConfigError, match="moments are of 3 values in 1 tensors"):
-        run(resident, blueprint, rows, SETTINGS, moments=Moments.none(3, 1))
+        run(resident, blueprint, rows, SETTINGS, carried=Carried(moments=Moments.none(3, 1)))
 
 
 def test_training_stops_at_the_step_at_which_nobody_waits_any_more(

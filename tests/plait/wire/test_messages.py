@@ -165,7 +165,7 @@ def test_the_detail_of_a_refusal_is_made_presentable(detail, travels):
         ({"gradient_accumulation_steps": 2**32}, "gradient accumulation steps is 4294967296"),
         ({"seq_len": 2**24 + 1}, "seq len is 16777217"),
         ({"seq_len": -1}, "seq len is -1"),
-        ({"learning_rate": 0.0}, "learning rate is 0.0, expected more than 0"),
+        ({"learning_rate": -1.0}, "learning rate is -1.0, expected 0 or more"),
         ({"learning_rate": float("inf")}, "learning rate is inf, expected a finite number"),
         ({"weight_decay": -0.1}, "weight decay is -0.1, expected 0 or more"),
         ({"max_grad_norm": float("nan")}, "max grad norm is nan"),

@@ -1,0 +1,38 @@
+"""One sentence on the learning rates that clients train at, from the figures in their updates.
+
+Knows neither how a learning rate is found nor how a step is shortened (`plait.training.learner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean, median
+
+from plait.rounds.events import UpdateReceived
+
+# Fraction of shortened steps above which a learning rate is called too high.
+_MOST_SHORTENED = 0.5
+
+
+def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
+    """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
+
+    Args:
+        updates: of one or more rounds.
+        given: the run's learning rate; 0 if every client finds its own.
+    """
+    updates = tuple(updates)
+    rates = [update.learning_rate for update in updates if update.learning_rate is not None]
+    if not given:
+        if not rates:
+            return ""
+        least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
+        spread = "" if least == most else f" ({least} to {most})"
+        return f"Learning rate found by each client in its first step: {median(rates):.2g}{spread}."
+    shortened = [update.shortened for update in updates if update.shortened is not None]
+    if not shortened or fmean(shortened) <= _MOST_SHORTENED:
+        return ""
+    return (
+        f"A learning rate of {given:g} is too high: {fmean(shortened):.0%} of the local steps predicted a fall of the "
+        "loss by more than a quarter, and were shortened. Without --learning-rate each client finds its own."
+    )

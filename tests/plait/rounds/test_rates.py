@@ -1,0 +1,28 @@
+from plait.rounds.events import UpdateReceived
+from plait.rounds.rates import rates_sentence
+
+
+def updates(**figures):
+    (count,) = {len(values) for values in figures.values()}
+    return [
+        UpdateReceived(
+            round=1, client=f"client-{at}", uplink_bytes=1, **{name: values[at] for name, values in figures.items()}
+        )
+        for at in range(count)
+    ]
+
+
+def test_rates_that_clients_found_are_told_with_their_spread():
+    found = rates_sentence(updates(learning_rate=[0.0031, 0.00252, 0.0028]), given=0.0)
+    assert found == "Learning rate found by each client in its first step: 0.0028 (0.0025 to 0.0031)."
+
+
+def test_nothing_is_told_of_a_rate_that_suits_or_of_unknown_ones():
+    assert rates_sentence(updates(learning_rate=[0.003] * 2, shortened=[0.0, 0.75]), given=0.003) == ""
+    assert rates_sentence(updates(learning_rate=[None, None]), given=0.0) == ""
+    assert rates_sentence([], given=0.003) == rates_sentence([], given=0.0) == ""
+
+
+def test_a_rate_at_which_most_steps_are_shortened_is_called_too_high():
+    said = rates_sentence(updates(learning_rate=[0.03] * 2, shortened=[1.0, 0.75]), given=0.03)
+    assert said.startswith("A learning rate of 0.03 is too high: 88% of the local steps")
