@@ -206,6 +206,7 @@ def test_a_private_run_turns_off_what_reads_single_clients():
     assert not settled.config.take_back
     assert settled.config.dp_delta == 1e-5
     assert settled.privacy.clients == 100
+    assert settled.privacy.first_clip(10_000) > 0
     # Complete settings, such as those of a run's own config.toml, do not change.
     assert settle(settled.config).config == settled.config
     assert settle(
