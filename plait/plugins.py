@@ -48,7 +48,7 @@ class Kind(StrEnum):
     @property
     def group(self) -> str:
         """The group of its entry points, such as ``plait.rules``."""
-        return f"plait.{self.value.replace(' ', '_')}s"
+        return f"plait.{self.value.replace(' ', '_')}{'es' if self.value.endswith('s') else 's'}"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from plait.plugins import Kind, admit, find, installed, source_of
 if TYPE_CHECKING:
     from plait.contract import Verdict
 
-_CHECKED = (Kind.RULE, Kind.SERVER_OPTIMIZER, Kind.CODEC, Kind.PARTITION, Kind.METHOD)
+_CHECKED = (Kind.RULE, Kind.SERVER_OPTIMIZER, Kind.CODEC, Kind.PARTITION, Kind.METHOD, Kind.LOSS)
 _MEMBERS = {"adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE}
 _PARAMETERS: Mapping[tuple[str, ...], Kind] = {
     ("updates", "ctx"): Kind.RULE,
     ("dataset", "clients", "seed"): Kind.PARTITION,
+    ("logits", "labels", "adapter"): Kind.LOSS,
 }
 
 
@@ -103,6 +104,12 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.simulation.scheme import parse_partition
 
             yield from checked(parse_partition(text), PARTITION_CHECKS)
+        case Kind.LOSS:
+            from plait.training.contract import LOSS_CHECKS
+            from plait.training.local_loss import loss_named
+
+            if (loss := loss_named(text)) is not None:
+                yield from checked(loss, LOSS_CHECKS)
         case Kind.METHOD:
             from plait.adapters.methods import method_named
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from plait.contract import checked
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
 from plait.plugins import Kind, reference
 from plait.rounds.local_model import Carried, TrainJob
-from plait.training.local_loss import LocalAdapter, check_loss_name, loss_named
+from plait.training.contract import LOSS_CHECKS
+from plait.training.local_loss import LOSSES, LocalAdapter, check_loss_name, loss_named
 from plait.training.local_model import PeftLocalModel
 from plait.wire.settings import Settings
 
@@ -61,6 +63,19 @@ def test_orthogonality_adds_what_the_rows_of_a_have_in_common() -> None:
     gram = A @ A.T
     penalty = float(np.square(gram / (np.trace(gram) / 3) - np.eye(3)).sum())
     assert value("orthogonality:weight=0.25") == pytest.approx(cross_entropy() + 0.25 * 6 * penalty, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+def test_plaits_own_losses_keep_their_contract(name: str) -> None:
+    assert [verdict for verdict in checked(loss_named(name), LOSS_CHECKS) if not verdict.holds] == []
+
+
+def test_a_mean_over_the_labels_is_found_out() -> None:
+    def mean(logits, labels, adapter):
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    broken = [verdict.claim for verdict in checked(mean, LOSS_CHECKS) if not verdict.holds]
+    assert broken == ["a sum over the labels"]
 
 
 def test_a_loss_of_ones_own_has_options_and_wrong_names_are_told_the_nearest() -> None:
