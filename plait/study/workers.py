@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -116,17 +117,17 @@ class _Worker:
         """End the process."""
         if self._process:
             self._process.kill()
-            self._process.wait()
+            _code_of(self._process)
 
     def _attempt(self, cell: Cell) -> Outcome:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             command = [sys.executable, "-m", "plait.study.worker"]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         process = self._process
         self._say({"settings": dict(cell.settings), "path": str(self._paths[cell.name].absolute())}, process)
         answer = process.stdout.readline() if process.stdout else ""
         if not answer:
-            code = process.wait()
+            code, self._process = _code_of(process), None
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             return Outcome(f"its process {how}; the run is continued when the sweep is started again")
         found = json.loads(answer)
@@ -141,3 +142,14 @@ class _Worker:
             except BrokenPipeError:
                 # It has ended, which the answer that does not come says too.
                 return
+
+
+def _code_of(process: subprocess.Popen[str]) -> int:
+    """Wait for a process, and close its pipes."""
+    code = process.wait()
+    for pipe in (process.stdin, process.stdout):
+        # What was not written yet is for nobody.
+        with contextlib.suppress(BrokenPipeError):
+            if pipe:
+                pipe.close()
+    return code
