@@ -22,7 +22,8 @@ SMALL = {
 @pytest.fixture(scope="module")
 def tiny():
     directory = locate_base("tiny").directory
-    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto"), AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+    return model, AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_model_in_memory_is_trained_like_the_same_one_on_disk_and_is_not_chang
 def test_it_is_kept_under_what_it_is(model, tokenizer) -> None:
     place = kept_base(model, tokenizer)
     assert kept_base(model, tokenizer) == place
-    changed = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+    changed = AutoModelForCausalLM.from_pretrained(place, dtype="auto", trust_remote_code=False)
     with torch.no_grad():
         next(changed.parameters()).view(-1)[0] += 1
     assert kept_base(changed, tokenizer) != place
@@ -73,6 +74,6 @@ def test_what_others_could_not_load_is_refused_with_its_reason(model, tokenizer)
         empty = type(model)(model.config)
     with pytest.raises(ConfigError, match="no values for"):
         kept_base(empty, tokenizer)
-    copy = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory)
+    copy = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
     with pytest.raises(ConfigError, match="with an adapter on it"):
         kept_base(get_peft_model(copy, LoraConfig(r=2, target_modules=["q_proj"])), tokenizer)
