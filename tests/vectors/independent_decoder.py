@@ -26,6 +26,7 @@ SETTINGS |= table(24, "digest:b json:t")
 # What the text of settings leaves out.
 DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
+DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy"}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
