@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from plait import machine
-from plait.api.service import conclude, open_service
 from plait.api.serving import Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, run_config, shown_default, with_run_options
 from plait.cli.simulate import show, told_how_to_go_on
@@ -83,13 +82,14 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
+    from plait.api.service import conclude, open_service
+    from plait.report.wording import plural
+
     machine.share_memory_between_threads()
     service = open_service(directory, settings, serving, quiet=quiet)
     if service is None:
         conclude(directory)
         return
-    from plait.report.wording import plural
-
     _log_to(directory.server_log)
     _stop_on_signals(settings.out)
     with service.followed(quiet=quiet):
