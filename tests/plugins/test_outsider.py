@@ -75,3 +75,16 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
     rules = json.loads(plait("rules", "--base", "tiny", "--json").stdout)["rules"]
     (listed,) = (rule for rule in rules if rule["rule"] == "median_of_means")
     assert listed["options"] == [{"name": "groups", "default": 3, "description": "number of groups"}]
+
+
+@pytest.mark.slow
+def test_a_data_set_and_a_tracker_are_found_by_their_names(plait, tmp_path: Path) -> None:
+    ran = plait(
+        "simulate", "--data", "numbers", "--partition", "natural:author", "--clients", "2", "--base", "tiny",
+        "--rounds", "1", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--report-to", "csv",
+        "--out", "run", "--json",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert set(json.loads((tmp_path / "run/summary.json").read_text())["held_out_loss_by_client"]) == {"ada", "bob"}
+    (figures,) = (tmp_path / "run").rglob("figures.csv")
+    assert {line.split(",")[0] for line in figures.read_text().splitlines()} >= {"0", "1"}
