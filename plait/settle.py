@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from plait.adapters import Task
+from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
 from plait.aggregation import (
     Rule,
@@ -223,8 +223,9 @@ def _held_out_sequences(config: RunConfig) -> int:
 
 def _learning_rate(config: RunConfig, method: Method) -> float:
     """0 if every client finds its own."""
-    # A user's own trainer takes a number, and the first clip norm of a private run follows from one.
-    is_needed = config.trainer or config.dp != "off"
+    # A user's own trainer takes a number, the first clip norm of a private run follows from one, and Fed-SB's square
+    # matrices, whose fixed factors amplify a step, ended worse than the base at the rates that clients found.
+    is_needed = config.trainer or config.dp != "off" or method.subject is Subject.SQUARES
     return config.learning_rate or (method.learning_rate_at(config.rank) if is_needed else 0.0)
 
 

@@ -330,6 +330,14 @@ METHODS: Mapping[str, Method] = {
 """By name."""
 
 
+def is_quantised(name: str) -> bool:
+    """Whether the method called `name` holds the base in four bits; False for a name that only another tool knows."""
+    try:
+        return bool(name) and method_named(name).quantised
+    except ConfigError:
+        return False
+
+
 def method_named(name: str) -> Method:
     """The method called `name`: one of `METHODS`, or a user's own `Method`.
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
-from plait.adapters.methods import method_named
+from plait.adapters.methods import is_quantised
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
@@ -106,7 +106,7 @@ class ResidentBase:
         """
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
-            if method_named(request.method).quantised:
+            if is_quantised(request.method):
                 check_four_bits(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._blueprints) >= _BLUEPRINTS_KEPT:
@@ -159,7 +159,7 @@ class ResidentBase:
         # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
         dtype = torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
         quantised = {}
-        if spec.method and method_named(spec.method).quantised:
+        if is_quantised(spec.method):
             # A classifier's head is new, and trains.
             quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
         try:

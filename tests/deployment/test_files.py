@@ -48,8 +48,8 @@ def health(side: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """The plait commands in a page's blocks of code."""
-    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     return [line.partition("  #")[0] for line in lines if re.match(r"(sudo -u plait )?(\S*/)?plait ", line)]
 
 

@@ -6,10 +6,15 @@ from plait.errors import ConfigError
 from plait.settle import settle
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lora_xs"])
 def test_clients_find_their_learning_rate_where_none_is_given(method: str) -> None:
     settled = settle(config_from_table({"method": method}))
     assert settled.config.learning_rate == settled.plan.settings.learning_rate == 0
+
+
+def test_square_matrices_between_fixed_factors_have_the_methods_learning_rate() -> None:
+    settled = settle(config_from_table({"method": "lora_xs", "rule": "fedsb"}))
+    assert settled.config.learning_rate == METHODS["lora_xs"].learning_rate_at(settled.config.rank)
 
 
 def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:

@@ -190,7 +190,8 @@ def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_th
     child.send_signal(number)
     _, err = child.communicate()
     if number is signal.SIGINT:
-        assert err.rstrip().endswith(f"KeyboardInterrupt\ncontinue with plait.resume({str(out)!r})")
+        assert "KeyboardInterrupt" in err
+        assert f"continue with plait.resume({str(out)!r})" in err
         assert isinstance(read_events(ledger)[-1], Interrupted)
     assert not plait.open_run(out).finished
     plait.resume(out, data=records, quiet=True)

@@ -105,13 +105,13 @@ def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
 # What a process does before it goes on as the command, and where it is stopped there.
 STOPPED = """
 import os, signal, sys
-from plait.cli import simulate
+from plait import report
 from plait.cli.main import main
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Ledger
 
 where, number = sys.argv.pop(1), int(sys.argv.pop(1))
-append, finish = Ledger.append, simulate.finish
+append, finish = Ledger.append, report.write_report
 
 def appended(self, event):
     if isinstance(event, RunFinished) and where == "before run_finished":
@@ -123,7 +123,7 @@ def finished(*given, **more):
         os.kill(os.getpid(), number)
     return finish(*given, **more)
 
-Ledger.append, simulate.finish = appended, finished
+Ledger.append, report.write_report = appended, finished
 main()
 """
 

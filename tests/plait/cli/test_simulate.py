@@ -61,8 +61,10 @@ def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
     assert len(updates) == 6
     for update in updates:
         assert update["codec"] == "rate"
-        assert update["bits_per_parameter"] == pytest.approx(1, rel=0.1)
-        assert 0.05 < update["distortion"] < 0.5
+        # Few numbers, in round 1 of two magnitudes: single updates miss the rate by more than large ones do.
+        assert update["bits_per_parameter"] == pytest.approx(1, rel=0.25)
+        assert 0.02 < update["distortion"] < 0.5
+    assert sum(update["bits_per_parameter"] for update in updates) / len(updates) == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.slow
