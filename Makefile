@@ -42,7 +42,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wor
 test: $(STAMP)  ## All tests that need no GPU
 	$(PYTEST) -m 'not gpu' $(ARGS)
 
-unit: $(STAMP)  ## The fast ones, in under a minute
+unit: $(STAMP)  ## All but the slow ones
 	$(PYTEST) -m 'not gpu and not slow' $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import contracts
