@@ -15,7 +15,7 @@ from flwr.app import Context
 
 from client.participant import OwnClient, own_client
 from client.state_directory import memory_folder
-from plait.config import config_from_table
+from plait.config import RunConfig, config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError
 from plait.flower.memory import ContextMemory
@@ -23,7 +23,7 @@ from plait.plugins import admit
 from plait.policy import load_policy
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
-from plait.run import Run, resolve
+from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.partitioned_data import load_partitioned
 from plait.simulation.simulation import Simulation
@@ -62,15 +62,16 @@ class ContextParticipants:
             return client.participant(DiskMemory(memory) if memory else ContextMemory(context))
         if isinstance(index, int):
             if self._simulation is None:
-                admit(*config_from_table(context.run_config, where="run configuration").plugins)
-                run = _run(context)
+                config = _config(context)
+                admit(*config.plugins)
+                run = resolve(settle(config))
                 self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
         raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
 
 
-def _run(context: Context) -> Run:
-    return resolve(settle(config_from_table(context.run_config, where="run configuration")))
+def _config(context: Context) -> RunConfig:
+    return config_from_table(context.run_config, where="run configuration")
 
 
 def _own_client(context: Context) -> OwnClient:
@@ -80,7 +81,7 @@ def _own_client(context: Context) -> OwnClient:
     key, policy = (str(node.get(name, "")) for name in ("key", "policy"))
     max_rank = node.get("max-rank", 0)
     return own_client(
-        _run(context),
+        resolve(settle(_config(context))),
         as_dataset(data, columns=columns, split=split),
         name=str(node.get("name") or Path(data).stem),
         policy=load_policy(Path(policy) if policy else None),

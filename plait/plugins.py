@@ -20,12 +20,13 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError, PlaitError, did_you_mean
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
@@ -244,6 +245,9 @@ def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> objec
                 f"{kind} is '{name}', but '{file or module_name}' has no '{attribute}'"
                 f"{did_you_mean(attribute, names) or again}"
             ) from None
+        # A module's imports are no parts of it: `my_rules:os.system` would lead anywhere.
+        if inspect.ismodule(found):
+            raise ConfigError(f"{kind} is '{name}', which leads into another module, expected that module's own name")
     return found
 
 
@@ -255,6 +259,44 @@ def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> C
         )
     said = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
     return ConfigError(f"{kind} '{name}' cannot be imported: {said}{place_of(error)}")
+
+
+def instance_of(part: object, *, what: str) -> object:
+    """A part that is a class, made without arguments; any other part as it is.
+
+    Args:
+        part: what `find` returned.
+        what: its name in error messages.
+
+    Raises:
+        ConfigError: the class needs arguments.
+    """
+    if not inspect.isclass(part):
+        return part
+    try:
+        return part()
+    except TypeError as error:
+        raise ConfigError(f"{what} has fields without a default: {error}") from error
+
+
+@contextmanager
+def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
+    """Turns what a user's own code raises into one line that says where it arose.
+
+    Args:
+        what: the beginning of the line, such as ``rule 'mine' failed``.
+        quoting: whether the line has the error's message; false where that may quote training data.
+
+    Raises:
+        ConfigError: the code raised anything but a `PlaitError`.
+    """
+    try:
+        yield
+    except PlaitError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
+        raise ConfigError(f"{what}: {said}{place_of(error)}") from error
 
 
 def place_of(error: BaseException) -> str:

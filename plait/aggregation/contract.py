@@ -20,7 +20,7 @@ from plait.aggregation.projection import fitted
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
-from plait.aggregation.stated_rule import stated_rule, stated_text
+from plait.aggregation.stated_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.choice import parse_choice
 from plait.contract import BrokenError, Check, NotClaimedError
 from plait.errors import PeerError
@@ -51,12 +51,16 @@ def run_round(rule: Rule, context: RoundContext, cohort: Sequence[Contribution])
 
 
 def _geometry(rule: Rule, rank: int = _RANK) -> Geometry:
+    geometry = _factors(rank)
+    return square_geometry(geometry) if rule.subject is Subject.SQUARES else geometry
+
+
+def _factors(rank: int = _RANK) -> Geometry:
     shapes = {f"base_model.model.{name}.lora_A.weight": [rank, d_in] for name, (_, d_in) in _MODULES.items()}
     shapes |= {f"base_model.model.{name}.lora_B.weight": [d_out, rank] for name, (d_out, _) in _MODULES.items()}
     shapes["base_model.model.score.weight"] = [2, 3]
     spec = AdapterSpec("lora", {"r": rank, "lora_alpha": 2.0 * rank}, Task.CAUSAL_LM, (), Layout.of(shapes), 0)
-    geometry = geometry_of(spec)
-    return square_geometry(geometry) if rule.subject is Subject.SQUARES else geometry
+    return geometry_of(spec)
 
 
 def _state(geometry: Geometry, generator: np.random.Generator, size: float = 1.0) -> AdapterState:
@@ -119,6 +123,12 @@ def _exact_mean(cohort: Sequence[Contribution]) -> Dense:
     }
 
 
+def _bits(outcome: Outcome) -> tuple[bytes, Mapping[str, bytes]]:
+    """The step and the change of the base, to compare bit for bit."""
+    base = outcome.base.to_arrays() if outcome.base else {}
+    return outcome.step.digest(), {name: array.tobytes() for name, array in base.items()}
+
+
 def _off(left: Dense, right: Dense) -> float:
     """The distance of two results, relative to the second's size."""
     size = sum(float(np.square(right[name]).sum()) for name in right) ** 0.5
@@ -143,7 +153,7 @@ def _says_what_it_computes(rule: Rule) -> None:
 
 def _same_bits(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
-    first, second = (run_round(rule, context, cohort).step.digest() for _ in range(2))
+    first, second = (_bits(run_round(rule, context, cohort)) for _ in range(2))
     if first != second:
         raise BrokenError(
             "two rounds of the same updates differ, expected the same bits (seed randomness with ctx.seed)"
@@ -267,7 +277,7 @@ def _frozen_stays(rule: Rule) -> None:
 
 def _refuses(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
-    whole = run_round(rule, context, cohort).step.digest()
+    whole = _bits(run_round(rule, context, cohort))
     for bad in _bad(rule, context, cohort[-1]):
         accumulator = rule.begin(context)
         for contribution in cohort:
@@ -275,7 +285,7 @@ def _refuses(rule: Rule) -> None:
         try:
             accumulator.add(bad)
         except PeerError:
-            if accumulator.finish().step.digest() != whole:
+            if _bits(accumulator.finish()) != whole:
                 raise BrokenError("a refused update has changed the round") from None
         else:
             raise BrokenError("an update that is not finite or has no valid weight is accepted")
@@ -316,7 +326,7 @@ def _ranks(rule: Rule) -> None:
 
 def _told_to_clients(rule: Rule) -> None:
     stated = stated_rule(parse_choice(stated_text(rule))[1])
-    for key in ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base"):
+    for key in STATED_TRAITS:
         if getattr(stated, key) != getattr(rule, key):
             raise BrokenError(f"{key} is {getattr(stated, key)} at a client, expected {getattr(rule, key)}")
 
@@ -342,21 +352,7 @@ RULE_CHECKS: tuple[Check[Rule], ...] = (
 
 def _optimizer_round(optimizer: ServerOptimizer, memory: Mapping[str, NDArray[np.generic]], seed: int = 3):
     generator = np.random.default_rng(seed)
-    server = geometry_of(
-        AdapterSpec(
-            "lora",
-            {"r": _RANK, "lora_alpha": 4.0},
-            Task.CAUSAL_LM,
-            (),
-            Layout.of(
-                {
-                    "base_model.model.model.q_proj.lora_A.weight": [_RANK, 5],
-                    "base_model.model.model.q_proj.lora_B.weight": [7, _RANK],
-                }
-            ),
-            0,
-        )
-    )
+    server = _factors()
     context = RoundContext(1, _state(server, generator), server, _fresh(server, generator))
     outcome = replace(Outcome(_state(server, generator, 0.1)), client_square=1.0)
     return context, outcome, optimizer.adjust(outcome, memory, context)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from plait.adapters import AdapterState
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import OptimizerState
+from plait.aggregation.server_optimizer import Adjusted, OptimizerState
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,9 @@ class FedDynStep:
     takes_new_factors = False
     copies = 1
 
-    def adjust(
-        self,
-        outcome: Outcome,
-        memory: OptimizerState,
-        context: RoundContext,  # noqa: ARG002 (part of the protocol)
-    ) -> tuple[AdapterState, OptimizerState]:
+    def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """Add what the clients' regularisers hold back."""
+        del context
         step = outcome.step
         gone = (np.float32(self.share) * step.flat).astype(np.float32, copy=False)
         if "gone" in memory:

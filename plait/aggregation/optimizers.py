@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -14,7 +13,7 @@ from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.plugins import Kind, find
+from plait.plugins import Kind, find, instance_of
 
 OPTIMIZERS: Mapping[str, ServerOptimizer] = {
     optimizer.name: optimizer
@@ -70,11 +69,7 @@ def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
         ConfigError: it is something else, or lacks one of the members of `ServerOptimizer`.
     """
     what = f"server optimizer '{name}'"
-    if inspect.isclass(part):
-        try:
-            part = part()
-        except TypeError as error:
-            raise ConfigError(f"{what} has fields without a default: {error}") from error
+    part = instance_of(part, what=what)
     if not is_dataclass(part) or isinstance(part, type):
         raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
     for member in ("name", "takes_new_factors", "copies", "adjust"):

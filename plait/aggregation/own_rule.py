@@ -17,13 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import (
-    Any,
-    TypedDict,
-    Unpack,
-    cast,
-    overload,
-)
+from typing import Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +28,8 @@ from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.choice import chosen_function
-from plait.errors import ConfigError, PlaitError
-from plait.plugins import place_of
+from plait.errors import ConfigError
+from plait.plugins import instance_of, located_errors
 
 
 class Traits(TypedDict, total=False):
@@ -115,7 +109,7 @@ def as_rule(part: object, *, name: str) -> Rule:
     """
     if isinstance(part, Rule):
         return replace(part, name=name)
-    if not callable(part):
+    if not callable(part) or not hasattr(part, "__qualname__"):
         raise ConfigError(f"rule '{name}' is a {type(part).__name__}, expected a function or class (see plait.rule)")
     return replace(_made(part, {}), name=name)
 
@@ -158,10 +152,7 @@ def _algorithm(part: Callable[..., object], name: str) -> Algorithm:
 
         return begin
     if "__call__" in vars(part):
-        try:
-            return cast("Algorithm", make())
-        except TypeError as error:
-            raise ConfigError(f"rule '{name}' has options without a default: {error}") from error
+        return cast("Algorithm", instance_of(part, what=f"rule '{name}'"))
     raise ConfigError(f"rule '{name}' is a class without add and finish, expected both (see plait.rule)")
 
 
@@ -179,7 +170,7 @@ class _AllAtOnce:
     def finish(self) -> Outcome:
         """What the function makes of them."""
         updates = _updates(self._contributions)
-        with _blamed(self._name, self._context):
+        with located_errors(_failure(self._name, self._context)):
             made = self._combine(updates)
         return _outcome(made, self._context, self._name)
 
@@ -192,28 +183,18 @@ class _OwnRound:
 
     def add(self, contribution: Contribution) -> None:
         """Pass one client's update on."""
-        with _blamed(self._name, self._context):
+        with located_errors(_failure(self._name, self._context)):
             self._accumulator.add(contribution)
 
     def finish(self) -> Outcome:
         """The outcome."""
-        with _blamed(self._name, self._context):
+        with located_errors(_failure(self._name, self._context)):
             made = self._accumulator.finish()
         return _outcome(made, self._context, self._name)
 
 
-class _blamed:  # noqa: N801 (a context manager)
-    """Turns what a user's code raises into one line that says where."""
-
-    def __init__(self, name: str, context: RoundContext) -> None:
-        self._what = f"rule '{name}' failed in round {context.round}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, PlaitError):
-            raise ConfigError(f"{self._what}: {type(error).__name__}: {error}{place_of(error)}") from error
+def _failure(name: str, context: RoundContext) -> str:
+    return f"rule '{name}' failed in round {context.round}"
 
 
 def _updates(contributions: list[Contribution]) -> Updates:

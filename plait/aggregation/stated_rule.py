@@ -19,6 +19,8 @@ from plait.errors import ConfigError
 
 STATED = "stated"
 """The name in place of the rule's own."""
+STATED_TRAITS = ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base")
+"""The attributes of a `Rule` that are stated."""
 
 _RANKS = {"one": ONE_RANK, "lower": UP_TO_SERVER, "any": ANY_RANK}
 _FLAGS = {"true": True, "false": False}
@@ -49,10 +51,9 @@ def stated_rule(traits: Mapping[str, str]) -> Rule:
     Raises:
         ConfigError: a trait is unknown, has no such value or is missing.
     """
-    known = ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base")
     for key in traits:
-        if key not in known:
-            raise ConfigError(f"rule states the trait '{key}', expected one of {', '.join(known)}")
+        if key not in STATED_TRAITS:
+            raise ConfigError(f"rule states the trait '{key}', expected one of {', '.join(STATED_TRAITS)}")
     name = traits.get("name", "")
     if not 0 < len(name) <= _MOST_NAME:
         raise ConfigError(f"name of the stated rule has {len(name)} characters, expected 1 to {_MOST_NAME}")

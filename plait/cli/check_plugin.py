@@ -108,8 +108,9 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.training.contract import LOSS_CHECKS
             from plait.training.local_loss import loss_named
 
-            if (loss := loss_named(text)) is not None:
-                yield from checked(loss, LOSS_CHECKS)
+            if (loss := loss_named(text)) is None:
+                raise ConfigError(f"loss is '{text}', which no function computes, expected one of your own")
+            yield from checked(loss, LOSS_CHECKS)
         case Kind.METHOD:
             from plait.adapters.methods import method_named
 

@@ -86,10 +86,10 @@ def loss_named(text: str) -> LocalLoss | None:
 
 
 def check_loss_name(text: str) -> None:
-    """Refuse an unknown loss without importing torch for plait's own.
+    """Refuse an unknown loss. Of plait's own the options stay unchecked, so that torch is not imported.
 
     Raises:
-        ConfigError: as `loss_named`.
+        ConfigError: there is none; of a user's own, as `loss_named`.
     """
     if parse_choice(text)[0] not in LOSSES:
         loss_named(text)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from plait.adapters import Float32, Task
-from plait.errors import ConfigError, PlaitError
-from plait.plugins import place_of
+from plait.errors import ConfigError
+from plait.plugins import located_errors
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import recognise
 from plait.training.local_loss import LocalAdapter, LocalLoss
@@ -155,19 +155,15 @@ class ChosenLoss:
         """The batch's loss; a scalar that gradients can be taken of.
 
         Raises:
-            ConfigError: the function fails, or gives anything but one finite number with a gradient.
+            ConfigError: the function fails, or gives anything but one number with a gradient.
         """
         logits, labels = self._logits(self._model, batch)
         self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
         kept = labels != IGNORED
         logits, labels = (logits, labels) if bool(kept.all()) else (logits[kept], labels[kept])
         adapter = LocalAdapter(self._tensors, self._received, lambda: self._received_logits(batch, kept))
-        try:
+        with located_errors(f"loss '{self._name}' failed", quoting=False):
             loss = self._function(logits, labels, adapter)
-        except PlaitError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"loss '{self._name}' failed: {type(error).__name__}{place_of(error)}") from error
         if not _is_sum(loss):
             raise ConfigError(
                 f"loss '{self._name}' gave no single number with a gradient, expected a sum over the labels"

@@ -62,6 +62,15 @@ def test_admitting_one_module_admits_no_other_and_no_submodule(here) -> None:
             find(Kind.RULE, name)
 
 
+def test_admitting_a_module_admits_nothing_of_those_that_it_imports(here) -> None:
+    (here / "parts_i.py").write_text("import os\n\n\nclass Parts:\n    inner = len\n")
+    admit("parts_i:Parts")
+    assert find(Kind.RULE, "parts_i:Parts.inner") is len
+    for name in ("parts_i:os.system", "parts_i:os"):
+        with pytest.raises(ConfigError, match="leads into another module"):
+            find(Kind.RULE, name)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

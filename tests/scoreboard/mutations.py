@@ -129,9 +129,9 @@ def _forgets_what_was_recorded() -> None:
 
 
 def _no_deadline() -> None:
-    asking = module("plait.rounds.dispatch")
-    next_answer = asking.Dispatch.next_answer
-    asking.Dispatch.next_answer = lambda self, deadline: next_answer(self, None)
+    dispatch = module("plait.rounds.dispatch")
+    next_answer = dispatch.Dispatch.next_answer
+    dispatch.Dispatch.next_answer = lambda self, deadline: next_answer(self, None)
 
 
 def _without_options(*names: str) -> Callable[[], None]:

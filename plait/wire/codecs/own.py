@@ -6,7 +6,6 @@ Bytes come from peers, so whatever such a codec does with them, its caller gets 
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -15,8 +14,8 @@ import numpy as np
 from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
 from plait.choice import with_options
-from plait.errors import ConfigError, PeerError, PlaitError
-from plait.plugins import place_of
+from plait.errors import ConfigError, PeerError
+from plait.plugins import instance_of, located_errors
 from plait.wire.codec import Codec, EncodedPayload
 
 FIRST_OWN, LAST_OWN = 1000, 1999
@@ -56,16 +55,10 @@ class OwnCodec:
         Raises:
             ConfigError: it fails, or makes more bytes than it allows.
         """
-        try:
+        with located_errors(f"codec '{self.name}' cannot encode"):
             packed = self.inner.encode(delta)
             most = self.inner.max_payload_bytes(delta.layout)
             size = packed.size_bytes
-        except PlaitError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                f"codec '{self.name}' cannot encode: {type(error).__name__}: {error}{place_of(error)}"
-            ) from error
         if size > most:
             raise ConfigError(f"codec '{self.name}' made {size} bytes, expected at most its own limit of {most}")
         return packed
@@ -107,11 +100,7 @@ def as_codec(part: object, *, name: str) -> OwnCodec:
     Raises:
         ConfigError: it lacks a member of `Codec`, or its number is not an experimental one.
     """
-    if inspect.isclass(part):
-        try:
-            part = part()
-        except TypeError as error:
-            raise ConfigError(f"codec '{name}' has fields without a default: {error}") from error
+    part = instance_of(part, what=f"codec '{name}'")
     for member in ("number", "bits", "distortion", "encode", "decode", "max_payload_bytes"):
         if not hasattr(part, member):
             raise ConfigError(f"codec '{name}' has no '{member}', expected those of plait.wire.codec.Codec")

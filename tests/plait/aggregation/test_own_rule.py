@@ -140,6 +140,7 @@ def test_a_step_that_makes_no_sense_is_one_line_about_the_rule(lab, cohort, made
     [
         (lambda updates: updates, "expected \\(updates, ctx\\)"),
         (5, "expected a function or class"),
+        (Scaled(3.0), "is a Scaled, expected a function or class"),
         (type("Half", (), {"add": print}), "add and finish"),
     ],
 )
