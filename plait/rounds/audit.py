@@ -82,22 +82,30 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     if promised is None:
         return None
     paid: set[tuple[int, str]] = set()
+    epsilon = 0.0
     spent: PrivacySpent | None = None
     for event in events:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
             epsilon = epsilon_at(promised.delta, math.sqrt(len(paid)) / promised.noise_multiplier)
-            if not math.isclose(epsilon, event.epsilon, rel_tol=1e-9):
-                raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {epsilon:g}")
+            _check_epsilon(event, epsilon)
             if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
         elif isinstance(event, PrivacySpent):
             spent = event
             if event.charges != len(paid):
                 raise PeerError(f"round {event.round} states {event.charges} draws of noise, expected {len(paid)}")
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            _check_epsilon(event, epsilon)
         elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
             raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
     return spent
+
+
+def _check_epsilon(event: NoiseIntended | PrivacySpent, expected: float) -> None:
+    if not math.isclose(expected, event.epsilon, rel_tol=1e-9):
+        raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {expected:g}")
 
 
 def replay(

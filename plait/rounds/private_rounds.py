@@ -7,6 +7,7 @@ noise and a second charge. A round that the budget has no room for does not begi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -91,10 +92,18 @@ def recomputed(
     """The same rounds, for whoever recomputes a run from its updates and its key.
 
     Raises:
-        PeerError: it is not the run's key; later, the noise of a round belongs to other updates.
+        PeerError: it is not the run's key, or the ledger promises other noise than the settings give; later, the noise
+            of a round belongs to other updates.
     """
     if key.check != promised.key_check:
         raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
+    for name, stated, settled in (
+        ("noise multiplier", promised.noise_multiplier, privacy.noise_multiplier),
+        ("delta", promised.delta, privacy.delta),
+        ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
+    ):
+        if not math.isclose(stated, settled, rel_tol=1e-9):
+            raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
 
     def refuse(event: Event) -> None:
         number = event.round if isinstance(event, NoiseIntended) else 0

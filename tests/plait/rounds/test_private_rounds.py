@@ -15,7 +15,7 @@ from plait.rounds import aggregator, coordinator
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
-from plait.rounds.events import NoiseIntended, PrivacyStarted, parse_event
+from plait.rounds.events import NoiseIntended, PrivacySpent, PrivacyStarted, parse_event
 from plait.rounds.ledger import read_events
 from plait.rounds.private_rounds import PrivateRounds, recomputed
 from plait.rounds.run_directory import RunDirectory
@@ -327,12 +327,37 @@ def test_a_ledger_that_understates_what_was_spent_is_refused(federate, fake_mode
     ]
     with pytest.raises(PeerError, match=r"epsilon of round 1 is 1, expected 5\."):
         check_privacy(less)
+    for figure, match in (
+        ("epsilon", r"epsilon of round 1 is 1e-07, expected 5\."),
+        ("delta", r"delta of round 1 is 1e-07"),
+    ):
+        spent = [
+            event.model_copy(update={figure: 1e-7}) if isinstance(event, PrivacySpent) else event for event in events
+        ]
+        with pytest.raises(PeerError, match=match):
+            check_privacy(spent)
     twice = [
         *events,
         parse_event({"event": "noise_intended", "round": 2, "commitment": "x", "clip_norm": 1.0, "epsilon": 10.3}),
     ]
     with pytest.raises(PeerError, match=r"epsilon of round 2 is 10\.\d+, expected"):
         check_privacy(twice)
+
+
+@pytest.mark.parametrize("figure", ["noise_multiplier", "delta", "epsilon"])
+def test_a_ledger_that_promises_other_noise_than_the_settings_give_is_not_recomputed(federate, fake_model, figure):
+    federation = begin(federate, fake_model, "fixed clip")
+    federation.run()
+    directory = RunDirectory(federation.path)
+    events = read_events(directory.ledger)
+    promised = next(event for event in events if isinstance(event, PrivacyStarted))
+    other = promised.model_copy(update={figure: 2 * getattr(promised, figure)})
+    key = RunKey.load(directory.noise_key)
+    recomputed(federation.privacy, key, promised, ())
+    with pytest.raises(
+        PeerError, match=f"the ledger promises {figure.replace('_', ' ')} .* as the run's settings give"
+    ):
+        recomputed(federation.privacy, key, other, ())
 
 
 def test_a_run_does_not_go_on_without_its_key(federate, fake_model, tmp_path):
