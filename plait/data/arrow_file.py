@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: it is none, or is damaged.
     """
-    yield from _checked(path, "Parquet", _parquet_batches(path))
+    yield from _checked(path, "Parquet", _parquet_records(path))
 
 
 def arrow_rows(path: Path) -> Iterator[Row]:
@@ -30,20 +31,25 @@ def arrow_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: it is none, or is damaged.
     """
-    yield from _checked(path, "Arrow", _arrow_batches(path))
+    yield from _checked(path, "Arrow", _arrow_records(path))
 
 
-def arrow_records(batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
-    """The records of Arrow batches; classes have their names, if Hugging Face's datasets left them in the schema."""
+def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
+    """The records of Arrow batches.
+
+    Args:
+        schema: of the file or table; may have the classes' names that Hugging Face's datasets leave there.
+        batches: with the columns of the schema, or with those of them that hold no bytes.
+    """
+    names = [field.name for field in schema if not _holds_bytes(field.type)]
+    classes = class_names(schema.metadata or {})
     for batch in batches:
-        fields = [field for field in batch.schema if not _holds_bytes(field.type)]
-        classes = class_names(batch.schema.metadata or {})
         for start in range(0, batch.num_rows, _BATCH):
-            columns = [batch.column(field.name).slice(start, _BATCH).to_pylist() for field in fields]
+            columns = [batch.column(name).slice(start, _BATCH).to_pylist() for name in names]
             for values in zip(*columns, strict=True):
                 yield {
-                    field.name: class_name(plain(value), classes.get(field.name, ()))
-                    for field, value in zip(fields, values, strict=True)
+                    name: class_name(plain(value), classes.get(name, ()))
+                    for name, value in zip(names, values, strict=True)
                 }
 
 
@@ -64,7 +70,7 @@ def class_name(value: object, names: Sequence[str]) -> object:
     return names[value] if 0 <= value < len(names) else None
 
 
-def _checked(path: Path, what: str, batches: Iterable[Any]) -> Iterator[Row]:
+def _checked(path: Path, what: str, records: Iterable[Mapping[str, object]]) -> Iterator[Row]:
     import pyarrow as pa
 
     number = 0
@@ -75,9 +81,9 @@ def _checked(path: Path, what: str, batches: Iterable[Any]) -> Iterator[Row]:
                     f"'{path}' is no {what} file, expected one because of its name; name JSON lines .jsonl, JSON "
                     ".json and CSV .csv"
                 )
-        for number, fields in enumerate(arrow_records(batches), start=1):
+        for number, fields in enumerate(records, start=1):
             yield Row(f"row {number} of '{path}'", fields)
-    except (pa.ArrowException, EOFError, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, EOFError, UnicodeDecodeError, LookupError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"cannot read '{path}': {error.strerror}, expected a {what} file") from error
         after = f" after row {number}" if number else ""
@@ -85,21 +91,24 @@ def _checked(path: Path, what: str, batches: Iterable[Any]) -> Iterator[Row]:
         raise DataError(
             f"'{path}' is not a whole {what} file{after} ({type(error).__name__}), expected one; copy it again"
         ) from error
+    except (OverflowError, ValueError) as error:
+        raise DataError(
+            f"row {number + 1} of '{path}' or one of the next has a date or a duration that is out of range, expected "
+            "years 1 to 9999; leave its column out"
+        ) from error
 
 
-def _parquet_batches(path: Path) -> Iterator[Any]:
+def _parquet_records(path: Path) -> Iterator[Mapping[str, object]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = [field.name for field in schema if not _holds_bytes(field.type)]
         _check_names(names, path)
-        for batch in file.iter_batches(batch_size=_BATCH, columns=names):
-            batch.validate(full=True)
-            yield batch.replace_schema_metadata(schema.metadata)
+        yield from arrow_records(schema, _valid(file.iter_batches(batch_size=_BATCH, columns=names)))
 
 
-def _arrow_batches(path: Path) -> Iterator[Any]:
+def _arrow_records(path: Path) -> Iterator[Mapping[str, object]]:
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file:
@@ -110,14 +119,18 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
             file.seek(0)
             reader = batches = pa.ipc.open_stream(file)
         _check_names(reader.schema.names, path)
-        for batch in batches:
-            batch.validate(full=True)
-            yield batch
+        yield from arrow_records(reader.schema, _valid(batches))
+
+
+def _valid(batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise DataError(f"'{path}' has two columns {name[:32]!a}, expected different names")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -28,14 +30,15 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     """
     # Of the whole process, so never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    lines = _lines(file, path)
+    lines = _Lines(file, path)
     first = next(lines, "")
     delimiter = delimiter or max(_DELIMITERS, key=first.count)
-    reader = csv.reader(_after(first, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain((first,), lines), delimiter=delimiter, strict=True)
     names: list[str] = []
     number = 1
     while True:
         place = f"line {number} of '{path}'"
+        lines.begin_row()
         try:
             values = next(reader)
         except StopIteration:
@@ -59,30 +62,45 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
 
 def _names(values: list[str], place: str) -> list[str]:
     names = [value.strip() for value in values]
+    counts = Counter(names)
     for position, name in enumerate(names, start=1):
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise DataError(f"{place} names column {name[:32]!a} twice, expected different names")
         if not name and position > 1:
             raise DataError(f"{place} has no name for column {position}, expected the names of all columns")
     return names
 
 
-def _after(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
+class _Lines:
+    """The lines of a file, within a bound for each row, which may have several in its quotes."""
 
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._number = 0
+        self._row_bytes = 0
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        place = f"line {number} of '{path}'"
+    def begin_row(self) -> None:
+        """Another row begins with the next line."""
+        self._row_bytes = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MAX_ROW_BYTES + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self._row_bytes += len(line)
+        place = f"line {self._number} of '{self._path}'"
         if len(line) > MAX_ROW_BYTES:
             raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
-        if number == 1:
+        if self._row_bytes > MAX_ROW_BYTES:
+            raise csv.Error(f"its row is longer than {MAX_ROW_BYTES} bytes")
+        if self._number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
-            yield line.decode("utf-8")
+            return line.decode("utf-8")
         except UnicodeDecodeError as error:
             wrong = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
             raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8") from error

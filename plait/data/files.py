@@ -236,20 +236,24 @@ def _files_in(path: Path) -> list[Path]:
 
 def _saved_rows(path: Path) -> Iterator[Row]:
     """The rows of a data set that `datasets` saved."""
-    for name in _names_in(path / "state.json", "_data_files"):
-        yield from arrow_rows(path / name)
+    for name in _names_in(_no_pipe(path / "state.json"), "_data_files"):
+        yield from arrow_rows(_no_pipe(path / name))
+
+
+def _no_pipe(path: Path) -> Path:
+    """A path that a saved data set implies; one that is there and is no file could be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"'{path}' is no file, expected one of a saved data set")
+    return path
 
 
 def _names_in(path: Path, key: str) -> list[str]:
     """The names of files or folders beside a description, listed in it."""
     try:
-        described = cast("object", json.loads(path.read_bytes()[:MAX_ROW_BYTES]))
+        with opened(path, expected="a data set's description") as file:
+            described = cast("object", json.loads(file.read(MAX_ROW_BYTES)))
         listed = cast("dict[str, object]", described)[key]
         names = [item["filename"] if isinstance(item, dict) else item for item in cast("list[object]", listed)]
-    except OSError as error:
-        raise DataError(
-            f"cannot read '{path}': {error.strerror or error}, expected a data set's description"
-        ) from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"'{path}' is not the description of a saved data set, expected one with {key!r}") from error
     for name in names:

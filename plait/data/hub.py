@@ -1,13 +1,15 @@
 """Data sets of the Hugging Face hub, through the library `datasets`, which keeps them in its own cache.
 
 A name is ``owner/name``, with a configuration and a revision if wanted: ``owner/name:config@revision``. No code of a
-data set is ever run.
+data set is ever run, and no file is read that is not its own: its card can name files of this machine as its data.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ def hub_source(name: HubName, *, progress: Progress) -> Source:
 
     Raises:
         ConfigError: there is no such data set or configuration, or it is not public.
-        DataError: it holds no tables, or only code.
+        DataError: it holds no tables, or only code, or names files outside it.
         MachineError: the hub is out of reach and nothing is cached, or the disk is full.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -82,7 +84,10 @@ def _loaded(name: HubName) -> Any:
     try:
         # A folder of this name is not taken for it.
         address = f"hf://datasets/{name.id}" if Path(name.id).exists() else name.id
-        return datasets.load_dataset(address, name.config or None, revision=name.revision or None)
+        builder = datasets.load_dataset_builder(address, name.config or None, revision=name.revision or None)
+        _check_files(name, builder.config.data_files)
+        builder.download_and_prepare()
+        return builder.as_dataset()
     except DatasetNotFoundError as error:
         raise ConfigError(
             f"data '{name}' is not on the hub, or not public; check the name, or log in with `hf auth login`"
@@ -116,6 +121,23 @@ def _loaded(name: HubName) -> Any:
         logging.set_verbosity(verbosity)
         if had_bars:
             datasets.enable_progress_bars()
+
+
+def _check_files(name: HubName, data_files: Mapping[str, Sequence[str]] | None) -> None:
+    """Refuse a data set whose card names files of this machine, of other data sets or of other servers.
+
+    Args:
+        name: of the data set.
+        data_files: of each split, as the library found them; None if it reads its cache.
+
+    Raises:
+        DataError: a file is outside the data set.
+    """
+    own = f"hf://datasets/{name.id}@".casefold()
+    for file in itertools.chain.from_iterable((data_files or {}).values()):
+        # `::` chains file systems: what is behind it may be anywhere.
+        if not file.casefold().startswith(own) or "::" in file:
+            raise DataError(f"data '{name}' names the file {file[:128]!a}, expected only files of its own")
 
 
 def _unreadable(name: HubName, error: BaseException) -> str:

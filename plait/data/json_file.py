@@ -84,9 +84,11 @@ def _is_json_lines(again: _Again) -> bool:
         return False
     if shape_of(cast("dict[str, object]", first)):
         return True
-    while (byte := again.begun(1)) and byte.isspace():
-        pass
-    return bool(byte)
+    # What is remembered is bounded: a record has no more space than it may have text.
+    for _ in range(MAX_ROW_BYTES):
+        if not (byte := again.begun(1)) or not byte.isspace():
+            return bool(byte)
+    return False
 
 
 def _elements(document: _Document, path: Path) -> Iterator[Row]:

@@ -19,8 +19,9 @@ from plait.errors import DataError
 MAX_ROW_BYTES = 16 << 20
 """The longest text, or line of a file, that is read."""
 
-# What a record takes besides its text.
+# What a record takes besides its text, and what each column and turn of it does.
 _RECORD_BYTES = 512
+_PART_BYTES = 128
 # Of chats in other tools' format (ShareGPT).
 _OTHER_ROLES: Mapping[object, str] = {"human": "user", "gpt": "assistant"}
 _MOST_NAMES = 12
@@ -140,10 +141,15 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
             record = _record(row.fields, shape)
         except RowError as error:
             raise error.at(row.place) from error.__cause__
-        size = len(record.content) + sum(map(len, record.columns.values())) + _RECORD_BYTES
-        room.take(size, row.place.partition(" of ")[2] or row.place)
+        room.take(_size_bytes(record), row.place.partition(" of ")[2] or row.place)
         records.append(record)
     return Records(shape, place, tuple(records)) if shape and records else None
+
+
+def _size_bytes(record: Record) -> int:
+    """About what a record takes in memory."""
+    texts = len(record.content) + sum(len(name) + len(value) for name, value in record.columns.items())
+    return texts + _PART_BYTES * (len(record.columns) + len(record.messages)) + _RECORD_BYTES
 
 
 def _recognised(row: Row) -> Shape:

@@ -77,7 +77,8 @@ def _of_frame(frame: Any) -> Iterator[Mapping[str, object]]:
 def _of_arrow(source: Any) -> Iterator[Mapping[str, object]]:
     import pyarrow as pa
 
-    return arrow_records(pa.RecordBatchReader.from_stream(source))
+    reader = pa.RecordBatchReader.from_stream(source)
+    return arrow_records(reader.schema, reader)
 
 
 def _of_datasets(source: Any) -> Iterator[Mapping[str, object]]:

@@ -202,6 +202,11 @@ def _not_utf8() -> pa.Table:
     return pa.table({"text": text})
 
 
+def _late(kind: pa.DataType) -> pa.Table:
+    """A time that Arrow has and Python has not."""
+    return pa.table({"text": [SECRET], "at": pa.array([1 << 62], kind)})
+
+
 _TABLE = pa.Table.from_pylist([{"text": SECRET}] * 5000)
 BAD: dict[str, tuple[bytes | str, str]] = {
     # CSV
@@ -213,6 +218,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "twice.csv": ("text,text\na,b\n", r"line 1 of '.*' names column 'text' twice"),
     "header.csv": ("text,author\n", r"'.*' holds no record, expected a line of names and a line per record"),
     "empty.csv": ("", r"'.*' holds no record, expected a line of names"),
+    "long row.csv": ('text,a\nx,"' + 'y\n","' * (6 << 20), r"line 2 of '.*' is not CSV: its row is longer than 1"),
     "names.csv": (f"question,answer\n{SECRET},b\n", r"expected .*, give --columns prompt=question,completion=answer$"),
     # JSON
     "cut.json": (_cut(json.dumps([{"text": SECRET}] * 9, indent=1).encode()), r"line \d+ of '.*' is not JSON: "),
@@ -249,6 +255,8 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "text.arrow": (f'{{"text": "{SECRET}"}}\n', r"'.*' is no Arrow file"),
     "cut.arrow": (_cut(_stream_bytes(_TABLE)), r"'.*' is not a whole Arrow file"),
     "not utf8.arrow": (_stream_bytes(_not_utf8()), r"'.*' is not a whole Arrow file \(ArrowInvalid\)"),
+    "year.arrow": (_stream_bytes(_late(pa.timestamp("us"))), r"row 1 of '.*' or one of the next has a date or"),
+    "years.arrow": (_stream_bytes(_late(pa.duration("s"))), r"row 1 of '.*' or one of the next has a date "),
     "null.arrow": (_stream_bytes(pa.table({"text": ["a", None]})), r"row 2 of '.*' has null as 'text', expected a str"),
     "number.arrow": (_stream_bytes(pa.table({"text": [1, 2]})), r"row 1 of '.*' has a number as 'text', expected a st"),
     # Text
@@ -309,6 +317,15 @@ def _missing_shard(root: Path) -> None:
     write(root / "state.json", json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
 
 
+def _pipe(root: Path) -> None:
+    _missing_shard(root)
+    os.mkfifo(root / "data.arrow")
+
+
+def _long_description(root: Path) -> None:
+    write(root / "state.json", "[" + " " * (17 << 20) + "]")
+
+
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (_nothing, r"'.*' holds no file, expected files of data or of text"),
     "no text": (_pictures, r"'.*' holds no file of text, expected some, or files of JSONL"),
@@ -318,6 +335,8 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "records of two kinds": (_kinds, r"line 1 of '.*b.jsonl' has 'prompt' and 'completion', expected 'text' as on lin"),
     "a file outside": (_outside, r"'.*state.json' names '../secret.arrow', expected a file beside it"),
     "a description of nothing": (_no_description, r"'.*state.json' is not the description of a saved data set"),
+    "a pipe": (_pipe, r"'.*data.arrow' is no file, expected one of a saved data set"),
+    "a long description": (_long_description, r"'.*state.json' is not the description of a saved data set"),
     "a missing shard": (_missing_shard, r"cannot read '.*data.arrow': No such file or directory, expected"),
 }  # fmt: skip
 
@@ -352,6 +371,10 @@ def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes .* such as --split train\[:100000\]"):
         as_dataset(path)
     assert len(as_dataset(path, split="train[:10]").records) == 10
+    # Also if it is not their text that takes it.
+    path = write(tmp_path / "b.jsonl", json.dumps({"text": "a"} | {str(name): "" for name in range(200)}))
+    with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes"):
+        as_dataset(path)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".json.gz", ""])

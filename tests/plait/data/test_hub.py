@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import pytest
@@ -26,13 +27,16 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object,
     """What the loader is asked for; it has one data set with two splits."""
     found: list[tuple[object, ...]] = []
 
-    def load(path: str, name: str | None = None, *, revision: str | None = None) -> datasets.DatasetDict:
+    def load(path: str, name: str | None = None, *, revision: str | None = None) -> Mock:
         found.append((path, name, revision))
-        return datasets.DatasetDict(
+        builder = Mock()
+        builder.config.data_files = {"train": [f"hf://datasets/Owner/{path.rpartition('/')[2]}@0123abc/train.parquet"]}
+        builder.as_dataset.return_value = datasets.DatasetDict(
             train=datasets.Dataset.from_list(ROWS), validation=datasets.Dataset.from_list(ROWS[:3])
         )
+        return builder
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -120,11 +124,45 @@ def test_what_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: s
     def load(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     with pytest.raises(kind, match=message) as caught:
         as_dataset("owner/name")
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("again", ["", "::hf://datasets/owner/name@0123abc/a.zip"])
+def test_a_card_cannot_name_files_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, again: str) -> None:
+    """What a card's `data_files: /home/me/secret.jsonl` gives; the builder is a real one."""
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"text": "treasure"}\n')
+    builder = datasets.load_dataset_builder("json", data_files=str(secret), cache_dir=str(tmp_path / "cache"))
+    builder.config.data_files["train"][0] += again
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    with pytest.raises(
+        DataError, match=r"data 'owner/name' names the file '.*secret.jsonl.*', expected only files of i"
+    ):
+        as_dataset("owner/name")
+    assert not list(tmp_path.glob("cache/**/*.arrow"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "hf://datasets/owner/name2@0123abc/a.json",
+        "hf://datasets/me/private@0123abc/a.json",
+        "http://localhost:8000/a.json",
+        "file:///home/me/a.json",
+        "hf://datasets/owner/name@0123abc/a.zip::/home/me/a.json",
+    ],
+)
+def test_a_card_cannot_name_files_elsewhere(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    builder = Mock()
+    builder.config.data_files = {"train": ["hf://datasets/owner/name@0123abc/a.json", file]}
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    with pytest.raises(DataError, match="expected only files of its own"):
+        as_dataset("owner/name")
+    builder.download_and_prepare.assert_not_called()
 
 
 _CACHED = """
