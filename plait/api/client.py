@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from plait.api.apps import add_apps_to_path
@@ -148,9 +147,7 @@ class Client:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _work(self) -> None:

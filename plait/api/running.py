@@ -54,15 +54,7 @@ def start(
         )
     check_names(settings, data=dataset is None)
     check_trackers(settings.report_to)
-    with status("loading libraries", quiet=quiet):
-        from plait.report import write_report
-        from plait.simulation.execution import begin, execute, prepare
-    with ExitStack() as trackers:
-        with TURN:
-            run, data = prepare(settings, dataset=dataset, quiet=quiet)
-            trackers.enter_context(followed(directory.path, settings.report_to, say=partial(say, quiet=quiet)))
-            execute(run, data, begin(run, quiet=quiet), on_event=on_event, stop=stop, quiet=quiet)
-        write_report(directory.path)
+    go_on(directory, settings, dataset=dataset, on_event=on_event, stop=stop, quiet=quiet)
 
 
 def go_on(
@@ -74,19 +66,22 @@ def go_on(
     stop: StopRequest | None = None,
     quiet: bool,
 ) -> None:
-    """Continue a run, finish it and write its report; the arguments are those of `start`.
+    """Continue a run, or begin it in an empty directory; finish it and write its report.
+
+    The arguments besides the directory are those of `start`.
 
     Raises:
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
         from plait.report import write_report
-        from plait.simulation.execution import execute, prepare
+        from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as trackers:
         with TURN:
             run, data = prepare(settings, dataset=dataset, quiet=quiet)
             trackers.enter_context(followed(directory.path, settings.report_to, say=partial(say, quiet=quiet)))
-            execute(run, data, on_event=on_event, stop=stop, quiet=quiet)
+            first = None if directory.has_started else begin(run, quiet=quiet)
+            execute(run, data, first, on_event=on_event, stop=stop, quiet=quiet)
         write_report(directory.path)
 
 

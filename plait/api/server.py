@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.callbacks import Callbacks, Hearing, patience_of
 from plait.api.result import Result
 from plait.api.service import Service, conclude, open_service
-from plait.api.serving import Serving, load_serving, new_run_number
+from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.ledger import read_events
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
-
-_NOT_THE_SERVERS = ("columns", "split", "reference")
 
 
 class Server:
@@ -76,11 +73,11 @@ class Server:
     ) -> None:
         if (kit is None) is not insecure:
             raise ConfigError("kit and insecure are both given or both missing, expected one of them")
-        for key in _NOT_THE_SERVERS:
+        for key in CLIENTS_SETTINGS:
             if settings.get(key):
                 raise ConfigError(f"{key} is given, expected none: clients bring their own data")
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds, "out": out}
-        given = {**settings, **named, "data": "", "partition": ""}
+        given = {**settings, **named, **dict.fromkeys(CLIENTS_SETTINGS, "")}
         self._settings = run_config_of(given, patience=patience_of(callbacks))
         self._directory = RunDirectory(Path(self._settings.out))
         before = load_serving(self._directory.server)
@@ -161,9 +158,7 @@ class Server:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _work(self, service: Service) -> None:

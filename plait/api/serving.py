@@ -16,6 +16,9 @@ from typing import cast
 from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
 
+CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
+"""Settings of a simulated run that in a served one are the clients' own."""
+
 
 @dataclass(frozen=True)
 class Serving:

@@ -12,7 +12,7 @@ from plait.progress import say
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, or a directory of plait sweep.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; those of a sweep are in its cells/.")],
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
     ] = None,

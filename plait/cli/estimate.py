@@ -9,11 +9,11 @@ import typer
 
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json
+from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
     from plait.report.estimate import PlannedPrivacy
     from plait.settle import Settled
-from plait.simulation.names import check_names
 
 
 def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:

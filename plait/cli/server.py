@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from plait import machine
-from plait.api.serving import Serving, load_serving, new_run_number
+from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, run_config, shown_default, with_run_options
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
@@ -21,12 +21,10 @@ from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 
 _LOG_BYTES = 16 << 20
-# Settings that clients bring themselves. A settings file may come from a simulation and name them.
 _CLIENTS = RunConfig().clients
-_NOT_THE_SERVERS = {"data": "", "columns": "", "split": "", "partition": "", "reference": ""}
 
 
-@with_run_options(hidden=(*_NOT_THE_SERVERS, "clients", "side_by_side"))
+@with_run_options(hidden=(*CLIENTS_SETTINGS, "clients", "side_by_side"))
 def server(
     given: Mapping[str, object],
     listen: Annotated[str, typer.Option(help="Address and port to serve on.")] = "127.0.0.1:9440",
@@ -57,11 +55,12 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or use --insecure to try it on this machine"
         )
-    for key in _NOT_THE_SERVERS:
+    for key in CLIENTS_SETTINGS:
         if key in given:
             raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
-    settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **_NOT_THE_SERVERS}, config)
-    settings = settings.with_out()
+    # A settings file may come from a simulation and name them.
+    unset = dict.fromkeys(CLIENTS_SETTINGS, "")
+    settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **unset}, config).with_out()
     directory = RunDirectory(Path(settings.out))
     before = load_serving(directory.server)
     serving = Serving(

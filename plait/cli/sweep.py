@@ -69,22 +69,23 @@ def sweep(
             )
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise Interrupted("stopped by the user; continue with the same command") from stopped
-    finished = len(done.states) > len(done.failed)
-    if page is not None and finished:
+    # Reads the ledgers of all runs.
+    comparison = done.comparison if len(done.states) > len(done.failed) else None
+    if page is not None and comparison:
         from plait.files import write_atomically
 
-        write_atomically(page, done.comparison.page().encode())
+        write_atomically(page, comparison.page().encode())
     if json_output:
-        print_json({"runs": done.rows(), "comparison": done.comparison.to_json() if finished else None})
+        print_json({"runs": done.rows(), "comparison": comparison.to_json() if comparison else None})
     else:
         from rich.console import Console
 
         from plait.report import to_rich
 
         screen = Console()
-        for table in comparison_tables(done.comparison) if finished else ():
+        for table in comparison_tables(comparison) if comparison else ():
             screen.print(to_rich(table))
-        for note in done.comparison.notes if finished else ():
+        for note in comparison.notes if comparison else ():
             say(f"note: {note}", quiet=False)
         screen.print(f"results  {done.path / 'results.csv'}", highlight=False, markup=False)
     for name, error in done.failed.items():

@@ -11,7 +11,7 @@ _RECORDS = 120
 _CLIENTS = (2, 5)
 
 
-def _dealt(scheme: Scheme, clients: int, seed: int = 0) -> Partition:
+def _parts(scheme: Scheme, clients: int, seed: int = 0) -> Partition:
     records: list[Record] = []
     for number in range(_RECORDS):
         text, label, author = f"line {number} " * (1 + number % 7), f"class-{number % 3}", f"a{number % 6}"
@@ -21,13 +21,13 @@ def _dealt(scheme: Scheme, clients: int, seed: int = 0) -> Partition:
 
 
 def _shares(scheme: Scheme) -> str:
-    notes = [note for clients in _CLIENTS for note in _dealt(scheme, clients).notes]
+    notes = [note for clients in _CLIENTS for note in _parts(scheme, clients).notes]
     return "; ".join(notes[:1])
 
 
 def _same(scheme: Scheme) -> None:
     for clients in _CLIENTS:
-        if _dealt(scheme, clients) != _dealt(scheme, clients):
+        if _parts(scheme, clients) != _parts(scheme, clients):
             raise BrokenError("the same data and seed give other shares, expected the same")
 
 

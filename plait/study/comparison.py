@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Json]
 
-_RUNS: Mapping[str, str] = {
+RUN_COLUMNS: Mapping[str, str] = {
     "run": TEXT,
     "group": TEXT,
     "seed": COUNT,
@@ -49,6 +49,8 @@ _RUNS: Mapping[str, str] = {
     "wall_s": NUMBER,
     "path": TEXT,
 }
+"""The columns of `Comparison.frame` and their types."""
+
 _GROUPS: Mapping[str, str] = {
     "group": TEXT,
     "seeds": COUNT,
@@ -122,7 +124,7 @@ class Comparison:
         ``loss`` is of the published adapter (the newest evaluation of an unfinished run), ``base_loss`` of the start,
         ``change`` the difference of the two on the same sequences.
         """
-        return frame_of(self._run_rows(), _RUNS)
+        return frame_of(self._run_rows(), RUN_COLUMNS)
 
     @property
     def summary(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plait.adapters import Json
-from plait.config import RunConfig, config_from_table
+from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.plugins import admit
 from plait.report.estimate import CostEstimate, CostInputs
@@ -76,7 +76,7 @@ def forecast(
             kind = tuple(getattr(config, name) for name in _DECIDES_SPEED)
             if kind not in step_s:
                 step_s[kind] = _measured(run, data, loaded)
-            found.append(Forecast(cell, _sent_bytes(run), _wall_s(run.config, step_s[kind])))
+            found.append(Forecast(cell, _sent_bytes(run), _wall_s(run, step_s[kind])))
         except PlaitError as error:
             found.append(Forecast(cell, error=str(error)))
     return tuple(found)
@@ -112,10 +112,17 @@ def _measured(run: Run, data: PartitionedData, loaded: Loaded) -> float:
     return model.train(job).seconds
 
 
-def _wall_s(config: RunConfig, step_s: float) -> float:
+def _evaluating_clients(run: Run) -> int:
+    """In each evaluation; losses of a run with differential privacy stay with the clients."""
+    config = run.config
+    return 0 if run.settled.privacy else min(config.eval_clients or config.clients, config.clients)
+
+
+def _wall_s(run: Run, step_s: float) -> float:
+    config = run.config
     trained_s = config.rounds * config.cohort_size * config.local_steps * step_s
-    judging = min(config.eval_clients or config.clients, config.clients)
-    sequences = judging * config.max_held_out_sequences * (1 + -(-config.rounds // config.eval_every))
+    evaluations = 1 + -(-config.rounds // config.eval_every)
+    sequences = _evaluating_clients(run) * config.max_held_out_sequences * evaluations
     return trained_s + sequences * _EVALUATION * step_s / (config.batch_size * config.gradient_accumulation_steps)
 
 
@@ -130,6 +137,6 @@ def _sent_bytes(run: Run) -> int:
             rounds=config.rounds,
             bits_up=bits,
             bits_down=max(bits, NEW_FACTORS_BITS) if run.settled.new_factors else bits,
-            evaluating_clients=min(config.eval_clients or config.clients, config.clients),
+            evaluating_clients=_evaluating_clients(run),
         )
     ).sent_bytes

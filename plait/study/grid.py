@@ -31,6 +31,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -124,13 +125,14 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
         for seed in seeds
         for place, settings in places
     ]
-    if len({cell.name for cell in cells}) < len(cells):
-        twice = next(cell.name for index, cell in enumerate(cells) if cell.name in {c.name for c in cells[:index]})
-        raise ConfigError(f"{where}: run '{twice}' is there twice, expected different values")
-    together = {json.dumps([cell.settings.get("base"), cell.settings.get("data")]): None for cell in cells}
-    order = {key: number for number, key in enumerate(together)}
-    cells.sort(key=lambda cell: order[json.dumps([cell.settings.get("base"), cell.settings.get("data")])])
-    return Grid(tuple(cells), tuple(name for name in names if name != "seed"))
+    for name, count in Counter(cell.name for cell in cells).items():
+        if count > 1:
+            raise ConfigError(f"{where}: run '{name}' is there twice, expected different values")
+    together: dict[str, list[Cell]] = {}
+    for cell in cells:
+        together.setdefault(json.dumps([cell.settings.get("base"), cell.settings.get("data")]), []).append(cell)
+    ordered = tuple(cell for part in together.values() for cell in part)
+    return Grid(ordered, tuple(name for name in names if name != "seed"))
 
 
 def out_of(source: str | Path | Settings) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+
 from plait.report.html import inline, page_environment
-from plait.report.table import Table
 from plait.report.theme import LIGHT, THEMES, Theme, draw
 from plait.report.wording import bytes_text, loss_text, plural, within_text
 from plait.study.comparison import Comparison
@@ -34,20 +35,19 @@ def render_page(comparison: Comparison) -> str:
             },
             plots=inline({theme.media: _plots(comparison, theme) for theme in THEMES}),
             alternative_texts=_ALTERNATIVE_TEXTS,
-            command=("plait", "compare", *(str(run.path) for run in comparison.runs)),
+            command=("plait", "compare", *(shlex.quote(str(run.path)) for run in comparison.runs)),
         )
     )
 
 
 def render_fragment(comparison: Comparison) -> str:
     """Tables and one plot, to stand in a notebook."""
-    tables: tuple[Table, ...] = comparison_tables(comparison)
     plots = {LIGHT.media: {"loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", LIGHT))}}
     return (
         page_environment("plait.study")
         .get_template("comparison_cell.html")
         .render(
-            tables=tables,
+            tables=comparison_tables(comparison),
             notes=comparison.notes,
             plots=inline(plots),
             alternative_texts=_ALTERNATIVE_TEXTS,

@@ -15,6 +15,8 @@ from plait.rounds.run_view import RunView
 _APART = frozenset({"seed", "out", "publish", "keep-updates"})
 # More settings than these in a label are harder to read than the names of directories.
 _MOST_IN_LABEL = 3
+# Of more settings that differ, combinations are too many to try.
+_MOST_TRIED = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +144,10 @@ def _labels(groups: Sequence[tuple[StudiedRun, ...]]) -> list[str]:
     if are_single and len(set(names)) == len(names):
         return names
     tables = [group[0].settings for group in groups]
-    keys = differing(tables)
+    columns = [[setting_text(key, table) for table in tables] for key in differing(tables)[:_MOST_TRIED]]
     for size in range(1, _MOST_IN_LABEL + 1):
-        for chosen in combinations(keys, size):
-            texts = [", ".join(setting_text(key, table) for key in chosen) for table in tables]
+        for chosen in combinations(columns, size):
+            texts = [", ".join(parts) for parts in zip(*chosen, strict=True)]
             if len(set(texts)) == len(texts):
                 return texts
     return names if len(set(names)) == len(names) else [clean(str(group[0].path)) for group in groups]

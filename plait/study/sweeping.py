@@ -22,8 +22,8 @@ from plait.config import config_from_table
 from plait.errors import ConfigError, Interrupted, PlaitError
 from plait.files import cannot_write, lock, write_atomically
 from plait.rounds.stop import StopRequest
-from plait.study.comparison import Comparison, comparison_of, figures_of_run
-from plait.study.frames import NUMBER, TEXT, frame_of, view_of
+from plait.study.comparison import RUN_COLUMNS, Comparison, comparison_of, figures_of_run
+from plait.study.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 from plait.study.given import is_done
 from plait.study.grid import Cell, Grid, Settings, out_of, read_grid
 from plait.study.runs import Group, StudiedRun
@@ -35,10 +35,7 @@ CELLS = "cells"
 """The directory of a sweep's runs, in its own."""
 
 _RESULTS, _CSV, _LOCK = "results.jsonl", "results.csv", ".lock"
-_FIGURES = (
-    "rounds", "base_loss", "loss", "loss_margin", "change", "change_margin", "personalized_loss", "accuracy", "bytes",
-    "uplink_bytes", "downlink_bytes", "wall_s",
-)  # fmt: skip
+_FIGURES = tuple(name for name, kind in RUN_COLUMNS.items() if kind in (NUMBER, COUNT) and name != "seed")
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Sweep:
         """
         figures = dict.fromkeys(_FIGURES, NUMBER)
         texts = dict.fromkeys(("run", "status", "error", *self.grid.axes), TEXT)
-        return frame_of(self.rows(), {**texts, "seed": "int64", **figures})
+        return frame_of(self.rows(), {**texts, "seed": COUNT, **figures})
 
     @property
     def failed(self) -> Mapping[str, str]:
@@ -183,9 +180,7 @@ def sweep(
             # Loads torch, which a sweep that is finished does not need.
             from plait.study.workers import in_processes, in_this_process
 
-            doing = in_this_process(waiting, paths, stop)
-            if jobs > 1:
-                doing = in_processes(waiting, paths, stop, jobs)
+            doing = in_processes(waiting, paths, stop, jobs) if jobs > 1 else in_this_process(waiting, paths, stop)
             with contextlib.closing(doing):
                 for done in doing:
                     outcome = done.outcome

@@ -62,14 +62,14 @@ def in_processes(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopReq
     for thread in threads:
         thread.start()
     stop.heeded = True
-    told, left = False, len(workers)
+    left = len(workers)
     try:
         while left:
             try:
                 ended = done.get(timeout=_LOOK_S)
             except queue.Empty:
-                if stop.asked and not told:
-                    told = True
+                if stop.asked:
+                    # Again and again, for a worker may have been about to start its process.
                     for worker in workers:
                         worker.stop()
                 continue
@@ -110,8 +110,8 @@ class _Worker:
 
     def stop(self) -> None:
         """Stop the run in progress."""
-        if self._process:
-            self._say({"stop": True}, self._process)
+        if process := self._process:
+            self._say({"stop": True}, process)
 
     def close(self) -> None:
         """End the process."""
@@ -135,13 +135,12 @@ class _Worker:
 
     @staticmethod
     def _say(task: Mapping[str, object], process: subprocess.Popen[str]) -> None:
-        if process.stdin:
-            try:
-                process.stdin.write(json.dumps(task) + "\n")
+        line = json.dumps(task) + "\n"
+        # Where it has ended, or its pipe is closed, the answer that does not come says so too.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            if process.stdin:
+                process.stdin.write(line)
                 process.stdin.flush()
-            except BrokenPipeError:
-                # It has ended, which the answer that does not come says too.
-                return
 
 
 def _code_of(process: subprocess.Popen[str]) -> int:
