@@ -189,8 +189,14 @@ class CountingProxy:
             except OSError:
                 near.close()
                 continue
-            threading.Thread(target=self._carry, args=(near, far, "up_bytes"), daemon=True).start()
-            threading.Thread(target=self._carry, args=(far, near, "down_bytes"), daemon=True).start()
+            threading.Thread(target=self._connect, args=(near, far), daemon=True).start()
+
+    def _connect(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            up = threading.Thread(target=self._carry, args=(near, far, "up_bytes"), daemon=True)
+            up.start()
+            self._carry(far, near, "down_bytes")
+            up.join()
 
     def _carry(self, source: socket.socket, sink: socket.socket, counter: str) -> None:
         with suppress(OSError):
