@@ -18,8 +18,8 @@ from plait import machine
 from plait.aggregation import RULES, Rule
 from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
-from plait.export import Outlets
-from plait.export.publisher import Publisher
+from plait.exporting import Outlets
+from plait.exporting.publisher import Publisher
 from plait.privacy.key import RunKey
 from plait.rounds import private_rounds
 from plait.rounds.aggregator import largest_update

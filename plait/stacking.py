@@ -20,7 +20,7 @@ from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
 from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
-from plait.export.plain_lora import lora_fault
+from plait.exporting.plain_lora import lora_fault
 from plait.rounds.starting_point import StartingPoint
 from plait.rounds.tracks import RankedAdapter
 from plait.run import Run

@@ -129,9 +129,9 @@ class Result:
 
     def _personalized(self, client: str) -> Path:
         """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
-        from plait.export import TARGETS, ExportRequest
-        from plait.export.personal import open_personal
-        from plait.export.source import plain_name
+        from plait.exporting import TARGETS, ExportRequest
+        from plait.exporting.personal import open_personal
+        from plait.exporting.source import plain_name
 
         source = open_personal(self.path, client)
         place = self.path / "personalized" / plain_name(client)

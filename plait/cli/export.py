@@ -53,10 +53,10 @@ def export(
     Example: plait export runs/first --to vllm served/first
     """
     from plait.errors import ConfigError, did_you_mean
-    from plait.export import ExportRequest, Float, check_repository, check_target, open_source
-    from plait.export import export as write_export
-    from plait.export import push_to_hub as upload
-    from plait.export.personal import is_node_state, open_node, open_personal
+    from plait.exporting import ExportRequest, Float, check_repository, check_target, open_source
+    from plait.exporting import export as write_export
+    from plait.exporting import push_to_hub as upload
+    from plait.exporting.personal import is_node_state, open_node, open_personal
 
     if gguf_type not in list(Float):
         raise ConfigError(

@@ -63,7 +63,7 @@ def serve(
     with status("loading libraries", quiet=False):
         import uvicorn
 
-        from plait.export import open_source
+        from plait.exporting import open_source
         from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
         from plait.training.bases import BUILT_IN, locate_base, quiet_libraries
         from plait.training.device import choose_compute

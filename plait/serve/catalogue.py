@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.errors import BaseMismatchError, ConfigError
-from plait.export.base_fit import check_fit
-from plait.export.plain_lora import plain_lora
-from plait.export.source import Source, open_source
+from plait.exporting.base_fit import check_fit
+from plait.exporting.plain_lora import plain_lora
+from plait.exporting.source import Source, open_source
 
 if TYPE_CHECKING:
     # At run time it would import torch.

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from plait.errors import PeerError
-from plait.export import load_into_vllm
+from plait.exporting import load_into_vllm
 from plait.serve import Access, AllowedHosts
 
 Start = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plait.errors import BaseMismatchError, ConfigError
-from plait.export import open_source
+from plait.exporting import open_source
 from plait.serve import common_base
 
 Start = Callable[..., Any]

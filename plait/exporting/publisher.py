@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
-from plait.export import Outlets
+from plait.exporting import Outlets
 from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory

@@ -10,7 +10,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.adapters.methods import AdapterRequest
 from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
-from plait.export.personal import is_node_state, open_node, open_personal, with_own_side
+from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.moved_base import MovedBase, kept_base
 from plait.rounds.own_adapter import kept_lead

@@ -15,7 +15,7 @@ from plait.aggregation import RULES, Side, geometry_of
 from plait.choice import parse_choice
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
-from plait.export.source import Source, open_source, plain_name
+from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.events import ClientsDescribed

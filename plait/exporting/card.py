@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plait.adapters.model_card import before_training, escaped, front_matter, page, parent_rows
-from plait.export.source import Source
+from plait.exporting.source import Source
 
 # A directory's name is left out of the card: it means nothing elsewhere.
 BASE_ELSEWHERE = "path/to/the/base"

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from plait.adapters import save_peft_directory
 from plait.errors import ConfigError
-from plait.export.base_fit import check_fit, module_name
-from plait.export.card import BASE_ELSEWHERE, HERE, export_card
-from plait.export.peft import STYLE, rank_notes
-from plait.export.plain_lora import plain_lora
-from plait.export.request import Command, ExportRequest, Writer, Written
-from plait.export.source import base_in_commands
-from plait.export.uniform import largest_rank, uniform
+from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.card import BASE_ELSEWHERE, HERE, export_card
+from plait.exporting.peft import STYLE, rank_notes
+from plait.exporting.plain_lora import plain_lora
+from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.source import base_in_commands
+from plait.exporting.uniform import largest_rank, uniform
 from plait.training.bases import Progress, locate_config
 
 # Values of vLLM's --max-lora-rank; its kernels have no others.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
 from plait.errors import ConfigError, PlaitError
-from plait.export.plain_lora import lora_fault
-from plait.export.publish import check_address, check_place, load_into_vllm, publish
+from plait.exporting.plain_lora import lora_fault
+from plait.exporting.publish import check_address, check_place, load_into_vllm, publish
 
 _TIMEOUT_S = 30.0
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from plait.adapters import BaseReference
 from plait.errors import ConfigError
-from plait.export import ExportRequest, Float, export, open_source
+from plait.exporting import ExportRequest, Float, export, open_source
 from plait.training.bases import LocatedBase, locate_base
 
 NAMES = {

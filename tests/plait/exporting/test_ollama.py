@@ -10,7 +10,7 @@ import pytest
 
 from plait.adapters import BaseReference
 from plait.errors import ConfigError
-from plait.export import ExportRequest, export, open_source
+from plait.exporting import ExportRequest, export, open_source
 from plait.training.bases import LocatedBase, locate_base
 
 

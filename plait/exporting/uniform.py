@@ -17,7 +17,7 @@ from plait.adapters import AdapterState, Float32, Json, Layout, TensorSlot
 from plait.aggregation.geometry import Geometry, Pair
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.projection import balanced
-from plait.export.source import Source
+from plait.exporting.source import Source
 
 _PER_MODULE_KEYS = ("rank_pattern", "alpha_pattern", "use_rslora")
 

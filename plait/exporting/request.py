@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
-from plait.export.source import Source
+from plait.exporting.source import Source
 from plait.training.bases import Progress
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.export import Outlets, open_source
+from plait.exporting import Outlets, open_source
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from plait.adapters import AdapterState, Float32, Task
 from plait.adapters.safetensors_header import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
-from plait.export.base_fit import check_fit, module_name
-from plait.export.card import HERE, CardStyle, export_card
-from plait.export.plain_lora import INPUT_METHODS, lora_fault
-from plait.export.request import Command, ExportRequest, Writer, Written
-from plait.export.source import Source, locate_weights
+from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.card import HERE, CardStyle, export_card
+from plait.exporting.plain_lora import INPUT_METHODS, lora_fault
+from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.source import Source, locate_weights
 from plait.files import write_atomically
 from plait.training.bases import Progress
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.export import load_into_vllm, publish
+from plait.exporting import load_into_vllm, publish
 
 
 def adapter_with(tmp_path: Path, weights: bytes) -> Path:

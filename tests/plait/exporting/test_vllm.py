@@ -19,8 +19,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from plait.errors import ConfigError, PeerError
-from plait.export import ExportRequest, export, open_source
-from plait.export.vllm import RANKS
+from plait.exporting import ExportRequest, export, open_source
+from plait.exporting.vllm import RANKS
 from plait.training.bases import LocatedBase
 
 

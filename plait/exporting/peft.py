@@ -7,11 +7,11 @@ from pathlib import Path
 
 from plait.adapters import Task, save_peft_directory
 from plait.errors import ConfigError
-from plait.export.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
-from plait.export.plain_lora import plain_lora
-from plait.export.request import Command, ExportRequest, Writer, Written
-from plait.export.source import Source, base_in_commands
-from plait.export.uniform import Uniform, uniform
+from plait.exporting.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
+from plait.exporting.plain_lora import plain_lora
+from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.source import Source, base_in_commands
+from plait.exporting.uniform import Uniform, uniform
 from plait.training.bases import Progress
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from plait.adapters import AdapterSpec, Task
 from plait.aggregation.geometry import Geometry, geometry_of
 from plait.errors import ConfigError
-from plait.export.source import Source
+from plait.exporting.source import Source
 
 # They change the input and no weight, so only PEFT applies them.
 INPUT_METHODS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})

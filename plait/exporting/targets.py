@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.export.gguf_adapter import prepare_gguf
-from plait.export.merged import prepare_merged
-from plait.export.ollama import prepare_ollama
-from plait.export.peft import prepare_peft
-from plait.export.request import ExportRequest, Prepare, Written
-from plait.export.vllm import prepare_vllm
+from plait.exporting.gguf_adapter import prepare_gguf
+from plait.exporting.merged import prepare_merged
+from plait.exporting.ollama import prepare_ollama
+from plait.exporting.peft import prepare_peft
+from plait.exporting.request import ExportRequest, Prepare, Written
+from plait.exporting.vllm import prepare_vllm
 from plait.files import directory_written_aside
 from plait.training.bases import Progress
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState
 from plait.aggregation.geometry import geometry_of
-from plait.export import open_source
-from plait.export.uniform import largest_rank, uniform
+from plait.exporting import open_source
+from plait.exporting.uniform import largest_rank, uniform
 
 
 def products(spec: AdapterSpec, state: AdapterState) -> dict[str, NDArray[np.float64]]:

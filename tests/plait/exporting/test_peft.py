@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.export import ExportRequest, export, open_source
+from plait.exporting import ExportRequest, export, open_source
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]

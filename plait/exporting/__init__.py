@@ -1,11 +1,11 @@
 """Export for serving: an adapter as a PEFT directory, merged weights, GGUF, for vLLM and SGLang, for Ollama."""
 
-from plait.export.hub import check_repository, push_to_hub
-from plait.export.outlets import Outlets
-from plait.export.publish import load_into_vllm, publish
-from plait.export.request import Command, ExportRequest, Float, Written
-from plait.export.source import Source, open_source
-from plait.export.targets import TARGETS, Exported, check_target, export
+from plait.exporting.hub import check_repository, push_to_hub
+from plait.exporting.outlets import Outlets
+from plait.exporting.publish import load_into_vllm, publish
+from plait.exporting.request import Command, ExportRequest, Float, Written
+from plait.exporting.source import Source, open_source
+from plait.exporting.targets import TARGETS, Exported, check_target, export
 
 __all__ = [
     "TARGETS",

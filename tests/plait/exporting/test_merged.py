@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from plait.errors import BaseMismatchError, ConfigError
-from plait.export import ExportRequest, export, open_source
-from plait.export.merged import _from_float32, _to_float32
+from plait.exporting import ExportRequest, export, open_source
+from plait.exporting.merged import _from_float32, _to_float32
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from plait.adapters import BaseReference, Float32
 from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import ConfigError, MachineError
-from plait.export.base_fit import check_fit, module_name
-from plait.export.card import BASE_ELSEWHERE, CardStyle, export_card
-from plait.export.peft import at_rank, rank_notes
-from plait.export.plain_lora import plain_lora
-from plait.export.request import Command, ExportRequest, Float, Writer, Written
-from plait.export.source import Source, base_in_commands
-from plait.export.uniform import Uniform
+from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.card import BASE_ELSEWHERE, CardStyle, export_card
+from plait.exporting.peft import at_rank, rank_notes
+from plait.exporting.plain_lora import plain_lora
+from plait.exporting.request import Command, ExportRequest, Float, Writer, Written
+from plait.exporting.source import Source, base_in_commands
+from plait.exporting.uniform import Uniform
 from plait.files import write_atomically
 from plait.training.bases import Progress, locate_config
 

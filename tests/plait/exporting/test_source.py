@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plait.errors import BaseMismatchError, ConfigError, PeerError
-from plait.export import open_source
-from plait.export.source import locate_weights
+from plait.exporting import open_source
+from plait.exporting.source import locate_weights
 from plait.training.bases import LocatedBase
 
 
