@@ -149,7 +149,8 @@ class RunStarted(Event):
         config: all settings under the keys that users write.
         base: the frozen model.
         adapter: the trained adapter.
-        data: of the simulated clients; None where clients have their own, and before it was recorded.
+        data: of the simulated clients; None where clients have their own, in a run with differential
+            privacy, and before it was recorded.
         rule: how updates are combined; None before it was recorded.
         plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.

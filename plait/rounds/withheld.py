@@ -3,7 +3,7 @@
 Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
 so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
 Left out is what a client computes from its data: losses, counts, times, sizes and digests of its update, and its own
-words.
+words; and the digest and size of all simulated clients' data, against which a guess of one client's could be tested.
 
 Messages of clients have sizes that depend on their data too: instead of them the ledger has the size that the encoding
 aims at. Knows no ledger file.
@@ -21,7 +21,7 @@ _ALL = frozenset({"*"})
 
 KEPT: Mapping[type[Event], frozenset[str]] = {
     # Settings, and what follows from settings and noised means alone.
-    events.RunStarted: _ALL,
+    events.RunStarted: frozenset(events.RunStarted.model_fields) - {"data"},
     events.Resumed: _ALL,
     events.Interrupted: _ALL,
     events.RunFinished: _ALL,

@@ -6,6 +6,7 @@ from plait.rounds.withheld import KEPT, screened
 
 # What a client computes from its data, by event; somebody has decided for every other field that it may be read.
 LEFT_OUT = {
+    "run_started": {"data"},
     "update_received": {
         "payload_bytes", "envelope_bytes", "bits_per_parameter", "distortion", "codec_s", "examples", "tokens",
         "train_loss", "first_loss", "train_s", "digest", "norms", "signed", "signature", "uplink_bytes",
@@ -34,6 +35,17 @@ def test_an_event_that_nobody_has_decided_on_is_left_out():
         loss: float = 1.0
 
     assert screened(New(), update_bytes=1) is None
+
+
+def test_of_the_run_s_beginning_only_the_data_are_left_out():
+    data = events.DataUsed(name="notes.jsonl", fingerprint="ab" * 32, records=70)
+    adapter = events.Adapter(trainable_parameters=9)
+    began = events.RunStarted(
+        seed=1, config={"rounds": 2}, base=events.Base(name="tiny"), adapter=adapter, full_model_bytes=8,
+        rule=events.CombiningRule(name="fedavg", separate=True), parents=({"name": "a"},), data=data,
+        plugins=(events.Plugin(kind="rule", name="mine:rule"),),
+    )  # fmt: skip
+    assert screened(began, update_bytes=1) == began.model_copy(update={"data": None})
 
 
 def test_of_a_client_only_name_rank_and_key_are_kept():
