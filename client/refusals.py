@@ -17,6 +17,7 @@ _REMEDIES: Mapping[int, str] = {
     pb.REFUSED_REASON_BAD_PROOF: "the kit does not match its key; ask the server's operator for a new kit",
     pb.REFUSED_REASON_BASE_MISMATCH: "pass the run's model to --base, with the same weights, config and tokenizer",
     pb.REFUSED_REASON_REPLACED: "another process runs with this name; stop one of the two, or give it its own kit",
+    pb.REFUSED_REASON_ROLE: "run with a client's kit",
     pb.REFUSED_REASON_MALFORMED: "install the plait version that the server runs",
 }
 

@@ -14,6 +14,7 @@ from plait.transport.protocol import NONCE_BYTES, PROTOCOL_VERSION, enrolment_by
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
 from plait.trust.register import Verdict
+from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
 
 _REASONS = {
@@ -36,7 +37,11 @@ class Admission(Protocol):
         ...
 
     def standing(self, name: str) -> Verdict:
-        """The register's verdict on a name, whatever the key."""
+        """The register's verdict on a client's name, whatever the key."""
+        ...
+
+    def holds(self, role: Role, name: str, public_key: bytes) -> Verdict:
+        """The register's verdict on a name and a key in a role."""
         ...
 
 

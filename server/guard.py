@@ -1,8 +1,8 @@
-"""Access to all calls: checks the caller's certificate before any of its messages is read.
+"""Access to all calls: checks the caller's certificate and role before any of its messages is read.
 
-A certificate outlives its client: after `plait provision --revoke` TLS still accepts it. So every call, health checks
-included, is refused if the certificate's name is unknown to the register or revoked, and the calls per name are
-limited. Knows nothing of the calls themselves.
+A certificate outlives its member: after `plait provision --revoke` TLS still accepts it. So every call, health checks
+included, is refused if the register does not know the certificate's name in its role, or has it revoked; calls that
+the role does not allow are refused, and the calls per name are limited. Knows nothing of the calls themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +19,9 @@ import grpc.aio
 
 from plait.errors import PlaitError
 from plait.trust.authority import SERVER_COMMON_NAME
+from plait.trust.certificate import Shown, shown_by
 from plait.trust.register import Verdict
+from plait.trust.roles import STAFF, Role
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import EnrolmentRefused, refusal_of
 from server.log import say
@@ -29,7 +31,19 @@ from server.revocation import Revocation
 Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-ATTEND = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}/Attend"
+_FEDERATION = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
+ATTEND = f"{_FEDERATION}/Attend"
+_ALLOWED: Mapping[str, frozenset[Role]] = {
+    f"{_FEDERATION}/{call}": frozenset(roles)
+    for call, roles in {
+        "Attend": (Role.CLIENT,),
+        "Download": (Role.CLIENT,),
+        "Held": (Role.CLIENT,),
+        "Upload": (Role.CLIENT,),
+        "Status": (Role.CLIENT, *STAFF),
+    }.items()
+}
+"""The roles that may make a call; any may ask whether the server is healthy."""
 _CALLS_A_NAME = 16
 """A node has its long call, a download, an upload, a few questions, and all of them again while it reconnects."""
 _TOLD_EVERY_S = 60.0
@@ -39,6 +53,12 @@ def certified_name(context: Context) -> str | None:
     """The name in the caller's certificate; None on an insecure connection."""
     names = list(context.auth_context().get("x509_common_name", ()))
     return names[0].decode(errors="replace") if names else None
+
+
+def certificate_of(context: Context) -> Shown | None:
+    """What the caller's certificate states; None on an insecure connection, or for one that plait never issues."""
+    found = list(context.auth_context().get("x509_pem_cert", ()))
+    return shown_by(found[0]) if found else None
 
 
 @dataclass(eq=False)
@@ -73,7 +93,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(requests: AsyncIterator[object], context: Context) -> object:
             name = certified_name(context)
             try:
-                refused = self._refusal(name)
+                refused = self._refusal(name, context, method)
             except PlaitError as error:
                 say("register", level=logging.ERROR, detail=error)
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
@@ -94,11 +114,19 @@ class Guard(grpc.aio.ServerInterceptor):
         )
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
-    def _refusal(self, name: str | None) -> EnrolmentRefused | None:
+    def _refusal(self, name: str | None, context: Context, method: str) -> EnrolmentRefused | None:
         if name is None:
             return None
-        if name != SERVER_COMMON_NAME and (verdict := self.revocation.verdict(name)) is not Verdict.KNOWN:
-            return refusal_of(verdict)
+        if name != SERVER_COMMON_NAME:
+            shown = certificate_of(context)
+            if shown is None or shown.name != name:
+                return EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "certificate is not one that plait makes")
+            if (verdict := self.revocation.verdict(shown)) is not Verdict.KNOWN:
+                return refusal_of(verdict)
+            if shown.role not in _ALLOWED.get(method, (shown.role,)):
+                return EnrolmentRefused(
+                    pb.REFUSED_REASON_ROLE, f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
+                )
         if self._calls[name] >= _CALLS_A_NAME:
             return EnrolmentRefused(
                 pb.REFUSED_REASON_FULL, f"this node has {_CALLS_A_NAME} calls in progress, try again later"

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 from dataclasses import KW_ONLY, dataclass
 
+from plait.trust.certificate import Shown
 from plait.trust.register import Verdict
+from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import Admission
 from server.log import say
@@ -34,14 +36,18 @@ class Revocation:
     tasks: TaskRegistry
     metrics: Metrics
 
-    def verdict(self, name: str) -> Verdict:
-        """The register's verdict on a certificate's name; a node whose name is no longer valid is dismissed.
+    def verdict(self, shown: Shown) -> Verdict:
+        """The register's verdict on a certificate; a node whose name is no longer valid is dismissed.
 
         Raises:
             PlaitError: the register cannot be read.
         """
-        verdict = Verdict.KNOWN if self.admission is None else self.admission.standing(name)
-        node = self.tasks.sessions.named(name)
+        if self.admission is None:
+            return Verdict.KNOWN
+        if shown.role is not Role.CLIENT:
+            return self.admission.holds(shown.role, shown.name, shown.key_digest)
+        verdict = self.admission.standing(shown.name)
+        node = self.tasks.sessions.named(shown.name)
         if verdict is not Verdict.KNOWN and node is not None and node.session is not None:
             self._turn_out(node.session)
         return verdict

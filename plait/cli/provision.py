@@ -1,4 +1,4 @@
-"""``plait provision``: make the start-up kits of a federation, add clients, revoke them."""
+"""``plait provision``: make the start-up kits of a federation, add members, revoke them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ _PORT = 9440
 def provision(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the kits; made if missing.")],
     clients: Annotated[str, typer.Option("--clients", help="Names of the clients, separated by commas.")] = "",
+    operators: Annotated[
+        str, typer.Option("--operators", help="Names of people who may submit and cancel runs of a standing server.")
+    ] = "",
+    observers: Annotated[str, typer.Option("--observers", help="Names of people who may only look.")] = "",
     server_name: Annotated[
         str,
         typer.Option("--server-name", help="DNS names and IP addresses that clients connect to, separated by commas."),
@@ -29,10 +33,10 @@ def provision(
     days: Annotated[
         int | None, typer.Option("--days", min=1, help="Validity of new certificates.  [dim]\\[default: 730][/dim]")
     ] = None,
-    revoke: Annotated[str, typer.Option("--revoke", metavar="NAME", help="Revoke this client's key.")] = "",
+    revoke: Annotated[str, typer.Option("--revoke", metavar="NAME", help="Revoke this member's key.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make start-up kits for a server and its clients; later add clients, renew certificates or revoke keys.
+    """Make start-up kits for a server, clients and operators; later add some, renew certificates or revoke keys.
 
     Existing files are never overwritten. To renew a certificate, remove it from its kit and run this again.
 
@@ -42,14 +46,18 @@ def provision(
 
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
-        if clients or server_name or days is not None:
+        if clients or operators or observers or server_name or days is not None:
             raise ConfigError("--revoke is given with other options, expected it on its own")
         _tell_revoked(directory, trust.revoke(directory, trust.composed(revoke), now=now), json_output=json_output)
         return
-    names = [trust.composed(name) for name in _split(clients)]
-    if not names and not (directory / "authority").exists():
+    names, operating, observing = (
+        [trust.composed(name) for name in _split(given)] for given in (clients, operators, observers)
+    )
+    if not (names or operating or observing) and not (directory / "authority").exists():
         raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
-    made = trust.provision(directory, names, _split(server_name), now=now, days=days)
+    made = trust.provision(
+        directory, names, _split(server_name), operators=operating, observers=observing, now=now, days=days
+    )
     if json_output:
         print_json(_as_json(directory, made))
     else:
@@ -59,8 +67,8 @@ def provision(
 def _tell(directory: Path, made: Federation) -> None:
     if made.authority_made:
         typer.echo(f"made       {directory / 'authority'}  the authority; anyone with its ca.key can admit clients")
-    for kit in (made.server, *made.clients):
-        what = f"the server, for {', '.join(made.server_names)}" if kit is made.server else f"client {kit.name}"
+    for kit in (made.server, *made.clients, *made.staff):
+        what = f"the server, for {', '.join(made.server_names)}" if kit is made.server else f"{kit.role} {kit.name}"
         typer.echo(f"{kit.outcome.value:<10} {kit.directory}  {what}, certificate until {kit.expires:%Y-%m-%d}")
     for number, step in enumerate(_next_steps(directory, made), start=1):
         typer.echo(f"\n{number}. {step}")
@@ -69,6 +77,7 @@ def _tell(directory: Path, made: Federation) -> None:
 def _next_steps(directory: Path, made: Federation) -> list[str]:
     """The operator's next steps, one per entry, without those for kits that existed before."""
     new = [kit for kit in made.clients if kit.outcome.value != "kept"]
+    staff = [kit for kit in made.staff if kit.outcome.value != "kept"]
     steps: list[str] = []
     if made.server.outcome.value == "made":
         listen = f"0.0.0.0:{_PORT}"
@@ -78,22 +87,33 @@ def _next_steps(directory: Path, made: Federation) -> list[str]:
         )
     elif made.server.outcome.value == "renewed":
         steps.append(f"Copy {made.server.directory / 'server.crt'} into the server's kit and restart the server.")
-    elif any(kit.outcome.value != "renewed" for kit in new):
+    elif any(kit.outcome.value != "renewed" for kit in (*new, *staff)):
         steps.append(_copy_register(made.server.directory))
     if new:
         steps.append("Copy each client's folder to that client's machine and no other, and run:")
         steps[-1] += "".join(f"\n   {_client_command(kit, made.server_names)}" for kit in new)
-    if made.authority_made or new:
+    if staff:
+        steps.append("Copy each operator's and observer's folder to that person's machine and no other, and run:")
+        steps[-1] += "".join(f"\n   {_staff_command(kit, made.server_names)}" for kit in staff)
+    if made.authority_made or new or staff:
         steps.append(
-            f"Keep {directory / 'authority'} offline, for example on an encrypted stick. Only adding clients and "
+            f"Keep {directory / 'authority'} offline, for example on an encrypted stick. Only adding members and "
             "renewing certificates needs it."
         )
     return steps
 
 
 def _client_command(kit: Provisioned, server_names: Sequence[str]) -> str:
+    return f"plait client --kit {shlex.quote(kit.name)} --server {_address(server_names)} --data my.jsonl"
+
+
+def _staff_command(kit: Provisioned, server_names: Sequence[str]) -> str:
+    return f"plait status --kit {shlex.quote(kit.name)} --server {_address(server_names)}"
+
+
+def _address(server_names: Sequence[str]) -> str:
     server = f"[{server_names[0]}]" if ":" in server_names[0] else server_names[0]
-    return f"plait client --kit {shlex.quote(kit.name)} --server {shlex.quote(f'{server}:{_PORT}')} --data my.jsonl"
+    return shlex.quote(f"{server}:{_PORT}")
 
 
 def _copy_register(server: Path) -> str:
@@ -104,30 +124,38 @@ def _copy_register(server: Path) -> str:
 
 
 def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: bool) -> None:
-    register = directory / "server" / "clients.json"
+    register, folder = directory / "server" / "clients.json", client.role.folder
     if json_output:
         print_json(
             {
                 "name": client.name,
+                "role": client.role.value,
                 "public_key": client.public_key.hex(),
                 "revoked": client.revoked and client.revoked.isoformat(),
                 "register": str(register),
             }
         )
         return
-    typer.echo(f"revoked client {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
+    typer.echo(f"revoked {client.role} {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
     typer.echo(f"\n1. {_copy_register(directory / 'server')}")
-    typer.echo(f"\n2. To readmit {client.name} with a new key, remove its folder in {directory / 'clients'} and run:")
-    typer.echo(f"   plait provision {shlex.quote(str(directory))} --clients {shlex.quote(client.name)}")
+    typer.echo(f"\n2. To readmit {client.name} with a new key, remove its folder in {directory / folder} and run:")
+    typer.echo(f"   plait provision {shlex.quote(str(directory))} --{folder} {shlex.quote(client.name)}")
 
 
 def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
+    from plait.trust import Role
+
     return {
         "authority": {"path": str(directory / "authority"), "outcome": "made" if made.authority_made else "kept"},
         "server": {**_kit_as_json(made.server), "names": list(made.server_names)},
-        "clients": [
-            {"name": kit.name, "public_key": kit.public_key.hex(), **_kit_as_json(kit)} for kit in made.clients
-        ],
+        **{
+            role.folder: [
+                {"name": kit.name, "public_key": kit.public_key.hex(), **_kit_as_json(kit)}
+                for kit in (*made.clients, *made.staff)
+                if kit.role is role
+            ]
+            for role in Role
+        },
     }
 
 

@@ -12,7 +12,10 @@ from plait.cli.output import print_json
 
 def status(
     server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
-    kit: Annotated[Path | None, typer.Option(help="The server's kit; not needed for an --insecure server.")] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(help="Kit of an operator, an observer or the server; not needed for an --insecure server."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Ask a server for its round, its clients (and which are late) and the bytes sent.
@@ -20,9 +23,9 @@ def status(
     Example: plait status --server localhost:9440 --kit fed/server
     """
     from plait.transport.status import fetch_status
-    from plait.trust import ServerKit
+    from plait.trust.kit import load_asking
 
-    said = fetch_status(server, kit=None if kit is None else ServerKit.load(kit))
+    said = fetch_status(server, kit=None if kit is None else load_asking(kit))
     if json_output:
         print_json(said)
         return

@@ -9,7 +9,7 @@ import grpc
 
 from plait.address import Address, is_loopback
 from plait.transport.protocol import CHUNK_BYTES, MAX_MESSAGE_BYTES
-from plait.trust.kit import ClientKit, ServerKit
+from plait.trust.kit import Kit, ServerKit
 
 _KEEPALIVE_MS = 20_000
 _PING_TIMEOUT_MS = 20_000
@@ -80,10 +80,10 @@ def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
     )
 
 
-def channel_credentials(kit: ClientKit | ServerKit) -> grpc.ChannelCredentials:
+def channel_credentials(kit: Kit) -> grpc.ChannelCredentials:
     """TLS for a client: it shows its certificate and trusts only its kit's authority.
 
-    An operator who asks for the status connects with the server's kit.
+    People connect with an operator's or observer's kit, or ask for the status with the server's.
     """
     tls = kit.tls
     return grpc.ssl_channel_credentials(
@@ -91,7 +91,7 @@ def channel_credentials(kit: ClientKit | ServerKit) -> grpc.ChannelCredentials:
     )
 
 
-def open_channel(address: Address, kit: ClientKit | ServerKit | None) -> grpc.Channel:
+def open_channel(address: Address, kit: Kit | None) -> grpc.Channel:
     """A channel to a server.
 
     Args:

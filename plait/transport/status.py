@@ -14,17 +14,18 @@ from plait.address import Address
 from plait.errors import MachineError, PeerError
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
-from plait.trust.kit import ServerKit
+from plait.trust.kit import ServerKit, StaffKit
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 
 
-def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0) -> dict[str, object]:
+def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: float = 10.0) -> dict[str, object]:
     """Ask a server for its status.
 
     Args:
         address: host and port.
-        kit: the server's own kit, with the operator token; None for an insecure server on this machine.
+        kit: an operator's or observer's, or the server's own with its token; None for an insecure server on this
+            machine.
         timeout_s: time limit for the answer, including the connection.
 
     Raises:
@@ -34,7 +35,7 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
     """
     parsed = Address.parse(address, what="server")
     channel = open_channel(parsed, kit)
-    token = b"" if kit is None else kit.operator_token.encode()
+    token = kit.operator_token.encode() if isinstance(kit, ServerKit) else b""
     with channel:
         try:
             reply = cast(
@@ -51,9 +52,11 @@ def fetch_status(address: str, *, kit: ServerKit | None, timeout_s: float = 10.0
     return cast("dict[str, object]", said)
 
 
-def _plain(error: grpc.Call, address: Address, kit: ServerKit | None) -> MachineError | PeerError:
+def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None) -> MachineError | PeerError:
     code = error.code()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        if isinstance(kit, StaffKit):
+            return PeerError(f"{address} refuses {kit.role} '{kit.name}': {error.details()}")
         return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")

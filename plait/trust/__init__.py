@@ -3,21 +3,25 @@
 from plait.trust.authority import Authority
 from plait.trust.diagnose import explain
 from plait.trust.keys import NodeKey, verify
-from plait.trust.kit import ClientKit, ServerKit, TlsPair
+from plait.trust.kit import ClientKit, Kit, ServerKit, StaffKit, TlsPair
 from plait.trust.names import check_client_name, composed
 from plait.trust.provision import Federation, Outcome, Provisioned, provision, revoke
 from plait.trust.register import Register, RegisteredClient, Verdict
+from plait.trust.roles import Role
 
 __all__ = [
     "Authority",
     "ClientKit",
     "Federation",
+    "Kit",
     "NodeKey",
     "Outcome",
     "Provisioned",
     "Register",
     "RegisteredClient",
+    "Role",
     "ServerKit",
+    "StaffKit",
     "TlsPair",
     "Verdict",
     "check_client_name",

@@ -20,6 +20,7 @@ from plait.address import is_ip_address
 from plait.errors import ConfigError
 from plait.files import write_atomically
 from plait.trust.certificate import certificate_pem, check_key_of, key_pem, moment, new_key, read_certificate, read_key
+from plait.trust.roles import Role
 from plait.trust.secret_file import write_secret
 
 AUTHORITY_DAYS = 3653
@@ -110,21 +111,28 @@ class Authority:
             purposes=[ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
         )
 
-    def issue_client(self, key: ec.EllipticCurvePublicKey, name: str, *, now: datetime, days: int) -> x509.Certificate:
-        """A client certificate, which is not valid for a server; its common name is the client's name.
+    def issue_member(
+        self, key: ec.EllipticCurvePublicKey, name: str, *, role: Role = Role.CLIENT, now: datetime, days: int
+    ) -> x509.Certificate:
+        """A member's certificate, which is not valid for a server; its common name is the member's name.
 
         Args:
-            key: the client's public key for TLS.
-            name: the client.
+            key: the member's public key for TLS.
+            name: the member.
+            role: its role; the organizational unit of anybody but a client.
             now: the time of issue.
             days: its validity.
 
         Raises:
             ConfigError: it would outlive the authority.
         """
-        return self._signed(self._leaf(name, key, now=now, days=days), purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+        unit = "" if role is Role.CLIENT else role.value
+        builder = self._leaf(name, key, now=now, days=days, unit=unit)
+        return self._signed(builder, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
 
-    def _leaf(self, name: str, key: ec.EllipticCurvePublicKey, *, now: datetime, days: int) -> x509.CertificateBuilder:
+    def _leaf(
+        self, name: str, key: ec.EllipticCurvePublicKey, *, now: datetime, days: int, unit: str = ""
+    ) -> x509.CertificateBuilder:
         left = self.days_left(now=now)
         if left < 1:
             raise ConfigError(
@@ -133,7 +141,7 @@ class Authority:
             )
         if not 1 <= days <= left:
             raise ConfigError(f"days is {days}, expected 1 to {left}, the remaining validity of the authority")
-        return _builder(_named(name), key, now=now, days=days)
+        return _builder(_named(name, unit), key, now=now, days=days)
 
     def _signed(
         self, builder: x509.CertificateBuilder, *, purposes: Sequence[x509.ObjectIdentifier]
@@ -163,8 +171,9 @@ def _builder(
     )
 
 
-def _named(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _named(common_name: str, unit: str = "") -> x509.Name:
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
+    return x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -5,16 +5,21 @@ gRPC's TLS does not accept Ed25519 certificates, so these are ECDSA. Knows nothi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import NameOID
 
 from plait.errors import ConfigError
+from plait.trust.roles import STAFF, Role
 from plait.trust.secret_file import read_secret, read_small
 
 
@@ -119,6 +124,46 @@ def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name; empty unless there is exactly one."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if len(names) == 1 else ""
+
+
+def role_of(certificate: x509.Certificate) -> Role | None:
+    """The role that a certificate states, a client's by stating none; None for one that plait never issues."""
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    if not units:
+        return Role.CLIENT
+    role = Role.named(str(units[0].value))
+    return role if len(units) == 1 and role in STAFF else None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a member's certificate states.
+
+    Attributes:
+        key_digest: as `key_digest` makes it.
+    """
+
+    name: str
+    role: Role
+    key_digest: bytes
+
+
+def key_digest(key: CertificatePublicKeyTypes) -> bytes:
+    """SHA-256 of a certificate's public key (its SubjectPublicKeyInfo), 32 bytes."""
+    return sha256(
+        key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    ).digest()
+
+
+@lru_cache(maxsize=4096)
+def shown_by(pem: bytes) -> Shown | None:
+    """What a certificate in PEM states that TLS has verified; None if plait never issues such a one to a member."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        name, role = common_name(certificate), role_of(certificate)
+        return Shown(name, role, key_digest(certificate.public_key())) if name and role else None
+    except (ValueError, InternalError, UnsupportedAlgorithm):
+        return None
 
 
 def server_names_of(certificate: x509.Certificate) -> tuple[str, ...]:

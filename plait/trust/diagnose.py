@@ -20,7 +20,7 @@ from cryptography import x509
 from plait.address import is_loopback
 from plait.errors import PlaitError
 from plait.trust.certificate import moment, read_certificate, server_names_of
-from plait.trust.kit import AUTHORITY_FILE, ClientKit, ServerKit, load_tls_pair
+from plait.trust.kit import AUTHORITY_FILE, ClientKit, Kit, StaffKit, load_tls_pair
 
 _STEP_S = 5.0
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -44,7 +44,7 @@ class _Own:
         return self.directory / f"{self.role}.crt"
 
 
-def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
+def explain(host: str, port: int, kit: Kit | None) -> str:
     """The problem between this machine and a server, in one line with the remedy.
 
     Takes up to five seconds per step if the network drops packets; a name server may take longer.
@@ -58,14 +58,15 @@ def explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
     return _explain(host, port, kit) + _by_proxy(host)
 
 
-def _explain(host: str, port: int, kit: ClientKit | ServerKit | None) -> str:
+def _explain(host: str, port: int, kit: Kit | None) -> str:
     where = f"{host}:{port}"
     unreachable = _unreachable(host, port, where)
     if unreachable or kit is None:
         return unreachable or (
             f"{where} is there but does not answer without TLS: is it a plait server started with --insecure?"
         )
-    own = _Own(kit.directory, "client" if isinstance(kit, ClientKit) else "server")
+    role = kit.role.value if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
+    own = _Own(kit.directory, role)
     try:
         load_tls_pair(own.directory, own.role)
         return _tls_failure(host, port, own)

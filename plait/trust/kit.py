@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 from plait.errors import ConfigError
 from plait.trust.certificate import (
@@ -23,10 +23,12 @@ from plait.trust.certificate import (
     common_name,
     read_certificate,
     read_key,
+    role_of,
     server_names_of,
 )
 from plait.trust.keys import NodeKey
 from plait.trust.names import check_client_name
+from plait.trust.roles import STAFF, Role
 from plait.trust.secret_file import read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
@@ -34,7 +36,8 @@ OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 (a file's name)
 CLIENT_SETTINGS_FILE = "kit.toml"
 NODE_KEY_FILE = "node.key"
 
-_ASKED = {"server": "--server-name", "client": "--clients"}
+_ASKED = {"server": "--server-name", **{role.value: f"--{role.folder}" for role in Role}}
+_WHERE = {"server": "DIR/server", **{role.value: f"DIR/{role.folder}/NAME" for role in Role}}
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 
 
@@ -119,13 +122,66 @@ class ClientKit:
         """
         _check_kind(directory, "client")
         name, server_names = read_client_settings(directory)
-        tls = load_tls_pair(directory, "client", now=now)
-        named = common_name(read_certificate(directory / "client.crt"))
-        if named != name:
-            raise ConfigError(
-                f"'{directory / 'client.crt'}' is for {named!a}, expected '{name}' as {CLIENT_SETTINGS_FILE} says"
-            )
+        tls = _member_tls(directory, Role.CLIENT, name, now=now)
         return cls(directory, name, server_names, NodeKey.load(directory / NODE_KEY_FILE), tls)
+
+
+@dataclass(frozen=True)
+class StaffKit:
+    """The kit of an operator or an observer; who holds it has that role at the server.
+
+    Attributes:
+        server_names: the names of the server's certificate when the kit was made.
+    """
+
+    directory: Path
+    name: str
+    role: Role
+    server_names: tuple[str, ...]
+    tls: TlsPair
+
+    @classmethod
+    def load(cls, directory: Path, *, now: datetime | None = None) -> StaffKit:
+        """Read and check an operator's or observer's kit.
+
+        Args:
+            directory: ``DIR/operators/NAME`` or ``DIR/observers/NAME`` of `plait provision`, or a copy of it.
+            now: the time to check dates against; by default the clock's.
+
+        Raises:
+            ConfigError: as `ClientKit.load`.
+            MachineError: cannot be read.
+        """
+        role = next((role for role in STAFF if is_kit_of(directory, role.value)), Role.OPERATOR)
+        _check_kind(directory, role.value)
+        name, server_names = read_client_settings(directory)
+        return cls(directory, name, role, server_names, _member_tls(directory, role, name, now=now))
+
+
+Kit: TypeAlias = ServerKit | ClientKit | StaffKit
+"""Any kit; each has a certificate to show."""
+
+
+def load_asking(directory: Path) -> ServerKit | StaffKit:
+    """The kit of somebody who asks a server about its run: an operator, an observer, or the server itself.
+
+    Raises:
+        ConfigError: as `StaffKit.load`.
+        MachineError: cannot be read.
+    """
+    return ServerKit.load(directory) if is_kit_of(directory, "server") else StaffKit.load(directory)
+
+
+def _member_tls(directory: Path, role: Role, name: str, *, now: datetime | None) -> TlsPair:
+    """A member's certificate, which must be for its name and role."""
+    tls = load_tls_pair(directory, role.value, now=now)
+    path = directory / f"{role}.crt"
+    certificate = read_certificate(path)
+    if (named := common_name(certificate)) != name:
+        raise ConfigError(f"'{path}' is for {named!a}, expected '{name}' as {CLIENT_SETTINGS_FILE} says")
+    if role_of(certificate) is not role:
+        raise ConfigError(f"'{path}' is not {role.of}'s certificate, expected the one that `plait provision` made")
+    return tls
 
 
 def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) -> TlsPair:
@@ -133,7 +189,7 @@ def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) ->
 
     Args:
         directory: the kit.
-        role: ``server`` or ``client``.
+        role: ``server``, or a `Role`.
         now: the time to check dates against; by default the clock's.
 
     Raises:
@@ -160,10 +216,10 @@ def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) ->
     )
 
 
-def client_settings(name: str, server_names: Sequence[str]) -> bytes:
+def client_settings(name: str, server_names: Sequence[str], role: Role = Role.CLIENT) -> bytes:
     """The content of ``kit.toml``, for `read_client_settings`."""
     lines = (
-        "# Start-up kit of one plait client. Copy the folder to that client's machine and no other.",
+        f"# Start-up kit of one plait {role}. Copy the folder to that {role}'s machine and no other.",
         f"name = {json.dumps(name)}",
         f"server-names = {json.dumps(list(server_names))}",
     )
@@ -193,15 +249,31 @@ def read_client_settings(directory: Path) -> tuple[str, tuple[str, ...]]:
 
 def _check_kind(directory: Path, role: str) -> None:
     """Refuse a kit that is not a directory, belongs to another role, or contains all kits."""
-    where = "DIR/server" if role == "server" else "DIR/clients/NAME"
+    where = _WHERE[role]
     if not directory.is_dir():
         raise ConfigError(f"kit '{directory}' is not there, expected a directory: {where} of `plait provision DIR`")
     if not os.access(directory, os.X_OK):
         raise ConfigError(f"kit '{directory}' is closed to this user, expected one that it may enter")
-    if (directory / f"{role}.crt").exists() or (directory / f"{role}.key").exists():
+    if is_kit_of(directory, role) or (directory / f"{role}.key").exists():
         return
-    other = "client" if role == "server" else "server"
-    if (directory / f"{other}.crt").exists():
-        raise ConfigError(f"kit '{directory}' is a {other}'s, expected a {role}'s: {where} of `plait provision DIR`")
+    for other in _WHERE:
+        if is_kit_of(directory, other):
+            raise ConfigError(
+                f"kit '{directory}' is {_a(other)}'s, expected {_a(role)}'s: {where} of `plait provision DIR`"
+            )
     if (directory / "server" / "server.crt").exists():
         raise ConfigError(f"kit '{directory}' holds all kits, expected the {role}'s own: {where} in it")
+
+
+def is_kit_of(directory: Path, role: str) -> bool:
+    """Whether the directory holds such a kit; it may still be damaged.
+
+    Args:
+        directory: the kit.
+        role: ``server``, or a `Role`.
+    """
+    return (directory / f"{role}.crt").exists()
+
+
+def _a(role: str) -> str:
+    return f"a {role}" if role == "server" else Role(role).of

@@ -1,10 +1,11 @@
-"""Make the kits of a federation, add clients to it later, and revoke them.
+"""Make the kits of a federation, add clients, operators and observers to it later, and revoke them.
 
 ::
 
     DIR/authority/     ca.key ca.crt                                            offline; only this command needs it
     DIR/server/        server.key server.crt ca.crt clients.json operator.token
     DIR/clients/NAME/  node.key client.key client.crt ca.crt kit.toml
+    DIR/operators/NAME/  operator.key operator.crt ca.crt kit.toml          (and observers)
 
 Existing files are never overwritten. A certificate that is missing from a kit is issued again for the kit's key, which
 renews it. Knows nothing of how kits reach their machines.
@@ -26,6 +27,7 @@ from plait.trust.certificate import (
     certificate_pem,
     check_issued_by,
     common_name,
+    key_digest,
     key_pem,
     new_key,
     read_certificate,
@@ -43,6 +45,7 @@ from plait.trust.kit import (
 )
 from plait.trust.names import check_client_name, check_client_names, check_server_names
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
+from plait.trust.roles import Role
 from plait.trust.secret_file import write_secret
 
 
@@ -60,9 +63,10 @@ class Provisioned:
     """One kit after provisioning.
 
     Attributes:
-        name: the client's name, or ``server``.
+        name: the member's name, or ``server``.
         outcome: whether it is new.
-        public_key: a client's node key, 32 bytes; empty for the server.
+        public_key: the member's key as the register has it, 32 bytes; empty for the server.
+        role: the member's.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Provisioned:
     outcome: Outcome
     expires: datetime
     public_key: bytes = b""
+    role: Role = Role.CLIENT
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,14 @@ class Federation:
     Attributes:
         clients: the kits of the clients named, in order.
         authority_made: whether the authority is new.
+        staff: the kits of the operators and observers named, in order.
     """
 
     server: Provisioned
     server_names: tuple[str, ...]
     clients: tuple[Provisioned, ...]
     authority_made: bool
+    staff: tuple[Provisioned, ...] = ()
 
 
 def provision(
@@ -92,55 +99,69 @@ def provision(
     clients: Sequence[str],
     server_names: Sequence[str],
     *,
+    operators: Sequence[str] = (),
+    observers: Sequence[str] = (),
     now: datetime,
     days: int | None = None,
 ) -> Federation:
-    """Make the parts of a federation that do not exist yet: the authority, the server's kit, a kit for each client.
+    """Make the parts of a federation that do not exist yet: the authority, the server's kit, a kit for each member.
 
     Args:
         directory: of the kits; made if missing.
         clients: names of the clients wanted.
         server_names: DNS names and IP addresses that clients connect to; may be empty if the server has a kit.
+        operators: names of the operators wanted.
+        observers: names of the observers wanted.
         now: the time.
         days: validity of new certificates; by default two years, or the authority's if that is less.
 
     Raises:
-        ConfigError: a bad name, a client whose key is registered but whose kit is elsewhere, other server names than
-            those of the existing certificate, or an authority or register that is missing.
+        ConfigError: a bad name, or one with another role, a member whose key is registered but whose kit is elsewhere,
+            other server names than those of the existing certificate, or an authority or register that is missing.
         MachineError: cannot be written.
     """
     server = directory / "server"
     registered = read_clients(server / REGISTER_FILE) if server.exists() else ()
-    check_client_names(clients, taken=[client.name for client in registered])
-    for name in clients:
-        _check_key(directory / "clients" / name, name, registered)
+    wanted = [
+        (role, name)
+        for role, names in ((Role.CLIENT, clients), (Role.OPERATOR, operators), (Role.OBSERVER, observers))
+        for name in names
+    ]
+    check_client_names([name for _, name in wanted], taken=[client.name for client in registered])
+    for role, name in wanted:
+        _check_key(directory / role.folder / name, name, role, registered)
     server_names = _server_names(server / "server.crt", server_names)
     authority, authority_made = _authority(directory, now=now)
     if days is None:
         days = min(LEAF_DAYS, authority.days_left(now=now))
     server_kit = _server_kit(server, server_names, authority, now=now, days=days)
-    _make_private(directory / "clients")
+    for role in (Role.CLIENT, *{role: None for role, _ in wanted}):
+        _make_private(directory / role.folder)
     kits = tuple(
-        _client_kit(directory / "clients" / name, name, server_names, authority, now=now, days=days) for name in clients
+        _member_kit(directory / role.folder / name, name, role, server_names, authority, now=now, days=days)
+        for role, name in wanted
     )
     known = {client.public_key for client in registered}
     kits = tuple(
         replace(kit, outcome=Outcome.REGISTERED) if kit.outcome is Outcome.KEPT and kit.public_key not in known else kit
         for kit in kits
     )
-    fresh = [RegisteredClient(kit.name, kit.public_key, now) for kit in kits if kit.public_key not in known]
+    fresh = [
+        RegisteredClient(kit.name, kit.public_key, now, role=kit.role) for kit in kits if kit.public_key not in known
+    ]
     if fresh:
         # Last, so that a key is registered only when its kit is complete; a second call registers what a crash left
         # out.
         write_clients(server / REGISTER_FILE, [*registered, *fresh])
-    return Federation(server_kit, tuple(server_names), kits, authority_made)
+    own, staff = (tuple(kit for kit in kits if (kit.role is Role.CLIENT) is is_client) for is_client in (True, False))
+    return Federation(server_kit, tuple(server_names), own, authority_made, staff)
 
 
 def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
-    """Revoke a client's key in ``DIR/server/clients.json``; needs neither the authority nor the client's kit.
+    """Revoke a member's key in ``DIR/server/clients.json``; needs neither the authority nor the member's kit.
 
     Returns:
-        The client, revoked; unchanged if it had been revoked before.
+        The member, revoked; unchanged if it had been revoked before.
 
     Raises:
         ConfigError: no such client.
@@ -160,17 +181,19 @@ def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
     return revoked
 
 
-def _check_key(kit: Path, name: str, registered: Sequence[RegisteredClient]) -> None:
-    """Refuse to continue if a client's kit and the register disagree."""
+def _check_key(kit: Path, name: str, role: Role, registered: Sequence[RegisteredClient]) -> None:
+    """Refuse to continue if a member's kit and the register disagree."""
     holding = next((client for client in registered if client.name == name and client.revoked is None), None)
+    if holding is not None and holding.role is not role:
+        raise ConfigError(f"'{name}' is {holding.role.of}, expected another name for {role.of}, or revoke it first")
     if not kit.exists():
         if holding is not None:
             raise ConfigError(
-                f"client '{name}' has a key already but no kit in '{kit}', expected it there: restore it, or revoke "
-                "the client first to give it a new key"
+                f"{role} '{name}' has a key already but no kit in '{kit}', expected it there: restore it, or revoke "
+                f"the {role} first to give it a new key"
             )
         return
-    key = NodeKey.load(kit / NODE_KEY_FILE).public_bytes
+    key = _registered_key(kit, role)
     if any(client.public_key == key and client.revoked is not None for client in registered):
         raise ConfigError(f"key in '{kit}' is revoked, expected a valid one: remove that folder to make a new kit")
     if holding is not None and holding.public_key != key:
@@ -232,38 +255,46 @@ def _issue_server(kit: Path, names: Sequence[str], authority: Authority, *, now:
     return Outcome.RENEWED
 
 
-def _client_kit(
-    kit: Path, name: str, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
+def _member_kit(
+    kit: Path, name: str, role: Role, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
 ) -> Provisioned:
     if not kit.exists():
         with directory_written_aside(kit) as aside:
             aside.chmod(0o700)
-            NodeKey.generate().save(aside / NODE_KEY_FILE)
-            write_secret(aside / "client.key", key_pem(new_key()))
+            if role is Role.CLIENT:
+                NodeKey.generate().save(aside / NODE_KEY_FILE)
+            write_secret(aside / f"{role}.key", key_pem(new_key()))
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
-            write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names))
-            _issue_client(aside, name, authority, now=now, days=days)
+            write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names, role))
+            _issue_member(aside, name, role, authority, now=now, days=days)
         outcome = Outcome.MADE
     else:
         own_name, _ = read_client_settings(kit)
         if own_name != name:
-            raise ConfigError(f"kit '{kit}' is for client '{own_name}', expected '{name}'")
-        outcome = _issue_client(kit, name, authority, now=now, days=days)
-    certificate = read_certificate(kit / "client.crt")
-    check_issued_by(certificate, authority.certificate, what=f"'{kit / 'client.crt'}'")
+            raise ConfigError(f"kit '{kit}' is for {role} '{own_name}', expected '{name}'")
+        outcome = _issue_member(kit, name, role, authority, now=now, days=days)
+    path = kit / f"{role}.crt"
+    certificate = read_certificate(path)
+    check_issued_by(certificate, authority.certificate, what=f"'{path}'")
     if common_name(certificate) != name:
-        raise ConfigError(f"'{kit / 'client.crt'}' is for {common_name(certificate)!a}, expected '{name}'")
-    key = NodeKey.load(kit / NODE_KEY_FILE).public_bytes
-    return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, key)
+        raise ConfigError(f"'{path}' is for {common_name(certificate)!a}, expected '{name}'")
+    return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, _registered_key(kit, role), role)
 
 
-def _issue_client(kit: Path, name: str, authority: Authority, *, now: datetime, days: int) -> Outcome:
-    path = kit / "client.crt"
+def _issue_member(kit: Path, name: str, role: Role, authority: Authority, *, now: datetime, days: int) -> Outcome:
+    path = kit / f"{role}.crt"
     if path.exists():
         return Outcome.KEPT
-    certificate = authority.issue_client(read_key(kit / "client.key").public_key(), name, now=now, days=days)
-    write_atomically(path, certificate_pem(certificate))
+    key = read_key(kit / f"{role}.key").public_key()
+    write_atomically(path, certificate_pem(authority.issue_member(key, name, role=role, now=now, days=days)))
     return Outcome.RENEWED
+
+
+def _registered_key(kit: Path, role: Role) -> bytes:
+    """The key of a kit as the register has it, 32 bytes."""
+    if role is Role.CLIENT:
+        return NodeKey.load(kit / NODE_KEY_FILE).public_bytes
+    return key_digest(read_key(kit / f"{role}.key").public_key())
 
 
 def _make_private(directory: Path) -> None:

@@ -1,7 +1,8 @@
-"""The server's list of provisioned clients, ``clients.json``: who may enrol and with which key, and who is revoked.
+"""The server's list of provisioned members, ``clients.json``: who may enrol and with which key, and who is revoked.
 
 A running server notices changes at once: it reads the file again whenever it differs from last time. A name can be
-listed several times, with revoked keys and at most one valid key. Knows nothing of certificates.
+listed several times, with revoked keys and at most one valid key. Members are clients and, with a ``role``, operators
+and observers. Knows nothing of how certificates are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
 from plait.trust.keys import PUBLIC_KEY_BYTES
 from plait.trust.names import check_client_name
+from plait.trust.roles import STAFF, Role
 
 REGISTER_FILE = "clients.json"
 
@@ -39,14 +41,17 @@ class RegisteredClient:
     """One line of the register.
 
     Attributes:
-        public_key: public half of its node key, 32 bytes.
+        public_key: public half of its node key, 32 bytes; of an operator or observer, who has none, the SHA-256 of the
+            public key in the certificate.
         revoked: when its key was revoked; None if it is valid.
+        role: what it may do.
     """
 
     name: str
     public_key: bytes
     provisioned: datetime
     revoked: datetime | None = None
+    role: Role = Role.CLIENT
 
 
 class Register:
@@ -84,12 +89,21 @@ class Register:
             ConfigError: the file has become malformed, or is gone: nobody is admitted on an old list.
             MachineError: cannot be read.
         """
-        client = self._current().get(public_key)
-        if client is None:
+        return self.holds(Role.CLIENT, name, public_key)
+
+    def holds(self, role: Role, name: str, public_key: bytes) -> Verdict:
+        """Whether the owner of this name and key (32 bytes, see `RegisteredClient`) has this role.
+
+        Raises:
+            ConfigError: the file has become malformed, or is gone.
+            MachineError: cannot be read.
+        """
+        member = self._current().get(public_key)
+        if member is None or member.role is not role:
             return Verdict.UNKNOWN_KEY
-        if client.revoked is not None:
+        if member.revoked is not None:
             return Verdict.REVOKED_KEY
-        return Verdict.KNOWN if client.name == name else Verdict.WRONG_NAME
+        return Verdict.KNOWN if member.name == name else Verdict.WRONG_NAME
 
     def standing(self, name: str) -> Verdict:
         """Whether a client of this name may take part, with any key; its certificate proves no more than the name.
@@ -109,8 +123,9 @@ class Register:
         return self._clients
 
     def _read(self) -> None:
-        clients = read_clients(self._path)
-        self._clients = _by_key(clients)
+        members = read_clients(self._path)
+        self._clients = _by_key(members)
+        clients = [member for member in members if member.role is Role.CLIENT]
         # A name that was revoked and provisioned again has a valid key.
         revoked = {client.name: Verdict.REVOKED_KEY for client in clients}
         self._standings = revoked | {client.name: Verdict.KNOWN for client in clients if client.revoked is None}
@@ -162,18 +177,25 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _line(client: RegisteredClient) -> dict[str, str | None]:
+    role = {"role": client.role.value} if client.role in STAFF else {}
     return {
         "name": client.name,
         "public_key": client.public_key.hex(),
         "provisioned": client.provisioned.astimezone(UTC).strftime(_TIME),
         "revoked": client.revoked and client.revoked.astimezone(UTC).strftime(_TIME),
+        **role,
     }
 
 
 def _client(line: object, *, where: str) -> RegisteredClient:
-    if not isinstance(line, dict) or set(cast("dict[str, object]", line)) != set(_KEYS):
-        raise ConfigError(f"{where} is not an object of {', '.join(_KEYS)}, expected exactly these")
-    name, public_key, provisioned, revoked = (cast("dict[str, object]", line)[key] for key in _KEYS)
+    if not isinstance(line, dict) or set(cast("dict[str, object]", line)) - {"role"} != set(_KEYS):
+        raise ConfigError(f"{where} is not an object of {', '.join(_KEYS)}, expected exactly these and perhaps a role")
+    entry = cast("dict[str, object]", line)
+    name, public_key, provisioned, revoked = (entry[key] for key in _KEYS)
+    stated = str(entry.get("role", Role.CLIENT.value))
+    role = Role.named(stated)
+    if role is None:
+        raise ConfigError(f"role of {where} is {stated[:40]!a}, expected one of {', '.join(Role)}")
     if not isinstance(name, str):
         raise ConfigError(f"name of {where} is not text, expected a client's name")
     try:
@@ -188,6 +210,7 @@ def _client(line: object, *, where: str) -> RegisteredClient:
         _time(provisioned, where=f"provisioned of {where}"),
         # Anything but null revokes, so that a typing mistake never admits a client.
         None if revoked is None else _time(revoked, where=f"revoked of {where}"),
+        role,
     )
 
 

@@ -20,6 +20,7 @@ class RefusedReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSED_REASON_MALFORMED: _ClassVar[RefusedReason]
     REFUSED_REASON_FULL: _ClassVar[RefusedReason]
     REFUSED_REASON_LATE: _ClassVar[RefusedReason]
+    REFUSED_REASON_ROLE: _ClassVar[RefusedReason]
 
 class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +39,7 @@ REFUSED_REASON_REPLACED: RefusedReason
 REFUSED_REASON_MALFORMED: RefusedReason
 REFUSED_REASON_FULL: RefusedReason
 REFUSED_REASON_LATE: RefusedReason
+REFUSED_REASON_ROLE: RefusedReason
 CONTENT_UNSPECIFIED: Content
 CONTENT_PLAIT: Content
 CONTENT_RECORDS: Content

@@ -9,9 +9,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PeerError
 from plait.transport import channel_credentials, fetch_status
-from plait.trust import ClientKit, ServerKit, revoke
+from plait.trust import ClientKit, NodeKey, ServerKit, StaffKit, provision, revoke
 from plait.trust.authority import SERVER_COMMON_NAME
 from plait.trust.names import check_client_name
 from plait.v1 import federation_pb2 as pb
@@ -117,6 +117,26 @@ class TestCertificates:
         # Before it has said anything.
         assert reason(bob.hear()) == f"{how.upper()}_KEY"
         assert bob.heard_end()
+
+    @pytest.mark.parametrize("folder", ["operators/olga", "observers/ivo"])
+    def test_people_may_look_and_take_no_part(self, make_secure, federation, bare_node, folder):
+        provision(federation, [], [], operators=["olga"], observers=["ivo"], now=datetime.now(UTC))
+        grid, kit = make_secure(), StaffKit.load(federation / folder)
+        person = bare_node(grid.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
+        person.session = b"s" * 32
+        requests = {
+            "Held": lambda: person.held("1.train.0", b""),
+            "Download": lambda: person.body(pb.Work(body_sha256=b"x" * 32)),
+            "Upload": lambda: person.upload("1.train.0", b"answer"),
+        }
+
+        assert fetch_status(grid.address, kit=kit)["nodes"] == []
+        assert {name: code(call) for name, call in requests.items()} == dict.fromkeys(requests, "PERMISSION_DENIED")
+        assert reason(person.hear()) == "ROLE"
+        assert person.heard_end()
+        revoke(federation, kit.name, now=datetime.now(UTC))
+        with pytest.raises(PeerError, match="key has been revoked"):
+            fetch_status(grid.address, kit=kit)
 
     def test_health_can_be_asked_but_not_watched(self, make_secure, kits):
         with channel(make_secure(), kits["bob"]) as opened:

@@ -22,7 +22,7 @@ def authority(now):
 
 def test_a_strict_verifier_accepts_server_and_client_for_their_own_purpose_only(authority, now):
     server = authority.issue_server(new_key().public_key(), ["fed.example.org", "10.0.0.5"], now=now, days=30)
-    client = authority.issue_client(new_key().public_key(), "alice", now=now, days=30)
+    client = authority.issue_member(new_key().public_key(), "alice", now=now, days=30)
     policy = PolicyBuilder().store(Store([authority.certificate])).time(now)
     for subject in (x509.DNSName("fed.example.org"), x509.IPAddress(ipaddress.ip_address("10.0.0.5"))):
         chain = policy.build_server_verifier(subject).verify(server, [])
@@ -38,7 +38,7 @@ def test_a_strict_verifier_accepts_server_and_client_for_their_own_purpose_only(
 def test_keys_are_p256_and_serials_differ(authority, now):
     key = new_key().public_key()
     assert isinstance(key.curve, ec.SECP256R1)
-    issued = [authority.issue_client(key, "alice", now=now, days=1) for _ in range(20)]
+    issued = [authority.issue_member(key, "alice", now=now, days=1) for _ in range(20)]
     assert len({certificate.serial_number for certificate in issued}) == 20
 
 
@@ -46,23 +46,23 @@ def test_an_authority_signs_no_other_authority(authority, now):
     constraints = authority.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
     assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
-    leaf = authority.issue_client(new_key().public_key(), "alice", now=now, days=1)
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=now, days=1)
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
 def test_it_lasts_ten_years_and_nothing_outlives_it(authority, now):
     assert authority.certificate.not_valid_after_utc == now + timedelta(days=AUTHORITY_DAYS)
     later = now + timedelta(days=AUTHORITY_DAYS - 10)
-    leaf = authority.issue_client(new_key().public_key(), "alice", now=later, days=10)
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=later, days=10)
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
     with pytest.raises(ConfigError, match="days is 11, expected 1 to 10"):
-        authority.issue_client(new_key().public_key(), "alice", now=later, days=11)
+        authority.issue_member(new_key().public_key(), "alice", now=later, days=11)
     with pytest.raises(ConfigError, match="authority expired on"):
-        authority.issue_client(new_key().public_key(), "alice", now=later + timedelta(days=11), days=1)
+        authority.issue_member(new_key().public_key(), "alice", now=later + timedelta(days=11), days=1)
 
 
 def test_a_certificate_holds_on_a_clock_that_is_a_time_zone_off(authority, now):
-    leaf = authority.issue_client(new_key().public_key(), "alice", now=now, days=1)
+    leaf = authority.issue_member(new_key().public_key(), "alice", now=now, days=1)
     assert leaf.not_valid_before_utc <= now - timedelta(hours=14)
 
 

@@ -86,7 +86,7 @@ def reissue(kits: Path, *, start: datetime, role: str = "server", days: int = 30
     if role == "server":
         certificate = authority.issue_server(key, ["localhost"], now=start, days=days)
     else:
-        certificate = authority.issue_client(key, "alice", now=start, days=days)
+        certificate = authority.issue_member(key, "alice", now=start, days=days)
     (kit / f"{role}.crt").write_bytes(certificate_pem(certificate))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, MachineError
-from plait.trust import ClientKit, Outcome, Register, ServerKit, Verdict, provision, revoke
+from plait.trust import ClientKit, Outcome, Register, Role, ServerKit, StaffKit, Verdict, provision, revoke
+from plait.trust.certificate import shown_by
 from plait.trust.register import read_clients
 
 # The room re-exports a function of the module's name.
@@ -158,12 +159,74 @@ def test_a_missing_authority_or_register_is_asked_for_never_made_anew(kits, now)
         provision(kits, ["carol"], [], now=now)
 
 
+def test_people_get_kits_of_their_role_and_stand_in_the_register(kits, now):
+    made = provision(kits, [], [], operators=["olga"], observers=["ivo"], now=now)
+    olga, ivo = (StaffKit.load(kits / folder) for folder in ("operators/olga", "observers/ivo"))
+    assert [(kit.name, kit.role) for kit in (olga, ivo)] == [("olga", Role.OPERATOR), ("ivo", Role.OBSERVER)]
+    register = Register.load(kits / "server")
+    shown = [shown_by(kit.tls.certificate) for kit in (olga, ivo)]
+    assert [(each.name, each.role) for each in shown] == [("olga", Role.OPERATOR), ("ivo", Role.OBSERVER)]
+    assert [each.key_digest for each in shown] == [kit.public_key for kit in made.staff]
+    for each, other in (shown, shown[::-1]):
+        assert register.holds(each.role, each.name, each.key_digest) is Verdict.KNOWN
+        assert register.holds(other.role, each.name, each.key_digest) is Verdict.UNKNOWN_KEY
+        assert register.holds(each.role, other.name, each.key_digest) is Verdict.WRONG_NAME
+        # Nobody enrols as a client with a person's key, nor by a person's name.
+        assert register.check(each.name, each.key_digest) is Verdict.UNKNOWN_KEY
+        assert register.standing(each.name) is Verdict.UNKNOWN_KEY
+    assert shown_by((kits / "clients" / "alice" / "client.crt").read_bytes()).role is Role.CLIENT
+
+    revoke(kits, "olga", now=now)
+    assert register.holds(Role.OPERATOR, "olga", shown[0].key_digest) is Verdict.REVOKED_KEY
+    shutil.rmtree(kits / "operators" / "olga")
+    provision(kits, [], [], operators=["olga"], now=now)
+    assert register.holds(Role.OPERATOR, "olga", shown[0].key_digest) is Verdict.REVOKED_KEY
+    again = shown_by(StaffKit.load(kits / "operators" / "olga").tls.certificate)
+    assert register.holds(Role.OPERATOR, "olga", again.key_digest) is Verdict.KNOWN
+
+
+def test_a_renewed_certificate_of_an_operator_keeps_its_registered_key(kits, now):
+    first = provision(kits, [], [], operators=["olga"], now=now).staff[0]
+    (kits / "operators" / "olga" / "operator.crt").unlink()
+    (again,) = provision(kits, [], [], operators=["olga"], now=now).staff
+    assert (again.outcome, again.public_key) == (Outcome.RENEWED, first.public_key)
+    assert len(Register.load(kits / "server").clients) == 3
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ({"operators": ["alice"]}, "'alice' is a client, expected another name for an operator"),
+        ({"observers": ["Alice"]}, "differs from 'alice' only in case"),
+        ({"operators": ["olga"], "observers": ["olga"]}, "'olga' is given twice"),
+        ({"operators": ["../x"]}, "client name is '../x'"),
+    ],
+)
+def test_no_name_has_two_roles(kits, now, people, message):
+    before = (kits / "server" / "clients.json").read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        provision(kits, [], [], **people, now=now)
+    assert (kits / "server" / "clients.json").read_bytes() == before
+
+
+def test_a_certificate_of_another_role_in_a_kit_is_refused(kits, now):
+    provision(kits, [], [], operators=["olga"], observers=["ivo"], now=now)
+    olga, ivo = kits / "operators" / "olga", kits / "observers" / "ivo"
+    for end in ("crt", "key"):
+        (ivo / f"observer.{end}").rename(olga / f"operator.{end}")
+    (olga / "kit.toml").write_bytes((ivo / "kit.toml").read_bytes())
+    with pytest.raises(ConfigError, match="is not an operator's certificate"):
+        StaffKit.load(olga)
+    with pytest.raises(ConfigError, match="is a client's, expected an operator's: DIR/operators/NAME"):
+        StaffKit.load(kits / "clients" / "alice")
+
+
 @pytest.mark.parametrize("moment", ["authority", "server", "client", "register"])
 def test_a_call_that_was_cut_short_is_finished_by_the_same_call(tmp_path, now, monkeypatch, moment):
     names = {
         "authority": "_server_kit",
         "server": "_make_private",
-        "client": "_client_kit",
+        "client": "_member_kit",
         "register": "write_clients",
     }
     original = getattr(ROOM, names[moment])

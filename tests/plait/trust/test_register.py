@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plait.errors import ConfigError, MachineError
-from plait.trust import NodeKey, Register, RegisteredClient, Verdict, revoke
+from plait.trust import NodeKey, Register, RegisteredClient, Role, Verdict, revoke
 from plait.trust.register import read_clients, write_clients
 
 
@@ -42,6 +42,16 @@ def test_the_file_is_json_of_the_documented_form_one_client_a_line(path, alice, 
         ]
     }
     assert len([line for line in text.splitlines() if "public_key" in line]) == 2
+
+
+def test_a_role_other_than_a_clients_is_written_and_read_back(path, alice, now):
+    olga = RegisteredClient("olga", b"o" * 32, now, role=Role.OPERATOR)
+    write_clients(path, [alice, olga])
+    assert read_clients(path) == (alice, olga)
+    assert [line.get("role") for line in json.loads(path.read_text())["clients"]] == [None, "operator"]
+    path.write_text(path.read_text().replace('"operator"', '"root"'))
+    with pytest.raises(ConfigError, match=r"role of client 1 in .* is 'root', expected one of client, operator"):
+        read_clients(path)
 
 
 def test_a_verdict_for_every_name_and_key(path, alice, bob, tmp_path):
