@@ -1,0 +1,103 @@
+"""From a client's update to whole numbers whose sum fits the ring, and from their sum back to a mean.
+
+x = R w / unit, rounded to one of its neighbours at random, so that the mean of the result is x: the errors of n clients
+are independent and their mean's square falls as 1/n. The unit is the same for all clients of a round, because numbers
+on different grids have no sum.
+
+*What fits.* Let s be the standard deviation of a number of x. If all n clients moved the same way, the sum's would be
+n s; rounding adds at most n/4 to its square. A rotated vector's numbers are close to Gaussian, so a sum within the ring
+at `_DEVIATIONS` deviations wraps in one number of 16,000, and only if all clients agree entirely. A client may
+therefore send no vector longer than `most_square`, and cuts what is longer; error feedback keeps what was cut. Knows no
+mask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from numpy.typing import NDArray
+
+from plait.adapters.state import Float32
+from plait.secagg.ring import Ring
+from plait.secagg.rotation import Rotation
+
+_DEVIATIONS = 4.0
+_HEADROOM = 1.5
+"""How much longer than the others' root mean square an update of the next round may be before it is cut."""
+_FEW, _MANY = 16, 128
+FIRST_ROUND_BITS = 3
+"""Further bits in the first round, whose updates nobody has seen the length of."""
+
+
+def bits_for(clients: int) -> int:
+    """Bits for each number in a round of so many clients."""
+    return 6 if clients <= _FEW else 7 if clients <= _MANY else 8
+
+
+@dataclass(frozen=True)
+class Coding:
+    """The grid of one round.
+
+    Attributes:
+        ring: in which sums are taken.
+        clients: of the round.
+        unit: size of the grid.
+    """
+
+    ring: Ring
+    clients: int
+    unit: float
+
+    def most_square(self, size: int) -> float:
+        """The most that the square of a client's vector of `size` whole numbers may be."""
+        return size * (_deviation(self.ring, self.clients) ** 2 + 0.25)
+
+    def encode(self, rotation: Rotation, wanted: Float32, *, key: bytes) -> NDArray[np.int32]:
+        """Whole numbers, (rotation.rotated_size,), whose expectation is `wanted`, cut to the longest that may be sent.
+
+        Args:
+            rotation: of the round.
+            wanted: (rotation.size,), finite.
+            key: of the rounding, 32 bytes; the same key and numbers give the same result.
+        """
+        x = rotation.forward(wanted) / np.float32(self.unit)
+        most = self.most_square(x.size)
+        square = float(np.dot(x, x))
+        if square > most:
+            x *= np.float32(math.sqrt(most / square))
+        noise = Cipher(AES(key), CTR(bytes(16))).encryptor()
+        while True:
+            uniform = np.frombuffer(noise.update(bytes(4 * x.size)), "<u4") >> np.uint32(8)
+            drawn = np.floor(x + uniform.astype(np.float32) * np.float32(2.0**-24)).astype(np.int32)
+            # Checked on the very numbers that are summed.
+            length = int(np.dot(drawn.astype(np.int64), drawn.astype(np.int64)))
+            if length <= most:
+                return drawn
+            x *= np.float32(math.sqrt(most / length) * 0.999)
+
+    def decode(self, rotation: Rotation, numbers: NDArray[np.int32]) -> Float32:
+        """The inverse of `encode`, of a client's numbers or of a sum, (rotation.size,)."""
+        return rotation.backward(numbers.astype(np.float32) * np.float32(self.unit))
+
+
+def unit_for(ring: Ring, *, clients: int, size: int, length: float) -> float:
+    """The unit for updates of `size` numbers of which most are about so long.
+
+    Args:
+        ring: of the round.
+        clients: of the round.
+        size: numbers in an update.
+        length: root mean square of the updates' norms.
+    """
+    return max(_HEADROOM * length, 1e-30) / (math.sqrt(size) * _deviation(ring, clients))
+
+
+def _deviation(ring: Ring, clients: int) -> float:
+    """The largest standard deviation of a client's numbers, in units."""
+    most = (1 << (ring.bits - 1)) / _DEVIATIONS
+    return math.sqrt(max(most**2 - clients / 4, most**2 / 4)) / clients

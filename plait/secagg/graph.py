@@ -1,0 +1,37 @@
+"""Who shares masks and secrets with whom: everybody with everybody, or above 128 clients each with 64 others.
+
+Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020): a ring lattice over a random
+order. The order follows from the roster: a server that wants its own clients around one victim has to try rosters,
+which is out of reach while they are a tenth of all. Knows no key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+COMPLETE = 128
+"""The most clients that are all each other's neighbours."""
+NEIGHBOURS = 64
+
+
+def threshold_of(count: int) -> int:
+    """Of so many: with two thirds, two groups that large share an honest member while fewer than a third collude."""
+    return -(-2 * count // 3)
+
+
+@lru_cache(maxsize=16)
+def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
+    """Each client's neighbours, by its place in the roster, in ascending order.
+
+    Args:
+        count: clients in the roster.
+        roster: its digest.
+    """
+    if count <= COMPLETE:
+        return tuple(tuple(other for other in range(count) if other != one) for one in range(count))
+    order = sorted(range(count), key=lambda one: hashlib.sha256(roster + one.to_bytes(4, "big")).digest())
+    half = NEIGHBOURS // 2
+    steps = [step for step in range(-half, half + 1) if step]
+    found = {one: tuple(sorted(order[(at + step) % count] for step in steps)) for at, one in enumerate(order)}
+    return tuple(found[one] for one in range(count))
