@@ -6,7 +6,7 @@ from plait.adapters.layout import Layout, TensorSlot
 from plait.adapters.methods import Subject
 from plait.adapters.model_card import model_card
 from plait.adapters.parent import Parent, parents_from
-from plait.adapters.peft_directory import PeftAdapter, load_peft_directory, load_state, save_peft_directory
+from plait.adapters.peft_directory import CARD_FILE, PeftAdapter, load_peft_directory, load_state, save_peft_directory
 from plait.adapters.safetensors_file import (
     decode_safetensors,
     encode_safetensors,
@@ -18,6 +18,7 @@ from plait.adapters.spec_request import SpecRequest, parse_spec
 from plait.adapters.state import AdapterState, Float32, add, check_finite, norm, subtract
 
 __all__ = [
+    "CARD_FILE",
     "AdapterSpec",
     "AdapterState",
     "BaseReference",

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from plait import __version__
+from plait.cli.audit import audit
 from plait.cli.bench import FORWARDED, bench
 from plait.cli.check_plugin import check_plugin
 from plait.cli.client import client
@@ -86,6 +87,7 @@ app.command()(export)
 app.command()(serve)
 app.command()(verify)
 app.command()(privacy)
+app.command()(audit)
 app.command()(doctor)
 app.command()(provision)
 app.command()(server)

@@ -19,7 +19,7 @@ def privacy(
 
     Example: plait privacy runs/first
     """
-    from plait.report import privacy_tables
+    from plait.report import membership_table, privacy_tables
     from plait.report.table import to_rich
     from plait.rounds.ledger import read_events
     from plait.rounds.privacy_card import NOT_COVERED
@@ -36,5 +36,6 @@ def privacy(
     from rich.console import Console
 
     screen = Console()
-    for table in privacy_tables(view):
-        screen.print(to_rich(table))
+    for table in (*privacy_tables(view), membership_table(view.audited)):
+        if table.rows:
+            screen.print(to_rich(table))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
+from plait.adapters import CARD_FILE, BaseReference, Parent, load_peft_directory, model_card, save_peft_directory
 from plait.exporting import Outlets
+from plait.files import write_atomically
 from plait.rounds.events import PublishFailed
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.privacy_card import attack_facts
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_progress import LiveProgress
 from plait.rounds.run_state import RunState
+from plait.rounds.run_view import RunView
+from plait.rounds.starting_point import parents_in
 from plait.rounds.tracks import RankedAdapter
 from plait.training.published import published
 
@@ -70,3 +74,33 @@ class Publisher:
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
         )
+
+
+def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
+    """Write the card of a finished run's adapter again, from all that its ledger says by now.
+
+    Args:
+        directory: of the run.
+        base: of the adapter.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    events = read_events(directory.ledger)
+    view = RunView.of(events)
+    rounds = view.end.kept_round if view.end and view.end.kept_round is not None else len(view.rounds)
+    first, last = view.base_evaluation, view.evaluations.get(rounds)
+    clients = view.start.config.get("clients")
+    card = model_card(
+        name=directory.path.name,
+        spec=load_peft_directory(directory.adapter).spec(),
+        base=base,
+        rounds=rounds,
+        clients=clients if isinstance(clients, int) else len(view.client_names),
+        base_loss=first.loss if first else None,
+        final_loss=last.loss if last else None,
+        parents=parents_in(events),
+        privacy=view.privacy.facts if view.privacy else (),
+        attacks=attack_facts(view.audited),
+    )
+    write_atomically(directory.adapter / CARD_FILE, card.encode())

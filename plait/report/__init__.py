@@ -1,7 +1,7 @@
 """Tables, plots and a page about a run, from its ledger alone; and estimates of a run's cost, by arithmetic."""
 
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
-from plait.report.privacy import privacy_tables
+from plait.report.privacy import membership_table, privacy_tables
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.table import Table, to_rich
@@ -14,6 +14,7 @@ __all__ = [
     "Table",
     "estimate_tables",
     "lora_parameters",
+    "membership_table",
     "privacy_tables",
     "report_tables",
     "status_tables",

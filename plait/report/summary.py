@@ -8,7 +8,7 @@ from statistics import median
 from plait.adapters import Json
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
 from plait.report.fairness import fairness_of
-from plait.rounds.events import MeanScore, Score
+from plait.rounds.events import Audited, MeanScore, Score
 from plait.rounds.run_view import RunView
 
 
@@ -20,7 +20,8 @@ def summarise(view: RunView) -> dict[str, Json]:
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
-    Keys that begin with ``dp`` are None without differential privacy.
+    Keys that begin with ``dp`` are None without differential privacy. ``dp_audit_bound`` and ``membership`` are what
+    `plait audit --record` found, None before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation.
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
@@ -51,6 +52,8 @@ def summarise(view: RunView) -> dict[str, Json]:
         "dp_epsilon": view.privacy.epsilon if view.privacy else None,
         "dp_delta": view.privacy.promised.delta if view.privacy else None,
         "dp_epsilon_by_round": _epsilon_by_round(view) if view.privacy else None,
+        "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
+        "membership": _membership(view.audited) if view.audited else None,
         "trainable_parameters": view.start.adapter.trainable_parameters,
         "full_model_bytes": view.start.full_model_bytes,
         "uplink_bytes": view.sent.uplink_bytes,
@@ -113,6 +116,13 @@ def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
 def _epsilon_by_round(view: RunView) -> list[Json]:
     spent = {0: 0.0, **{number: event.epsilon for number, event in view.privacy_spent.items()}}
     return [spent.get(number) for number in range(max(spent) + 1)]
+
+
+def _membership(audited: Audited) -> dict[str, Json]:
+    return {
+        attack.name: {"auc": attack.auc, "auc_interval": _around(attack.auc, attack.margin), "tpr_at_fpr_1": attack.tpr}
+        for attack in audited.attacks
+    }
 
 
 def _by_client(evaluation: MeanScore | None, of: Callable[[Score], float | None]) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
-from plait.report.privacy import privacy_tables
+from plait.report.privacy import membership_table, privacy_tables
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -51,6 +51,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         aggregation_table(view),
         left_out_table(view),
         refusals_table(view),
+        membership_table(view.audited),
     )
     return tuple(table for table in tables if table.rows)
 

@@ -690,6 +690,45 @@ class Reference(Event, Certainty):
         return Score(loss=self.held_out_loss, **{name: getattr(self, name) for name in Certainty.model_fields})
 
 
+class MembershipAttack(Part):
+    """How well a score tells trained sequences from held-out ones.
+
+    Attributes:
+        name: of the score; controls use the base alone.
+        auc: area under the ROC curve; 0.5 is chance.
+        margin: of its 95 % interval.
+        tpr: part of the members that are recognised at a false-positive rate of 1 %.
+    """
+
+    name: str
+    auc: Number
+    margin: Number
+    tpr: Number
+
+
+class Audited(Event):
+    """Attacks were made on the finished run, and its operator had the figures recorded.
+
+    Attributes:
+        adapter: that was attacked, its digest.
+        members: trained sequences.
+        others: held-out sequences.
+        attacks: on membership. They are computed from the data without noise, so no epsilon covers them.
+        epsilon_bound: that canary clients prove, with 95 % certainty; None without differential privacy.
+        epsilon_most: what perfect guesses would prove.
+        canaries: clients made up for it.
+    """
+
+    event = "audited"
+    adapter: str
+    members: Count = 0
+    others: Count = 0
+    attacks: tuple[MembershipAttack, ...] = ()
+    epsilon_bound: Number | None = None
+    epsilon_most: Number | None = None
+    canaries: Count = 0
+
+
 class PublishFailed(Event):
     """The adapter of `round` could not be published, for the reason in `detail`; the run continues."""
 
@@ -722,6 +761,7 @@ EVENTS: tuple[type[Event], ...] = (
     StepTakenBack,
     EndedEarly,
     Reference,
+    Audited,
     PublishFailed,
 )
 """Every kind of event."""

@@ -6,10 +6,10 @@ Knows only the ledger's events. The figures are recomputed by `plait verify`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.rounds.events import Event, PrivacySpent, PrivacyStarted
+from plait.rounds.events import Audited, Event, PrivacySpent, PrivacyStarted
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -31,10 +31,12 @@ class PrivacyCard:
     Attributes:
         promised: at its beginning.
         spent: after the newest round; None before the first.
+        audited: what attacks found; None if that was not recorded.
     """
 
     promised: PrivacyStarted
     spent: PrivacySpent | None = None
+    audited: Audited | None = None
 
     @classmethod
     def of(cls, recorded: Iterable[Event]) -> Self | None:
@@ -51,7 +53,9 @@ class PrivacyCard:
             case PrivacyStarted():
                 return cls(event)
             case PrivacySpent() if card:
-                return cls(card.promised, event)
+                return replace(card, spent=event)
+            case Audited() if card:
+                return replace(card, audited=event)
             case _:
                 return card
 
@@ -66,6 +70,17 @@ class PrivacyCard:
         budget = self.promised.epsilon
         of = f" of {budget:g}" if budget is not None else ""
         return f"epsilon {self.epsilon:.3g}{of} at delta {self.promised.delta:g}"
+
+    @property
+    def bound_text(self) -> str:
+        """What canary clients prove; empty if that was not recorded."""
+        audited = self.audited
+        if audited is None or audited.epsilon_bound is None:
+            return ""
+        return (
+            f"{audited.canaries:,} canary clients prove epsilon of at least {audited.epsilon_bound:.3g} with 95 % "
+            f"certainty (perfect guesses would prove {audited.epsilon_most or 0:.3g})"
+        )
 
     @property
     def is_hopeless(self) -> bool:
@@ -94,6 +109,7 @@ class PrivacyCard:
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
+            ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
@@ -102,3 +118,12 @@ class PrivacyCard:
             *(("Not covered", text) for text in NOT_COVERED),
         ]
         return tuple((name, text) for name, text in facts if text)
+
+
+def attack_facts(audited: Audited | None) -> tuple[tuple[str, str], ...]:
+    """What attacks on membership found, one by one; nothing if that was not recorded."""
+    attacks = audited.attacks if audited else ()
+    return tuple(
+        (attack.name, f"AUC {attack.auc:.3f} ± {attack.margin:.3f}, {attack.tpr:.1%} found at 1 % false alarms")
+        for attack in attacks
+    )

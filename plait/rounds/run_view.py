@@ -52,6 +52,7 @@ class RunView:
         references: baselines, by kind.
         privacy: the guarantee of a run with differential privacy; None without.
         privacy_spent: by round.
+        audited: what attacks found, if that was recorded.
         traffic: by (round, client); round 0 is everything before training.
         interruptions: how often the run was stopped.
         end: None while the run has not finished.
@@ -73,6 +74,7 @@ class RunView:
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     privacy: PrivacyCard | None = None
     privacy_spent: dict[int, events.PrivacySpent] = field(default_factory=dict[int, events.PrivacySpent])
+    audited: events.Audited | None = None
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     sent: Traffic = field(default_factory=Traffic)
     interruptions: int = 0
@@ -132,6 +134,8 @@ class RunView:
                 self.references[event.kind] = event
             case events.PrivacySpent():
                 self.privacy_spent[event.round] = event
+            case events.Audited():
+                self.audited = event
             case events.Interrupted():
                 self.interruptions += 1
             case events.RunFinished():

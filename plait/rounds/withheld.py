@@ -47,6 +47,8 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.Evaluated: frozenset(),
     events.StepTakenBack: frozenset(),
     events.Reference: frozenset(),
+    # Recorded only where the run's operator asks for it, who is told that membership is not covered.
+    events.Audited: _ALL,
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 

@@ -51,7 +51,7 @@ class BatchLoss:
             if self._fused is not None and self._fused.takes(batch):
                 losses, counts = self._fused.token_losses(batch)
             else:
-                logits, targets = _predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
+                logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
                 losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
                 losses = losses[targets != IGNORED]
                 counts = [count_labels(example, self._task) for example in batch]
@@ -65,14 +65,17 @@ def summed_loss(
     if task is Task.CLASSIFICATION:
         logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
         return nn.functional.cross_entropy(logits, labels, reduction="sum")
-    logits, targets = _predictions(model, batch, pad_token=pad_token, device=device)
+    logits, targets = predictions(model, batch, pad_token=pad_token, device=device)
     return nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
-def _predictions(
+def predictions(
     model: nn.Module, batch: Sequence[Example], *, pad_token: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, (positions, words) float32, and the target of each position; in the order of the batch."""
+    """Logits, (positions, words) float32, and the target of each position; in the order of the batch.
+
+    Targets that do not count are `IGNORED`; where few count, the others are left out.
+    """
     tokens, mask = pad([example.tokens for example in batch], pad_token, device)
     labels, _ = pad([example.labels for example in batch], IGNORED, device)
     # Targets are shifted, not logits: cutting the last position off the logits would copy all of them.
@@ -173,7 +176,7 @@ class ChosenLoss:
     def _logits(self, model: nn.Module, batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         if self._task is Task.CLASSIFICATION:
             return class_logits(model, batch, pad_token=self._pad_token, device=self._device)
-        return _predictions(model, batch, pad_token=self._pad_token, device=self._device)
+        return predictions(model, batch, pad_token=self._pad_token, device=self._device)
 
     @torch.no_grad()
     def _received_logits(self, batch: Sequence[Example], kept: torch.Tensor) -> torch.Tensor:

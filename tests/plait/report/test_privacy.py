@@ -8,8 +8,8 @@ from plait.report.privacy import privacy_tables
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.tables import report_tables
-from plait.rounds.events import PrivacySpent, PrivacyStarted
-from plait.rounds.privacy_card import NOT_COVERED, PrivacyCard
+from plait.rounds.events import Audited, MembershipAttack, PrivacySpent, PrivacyStarted
+from plait.rounds.privacy_card import NOT_COVERED, PrivacyCard, attack_facts
 from plait.rounds.run_progress import RunProgress
 from server.status import status_of
 from tests.plait.conftest import run_started, view_of
@@ -45,7 +45,32 @@ def test_the_summary_has_unit_epsilon_delta_and_epsilon_by_round(view):
     }  # fmt: skip
     assert summary["dp_epsilon_by_round"] == [0.0, 3.1, 4.7]
     without = summarise(without_privacy())
-    assert [without[key] for key in without if key.startswith("dp_")] == [None] * 4
+    assert [without[key] for key in without if key.startswith("dp_")] == [None] * 5
+
+
+AUDITED = Audited(
+    adapter="ab", members=40, others=30, canaries=10_000, epsilon_bound=2.3, epsilon_most=4.6,
+    attacks=(MembershipAttack(name="loss", auc=0.61, margin=0.04, tpr=0.025),),
+)  # fmt: skip
+
+
+def test_what_attacks_found_is_in_card_summary_tables_and_page(view):
+    assert "Audit bound" not in dict(view.privacy.facts)
+    assert "Attacks" not in render_html(view, {"": PLOTS})
+    view.take(AUDITED)
+    assert dict(view.privacy.facts)["Audit bound"] == (
+        "10,000 canary clients prove epsilon of at least 2.3 with 95 % certainty (perfect guesses would prove 4.6)"
+    )
+    summary = summarise(view)
+    assert summary["dp_audit_bound"] == 2.3
+    assert summary["membership"]["loss"] == {
+        "auc": 0.61, "auc_interval": pytest.approx([0.57, 0.65]), "tpr_at_fpr_1": 0.025,
+    }  # fmt: skip
+    table = next(table for table in report_tables(view) if "Membership" in table.title)
+    assert table.title == "Membership: 40 trained sequences against 30 held-out ones"
+    assert table.rows == (("loss", "0.610 ± 0.040", "2.5%"),)
+    assert "so no epsilon covers these figures" in render_html(view, {"": PLOTS})
+    assert attack_facts(view.audited) == (("loss", "AUC 0.610 ± 0.040, 2.5% found at 1 % false alarms"),)
 
 
 def test_the_card_says_who_is_protected_from_whom_and_what_is_not_covered(view):

@@ -44,6 +44,7 @@ NAMES = [
     "step_taken_back",
     "ended_early",
     "reference",
+    "audited",
     "publish_failed",
 ]
 STARTED = RunStarted(

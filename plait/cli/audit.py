@@ -1,0 +1,150 @@
+"""``plait audit``: what attacks on a finished run find out about its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.output import print_json
+from plait.errors import ConfigError
+from plait.plugins import admit
+from plait.progress import say, status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plait.adapters import Json
+    from plait.report import Table
+    from plait.simulation.attack import Attacked
+    from plait.simulation.membership import Exposed
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="A client's own data, for a run whose clients brought theirs; see plait simulate."),
+    ] = "",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Columns of --data that have other names; see plait simulate.")
+    ] = "",
+    split: Annotated[str, typer.Option("--split", help="Splits of --data; see plait simulate.")] = "",
+    canaries: Annotated[
+        str,
+        typer.Option(
+            "--canaries",
+            help="File of texts of one form, of which only some are in the data: how well those are known.",
+        ),
+    ] = "",
+    sequences: Annotated[
+        int, typer.Option("--sequences", min=10, help="Most trained, and most held-out, sequences to tell apart.")
+    ] = 500,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Record the figures in the run: ledger, summary, report, adapter's card. Figures on membership are "
+            "covered by no epsilon.",
+        ),
+    ] = False,
+    allow_plugin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-plugin", help="Module of your own that the run used.", metavar="MODULE"),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Attack a finished run: tell trained sequences from held-out ones, and, with --dp, canary clients from none.
+
+    Example: plait audit runs/first
+    """
+    from plait.config import config_from_table, read_config_table
+    from plait.report import membership_table, to_rich, write_report
+    from plait.rounds.ledger import Ledger, read_events
+    from plait.rounds.recorded import is_finished
+    from plait.rounds.run_directory import RunDirectory
+
+    directory = RunDirectory.find(run)
+    if not is_finished(read_events(directory.ledger)):
+        raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
+    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
+    settings = settings.model_copy(update={"out": str(directory.path)})
+    admit(*settings.plugins, *allow_plugin or (), data)
+    if settings.data and data:
+        raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")
+    if not (settings.data or data or settings.dp != "off"):
+        raise ConfigError(f"the clients of '{run}' brought their own data, expected --data with that of one of them")
+    with status("loading libraries", quiet=json_output):
+        from plait.exporting.publisher import rewrite_card
+        from plait.simulation.attack import attack
+
+    with status("attacking", quiet=json_output) as update:
+        found = attack(
+            directory,
+            settings,
+            data=data,
+            columns=columns,
+            split=split,
+            canaries=canaries,
+            sequences=sequences,
+            progress=update,
+        )
+    if record:
+        ledger = Ledger(directory.ledger)
+        try:
+            ledger.append(found.event)
+        finally:
+            ledger.close()
+        write_report(directory.path)
+        rewrite_card(directory, found.base)
+    if json_output:
+        print_json(_figures(found))
+        return
+    from rich.console import Console
+
+    screen = Console()
+    if found.event.attacks:
+        screen.print(to_rich(membership_table(found.event)))
+    if found.exposed:
+        screen.print(to_rich(_exposure_table(found.exposed)))
+    if (proven := found.audit) and (promised := found.promised):
+        say(
+            f"{proven.canaries:,} canary clients prove epsilon of at least {proven.bound:.3g} (perfect guesses would "
+            f"prove {proven.most:.3g}); {promised:.3g} is promised, at delta {proven.delta:g}",
+            quiet=False,
+        )
+    elif settings.dp == "off":
+        say("no differential privacy: nothing bounds what other attacks find", quiet=False)
+
+
+def _exposure_table(exposed: Sequence[Exposed]) -> Table:
+    from plait.report import Table
+
+    return Table(
+        title="Exposure of canaries, in bits",
+        headings=("times in the data", "canaries", "by the adapter", "by the base alone"),
+        rows=tuple(
+            (str(each.times), str(each.canaries), f"{each.adapter:.1f}", f"{each.base:.1f}") for each in exposed
+        ),
+        note="Each more bit halves the guesses that somebody needs who knows the form of a canary.",
+    )
+
+
+def _figures(found: Attacked) -> dict[str, Json]:
+    event, proven = found.event, found.audit
+    return {
+        "adapter": event.adapter,
+        "members": event.members,
+        "others": event.others,
+        "attacks": [each.model_dump(mode="json") for each in event.attacks],
+        "exposure": [
+            {"times": each.times, "canaries": each.canaries, "adapter": each.adapter, "base": each.base}
+            for each in found.exposed
+        ],
+        "epsilon_bound": proven.bound if proven else None,
+        "epsilon_bound_most": proven.most if proven else None,
+        "epsilon_promised": found.promised,
+        "delta": proven.delta if proven else None,
+        "canary_clients": proven.canaries if proven else 0,
+    }

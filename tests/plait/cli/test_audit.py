@@ -1,0 +1,109 @@
+"""`plait audit`: attacks on finished runs of the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.ledger import Ledger, read_events
+from tests.plait.rounds.conftest import started
+
+pytestmark = pytest.mark.slow  # they look at runs of the command
+
+
+def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(finished: Path, plait) -> None:
+    before = (finished / "ledger.jsonl").read_bytes()
+    ran = plait("audit", finished, "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    # 3 clients, 2 rounds, 2 steps of 2 sequences; some are drawn in both rounds.
+    assert 3 * 4 < found["members"] <= 3 * 2 * 4
+    assert found["others"] >= 3
+    names = [attack["name"] for attack in found["attacks"]]
+    assert len(names) == 5
+    assert sum(name.startswith("control: ") for name in names) == 2
+    assert all(0 <= attack["auc"] <= 1 for attack in found["attacks"])
+    assert found["epsilon_bound"] is found["epsilon_promised"] is None
+    assert (finished / "ledger.jsonl").read_bytes() == before
+
+
+def test_what_is_recorded_stands_in_ledger_summary_report_and_card(finished: Path, plait) -> None:
+    ran = plait("audit", finished, "--record")
+    assert ran.code == 0, ran.err
+    assert "against" in ran.out
+    assert "nothing bounds what other attacks find" in ran.err
+    event = read_events(finished / "ledger.jsonl")[-1]
+    assert event.event == "audited"
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary["membership"]) == {attack.name for attack in event.attacks}
+    assert "<h2>Attacks</h2>" in (finished / "report.html").read_text()
+    card = (finished / "adapter" / "README.md").read_text()
+    assert "## Attacks on membership" in card
+    assert "Held-out loss with the adapter" in card
+    verified = plait("verify", finished)
+    assert verified.code == 0, verified.err
+    assert "that of round 2" in verified.out
+
+
+def test_canaries_in_the_data_are_compared_with_those_that_are_not(finished: Path, tmp_path: Path, plait) -> None:
+    lines = [f"The quick brown fox number {number} jumps over the lazy dog." for number in range(60)]
+    file = tmp_path / "canaries.jsonl"
+    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    ran = plait("audit", finished, "--canaries", file, "--json")
+    assert ran.code == 0, ran.err
+    # 30 of them, three times each, in bob's texts.
+    (exposed,) = json.loads(ran.out)["exposure"]
+    assert (exposed["times"], exposed["canaries"]) == (3, 30)
+    assert 0 < exposed["adapter"] < 5
+    file.write_text(json.dumps({"text": "of which there is no trace"}) + "\n")
+    ran = plait("audit", finished, "--canaries", file)
+    assert (ran.code, ran.err.splitlines()[-1]) == (
+        3, "error: 0 of 1 canaries are in the data, expected some to be and others not",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def private(original: Path, small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from typer.testing import CliRunner
+
+    from plait.cli.main import app
+
+    out = tmp_path_factory.mktemp("private") / "run"
+    options = [
+        "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
+        "--dp", "client", "--dp-epsilon", 4, "--dtype", "float32", "--out", out, "--json",
+    ]  # fmt: skip
+    ran = CliRunner().invoke(app, list(map(str, options)))
+    assert ran.exit_code == 0, ran.exception
+    return out
+
+
+def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tmp_path: Path, plait) -> None:
+    run = Path(shutil.copytree(private, tmp_path / "run"))
+    ran = plait("audit", run, "--record", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["epsilon_promised"] == pytest.approx(4.0, rel=1e-6)
+    assert 0.5 < found["epsilon_bound"] < found["epsilon_promised"] < found["epsilon_bound_most"] + 1
+    assert found["members"] > 0
+    shown = " ".join(plait("privacy", run).out.split())
+    assert f"canary clients prove epsilon of at least {found['epsilon_bound']:.3g}" in shown
+    assert "canary clients prove" in (run / "adapter" / "README.md").read_text()
+    assert json.loads((run / "summary.json").read_text())["dp_audit_bound"] == found["epsilon_bound"]
+    assert plait("verify", run).code == 0
+
+
+def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: Path, plait) -> None:
+    ran = plait("audit", finished, "--data", finished.parent / "other.jsonl")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].endswith("leave --data away")
+    (tmp_path / "begun").mkdir()
+    ledger = Ledger(tmp_path / "begun" / "ledger.jsonl")
+    ledger.append(started())
+    ledger.close()
+    ran = plait("audit", tmp_path / "begun")
+    assert ran.code == 2
+    assert "is not finished, expected a finished run" in ran.err

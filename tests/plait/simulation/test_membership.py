@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.api.running import start
+from plait.config import RunConfig
+from plait.rounds.ledger import read_events
+from plait.simulation.execution import prepare
+from plait.simulation.membership import simulated_sides
+from plait.simulation.simulation import Simulation
+from plait.training.learner import Learner
+from tests.plait.cli.conftest import write_jsonl
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2])
+def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch, side_by_side) -> None:
+    drawn: set[bytes] = set()
+    draw = Learner.draw
+
+    def watched(self):
+        batches, counted = draw(self)
+        drawn.update(example.digest for batch in batches for example in batch)
+        return batches, counted
+
+    monkeypatch.setattr(Learner, "draw", watched)
+    data = write_jsonl(tmp_path / "my.jsonl")
+    settings = RunConfig(
+        base="tiny", data=str(data), partition="natural:author", clients=3,
+        clients_per_round=2, rounds=2, local_steps=2, batch_size=2, seq_len=32, rank=2,
+        side_by_side=side_by_side, max_held_out_sequences=1, dtype="float32", out=str(tmp_path / "run"),
+    )  # fmt: skip
+    start(settings, quiet=True)
+    run, data = prepare(settings, quiet=True)
+    events = read_events(tmp_path / "run" / "ledger.jsonl")
+    sides = simulated_sides(Simulation(run, data), run, events, most=10_000)
+    assert {example.digest for example in sides.members} == drawn
+    assert not drawn & {example.digest for example in sides.others}
+    # All that is held out, not only what the run evaluates.
+    assert len(sides.others) > 3
+    few = simulated_sides(Simulation(run, data), run, events, most=3)
+    assert (len(few.members), len(few.others)) == (3, 3)
