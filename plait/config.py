@@ -49,7 +49,7 @@ ALIASES: Mapping[str, str] = {
 }
 
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
-_CHOICES = frozenset({"rule", "server-optimizer", "loss"})
+_CHOICES = frozenset({"rule", "server-optimizer", "loss", "objective"})
 # The largest values that a task can carry.
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
@@ -258,10 +258,17 @@ class RunConfig(BaseModel, frozen=True):
     feddyn: Annotated[
         float, Field(ge=0, description="FedDyn's alpha: a regulariser that brings clients' optima to the global one")
     ] = 0.0
+    objective: Annotated[
+        str,
+        Field(
+            description="what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, "
+            "kto also from single verdicts; with options such as dpo:beta=0.2"
+        ),
+    ] = "sft"
     loss: Annotated[
         str,
         Field(
-            description="what clients minimise: cross_entropy, distillation (from the received adapter), "
+            description="with sft what clients minimise: cross_entropy, distillation (from the received adapter), "
             "orthogonality, or MODULE:FUNCTION of your own"
         ),
     ] = "cross_entropy"
@@ -394,6 +401,7 @@ class RunConfig(BaseModel, frozen=True):
             raise ValueError(
                 f"trainer is given and loss is '{self.loss}', expected cross_entropy: a trainer has a loss of its own"
             )
+        self._check_objective()
         if self.scaffold and self.given_own_share:
             raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
         if self.patience and self.given_own_share:
@@ -411,6 +419,20 @@ class RunConfig(BaseModel, frozen=True):
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self
+
+    def _check_objective(self) -> None:
+        if not self.learns_preferences:
+            return
+        for clash, is_set, expected, why in (
+            ("loss", self.loss != "cross_entropy", "cross_entropy", "an objective of preferences is itself a loss"),
+            ("trainer", self.trainer, "none", "a trainer has a loss of its own"),
+            ("labels", self.labels, "none", "preferences are about what a language model writes"),
+        ):
+            if is_set:
+                value = getattr(self, clash)
+                raise ValueError(
+                    f"{clash} is {value!r} and objective is '{self.objective}', expected {expected}: {why}"
+                )
 
     def _check_ranks(self) -> None:
         for text in _parts(self.rank_pattern):
@@ -498,6 +520,16 @@ class RunConfig(BaseModel, frozen=True):
     def given_own_share(self) -> float:
         """`own_share` if it is a number; 0 if it depends on rule and cohort."""
         return 0.0 if self.own_share == "auto" else self.own_share
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether the objective is one of preferences, not of text."""
+        return self.objective.partition(":")[0].strip() != "sft"
+
+    @property
+    def sequences_an_example(self) -> int:
+        """The most sequences of one example: a preference has two."""
+        return 2 if self.learns_preferences else 1
 
     @property
     def cohort_size(self) -> int:

@@ -154,13 +154,12 @@ class Policy(BaseModel, frozen=True):
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
-        self._at_most("max-tokens", "the run asks for tokens per round:", examples * config.seq_len)
+        tokens = examples * config.seq_len * config.sequences_an_example
+        self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         self._check_privacy(config)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
-        self._at_least(
-            "min-tokens", "the run asks for updates that cover at most this many tokens:", examples * config.seq_len
-        )
+        self._at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
         if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
             raise self._refusal(
                 "finest-wire",

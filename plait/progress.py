@@ -180,9 +180,11 @@ class _Viewer:
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
         if score.accuracy is not None:
-            text += f", accuracy {score.accuracy:.3f}"
+            text += f", {'accuracy' if score.reward_margin is None else 'reward accuracy'} {score.accuracy:.3f}"
             if score.accuracy_interval is not None:
                 text += " ({:.3f} to {:.3f})".format(*score.accuracy_interval)
+        if score.reward_margin is not None:
+            text += f", margin {score.reward_margin:+.3f}"
         if score.round == 0:
             self._base = score
             self._screen.print(f"base      {text}")

@@ -34,6 +34,7 @@ from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.training.local_loss import check_loss_name
+from plait.training.objectives import OBJECTIVES, objective_named
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
@@ -154,6 +155,7 @@ def settle(config: RunConfig) -> Settled:
     codec, method = codec_for(config.wire), method_named(config.method)
     check_loss_name(config.loss)
     rule = _rule_of(config)
+    _check_objective(config, rule)
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method),
         "moments": _moments(config, rule),
@@ -205,6 +207,23 @@ def _rule_of(config: RunConfig) -> Rule:
             "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"
         )
     return rule
+
+
+def _check_objective(config: RunConfig, rule: Rule) -> None:
+    """Refuse what would change the reference that an objective compares with."""
+    objective = objective_named(config.objective)
+    if objective is None or not objective.needs_reference:
+        return
+    others = " or ".join(name for name, other in OBJECTIVES.items() if not other.needs_reference)
+    for what, is_set, why in (
+        (f"rule is '{rule.name}'", rule.moves_base, "this rule moves that base"),
+        (f"bias is '{config.bias}'", config.bias != "none", "trained biases are not turned off with it"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"{what} and objective is '{config.objective}', which compares with the base without the adapter, "
+                f"expected another one or objective {others}: {why}"
+            )
 
 
 def _held_out_sequences(config: RunConfig) -> int:

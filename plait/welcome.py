@@ -21,8 +21,8 @@ WELCOME_KEYS = frozenset(
         "virtual-tokens", "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate", "lr-schedule",
-        "warmup-steps", "weight-decay", "max-grad-norm", "loss", "proximal", "feddyn", "moments", "own-share",
-        "scaffold", "trainer",
+        "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss", "proximal", "feddyn", "moments",
+        "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",

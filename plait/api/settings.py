@@ -68,6 +68,7 @@ class RunSettings(TypedDict, total=False):
     server_momentum: float
     proximal: float
     feddyn: float
+    objective: str
     loss: str | Callable[..., object]
     moments: Literal["auto", "carry", "fresh"]
     own_share: float | Literal["auto"]

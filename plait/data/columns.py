@@ -14,17 +14,22 @@ from plait.data.records import RecordKind
 from plait.errors import ConfigError, did_you_mean
 
 CLIENT = "client"
-EXPECTED = "'text', or 'prompt' and 'completion', or 'messages', or 'text' and 'label'"
+EXPECTED = (
+    "'text', or 'prompt' and 'completion', or 'messages', or 'text' and 'label', or 'prompt', 'chosen' and 'rejected'"
+)
 
 # The most specific format first: a prompt may come with a column 'text', but not the reverse.
 _FIELDS: Mapping[RecordKind, tuple[str, ...]] = {
+    RecordKind.PREFERENCE: ("prompt", "chosen", "rejected"),
     RecordKind.CHAT: ("messages",),
+    RecordKind.FEEDBACK: ("prompt", "completion", "label"),
     RecordKind.PROMPT: ("prompt", "completion"),
     RecordKind.LABEL: ("text", "label"),
     RecordKind.TEXT: ("text",),
 }
 _NAMES = tuple(dict.fromkeys(name for fields in _FIELDS.values() for name in fields))
-_PARTNERS: Mapping[str, str] = {"prompt": "completion", "completion": "prompt", "label": "text"}
+# Fields that are never made of several columns.
+_SINGLE = ("label", "messages", "chosen", "rejected", CLIENT)
 _GRAMMAR = f"FIELD=COLUMN, such as text=body,client=author, with the fields {', '.join(_NAMES)} and {CLIENT}"
 
 # Names that a column of this content often has, for the advice in an error; none of them is taken without being asked.
@@ -33,6 +38,8 @@ _LIKELY: Mapping[str, tuple[str, ...]] = {
     "prompt": ("question", "instruction", "query", "input", "problem", "source"),
     "completion": ("answer", "response", "output", "reply", "solution", "target"),
     "text": ("body", "content", "document", "article", "passage", "review", "sentence", "story", "abstract", "code"),
+    "chosen": ("preferred", "accepted", "better", "winner"),
+    "rejected": ("dispreferred", "refused", "worse", "loser"),
     "label": ("labels", "class", "category", "topic", "intent", "sentiment"),
 }
 
@@ -82,13 +89,21 @@ _OTHERS = (
 )
 
 
-def shape_of(names: Collection[str]) -> Shape | None:
-    """The shape of a record with these columns; None if none is certain."""
+def shape_of(fields: Mapping[str, object]) -> Shape | None:
+    """The shape of a record with these fields; None if none is certain."""
     for shape in _OWN:
-        if shape.fits(names):
+        # A label may also be the class of a prompt with its completion: a column to partition by.
+        if shape.fits(fields) and (shape.kind is not RecordKind.FEEDBACK or verdict(fields["label"]) is not None):
             return shape
-    fitting = [shape for shape in _OTHERS if shape.fits(names)]
+    fitting = [shape for shape in _OTHERS if shape.fits(fields)]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def verdict(value: object) -> bool | None:
+    """Whether a label says that a reply was accepted; None if it says neither. A CSV file spells it as text."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -123,19 +138,17 @@ def column_map(columns: str | Mapping[str, str] | None) -> ColumnMap:
         if field in named:
             raise ConfigError(f"columns names '{field}' twice, expected it once; join columns as {field}=A+B")
         parts = tuple(part.strip() for part in column.split("+"))
-        if not all(parts) or (len(parts) > 1 and field in ("label", "messages", CLIENT)):
+        if not all(parts) or (len(parts) > 1 and field in _SINGLE):
             raise ConfigError(f"columns has {column!a} for '{field}', expected the name of a column")
         named[field] = parts
     client = named.pop(CLIENT, ("",))[0]
     if not named:
         return ColumnMap(None, client)
-    # A partner that is not named has its own name.
-    for field, partner in _PARTNERS.items():
-        if field in named:
-            named.setdefault(partner, (partner,))
-    for kind, fields in _FIELDS.items():
-        if named.keys() == set(fields):
-            return ColumnMap(Shape(kind, MappingProxyType({name: named[name] for name in fields})), client)
+    # The smallest record that has all of them; a field that is not named has its own name.
+    for kind, fields in sorted(_FIELDS.items(), key=lambda item: len(item[1])):
+        if named.keys() <= set(fields):
+            sources = {name: named.get(name, (name,)) for name in fields}
+            return ColumnMap(Shape(kind, MappingProxyType(sources)), client)
     raise ConfigError(f"columns names {' and '.join(named)}, expected the fields of one kind of record: {EXPECTED}")
 
 
@@ -163,6 +176,8 @@ def advice(names: Collection[str], texts: Collection[str]) -> str:
     }
     if near["messages"] and near["messages"] not in texts:
         return _spelled(messages=near["messages"])
+    if near["chosen"] and near["rejected"]:
+        return _spelled(prompt=near["prompt"] or "COLUMN", chosen=near["chosen"], rejected=near["rejected"])
     if near["prompt"] and near["completion"]:
         return _spelled(prompt=near["prompt"], completion=near["completion"])
     text = near["text"] or next(iter(texts), "")

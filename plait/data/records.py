@@ -22,6 +22,10 @@ class RecordKind(StrEnum):
     PROMPT = "prompt"
     CHAT = "chat"
     LABEL = "label"
+    PREFERENCE = "preference"
+    """A prompt and two replies to it, of which one was preferred."""
+    FEEDBACK = "feedback"
+    """A prompt and one reply to it, which was accepted or not."""
 
 
 class Message(NamedTuple):
@@ -44,8 +48,10 @@ class Record:
         text: the text of a TEXT or LABEL record.
         prompt: the input of a PROMPT record.
         completion: the target of a PROMPT record; only this counts in the loss.
-        messages: the turns of a CHAT record.
+        messages: the turns of a CHAT record; the prompt's of a PREFERENCE or FEEDBACK record.
         label: the class name of a LABEL record.
+        chosen: the turns of the preferred, or accepted, reply.
+        rejected: the turns of the other one; of a FEEDBACK record either `chosen` or `rejected` is filled.
         columns: all other values of the record in the source, by column name.
     """
 
@@ -55,11 +61,14 @@ class Record:
     messages: tuple[Message, ...] = ()
     label: str = ""
     columns: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
 
     @property
     def content(self) -> str:
         """All text of the record, whatever its kind, one part per line."""
-        parts = (self.text, self.prompt, self.completion, *(message.content for message in self.messages))
+        turns = (*self.messages, *self.chosen, *self.rejected)
+        parts = (self.text, self.prompt, self.completion, *(message.content for message in turns))
         return "\n".join(part for part in parts if part)
 
 
@@ -138,6 +147,11 @@ def _texts(record: Record) -> Iterator[str]:
     yield from (record.text, record.prompt, record.completion, record.label, str(len(record.messages)))
     for message in record.messages:
         yield from message
+    if record.chosen or record.rejected:
+        for side in (record.chosen, record.rejected):
+            yield str(len(side))
+            for message in side:
+                yield from message
     yield str(len(record.columns))
     for name in sorted(record.columns):
         yield from (name, record.columns[name])

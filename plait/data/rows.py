@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from plait import machine
-from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
+from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of, verdict
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import DataError
 
@@ -25,6 +25,7 @@ _PART_BYTES = 128
 # Of chats in other tools' format (ShareGPT).
 _OTHER_ROLES: Mapping[object, str] = {"human": "user", "gpt": "assistant"}
 _MOST_NAMES = 12
+_ANSWERED = frozenset({RecordKind.PROMPT, RecordKind.FEEDBACK})
 
 
 class Row(NamedTuple):
@@ -149,11 +150,12 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
 def _size_bytes(record: Record) -> int:
     """About what a record takes in memory."""
     texts = len(record.content) + sum(len(name) + len(value) for name, value in record.columns.items())
-    return texts + _PART_BYTES * (len(record.columns) + len(record.messages)) + _RECORD_BYTES
+    parts = len(record.columns) + len(record.messages) + len(record.chosen) + len(record.rejected)
+    return texts + _PART_BYTES * parts + _RECORD_BYTES
 
 
 def _recognised(row: Row) -> Shape:
-    if shape := shape_of(row.fields.keys()):
+    if shape := shape_of(row.fields):
         return shape
     if not row.fields:
         raise RowError(f"has no keys, expected {EXPECTED}")
@@ -167,8 +169,9 @@ def _recognised(row: Row) -> Shape:
 
 def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap, place: str) -> None:
     if columns.shape is None:
-        found = shape_of(fields.keys())
-        if found is shape:
+        found = shape_of(fields)
+        # The first row alone says what a label is.
+        if found is shape or (found and {found.kind, shape.kind} <= _ANSWERED and shape.fits(fields)):
             return
         if found is None:
             raise RowError(f"has {_named(tuple(fields)) or 'no keys'}, expected {EXPECTED}")
@@ -198,6 +201,42 @@ def _record(fields: Mapping[str, object], shape: Shape) -> Record:
         case RecordKind.CHAT:
             (messages,) = shape.sources["messages"]
             return Record(messages=_messages(fields[messages], messages), columns=columns)
+        case RecordKind.PREFERENCE:
+            prompt = _prompt(fields, shape.sources["prompt"])
+            chosen, rejected = (_reply(fields, shape.sources[name], prompt) for name in ("chosen", "rejected"))
+            if chosen == rejected:
+                raise RowError("has the same reply as chosen and as rejected, expected two different ones")
+            return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
+        case RecordKind.FEEDBACK:
+            (label,) = shape.sources["label"]
+            accepted = verdict(fields[label])
+            if accepted is None:
+                raise RowError(f"has {kind_of(fields[label])} as {_short(label)}, expected true or false")
+            prompt = _prompt(fields, shape.sources["prompt"])
+            reply = _reply(fields, shape.sources["completion"], prompt)
+            chosen, rejected = (reply, ()) if accepted else ((), reply)
+            return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
+
+
+def _prompt(fields: Mapping[str, object], names: tuple[str, ...]) -> tuple[Message, ...]:
+    """The turns of a prompt; a text is the user's."""
+    value = fields[names[0]]
+    if not isinstance(value, list):
+        return (Message("user", _text(fields, names)),)
+    return _turns(cast("list[object]", value), names[0])
+
+
+def _reply(fields: Mapping[str, object], names: tuple[str, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns of a reply; a text is the assistant's, turns may begin with the prompt's."""
+    value = fields[names[0]]
+    if not isinstance(value, list):
+        return (Message("assistant", _text(fields, names)),)
+    turns = _turns(cast("list[object]", value), names[0])
+    if turns[: len(prompt)] == prompt:
+        turns = turns[len(prompt) :]
+    if not turns or turns[0].role != "assistant" or not turns[0].content.strip():
+        raise RowError(f"has no assistant turn after the prompt in {_short(names[0])}, expected a reply to it")
+    return turns
 
 
 def _text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
@@ -235,6 +274,13 @@ def _label(value: object, name: str) -> str:
 
 
 def _messages(value: object, name: str) -> tuple[Message, ...]:
+    messages = _turns(value, name)
+    if not any(message.role == "assistant" and message.content.strip() for message in messages):
+        raise RowError(f"has no assistant turn in {_short(name)}, expected one to learn from")
+    return messages
+
+
+def _turns(value: object, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         got = "an empty list" if isinstance(value, list) else kind_of(value)
         raise RowError(f"has {got} as {_short(name)}, expected a list of objects with 'role' and 'content'")
@@ -248,8 +294,6 @@ def _messages(value: object, name: str) -> tuple[Message, ...]:
         if not isinstance(content, str):
             raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")
         messages.append(Message(cast("str", role), _unicode(content, f"message {number}")))
-    if not any(message.role == "assistant" and message.content.strip() for message in messages):
-        raise RowError(f"has no assistant turn in {_short(name)}, expected one to learn from")
     return tuple(messages)
 
 

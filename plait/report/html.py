@@ -42,6 +42,7 @@ from plait.report.wording import (
     percent_text,
     plural,
     ratio_text,
+    reward_text,
     rough_text,
     short_count_text,
 )
@@ -145,7 +146,7 @@ def headline(view: RunView) -> str:
             learned += f" ({moved_text(final, base)})"
         if base.accuracy is not None and final.accuracy is not None:
             after = accuracy_text(final.accuracy, final.accuracy_interval)
-            learned += f", accuracy went from {percent_text(base.accuracy)} to {after}"
+            learned += f", {view.accuracy_name or 'accuracy'} went from {percent_text(base.accuracy)} to {after}"
     taught = f"{who} fine-tuned {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
     full_model = full_model_fp32(view.start.full_model_bytes)
@@ -175,11 +176,15 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     before, after = base or None, final or None
     change = f"{moved_text(after, before)} against the base"
     figures = [("held-out loss", loss_text(after.loss if after else None), change)]
-    if view.is_classification:
+    if view.accuracy_name:
         accuracy = percent_text(after.accuracy if after else None)
         interval = after.accuracy_interval if after else None
         within = f"95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f} %, " if interval else ""
-        figures.append(("accuracy", accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}"))
+        figures.append(
+            (view.accuracy_name, accuracy, f"{within}base: {percent_text(before.accuracy if before else None)}")
+        )
+    if after and after.reward_margin is not None:
+        figures.append(("reward margin", reward_text(after.reward_margin), "by which chosen replies lead on average"))
     if own := view.own_evaluation:
         moved = f"{moved_text(own, before)}, " if before else ""
         figures.append(("personalized adapters", loss_text(own.loss), f"{moved}each on its own client's data"))

@@ -256,7 +256,7 @@ def _alternatives(view: RunView) -> tuple[Alternative, ...]:
 
 
 def _loss_label(view: RunView) -> str:
-    return f"held-out loss (nats per {'example' if view.is_classification else 'token'})"
+    return f"held-out loss (nats per {'example' if view.accuracy_name else 'token'})"
 
 
 def _marker(points: int) -> str:

@@ -68,7 +68,9 @@ def summarise(view: RunView) -> dict[str, Json]:
         "seed": view.start.seed,
         "versions": dict(view.start.versions),
     }
-    return {**summary, **_accuracies(view)} if view.is_classification else summary
+    if view.is_classification:
+        return {**summary, **_accuracies(view)}
+    return {**summary, **_rewards(view)} if view.accuracy_name else summary
 
 
 def _accuracies(view: RunView) -> dict[str, Json]:
@@ -84,6 +86,26 @@ def _accuracies(view: RunView) -> dict[str, Json]:
         "own_held_out_accuracy_interval": _accuracy_interval(own),
         "own_held_out_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
         "reference_held_out_accuracy": {kind: reference.accuracy for kind, reference in view.references.items()},
+    }
+
+
+def _rewards(view: RunView) -> dict[str, Json]:
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    return {
+        "objective": view.start.config.get("objective"),
+        "base_reward_accuracy": base.accuracy if base else None,
+        "final_reward_accuracy": final.accuracy if final else None,
+        "final_reward_accuracy_interval": _accuracy_interval(final),
+        "reward_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
+        "reward_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
+        "own_reward_accuracy": own.accuracy if own else None,
+        "own_reward_accuracy_interval": _accuracy_interval(own),
+        "own_reward_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
+        "reference_reward_accuracy": {kind: reference.accuracy for kind, reference in view.references.items()},
+        "final_reward_margin": final.reward_margin if final else None,
+        "reward_margin_by_round": _by_round(view, lambda score: score.reward_margin),
+        "reward_margin_by_client": _by_client(final, lambda score: score.reward_margin),
+        "own_reward_margin": own.reward_margin if own else None,
     }
 
 

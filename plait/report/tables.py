@@ -25,6 +25,7 @@ from plait.report.wording import (
     perplexity_text,
     plural,
     ratio_text,
+    reward_text,
     within_text,
 )
 from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceived
@@ -33,6 +34,10 @@ from plait.rounds.run_view import RunView, Traffic
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Each loss is of the client's personalized adapter; the published adapter is the shared part."
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
+_REWARDS = (
+    "Of preferences: reward accuracy counts those whose chosen reply has the higher reward, and half of those with "
+    "equal rewards, as all have before training; margin is the chosen reply's mean lead."
+)
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
 
@@ -61,14 +66,16 @@ def loss_by_round_table(view: RunView) -> Table:
     base = view.base_evaluation
     references = [reference for reference in view.references.values() if reference.held_out_loss_by_round]
     shown = _thin([*view.evaluations.values()], _MOST_ROUNDS)
+    with_rewards = _has_rewards(view)
     rows = tuple(
         (
             _round_text(evaluation.round),
             within_text(loss_text(evaluation.loss), evaluation.loss_margin),
             moved_text(evaluation, base) if base and evaluation.round else "",
             accuracy_text(evaluation.accuracy, evaluation.accuracy_interval)
-            if view.is_classification
+            if view.accuracy_name
             else perplexity_text(evaluation.loss),
+            *((reward_text(evaluation.reward_margin),) if with_rewards else ()),
             loss_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
             *(loss_text(_at(reference.held_out_loss_by_round, evaluation.round)) for reference in references),
         )
@@ -80,7 +87,8 @@ def loss_by_round_table(view: RunView) -> Table:
             "round",
             "loss",
             "change",
-            "accuracy" if view.is_classification else "perplexity",
+            view.accuracy_name or "perplexity",
+            *(("margin",) if with_rewards else ()),
             "training loss",
             *(reference.kind for reference in references),
         ),
@@ -92,10 +100,15 @@ def loss_by_round_table(view: RunView) -> Table:
                     _left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"),
                     own_text(view),
                     measured_text(view),
+                    _REWARDS if with_rewards else "",
                 ),
             )
         ),
     )
+
+
+def _has_rewards(view: RunView) -> bool:
+    return any(evaluation.reward_margin is not None for evaluation in view.evaluations.values())
 
 
 def measured_text(view: RunView) -> str:
@@ -128,7 +141,7 @@ def own_text(view: RunView) -> str:
         reached += f" ({moved_text(own, own)})"
     reached += " on their clients' own data"
     if own.accuracy is not None:
-        reached += f" (accuracy {accuracy_text(own.accuracy, own.accuracy_interval)})"
+        reached += f" ({view.accuracy_name or 'accuracy'} {accuracy_text(own.accuracy, own.accuracy_interval)})"
     alone = next((reference for reference in view.references.values() if reference.kind == "local"), None)
     return f"{reached}, the local-only baseline {loss_text(alone.final.loss)}." if alone else f"{reached}."
 
@@ -143,6 +156,7 @@ def loss_by_client_table(view: RunView) -> Table:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 
     left_out = _left_out(len(names), len(view.client_names), "clients, those that gained least")
+    with_rewards = _has_rewards(view)
 
     def row(name: str) -> tuple[str, ...]:
         before, after = _of(base, name), _of(final, name)
@@ -152,7 +166,8 @@ def loss_by_client_table(view: RunView) -> Table:
             loss_text(before.loss if before else None),
             loss_text(after.loss if after else None),
             moved_text(after, before),
-            *((percent_text(after.accuracy if after else None),) if view.is_classification else ()),
+            *((percent_text(after.accuracy if after else None),) if view.accuracy_name else ()),
+            *((reward_text(after.reward_margin if after else None),) if with_rewards else ()),
             *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
             *(loss_text(reference.by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
@@ -166,7 +181,8 @@ def loss_by_client_table(view: RunView) -> Table:
             "base",
             "federated",
             "change",
-            *(("accuracy",) if view.is_classification else ()),
+            *((view.accuracy_name,) if view.accuracy_name else ()),
+            *(("margin",) if with_rewards else ()),
             *(("own",) if own else ()),
             *(reference.kind for reference in references),
             "training tokens",

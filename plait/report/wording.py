@@ -84,6 +84,11 @@ def percent_text(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f} %".replace("-", _MINUS)
 
 
+def reward_text(margin: float | None) -> str:
+    """The mean lead of a chosen reply's reward: ``+0.312``."""
+    return NOTHING if margin is None else f"{round(margin, 3) + 0.0:+.3f}"
+
+
 def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) -> str:
     """An accuracy with its 95 % interval: ``93.8 % (71.7-98.9)``, with a dash between the ends."""
     if accuracy is None or interval is None:

@@ -35,12 +35,15 @@ class SequenceLosses:
         counts: number of tokens (labels) in each sum.
         correct: correct classes, for classification.
         digest: of the sequences, so that two evaluations are compared only if they are of the same ones.
+        leads: of preferences, the reward of each pair's chosen reply less that of the rejected one; of a single reply
+            its reward, with the sign of the verdict. Otherwise empty.
     """
 
     losses: tuple[float, ...]
     counts: tuple[int, ...]
     correct: int | None = None
     digest: str = ""
+    leads: tuple[float, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -64,18 +67,24 @@ class SequenceLosses:
             moved = [after - early for after, early in zip(self.losses, before.losses, strict=True)]
             change, change_error = _mean_and_error(moved, self.counts)
         loss, error = _mean_and_error(self.losses, self.counts)
-        return ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
+        measured = ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
+        if not self.leads:
+            return measured
+        # Where rewards are equal, as before any training, neither reply is preferred: half of these count.
+        won, equal = sum(lead > 0 for lead in self.leads), sum(lead == 0 for lead in self.leads)
+        return replace(measured, correct=won + equal // 2, reward_margin=math.fsum(self.leads) / self.examples)
 
     def to_bytes(self) -> bytes:
         """For this machine's own memory."""
-        return json.dumps([self.losses, self.counts, self.correct, self.digest]).encode()
+        leads = [self.leads] if self.leads else []
+        return json.dumps([self.losses, self.counts, self.correct, self.digest, *leads]).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SequenceLosses | None:
         """The inverse of `to_bytes`; None for anything else."""
         try:
-            losses, counts, correct, digest = json.loads(data)
-            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest)
+            losses, counts, correct, digest, *leads = json.loads(data)
+            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest, *map(tuple, leads))
         except (ValueError, TypeError):
             return None
         return known if known.to_bytes() == data and len(known.losses) == len(known.counts) > 0 else None
@@ -89,10 +98,11 @@ class ClientLoss:
         loss: mean cross-entropy in nats, over tokens (language model) or examples (classification).
         tokens: label tokens it is the mean of.
         examples: sequences it is the mean of.
-        correct: correct answers, for classification.
+        correct: correct answers, for classification; of preferences, those whose reward has the right order.
         error: standard error of the loss over sequences; None if there are too few.
         change: of the loss since before round 1, on the same sequences; None if unknown.
         change_error: its standard error.
+        reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
     """
 
     loss: float
@@ -102,6 +112,7 @@ class ClientLoss:
     error: float | None = None
     change: float | None = None
     change_error: float | None = None
+    reward_margin: float | None = None
 
     @property
     def margin(self) -> float | None:
@@ -136,6 +147,7 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
         change_margin=_stratified_margin(moved) if all_moved else None,
         accuracy=correct / examples if classified else None,
         accuracy_interval=wilson(correct, examples) if classified else None,
+        reward_margin=_mean_reward_margin(clients),
         by_client={name: _score(entry) for name, entry in sorted(by_client.items())},
     )
 
@@ -143,7 +155,14 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
 def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
     """A client's figures for the shared adapter, and for its own if it has one."""
     shared = ClientLoss(
-        reply.loss, reply.tokens, reply.examples, reply.correct, reply.loss_error, reply.change, reply.change_error
+        reply.loss,
+        reply.tokens,
+        reply.examples,
+        reply.correct,
+        reply.loss_error,
+        reply.change,
+        reply.change_error,
+        reply.reward_margin,
     )
     if reply.own_loss is None:
         return shared, None
@@ -154,6 +173,7 @@ def client_losses(reply: Evaluation) -> tuple[ClientLoss, ClientLoss | None]:
         error=reply.own_loss_error,
         change=reply.own_change,
         change_error=reply.own_change_error,
+        reward_margin=reply.own_reward_margin,
     )
     return shared, own
 
@@ -176,7 +196,16 @@ def _score(entry: ClientLoss) -> ClientScore:
         change_margin=entry.change_margin,
         accuracy=None if entry.correct is None else entry.correct / entry.examples,
         accuracy_interval=None if entry.correct is None else wilson(entry.correct, entry.examples),
+        reward_margin=entry.reward_margin,
     )
+
+
+def _mean_reward_margin(clients: Sequence[ClientLoss]) -> float | None:
+    """The mean over all preferences; None if not all clients have some."""
+    margins = [(each.reward_margin, each.examples) for each in clients if each.reward_margin is not None]
+    if not margins or len(margins) < len(clients):
+        return None
+    return sum(margin * examples for margin, examples in margins) / sum(examples for _, examples in margins)
 
 
 def _mean_and_error(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:

@@ -558,8 +558,10 @@ class Certainty(Part):
         loss_margin: of the loss.
         change: of the loss since the start of the run, on the same sequences.
         change_margin: of the change.
-        accuracy: fraction of the examples whose label was predicted.
+        accuracy: fraction of the examples whose label was predicted; of preferences, of those in which the chosen reply
+            has the higher reward.
         accuracy_interval: 95 % interval of the accuracy.
+        reward_margin: of preferences, the mean lead of the chosen reply's reward.
     """
 
     loss_margin: Number | None = None
@@ -567,6 +569,7 @@ class Certainty(Part):
     change_margin: Number | None = None
     accuracy: Number | None = None
     accuracy_interval: tuple[Number, Number] | None = None
+    reward_margin: Number | None = None
 
 
 class Score(Certainty):

@@ -287,6 +287,8 @@ class Participant:
             own_loss_error=own and own.error,
             own_change=own and own.change,
             own_change_error=own and own.change_error,
+            reward_margin=result.reward_margin,
+            own_reward_margin=own and own.reward_margin,
         )
 
     def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:

@@ -169,6 +169,14 @@ class RunView:
         return self.start.base.task == Task.CLASSIFICATION
 
     @property
+    def accuracy_name(self) -> str:
+        """What an accuracy of this run is called; empty if it has none."""
+        objective = str(self.start.config.get("objective", "sft"))
+        if objective.partition(":")[0] != "sft":
+            return "reward accuracy"
+        return "accuracy" if self.is_classification else ""
+
+    @property
     def planned_rounds(self) -> int:
         """Rounds requested."""
         planned = self.start.config.get("rounds")

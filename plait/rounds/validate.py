@@ -184,6 +184,8 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         "standard error of the own loss": evaluation.own_loss_error,
         "own change": evaluation.own_change,
         "standard error of the own change": evaluation.own_change_error,
+        "reward margin": evaluation.reward_margin,
+        "own reward margin": evaluation.own_reward_margin,
     }
     _check_figures({name: figure for name, figure in figures.items() if figure is not None})
     for error, change in (
@@ -192,11 +194,16 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
     ):
         if error is not None and change is None:
             raise UpdateRefused(Reason.FIGURE, "evaluation gives the standard error of a change but not the change")
+    if evaluation.reward_margin is not None and evaluation.correct is None:
+        raise UpdateRefused(Reason.FIGURE, "evaluation gives a reward margin but not how many rewards are right")
     has_own_accuracy = evaluation.own_loss is not None and evaluation.correct is not None
+    has_own_margin = evaluation.own_loss is not None and evaluation.reward_margin is not None
     beside = (evaluation.own_loss_error, evaluation.own_change)
-    if has_own_accuracy is not (evaluation.own_correct is not None) or (
-        evaluation.own_loss is None and any(figure is not None for figure in beside)
-    ):
+    halves = (
+        has_own_accuracy is not (evaluation.own_correct is not None),
+        has_own_margin is not (evaluation.own_reward_margin is not None),
+    )
+    if any(halves) or (evaluation.own_loss is None and any(figure is not None for figure in beside)):
         raise UpdateRefused(Reason.FIGURE, "evaluation gives only half of the figures of the client's own adapter")
 
 

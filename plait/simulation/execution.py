@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plait.adapters import Task
 from plait.config import RunConfig
 from plait.data import Dataset
 from plait.federation import run_federation
@@ -25,6 +26,7 @@ from plait.simulation.simulation import Simulation
 from plait.stacking import starting_point_of
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_compute
+from plait.training.examples import check_kind
 from plait.training.four_bits import check_four_bits
 
 # As a fraction of the adapters that a run starts from.
@@ -60,6 +62,8 @@ def prepare(
         data = load_partitioned(settings, dataset, loaded=loaded, progress=progress)
         for note in (*data.dataset.notes, *data.partition.notes):
             progress(note)
+        labels = data.dataset.labels or settings.labels
+        check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
         settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet):
         return resolve(settled, progress=progress), data

@@ -16,6 +16,7 @@ from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_
 from plait.run import Run
 from plait.simulation.remembered import RememberedLosses
 from plait.training.examples import Example, Tokenizer, tokenise
+from plait.training.objectives import SFT
 from plait.training.resident import ResidentBase
 
 K = TypeVar("K")
@@ -69,6 +70,7 @@ class Loaded:
         labels: Sequence[str],
         tokenizer: Tokenizer,
         seq_len: int,
+        objective: str = SFT,
     ) -> list[Example]:
         """The examples made from the records (see `plait.training.examples.tokenise`).
 
@@ -76,7 +78,7 @@ class Loaded:
             DataError: the data does not fit the base or the task.
         """
         base = self._base.fingerprint if self._base else b""
-        digest = hashlib.sha256(repr((base, kind, task, tuple(labels), seq_len, len(records))).encode())
+        digest = hashlib.sha256(repr((base, kind, task, tuple(labels), seq_len, objective, len(records))).encode())
         for record in records:
             text = repr(record).encode(errors="surrogatepass")
             digest.update(len(text).to_bytes(8, "big") + text)
@@ -84,7 +86,13 @@ class Loaded:
         if key not in self._tokens:
             _make_room(self._tokens, _CLIENTS_KEPT)
             self._tokens[key] = tokenise(
-                records, kind=kind, task=task, labels=labels, tokenizer=tokenizer, seq_len=seq_len
+                records,
+                kind=kind,
+                task=task,
+                labels=labels,
+                tokenizer=tokenizer,
+                seq_len=seq_len,
+                objective=objective,
             )
         self._tokens.move_to_end(key)
         return self._tokens[key]

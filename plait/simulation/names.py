@@ -24,6 +24,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.local_loss import check_loss_name
+    from plait.training.objectives import objective_named
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -35,6 +36,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     if settings.partition:
         parse_partition(settings.partition)
     check_loss_name(settings.loss)
+    objective_named(settings.objective)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)

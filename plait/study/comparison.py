@@ -233,7 +233,7 @@ class Comparison:
     @property
     def is_classification(self) -> bool:
         """Whether all runs have accuracies."""
-        return all(run.view.is_classification for run in self.runs)
+        return all(run.view.accuracy_name for run in self.runs)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from plait.rounds.events import (
 )
 
 _OF_UPDATE = ("train_loss", "first_loss", "tokens", "train_s", "uplink_bytes", "distortion")
-_OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy")
+_OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy", "reward_margin")
 
 
 @dataclass

@@ -10,7 +10,9 @@ from plait.errors import BaseMismatchError, DataError
 from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
-from plait.training.examples import spread, tokenise
+from plait.training.examples import Split, single_replies, spread, tokenise
+from plait.training.objectives import SFT, objective_named
+from plait.training.preferences import References
 from plait.training.resident import ResidentBase
 from plait.training.trainer import measure_losses
 
@@ -32,8 +34,9 @@ def evaluate_adapter(
     seq_len: int,
     batch_size: int,
     max_sequences: int,
+    objective: str = SFT,
 ) -> Comparison:
-    """Mean loss (and correct answers) of base and adapter.
+    """Mean loss (and correct answers, or rewards) of base and adapter.
 
     Args:
         located: the base.
@@ -42,7 +45,8 @@ def evaluate_adapter(
         compute: device and type.
         seq_len: tokens per sequence.
         batch_size: sequences per batch.
-        max_sequences: most sequences, spread evenly over the data.
+        max_sequences: most sequences (preferences), spread evenly over the data.
+        objective: what the loss and the rewards are of.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.
@@ -67,15 +71,28 @@ def evaluate_adapter(
         labels=spec.labels,
         tokenizer=base.tokenizer,
         seq_len=seq_len,
+        objective=objective,
     )
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences)
+    judged = objective_named(objective)
+    if judged and judged.takes_one_reply:
+        chosen = single_replies(Split((), chosen)).held_out
+    references = References()
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
     def measured() -> SequenceLosses:
-        return measure_losses(model, chosen, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+        return measure_losses(
+            model,
+            chosen,
+            task=spec.task,
+            pad_token=base.pad_token,
+            batch_size=batch_size,
+            objective=judged,
+            references=references,
+        )
 
     with_adapter = measured()
     with model.disable_adapter():

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -20,12 +21,22 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from plait.adapters import Task
-from plait.data import Record, RecordKind
+from plait.choice import parse_choice
+from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
+from plait.training.objectives import SFT, objective_named
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
 Tokens = NDArray[np.int32]
+
+# How many examples away a reply to another prompt is looked for.
+_FURTHEST = 64
+
+_ADVICE = {
+    RecordKind.PREFERENCE: "; choose one with --objective, such as dpo",
+    RecordKind.FEEDBACK: "; choose --objective kto",
+}
 
 
 @dataclass(frozen=True)
@@ -35,16 +46,35 @@ class Example:
     Attributes:
         tokens: (length,) token ids.
         labels: (length,) the same ids where the loss counts and `IGNORED` elsewhere; (1,) the class for classification.
+        ends: of a preference, where its sides end: the chosen reply with its prompt, the rejected one with its prompt,
+            and the prompt with an unrelated reply (KTO). A side that is missing has no tokens. Otherwise empty.
     """
 
     tokens: Tokens
     labels: Tokens
+    ends: tuple[int, ...] = ()
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 (32 bytes) of tokens and labels; equal for equal examples."""
-        lengths = f"{len(self.tokens)} {len(self.labels)} ".encode()
+        """SHA-256 (32 bytes) of tokens, labels and ends; equal for equal examples."""
+        lengths = " ".join(map(str, (len(self.tokens), len(self.labels), *self.ends, ""))).encode()
         return hashlib.sha256(lengths + self.tokens.tobytes() + self.labels.tobytes()).digest()
+
+    @property
+    def sides(self) -> tuple[Example | None, ...]:
+        """Chosen, rejected and unrelated sequence of a preference; None for one that is missing."""
+        parts = zip((0, *self.ends), self.ends, strict=False)
+        return tuple(Example(self.tokens[a:b], self.labels[a:b]) if a < b else None for a, b in parts)
+
+    @classmethod
+    def of_sides(cls, chosen: Example | None, rejected: Example | None, unrelated: Example | None = None) -> Example:
+        """A preference; at least one side is there."""
+        sides = (chosen, rejected, unrelated)
+        there = [side for side in sides if side is not None]
+        ends = accumulate(0 if side is None else len(side.tokens) for side in sides)
+        return cls(
+            np.concatenate([side.tokens for side in there]), np.concatenate([side.labels for side in there]), (*ends,)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,21 +133,46 @@ def tokenise(
     labels: Sequence[str],
     tokenizer: Tokenizer,
     seq_len: int,
+    objective: str = SFT,
 ) -> list[Example]:
     """All examples made from the records, in order.
 
     Raises:
-        DataError: the data does not fit the base or the task.
+        DataError: the data does not fit the base, the task or the objective.
     """
-    if (task is Task.CLASSIFICATION) != (kind is RecordKind.LABEL):
-        raise DataError(
-            f"data has {kind.value} records, expected {'labelled text' if labels else 'text, prompts or messages'}"
-        )
+    check_kind(kind, task, objective)
     if task is Task.CLASSIFICATION:
         return _classify(records, labels, tokenizer, seq_len)
     if kind is RecordKind.TEXT:
         return _pack(records, tokenizer, seq_len)
-    return _converse(records, kind, tokenizer, seq_len)
+    return _converse(records, kind, tokenizer, seq_len, judged=objective != SFT)
+
+
+def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
+    """Refuse records that a run cannot learn from.
+
+    Supervised fine-tuning learns the chosen replies of pairs.
+
+    Raises:
+        ConfigError: there is no such objective.
+        DataError: records of this kind do not fit the task or the objective.
+    """
+    wanted = objective_named(objective)
+    if task is Task.CLASSIFICATION:
+        fitting, expected = {RecordKind.LABEL}, "labelled text"
+    elif wanted is None:
+        fitting = {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
+        expected = "text, prompts or messages"
+    else:
+        fitting, expected = {RecordKind.PREFERENCE}, "prompt, chosen and rejected"
+        if wanted.takes_one_reply:
+            fitting, expected = (
+                fitting | {RecordKind.FEEDBACK},
+                f"{expected}, or prompt, completion and a true or false label",
+            )
+        expected += f" for objective '{parse_choice(objective)[0]}'"
+    if kind not in fitting:
+        raise DataError(f"data has {kind.value} records, expected {expected}{_ADVICE.get(kind, '')}")
 
 
 def split_examples(
@@ -163,6 +218,42 @@ def split_examples(
         )
     # Over the whole held-out part, not only its beginning.
     return Split(tuple(train), spread(rest, max_held_out))
+
+
+def single_replies(split: Split) -> Split:
+    """The split for an objective that takes one reply at a time (KTO).
+
+    Pairs that train become two examples. Every example gets the reply of another one to its own prompt, by which the
+    objective measures how far the model is from the reference.
+    """
+    train = [
+        Example.of_sides(*(side if number == kept else None for number, side in enumerate(example.sides[:2])))
+        for kept in (0, 1)
+        for example in split.train
+        if example.sides[kept] is not None
+    ]
+    return Split(_with_unrelated(train), _with_unrelated(split.held_out))
+
+
+def _with_unrelated(examples: Sequence[Example]) -> tuple[Example, ...]:
+    replies = [next(side for side in example.sides if side is not None) for example in examples]
+    starts = [int(np.flatnonzero(reply.labels != IGNORED)[0]) for reply in replies]
+    prompts = [reply.tokens[:start].tobytes() for reply, start in zip(replies, starts, strict=True)]
+
+    def unrelated(number: int) -> Example:
+        following = [(number + step) % len(examples) for step in range(1, 1 + _FURTHEST)]
+        other = next((each for each in following if prompts[each] != prompts[number]), following[0])
+        mine, theirs = replies[number], replies[other]
+        # As long as the longer of the two at most, so that no sequence is longer than those of the data.
+        most = max(len(mine.tokens), len(theirs.tokens))
+        tokens = np.concatenate([mine.tokens[: starts[number]], theirs.tokens[starts[other] :]])[:most]
+        labels = np.concatenate([mine.labels[: starts[number]], theirs.labels[starts[other] :]])[:most]
+        return Example(tokens, labels)
+
+    return tuple(
+        Example.of_sides(example.sides[0], example.sides[1], unrelated(number))
+        for number, example in enumerate(examples)
+    )
 
 
 def spread(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
@@ -223,52 +314,84 @@ def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Token
     ]
 
 
-def _converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+def _converse(
+    records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int, *, judged: bool
+) -> list[Example]:
     examples: list[Example] = []
     for number, record in enumerate(records, start=1):
         try:
-            text, spans = _render(record, kind, tokenizer)
+            if judged:
+                found = _judged(record, tokenizer, seq_len)
+            else:
+                found = _conversation(*_turns(record, kind), tokenizer, seq_len)
         except _RecordError as error:
             raise DataError(f"record {number} of {len(records)} {error}; leave it out or change it") from error
-        encoded = cast(
-            "dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        )
-        tokens = np.asarray(encoded["input_ids"], np.int32)
-        starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
-        counts = np.zeros(len(tokens), bool)
-        for start, end in spans:
-            counts |= (starts >= start) & (starts < end)
-        example_labels = np.where(counts, tokens, IGNORED).astype(np.int32)
-        # The first token is never predicted, so its label does not count.
-        if counts[1:seq_len].any():
-            examples.append(Example(tokens[:seq_len], example_labels[:seq_len]))
+        if found is not None:
+            examples.append(found)
     return examples
 
 
-def _render(record: Record, kind: RecordKind, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
+def _turns(record: Record, kind: RecordKind) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The turns that are given, and those that the model learns the assistant's part of."""
+    match kind:
+        case RecordKind.PROMPT:
+            return (Message("user", record.prompt),), (Message("assistant", record.completion),)
+        case RecordKind.PREFERENCE:
+            return record.messages, record.chosen
+        case _:
+            return (), record.messages
+
+
+def _judged(record: Record, tokenizer: Tokenizer, seq_len: int) -> Example | None:
+    """A preference; None if one of its replies begins beyond the sequence length, or both are cut to the same."""
+    replies = (record.chosen, record.rejected)
+    sides = [_conversation(record.messages, reply, tokenizer, seq_len) if reply else None for reply in replies]
+    if any(reply and side is None for reply, side in zip(replies, sides, strict=True)):
+        return None
+    chosen, rejected = sides
+    if chosen and rejected and chosen.digest == rejected.digest:
+        return None
+    return Example.of_sides(chosen, rejected)
+
+
+def _conversation(
+    given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer, seq_len: int
+) -> Example | None:
+    """One sequence; None if nothing of it that is to be learned fits."""
+    text, spans = _render(given, learned, tokenizer)
+    encoded = cast("dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
+    tokens = np.asarray(encoded["input_ids"], np.int32)
+    starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
+    counts = np.zeros(len(tokens), bool)
+    for start, end in spans:
+        counts |= (starts >= start) & (starts < end)
+    labels = np.where(counts, tokens, IGNORED).astype(np.int32)
+    # The first token is never predicted, so its label does not count.
+    return Example(tokens[:seq_len], labels[:seq_len]) if counts[1:seq_len].any() else None
+
+
+def _render(
+    given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer
+) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the character spans that the model should write."""
-    if kind is RecordKind.PROMPT:
-        messages = [("user", record.prompt), ("assistant", record.completion)]
-        if tokenizer.chat_template is None:
-            text = f"{record.prompt}\n{record.completion}{tokenizer.eos_token or ''}"
-            return text, [(len(record.prompt) + 1, len(text))]
-    else:
-        messages = list(record.messages)
     if tokenizer.chat_template is None:
-        raise DataError("the base has no chat template, but the data has messages; use prompt/completion or text")
-    turns = [{"role": role, "content": content} for role, content in messages]
+        if [message.role for message in (*given, *learned)] != ["user", "assistant"] or not given:
+            raise DataError("the base has no chat template, but the data has messages; use prompt/completion or text")
+        text = f"{given[0].content}\n{learned[0].content}{tokenizer.eos_token or ''}"
+        return text, [(len(given[0].content) + 1, len(text))]
+    turns = [{"role": role, "content": content} for role, content in (*given, *learned)]
     try:
-        return _rendered(turns, tokenizer)
+        return _rendered(turns, len(given), tokenizer)
     except TemplateError as error:
         # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
 
 
-def _rendered(turns: list[dict[str, str]], tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
+def _rendered(turns: list[dict[str, str]], given: int, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
     text = tokenizer.apply_chat_template(turns, tokenize=False)
     spans: list[tuple[int, int]] = []
     for number, turn in enumerate(turns):
-        if turn["role"] != "assistant":
+        if number < given or turn["role"] != "assistant":
             continue
         before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
         upto = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)

@@ -26,9 +26,11 @@ from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
-from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
+from plait.training.examples import Example, Split, Tokenizer, digest_of, single_replies, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.local_loss import CROSS_ENTROPY
+from plait.training.objectives import SFT, objective_named
+from plait.training.preferences import References
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
@@ -53,6 +55,7 @@ class Tokenise(Protocol):
         labels: Sequence[str],
         tokenizer: Tokenizer,
         seq_len: int,
+        objective: str = SFT,
     ) -> list[Example]:
         """All examples made from the records, in order."""
         ...
@@ -88,6 +91,7 @@ class PeftLocalModel:
     def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
+        self._references = References()
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -130,6 +134,8 @@ class PeftLocalModel:
             return self._measure(spec, state, settings)
         held_out = self.split(spec, settings).held_out
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
+        if settings.objective != SFT:
+            numbers += settings.objective.encode()
         inputs = (*self.base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
@@ -144,7 +150,15 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
+            objective=objective_named(settings.objective),
+            references=self.references,
         )
+
+    @property
+    def references(self) -> References:
+        """What the base, as it stands, says of this client's preferences."""
+        self._references.stand_on(self.base.moved)
+        return self._references
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once.
@@ -152,9 +166,16 @@ class PeftLocalModel:
         Raises:
             DataError: there is too little.
         """
-        wanted = (spec.task, spec.labels, settings.seq_len, settings.held_out_fraction, settings.max_held_out_sequences)
+        wanted = (
+            spec.task,
+            spec.labels,
+            settings.seq_len,
+            settings.held_out_fraction,
+            settings.max_held_out_sequences,
+            settings.objective,
+        )
         if self._split is None or self._split_for != wanted:
-            self._split = split_examples(
+            split = split_examples(
                 self._examples(self.records, spec, settings),
                 self._examples(self.held_out, spec, settings) if self.held_out else None,
                 client=self.client,
@@ -163,6 +184,8 @@ class PeftLocalModel:
                 max_held_out=settings.max_held_out_sequences,
                 by_label=spec.task is Task.CLASSIFICATION,
             )
+            objective = objective_named(settings.objective)
+            self._split = single_replies(split) if objective and objective.takes_one_reply else split
             self._split_for = wanted
         return self._split
 
@@ -174,12 +197,13 @@ class PeftLocalModel:
             labels=spec.labels,
             tokenizer=self.base.tokenizer,
             seq_len=settings.seq_len,
+            objective=settings.objective,
         )
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""
         settings = job.settings
-        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY:
+        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT:
             return None
         shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self.base), job.spec.digest, job.base.digest, *shape)
@@ -205,6 +229,7 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             carried=job.carried,
+            references=self.references,
         )
         return _learned(job, done)
 

@@ -48,14 +48,20 @@ class BatchLoss:
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
         """The same for every sequence of a language model's batch separately, without gradients."""
         with torch.no_grad():
-            if self._fused is not None and self._fused.takes(batch):
-                losses, counts = self._fused.token_losses(batch)
-            else:
-                logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
-                losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-                losses = losses[targets != IGNORED]
-                counts = [count_labels(example, self._task) for example in batch]
+            losses, counts = self.by_token(batch)
         return [float(part.sum()) for part in losses.double().cpu().split(counts)]
+
+    def by_token(self, batch: Sequence[Example]) -> tuple[torch.Tensor, list[int]]:
+        """The same for every label token of a language model's batch.
+
+        Returns:
+            (counted,) float32 in the order of the batch, and the number for each sequence.
+        """
+        if self._fused is not None and self._fused.takes(batch):
+            return self._fused.token_losses(batch)
+        logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
+        losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+        return losses[targets != IGNORED], [count_labels(example, self._task) for example in batch]
 
 
 def summed_loss(
@@ -89,8 +95,8 @@ def predictions(
 
 
 def count_labels(example: Example, task: Task) -> int:
-    """Number of terms that an example adds to the loss."""
-    return 1 if task is Task.CLASSIFICATION else int((example.labels[1:] != IGNORED).sum())
+    """Number of terms that an example adds to the loss; a preference is one."""
+    return 1 if task is Task.CLASSIFICATION or example.ends else int((example.labels[1:] != IGNORED).sum())
 
 
 def pad(

@@ -79,6 +79,11 @@ class ResidentBase:
         return self.fingerprint, repr(how).encode()
 
     @property
+    def moved(self) -> bytes:
+        """The digest of its movement from the base on disk."""
+        return self._moved.digest
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer, loaded at first use."""
         if self._tokenizer is None:

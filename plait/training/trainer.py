@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import nn
@@ -19,9 +20,11 @@ from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import NOTHING, Carried
 from plait.training.examples import Example, digest_of
-from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.learner import Learner, LocalTraining, TrainingInputs, order
 from plait.training.local_loss import loss_named
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
+from plait.training.objectives import Objective, objective_named
+from plait.training.preferences import PreferenceLoss, References
 from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
@@ -39,6 +42,7 @@ def train_steps(
     pad_token: int,
     carried: Carried = NOTHING,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+    references: References | None = None,
 ) -> LocalTraining:
     """Train an adapter for `settings.local_steps` optimizer steps.
 
@@ -57,6 +61,7 @@ def train_steps(
         pad_token: pads short rows.
         carried: from earlier rounds.
         on_step: called with number and loss of every step.
+        references: what is known of preferences under the base; added to.
 
     Raises:
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
@@ -65,16 +70,25 @@ def train_steps(
     started = time.perf_counter()
     device = parameters[0].device
     trained = trained_parameters(model, parameters, settings.trained)
+    inputs = TrainingInputs(examples, settings, start, carried)
     learner = Learner(
-        TrainingInputs(examples, settings, start, carried),
+        inputs,
         [parameter.numel() for parameter in parameters],
         trained,
         task=task,
         device=device,
     )
+    objective = objective_named(settings.objective)
+    references = references or References()
+    if objective and objective.needs_reference:
+        visits = settings.local_steps * inputs.examples_a_step
+        visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
+        references.learn(model, (examples[index] for index in visited), pad_token=pad_token)
     model.train()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    if function := loss_named(settings.loss):
+    if objective:
+        batch_loss = PreferenceLoss(model, objective, references, pad_token=pad_token)
+    elif function := loss_named(settings.loss):
         batch_loss = ChosenLoss(
             model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
         )
@@ -133,9 +147,25 @@ def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) 
 
 @torch.no_grad()
 def measure_losses(
-    model: nn.Module, examples: Sequence[Example], *, task: Task, pad_token: int, batch_size: int
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    task: Task,
+    pad_token: int,
+    batch_size: int,
+    objective: Objective | None = None,
+    references: References | None = None,
 ) -> SequenceLosses:
-    """Loss (and correct answers) of every example, in evaluation mode.
+    """Loss (and correct answers, or rewards) of every example, in evaluation mode.
+
+    Args:
+        model: the base with the adapter.
+        examples: to measure; preferences where there is an objective.
+        task: what the labels are.
+        pad_token: pads short rows.
+        batch_size: sequences of a forward pass; with an objective, preferences.
+        objective: of preferences; None for supervised fine-tuning.
+        references: what is known of preferences under the base; added to.
 
     Raises:
         Abandoned: nobody waits for this any more.
@@ -144,13 +174,22 @@ def measure_losses(
     device = next(model.parameters()).device
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     losses: list[float] = []
+    leads: list[float] = []
     correct = 0
+    references = references or References()
+    if objective and objective.needs_reference:
+        references.learn(model, examples, pad_token=pad_token)
+    preference_loss = PreferenceLoss(model, objective, references, pad_token=pad_token) if objective else None
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
             losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             correct += int((logits.argmax(dim=-1) == labels).sum())
+        elif preference_loss:
+            found, led = preference_loss.by_example(batch)
+            losses += found
+            leads += led
         else:
             losses += batch_loss.by_sequence(batch)
         check_abandoned()
@@ -159,4 +198,5 @@ def measure_losses(
         tuple(count_labels(example, task) for example in examples),
         correct if task is Task.CLASSIFICATION else None,
         digest_of(examples).hex(),
+        tuple(leads),
     )

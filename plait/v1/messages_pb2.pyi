@@ -141,7 +141,7 @@ class ClientCard(_message.Message):
     def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error")
+    __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +156,8 @@ class Evaluation(_message.Message):
     OWN_LOSS_ERROR_FIELD_NUMBER: _ClassVar[int]
     OWN_CHANGE_FIELD_NUMBER: _ClassVar[int]
     OWN_CHANGE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    OWN_REWARD_MARGIN_FIELD_NUMBER: _ClassVar[int]
     client: str
     round: int
     loss: float
@@ -170,7 +172,9 @@ class Evaluation(_message.Message):
     own_loss_error: float
     own_change: float
     own_change_error: float
-    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ...) -> None: ...
+    reward_margin: float
+    own_reward_margin: float
+    def __init__(self, client: _Optional[str] = ..., round: _Optional[int] = ..., loss: _Optional[float] = ..., tokens: _Optional[int] = ..., examples: _Optional[int] = ..., correct: _Optional[int] = ..., own_loss: _Optional[float] = ..., own_correct: _Optional[int] = ..., loss_error: _Optional[float] = ..., change: _Optional[float] = ..., change_error: _Optional[float] = ..., own_loss_error: _Optional[float] = ..., own_change: _Optional[float] = ..., own_change_error: _Optional[float] = ..., reward_margin: _Optional[float] = ..., own_reward_margin: _Optional[float] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("client", "reason", "detail")

@@ -33,7 +33,10 @@ _SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 |
 _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
 # Optional figures of an evaluation: standard errors, and losses and changes of either sign.
-_FIGURES = ("own_loss", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error")
+_FIGURES = (
+    "own_loss", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error",
+    "reward_margin", "own_reward_margin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ class Evaluation:
 
     Attributes:
         loss: mean over `tokens` (over `examples` for classification), in nats.
-        correct: classification only: examples whose label was predicted.
+        correct: of classification, examples whose label was predicted; of preferences, those whose chosen reply has
+            the higher reward; otherwise None.
         own_loss: of the client's personalized adapter on the same data; None if it has none.
         own_correct: the same for its correct answers.
         loss_error: standard error of `loss` over sequences; None if there are too few.
@@ -116,6 +120,8 @@ class Evaluation:
         own_loss_error: as `loss_error`, for the personalized adapter.
         own_change: as `change`, for the personalized adapter.
         own_change_error: as `change_error`, for the personalized adapter.
+        reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
+        own_reward_margin: as `reward_margin`, for the personalized adapter.
     """
 
     client: str
@@ -132,6 +138,8 @@ class Evaluation:
     own_loss_error: float | None = None
     own_change: float | None = None
     own_change_error: float | None = None
+    reward_margin: float | None = None
+    own_reward_margin: float | None = None
 
 
 class RefusalReason(IntEnum):

@@ -152,6 +152,8 @@ class Settings:
     """FedDyn's alpha: the strength of the regulariser that follows the rounds; 0 for none."""
     loss: Annotated[str, Name()] = "cross_entropy"
     """What the client minimises, in the notation of `--loss`."""
+    objective: Annotated[str, Name()] = "sft"
+    """What the client learns from its data, in the notation of `--objective`."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     scaffold: _Flag = False

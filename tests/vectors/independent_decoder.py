@@ -26,7 +26,7 @@ SETTINGS |= table(24, "digest:b json:t")
 # What the text of settings leaves out.
 DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
-DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy"}
+DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy", "objective": "sft"}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
 TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
@@ -35,6 +35,7 @@ EVALUATION = table(
     1,
     "client:t round:i loss:d tokens:i examples:i correct:o own_loss:e own_correct:o",
     "loss_error:e change:e change_error:e own_loss_error:e own_change:e own_change_error:e",
+    "reward_margin:e own_reward_margin:e",
 )
 REFUSAL = table(1, "client:t reason:i detail:t")
 REPLY = table(2, ("card", CARD), "update:b", ("evaluation", EVALUATION), ("refusal", REFUSAL))

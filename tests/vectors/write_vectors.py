@@ -169,6 +169,9 @@ REPLIES = {
         own_change=0.0,
         own_change_error=2**-40,
     ),
+    "reply_evaluation_rewards": Evaluation(
+        "bob", 5, 0.5, 32, 20, 32, 0.25, 24, reward_margin=-0.125, own_reward_margin=0.0
+    ),
     "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
 }
 _FIELD = {

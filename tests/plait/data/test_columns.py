@@ -65,8 +65,8 @@ def test_the_client_column_is_the_natural_one() -> None:
         ("text=a,text=b", r"columns names 'text' twice, expected it once; join columns as text=A\+B"),
         ("text=", "columns has '' for 'text', expected the name of a column"),
         ("label=a+b", "columns has 'a.b' for 'label', expected the name of a column"),
-        ("text=a,prompt=b", "columns names text and prompt and completion, expected the fields of one kind of record"),
-        ("messages=a,label=b", "columns names messages and label and text, expected the fields of one kind"),
+        ("text=a,prompt=b", "columns names text and prompt, expected the fields of one kind of record"),
+        ("messages=a,label=b", "columns names messages and label, expected the fields of one kind"),
     ],
 )
 def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, message: str) -> None:

@@ -67,6 +67,7 @@ ALL_SETTINGS = st.builds(
     personal=st.sampled_from(["", "A", "B"]),
     proximal=POSITIVE | st.just(0.0),
     feddyn=POSITIVE | st.just(0.0),
+    objective=NAMES,
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
@@ -93,6 +94,8 @@ EVALUATIONS = st.builds(
     own_loss_error=st.none() | POSITIVE | st.just(0.0),
     own_change=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     own_change_error=st.none() | POSITIVE | st.just(0.0),
+    reward_margin=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    own_reward_margin=st.none() | st.floats(allow_nan=False, allow_infinity=False),
 )
 CARDS = st.builds(
     ClientCard,
@@ -252,8 +255,8 @@ def test_what_has_its_default_is_left_out_so_that_older_receivers_read_it():
 
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
-        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "carry_moments": True,
-        "scaffold": True, "without_feedback": True, "trained": "B",
+        "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "objective": "dpo",
+        "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
         before = getattr(SETTINGS, each.name)

@@ -1,0 +1,148 @@
+"""A batch of preferences under a model: log-probabilities of all replies in one forward pass, and an objective's loss.
+
+The reference is the base without the adapter. Its log-probabilities never change, so each example's are computed once,
+by itself: they do not depend on the batches in which it is drawn. Knows no formula: `objectives` has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from plait.abandon import check_abandoned
+from plait.adapters import Task
+from plait.training.examples import Example
+from plait.training.losses import BatchLoss, count_labels
+from plait.training.objectives import Objective, Sides
+from plait.training.objectives.objective import Reply
+
+_SIDES = 3
+_TASK = Task.CAUSAL_LM
+
+
+@dataclass
+class References:
+    """Log-probabilities of replies under the base without the adapter, in nats, by example.
+
+    Attributes:
+        known: of an example's sides, 0 for one that is missing; by its digest.
+        base: the digest of the base's movement that they belong to.
+    """
+
+    known: dict[bytes, tuple[float, ...]] = field(default_factory=dict[bytes, tuple[float, ...]])
+    base: bytes = b""
+
+    def stand_on(self, base: bytes) -> None:
+        """Forget what belongs to a base that has moved since."""
+        if base != self.base:
+            self.known, self.base = {}, base
+
+    def learn(self, model: nn.Module, examples: Iterable[Example], *, pad_token: int) -> None:
+        """Compute those of examples that are not known yet.
+
+        Args:
+            model: the base with the adapter.
+            examples: preferences.
+            pad_token: pads short rows.
+
+        Raises:
+            Abandoned: nobody waits for this any more.
+        """
+        unknown = {example.digest: example for example in examples}
+        unknown = {digest: example for digest, example in unknown.items() if digest not in self.known}
+        if not unknown:
+            return
+        with _without_adapter(model):
+            loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
+            for digest, example in unknown.items():
+                there = [side for side in example.sides if side is not None]
+                found = iter(loss.by_sequence(there))
+                self.known[digest] = tuple(0.0 if side is None else -next(found) for side in example.sides)
+                check_abandoned()
+
+
+class PreferenceLoss:
+    """An objective's loss of a batch, in the place of `BatchLoss`.
+
+    Args:
+        model: the base with the adapter, in the mode (training or not) to use.
+        objective: of the run.
+        references: know the examples, where the objective needs a reference.
+        pad_token: pads short rows.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, references: References, *, pad_token: int) -> None:
+        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token)
+        self._objective, self._references = objective, references
+        self._device = next(model.parameters()).device
+
+    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
+        """The batch's loss, summed over its examples; a scalar that gradients can be taken of."""
+        return self._objective.losses(self._sides(batch)).sum()
+
+    @torch.no_grad()
+    def by_example(self, batch: Sequence[Example]) -> tuple[list[float], list[float]]:
+        """Losses, and the reward by which each example's chosen reply leads, without gradients.
+
+        Of an example with one reply, the lead is its reward, negative for a rejected one's.
+        """
+        sides = self._sides(batch)
+        leads = torch.zeros(len(batch), device=self._device)
+        for side, sign in ((sides.chosen, 1.0), (sides.rejected, -1.0)):
+            leads += sign * self._objective.reward(side) * (side.tokens > 0)
+        return self._objective.losses(sides).tolist(), leads.tolist()
+
+    def _sides(self, batch: Sequence[Example]) -> Sides:
+        split = [example.sides for example in batch]
+        chosen, rejected, unrelated = ([sides[number] for sides in split] for number in range(_SIDES))
+        both = self._sums([*chosen, *rejected])
+        with torch.no_grad():
+            others = self._sums(unrelated)
+        likely = (*both.split(len(batch)), others)
+        replies = [
+            Reply(likely[number], self._reference(batch, number), self._counts(side))
+            for number, side in enumerate((chosen, rejected, unrelated))
+        ]
+        return Sides(*replies)
+
+    def _sums(self, sequences: Sequence[Example | None]) -> torch.Tensor:
+        """(sequences,) log-probability of each one's labels; 0 where there is no sequence."""
+        there = [each for each in sequences if each is not None]
+        if not there:
+            return torch.zeros(len(sequences), device=self._device)
+        losses, counts = self._losses.by_token(there)
+        found = iter(losses.split(counts))
+        nothing = losses.new_zeros(())
+        return -torch.stack([nothing if each is None else next(found).sum() for each in sequences])
+
+    def _reference(self, batch: Sequence[Example], side: int) -> torch.Tensor:
+        known = self._references.known
+        values = [known[example.digest][side] if self._objective.needs_reference else 0.0 for example in batch]
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    def _counts(self, sequences: Sequence[Example | None]) -> torch.Tensor:
+        counts = [0 if each is None else count_labels(each, _TASK) for each in sequences]
+        return torch.tensor(counts, device=self._device)
+
+
+@contextmanager
+def _without_adapter(model: nn.Module) -> Generator[None]:
+    """The model as its base computes, in evaluation mode, for a while."""
+    if not isinstance(model, PeftModel):
+        raise TypeError("the model has no adapter to turn off")
+    was_training = model.training
+    # PEFT makes every tensor of the adapter trainable when it turns the adapter on again.
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        with torch.no_grad(), model.disable_adapter():
+            yield
+    finally:
+        for parameter, trains in trained:
+            parameter.requires_grad_(trains)
+        model.train(was_training)

@@ -1,0 +1,142 @@
+"""Runs that learn from preferences, from the command line to the summary."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from plait.adapters import load_peft_directory
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+
+WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clients who prefer their words in order."""
+    chance, path = random.Random(3), tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {"prompt": " ".join(asked), "chosen": " ".join(sorted(asked)), "rejected": " ".join(asked[::-1]), "who": who}
+        for who in ("ada", "bob")
+        for asked in (chance.sample(WORDS, 3) for _ in range(60))
+        if sorted(asked) != asked[::-1]
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def learn(plait, pairs, tmp_path):
+    """Run a simulation of the two clients."""
+
+    def run(name: str, *options: object, data: Path = pairs):
+        ran = plait("simulate", "--data", data, "--partition", "natural:who", "--clients", 2, "--base", "tiny",
+                    "--rounds", 2, "--local-steps", 4, "--seq-len", 48, "--rank", 2,
+                    "--max-held-out-sequences", 8, "--out", tmp_path / name, *options)  # fmt: skip
+        assert "Traceback" not in ran.err
+        return ran, tmp_path / name
+
+    return run
+
+
+def summary(run: Path) -> dict[str, object]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait, learn) -> None:
+    ran, run = learn("dpo", "--objective", "dpo:beta=0.2", "--reference", "local")
+    assert ran.code == 0, ran.err
+    found = summary(run)
+    assert found["objective"] == "dpo:beta=0.2"
+    assert found["base_held_out_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert found["final_held_out_loss"] < 0.68
+    assert found["final_reward_accuracy"] > 0.5
+    assert found["final_reward_margin"] > 0
+    assert set(found["reward_margin_by_client"]) == set(found["own_reward_accuracy_by_client"]) == {"ada", "bob"}
+    assert found["reference_reward_accuracy"]["local"] > 0.5
+    last = [each for each in read_events(RunDirectory(run).ledger) if each.event == "evaluated"][-1]
+    for score in (*last.by_client.values(), *last.own.by_client.values()):
+        assert score.accuracy is not None
+        assert score.reward_margin is not None
+        assert score.tokens == score.sequences
+    assert "reward accuracy" in (run / "report.html").read_text()
+    # The run's own objective, measured again on the clients' data.
+    options = ("--data", pairs_of(run), "--json", "--seq-len", 48)
+    again = json.loads(plait("eval", "--adapter", run, *options).out)
+    assert again["base"]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert again["adapter"]["reward_accuracy"] > 0.5
+    assert "perplexity" not in again["adapter"]
+    other = json.loads(plait("eval", "--adapter", run / "adapter", *options, "--objective", "dpo:beta=0.4").out)
+    assert other["adapter"]["reward_margin"] == pytest.approx(2 * again["adapter"]["reward_margin"], rel=1e-3)
+    shown = plait("report", run).out
+    assert "margin" in shown
+
+
+def pairs_of(run: Path) -> str:
+    line = next(line for line in (run / "config.toml").read_text().splitlines() if line.startswith("data = "))
+    return json.loads(line.removeprefix("data = "))
+
+
+def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
+    ran, first = learn("sft")
+    assert ran.code == 0, ran.err
+    assert "final_reward_accuracy" not in summary(first)
+    begun = ("--objective", "dpo", "--rounds", 1, "--init-adapter", first)
+    # Frozen beneath a new adapter, the fine-tuned model is the reference: before training no reply has a reward.
+    ran, frozen = learn("frozen", *begun, "--init-mode", "freeze")
+    assert ran.code == 0, ran.err
+    assert summary(frozen)["base_held_out_loss"] == pytest.approx(0.6931, abs=1e-3)
+    # Continued, the reference is the base alone: what fine-tuning learned already counts as reward.
+    ran, continued = learn("continued", *begun)
+    assert ran.code == 0, ran.err
+    assert abs(summary(continued)["reward_margin_by_round"][0]) > 1e-3
+    assert load_peft_directory(continued / "adapter").tensors
+
+
+def test_clients_with_single_verdicts_learn_by_kto(learn, pairs, tmp_path) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    verdicts = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen", "who": row["who"]}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+    data = tmp_path / "verdicts.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in verdicts))
+    ran, run = learn("kto", "--objective", "kto", "--rounds", 1, data=data)
+    assert ran.code == 0, ran.err
+    assert summary(run)["final_reward_margin"] > 0
+    ran, _ = learn("dpo", "--objective", "dpo", data=data)
+    assert ran.code == 3
+    assert "data has feedback records, expected prompt, chosen and rejected for objective 'dpo'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--objective", "dpi"), "objective is 'dpi', expected one of sft, dpo"),
+        (("--objective", "dpo:bta=1"), "did you mean 'beta'"),
+        (("--objective", "dpo", "--loss", "distillation"), "loss is 'distillation' and objective is 'dpo'"),
+        (("--objective", "dpo", "--trainer", "mine:build"), "trainer is 'mine:build' and objective is 'dpo'"),
+        (("--objective", "orpo", "--labels", "a,b"), "labels is 'a,b' and objective is 'orpo'"),
+        (("--objective", "kto", "--rule", "flora"), "expected another one or objective orpo or simpo"),
+        (("--objective", "ipo", "--bias", "all"), "bias is 'all' and objective is 'ipo'"),
+    ],
+)
+def test_what_does_not_go_with_preferences_is_refused_in_one_line(learn, options, said) -> None:
+    ran, run = learn("refused", *options)
+    assert ran.code == 2
+    assert said in ran.err
+    assert ran.err.splitlines()[-1].startswith("error: ")
+    assert not run.exists()
+
+
+def test_text_has_no_preferences(learn, tmp_path) -> None:
+    rows = [{"text": "a " * 400, "who": who} for who in ("ada", "bob")]
+    (tmp_path / "text.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    ran, _ = learn("text", "--objective", "dpo", data=tmp_path / "text.jsonl")
+    assert ran.code == 3
+    assert "data has text records, expected prompt, chosen and rejected for objective 'dpo'" in ran.err

@@ -1,0 +1,103 @@
+"""Preference pairs and single verdicts, from every shape of file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plait.data import Dataset, Message, Record, RecordKind, as_dataset
+from plait.errors import ConfigError, DataError
+
+Row = Mapping[str, object]
+ASKED, GOOD, BAD = Message("user", "2 + 2?"), Message("assistant", "4"), Message("assistant", "5")
+PAIR: Row = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+TURNS: Row = {
+    "prompt": [ASKED._asdict()],
+    "chosen": [GOOD._asdict()],
+    "rejected": [BAD._asdict()],
+}
+RECORD = Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "record"),
+    [
+        (PAIR, None, RECORD),
+        (TURNS, None, RECORD),
+        # A reply that repeats the conversation before it.
+        ({**TURNS, "chosen": [ASKED._asdict(), GOOD._asdict()]}, None, RECORD),
+        ({**PAIR, "messages": [GOOD._asdict()], "source": "x"}, None,
+         Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,),
+                columns={"messages": '[{"content": "4", "role": "assistant"}]', "source": "x"})),
+        ({"q": "2 + 2?", "chosen": "4", "worse": "5"}, "prompt=q,rejected=worse", RECORD),
+        ({"prompt": "2 + 2?", "completion": "4", "label": True}, None, Record(messages=(ASKED,), chosen=(GOOD,))),
+        ({"prompt": "2 + 2?", "completion": "5", "label": False}, None, Record(messages=(ASKED,), rejected=(BAD,))),
+        ({"prompt": "2 + 2?", "a": "5", "good": "False"}, "completion=a,label=good,prompt=prompt",
+         Record(messages=(ASKED,), rejected=(BAD,), columns={"good": "False"})),
+        # A label that is no verdict is a column, as before.
+        ({"prompt": "2 + 2?", "completion": "4", "label": "sums"}, None,
+         Record(prompt="2 + 2?", completion="4", columns={"label": "sums"})),
+    ],
+)  # fmt: skip
+def test_a_row_becomes_a_pair_or_a_verdict(row: Row, columns: str | None, record: Record) -> None:
+    assert as_dataset([row], columns=columns).records == (record,)
+
+
+def test_every_shape_of_file_holds_the_same_pairs(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n")
+    (tmp_path / "a.json").write_text(json.dumps([PAIR]))
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(PAIR))
+        writer.writeheader()
+        writer.writerow(PAIR)
+    pq.write_table(pa.Table.from_pylist([dict(PAIR)]), tmp_path / "a.parquet")
+    for suffix in ("jsonl", "json", "csv", "parquet"):
+        found = as_dataset(tmp_path / f"a.{suffix}")
+        assert (found.kind, found.records) == (RecordKind.PREFERENCE, (RECORD,)), suffix
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "said"),
+    [
+        ({**PAIR, "rejected": "4"}, None, "the same reply as chosen and as rejected"),
+        ({**PAIR, "chosen": " "}, None, "an empty 'chosen', expected some text"),
+        ({**PAIR, "chosen": None}, None, "null as 'chosen', expected a string"),
+        ({"prompt": "a", "chosen": "b"}, None, "has 'prompt' and 'chosen', expected .*'chosen' and 'rejected'"),
+        ({"prompt": "a", "chosen": "b"}, "chosen=chosen", r"expected 'rejected' \(--columns names it\)"),
+        ({**TURNS, "chosen": [ASKED._asdict()]}, None, "no assistant turn after the prompt in 'chosen'"),
+        ({**TURNS, "prompt": []}, None, "an empty list as 'prompt'"),
+        ({"prompt": "a", "completion": "b", "label": "maybe"}, "label=label,prompt=prompt", "expected true or false"),
+    ],
+)  # fmt: skip
+def test_a_bad_pair_is_refused_in_one_line_with_its_place(row: Row, columns: str | None, said: str) -> None:
+    with pytest.raises(DataError, match=said) as raised:
+        as_dataset([row], columns=columns)
+    assert "record 1 of data 'data'" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_first_row_alone_says_what_a_label_is() -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in ("sums", True)]
+    assert as_dataset(rows).kind is RecordKind.PROMPT
+    with pytest.raises(DataError, match=r"record 2.*expected true or false"):
+        as_dataset(rows[::-1])
+
+
+def test_columns_of_two_kinds_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the fields of one kind"):
+        as_dataset([PAIR], columns="chosen=chosen,text=prompt")
+
+
+def test_another_reply_is_another_dataset() -> None:
+    def fingerprint(*records: Record) -> str:
+        return Dataset.of("pairs", RecordKind.PREFERENCE, records).fingerprint
+
+    turned = Record(messages=(ASKED,), chosen=(BAD,), rejected=(GOOD,))
+    moved = Record(messages=(ASKED,), chosen=(GOOD, BAD))
+    assert len({fingerprint(RECORD), fingerprint(turned), fingerprint(moved)}) == 3

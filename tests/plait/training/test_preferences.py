@@ -1,0 +1,207 @@
+"""Preferences under the tiny base: log-probabilities, the reference, and what is trained and measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plait.adapters import AdapterState, Task
+from plait.adapters.methods import AdapterRequest
+from plait.data import Message, Record, RecordKind
+from plait.errors import DataError
+from plait.rounds.local_model import TrainJob
+from plait.training import preferences
+from plait.training.blueprint import design, read_base_config
+from plait.training.examples import IGNORED, check_kind, tokenise
+from plait.training.local_model import PeftLocalModel
+from plait.training.objectives import objective_named
+from plait.training.preferences import PreferenceLoss, References
+from plait.wire.settings import Settings
+
+SETTINGS = Settings(
+    local_steps=6, batch_size=4, gradient_accumulation_steps=1, seq_len=32, learning_rate=0.0, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.2, max_held_out_sequences=8, seed=5, total_steps=6, objective="dpo",
+)  # fmt: skip
+
+
+def pair(number: int, *, chosen: str = "yes", rejected: str = "no") -> Record:
+    return Record(
+        messages=(Message("user", f"is {number}?"),),
+        chosen=(Message("assistant", f"{chosen} {number}"),),
+        rejected=(Message("assistant", f"{rejected} {number}"),),
+    )
+
+
+PAIRS = [pair(number) for number in range(20)]
+
+
+def client(resident, records=PAIRS, kind=RecordKind.PREFERENCE) -> PeftLocalModel:
+    return PeftLocalModel(resident, "ada", records, kind=kind, histogram={})
+
+
+def moved(blueprint) -> AdapterState:
+    """An adapter that changes the model."""
+    noise = np.random.default_rng(7).normal(scale=0.1, size=blueprint.initial.layout.size)
+    return AdapterState(blueprint.initial.layout, (blueprint.initial.flat + noise).astype(np.float32))
+
+
+def likelihood(model, example) -> float:
+    """The log-probability of an example's labels, by the model's own logits, in float64."""
+    tokens = torch.tensor(example.tokens[None].astype(np.int64))
+    with torch.no_grad():
+        scores = torch.log_softmax(model(input_ids=tokens).logits[0].double(), dim=-1)
+    counted = np.flatnonzero(example.labels[1:] != IGNORED)
+    return float(sum(scores[at, example.labels[at + 1]] for at in counted))
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera"])
+def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method) -> None:
+    made = design(read_base_config(tiny.directory, Task.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
+                  task=Task.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
+    split = client(resident).split(made.spec, SETTINGS)
+    model = resident.carrying(made.spec, moved(made))
+    model.train()
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    references = References()
+    references.learn(model, split.train[:2], pad_token=resident.pad_token)
+    assert model.training
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trains
+    base = model.get_base_model()
+    with model.disable_adapter():
+        for example in split.train[:2]:
+            expected = [likelihood(base, side) for side in example.sides if side is not None]
+            np.testing.assert_allclose(references.known[example.digest], [*expected, 0.0], rtol=1e-4)
+    assert not np.isclose(likelihood(model.eval(), split.train[0].sides[0]), expected[0], rtol=1e-3)
+
+
+def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
+    split = client(resident).split(blueprint.spec, SETTINGS)
+    model, objective = resident.carrying(blueprint.spec, moved(blueprint)), objective_named("dpo:beta=0.3")
+    references = References()
+    references.learn(model, split.train, pad_token=resident.pad_token)
+    model.eval()
+    batch = split.train[:3]
+    losses, leads = PreferenceLoss(model, objective, references, pad_token=resident.pad_token).by_example(batch)
+    for number, example in enumerate(batch):
+        chosen, rejected = (likelihood(model, side) for side in example.sides[:2])
+        first, second, *_ = references.known[example.digest]
+        lead = 0.3 * ((chosen - first) - (rejected - second))
+        assert leads[number] == pytest.approx(lead, rel=1e-3, abs=1e-4)
+        assert losses[number] == pytest.approx(np.log1p(np.exp(-lead)), rel=1e-4)
+
+
+def test_both_sides_take_one_forward_pass_and_references_are_computed_once(resident, blueprint, monkeypatch) -> None:
+    passes: list[int] = []
+
+    class Counted(preferences.BatchLoss):
+        def by_token(self, batch):
+            passes.append(len(batch))
+            return super().by_token(batch)
+
+    monkeypatch.setattr(preferences, "BatchLoss", Counted)
+    local = client(resident)
+    job = TrainJob(local, blueprint.spec, SETTINGS, blueprint.initial, blueprint.initial)
+    local.train(job)
+    # 16 pairs train: their references one by one, then six steps of four pairs in one pass each.
+    assert passes == [2] * 16 + [8] * 6
+    passes.clear()
+    local.train(replace(job, settings=replace(SETTINGS, seed=6)))
+    assert passes == [8] * 6
+
+
+@pytest.mark.parametrize("objective", ["dpo", "ipo", "orpo", "kto", "simpo"])
+def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits(
+    resident, blueprint, objective
+) -> None:
+    settings, local = replace(SETTINGS, objective=objective), client(resident)
+    before = local.evaluate(blueprint.spec, blueprint.initial, settings)
+    job = TrainJob(local, blueprint.spec, settings, blueprint.initial, blueprint.initial)
+    trained = local.train(job)
+    after = local.evaluate(blueprint.spec, trained.state, settings).since(before)
+    early = before.since(None)
+    assert trained.learning_rate
+    assert after.loss < early.loss
+    assert after.reward_margin > early.reward_margin
+    assert after.correct >= early.correct
+    assert after.tokens == after.examples == 4
+    again = client(resident).train(replace(job, model=client(resident)))
+    assert again.state.digest() == trained.state.digest()
+
+
+def test_before_training_half_of_the_rewards_count_as_right(resident, blueprint) -> None:
+    early = client(resident).evaluate(blueprint.spec, blueprint.initial, SETTINGS)
+    assert replace(early, leads=(0.0,) * 4).since(None).correct == 2
+    assert replace(early, leads=(0.0, 0.0, 0.0, -1.0)).since(None).correct == 1
+    assert early.loss == pytest.approx(np.log(2), abs=1e-4)
+    assert type(early).from_bytes(early.to_bytes()) == early
+
+
+def test_verdicts_train_and_pairs_are_the_same_as_two_verdicts(resident, blueprint) -> None:
+    settings = replace(SETTINGS, objective="kto")
+    apart = [replace(record, rejected=()) for record in PAIRS[:16]] + [replace(each, chosen=()) for each in PAIRS[:16]]
+    singles = client(resident, [*apart, *PAIRS[16:]], RecordKind.FEEDBACK)
+    pairs = client(resident)
+    trained = pairs.split(blueprint.spec, settings).train
+    known = {
+        example.digest for example in singles.split(blueprint.spec, replace(settings, held_out_fraction=0.1)).train
+    }
+    assert len(trained) == 32
+    # All but the last of each half have the same neighbour, whose reply they are measured with.
+    assert sum(example.digest in known for example in trained) >= 29
+
+
+def test_an_unrelated_reply_is_to_another_prompt(resident, blueprint) -> None:
+    settings = replace(SETTINGS, objective="kto")
+    # Two verdicts on every prompt, one after the other.
+    rows = [replace(pair(number // 2), chosen=()) for number in range(20)]
+    split = client(resident, rows, RecordKind.FEEDBACK).split(blueprint.spec, settings)
+    for example in split.train:
+        _, said, unrelated = example.sides
+        asked = said.tokens[said.labels == IGNORED][:-1].tolist()
+        assert unrelated.tokens[: len(asked)].tolist() == asked
+        assert unrelated.digest != said.digest
+
+
+def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) -> None:
+    long = pair(1, chosen="x " * 200)
+
+    def made(records, seq_len):
+        return tokenise(records, kind=RecordKind.PREFERENCE, task=Task.CAUSAL_LM, labels=(),
+                        tokenizer=resident.tokenizer, seq_len=seq_len, objective="dpo")  # fmt: skip
+
+    (example,) = made([long], 32)
+    chosen, rejected, unrelated = example.sides
+    assert len(chosen.tokens) == 32 > len(rejected.tokens)
+    assert unrelated is None
+    prompt = int(np.flatnonzero(rejected.labels != IGNORED)[0])
+    assert made([long], prompt) == []
+    # Two replies that differ only beyond the end say nothing.
+    assert made([pair(1, chosen="x " * 200, rejected="x " * 201)], 32) == []
+
+
+def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> None:
+    def made(records, kind):
+        return tokenise(records, kind=kind, task=Task.CAUSAL_LM, labels=(), tokenizer=resident.tokenizer, seq_len=32)
+
+    prompts = [Record(prompt=each.messages[0].content, completion=each.chosen[0].content) for each in PAIRS]
+    got, expected = made(PAIRS, RecordKind.PREFERENCE), made(prompts, RecordKind.PROMPT)
+    assert [each.digest for each in got] == [each.digest for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "objective", "said"),
+    [
+        (RecordKind.TEXT, Task.CAUSAL_LM, "dpo", "data has text records, expected prompt, chosen and rejected for obj"),
+        (RecordKind.FEEDBACK, Task.CAUSAL_LM, "dpo", "feedback records.*choose --objective kto"),
+        (RecordKind.FEEDBACK, Task.CAUSAL_LM, "sft", "feedback records.*choose --objective kto"),
+        (RecordKind.PROMPT, Task.CAUSAL_LM, "kto:beta=1", "or prompt, completion and a true or false label"),
+        (RecordKind.PREFERENCE, Task.CLASSIFICATION, "sft", "expected labelled text; choose one with --objective"),
+        (RecordKind.LABEL, Task.CAUSAL_LM, "sft", "label records, expected text, prompts or messages"),
+    ],
+)
+def test_records_that_do_not_fit_the_objective_are_refused(kind, task, objective, said) -> None:
+    with pytest.raises(DataError, match=said):
+        check_kind(kind, task, objective)
