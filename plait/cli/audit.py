@@ -70,6 +70,10 @@ def audit(
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     settings = settings.model_copy(update={"out": str(directory.path)})
+    if settings.learns_preferences:
+        raise ConfigError(
+            f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
+        )
     admit(*settings.plugins, *allow_plugin or (), data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")

@@ -72,8 +72,10 @@ def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait,
     assert "perplexity" not in again["adapter"]
     other = json.loads(plait("eval", "--adapter", run / "adapter", *options, "--objective", "dpo:beta=0.4").out)
     assert other["adapter"]["reward_margin"] == pytest.approx(2 * again["adapter"]["reward_margin"], rel=1e-3)
-    shown = plait("report", run).out
-    assert "margin" in shown
+    assert "margin" in plait("report", run).out
+    refused = plait("audit", run)
+    assert refused.code == 2
+    assert "expected sft: the attacks compare the losses of sequences" in refused.err
 
 
 def pairs_of(run: Path) -> str:
