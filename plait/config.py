@@ -120,6 +120,13 @@ class RunConfig(BaseModel, frozen=True):
     quorum: Annotated[
         float, Field(gt=0, le=1, description="fraction of the wanted updates below which a round is retried")
     ] = 0.5
+    devices: Annotated[
+        str,
+        Field(
+            description="TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on "
+            "which downloads, training and uploads take as long as there"
+        ),
+    ] = ""
     deadline_s: Annotated[
         float,
         Field(
@@ -414,6 +421,11 @@ class RunConfig(BaseModel, frozen=True):
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
                 "them: clients that train together cannot be released one by one"
             )
+        if self.devices and self.side_by_side > 1:
+            raise ValueError(
+                f"devices is '{self.devices}' and side-by-side is {self.side_by_side}, expected one of them: devices "
+                "of different speeds end at different times"
+            )
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
@@ -476,6 +488,7 @@ class RunConfig(BaseModel, frozen=True):
             ("patience", self.patience, "0", "losses of clients stay unknown"),
             ("keep", self.keep != "last", "last", "losses of clients stay unknown"),
             ("reference", self.reference, "none", "baselines show losses that no noise covers"),
+            ("devices", self.devices, "none", "the times of a virtual clock follow from the sizes of updates"),
         ):  # fmt: skip
             if is_set:
                 value = getattr(self, clash.replace("-", "_"))

@@ -176,6 +176,7 @@ def _open(
                 task=spec.task.value,
             ),
             data=run.settled.data,
+            fleet=run.settled.fleet,
             rule=rule_recorded(run.rule),
             plugins=tuple(
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
@@ -205,13 +206,18 @@ def _open(
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:
-    """Refuse to continue a run on other data than it began with.
+    """Refuse to continue a run on other data, or other devices, than it began with.
 
     Raises:
-        ConfigError: a record, or their order, is another one.
+        ConfigError: a record, their order, or the clients' devices are others.
     """
-    began = next((event.data for event in events if isinstance(event, RunStarted)), None)
-    now = run.settled.data
+    first = next((event for event in events if isinstance(event, RunStarted)), None)
+    if first and first.fleet != run.settled.fleet:
+        raise ConfigError(
+            f"devices '{run.config.devices}' have changed since the run began, expected those that its ledger names; "
+            "put the old file back, or begin a new run with another --out"
+        )
+    began, now = first and first.data, run.settled.data
     if began and now and began.fingerprint != now.fingerprint:
         raise ConfigError(
             f"data '{run.config.data}' has changed since the run began: its fingerprint is {now.fingerprint[:16]} "

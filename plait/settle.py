@@ -29,7 +29,7 @@ from plait.plugins import Source, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
-from plait.rounds.events import DataUsed
+from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
@@ -55,6 +55,7 @@ class Settled:
         rule: how updates become the next adapter.
         new_factors: whether the factors change in every round.
         data: of the simulated clients; None where clients have their own.
+        fleet: their simulated devices, of a run with a virtual clock.
     """
 
     config: RunConfig
@@ -64,6 +65,7 @@ class Settled:
     codec: Codec
     new_factors: bool
     data: DataUsed | None = None
+    fleet: Fleet | None = None
 
     def on_data(self, *, partition: str, labels: str, data: DataUsed | None = None) -> Settled:
         """The same, with the data known.

@@ -30,6 +30,7 @@ class RunSettings(TypedDict, total=False):
     revision: str
     clients_per_round: int
     quorum: float
+    devices: str | PathLike[str]
     deadline_s: float
     over_selection: float
     round_attempts: int

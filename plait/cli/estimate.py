@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from plait.simulation.names import check_names
 if TYPE_CHECKING:
     from plait.report.estimate import PlannedPrivacy
     from plait.settle import Settled
+    from plait.training.blueprint import Blueprint
 
 
 def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:
@@ -25,6 +27,22 @@ def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:
         delta=privacy.delta,
         noise_multiplier=privacy.noise_multiplier,
         noise_over_clip=privacy.noise_over_clip(size),
+    )
+
+
+def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, evaluates: bool) -> float | None:
+    """The run's time by the virtual clock of its fleet; None without one."""
+    from plait.simulation.fleet import load_fleet
+    from plait.simulation.virtual_time import Messages, predicted_s
+
+    if not settled.config.devices:
+        return None
+    size = blueprint.spec.layout.size
+    return predicted_s(
+        load_fleet(settled.config.devices, base_parameters=blueprint.base_parameters),
+        settled.plan,
+        Messages(math.ceil(size * settled.codec.bits / 8), math.ceil(size * bits_down / 8)),
+        evaluates=evaluates,
     )
 
 
@@ -66,6 +84,8 @@ def estimate(
     bits = settled.codec.bits
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
+    bits_down = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
+    evaluates = evaluate and not settled.privacy
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -74,9 +94,9 @@ def estimate(
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
             bits_up=bits,
-            bits_down=max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits,
+            bits_down=bits_down,
             overhead_bytes=0,
-            evaluating_clients=settings.clients if evaluate and not settled.privacy else 0,
+            evaluating_clients=settings.clients if evaluates else 0,
             bandwidth_up_bps=up_mbps and up_mbps * 1e6,
             bandwidth_down_bps=down_mbps and down_mbps * 1e6,
             tokens_per_client_round=settings.local_steps
@@ -89,6 +109,7 @@ def estimate(
             client_copies_after=copies.client_after,
             server_copies=copies.server,
             privacy=_planned(settled, largest_update(settled.rule, geometry)),
+            virtual_s=_virtual_s(settled, blueprint, bits_down, evaluates=evaluates),
         )
     )
     if json_output:

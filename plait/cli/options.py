@@ -32,7 +32,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
         "virtual_tokens", "init_adapter", "init_mode",
     ),
-    "Machine": ("device", "dtype", "threads", "side_by_side"),
+    "Machine": ("device", "dtype", "threads", "side_by_side", "devices"),
 }  # fmt: skip
 
 _LOCAL_TRAINING = "Local training"

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from plait.errors import PeerError
 from plait.flower.blob import data_of, to_content
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.clock import WallClock
 from plait.rounds.stop import StopRequest
 
 _MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
@@ -58,6 +59,7 @@ class GridChannel:
     def __init__(self, grid: Grid, stop: StopRequest | None = None) -> None:
         self._grid = grid
         self._stop = stop or StopRequest()
+        self.clock = WallClock()
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All connected nodes, once there are enough."""

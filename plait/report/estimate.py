@@ -104,6 +104,7 @@ class CostInputs:
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
         privacy: of a run with differential privacy; None without.
+        virtual_s: time of the run by the clock of a simulated fleet; None without one.
     """
 
     trainable_parameters: int
@@ -124,6 +125,7 @@ class CostInputs:
     client_copies_after: float = 0
     server_copies: float = 0
     privacy: PlannedPrivacy | None = None
+    virtual_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("trainable_parameters", "full_model_parameters", "clients", "clients_per_round", "rounds"):
@@ -290,6 +292,7 @@ class CostEstimate:
             "uplink_s_per_client_round": self.uplink_s_per_client_round,
             "downlink_s_per_client_round": self.downlink_s_per_client_round,
             "train_s_per_client_round": self.train_s_per_client_round,
+            "virtual_s": inputs.virtual_s,
             "train_tokens": self.train_tokens,
             "recommended_rank": self.recommended_rank,
             "dp_epsilon": inputs.privacy.epsilon if inputs.privacy else None,
@@ -395,7 +398,9 @@ def _training_note(estimate: CostEstimate) -> str:
         if rank is None
         else f" Rank {rank} has the capacity for {count_text(estimate.train_tokens)} tokens in total."
     )
-    return f"{parameters} A client trains on {count_text(tokens)} tokens per round{taking}.{enough}"
+    fleet = estimate.inputs.virtual_s
+    clock = "" if fleet is None else f" With these devices the run takes {duration_text(fleet)} of virtual time."
+    return f"{parameters} A client trains on {count_text(tokens)} tokens per round{taking}.{enough}{clock}"
 
 
 def _payload_bytes(parameters: int, bits: float) -> int:

@@ -56,6 +56,7 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
     "aggregation": "Two line plots over rounds: error of the aggregate, and how far every client moved.",
     "savings": "Bars on a logarithmic scale: bytes of this run and of other exchanges.",
+    "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
 }
 
 
@@ -92,6 +93,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             },
             plots=inline(plots),
             alternative_texts=_ALTERNATIVE_TEXTS,
+            has_fleet=bool(view.spans),
             advice=advice(view),
             command=repeat_command(view.start.config),
             is_deployed=is_deployed(view.start.config),
@@ -167,8 +169,16 @@ def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
         ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
+        *_fleet_figures(view),
         ("peak memory", bytes_text(peak_bytes) if peak_bytes else NOTHING, "of the whole process"),
     )
+
+
+def _fleet_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
+    if view.virtual_s is None:
+        return ()
+    energy = "" if view.energy_j is None else f", {view.energy_j / 3600:.3g} Wh"
+    return (("virtual time", duration_text(view.virtual_s), f"of the simulated devices{energy}"),)
 
 
 def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:

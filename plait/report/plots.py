@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.report.aggregation_plot import aggregation
 from plait.report.alternatives import Alternative, all_alternatives, savings
+from plait.report.fleet_plot import fleet_round
 from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
 from plait.rounds.events import DescribedClient
@@ -49,6 +50,7 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
         "bytes_by_round": bytes_by_round,
         "savings": savings_bars,
         "aggregation": aggregation,
+        **({"fleet": fleet_round} if view.spans else {}),
     }
     return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in plots.items()}
 

@@ -22,7 +22,9 @@ def summarise(view: RunView) -> dict[str, Json]:
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
     Keys that begin with ``dp`` are None without differential privacy. ``dp_audit_bound`` and ``membership`` are what
     `plait audit --record` found, None before.
-    ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation.
+    ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
+    ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
+    None without simulated devices (``--devices``).
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {
@@ -64,6 +66,9 @@ def summarise(view: RunView) -> dict[str, Json]:
         "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(view.start.adapter.trainable_parameters)),
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
+        "virtual_s": view.virtual_s,
+        "virtual_s_by_round": _virtual_by_round(view) if view.start.fleet else None,
+        "energy_j": view.energy_j,
         "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
         "seed": view.start.seed,
         "versions": dict(view.start.versions),
@@ -132,6 +137,11 @@ def _accuracy_interval(evaluation: MeanScore | None) -> Json:
 
 def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
     found = {number: of(evaluation) for number, evaluation in view.evaluations.items()}
+    return [found.get(number) for number in range(max(found, default=-1) + 1)]
+
+
+def _virtual_by_round(view: RunView) -> list[Json]:
+    found = {number: evaluation.virtual_s for number, evaluation in view.evaluations.items()}
     return [found.get(number) for number in range(max(found, default=-1) + 1)]
 
 

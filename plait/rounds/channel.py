@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self, TypeAlias
 
+from plait.rounds.clock import Clock
+
 
 class Purpose(StrEnum):
     """The purpose of a task."""
@@ -100,6 +102,11 @@ class Channel(Protocol):
     @property
     def open_ended(self) -> bool:
         """Whether nodes come and go, so that a missing or unfit one may yet be replaced by another."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which tasks take time."""
         ...
 
     def nodes(self, at_least: int) -> Sequence[int]:

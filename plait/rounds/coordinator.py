@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
@@ -188,7 +188,8 @@ class Coordinator:
             # nothing need be sent.
             held = [Held(adapter.initial.digest()) for adapter in self.ranks.adapters]
             return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
-        if self.channel.open_ended:
+        is_evaluated = any(each.round == state.round for each in recorded.held_out)
+        if self.channel.open_ended or (self.channel.clock.is_virtual and is_evaluated):
             # Clients that evaluated the last round hold its adapter, which the earlier checkpoint does not record. With
             # this their task has the same bytes as before, and work in progress need not be restarted.
             for client, track in roster.tracks.items():
@@ -224,13 +225,15 @@ class Coordinator:
         number = state.round + 1
         known = {*recorded.clients, *roster.nodes}
         stored: dict[str, Stored] = {}
-        for client in sorted(known):
+        # By a virtual clock a round that was interrupted is run again from its start, to the same updates and times.
+        for client in sorted(() if self.channel.clock.is_virtual else known):
             self._recover(state, number, client, recorded, stored)
         check = self._aggregator.check_norms(state, stored)
         if self._aggregator.is_intended(state, number, check.accepted):
             # More updates would need other noise, and that a second charge.
             return self._close(state, number, stored, roster, recorded, started)
-        for attempt in range(1, (self.plan.attempts if self.channel.open_ended else 1) + 1):
+        may_succeed_later = self.channel.open_ended or self.channel.clock.is_virtual
+        for attempt in range(1, (self.plan.attempts if may_succeed_later else 1) + 1):
             if self.channel.open_ended:
                 self._gather(roster)
             state = self._collect(state, roster, number, stored, without=check.refused if attempt > 1 else ())
@@ -263,7 +266,8 @@ class Coordinator:
             # Nobody else can come.
             wanted = min(wanted, len({*roster.nodes, *stored}))
         lacking, wall_s = max(0, wanted - finished.received), round(time.perf_counter() - started, 3)
-        state = replace(state, finished=finished.model_copy(update={"refused": lacking, "wall_s": wall_s}))
+        told: dict[str, object] = {"refused": lacking, "wall_s": wall_s, "virtual_s": self._virtual_s}
+        state = replace(state, finished=finished.model_copy(update=told))
         save_checkpoint(self.directory.checkpoints, state, self.ranks)
         self._conclude(state, recorded)
         return state
@@ -277,16 +281,18 @@ class Coordinator:
         """
         plan = self.plan
         usable = set(stored) - set(without)
-        deadline = None if plan.deadline_s is None else time.monotonic() + plan.deadline_s
+        available = frozenset(self.channel.clock.available([*roster.nodes.values()], plan.quorum))
+        here = [client for client, node in roster.nodes.items() if node in available]
+        deadline = self._deadline()
         chosen, reserve = choose_cohort(
-            [*(node for node in roster.nodes if node not in without), *(usable - set(roster.nodes))],
+            [*(client for client in here if client not in without), *(usable - set(here))],
             plan.cohort_size,
             over_selection=plan.over_selection,
             seed=plan.seed,
             round_number=number,
         )
         self.ledger.append(events.RoundStarted(round=number, cohort=chosen))
-        replacements = (name for name in reserve if name in roster.nodes and name not in stored)
+        replacements = (name for name in reserve if name in here and name not in stored)
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
                 if name not in usable:
@@ -310,9 +316,27 @@ class Coordinator:
                     self.ledger.append(events.ClientReplaced(round=number, client=client, by=name))
                     dispatch.ask(name)
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
+        self._note_spans(number, roster)
         for client in late:
             self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
+
+    def _deadline(self) -> float | None:
+        """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
+        return None if self.plan.deadline_s is None else self.channel.clock.now() + self.plan.deadline_s
+
+    @property
+    def _virtual_s(self) -> float | None:
+        """The virtual clock; None without one."""
+        clock = self.channel.clock
+        return clock.now() if clock.is_virtual else None
+
+    def _note_spans(self, number: int, roster: Roster) -> None:
+        """Record what simulated devices did."""
+        clients = {node: client for client, node in roster.nodes.items()}
+        for span in self.channel.clock.spans():
+            told = {name: value for name, value in asdict(span).items() if name != "node"}
+            self.ledger.note(events.DeviceWorked(round=number, client=clients[span.node], **told))
 
     @staticmethod
     def _doubt(roster: Roster, answer: Answer) -> None:
@@ -353,7 +377,7 @@ class Coordinator:
             self._gather(roster)
         losses: dict[str, ClientLoss] = {}
         own: dict[str, ClientLoss] = {}
-        deadline = None if self.plan.deadline_s is None else time.monotonic() + self.plan.deadline_s
+        deadline = self._deadline()
         count = self.plan.eval_clients or len(roster.nodes)
         with self._dispatch(state, roster, Purpose.EVALUATE, state.round) as dispatch:
             for client in sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0):
@@ -382,10 +406,15 @@ class Coordinator:
                 losses[answer.client], own_loss = client_losses(reply)
                 if own_loss is not None:
                     own[answer.client] = own_loss
+        self._note_spans(state.round, roster)
         if losses:
             own_mean = mean_loss(own) if own else None
             evaluated = events.Evaluated(
-                round=state.round, adapter=state.shadow.digest().hex(), **dict(mean_loss(losses)), own=own_mean
+                round=state.round,
+                adapter=state.shadow.digest().hex(),
+                **dict(mean_loss(losses)),
+                own=own_mean,
+                virtual_s=self._virtual_s,
             )
             self.ledger.append(evaluated)
             return self._follow_up(state, evaluated, recorded)

@@ -5,7 +5,6 @@ A client that lost its adapter says so and is sent the whole one at once. Every 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -91,14 +90,14 @@ class Dispatch:
 
     def ask(self, client: str) -> None:
         """Send a client its task."""
-        self._asked_at[client] = time.monotonic()
+        self._asked_at[client] = self.channel.clock.now()
         self._send(client, self.state.held.get(client, Held()))
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
 
         Args:
-            deadline: on `time.monotonic`'s clock; None for none.
+            deadline: on the channel's clock; None for none.
 
         Returns:
             The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
@@ -106,7 +105,7 @@ class Dispatch:
         """
         open_ended = self.channel.open_ended
         while self._waiting:
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
             slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
             received = self._exchange.receive(slice_s)
             if received is None:
@@ -121,7 +120,7 @@ class Dispatch:
                 continue  # was not asked, or has answered
             answer = self._decode(client, raw)
             if not answer.needs_full or client in self._sent_whole:
-                self._took_s.append(time.monotonic() - self._asked_at[client])
+                self._took_s.append(self.channel.clock.now() - self._asked_at[client])
                 return answer
             self.ledger.note(
                 events.UpdateRefused(
@@ -137,7 +136,7 @@ class Dispatch:
 
     def _give_up(self) -> Answer | None:
         """Give up a client that is silent, or far slower than the others: its task is withdrawn."""
-        now = time.monotonic()
+        now = self.channel.clock.now()
         for node, client in self._waiting.items():
             asked_s = now - self._asked_at[client]
             if self.patience.is_silent(asked_s=asked_s, idle_s=self.channel.liveness(node).idle_s):

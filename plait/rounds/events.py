@@ -138,6 +138,46 @@ class DataUsed(Part):
     held_out: Count = 0
 
 
+class FleetDevice(Part):
+    """One kind of simulated device.
+
+    Attributes:
+        name: of the kind.
+        count: how many of them there are.
+        tokens_per_s: training speed, padding counted.
+        up_mbps: uplink in megabits per second.
+        down_mbps: downlink in megabits per second.
+        hours: hours of the day in which it is on, such as ``22-6``; empty for all.
+        dropout: chance that it fails during a training task.
+        watts: power while it works; None if unknown.
+        battery_wh: energy that it spends at most per day; None for no limit.
+    """
+
+    name: str
+    count: Count = 1
+    tokens_per_s: Number
+    up_mbps: Number
+    down_mbps: Number
+    hours: str = ""
+    dropout: Number = 0.0
+    watts: Number | None = None
+    battery_wh: Number | None = None
+
+
+class Fleet(Part):
+    """The simulated devices of a run with a virtual clock; clients take them in turn.
+
+    Attributes:
+        devices: the kinds, in the order of the file.
+        notice_s: seconds after which the server notices that a device has failed.
+        time_evaluations: whether evaluating takes time, too.
+    """
+
+    devices: tuple[FleetDevice, ...]
+    notice_s: Number = 300.0
+    time_evaluations: bool = True
+
+
 class RunStarted(Event):
     """The first event.
 
@@ -151,6 +191,7 @@ class RunStarted(Event):
         adapter: the trained adapter.
         data: of the simulated clients; None where clients have their own, in a run with differential
             privacy, and before it was recorded.
+        fleet: the simulated devices of a run with a virtual clock; None without one.
         rule: how updates are combined; None before it was recorded.
         plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
@@ -169,6 +210,7 @@ class RunStarted(Event):
     base: Base
     adapter: Adapter
     data: DataUsed | None = None
+    fleet: Fleet | None = None
     rule: CombiningRule | None = None
     plugins: tuple[Plugin, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
@@ -313,6 +355,40 @@ class RoundMissed(Event):
     round: Count
     attempt: Count = 1
     received: Count = 0
+
+
+class DeviceWorked(Event):
+    """One task of a simulated device, in seconds of the virtual clock.
+
+    Attributes:
+        round: that the task belongs to.
+        client: whose device it is.
+        device: its kind.
+        purpose: ``train`` or ``evaluate``.
+        began_s: when the task was sent, or the device came on.
+        received_s: when the device had received it.
+        worked_s: when it had done its work.
+        ended_s: when the server had its answer, or the device stopped.
+        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (nobody waited any more).
+        energy_j: that the device spent; None if its power is not known.
+    """
+
+    event = "device_worked"
+    round: Count
+    client: str
+    device: str = ""
+    purpose: str = ""
+    began_s: Number
+    received_s: Number
+    worked_s: Number
+    ended_s: Number
+    outcome: str = ""
+    energy_j: Number | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the task was to train."""
+        return self.purpose == "train"
 
 
 class Broadcast(Event):
@@ -532,6 +608,7 @@ class RoundFinished(Event):
         broadcast_distortion: relative error of the broadcast's encoding.
         broadcast_codec_s: seconds that it took.
         wall_s: seconds that the round took.
+        virtual_s: the virtual clock at its end; None without one.
     """
 
     event = "round_finished"
@@ -549,6 +626,7 @@ class RoundFinished(Event):
     broadcast_distortion: Number | None = None
     broadcast_codec_s: Number | None = None
     wall_s: Number | None = None
+    virtual_s: Number | None = None
 
 
 class Certainty(Part):
@@ -596,12 +674,16 @@ class MeanScore(Score):
 
 
 class Evaluated(Event, MeanScore):
-    """The adapter after `round`, of digest `adapter`, was evaluated; `own` covers personalized adapters, if any."""
+    """The adapter after `round`, of digest `adapter`, was evaluated; `own` covers personalized adapters, if any.
+
+    `virtual_s` is the virtual clock when the losses were in; None without one.
+    """
 
     event = "evaluated"
     round: Count
     adapter: str = ""
     own: MeanScore | None = None
+    virtual_s: Number | None = None
 
 
 class StepTakenBack(Event):
@@ -752,6 +834,7 @@ EVENTS: tuple[type[Event], ...] = (
     RoundStarted,
     ClientReplaced,
     RoundMissed,
+    DeviceWorked,
     Broadcast,
     ReplyReceived,
     UpdateReceived,

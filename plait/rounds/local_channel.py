@@ -15,6 +15,7 @@ from plait.abandon import Abandoned
 from plait.errors import DiskFullError, EarlierFormatError, PlaitError
 from plait.files import disk_full_told
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.clock import WallClock
 from plait.rounds.local_model import Trained, TrainJob
 from plait.rounds.stop import StopRequest
 
@@ -70,6 +71,7 @@ class LocalChannel:
         self._train = train or train_each
         self._side_by_side = side_by_side
         self._stop = stop or StopRequest()
+        self.clock = WallClock()
 
     def nodes(self, at_least: int) -> Sequence[int]:
         """All of them: no others can join."""

@@ -47,6 +47,7 @@ class RunView:
         sent_bytes_before: bytes sent in both directions before each evaluation.
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
+        spans: tasks of simulated devices, of rounds that were interrupted only as they were run again.
         taken_back: steps that made the adapter worse, by round.
         ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
@@ -69,6 +70,7 @@ class RunView:
         default_factory=dict[tuple[int, str], events.UpdateReceived]
     )
     refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
+    spans: list[events.DeviceWorked] = field(default_factory=list[events.DeviceWorked])
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
     ended_early: events.EndedEarly | None = None
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
@@ -121,6 +123,10 @@ class RunView:
             case events.UpdateRefused():
                 self.refusals.append(event)
                 self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+            case events.DeviceWorked():
+                self.spans.append(event)
+            case events.Resumed():
+                self.spans = [span for span in self.spans if not self._is_repeated(span, event.round)]
             case events.RoundFinished():
                 self.rounds[event.round] = event
             case events.Evaluated():
@@ -147,6 +153,24 @@ class RunView:
         if traffic.total_bytes:
             self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
             self.sent += traffic
+
+    def _is_repeated(self, span: events.DeviceWorked, finished: int) -> bool:
+        """Whether a run that resumes after a round does this task again."""
+        if span.round == finished:
+            return not span.is_training and finished not in self.evaluations
+        return span.round > finished
+
+    @property
+    def virtual_s(self) -> float | None:
+        """The run's time by its virtual clock; None without one."""
+        times = [each.virtual_s for each in (*self.rounds.values(), *self.evaluations.values())]
+        return max((time_s for time_s in times if time_s is not None), default=None)
+
+    @property
+    def energy_j(self) -> float | None:
+        """The energy that simulated devices spent; None if the power of one is not known."""
+        spent = [span.energy_j for span in self.spans]
+        return None if not spent or None in spent else math.fsum(each or 0.0 for each in spent)
 
     @property
     def finished(self) -> bool:

@@ -5,6 +5,7 @@ What is shown is read from the ledger (`plait.progress`). Sets no signal handler
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from plait.adapters import Task
@@ -19,6 +20,7 @@ from plait.rounds.starting_point import StartingPoint
 from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
 from plait.settle import settle
+from plait.simulation.fleet import load_fleet
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.references import add_references
@@ -66,7 +68,11 @@ def prepare(
         check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
         settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet):
-        return resolve(settled, progress=progress), data
+        run = resolve(settled, progress=progress)
+    if settings.devices:
+        fleet = load_fleet(settings.devices, base_parameters=run.base_parameters)
+        run = replace(run, settled=replace(run.settled, fleet=fleet))
+    return run, data
 
 
 def begin(run: Run, *, quiet: bool) -> StartingPoint:

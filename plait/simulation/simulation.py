@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from plait.data import histogram
+from plait.rounds.channel import Channel, TaskParts
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.memory import Memory
+from plait.rounds.own_adapter import share_measured
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -16,8 +18,11 @@ from plait.run import Run
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import PartitionedData
+from plait.simulation.virtual_clock import VirtualChannel
+from plait.simulation.virtual_time import PASSES_OF_TRAINING, clock_after
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
+from plait.wire.messages import TrainTask, decode_task
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -91,13 +96,34 @@ class Simulation:
             terms=replace(self._terms[max_rank], client=name),
         )
 
-    def channel(self, stop: StopRequest | None = None) -> LocalChannel:
-        """A channel to all clients.
+    def channel(self, stop: StopRequest | None = None) -> Channel:
+        """A channel to all clients; with a virtual clock if the run has a fleet.
 
         Args:
             stop: stops the run between two clients.
         """
         config = self._run.config
-        return LocalChannel(
+        local = LocalChannel(
             self.participant, config.clients, train=train_jobs, side_by_side=config.side_by_side, stop=stop
         )
+        if self._run.settled.fleet is None:
+            return local
+        nodes = {self.name(index): index for index in range(config.clients)}
+        clock = clock_after(self._directory, self._run.settled.fleet, nodes)
+        return VirtualChannel(local, clock, self._work, seed=config.seed)
+
+    def _work(self, node: int, task: TaskParts) -> float:
+        """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
+        settled, ranks = self._run.settled, self._run.ranks
+        text = settled.tasks.to_describe().text
+        data = b"".join(task)
+        read = decode_task(data, max_bytes=len(data), held=lambda _: text)
+        settings = read.settings
+        if isinstance(read, TrainTask):
+            examples = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+            return float(examples * settings.seq_len)
+        own = settled.config.ranks[node % len(settled.config.ranks)]
+        spec = ranks.adapters[ranks.track_for(own)].spec
+        sequences = self.model(node).data_size(spec, settings).held_out_examples
+        times = 2 if share_measured(settings) else 1
+        return times * sequences * settings.seq_len / PASSES_OF_TRAINING

@@ -18,6 +18,7 @@ from plait.rounds import private_rounds
 from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator, RunPlan
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
@@ -194,6 +195,7 @@ class InProcessChannel:
     silent: Callable[[Asked], bool] = lambda asked: False
 
     open_ended: bool = False
+    clock: WallClock = field(default_factory=WallClock)
     identities: Mapping[int, Identity] = field(default_factory=dict)
     node_liveness: Mapping[int, Liveness] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)

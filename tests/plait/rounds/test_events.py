@@ -32,6 +32,7 @@ NAMES = [
     "round_started",
     "client_replaced",
     "round_missed",
+    "device_worked",
     "broadcast",
     "reply_received",
     "update_received",

@@ -9,6 +9,7 @@ import pytest
 
 from plait.errors import MachineError
 from plait.rounds.channel import NoAnswer
+from plait.rounds.clock import WallClock
 from simulations.bench.transport import ChannelRounds, Compared, Times
 from simulations.bench.transport_raw import frames, receive
 from simulations.bench.transport_sockets import SocketServer
@@ -86,6 +87,7 @@ class Channel:
     """Two nodes that answer with what a test says."""
 
     open_ended = True
+    clock = WallClock()
 
     def __init__(self, answer):
         self.answer = answer

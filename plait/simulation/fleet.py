@@ -1,0 +1,208 @@
+"""A fleet of simulated devices, from a TOML file: how fast each kind trains, sends and receives, and when it is there.
+
+    [[device]]
+    profile = "phone"     # figures that are not given come from here
+    count = 6
+    hours = "22-6"        # on from 22:00 to 6:00; the run starts at midnight
+    dropout = 0.1         # chance that it fails during a training task
+
+    [[device]]
+    name = "workstation"
+    tokens_per_s = 9000
+    up_mbps = 40
+    down_mbps = 100
+
+Clients take the devices in the order of the file, each kind `count` times, and from the start again. `notice_s` and
+`time_evaluations` may stand before the first device. Profiles have published peak rates; the part of a peak that
+training reaches is an assumption (`Profile.utilisation`), so give measured figures where you have them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from plait.errors import ConfigError, did_you_mean
+from plait.rounds.events import Fleet, FleetDevice
+from plait.text import escaped
+
+_MOST_BYTES = 1 << 20
+# Of a frozen base of N parameters: 2 N forward, and 2 N backward for the gradients of activations (arXiv 2001.08361,
+# appendix B, without the gradients of weights).
+_FLOPS_PER_TOKEN_AND_PARAMETER = 4.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Published figures of a device.
+
+    Attributes:
+        peak_flops: operations per second, dense, in 16 bits unless `source` says otherwise.
+        utilisation: the part of the peak that fine-tuning reaches: assumed, not published.
+        up_mbps: uplink in megabits per second.
+        down_mbps: downlink in megabits per second.
+        watts: power while it works.
+        source: of the figures.
+    """
+
+    peak_flops: float
+    utilisation: float
+    up_mbps: float
+    down_mbps: float
+    watts: float
+    source: str
+
+    def tokens_per_s(self, base_parameters: int) -> float:
+        """Training speed of adapters on a base of so many parameters."""
+        return self.peak_flops * self.utilisation / (_FLOPS_PER_TOKEN_AND_PARAMETER * base_parameters)
+
+
+_MOBILE = "network: Speedtest Global Index, September 2020, mean of mobile"
+_FIXED = "network: Speedtest Global Index, September 2020, mean of fixed broadband"
+
+PROFILES: Mapping[str, Profile] = {
+    "phone": Profile(
+        15.8e12, 0.05, 11.22, 35.96, 4.0,
+        f"Apple A15 Neural Engine, 15.8 TOPS (Apple, 14 September 2021); 4 W assumed; {_MOBILE}",
+    ),
+    "orin": Profile(
+        42.5e12, 0.2, 45.74, 85.73, 60.0,
+        "Jetson AGX Orin 64GB, 60 W; a quarter of the GPU's 170 sparse INT8 TOPS (NVIDIA technical brief, 2022); "
+        f"{_FIXED}",
+    ),
+    "laptop": Profile(
+        3.6e12, 0.3, 45.74, 85.73, 30.0,
+        f"Apple M2, 10-core GPU, 3.6 TFLOPS in float32 (Apple, 6 June 2022); 30 W of its adapter; {_FIXED}",
+    ),
+    "4090": Profile(
+        165.2e12, 0.3, 45.74, 85.73, 450.0,
+        f"GeForce RTX 4090, FP16 with FP32 sums, 450 W (NVIDIA Ada whitepaper, 2022); {_FIXED}",
+    ),
+    "H100": Profile(
+        989.4e12, 0.3, 10_000.0, 10_000.0, 700.0,
+        "H100 SXM, BF16 without sparsity, 700 W (NVIDIA data sheet, 2023); network of 10 Gbit/s assumed",
+    ),
+}  # fmt: skip
+"""The built-in profiles."""
+
+_Speed = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class _Kind(BaseModel):
+    """A ``[[device]]`` of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] = ""
+    profile: str = ""
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    tokens_per_s: _Speed | None = None
+    up_mbps: _Speed | None = None
+    down_mbps: _Speed | None = None
+    hours: str = ""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    watts: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    battery_wh: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+class _File(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    device: Annotated[list[_Kind], Field(min_length=1, max_length=10_000)]
+    notice_s: Annotated[float, Field(ge=0, le=1e9)] = 300.0
+    time_evaluations: bool = True
+
+
+def load_fleet(path: str, *, base_parameters: int) -> Fleet:
+    """The fleet of a file, with the figures of its profiles filled in.
+
+    Args:
+        path: of the TOML file.
+        base_parameters: of the base, for the speed of a profile.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value is missing or out of bounds.
+    """
+    file = _read(path)
+    kinds = tuple(
+        _device(kind, f"'{path}': device {number}", base_parameters) for number, kind in enumerate(file.device, 1)
+    )
+    return Fleet(devices=kinds, notice_s=file.notice_s, time_evaluations=file.time_evaluations)
+
+
+def device_of(fleet: Fleet, node: int) -> FleetDevice:
+    """The device of the client with this number."""
+    place = node % sum(device.count for device in fleet.devices)
+    for device in fleet.devices:
+        if place < device.count:
+            return device
+        place -= device.count
+    raise ValueError("the fleet has no device")
+
+
+@lru_cache(maxsize=1024)
+def hours_of(text: str) -> frozenset[int]:
+    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
+
+    Raises:
+        ConfigError: it is not two different hours from 0 to 24.
+    """
+    if not text:
+        return frozenset(range(24))
+    start, _, end = text.partition("-")
+    if not all(part.isascii() and part.isdigit() and len(part) < 3 and int(part) <= 24 for part in (start, end)):
+        raise ConfigError(f"hours are {text!r}, expected FROM-TO in hours of the day, such as 22-6")
+    length = (int(end) - int(start)) % 24
+    if not length:
+        raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
+    return frozenset((int(start) + hour) % 24 for hour in range(length))
+
+
+def _read(path: str) -> _File:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"'{path}' has more than {_MOST_BYTES} bytes, expected a list of devices")
+    try:
+        return _File.model_validate(tomllib.loads(data.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(escaped(f"'{path}' is not TOML: {error}")) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        hint = ""
+        if first["type"] == "extra_forbidden":
+            known = _Kind.model_fields if first["loc"][0] == "device" else _File.model_fields
+            hint = did_you_mean(str(first["loc"][-1]), known)
+        raise ConfigError(escaped(f"'{path}': {key}: {first['msg']}{hint}")) from error
+
+
+def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:
+    profile = PROFILES.get(kind.profile)
+    if kind.profile and profile is None:
+        hint = did_you_mean(kind.profile, PROFILES) or f", expected one of: {', '.join(PROFILES)}"
+        raise ConfigError(escaped(f"{where}: there is no profile '{kind.profile}'{hint}"))
+    known: dict[str, Any] = {}
+    if profile:
+        known = {"tokens_per_s": profile.tokens_per_s(base_parameters)}
+        known |= {key: getattr(profile, key) for key in ("up_mbps", "down_mbps", "watts")}
+    given = {key: value for key, value in kind.model_dump().items() if value is not None and key != "profile"}
+    figures = {**known, **given, "name": kind.name or kind.profile}
+    for key in ("name", "tokens_per_s", "up_mbps", "down_mbps"):
+        if not figures.get(key):
+            raise ConfigError(f"{where}: {key} is missing, expected it there, or a profile: {', '.join(PROFILES)}")
+    if kind.battery_wh is not None and figures.get("watts") is None:
+        raise ConfigError(f"{where}: battery_wh is given, expected watts too: without them a battery never gets empty")
+    hours_of(kind.hours)
+    return FleetDevice(**cast("dict[str, Any]", figures))

@@ -1,0 +1,292 @@
+"""Real work under a virtual clock: a `Channel` around another, whose devices take as long as those of a fleet would.
+
+A task takes its download, its work at the device's speed, and the upload of the answer; then the clock stands there.
+Answers come in the order of their virtual ends, whatever this machine takes for them. A device works for real only when
+its answer is the next one, so those that are released have not trained, and keep nothing of it, as real ones would.
+
+A device that fails during training says nothing; the server notices after `Fleet.notice_s`. Devices are independent,
+and the server's own network and work take no time. Describing comes before the clock starts. An evaluation never waits
+for a device that is off: it does that in no time.
+
+Knows no rule and no adapter, and parses no message: what a task's work is, it is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from plait.errors import ConfigError
+from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.clock import Span
+from plait.rounds.events import Fleet
+from plait.simulation.fleet import device_of, hours_of
+
+_DAY_S = 86_400.0
+_HOUR_S = 3_600.0
+_DAYS_SEARCHED = 8
+
+Work = Callable[[int, TaskParts], float]
+"""The work of a task, in tokens of training, from its node and its bytes."""
+
+
+@dataclass(frozen=True)
+class _Doing:
+    """A task at a device.
+
+    Attributes:
+        span: as it will be; `ended_s` is not known before the answer is there.
+        fails: whether the device fails at `worked_s`.
+        task: not done yet; None once `answer` is there.
+    """
+
+    span: Span
+    fails: bool
+    task: TaskParts | None
+    answer: Data | NoAnswer = b""
+
+
+class VirtualClock:
+    """The time of a fleet, and what its devices have spent today.
+
+    Args:
+        fleet: the devices.
+        now_s: where the clock stands.
+        spent: spans of an earlier part of the run.
+    """
+
+    is_virtual = True
+
+    def __init__(self, fleet: Fleet, *, now_s: float = 0.0, spent: Sequence[Span] = ()) -> None:
+        self.fleet = fleet
+        self._now_s = now_s
+        self._spans: list[Span] = []
+        self._spent_j: defaultdict[tuple[int, int], float] = defaultdict(float)
+        for span in spent:
+            self._charge(span)
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        return self._now_s
+
+    def go_to(self, moment_s: float) -> None:
+        """Let time pass up to a moment; never back."""
+        self._now_s = max(self._now_s, moment_s)
+
+    def undo(self, moment_s: float) -> None:
+        """Stand where the clock stood before an answer that does not count."""
+        self._now_s = moment_s
+
+    def available(self, nodes: Sequence[int], at_least: int) -> Sequence[int]:
+        """Those of the nodes that are on now; time passes until there are enough.
+
+        Raises:
+            ConfigError: there are never enough.
+        """
+        for _ in range(24 * _DAYS_SEARCHED):
+            on = [node for node in nodes if self.is_on(node)]
+            if len(on) >= min(at_least, len(nodes)):
+                return on
+            # Devices come on at whole hours, and batteries are full again at midnight.
+            self._now_s = (math.floor(self._now_s / _HOUR_S) + 1) * _HOUR_S
+        raise ConfigError(
+            f"fewer than {at_least} devices are ever on at the same time, expected so many for the run's quorum: "
+            "give them other hours, or lower --quorum"
+        )
+
+    def is_on(self, node: int) -> bool:
+        """Whether a device is available now."""
+        device = device_of(self.fleet, node)
+        spent_j = self._spent_j.get((node, self._day(self._now_s)), 0.0)
+        has_power = device.battery_wh is None or spent_j < device.battery_wh * _HOUR_S
+        return has_power and int(self._now_s % _DAY_S // _HOUR_S) in hours_of(device.hours)
+
+    def ended(self, span: Span) -> None:
+        """Record what a device did."""
+        self._spans.append(span)
+        self._charge(span)
+
+    def spans(self) -> Sequence[Span]:
+        """What devices did since this was last asked."""
+        told, self._spans = self._spans, []
+        return told
+
+    def _charge(self, span: Span) -> None:
+        self._spent_j[span.node, self._day(span.began_s)] += span.energy_j or 0.0
+
+    @staticmethod
+    def _day(moment_s: float) -> int:
+        return int(moment_s // _DAY_S)
+
+
+class VirtualChannel:
+    """A channel whose tasks take virtual time.
+
+    Args:
+        inner: does the tasks; all its nodes are there from the start.
+        clock: of the fleet.
+        work: of a task.
+        seed: decides which devices fail.
+    """
+
+    open_ended = False
+
+    def __init__(self, inner: Channel, clock: VirtualClock, work: Work, *, seed: int) -> None:
+        self.inner = inner
+        self.clock = clock
+        self.work = work
+        self._seed = seed
+        self._asked: Counter[tuple[int, str]] = Counter()
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """All of them, on or off."""
+        return self.inner.nodes(at_least)
+
+    def wait(self, timeout_s: float) -> None:
+        """Nobody joins or leaves."""
+
+    def identity(self, node: int) -> Identity | None:
+        """As the inner channel has it."""
+        return self.inner.identity(node)
+
+    def liveness(self, node: int) -> Liveness:
+        """As the inner channel has it."""
+        return self.inner.liveness(node)
+
+    def exchange(self, purpose: Purpose, group: str) -> VirtualExchange:
+        """Begin to send tasks."""
+        return VirtualExchange(self, purpose, group)
+
+    def fails_at(self, node: int, group: str) -> float | None:
+        """The fraction of its work after which a device fails at its next training task of a round; None: it does not.
+
+        Decided by seed, round, device and how often it was asked in this round.
+        """
+        self._asked[node, group] += 1
+        text = f"{self._seed}/{group}/{node}/{self._asked[node, group]}/dropout".encode()
+        digest = hashlib.sha256(text).digest()
+        chance, fraction = (int.from_bytes(part, "big") / 2**64 for part in (digest[:8], digest[8:16]))
+        return fraction if chance < device_of(self.clock.fleet, node).dropout else None
+
+
+class VirtualExchange:
+    """A `plait.rounds.channel.Exchange` in virtual time."""
+
+    def __init__(self, channel: VirtualChannel, purpose: Purpose, group: str) -> None:
+        self._channel = channel
+        self._clock = channel.clock
+        self._purpose = purpose
+        self._group = group
+        self._doing: dict[int, _Doing] = {}
+        self._first: dict[int, _Doing] = {}
+        self._ended: dict[int, Span] = {}
+        self._before: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in [*self._doing]:
+            self._release(node)
+        for span in self._ended.values():
+            self._clock.ended(span)
+
+    def send(self, node: int, task: TaskParts) -> None:
+        """Give a device its task.
+
+        A second one repeats the first, whose memory went with a process that was killed: that is this machine's
+        mishap, not the device's, so it takes the first one's time.
+        """
+        first = self._first.get(node)
+        if node in self._before:
+            self._clock.undo(self._before.pop(node))
+        self._doing[node] = replace(first, task=task) if first else self._begin(node, task)
+        self._first.setdefault(node, self._doing[node])
+        self._ended.pop(node, None)
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Stop waiting for a device's answer."""
+        del reason
+        self._release(node)
+
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
+        """The next answer by virtual time, or None at the end of the time or if none is outstanding."""
+        limit_s = math.inf if timeout_s is None else self._clock.now() + timeout_s
+        while self._doing:
+            # Of those at the same time the first by number, so that the order never depends on this machine.
+            node = min(self._doing, key=lambda each: (self._doing[each].span.ended_s, each))
+            doing = self._doing[node]
+            if doing.span.ended_s > limit_s:
+                break
+            if doing.task is not None:
+                self._doing[node] = self._done(node, doing)
+                continue
+            del self._doing[node]
+            self._before = {node: self._clock.now()}
+            self._clock.go_to(doing.span.ended_s)
+            if self._purpose is not Purpose.DESCRIBE:
+                self._ended[node] = self._with_energy(doing.span)
+            return node, doing.answer
+        if self._doing:
+            self._clock.go_to(limit_s)
+        return None
+
+    def _begin(self, node: int, task: TaskParts) -> _Doing:
+        """The task as far as its times are known: `ended_s` is the earliest possible."""
+        clock, device = self._clock, device_of(self._clock.fleet, node)
+        now_s = clock.now()
+        span = Span(node, device.name, self._purpose.value, now_s, now_s, now_s, now_s, "answered")
+        is_timed = self._purpose is Purpose.TRAIN or clock.is_on(node)
+        if self._purpose is Purpose.DESCRIBE or not is_timed:
+            return _Doing(span, fails=False, task=task)
+        received_s = now_s + _seconds(sum(map(len, task)), device.down_mbps)
+        work_s = self._channel.work(node, task) / device.tokens_per_s
+        if self._purpose is Purpose.TRAIN:
+            fraction = self._channel.fails_at(node, self._group)
+            if fraction is not None:
+                stopped_s = received_s + fraction * work_s
+                noticed_s = stopped_s + clock.fleet.notice_s
+                span = replace(span, received_s=received_s, worked_s=stopped_s, ended_s=noticed_s, outcome="dropped")
+                return _Doing(span, True, None, NoAnswer(f"device {device.name!a} failed during its task"))
+        elif not clock.fleet.time_evaluations:
+            work_s = 0.0
+        worked_s = received_s + work_s
+        return _Doing(replace(span, received_s=received_s, worked_s=worked_s, ended_s=worked_s), False, task)
+
+    def _done(self, node: int, doing: _Doing) -> _Doing:
+        """Let the device do its task."""
+        with self._channel.inner.exchange(self._purpose, self._group) as exchange:
+            exchange.send(node, doing.task or (b"", b""))
+            received = exchange.receive(None)
+        answer = NoAnswer(f"node {node} gave no answer") if received is None else received[1]
+        size = 0 if isinstance(answer, NoAnswer) else len(answer)
+        took_time = doing.span.worked_s > doing.span.began_s
+        upload_s = _seconds(size, device_of(self._clock.fleet, node).up_mbps) if took_time else 0.0
+        span = replace(doing.span, ended_s=doing.span.worked_s + upload_s)
+        return replace(doing, span=span, task=None, answer=answer)
+
+    def _release(self, node: int) -> None:
+        """A device stops where the clock stands now."""
+        doing = self._doing.pop(node, None)
+        if doing is None or self._purpose is Purpose.DESCRIBE:
+            return
+        now_s, span = self._clock.now(), doing.span
+        outcome = "dropped" if doing.fails and now_s >= span.worked_s else "released"
+        times = {name: min(now_s, getattr(span, name)) for name in ("received_s", "worked_s", "ended_s")}
+        if outcome == "released" and doing.fails:
+            times["ended_s"] = now_s
+        self._ended[node] = self._with_energy(replace(span, **times, outcome=outcome))
+
+    def _with_energy(self, span: Span) -> Span:
+        """A device spends its power from the arrival of a task to the end of its upload, or until it fails."""
+        watts = device_of(self._clock.fleet, span.node).watts
+        until_s = span.worked_s if span.outcome == "dropped" else span.ended_s
+        return span if watts is None else replace(span, energy_j=watts * (until_s - span.began_s))
+
+
+def _seconds(size_bytes: int, mbps: float) -> float:
+    return 8 * size_bytes / (1e6 * mbps)

@@ -1,0 +1,218 @@
+"""Where the virtual clock of a run stands: after what is on disk of it, and (`predicted_s`) before it has begun.
+
+The prediction runs the same clock over messages of the planned sizes, with no training behind them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.checkpoint import finished_in_checkpoint
+from plait.rounds.clock import Span, WallClock
+from plait.rounds.coordinator import RunPlan
+from plait.rounds.events import Fleet
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import choose_cohort, sample_cohort
+from plait.rounds.run_view import RunView
+from plait.simulation.virtual_clock import VirtualChannel, VirtualClock
+
+PASSES_OF_TRAINING = 3.0
+"""Forward passes that training on a token costs; evaluating costs one."""
+
+_MESSAGE_BYTES = 700
+"""An update or task besides its payload, and an evaluation's answer: about so much."""
+
+
+def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int]) -> VirtualClock:
+    """The clock of a run as its finished rounds and evaluations left it.
+
+    Args:
+        directory: of the run, which need not have begun.
+        fleet: its devices.
+        nodes: the clients' numbers by name.
+    """
+    if not directory.has_started:
+        return VirtualClock(fleet)
+    view = RunView.of(read_events(directory.ledger))
+    finished = finished_in_checkpoint(directory.checkpoints)
+    number = finished.round if finished else 0
+    evaluated = view.evaluations.get(number)
+    now_s = max((each.virtual_s or 0.0 for each in (finished, evaluated) if each), default=0.0)
+    spent = [
+        Span(
+            nodes[each.client], each.device, each.purpose, each.began_s, each.received_s, each.worked_s, each.ended_s,
+            each.outcome, each.energy_j,
+        )
+        for each in view.spans
+        if each.round <= number and (each.purpose == Purpose.TRAIN.value or each.round < number or evaluated)
+    ]  # fmt: skip
+    return VirtualClock(fleet, now_s=now_s, spent=spent)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """The sizes of a planned run's messages.
+
+    Attributes:
+        payload_bytes: of an update.
+        broadcast_bytes: of a round's new adapter.
+    """
+
+    payload_bytes: int
+    broadcast_bytes: int
+
+
+def predicted_s(fleet: Fleet, plan: RunPlan, messages: Messages, *, evaluates: bool) -> float:
+    """The virtual time of a run that has not begun.
+
+    Args:
+        fleet: its devices.
+        plan: its rounds. Every client is taken to have as many held-out sequences as are evaluated at most.
+        messages: the sizes of what is sent.
+        evaluates: whether the run evaluates.
+
+    Raises:
+        ConfigError: too few devices are ever on at the same time.
+    """
+    planned = _Planned(fleet, plan, messages)
+    everyone = _names(range(plan.clients))
+    count = plan.eval_clients or plan.clients
+    evaluators = sample_cohort(everyone, count, seed=plan.seed, round_number=0)
+    for number in range(plan.rounds + 1):
+        if number:
+            planned.train(number)
+        if evaluates and (number in (0, plan.rounds) or number % plan.eval_every == 0):
+            planned.ask(Purpose.EVALUATE, number, evaluators, (), len(evaluators))
+    return planned.clock.now()
+
+
+class _Planned:
+    """The round loop with messages of the planned sizes and no training behind them."""
+
+    def __init__(self, fleet: Fleet, plan: RunPlan, messages: Messages) -> None:
+        settings = plan.settings
+        examples = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+        self._work = {
+            Purpose.TRAIN: float(examples * settings.seq_len),
+            Purpose.EVALUATE: settings.max_held_out_sequences * settings.seq_len / PASSES_OF_TRAINING,
+        }
+        replies = {
+            Purpose.TRAIN: bytes(messages.payload_bytes + _MESSAGE_BYTES),
+            Purpose.EVALUATE: bytes(_MESSAGE_BYTES),
+        }
+        self.clock = VirtualClock(fleet)
+        self._plan = plan
+        self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
+        self._step = (bytes(_MESSAGE_BYTES + messages.broadcast_bytes), b"")
+        self._nothing = (bytes(_MESSAGE_BYTES), b"")
+        self._up_to_date = set(range(plan.clients))
+        self._asked = (Purpose.TRAIN, 0)
+
+    def train(self, number: int) -> None:
+        plan = self._plan
+        for _ in range(plan.attempts):
+            on = self.clock.available(range(plan.clients), plan.quorum)
+            cohort, reserve = choose_cohort(
+                _names(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
+            )
+            if self.ask(Purpose.TRAIN, number, cohort, reserve, plan.cohort_size) >= plan.quorum:
+                break
+        self._up_to_date.clear()
+
+    def ask(self, purpose: Purpose, number: int, names: Sequence[str], reserve: Sequence[str], wanted: int) -> int:
+        """The number of answers, once so many are in or nobody is left."""
+        clock, limit_s = self.clock, self._plan.deadline_s
+        deadline = math.inf if limit_s is None else clock.now() + limit_s
+        self._asked = purpose, number
+        rest, given, waiting = iter(reserve), 0, len(names)
+        with self._channel.exchange(purpose, str(number)) as exchange:
+            for name in names:
+                exchange.send(int(name), self._task(int(name)))
+            while given < wanted:
+                heard = exchange.receive(None if limit_s is None else max(0.0, deadline - clock.now()))
+                if heard is None:
+                    break
+                node, answer = heard
+                waiting -= 1
+                self._up_to_date.add(node)
+                if not isinstance(answer, NoAnswer):
+                    given += 1
+                elif given + waiting < wanted and (other := next(rest, None)) is not None:
+                    waiting += 1
+                    exchange.send(int(other), self._task(int(other)))
+        clock.spans()
+        return given
+
+    def _task(self, node: int) -> TaskParts:
+        return self._nothing if node in self._up_to_date else self._step
+
+    def _work_of(self, node: int, task: TaskParts) -> float:
+        del node, task
+        purpose, number = self._asked
+        is_twice = purpose is Purpose.EVALUATE and number == self._plan.rounds and self._plan.settings.own_share
+        return self._work[purpose] * (2 if is_twice else 1)
+
+
+def _names(nodes: Sequence[int]) -> list[str]:
+    """Names that sort as the numbers do."""
+    return [f"{node:09d}" for node in nodes]
+
+
+@dataclass(frozen=True)
+class _Imagined:
+    """A channel whose clients answer with as many bytes as real ones would."""
+
+    count: int
+    replies: Mapping[Purpose, bytes]
+    open_ended: bool = False
+    clock: WallClock = field(default_factory=WallClock)
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        del at_least
+        return range(self.count)
+
+    def wait(self, timeout_s: float) -> None:
+        del timeout_s
+
+    def identity(self, node: int) -> None:
+        del node
+
+    def liveness(self, node: int) -> Liveness:
+        del node
+        return Liveness()
+
+    def exchange(self, purpose: Purpose, group: str) -> _ImaginedExchange:
+        del group
+        return _ImaginedExchange(self.replies[purpose])
+
+
+class _ImaginedExchange:
+    """One task at a time, which is answered at once."""
+
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+        self._node: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._node = None
+
+    def send(self, node: int, task: TaskParts) -> None:
+        del task
+        self._node = node
+
+    def withdraw(self, node: int, reason: str) -> None:
+        del node, reason
+        self._node = None
+
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
+        del timeout_s
+        node, self._node = self._node, None
+        return None if node is None else (node, self._reply)

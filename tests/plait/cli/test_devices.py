@@ -1,0 +1,135 @@
+"""Runs of a simulated fleet by a virtual clock: kills change neither bits nor times, and the estimate is close."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.rounds.ledger import read_events
+from plait.rounds.run_view import RunView
+
+FLEET = """
+notice_s = 20
+
+[[device]]
+name = "slow"
+tokens_per_s = 20
+up_mbps = 0.5
+down_mbps = 2
+watts = 5
+battery_wh = 100
+
+[[device]]
+name = "fast"
+tokens_per_s = 200
+up_mbps = 5
+down_mbps = 20
+count = 2
+dropout = 0.3
+watts = 50
+"""
+
+# Kills the process once the ledger has so many events of a kind.
+KILLED = """
+import os, sys
+from plait.cli.main import main
+from plait.rounds.ledger import Ledger
+
+name, left = sys.argv.pop(1), int(sys.argv.pop(1))
+write = Ledger._write
+
+def counted(self, event, *, durable):
+    global left
+    write(self, event, durable=durable)
+    left -= event.event == name
+    if not left:
+        os.kill(os.getpid(), 9)
+
+Ledger._write = counted
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fleet") / "fleet.toml"
+    path.write_text(FLEET)
+    return path
+
+
+def options(jsonl: Path, small: tuple[str, ...], fleet: Path) -> tuple[str, ...]:
+    data = ("--data", str(jsonl), "--partition", "natural:author", "--clients", "3", "--dtype", "float32")
+    return (*data, *small, "--devices", str(fleet), "--seed", "4", "--threads", "1")
+
+
+def killed(event: str, count: int, *arguments: str) -> None:
+    command = (sys.executable, "-c", KILLED, event, str(count), *arguments)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, check=False, capture_output=True, env=environment).returncode == -9
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
+    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
+) -> None:
+    cohort = ("--clients-per-round", "2", "--over-selection", "0.5", "--deadline-s", "60")
+    arguments = (*options(jsonl, small, fleet), *cohort)
+    whole = plait("simulate", *arguments, "--out", tmp_path / "whole", "--json")
+    assert whole.code == 0, whole.err
+    # In the second round, and then in the evaluation after it.
+    killed("update_received", 3, "simulate", *arguments, "--out", str(tmp_path / "killed"))
+    killed("reply_received", 4, "resume", str(tmp_path / "killed"))
+    again = plait("resume", tmp_path / "killed", "--json")
+    assert again.code == 0, again.err
+
+    views = [RunView.of(read_events(tmp_path / run / "ledger.jsonl")) for run in ("whole", "killed")]
+    one, other = ([(each.adapter, each.virtual_s) for each in view.rounds.values()] for view in views)
+    assert one == other
+    one, other = ([(each.loss, each.virtual_s) for each in view.evaluations.values()] for view in views)
+    assert one == other
+    untold = {"seq": 0, "time": 0.0, "hash": ""}
+    one, other = ([span.model_copy(update=untold) for span in view.spans] for view in views)
+    assert one == other
+    summary = json.loads(again.out)
+    assert summary["virtual_s"] == json.loads(whole.out)["virtual_s"] == views[0].evaluations[2].virtual_s
+    assert summary["virtual_s_by_round"] == [each.virtual_s for each in views[0].evaluations.values()]
+    assert summary["energy_j"] == pytest.approx(views[0].energy_j)
+    assert {span.outcome for span in views[0].spans if span.is_training} == {"answered", "dropped"}
+    assert (tmp_path / "killed" / "fleet.png").stat().st_size > 1000
+
+
+def test_the_estimate_is_within_a_tenth_of_the_simulated_time(
+    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
+) -> None:
+    arguments = (*options(jsonl, small, fleet), "--max-held-out-sequences", "2")
+    ran = plait("simulate", *arguments, "--out", tmp_path / "run", "--json")
+    assert ran.code == 0, ran.err
+    told = plait("estimate", *arguments, "--json")
+    took_s = json.loads(ran.out)["virtual_s"]
+    assert took_s > 10
+    assert json.loads(told.out)["virtual_s"] == pytest.approx(took_s, rel=0.1)
+
+    fleet.write_text(FLEET.replace("tokens_per_s = 20\n", "tokens_per_s = 30\n"))
+    assert plait("estimate", *arguments, "--json").out != told.out
+    fleet.write_text(FLEET)
+
+
+def test_devices_of_different_speeds_do_not_train_side_by_side(plait, jsonl: Path, small, fleet: Path) -> None:
+    ran = plait("simulate", *options(jsonl, small, fleet), "--side-by-side", "2")
+    assert (ran.code, "devices is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
+
+
+def test_a_run_goes_on_with_the_devices_that_it_began_with(
+    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    killed("update_received", 1, "simulate", *options(jsonl, small, fleet), "--out", str(out))
+    fleet.write_text(FLEET.replace("count = 2", "count = 3"))
+    ran = plait("resume", out)
+    fleet.write_text(FLEET)
+    assert (ran.code, "have changed since the run began" in ran.err) == (2, True)
