@@ -34,10 +34,14 @@ class Message(NamedTuple):
     Attributes:
         role: one of `ROLES`.
         content: the text of the turn; may be empty.
+        extra: what else a chat template gets of it (calls of tools, a tool's name), a JSON object; empty for nothing.
+        learned: whether a model should learn to write it, if it is the assistant's.
     """
 
     role: str
     content: str
+    extra: str = ""
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Record:
         label: the class name of a LABEL record.
         chosen: the turns of the preferred, or accepted, reply.
         rejected: the turns of the other one; of a FEEDBACK record either `chosen` or `rejected` is filled.
+        tools: that the assistant of a CHAT record can call, as a JSON list of their definitions; empty for none.
         columns: all other values of the record in the source, by column name.
     """
 
@@ -63,6 +68,7 @@ class Record:
     columns: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     chosen: tuple[Message, ...] = ()
     rejected: tuple[Message, ...] = ()
+    tools: str = ""
 
     @property
     def content(self) -> str:
@@ -146,12 +152,20 @@ def _texts(record: Record) -> Iterator[str]:
     """Everything in a record, columns by name; the numbers of messages and columns make the sequence unambiguous."""
     yield from (record.text, record.prompt, record.completion, record.label, str(len(record.messages)))
     for message in record.messages:
-        yield from message
+        yield from _texts_of(message)
+    if record.tools:
+        yield record.tools
     if record.chosen or record.rejected:
         for side in (record.chosen, record.rejected):
             yield str(len(side))
             for message in side:
-                yield from message
+                yield from _texts_of(message)
     yield str(len(record.columns))
     for name in sorted(record.columns):
         yield from (name, record.columns[name])
+
+
+def _texts_of(message: Message) -> Iterator[str]:
+    yield from (message.role, message.content)
+    if message.extra or not message.learned:
+        yield from (message.extra, str(message.learned))

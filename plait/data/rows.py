@@ -22,8 +22,16 @@ MAX_ROW_BYTES = 16 << 20
 # What a record takes besides its text, and what each column and turn of it does.
 _RECORD_BYTES = 512
 _PART_BYTES = 128
-# Of chats in other tools' format (ShareGPT).
-_OTHER_ROLES: Mapping[object, str] = {"human": "user", "gpt": "assistant"}
+# Of chats in other formats: ShareGPT's and its successors', OpenAI's older and newer names.
+_OTHER_ROLES: Mapping[str, str] = {
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "model": "assistant", "function_call": "assistant", "observation": "tool", "function": "tool",
+    "function_response": "tool", "developer": "system",
+}  # fmt: skip
+_CALL = "function_call"
+_TOOLS = ("tools", "functions")
+# What chat templates use of a turn besides role and content.
+_EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 _MOST_NAMES = 12
 _ANSWERED = frozenset({RecordKind.PROMPT, RecordKind.FEEDBACK})
 
@@ -183,10 +191,11 @@ def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap,
 
 def _record(fields: Mapping[str, object], shape: Shape) -> Record:
     consumed = shape.consumed
+    tools = _tools(fields) if shape.kind is RecordKind.CHAT else ""
     columns = {
         _unicode(name, "a key"): _column(name, value)
         for name, value in fields.items()
-        if value is not None and name not in consumed
+        if value is not None and name not in consumed and not (tools and name in _TOOLS)
     }
     match shape.kind:
         case RecordKind.TEXT:
@@ -200,7 +209,7 @@ def _record(fields: Mapping[str, object], shape: Shape) -> Record:
             return Record(prompt=prompt, completion=completion, columns=columns)
         case RecordKind.CHAT:
             (messages,) = shape.sources["messages"]
-            return Record(messages=_messages(fields[messages], messages), columns=columns)
+            return Record(messages=_messages(fields[messages], messages), columns=columns, tools=tools)
         case RecordKind.PREFERENCE:
             prompt = _prompt(fields, shape.sources["prompt"])
             chosen, rejected = (_reply(fields, shape.sources[name], prompt) for name in ("chosen", "rejected"))
@@ -216,6 +225,27 @@ def _record(fields: Mapping[str, object], shape: Shape) -> Record:
             reply = _reply(fields, shape.sources["completion"], prompt)
             chosen, rejected = (reply, ()) if accepted else ((), reply)
             return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
+
+
+def _tools(fields: Mapping[str, object]) -> str:
+    """The tools that a chat offers, as a JSON list; empty for none. A column of that name may be something else."""
+    value = next((fields[name] for name in _TOOLS if fields.get(name)), None)
+    if isinstance(value, str):
+        value = _json_of(value)
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in cast("list[object]", value)):
+        return ""
+    tools = cast("list[dict[str, object]]", value)
+    # OpenAI's older form, `functions`, leaves the type out.
+    whole = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    return _unicode(json.dumps(whole, ensure_ascii=False), "tools")
+
+
+def _json_of(text: str) -> object:
+    """What a text of JSON says; the text itself if it is none."""
+    try:
+        return cast("object", json.loads(text))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _prompt(fields: Mapping[str, object], names: tuple[str, ...]) -> tuple[Message, ...]:
@@ -234,7 +264,7 @@ def _reply(fields: Mapping[str, object], names: tuple[str, ...], prompt: tuple[M
     turns = _turns(cast("list[object]", value), names[0])
     if turns[: len(prompt)] == prompt:
         turns = turns[len(prompt) :]
-    if not turns or turns[0].role != "assistant" or not turns[0].content.strip():
+    if not turns or turns[0].role != "assistant" or not _says(turns[0]):
         raise RowError(f"has no assistant turn after the prompt in {_short(names[0])}, expected a reply to it")
     return turns
 
@@ -275,7 +305,7 @@ def _label(value: object, name: str) -> str:
 
 def _messages(value: object, name: str) -> tuple[Message, ...]:
     messages = _turns(value, name)
-    if not any(message.role == "assistant" and message.content.strip() for message in messages):
+    if not any(message.role == "assistant" and message.learned and _says(message) for message in messages):
         raise RowError(f"has no assistant turn in {_short(name)}, expected one to learn from")
     return messages
 
@@ -288,21 +318,69 @@ def _turns(value: object, name: str) -> tuple[Message, ...]:
     for number, item in enumerate(cast("list[object]", value), start=1):
         if not isinstance(item, dict):
             raise RowError(f"has {kind_of(item)} as message {number}, expected an object with 'role' and 'content'")
-        role, content = _turn(cast("dict[str, object]", item))
-        if role not in ROLES:
-            raise RowError(f"has {_short(role)} as role of message {number}, expected {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")
-        messages.append(Message(cast("str", role), _unicode(content, f"message {number}")))
+        messages.append(_turn(cast("dict[str, object]", item), number))
     return tuple(messages)
 
 
-def _turn(turn: Mapping[str, object]) -> tuple[object, object]:
-    """Role and content of a turn, in this format or in ShareGPT's."""
-    if turn.get("role") is None and "from" in turn:
-        role = turn["from"]
-        return _OTHER_ROLES.get(role, role) if isinstance(role, str) else role, turn.get("value")
-    return turn.get("role"), turn.get("content")
+def _says(message: Message) -> bool:
+    """Whether a turn has text or calls a tool."""
+    return bool(message.content.strip()) or '"tool_calls"' in message.extra
+
+
+def _turn(turn: Mapping[str, object], number: int) -> Message:
+    """A turn in OpenAI's format or in ShareGPT's (`from` and `value`)."""
+    is_other = turn.get("role") is None and "from" in turn
+    given, content = (turn["from"], turn.get("value")) if is_other else (turn.get("role"), turn.get("content"))
+    role = _OTHER_ROLES.get(given, given) if isinstance(given, str) else given
+    if not isinstance(role, str) or role not in ROLES:
+        raise RowError(f"has {_short(given)} as role of message {number}, expected {', '.join(ROLES)}")
+    extra: dict[str, object] = {name: value for name in _EXTRAS if (value := turn.get(name))}
+    if is_other and given == _CALL:
+        extra["tool_calls"], content = content, ""
+    if "tool_calls" in extra:
+        extra["tool_calls"] = _calls(extra["tool_calls"], number)
+    text = _content(content, number, may_lack="tool_calls" in extra)
+    said = _unicode(json.dumps(extra, ensure_ascii=False), f"message {number}") if extra else ""
+    return Message(role, text, said, _is_learned(turn.get("weight"), number))
+
+
+def _content(content: object, number: int, *, may_lack: bool) -> str:
+    """The text of a turn; of one in parts, all parts' text."""
+    if content is None and may_lack:
+        return ""
+    if isinstance(content, list):
+        parts = cast("list[object]", content)
+        texts = [cast("dict[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
+        if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+            raise RowError(f"has parts in message {number} that are no text, expected text alone")
+        content = "".join(cast("list[str]", texts))
+    if not isinstance(content, str):
+        raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")
+    return _unicode(content, f"message {number}")
+
+
+def _calls(calls: object, number: int) -> list[dict[str, object]]:
+    """Calls of tools as chat templates read them: with their arguments as an object, not as its JSON text."""
+    found: list[dict[str, object]] = []
+    for given in cast("list[object]", calls) if isinstance(calls, list) else [calls]:
+        call = _json_of(given) if isinstance(given, str) else given
+        whole = cast("dict[str, object]", call) if isinstance(call, dict) else {}
+        function = whole.get("function", whole)
+        named = cast("dict[str, object]", function) if isinstance(function, dict) else {}
+        if not isinstance(named.get("name"), str):
+            raise RowError(f"has a call in message {number} that names no tool, expected 'name' and 'arguments'")
+        arguments = named.get("arguments", {})
+        arguments = _json_of(arguments) if isinstance(arguments, str) else arguments
+        kept = {"id": whole["id"]} if "id" in whole else {}
+        found.append({**kept, "type": "function", "function": {"name": named["name"], "arguments": arguments}})
+    return found
+
+
+def _is_learned(weight: object, number: int) -> bool:
+    """OpenAI's weight of a turn, 0 or 1."""
+    if weight is None or weight in (0, 1):
+        return weight is None or bool(weight)
+    raise RowError(f"has {_short(weight)} as weight of message {number}, expected 0 or 1")
 
 
 def _column(name: str, value: object) -> str:

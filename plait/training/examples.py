@@ -9,11 +9,13 @@ labelled text the last of every class), so that later data is predicted from ear
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from os.path import commonprefix
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -29,6 +31,12 @@ from plait.training.objectives import SFT, objective_named
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
 Tokens = NDArray[np.int32]
+Turn = dict[str, object]
+"""A turn as a chat template gets it."""
+
+_CALLS = "tool_calls"
+# Content that stands for a turn's own, to find its place.
+_MARK = "\ue0a1\ue0a2"
 
 # How many examples away a reply to another prompt is looked for.
 _FURTHEST = 64
@@ -120,7 +128,7 @@ class Tokenizer(Protocol):
         """Token ids (and what the options request) of one text or several."""
         ...
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: object) -> str:
+    def apply_chat_template(self, conversation: list[Turn], **options: object) -> str:
         """Render a conversation as text."""
         ...
 
@@ -323,7 +331,7 @@ def _converse(
             if judged:
                 found = _judged(record, tokenizer, seq_len)
             else:
-                found = _conversation(*_turns(record, kind), tokenizer, seq_len)
+                found = _conversation(*_turns(record, kind), tokenizer, seq_len, tools=record.tools)
         except _RecordError as error:
             raise DataError(f"record {number} of {len(records)} {error}; leave it out or change it") from error
         if found is not None:
@@ -355,10 +363,15 @@ def _judged(record: Record, tokenizer: Tokenizer, seq_len: int) -> Example | Non
 
 
 def _conversation(
-    given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer, seq_len: int
+    given: tuple[Message, ...],
+    learned: tuple[Message, ...],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    *,
+    tools: str = "",
 ) -> Example | None:
     """One sequence; None if nothing of it that is to be learned fits."""
-    text, spans = _render(given, learned, tokenizer)
+    text, spans = _render(given, learned, tokenizer, tools)
     encoded = cast("dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
     tokens = np.asarray(encoded["input_ids"], np.int32)
     starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
@@ -371,32 +384,72 @@ def _conversation(
 
 
 def _render(
-    given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer
+    given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer, tools: str
 ) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the character spans that the model should write."""
+    turns = (*given, *learned)
     if tokenizer.chat_template is None:
-        if [message.role for message in (*given, *learned)] != ["user", "assistant"] or not given:
+        if [message.role for message in turns] != ["user", "assistant"] or not given or learned[0].extra:
             raise DataError("the base has no chat template, but the data has messages; use prompt/completion or text")
         text = f"{given[0].content}\n{learned[0].content}{tokenizer.eos_token or ''}"
         return text, [(len(given[0].content) + 1, len(text))]
-    turns = [{"role": role, "content": content} for role, content in (*given, *learned)]
+    has_tools = tools or any(_CALLS in message.extra for message in turns)
+    # A template that shows no tools would leave them out without a word.
+    if has_tools and _CALLS not in str(tokenizer.chat_template):
+        raise _RecordError("calls tools, which the base's chat template cannot show")
+    wanted = [at for at, turn in enumerate(turns) if at >= len(given) and turn.role == "assistant" and turn.learned]
     try:
-        return _rendered(turns, len(given), tokenizer)
-    except TemplateError as error:
+        return _rendered(_Template(tokenizer, tools), [_template_turn(message) for message in turns], wanted)
+    except (TemplateError, TypeError, ValueError) as error:
         # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
 
 
-def _rendered(turns: list[dict[str, str]], given: int, tokenizer: Tokenizer) -> tuple[str, list[tuple[int, int]]]:
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+def _template_turn(message: Message) -> Turn:
+    more = cast("Turn", json.loads(message.extra)) if message.extra else {}
+    return {"role": message.role, "content": message.content, **more}
+
+
+@dataclass(frozen=True)
+class _Template:
+    """The base's chat template with the tools of a conversation."""
+
+    tokenizer: Tokenizer
+    tools: str
+
+    def text(self, turns: Sequence[Turn], *, to_answer: bool = False) -> str:
+        """The text of turns, and of the beginning of the assistant's next one if that is to follow."""
+        tools = {"tools": json.loads(self.tools)} if self.tools else {}
+        return self.tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=to_answer, **tools)
+
+
+def _rendered(template: _Template, turns: Sequence[Turn], wanted: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """The text of all turns, and where in it the wanted ones are, with the token that ends each."""
+    text = template.text(turns)
     spans: list[tuple[int, int]] = []
-    for number, turn in enumerate(turns):
-        if number < given or turn["role"] != "assistant":
-            continue
-        before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
-        upto = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+    for number in wanted:
+        before = template.text(turns[:number], to_answer=True)
+        upto = template.text(turns[: number + 1])
         if text.startswith(before) and text.startswith(upto):
             spans.append((len(before), len(upto.rstrip("\n"))))
-    if not spans:
-        raise _RecordError("is rewritten by the base's chat template, so the assistant's part cannot be located")
+        else:
+            spans.append(_marked(template, turns, number, text))
     return text, spans
+
+
+def _marked(template: _Template, turns: Sequence[Turn], number: int, text: str) -> tuple[int, int]:
+    """Where a turn is, in a template that renders turns otherwise once others follow (Qwen 3, Mistral)."""
+    marked: Turn = {"role": "assistant", "content": _MARK}
+    changed = [marked if at == number else turn for at, turn in enumerate(turns)]
+    start, mark, after = template.text(changed).partition(_MARK)
+    _, _, ending = template.text(changed[: number + 1]).partition(_MARK)
+    end = len(text) - len(after)
+    if not after.startswith(ending):
+        # What only a conversation's last turn ends with is left out: the end of the text (Phi 3).
+        ending = commonprefix((after, ending)).rpartition("\n")[0]  # noqa: RUF071 - of texts
+    ending = ending.rstrip("\n")
+    is_found = mark and len(start) <= end and text.startswith(start) and text.endswith(after)
+    if not is_found or not ending:
+        raise _RecordError("is rewritten by the base's chat template, so the assistant's part cannot be located")
+    # A space before the first word is part of its token.
+    return len(start.rstrip(" ")), end + len(ending)

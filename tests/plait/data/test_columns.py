@@ -114,7 +114,7 @@ def test_advice_can_be_followed() -> None:
         ([{"body": 3}], "text=body", "record 1 of data 'data' has a number as 'body', expected a string"),
         ([{"q": "a", "b": 3, "c": "c"}], "prompt=q+b,completion=c", "has a number as 'b', expected a string"),
         ([{"q": None, "b": "x", "c": "c"}], "prompt=q+b,completion=c", "has null as 'q', expected a string"),
-        ([SHAREGPT, {"conversations": [{"from": "observation", "value": "x"}]}], "", "has 'observation' as role of"),
+        ([SHAREGPT, {"conversations": [{"from": "critic", "value": "x"}]}], "", "has 'critic' as role of"),
         ([ALPACA, {"text": "a"}], "", "record 2 of .* has 'text', expected 'instruction' and 'output' as on record 1"),
     ],
 )

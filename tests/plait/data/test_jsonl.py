@@ -82,7 +82,10 @@ REFUSED = {
     "a message of a wrong type": ([{"messages": [SECRET]}], "has a string as message 1, expected an object"),
     "unknown role": ([{"messages": [{"role": "bot", "content": SECRET}]}], "has 'bot' as role of message 1, expected"),
     "no role": ([{"messages": [{"content": SECRET}]}], "has null as role of message 1"),
-    "content of a wrong type": ([{"messages": [{"role": "user", "content": [SECRET]}]}], "has a list as content of"),
+    "content of a wrong type": (
+        [{"messages": [{"role": "user", "content": [SECRET]}]}],
+        "has parts in message 1 that are no text",
+    ),
     "nothing to learn": ([{"messages": [{"role": "user", "content": SECRET}]}], "has no assistant turn"),
     "half a surrogate pair": ([b'{"text": "\\ud800"}'], "has half a surrogate pair"),
     "half a surrogate pair in a key": ([b'{"text": "a", "\\ud800": 1}'], "has half a surrogate pair"),

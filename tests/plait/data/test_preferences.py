@@ -32,7 +32,7 @@ RECORD = Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,))
         (TURNS, None, RECORD),
         # A reply that repeats the conversation before it.
         ({**TURNS, "chosen": [ASKED._asdict(), GOOD._asdict()]}, None, RECORD),
-        ({**PAIR, "messages": [GOOD._asdict()], "source": "x"}, None,
+        ({**PAIR, "messages": [{"role": "assistant", "content": "4"}], "source": "x"}, None,
          Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,),
                 columns={"messages": '[{"content": "4", "role": "assistant"}]', "source": "x"})),
         ({"q": "2 + 2?", "chosen": "4", "worse": "5"}, "prompt=q,rejected=worse", RECORD),
