@@ -179,6 +179,13 @@ class RunConfig(BaseModel, frozen=True):
     dp_clip_quantile: Annotated[
         float, Field(gt=0, lt=1, description="quantile of the clients' norms that an adaptive clip norm follows")
     ] = 0.5
+    secure_aggregation: Annotated[
+        bool,
+        Field(
+            description="hide every client's update, losses and counts from the server, which learns their sums alone; "
+            "in plait simulate"
+        ),
+    ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps per client and round")] = 4
     batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
@@ -387,6 +394,7 @@ class RunConfig(BaseModel, frozen=True):
         self._check_ranks()
         self._check_beginning()
         self._check_privacy()
+        self._check_secure_aggregation()
         if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
@@ -480,7 +488,8 @@ class RunConfig(BaseModel, frozen=True):
                 f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
                 f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
             )
-        for clash, is_set, expected, why in (
+        self._check_alone(
+            "dp is 'client'",
             ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off",
              "its bound is a median of all norms, so one client changes which others count"),
             ("weighting", self.weighting != "equal", "equal", "the weights of all updates depend on one client's data"),
@@ -489,10 +498,41 @@ class RunConfig(BaseModel, frozen=True):
             ("keep", self.keep != "last", "last", "losses of clients stay unknown"),
             ("reference", self.reference, "none", "baselines show losses that no noise covers"),
             ("devices", self.devices, "none", "the times of a virtual clock follow from the sizes of updates"),
-        ):  # fmt: skip
+        )  # fmt: skip
+
+    def _check_secure_aggregation(self) -> None:
+        if not self.secure_aggregation:
+            return
+        least = 3
+        for name, count in (
+            ("clients", self.clients),
+            ("clients-per-round", self.clients_per_round or least),
+            ("eval-clients", self.eval_clients or least),
+        ):
+            if count < least:
+                raise ValueError(
+                    f"{name} is {count} and secure-aggregation is true, expected at least {least}: in a sum of two "
+                    "each client knows the other's part"
+                )
+        self._check_alone(
+            "secure-aggregation is true",
+            ("dp", self.dp != "off", "off", "its server clips every single update, and sees none"),
+            ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off", "the server sees no update's norm"),
+            ("weighting", self.weighting != "equal", "equal", "the server sees no client's number of examples"),
+            ("client-ranks", not self.one_rank, "one rank", "only updates of one shape have a sum"),
+            ("over-selection", self.over_selection, "0", "whoever has sent its update is in the sum"),
+            ("patience", self.patience, "0", "losses are compared client by client, and none is known"),
+            ("keep", self.keep != "last", "last", "losses are compared client by client, and none is known"),
+            ("reference", self.reference, "none", "baselines show the losses of single clients"),
+            ("devices", self.devices, "none", "a virtual clock knows no stages of a masked sum"),
+        )  # fmt: skip
+
+    def _check_alone(self, beside: str, *clashes: tuple[str, object, str, str]) -> None:
+        """Refuse settings that `beside` does not go with: name, whether it is set, what is expected, and why."""
+        for clash, is_set, expected, why in clashes:
             if is_set:
                 value = getattr(self, clash.replace("-", "_"))
-                raise ValueError(f"{clash} is {value!r} and dp is 'client', expected {expected}: {why}")
+                raise ValueError(f"{clash} is {value!r} and {beside}, expected {expected}: {why}")
 
     @property
     def init_adapters(self) -> tuple[tuple[Path, float], ...]:

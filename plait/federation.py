@@ -38,6 +38,8 @@ from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.rounds.withheld import screened
 from plait.run import Run
+from plait.secagg.roster import Vouch
+from plait.settle import Settled
 from plait.stacking import starting_point_of
 from plait.training.device import choose_compute, use_threads
 
@@ -51,6 +53,7 @@ def run_federation(
     start: StartingPoint | None = None,
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
+    vouch: Vouch | None = None,
 ) -> RunDirectory:
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
@@ -60,6 +63,7 @@ def run_federation(
         start: of a new run, if the caller has resolved it.
         on_event: called with every event.
         stop: asks the run to end early; the channel looks whether it is to stop.
+        vouch: knows the clients' keys, for secure aggregation.
 
     Returns:
         The finished run's directory.
@@ -68,6 +72,8 @@ def run_federation(
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
     started = time.perf_counter()
+    if vouch is None:
+        check_vouched_for(run.settled)
     config, ranks, base = run.config, run.ranks, run.base
     out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
@@ -98,6 +104,8 @@ def run_federation(
         publish=publisher.publish,
         stop=stop or StopRequest(),
         private=private,
+        masked=run.settled.masked,
+        vouch=vouch or (lambda _name, _key: False),
     )
     was_done = state.round == config.rounds
     try:
@@ -122,6 +130,19 @@ def run_federation(
     finally:
         ledger.close()
     return directory
+
+
+def check_vouched_for(settled: Settled) -> None:
+    """Refuse secure aggregation where nobody vouches for the clients' keys.
+
+    Raises:
+        ConfigError: the run wants it.
+    """
+    if settled.masked:
+        raise ConfigError(
+            "secure-aggregation is true and the run's clients are reached over a network, expected plait simulate: no "
+            "client can check another's keys over a network yet, so a server could invent clients and see the others"
+        )
 
 
 def _part_from(channel: Channel, clients: int) -> None:
@@ -236,7 +257,9 @@ def rule_recorded(rule: Rule) -> CombiningRule:
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
     update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
-    screen = partial(screened, update_bytes=update_bytes) if run.settled.privacy else None
+    screen = None
+    if run.settled.privacy or run.settled.masked:
+        screen = partial(screened, update_bytes=update_bytes if run.settled.privacy else None)
     ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
     try:
         ledger.append(event)

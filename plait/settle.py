@@ -30,6 +30,7 @@ from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
 from plait.rounds.events import DataUsed, Fleet
+from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
@@ -126,6 +127,15 @@ class Settled:
         )
 
     @property
+    def masked(self) -> MaskedRounds | None:
+        """Secure aggregation of the run; None without."""
+        config = self.config
+        if not config.secure_aggregation:
+            return None
+        rate = config.learning_rate or self.method.learning_rate_at(config.rank)
+        return MaskedRounds(config.cohort_size, rate * config.local_steps)
+
+    @property
     def plan(self) -> RunPlan:
         """What the round loop needs."""
         config = self.config
@@ -173,6 +183,11 @@ def settle(config: RunConfig) -> Settled:
             f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
             "norms of single updates"
         )
+    if config.secure_aggregation and optimizer.name == FedExp.name:
+        raise ConfigError(
+            f"server-optimizer is '{optimizer.name}' and secure-aggregation is true, expected another one: its step "
+            "depends on the norms of single updates"
+        )
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
     settled = Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
@@ -202,6 +217,12 @@ def _rule_of(config: RunConfig) -> Rule:
         raise ConfigError(
             f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
             f"all updates: {linear}"
+        )
+    if config.secure_aggregation and not rule.linear:
+        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
+        raise ConfigError(
+            f"rule is '{rule.name}' and secure-aggregation is true, expected a linear rule, which needs no more than "
+            f"the sum of all updates: {linear}"
         )
     if config.given_own_share and not _can_have_own(rule):
         raise ConfigError(
@@ -277,6 +298,9 @@ def _all_meet(config: RunConfig) -> bool:
 
 def _privacy(config: RunConfig) -> dict[str, object]:
     """What a private run turns off, and the rest of its guarantee."""
+    if config.secure_aggregation:
+        # Taking a step back compares losses client by client.
+        return {"norm_policy": "off", "take_back": False}
     if config.dp == "off":
         return {"norm_policy": "reject"} if config.norm_policy == "auto" else {}
     # No client evaluates, so there is nothing to take a step back for.

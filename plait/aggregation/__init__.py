@@ -3,7 +3,7 @@
 from plait.aggregation.base_delta import BaseDelta
 from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER, Contribution
 from plait.aggregation.diagnostics import Diagnostics, Observer
-from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of
+from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of, slices_of
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.own_rule import Updates, as_rule
@@ -53,5 +53,6 @@ __all__ = [
     "optimizer_for",
     "rule_named",
     "rules_for",
+    "slices_of",
     "stated_text",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -173,3 +173,9 @@ def _of_module(config: Mapping[str, Json], module: str, *, key: str, default: fl
     # The names there do not have the prefix of PEFT's wrapper.
     value = value_for(module.removeprefix(_PEFT_PREFIX), pattern, None)
     return float(value) if isinstance(value, (int, float)) else default
+
+
+def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
+    """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
+    slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
+    return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))

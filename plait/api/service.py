@@ -108,7 +108,7 @@ def open_service(
     kit = _load_kit(serving)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
-        from plait.federation import run_federation
+        from plait.federation import check_vouched_for, run_federation
         from plait.flower.apps import server_app
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.run_progress import LiveProgress, RunProgress
@@ -121,7 +121,9 @@ def open_service(
         from server.log import say_event
     with TURN, status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
-        run = resolve(settle(settings), progress=lambda text: say(text, quiet=quiet))
+        settled = settle(settings)
+        check_vouched_for(settled)
+        run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
         start = None if directory.has_started else starting_point_of(run)
     grid = GrpcGrid(
         serving.listen,

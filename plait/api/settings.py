@@ -37,6 +37,7 @@ class RunSettings(TypedDict, total=False):
     norm_policy: Literal["auto", "reject", "clip", "off"]
     norm_bound: float
     keep_updates: bool
+    secure_aggregation: bool
     dp: Literal["off", "client"]
     dp_clip: float | Literal["adaptive"]
     dp_clip_quantile: float

@@ -27,7 +27,9 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Clients that fail or lie": (
         "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",
     ),
-    "Privacy": ("dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_clip_quantile"),
+    "Privacy": (
+        "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_clip_quantile",
+    ),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
         "virtual_tokens", "init_adapter", "init_mode",

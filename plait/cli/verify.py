@@ -212,6 +212,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
             weighting=plan.weighting,
             weight_ratio=weight_ratio_in(events),
             private=private,
+            masked=run.settled.masked,
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

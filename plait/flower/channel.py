@@ -16,7 +16,12 @@ from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, Ta
 from plait.rounds.clock import WallClock
 from plait.rounds.stop import StopRequest
 
-_MESSAGE_TYPES = {Purpose.DESCRIBE: "query", Purpose.TRAIN: "train", Purpose.EVALUATE: "evaluate"}
+_MESSAGE_TYPES = {
+    Purpose.DESCRIBE: "query",
+    Purpose.TRAIN: "train",
+    Purpose.EVALUATE: "evaluate",
+    Purpose.MASK: "query",
+}
 _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -27,13 +27,15 @@ from plait.aggregation import (
     RoundContext,
     Rule,
     ServerOptimizer,
-    Side,
+    slices_of,
 )
 from plait.errors import MachineError, PeerError
 from plait.privacy.mechanism import PrivateMean
 from plait.rounds import events
 from plait.rounds.broadcasts import follow, move_base
 from plait.rounds.events import RoundFinished
+from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure, remembered
 from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_directory import RunDirectory
@@ -111,6 +113,7 @@ class Aggregator:
         norm_bound: how large an update may be.
         weight_ratio: no update counts more than so many times the median.
         private: the noise of the rounds, for a run with differential privacy.
+        masked: the grids of the rounds, for a run with secure aggregation.
     """
 
     directory: RunDirectory
@@ -125,6 +128,7 @@ class Aggregator:
     weighting: Weighting
     weight_ratio: float = WEIGHT_RATIO
     private: PrivateRounds | None = None
+    masked: MaskedRounds | None = None
 
     @property
     def new_factors(self) -> bool:
@@ -223,8 +227,11 @@ class Aggregator:
         tracks = {client: stored[client].track for client in check.accepted}
         diagnostics: Diagnostics | None = None
         clip_norm: float | None = None
+        update_length: float | None = None
         if self.private:
             outcome, clip_norm, folded = self._fold_private(self.private, state, context, check.accepted)
+        elif self.masked:
+            outcome, update_length, folded = self._fold_masked(self.masked, state, context)
         else:
             outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
@@ -232,8 +239,8 @@ class Aggregator:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.new_factors else state.adapter
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
-        state = replace(state, clip_norm=clip_norm)
-        if not self.private:
+        state = replace(state, clip_norm=clip_norm, update_length=update_length)
+        if not self.private and not self.masked:
             sizes = [stored[client].norms for client in folded]
             state = replace(state, norms=remembered(state.norms, sizes, check.limits))
         capped = [client for client in folded if client in weights and weights[client] < examples[client]]
@@ -334,7 +341,7 @@ class Aggregator:
         Returns:
             (the outcome, the clip norm of the next round, the clients in the mean).
         """
-        sent = self._sent(context.round)
+        sent = self.sent(context.round)
         size = sum(part.stop - part.start for part in sent)
         clip_norm = self._clip_norm(private, state, size)
         key = private.key_for(context.round, self.digest(state, context.round, accepted), clip_norm=clip_norm)
@@ -357,16 +364,41 @@ class Aggregator:
             flat[part] = released.mean[at : at + part.stop - part.start]
             at += part.stop - part.start
         delta = AdapterState(context.geometry.layout, flat)
+        return self._of_mean(context, delta, "the noised mean"), released.clip_norm, folded
+
+    def _fold_masked(
+        self, masked: MaskedRounds, state: RunState, context: RoundContext
+    ) -> tuple[Outcome, float, list[str]]:
+        """The rule's outcome on the mean of a masked sum.
+
+        Returns:
+            (the outcome, the root mean square of the updates' norms, the clients in the mean).
+
+        Raises:
+            MachineError: the sum is gone.
+        """
+        parts = self.sent(context.round)
+        stored = self.directory.load_update(context.round, sum_file("train"))
+        if stored is None:
+            raise MachineError(f"the sum of round {context.round} is gone, expected it to stay")
+        summed = Summed.from_bytes(stored)
+        grid = masked.grid(state, parts, summed)
+        mean = grid.decode(summed.numbers, context.geometry.layout, clients=len(summed.clients))
+        length = masked.length(summed)
+        return self._of_mean(context, mean, "the mean"), length, list(summed.clients)
+
+    def _of_mean(self, context: RoundContext, mean: AdapterState, name: str) -> Outcome:
+        """The outcome of a linear rule, which is the same for the mean of all updates as for all of them."""
         accumulator = self.rule.begin(context)
-        accumulator.add(Contribution("the noised mean", context.master, delta, 1.0, context.geometry))
-        return accumulator.finish(), released.clip_norm, folded
+        accumulator.add(Contribution(name, context.master, mean, 1.0, context.geometry))
+        return accumulator.finish()
 
     def digest(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bytes:
         """SHA-256 of everything that the sum of a private round is made of."""
         private = self.private
         if private is None:
             raise ValueError("the run has no differential privacy")
-        size = sum(part.stop - part.start for part in self._sent(number))
+        size = sum(part.stop - part.start for part in self.sent(number))
         privacy = private.privacy
         settings = (privacy.noise_multiplier, privacy.clients, self._clip_norm(private, state, size), size)
         digest = hashlib.sha256(repr((state.run_id.hex(), number, settings, len(accepted))).encode())
@@ -386,7 +418,7 @@ class Aggregator:
     def _clip_norm(self, private: PrivateRounds, state: RunState, size: int) -> float:
         return private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm
 
-    def _sent(self, number: int) -> tuple[slice, ...]:
+    def sent(self, number: int) -> tuple[slice, ...]:
         """The parts of a delta that clients send in a round; noise anywhere else would change what stays as it is."""
         geometry = self.ranks.master.geometry
         sides = self.rule.trained(number) - {self.rule.personal}
@@ -415,9 +447,3 @@ def largest_update(rule: Rule, geometry: Geometry) -> int:
     cycle = range(1, 1 + max(1, len(rule.frozen)))
     parts = (slices_of(geometry, rule.trained(number) - {rule.personal}) for number in cycle)
     return max(sum(part.stop - part.start for part in sent) for sent in parts)
-
-
-def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:
-    """The parts of a flat buffer that hold these sides of all pairs, and all other tensors, in order."""
-    slots = [*(pair.slot(side) for pair in geometry.pairs for side in sides), *geometry.others]
-    return tuple(slice(slot.offset, slot.offset + slot.size) for slot in sorted(slots, key=lambda slot: slot.offset))

@@ -157,9 +157,11 @@ def replay(
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
+            # With secure aggregation only the sum is stored.
+            updates = {} if aggregator.masked else received.get(number, {})
             stored = {
                 client: _stored(directory, aggregator, state, number, client, update, keys.get(client, b""))
-                for client, update in sorted(received.get(number, {}).items())
+                for client, update in sorted(updates.items())
             }
             try:
                 state, finished = aggregator.step(state, number, stored, scale=standing.scale)

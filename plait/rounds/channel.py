@@ -19,6 +19,7 @@ class Purpose(StrEnum):
     DESCRIBE = "describe"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    MASK = "mask"
 
 
 Data: TypeAlias = "bytes | memoryview"

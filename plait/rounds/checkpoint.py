@@ -52,6 +52,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
             "norms": [dict(medians) for medians in state.norms],
             **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
+            **({} if state.update_length is None else {"update_length": state.update_length}),
             "finished": state.finished.fields() if state.finished else {},
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
@@ -174,6 +175,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
         norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
         clip_norm=scalars.get("clip_norm"),
+        update_length=scalars.get("update_length"),
         accepted=AdapterState(ranks.master.spec.layout, flats["accepted"]) if "accepted" in flats else None,
         finished=_finished(scalars),
     )

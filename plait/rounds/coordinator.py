@@ -12,12 +12,12 @@ fewer updates than the quorum the round is retried with those it has. Knows no t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
-from plait.errors import Interrupted, PeerError
+from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds import events
 from plait.rounds.aggregator import Aggregator, Stored, TakesBack, Weighting
 from plait.rounds.broadcasts import Broadcasts
@@ -25,7 +25,10 @@ from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.dispatch import Answer, Dispatch
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
+from plait.rounds.figures import EVALUATION, decode_figures, scores_of
 from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.masked_sum import MaskedSums, Wanted
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
 from plait.rounds.private_rounds import BudgetSpentError, PrivateRounds
@@ -39,7 +42,9 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
 from plait.rounds.watch import Standing, Watch, standing_after
 from plait.rounds.weights import WEIGHT_RATIO
+from plait.secagg.roster import Vouch
 from plait.wire.envelope import Opened
+from plait.wire.masking import MaskedReply, MaskedUpdate
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
 
@@ -96,6 +101,8 @@ class Coordinator:
     publish: Callable[[RunState], None]
     stop: StopRequest = field(default_factory=StopRequest)
     private: PrivateRounds | None = None
+    masked: MaskedRounds | None = None
+    vouch: Vouch = lambda _name, _key: False
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -113,7 +120,9 @@ class Coordinator:
             weighting=plan.weighting,
             weight_ratio=plan.weight_ratio,
             private=self.private,
+            masked=self.masked,
         )
+        self._sums = MaskedSums(self.channel, self.directory, self.ledger, self.vouch)
         new_factors = self._aggregator.new_factors
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
@@ -221,6 +230,8 @@ class Coordinator:
         return is_last or round_number % self.plan.eval_every == 0
 
     def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
+        if self.masked:
+            return self._masked_round(self.masked, state, roster, recorded)
         started = time.perf_counter()
         number = state.round + 1
         known = {*recorded.clients, *roster.nodes}
@@ -248,6 +259,79 @@ class Coordinator:
             )
 
         return self._close(state, number, stored, roster, recorded, started)
+
+    def _masked_round(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
+        """A round of which the server sees the sum of the updates alone."""
+        started, number = time.perf_counter(), state.round + 1
+        wanted = masked.wanted(state, self._aggregator.sent(number))
+        if self._sums.stored(wanted) is None:
+            chosen, _ = choose_cohort(
+                list(roster.nodes), self.plan.cohort_size, over_selection=0, seed=self.plan.seed, round_number=number
+            )
+            self.ledger.append(events.RoundStarted(round=number, cohort=chosen))
+            state = self._take(wanted, Purpose.TRAIN, state, roster, chosen)
+        return self._close(state, number, {}, roster, recorded, started)
+
+    def _take(
+        self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster, chosen: Sequence[str]
+    ) -> RunState:
+        """Take a masked sum; it is on disk afterwards."""
+        answered: list[str] = []
+
+        def ask(clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+            with self._dispatch(state, roster, purpose, wanted.round) as dispatch:
+                for client in clients:
+                    dispatch.ask(client)
+                while answer := dispatch.next_answer(None):
+                    reply = answer.reply
+                    if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
+                        self._log_failure(wanted.round, answer)
+                        continue
+                    self._log_masked(wanted, answer, reply.answer)
+                    answered.append(answer.client)
+                    yield answer.client, reply.answer
+                for client in sorted(dispatch.waiting):
+                    self._log_failure(wanted.round, Answer(client, NoAnswer("gave no answer"), 0))
+
+        self._sums.take(wanted, roster, chosen, ask)
+        for client in answered:
+            state = note_held(state, client, state.held_on(0))
+        return state
+
+    def _log_masked(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
+        number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
+        if wanted.purpose == Purpose.EVALUATE.value:
+            purpose = wanted.purpose
+            self.ledger.note(
+                events.ReplyReceived(round=number, client=client, purpose=purpose, uplink_bytes=uplink_bytes)
+            )
+            return
+        payload_bytes = len(update.values)
+        self.ledger.note(
+            events.UpdateReceived(
+                round=number,
+                client=client,
+                uplink_bytes=uplink_bytes,
+                payload_bytes=payload_bytes,
+                codec="ring",
+                bits_per_parameter=8 * payload_bytes / self.ranks.master.spec.layout.size,
+            )
+        )
+
+    def _masked_evaluation(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
+        """The mean held-out loss; whose is how large stays at the clients."""
+        wanted = masked.wanted_losses(state)
+        if self._sums.stored(wanted) is None:
+            count = self.plan.eval_clients or len(roster.nodes)
+            chosen = sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0)
+            state = self._take(wanted, Purpose.EVALUATE, state, roster, chosen)
+        summed = self._sums.stored(wanted)
+        if summed is None:
+            raise MachineError(f"the sum of the losses of round {state.round} is gone, expected it to stay")
+        mean, own = scores_of(decode_figures(summed.figures, EVALUATION))
+        evaluated = events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
+        self.ledger.append(evaluated)
+        return self._follow_up(state, evaluated, recorded)
 
     def _close(
         self,
@@ -373,6 +457,8 @@ class Coordinator:
             self._log_update(opened, stored[client].norms, uplink_bytes=len(encode_reply(UpdateReply(update))))
 
     def _evaluate(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
+        if self.masked:
+            return self._masked_evaluation(self.masked, state, roster, recorded)
         if self.channel.open_ended:
             self._gather(roster)
         losses: dict[str, ClientLoss] = {}

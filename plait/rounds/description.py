@@ -67,7 +67,9 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
     return card
 
 
-def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest: bytes, rank: int) -> None:
+def check_description(
+    card: ClientCard, *, base_fingerprint: bytes, spec_digest: bytes, rank: int, counts_stay: bool = False
+) -> None:
     """Check that a client can take part.
 
     Args:
@@ -75,6 +77,7 @@ def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest:
         base_fingerprint: of the run's base.
         spec_digest: of the adapter in question.
         rank: of that adapter.
+        counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
 
     Raises:
         UnfitError: another base or adapter, too low a rank, or no data.
@@ -97,6 +100,8 @@ def check_description(card: ClientCard, *, base_fingerprint: bytes, spec_digest:
         raise UnfitError(
             Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base", client=name
         )
+    if counts_stay and not (card.train_examples or card.held_out_examples or card.histogram):
+        return
     for part, examples, tokens in (
         ("training", card.train_examples, card.train_tokens),
         ("held-out", card.held_out_examples, card.held_out_tokens),

@@ -34,6 +34,7 @@ from plait.aggregation import BOTH_SIDES, Side, geometry_of
 from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import TrainJob
+from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.own_side import without
 from plait.wire.codec import Codec
 from plait.wire.envelope import encode_delta
@@ -114,6 +115,8 @@ class ErrorFeedback:
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack the delta and the residual."""
+        if job.grid is not None:
+            return self._on_grid(job, job.grid, kept, outgoing)
         codec = job.settings.codec
         residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta, codec)
         wanted = residual.to_encode(codec)
@@ -122,6 +125,14 @@ class ErrorFeedback:
             wanted = without(wanted, geometry_of(job.spec), side)
         encoded = encode_delta(wanted, codec)
         return replace(outgoing, encoded=encoded), residual.after_sending(encoded.delta).kept()
+
+    @staticmethod
+    def _on_grid(job: TrainJob, grid: MaskedGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+        """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
+        layout = outgoing.delta.layout
+        residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))
+        numbers = grid.encode(residual.pending, client=job.client, seed=job.settings.seed)
+        return replace(outgoing, numbers=numbers), residual.after_sending(grid.decode(numbers, layout)).kept()
 
 
 def leads(codec: Codec) -> bool:

@@ -117,12 +117,12 @@ class ClientLoss:
     @property
     def margin(self) -> float | None:
         """Half of the loss's 95 % interval."""
-        return _margin(self.error, self.examples - 1)
+        return margin_of(self.error, self.examples - 1)
 
     @property
     def change_margin(self) -> float | None:
         """Half of the change's 95 % interval."""
-        return _margin(self.change_error, self.examples - 1)
+        return margin_of(self.change_error, self.examples - 1)
 
 
 def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
@@ -248,10 +248,10 @@ def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
     if not variance:
         return 0.0
     freedom = variance**2 / sum(each**2 / degrees for each, degrees in variances)
-    return _margin(math.sqrt(variance), freedom)
+    return margin_of(math.sqrt(variance), freedom)
 
 
-def _margin(error: float | None, freedom: float) -> float | None:
+def margin_of(error: float | None, freedom: float) -> float | None:
     """Half of a 95 % interval by Student's distribution, expanded in 1 / freedom (Abramowitz and Stegun, 26.7.5)."""
     if error is None or freedom < _FEWEST - 1 - 1e-9:
         return None

@@ -686,6 +686,33 @@ class Evaluated(Event, MeanScore):
     virtual_s: Number | None = None
 
 
+class SumUnmasked(Event):
+    """The masks were taken off a sum over clients; nothing else of what they sent is known.
+
+    Attributes:
+        round: that it belongs to.
+        purpose: ``train`` or ``evaluate``.
+        invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
+        clients: whose numbers are in the sum.
+        threshold: fewest clients that a sum is unmasked for.
+        neighbours: of each client, with whom it shares masks.
+        bits: of each number.
+        unit: size of the grid that updates were rounded to.
+    """
+
+    event = "sum_unmasked"
+    round: Count
+    purpose: str = ""
+    invited: Count = 0
+    roster: Count = 0
+    shared: Count = 0
+    clients: Count
+    threshold: Count = 0
+    neighbours: Count = 0
+    bits: Count = 0
+    unit: Number = 0.0
+
+
 class StepTakenBack(Event):
     """The evaluation after `round` was worse than the best one before.
 
@@ -845,6 +872,7 @@ EVENTS: tuple[type[Event], ...] = (
     RoundFinished,
     Evaluated,
     StepTakenBack,
+    SumUnmasked,
     EndedEarly,
     Reference,
     Audited,

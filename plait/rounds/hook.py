@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plait.adapters import AdapterState, subtract
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.local_model import Trained, TrainJob
@@ -26,11 +29,13 @@ class Outgoing:
     Attributes:
         delta: the part of it to send.
         encoded: the delta once a hook has packed it; None before.
+        numbers: the delta as whole numbers for a masked sum, likewise.
     """
 
     trained: Trained
     delta: AdapterState
     encoded: EncodedDelta | None = None
+    numbers: NDArray[np.int32] | None = None
 
 
 class Hook(Protocol):

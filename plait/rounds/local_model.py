@@ -12,6 +12,7 @@ from typing import Protocol
 from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.envelope import Header
@@ -96,6 +97,8 @@ class TrainJob:
         header: of the broadcast; None for a job without a task.
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
+        grid: of the masked sum that the delta is for; None where it is sent by itself.
+        client: its name.
     """
 
     model: LocalModel
@@ -108,6 +111,8 @@ class TrainJob:
     header: Header | None = None
     examples: int = 0
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
+    grid: MaskedGrid | None = None
+    client: str = ""
 
     @property
     def run_id(self) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 # Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, and the losses of single
-# sequences before round 1.
-IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged"})
+# sequences before round 1, and the journal of masked sums.
+IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged", "secagg"})
 
 
 class Memory(Protocol):

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from plait.abandon import Abandoned
-from plait.adapters import AdapterSpec, AdapterState, check_finite, parse_spec
-from plait.aggregation import Side, geometry_of
+from plait.adapters import AdapterSpec, AdapterState, check_finite, norm, parse_spec
+from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import (
     BaseMismatchError,
     ConfigError,
@@ -31,18 +33,22 @@ from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
-from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.evaluation import SequenceLosses, client_losses
 from plait.rounds.feddyn import FedDyn
+from plait.rounds.figures import EVALUATION, TRAINING, encode_figures, evaluation_figures
 from plait.rounds.found_rate import FoundRate
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, Outgoing, after_training, before_training
-from plait.rounds.local_model import LocalModel, Trained, TrainJob
+from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
+from plait.rounds.masked_grid import MaskedGrid
+from plait.rounds.masking import Masking, NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.terms import Asked, Terms
 from plait.wire.envelope import Direction, Header, encode_delta, read_envelope, seal
+from plait.wire.masking import MaskedReply, MaskingTask
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -86,6 +92,7 @@ class Participant:
         max_task_bytes: larger tasks are refused unread.
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         hooks: run around training.
+        identity: for sums under masks; without one they are refused.
     """
 
     name: str
@@ -97,8 +104,10 @@ class Participant:
     max_task_bytes: int = 1 << 31
     terms: Terms | None = None
     hooks: Sequence[Hook] = HOOKS
+    identity: NodeIdentity | None = None
 
     def __post_init__(self) -> None:
+        self._masking = Masking(self.name, self.memory, self.identity)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
 
@@ -160,6 +169,8 @@ class Participant:
             self.terms.check_task(task)
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
+        if isinstance(task, MaskingTask):
+            return encode_reply(self._masking.answer(task))
         broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))
         header = broadcast.header
         if self.terms:
@@ -171,7 +182,7 @@ class Participant:
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
-        return encode_reply(self._evaluate(header, spec, state, base, task.settings))
+        return encode_reply(self._evaluated(header, spec, state, base, task.settings))
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
@@ -183,6 +194,9 @@ class Participant:
             # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
+        if task.settings.secure_aggregation:
+            # How much data a client has is its own affair, too: the server learns the sums.
+            size = DataSize(0, 0, 0, 0, {})
         if self.terms:
             self._check_coverage(spec, self.terms.tasks.to_train(1, self.name))
         return ClientCard(
@@ -202,6 +216,7 @@ class Participant:
     ) -> TrainJob:
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
+        grid = self._grid(header, spec, settings) if settings.secure_aggregation else None
         job = TrainJob(
             self.model,
             spec,
@@ -211,6 +226,8 @@ class Participant:
             base=base,
             header=header,
             examples=size.train_examples,
+            grid=grid,
+            client=self.name,
         )
         return before_training(self.hooks, job, self.memory)
 
@@ -221,7 +238,10 @@ class Participant:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        update = self._sealed(job, after_training(self.hooks, job, trained, self.memory))
+        outgoing = after_training(self.hooks, job, trained, self.memory)
+        if job.grid is not None:
+            return self._masked(job, job.grid, outgoing)
+        update = self._sealed(job, outgoing)
         if self._policy:
             self._policy.check_upload(len(update))
         return encode_reply(UpdateReply(with_signature(update, self.sign) if self.sign else update))
@@ -252,6 +272,54 @@ class Participant:
             },
         )
         return seal(said, encoded).data
+
+    def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
+        roster = self._masking.roster_for(header.run_id, "train", settings.round)
+        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
+        grid = MaskedGrid.of(
+            slices_of(geometry_of(spec), sides),
+            received=header.result_digest,
+            number=settings.round,
+            bits=roster.bits,
+            unit=roster.unit,
+            clients=len(roster.offers),
+        )
+        if (roster.size, roster.figures) != (grid.rotation.rotated_size, len(TRAINING)):
+            raise PeerError(f"masked sum has {roster.size} numbers, expected {grid.rotation.rotated_size}")
+        return grid
+
+    def _masked(self, job: TrainJob, grid: MaskedGrid, outgoing: Outgoing) -> bytes:
+        """The update under masks."""
+        header, trained = job.header, outgoing.trained
+        if header is None:
+            raise ValueError("the job belongs to no task")
+        numbers = outgoing.numbers
+        if numbers is None:
+            numbers = grid.encode(outgoing.delta, client=self.name, seed=job.settings.seed)
+        figures = {
+            "clients": 1,
+            "examples": job.examples,
+            "tokens": trained.tokens,
+            "loss": trained.loss,
+            "square": (norm(outgoing.delta) / grid.coding.unit) ** 2,
+        }
+        session = self._masking.roster_for(header.run_id, "train", job.settings.round).session
+        reply = self._masking.masked(session, numbers, encode_figures(figures, TRAINING), received=header.result_digest)
+        return encode_reply(reply)
+
+    def _evaluated(
+        self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings
+    ) -> Evaluation | MaskedReply:
+        """The client's losses; under masks where the server may learn sums alone."""
+        if not settings.secure_aggregation:
+            return self._evaluate(header, spec, state, base, settings)
+        roster = self._masking.roster_for(header.run_id, "evaluate", settings.round)
+        if (roster.size, roster.figures) != (0, len(EVALUATION)):
+            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
+        shared, own = client_losses(self._evaluate(header, spec, state, base, settings))
+        figures = encode_figures(evaluation_figures(shared, own), EVALUATION)
+        none = np.zeros(0, np.int32)
+        return self._masking.masked(roster.session, none, figures, received=header.result_digest)
 
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:

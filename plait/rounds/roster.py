@@ -85,6 +85,7 @@ class Roster:
         self._ranks = ranks
         self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
+        self._counts_stay = settings.secure_aggregation
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
         self._liveness: dict[int, Liveness] = {}
@@ -251,7 +252,13 @@ class Roster:
                 Reason.SAME_NAME, f"two clients are called {name!r}, expected different names", client=name
             )
         adapter = self._ranks.adapters[track]
-        check_description(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest, rank=adapter.rank)
+        check_description(
+            card,
+            base_fingerprint=self._base,
+            spec_digest=adapter.spec.digest,
+            rank=adapter.rank,
+            counts_stay=self._counts_stay,
+        )
         identity = self._identity(node)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""

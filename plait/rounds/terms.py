@@ -17,6 +17,7 @@ from plait.policy import Policy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
 from plait.wire.envelope import Header
+from plait.wire.masking import MaskingTask
 from plait.wire.messages import DescribeTask, EvaluateTask, Task, TrainTask
 from plait.wire.settings import Settings
 
@@ -54,6 +55,12 @@ class Terms:
                 # As text, before anything in it is parsed.
                 if task.spec_json not in {spec.text for spec in self.specs}:
                     raise PolicyError("adapter spec of the task is not one that the run configuration makes")
+            case MaskingTask():
+                if not self.tasks.settings.secure_aggregation:
+                    raise PolicyError(
+                        "a masked sum is asked for, expected none: secure-aggregation of the run is false"
+                    )
+                self._check_round(task.session.round, least=int(task.session.purpose == "train"))
             case TrainTask():
                 self._check_round(task.settings.round, least=1)
                 self._check_settings(task.settings, self.tasks.to_train(task.settings.round, self.client))

@@ -1,4 +1,4 @@
-"""What the ledger of a run with differential privacy says; an event or field that is not named here is left out.
+"""What the ledger of a run with differential privacy or secure aggregation says; what is not named is left out.
 
 Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
 so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
@@ -30,6 +30,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.PrivacySpent: _ALL,
     events.EndedEarly: _ALL,
     events.PublishFailed: _ALL,
+    events.SumUnmasked: _ALL,
     events.Broadcast: _ALL,
     events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
     # Who takes part, and when: not hidden.
@@ -54,17 +55,28 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 
+KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # The mean alone: no client's own.
+    events.Evaluated: frozenset(events.Evaluated.model_fields),
+    events.UpdateReceived: frozenset(
+        {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+}
+"""The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
+
 _OF_CLIENT = frozenset({"client", "rank", "public_key"})
 
 
-def screened(event: Event, *, update_bytes: int) -> Event | None:
+def screened(event: Event, *, update_bytes: int | None) -> Event | None:
     """What of an event is recorded; None for nothing.
 
     Args:
         event: as it happened.
-        update_bytes: the size that updates are encoded to.
+        update_bytes: the size that updates are encoded to; None where all masked ones have one size anyway.
     """
-    kept = KEPT.get(type(event), frozenset())
+    kept = (KEPT_MASKED if update_bytes is None else KEPT).get(type(event), frozenset())
     if kept == _ALL:
         return event
     if not kept:
@@ -73,7 +85,7 @@ def screened(event: Event, *, update_bytes: int) -> Event | None:
     match event:
         case events.ClientsDescribed():
             fields["clients"] = [client.model_dump(mode="json", include=set(_OF_CLIENT)) for client in event.clients]
-        case events.UpdateReceived():
+        case events.UpdateReceived() if update_bytes is not None:
             fields["uplink_bytes"] = update_bytes
         case _:
             pass

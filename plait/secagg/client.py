@@ -69,7 +69,7 @@ class MaskingClient:
         has_masked: whether its numbers are under way.
         signed: places of the survivors that it signed.
         revealed: its answer to the unmasking, by place.
-        closed: the last round that was unmasked, by purpose.
+        closed: the last round that was unmasked, by run and purpose.
     """
 
     client: str
@@ -96,7 +96,7 @@ class MaskingClient:
         Raises:
             PeerError: its round was unmasked before, or the attempt was begun before.
         """
-        if session.round <= self.closed.get(session.purpose, -1):
+        if session.round <= self.closed.get(session.series, -1):
             raise PeerError(
                 f"round {session.round} was unmasked before ({session.purpose}), expected a later one: a second "
                 "unmasking could show what one client sent"
@@ -252,7 +252,7 @@ class MaskingClient:
             )
         # held: (share of the masking key, share of the seed)
         revealed = {place: pair[place in alive] for place, pair in self.held.items()}
-        closed = {**self.closed, session.purpose: session.round}
+        closed = {**self.closed, session.series: session.round}
         return replace(self, own=None, held={}, revealed=revealed, closed=closed), revealed
 
     def _own(self, session: Session) -> Secrets:

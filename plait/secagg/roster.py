@@ -42,6 +42,11 @@ class Session:
     attempt: bytes
 
     @property
+    def series(self) -> str:
+        """Its run and purpose, of which every round is unmasked at most once."""
+        return f"{self.run_id.hex()} {self.purpose}"
+
+    @property
     def text(self) -> bytes:
         """All of it, in one way only."""
         return joined(self.run_id, self.purpose.encode(), struct.pack(">Q", self.round), self.attempt)

@@ -120,7 +120,14 @@ def execute(
             with watch(
                 directory.ledger, rounds=config.rounds, cohort=config.cohort_size, clients=config.clients, quiet=quiet
             ):
-                run_federation(simulation.channel(stop), run, start=start, on_event=on_event, stop=stop)
+                run_federation(
+                    simulation.channel(stop),
+                    run,
+                    start=start,
+                    on_event=on_event,
+                    stop=stop,
+                    vouch=simulation.vouch,
+                )
         if config.references:
             with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                 add_references(directory, run, simulation, on_event=on_event, stop=stop, progress=update)

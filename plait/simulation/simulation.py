@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from plait.data import histogram
 from plait.rounds.channel import Channel, TaskParts
 from plait.rounds.local_channel import LocalChannel
+from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.participant import Participant
@@ -22,6 +24,8 @@ from plait.simulation.virtual_clock import VirtualChannel
 from plait.simulation.virtual_time import PASSES_OF_TRAINING, clock_after
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
+from plait.trust.keys import NodeKey
+from plait.wire.masking import MaskingTask
 from plait.wire.messages import TrainTask, decode_task
 
 # With more clients than these, the text is tokenised again for each task.
@@ -50,6 +54,7 @@ class Simulation:
         self._directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
         self._shared = SharedBytes()
+        self._keys: dict[str, NodeKey] = {}
         self._memories: dict[int, VolatileMemory] = {}
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
 
@@ -93,8 +98,25 @@ class Simulation:
             self.model(index),
             SimulatedMemory(volatile, self._directory.client_memory(name)),
             max_rank=max_rank,
+            identity=self._identity(name),
             terms=replace(self._terms[max_rank], client=name),
         )
+
+    def vouch(self, name: str, public_key: bytes) -> bool:
+        """Whether a key is the client's of this name; a simulation has one operator, so keys follow from its seed."""
+        return self._key(name).public_bytes == public_key
+
+    def _identity(self, name: str) -> NodeIdentity | None:
+        if not self._run.config.secure_aggregation:
+            return None
+        key = self._key(name)
+        return NodeIdentity(key.public_bytes, key.sign, self.vouch)
+
+    def _key(self, name: str) -> NodeKey:
+        if name not in self._keys:
+            text = f"node key of a simulation {self._run.config.seed} {name}"
+            self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())
+        return self._keys[name]
 
     def channel(self, stop: StopRequest | None = None) -> Channel:
         """A channel to all clients; with a virtual clock if the run has a fleet.
@@ -118,6 +140,8 @@ class Simulation:
         text = settled.tasks.to_describe().text
         data = b"".join(task)
         read = decode_task(data, max_bytes=len(data), held=lambda _: text)
+        if isinstance(read, MaskingTask):
+            return 0.0
         settings = read.settings
         if isinstance(read, TrainTask):
             examples = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps

@@ -36,6 +36,11 @@ class NodeKey:
         return cls._of(Ed25519PrivateKey.generate())
 
     @classmethod
+    def from_seed(cls, seed: bytes) -> NodeKey:
+        """The key of 32 secret bytes; of a simulated client, whose key protects nothing."""
+        return cls._of(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @classmethod
     def load(cls, path: Path) -> NodeKey:
         """Read a key that `save` wrote (PEM, PKCS #8).
 

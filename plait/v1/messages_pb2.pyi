@@ -40,16 +40,18 @@ REFUSAL_REASON_POLICY: RefusalReason
 REFUSAL_REASON_UNUSABLE_DATA: RefusalReason
 
 class Task(_message.Message):
-    __slots__ = ("schema", "describe", "train", "evaluate")
+    __slots__ = ("schema", "describe", "train", "evaluate", "masking")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
     schema: int
     describe: Describe
     train: Train
     evaluate: Evaluate
-    def __init__(self, schema: _Optional[int] = ..., describe: _Optional[_Union[Describe, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ...) -> None: ...
+    masking: Masking
+    def __init__(self, schema: _Optional[int] = ..., describe: _Optional[_Union[Describe, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., masking: _Optional[_Union[Masking, _Mapping]] = ...) -> None: ...
 
 class Describe(_message.Message):
     __slots__ = ("settings", "spec_json")
@@ -79,6 +81,92 @@ class Evaluate(_message.Message):
     base: bytes
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
+class Masking(_message.Message):
+    __slots__ = ("run_id", "purpose", "round", "attempt", "roster", "delivery", "survivors", "unmasking")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    UNMASKING_FIELD_NUMBER: _ClassVar[int]
+    run_id: bytes
+    purpose: str
+    round: int
+    attempt: bytes
+    roster: MaskRoster
+    delivery: MaskDelivery
+    survivors: MaskSurvivors
+    unmasking: MaskUnmasking
+    def __init__(self, run_id: _Optional[bytes] = ..., purpose: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[bytes] = ..., roster: _Optional[_Union[MaskRoster, _Mapping]] = ..., delivery: _Optional[_Union[MaskDelivery, _Mapping]] = ..., survivors: _Optional[_Union[MaskSurvivors, _Mapping]] = ..., unmasking: _Optional[_Union[MaskUnmasking, _Mapping]] = ...) -> None: ...
+
+class MaskRoster(_message.Message):
+    __slots__ = ("offers", "bits", "unit", "size", "figures")
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    offers: _containers.RepeatedCompositeFieldContainer[MaskOffer]
+    bits: int
+    unit: float
+    size: int
+    figures: int
+    def __init__(self, offers: _Optional[_Iterable[_Union[MaskOffer, _Mapping]]] = ..., bits: _Optional[int] = ..., unit: _Optional[float] = ..., size: _Optional[int] = ..., figures: _Optional[int] = ...) -> None: ...
+
+class MaskOffer(_message.Message):
+    __slots__ = ("client", "identity", "encryption", "masking", "commitment", "signature")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTION_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    identity: bytes
+    encryption: bytes
+    masking: bytes
+    commitment: bytes
+    signature: bytes
+    def __init__(self, client: _Optional[str] = ..., identity: _Optional[bytes] = ..., encryption: _Optional[bytes] = ..., masking: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class MaskDelivery(_message.Message):
+    __slots__ = ("sharers", "parcels")
+    class ParcelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SHARERS_FIELD_NUMBER: _ClassVar[int]
+    PARCELS_FIELD_NUMBER: _ClassVar[int]
+    sharers: bytes
+    parcels: _containers.ScalarMap[int, bytes]
+    def __init__(self, sharers: _Optional[bytes] = ..., parcels: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+
+class MaskSurvivors(_message.Message):
+    __slots__ = ("survivors",)
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    survivors: bytes
+    def __init__(self, survivors: _Optional[bytes] = ...) -> None: ...
+
+class MaskUnmasking(_message.Message):
+    __slots__ = ("survivors", "signatures")
+    class SignaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    survivors: bytes
+    signatures: _containers.ScalarMap[int, bytes]
+    def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+
 class Settings(_message.Message):
     __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json")
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -96,18 +184,59 @@ class Settings(_message.Message):
     def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("schema", "card", "update", "evaluation", "refusal")
+    __slots__ = ("schema", "card", "update", "evaluation", "refusal", "masked")
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     schema: int
     card: ClientCard
     update: bytes
     evaluation: Evaluation
     refusal: Refusal
-    def __init__(self, schema: _Optional[int] = ..., card: _Optional[_Union[ClientCard, _Mapping]] = ..., update: _Optional[bytes] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    masked: Masked
+    def __init__(self, schema: _Optional[int] = ..., card: _Optional[_Union[ClientCard, _Mapping]] = ..., update: _Optional[bytes] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., masked: _Optional[_Union[Masked, _Mapping]] = ...) -> None: ...
+
+class Masked(_message.Message):
+    __slots__ = ("client", "offer", "parcels", "ready", "signature", "revealed", "update")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    PARCELS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    REVEALED_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    offer: MaskOffer
+    parcels: MaskParts
+    ready: bool
+    signature: bytes
+    revealed: MaskParts
+    update: MaskedUpdate
+    def __init__(self, client: _Optional[str] = ..., offer: _Optional[_Union[MaskOffer, _Mapping]] = ..., parcels: _Optional[_Union[MaskParts, _Mapping]] = ..., ready: _Optional[bool] = ..., signature: _Optional[bytes] = ..., revealed: _Optional[_Union[MaskParts, _Mapping]] = ..., update: _Optional[_Union[MaskedUpdate, _Mapping]] = ...) -> None: ...
+
+class MaskParts(_message.Message):
+    __slots__ = ("parts",)
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.ScalarMap[int, bytes]
+    def __init__(self, parts: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+
+class MaskedUpdate(_message.Message):
+    __slots__ = ("values", "figures")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
+    figures: bytes
+    def __init__(self, values: _Optional[bytes] = ..., figures: _Optional[bytes] = ...) -> None: ...
 
 class ClientCard(_message.Message):
     __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank")

@@ -20,6 +20,7 @@ from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
 from plait.wire.frame import varint
+from plait.wire.masking import MaskedReply, MaskingTask, read_reply, read_task, reply_message, task_message
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
 
 TASK_SCHEMA = 2
@@ -68,7 +69,7 @@ class EvaluateTask:
     base: bytes = b""
 
 
-Task: TypeAlias = DescribeTask | TrainTask | EvaluateTask
+Task: TypeAlias = DescribeTask | TrainTask | EvaluateTask | MaskingTask
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Refusal:
     detail: str
 
 
-Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal
+Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal | MaskedReply
 
 
 class UnknownSettingsError(PeerError):
@@ -195,6 +196,8 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         bounds.spec_text(task.spec_json)
         work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
+    if isinstance(task, MaskingTask):
+        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, masking=task_message(task))), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
     # follow everything else without a copy.
     settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
@@ -239,8 +242,10 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case "evaluate":
             work = message.evaluate
             return EvaluateTask(_read_settings(work.settings, held), work.broadcast, work.base)
+        case "masking":
+            return read_task(message.masking)
         case _:
-            raise PeerError("task asks for nothing, expected describe, train or evaluate")
+            raise PeerError("task asks for nothing, expected describe, train, evaluate or a stage of a masked sum")
 
 
 def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:
@@ -296,6 +301,8 @@ def encode_reply(reply: Reply) -> bytes:
                     detail=printable(reply.detail, limit=bounds.MAX_DETAIL),
                 )
             )
+        case MaskedReply():
+            answer = pb.Reply(masked=reply_message(reply))
     answer.schema = canonical.SCHEMA
     return canonical.to_bytes(answer)
 
@@ -318,6 +325,8 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
             return _decode_evaluation(message.evaluation)
         case "refusal":
             return _decode_refusal(message.refusal)
+        case "masked":
+            return read_reply(message.masked)
         case _:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
 

@@ -162,6 +162,8 @@ class Settings:
     """Whether the client's encoding error is dropped, because the next round has other factors."""
     own_share: Annotated[float, Real(below=1)] = 0.0
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
+    secure_aggregation: _Flag = False
+    """Whether updates, losses and counts leave the client under masks only."""
 
     @property
     def codec(self) -> Codec:

@@ -171,6 +171,46 @@ def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough
     assert settle(settle(RunConfig(**given)).config).config.max_held_out_sequences == sequences
 
 
+MASKED = {"secure-aggregation": True, "clients": 8}
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"clients": 2}, "clients is 2 and secure-aggregation is true, expected at least 3"),
+        ({"clients-per-round": 2}, "clients-per-round is 2 and secure-aggregation is true, expected at least 3"),
+        ({"eval-clients": 1}, "eval-clients is 1 and secure-aggregation is true, expected at least 3"),
+        ({"dp": "client", "dp-epsilon": 8.0}, "dp is 'client' and secure-aggregation is true, expected off"),
+        ({"norm-policy": "reject"}, "norm-policy is 'reject' and secure-aggregation is true, expected auto or off"),
+        ({"weighting": "examples"}, "weighting is 'examples' and secure-aggregation is true, expected equal"),
+        ({"client-ranks": "4,8"}, "client-ranks is '4,8' and secure-aggregation is true, expected one rank"),
+        ({"over-selection": 0.5}, "over-selection is 0.5 and secure-aggregation is true, expected 0"),
+        ({"patience": 2}, "patience is 2 and secure-aggregation is true, expected 0"),
+        ({"keep": "best"}, "keep is 'best' and secure-aggregation is true, expected last"),
+        ({"reference": "local"}, "reference is 'local' and secure-aggregation is true, expected none"),
+        ({"rule": "median"}, "rule is 'median' and secure-aggregation is true, expected a linear rule, .*: .*fedavg"),
+        ({"rule": "krum"}, "rule is 'krum' and secure-aggregation is true, expected a linear rule"),
+        ({"rule": "flora"}, "rule is 'flora' and secure-aggregation is true, expected a linear rule"),
+        (
+            {"server-optimizer": "fedexp"},
+            "server-optimizer is 'fedexp' and secure-aggregation is true, expected another",
+        ),
+    ],
+)
+def test_secure_aggregation_refuses_what_it_cannot_hide(given, error):
+    with pytest.raises(ConfigError, match=error):
+        settle(config_from_table({**MASKED, **given}))
+
+
+def test_secure_aggregation_turns_off_what_looks_at_single_clients():
+    settled = settle(config_from_table(MASKED))
+    assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
+    assert settled.masked.clients == 8
+    assert settled.tasks.settings.secure_aggregation
+    assert settle(settled.config) == settled
+    assert settle(config_from_table({"clients": 8})).masked is None
+
+
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
 
 

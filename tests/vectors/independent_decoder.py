@@ -26,9 +26,16 @@ SETTINGS |= table(24, "digest:b json:t")
 # What the text of settings leaves out.
 DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
-DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy", "objective": "sft"}
+DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy", "objective": "sft", "secure_aggregation": False}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
-TASK = table(2, ("describe", table(1, ("settings", SETTINGS), "spec_json:t")), ("train", WORK), ("evaluate", WORK))
+OFFER = table(1, "client:t identity:b encryption:b masking:b commitment:b signature:b")
+ROSTER = ("roster", table(1, ("offers", [OFFER]), "bits:i unit:d size:i figures:i"))
+DELIVERY = ("delivery", table(1, "sharers:b", ("parcels", ("i", "b"))))
+UNMASKING = ("unmasking", table(1, "survivors:b", ("signatures", ("i", "b"))))
+STAGES = ROSTER, DELIVERY, ("survivors", table(1, "survivors:b")), UNMASKING
+MASKING = ("masking", table(1, "run_id:b purpose:t round:i attempt:b", *STAGES))
+DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t"))
+TASK = table(2, DESCRIBE, ("train", WORK), ("evaluate", WORK), MASKING)
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i")), ("wire", ["t"]), "max_rank:i")
 EVALUATION = table(
@@ -38,7 +45,10 @@ EVALUATION = table(
     "reward_margin:e own_reward_margin:e",
 )
 REFUSAL = table(1, "client:t reason:i detail:t")
-REPLY = table(2, ("card", CARD), "update:b", ("evaluation", EVALUATION), ("refusal", REFUSAL))
+PARTS = table(1, ("parts", ("i", "b")))
+MASKED = ("offer", OFFER), ("parcels", PARTS), "ready:i signature:b", ("revealed", PARTS)
+MASKED = table(1, "client:t", *MASKED, ("update", table(1, "values:b figures:b")))
+REPLY = table(2, ("card", CARD), "update:b", ("evaluation", EVALUATION), ("refusal", REFUSAL), ("masked", MASKED))
 WHO = "direction:i run_id:b round:i client:t base_fingerprint:b spec_digest:b relative_to:b result_digest:b"
 WHAT = "codec:i codec_parameters:b payload_digest:b spec_json:t examples:i"
 HEADER = table(1, WHO, WHAT, ("metrics", ("t", "d")))
@@ -85,7 +95,8 @@ def message(fields_of, data):
     for number, raw in fields(data):
         name, kind = fields_of[number]
         if isinstance(kind, tuple):
-            said[name].update([[value_of(k, r) for k, (_, r) in zip(kind, fields(raw), strict=True)]])
+            key, value = (value_of(k, r) for k, (_, r) in zip(kind, fields(raw), strict=True))
+            said[name][str(key)] = value
         elif isinstance(kind, list):
             said[name].append(value_of(kind[0], raw))
         else:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import runpy
+from collections.abc import Mapping
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +17,22 @@ from pathlib import Path
 import numpy as np
 
 from plait.adapters import AdapterState, Layout
+from plait.secagg.roster import Offer, Roster, Session
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.masking import (
+    Delivery,
+    MaskedReply,
+    MaskedUpdate,
+    MaskingTask,
+    Parcels,
+    Ready,
+    Revealed,
+    Signed,
+    Survivors,
+    Unmasking,
+)
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -145,6 +159,18 @@ TASKS = {
     "task_train_of_settings_held": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_evaluate": EvaluateTask(dataclasses.replace(SETTINGS, lr_schedule="constant", seed=0), b""),
 }
+SESSION = Session(bytes(range(16)), "train", 3, bytes(range(16, 32)))
+OFFERS = tuple(
+    Offer(name, *(sha256(f"{name} {key}".encode()).digest() for key in range(4)), bytes([place]) * 64)
+    for place, name in enumerate(("alice", "bob", "çarol"))
+)
+TASKS |= {
+    "task_masking_keys": MaskingTask(SESSION),
+    "task_masking_roster": MaskingTask(SESSION, Roster(SESSION, OFFERS, 7, 0.0078125, 4096, 5)),
+    "task_masking_delivery": MaskingTask(SESSION, Delivery((0, 1, 300), {0: b"a" * 82, 300: b"b" * 82})),
+    "task_masking_survivors": MaskingTask(dataclasses.replace(SESSION, purpose="evaluate"), Survivors((0, 300))),
+    "task_masking_unmasking": MaskingTask(SESSION, Unmasking((0, 300), {0: b"s" * 64, 300: b"t" * 64})),
+}
 # Tasks without the text of their settings.
 OF_SETTINGS_HELD = ("task_train_of_settings_held",)
 REPLIES = {
@@ -174,7 +200,17 @@ REPLIES = {
     ),
     "reply_refusal": Refusal("bob", RefusalReason.NEED_FULL, "adapter 1f2e is not held here"),
 }
+REPLIES |= {
+    "reply_masked_offer": MaskedReply("alice", OFFERS[0]),
+    "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 82, 2: b"b" * 82})),
+    "reply_masked_ready": MaskedReply("alice", Ready()),
+    "reply_masked_signature": MaskedReply("alice", Signed(b"s" * 64)),
+    "reply_masked_revealed": MaskedReply("alice", Revealed({0: b"c" * 33, 2: b"d" * 33})),
+    "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40)),
+}
 _FIELD = {
+    MaskingTask: "masking",
+    MaskedReply: "masked",
     DescribeTask: "describe",
     TrainTask: "train",
     EvaluateTask: "evaluate",
@@ -183,6 +219,60 @@ _FIELD = {
     Evaluation: "evaluation",
     Refusal: "refusal",
 }
+
+
+def masking_json(task: MaskingTask) -> dict[str, object]:
+    """What a stage of a masked sum says; the stages that it is not are empty."""
+    said: dict[str, object] = {"roster": {}, "delivery": {}, "survivors": {}, "unmasking": {}}
+    match task.stage:
+        case Roster() as roster:
+            fields = ("bits", "unit", "size", "figures")
+            said["roster"] = {"offers": [as_json(offer) for offer in roster.offers]}
+            said["roster"] |= {name: getattr(roster, name) for name in fields}
+        case Delivery(sharers, parcels):
+            said["delivery"] = {"sharers": places(sharers), "parcels": parts(parcels)}
+        case Survivors(survivors):
+            said["survivors"] = {"survivors": places(survivors)}
+        case Unmasking(survivors, signatures):
+            said["unmasking"] = {"survivors": places(survivors), "signatures": parts(signatures)}
+    return as_json(task.session) | said
+
+
+def masked_json(reply: MaskedReply) -> dict[str, object]:
+    """What an answer within a masked sum says; the answers that it is not are empty."""
+    said = {
+        "client": reply.client,
+        "offer": {},
+        "parcels": {},
+        "ready": 0,
+        "signature": "",
+        "revealed": {},
+        "update": {},
+    }
+    match reply.answer:
+        case Offer() as offer:
+            said["offer"] = as_json(offer)
+        case Parcels(by_place):
+            said["parcels"] = {"parts": parts(by_place)}
+        case Ready():
+            said["ready"] = 1
+        case Signed(signature):
+            said["signature"] = signature.hex()
+        case Revealed(by_place):
+            said["revealed"] = {"parts": parts(by_place)}
+        case MaskedUpdate() as update:
+            said["update"] = as_json(update)
+    return said
+
+
+def places(numbers: tuple[int, ...]) -> str:
+    """Places in a roster, two bytes each."""
+    return "".join(f"{number:04x}" for number in numbers)
+
+
+def parts(by_place: Mapping[int, bytes]) -> dict[str, str]:
+    """Bytes by place."""
+    return {str(place): part.hex() for place, part in by_place.items()}
 
 
 def as_json(value: object, *, whole: bool = True) -> object:
@@ -250,9 +340,12 @@ def vectors() -> dict[str, tuple[bytes, object]]:
         found[name] = seal(header, encoded).data, said
     for name, task in TASKS.items():
         whole = name not in OF_SETTINGS_HELD
-        found[name] = b"".join(encode_task(task, whole=whole)), {_FIELD[type(task)]: as_json(task, whole=whole)}
+        said = masking_json(task) if isinstance(task, MaskingTask) else as_json(task, whole=whole)
+        found[name] = b"".join(encode_task(task, whole=whole)), {_FIELD[type(task)]: said}
     for name, reply in REPLIES.items():
         said = reply.update.hex() if isinstance(reply, UpdateReply) else as_json(reply)
+        if isinstance(reply, MaskedReply):
+            said = masked_json(reply)
         found[name] = encode_reply(reply), {_FIELD[type(reply)]: said}
     return found
 

@@ -24,6 +24,8 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
+from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.masking import NodeIdentity
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.norm_bound import NormBound, NormPolicy
@@ -33,6 +35,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import screened
+from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
 
 RANK = 2
@@ -264,16 +267,19 @@ class Federation:
         ranks: Mapping[str, int] | None = None,
         settings: Mapping[str, object] | None = None,
         privacy: ClientPrivacy | None = None,
+        masked: bool = False,
         **plan: int,
     ) -> None:
         self.rule = RULES[rule]
         self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.0 if optimizer == "none" else 0.5)
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
-        self.arguments |= {"privacy": privacy}
+        self.arguments |= {"privacy": privacy, "masked": masked}
         self.privacy = privacy
-        private = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy else {}
-        own_settings = {"learning_rate": 0.1, **(settings or {})}
+        blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
+        self.masked = MaskedRounds(plan.get("cohort_size", len(models)), 0.2) if masked else None
+        self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)) for name in models}
+        own_settings = {"learning_rate": 0.1, "secure_aggregation": masked, **(settings or {})}
         settings = Settings(
             local_steps=2,
             batch_size=1,
@@ -289,7 +295,7 @@ class Federation:
         )
         self.models = models
         self.plan = RunPlan(
-            **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **private, **plan},
+            **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **blind, **plan},
             seed=SEED,
             settings=settings,
         )
@@ -306,10 +312,19 @@ class Federation:
 
     def _connect(self) -> InProcessChannel:
         participants = [
-            Participant(name, model, self.memories[name], max_rank=self.client_ranks.get(name, 0))
+            Participant(
+                name,
+                model,
+                self.memories[name],
+                max_rank=self.client_ranks.get(name, 0),
+                identity=NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch),
+            )
             for name, model in self.models.items()
         ]
         return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
+
+    def vouch(self, name: str, public_key: bytes) -> bool:
+        return name in self.keys and self.keys[name].public_bytes == public_key
 
     @property
     def events(self) -> list[dict]:
@@ -329,7 +344,8 @@ class Federation:
             state = initial_state(b"r" * 16, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
             first = started(state.run_id.hex())
-        ledger = Ledger(directory.ledger, screen=partial(screened, update_bytes=1000) if self.privacy else None)
+        screen = partial(screened, update_bytes=None if self.masked else 1000)
+        ledger = Ledger(directory.ledger, screen=screen if self.privacy or self.masked else None)
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
@@ -357,6 +373,8 @@ class Federation:
             optimizer=self.optimizer,
             publish=_between(self.published.append, watch),
             private=self.private_rounds(directory, lambda event: ledger.append(event)),
+            masked=self.masked,
+            vouch=self.vouch,
         )
 
     def private_rounds(

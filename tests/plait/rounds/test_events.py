@@ -43,6 +43,7 @@ NAMES = [
     "round_finished",
     "evaluated",
     "step_taken_back",
+    "sum_unmasked",
     "ended_early",
     "reference",
     "audited",

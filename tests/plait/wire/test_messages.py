@@ -72,6 +72,7 @@ ALL_SETTINGS = st.builds(
     own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
     without_feedback=st.booleans(),
+    secure_aggregation=st.booleans(),
 )
 TASKS = (
     st.builds(DescribeTask, ALL_SETTINGS, st.text())
@@ -257,6 +258,7 @@ def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "objective": "dpo",
         "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
+        "secure_aggregation": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
         before = getattr(SETTINGS, each.name)

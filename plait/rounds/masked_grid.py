@@ -1,0 +1,71 @@
+"""The numbers of a masked round: which part of a delta travels, rotated and rounded to the roster's grid, and back.
+
+Client and server make the same one from the roster and the round's settings. Knows no mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters import AdapterState, Float32, Layout
+from plait.secagg.coding import Coding
+from plait.secagg.ring import Ring
+from plait.secagg.roster import joined
+from plait.secagg.rotation import Rotation
+
+
+@dataclass(frozen=True)
+class MaskedGrid:
+    """The grid of a round, over the parts of a delta that clients send.
+
+    Attributes:
+        parts: of the flat buffer.
+        received: digest of the adapter that the delta starts from; with the round it decides rotation and rounding.
+    """
+
+    coding: Coding
+    parts: tuple[slice, ...]
+    received: bytes
+    round: int
+
+    @classmethod
+    def of(
+        cls, parts: tuple[slice, ...], *, received: bytes, number: int, bits: int, unit: float, clients: int
+    ) -> MaskedGrid:
+        """The grid of a roster with so many clients."""
+        return cls(Coding(Ring(bits), clients, unit), parts, received, number)
+
+    @cached_property
+    def rotation(self) -> Rotation:
+        """Of the round: the same in every attempt, so that a round asked for again has the same numbers."""
+        size = sum(part.stop - part.start for part in self.parts)
+        return Rotation(size, joined(self.received, self.round.to_bytes(8, "big")))
+
+    def encode(self, delta: AdapterState, *, client: str, seed: int) -> NDArray[np.int32]:
+        """The whole numbers of a client's delta, (rotation.rotated_size,).
+
+        Args:
+            delta: what it wants to send.
+            client: its name.
+            seed: of its task; with round and name it decides the rounding, which need not be secret.
+        """
+        wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
+        text = joined(
+            b"rounding", self.received, self.round.to_bytes(8, "big"), seed.to_bytes(8, "big"), client.encode()
+        )
+        return self.coding.encode(self.rotation, wanted, key=hashlib.sha256(text).digest())
+
+    def decode(self, numbers: NDArray[np.int32], layout: Layout, *, clients: int = 1) -> AdapterState:
+        """The delta of a client's numbers, or the mean of a sum of `clients`."""
+        values = self.coding.decode(self.rotation, numbers) / np.float32(clients)
+        flat: Float32 = np.zeros(layout.size, np.float32)
+        at = 0
+        for part in self.parts:
+            flat[part] = values[at : at + part.stop - part.start]
+            at += part.stop - part.start
+        return AdapterState(layout, flat)

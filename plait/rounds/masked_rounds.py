@@ -1,0 +1,78 @@
+"""The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
+
+How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of squared
+norms of the round before. The first round has a guess, and a few bits more. Knows no channel and no mask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from plait.rounds.figures import EVALUATION, TRAINING, decode_figures
+from plait.rounds.masked_grid import MaskedGrid
+from plait.rounds.masked_sum import Summed, Wanted
+from plait.rounds.run_state import RunState
+from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, unit_for
+from plait.secagg.ring import Ring
+
+_FIRST_ROUND_ROOM = 4.0
+"""How much longer than the guess updates of the first round may be without being cut."""
+
+
+@dataclass(frozen=True)
+class MaskedRounds:
+    """Secure aggregation of a run.
+
+    Attributes:
+        clients: invited to a round.
+        largest_step: how far local training can move a number of the adapter in a round.
+    """
+
+    clients: int
+    largest_step: float
+
+    def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
+        """The sum of the next round's updates.
+
+        Args:
+            state: after the round before.
+            parts: of the flat buffer that clients send.
+        """
+        bits = bits_for(self.clients)
+        sent = sum(part.stop - part.start for part in parts)
+        length = state.update_length
+        if length is None:
+            bits += FIRST_ROUND_BITS
+            length = _FIRST_ROUND_ROOM * self.largest_step * math.sqrt(sent) / 2
+        grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
+        size = grid.rotation.rotated_size
+        unit = unit_for(Ring(bits), clients=self.clients, size=size, length=length)
+        received = state.tracks[0].shadow.digest()
+        return Wanted(state.run_id, "train", state.round + 1, bits, unit, size, len(TRAINING), received)
+
+    def wanted_losses(self, state: RunState) -> Wanted:
+        """The sum of the losses of the adapter after this round."""
+        received = state.tracks[0].shadow.digest()
+        return Wanted(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received)
+
+    def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
+        """The grid that a round's numbers are on."""
+        return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
+
+    @staticmethod
+    def length(summed: Summed) -> float:
+        """Root mean square of the norms of a round's updates."""
+        figures = decode_figures(summed.figures, TRAINING)
+        return math.sqrt(max(figures["square"], 0.0) / len(summed.clients)) * summed.unit
+
+    @staticmethod
+    def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:
+        return MaskedGrid.of(
+            parts,
+            received=state.tracks[0].shadow.digest(),
+            number=state.round + 1,
+            bits=bits,
+            unit=unit,
+            clients=clients,
+        )

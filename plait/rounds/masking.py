@@ -1,0 +1,133 @@
+"""A client's part in the masked sums of its run: answers their stages, and masks its update or its losses.
+
+Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
+gives two shares of one peer nor sends two updates under one mask. Knows no model and no channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.errors import PeerError
+from plait.rounds.memory import Memory
+from plait.secagg.client import MaskingClient
+from plait.secagg.ring import Ring
+from plait.secagg.roster import Roster, Session, Vouch
+from plait.wire.masking import (
+    Answered,
+    Delivery,
+    MaskedReply,
+    MaskedUpdate,
+    MaskingTask,
+    Parcels,
+    Ready,
+    Revealed,
+    Signed,
+    Survivors,
+    Unmasking,
+)
+
+_KEY = "secagg"
+
+
+@dataclass(frozen=True)
+class NodeIdentity:
+    """What a client signs with, and how it knows others.
+
+    Attributes:
+        public_key: Ed25519, 32 bytes.
+        sign: with its private half.
+        vouch: whether a public key is the client's of this name.
+    """
+
+    public_key: bytes
+    sign: Callable[[bytes], bytes]
+    vouch: Vouch
+
+
+@dataclass(eq=False)
+class Masking:
+    """One client.
+
+    Attributes:
+        memory: survives between tasks.
+        identity: None where the driver proves nobody's key, so that no sum can be masked.
+    """
+
+    client: str
+    memory: Memory
+    identity: NodeIdentity | None = None
+
+    def answer(self, task: MaskingTask) -> MaskedReply:
+        """Do one stage.
+
+        Raises:
+            PeerError: the server asks for what would show a client's numbers, or at another stage.
+        """
+        if self.identity is None:
+            raise PeerError("a masked sum is asked for, expected none: this client has no keys that others could check")
+        identity, stage = self.identity, task.stage
+        client = self._recall()
+        answer: Answered
+        match stage:
+            case None:
+                client, answer = client.offer(task.session, identity=identity.public_key, sign=identity.sign)
+            case Roster():
+                client, parcels = client.share(stage, identity.vouch)
+                answer = Parcels(parcels)
+            case Delivery():
+                client, answer = client.deliver(task.session, stage.sharers, stage.parcels), Ready()
+            case Survivors():
+                client, signature = client.sign(task.session, stage.survivors, identity.sign)
+                answer = Signed(signature)
+            case Unmasking():
+                client, shares = client.reveal(task.session, stage.survivors, stage.signatures)
+                answer = Revealed(shares)
+        self.memory.save(_KEY, client.to_bytes())
+        return MaskedReply(self.client, answer)
+
+    def roster_for(self, run_id: bytes, purpose: str, number: int) -> Roster:
+        """The roster that an update or losses are masked for; before anything is trained.
+
+        Raises:
+            PeerError: no masked sum of this round is at that stage.
+        """
+        client = self._recall()
+        session, roster = client.session, client.roster
+        is_it = session is not None and (session.run_id, session.purpose, session.round) == (run_id, purpose, number)
+        if not is_it or roster is None or not client.sharers or client.has_masked:
+            raise PeerError(
+                f"round {number} is asked for without a masked sum at that stage ({purpose}), expected keys and shares "
+                "first: this run's server may learn sums alone"
+            )
+        return roster
+
+    def masked(
+        self, session: Session, numbers: NDArray[np.int32], figures: NDArray[np.uint64], *, received: bytes
+    ) -> MaskedReply:
+        """Numbers and figures under this attempt's masks.
+
+        Args:
+            session: of the roster that they were made for.
+            numbers: whole numbers, in the ring.
+            figures: modulo 2^64.
+            received: digest of the adapter that they were made from.
+
+        Raises:
+            PeerError: the attempt is over, or has them already.
+        """
+        client = self._recall()
+        if client.roster is None:
+            raise PeerError("the masked sum is over, expected the roster that the numbers were made for")
+        ring = Ring(client.roster.bits)
+        client, values, hidden = client.masked(session, ring.reduced(numbers), figures, received=received)
+        self.memory.save(_KEY, client.to_bytes())
+        return MaskedReply(self.client, MaskedUpdate(ring.pack(values), hidden.astype("<u8").tobytes()))
+
+    def _recall(self) -> MaskingClient:
+        data = self.memory.load(_KEY)
+        return MaskingClient(self.client) if data is None else MaskingClient.from_bytes(data)

@@ -1,0 +1,66 @@
+"""A run under masks from the command line: kill -9, what verify recomputes, what its reader gets, who refuses it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from plait.rounds.ledger import read_lines
+from tests.plait.cli.conftest import write_jsonl
+from tests.plait.cli.test_resume import WEIGHTS, wait_for
+
+pytestmark = pytest.mark.slow  # several runs in processes of their own
+
+OPTIONS = (
+    "--partition", "natural:author", "--clients", 3, "--base", "tiny", "--rounds", 2, "--local-steps", 2,
+    "--batch-size", 2, "--seq-len", 32, "--rank", 2, "--secure-aggregation", "--keep-updates",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A run that nobody disturbed, and one that was killed while updates came in, and continued."""
+    folder = tmp_path_factory.mktemp("masked")
+    data = write_jsonl(folder / "data.jsonl")
+    plait = (sys.executable, "-m", "plait.cli.main")
+    command = (*plait, *map(str, ("simulate", "--data", data, *OPTIONS, "--out")))
+    subprocess.run([*command, folder / "whole"], check=True, capture_output=True)
+    with subprocess.Popen([*command, folder / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_for(folder / "killed", "update_received", 2)
+        run.kill()
+    subprocess.run([*plait, "resume", folder / "killed"], check=True, capture_output=True)
+    return folder
+
+
+def test_a_masked_run_that_is_killed_ends_bit_identical(masked):
+    assert (masked / "killed" / WEIGHTS).read_bytes() == (masked / "whole" / WEIGHTS).read_bytes()
+
+
+def test_its_rounds_are_recomputed_from_the_sums(masked, plait):
+    for run in ("whole", "killed"):
+        ran = plait("verify", masked / run, "--json")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["replayed"] == 2
+
+
+def test_its_reader_gets_means_and_nothing_of_a_client(masked):
+    summary = json.loads((masked / "whole" / "summary.json").read_text())
+    assert summary["gain"] > 0
+    assert not summary["held_out_loss_by_client"]
+    for event in read_lines(masked / "whole" / "ledger.jsonl"):
+        if event["event"] == "clients_described":
+            said = {key: value for client in event["clients"] for key, value in client.items() if value}
+            assert said.keys() <= {"client", "rank"}
+        assert not event.get("by_client"), event
+        assert "train_loss" not in event
+        assert not event.get("examples"), event
+
+
+def test_a_server_refuses_what_it_cannot_keep(plait, tmp_path):
+    ran = plait(
+        "server", "--insecure", "--min-clients", 3, "--base", "tiny", "--secure-aggregation", "--out", tmp_path / "run"
+    )
+    assert ran.code == 2
+    assert "secure-aggregation is true and the run's clients are reached over a network" in ran.err
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()

@@ -1,0 +1,237 @@
+"""A run of which the server sees sums alone: what it learns, whom it can lose, and what no kill can change about it."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import subtract
+from plait.errors import PeerError
+from plait.rounds import coordinator
+from plait.rounds.channel import Purpose
+from plait.rounds.masked_grid import MaskedGrid
+from plait.rounds.masked_sum import Summed, sum_file
+from plait.rounds.run_directory import RunDirectory
+from plait.secagg.server import TooFewError
+from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Survivors, Unmasking
+from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task
+
+NAMES = ["alice", "bob", "carol", "dave", "erin"]
+STAGES = {"keys": type(None), "shares": "Roster", "delivery": Delivery, "signatures": Survivors, "unmasking": Unmasking}
+
+
+def begin(federate, fake_model, count=5, **more):
+    models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
+    return federate(models, masked=True, **more)
+
+
+def stage_of(asked):
+    """The stage of a task of a masked sum; its purpose for any other."""
+    if asked.purpose is not Purpose.MASK:
+        return asked.purpose.value
+    task = decode_task(asked.task, max_bytes=len(asked.task))
+    assert isinstance(task, MaskingTask)
+    kind = type(task.stage)
+    return next(name for name, stage in STAGES.items() if stage in (kind, kind.__name__))
+
+
+def summed(federation, number, purpose="train"):
+    return Summed.from_bytes(RunDirectory.find(federation.path).load_update(number, sum_file(purpose)))
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The whole numbers of every client, by round and name, before any mask."""
+    found = {}
+    encode = MaskedGrid.encode
+
+    def watched(self, delta, *, client, seed):
+        numbers = encode(self, delta, client=client, seed=seed)
+        found[self.round, client] = numbers
+        return numbers
+
+    monkeypatch.setattr(MaskedGrid, "encode", watched)
+    return found
+
+
+def test_the_sum_is_that_of_the_plain_numbers_bit_for_bit(federate, fake_model, sent):
+    federation = begin(federate, fake_model, rounds=3, keep_updates=True)
+    federation.run()
+    for number in (1, 2, 3):
+        stored = summed(federation, number)
+        assert list(stored.clients) == NAMES
+        np.testing.assert_array_equal(stored.numbers, sum(sent[number, name] for name in NAMES))
+
+
+def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
+    federation, plain = begin(federate, fake_model, rounds=6), begin(federate, fake_model, rounds=6)
+    plain = federate(plain.models, rounds=6, weighting=federation.plan.weighting)
+    masked, exact = federation.run().adapter, plain.run().adapter
+    way = subtract(exact, plain.initial).flat
+    error = np.linalg.norm(masked.flat - exact.flat) / np.linalg.norm(way)
+    assert error < 0.2
+    losses = [[event["loss"] for event in each.of_kind("evaluated")] for each in (federation, plain)]
+    # Before round 1 the losses are the same: only their sum travels, and the mean is exact.
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+    assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.1)
+
+
+def test_the_server_learns_no_figure_of_a_client(federate, fake_model):
+    federation = begin(federate, fake_model)
+    replies = []
+    federation.channel.tamper = lambda asked, reply: replies.append((asked, reply)) or reply
+    federation.run()
+    for asked, raw in replies:
+        reply = decode_reply(raw, max_bytes=len(raw))
+        if asked.purpose is Purpose.DESCRIBE:
+            assert isinstance(reply, ClientCard)
+            assert (reply.train_examples, reply.train_tokens, reply.held_out_examples) == (0, 0, 0)
+            assert not reply.histogram
+        else:
+            assert isinstance(reply, MaskedReply)
+    of_clients = ("loss", "tokens", "examples", "norms", "digest", "learning_rate")
+    for event in federation.of_kind("update_received", "clients_described"):
+        for each in event.get("clients", [event]):
+            assert not any(each.get(name) for name in of_clients), each
+    for event in federation.of_kind("evaluated"):
+        assert not event.get("by_client")
+        assert not event["own"]["by_client"] if event.get("own") else True
+    sizes = {event["uplink_bytes"] for event in federation.of_kind("update_received") if event["round"] == 2}
+    assert len(sizes) <= len({len(name) for name in NAMES})  # by the client's name alone
+
+
+def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
+    federation = begin(federate, fake_model)
+    asked = []
+    federation.channel.before = asked.append
+    federation.run()
+    train = next(each for each in asked if each.purpose is Purpose.TRAIN)
+    again = federation.channel.participants[100].answer(train.task)
+    reply = decode_reply(again, max_bytes=len(again))
+    assert isinstance(reply, Refusal)
+    assert "without a masked sum" in reply.detail
+
+
+@pytest.mark.parametrize("how", ["silent", "wrong"])
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
+def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fake_model, sent, stage, how):
+    federation = begin(federate, fake_model, keep_updates=True)
+
+    def is_hit(asked):
+        return asked.client == "carol" and asked.round == 2 and stage_of(asked) == stage
+
+    if how == "silent":
+        federation.channel.silent = is_hit
+    else:
+        federation.channel.tamper = lambda asked, reply: reply[:-1] if is_hit(asked) else reply
+    federation.run()
+    is_in = stage in ("signatures", "unmasking")
+    left = [name for name in NAMES if name != "carol" or is_in]
+    stored = summed(federation, 2)
+    assert list(stored.clients) == left
+    np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in left))
+    assert any(event["client"] == "carol" for event in federation.of_kind("update_refused"))
+
+
+def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
+    federation = begin(federate, fake_model)
+    federation.channel.silent = lambda asked: asked.client in ("carol", "dave") and stage_of(asked) == "train"
+    with pytest.raises(TooFewError, match="3 clients sent a masked update, expected at least 4"):
+        federation.run()
+    assert not federation.of_kind("sum_unmasked")[1:]  # that of the losses before round 1
+
+
+@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_model, tmp_path, monkeypatch, stride):
+    federation = begin(federate, fake_model, 3)
+    snapshots = []
+
+    def snapshot(where):
+        path = tmp_path / f"killed-{len(snapshots):03}"
+        shutil.copytree(federation.path, path)
+        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
+
+    save = coordinator.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
+        )
+        federation.channel.before = lambda asked: snapshot(f"before {asked.client} does {stage_of(asked)}")
+        federation.channel.tamper = lambda asked, reply: (
+            snapshot(f"after {asked.client} did {stage_of(asked)}") or reply
+        )
+        expected = federation.run(watch=snapshot)
+    assert len(snapshots) > 100
+    for where, killed in snapshots[::stride]:
+        state = killed.run()
+        assert state.adapter.digest() == expected.adapter.digest(), where
+        assert state.update_length == expected.update_length, where
+
+
+def test_a_killed_server_asks_nobody_for_a_second_unmasking(federate, fake_model, tmp_path):
+    federation = begin(federate, fake_model, 3)
+    copies = []
+
+    def kill(asked, reply):
+        if stage_of(asked) == "unmasking" and asked.round == 1 and asked.client == "alice" and not copies:
+            path = tmp_path / "killed"
+            shutil.copytree(federation.path, path)
+            copies.append(federation.copy(path))
+        return reply
+
+    federation.channel.tamper = kill
+    federation.run()
+    (killed,) = copies
+    lists, stages = set(), []
+
+    def note(asked):
+        stages.append((asked.round, stage_of(asked)))
+        task = decode_task(asked.task, max_bytes=len(asked.task)) if asked.purpose is Purpose.MASK else None
+        if task and isinstance(task.stage, Unmasking) and asked.round == 1:
+            lists.add((task.session.attempt, task.stage.survivors))
+
+    killed.channel.before = note
+    killed.run()
+    assert [stage for number, stage in stages if number == 1][:3] == ["signatures"] * 3
+    assert len({attempt for attempt, _ in lists}) <= 2  # that of the updates, and that of the losses
+
+
+def test_a_server_that_wants_another_attempt_after_an_unmasking_is_refused(federate, fake_model):
+    federation = begin(federate, fake_model, 3)
+    federation.run()
+    memory = json.loads(federation.memories["alice"]["secagg"])
+    assert set(memory["closed"].values()) == {2}
+    directory = RunDirectory.find(federation.path)
+    shutil.rmtree(directory.path / "spool", ignore_errors=True)
+    shutil.rmtree(directory.checkpoints / "round-000002")
+    with pytest.raises(PeerError, match="0 clients offered keys"):
+        federation.run()
+
+
+def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
+    for more in (
+        {"rule": "rolora"},
+        {"rule": "fedsa"},
+        {"rule": "fedsvd"},
+        {"optimizer": "fedadam"},
+        {"settings": {"scaffold": True}},
+        {"settings": {"own_share": 0.5}},
+    ):
+        federation = begin(federate, fake_model, 3, keep_updates=True, **more)
+        federation.run()
+        stored = summed(federation, 2)
+        np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in NAMES[:3]))
+
+
+def test_a_participant_without_keys_refuses(federate, fake_model):
+    federation = begin(federate, fake_model, 3)
+    for participant in federation.channel.participants.values():
+        participant._masking = replace_identity(participant._masking)
+    with pytest.raises(PeerError, match="0 clients offered keys"):
+        federation.run()
+
+
+def replace_identity(masking):
+    return replace(masking, identity=None)
