@@ -339,6 +339,23 @@ def _median_left_on() -> None:
     settle._privacy = lambda config: {**private(config), "norm_policy": "reject"}
 
 
+def _always(*_: object) -> bool:
+    return True
+
+
+def _one_model_for_all() -> None:
+    for place in ("plait.secagg.client", "plait.secagg.server"):
+        for name in ("pair_key", "self_key"):
+            real = getattr(module("plait.secagg.client"), name)
+            put(f"{place}:{name}", lambda *given, real=real: real(*given[:-1], b""))
+
+
+def _short_seeds() -> None:
+    real = module("plait.secagg.masks").derived
+    for place in ("plait.secagg.masks", "plait.secagg.client"):
+        put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
+
+
 MUTATIONS: dict[str, Mutation] = {
     "finite": Mutation("malformed", "NaN and infinity are not looked for", _finite),
     "figures": Mutation("malformed", "metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
@@ -495,6 +512,21 @@ MUTATIONS: dict[str, Mutation] = {
         lambda: put("plait.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
     ),
     "median": Mutation("privacy", "norms are bounded by a median", _median_left_on),
+    "mask-digest": Mutation("privacy", "masks do not depend on the model that was sent", _one_model_for_all),
+    "mask-seed": Mutation("privacy", "masks have keys of 32 bits", _short_seeds),
+    "second-unmasking": Mutation(
+        "privacy",
+        "a round may be unmasked again",
+        lambda: put("plait.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
+    ),
+    "survivors": Mutation(
+        "privacy", "a list of survivors needs no signatures", lambda: put("plait.secagg.client:is_signed", _always)
+    ),
+    "vouch": Mutation(
+        "privacy",
+        "nobody vouches for a key",
+        lambda: put("plait.secagg.roster:Offer.check", lambda self, session, vouch: None),
+    ),
     "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)

@@ -41,7 +41,7 @@ ROWS = {
     "names": "hostile names",
     "planted": "planted in working directory and cache",
     "hostile": "hostile server",
-    "privacy": "differential privacy of clients",
+    "privacy": "privacy of clients",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 
