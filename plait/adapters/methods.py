@@ -1,4 +1,4 @@
-"""The table of adapter methods: each is a value, over one of PEFT's own configuration types.
+"""The table of adapter methods: each is a value, over one of PEFT's configuration types or plait's own, bottlenecks.
 
 To add a method of PEFT, add an entry to `METHODS` and, where its type is new, a table of permitted settings to
 `peft_settings`. An entry also states how federated averaging works with the method: what is averaged, whether the
@@ -8,28 +8,34 @@ client's policy read before any heavy library is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from plait.adapters.module_names import escaped
+from plait.adapters import bottleneck
+from plait.adapters.module_names import escaped, matches
 from plait.adapters.spec import Json
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
 
 ALL_LINEAR = "all-linear"
 
-# The last layer of a block's second half, which PEFT's table for IA3 calls feedforward in the architectures it knows.
-_FEEDFORWARD = frozenset({"down_proj", "output.dense", "fc2", "wo", "w2", "dense_4h_to_h", "mlp.c_proj"})
+ATTENTION_OUTPUTS = (
+    "o_proj", "out_proj", "attention.output.dense", "attention.dense", "self_attention.dense", "self_attn.dense",
+    "attn.c_proj", "attention.out_lin", "attn.Wo",
+)  # fmt: skip
+"""The last layer of a block's first half, by the end of its name, in the architectures that transformers has."""
+FEEDFORWARD_OUTPUTS = (
+    "down_proj", "output.dense", "fc2", "wo", "w2", "dense_4h_to_h", "mlp.c_proj", "fc_out", "ffn.lin2", "ffn_output",
+    "mlp.Wo",
+)  # fmt: skip
+"""The last layer of a block's second half, likewise. PEFT's table for IA3 calls some of them feedforward."""
 # The rank at which simulations/methods chose learning rates.
 _CHOSEN_AT_RANK = 8
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
-    "bottleneck": "PEFT has no bottleneck adapters (arXiv 1902.00751), and AdapterHub's library requires transformers "
-    "4; the nearest is 'peanut', a bottleneck with a non-linearity over each weight",
     "adalora": "it distributes ranks by one client's own gradients; the nearest is 'lora' with --rank-pattern",
 }
-_ELSEWHERE_TOO = {"adapter": "bottleneck", "adapters": "bottleneck", "houlsby": "bottleneck", "pfeiffer": "bottleneck"}
 
 
 class Subject(StrEnum):
@@ -54,14 +60,18 @@ class Option(StrEnum):
 
 @dataclass(frozen=True)
 class BaseModules:
-    """The modules of a base, by the last part of their names.
+    """The modules of a base, by the last part of their names, or the last parts where one does not tell.
 
     Attributes:
         linear: linear layers inside the blocks; the output layer and a classifier's head are not among them.
+        attention_outputs: those of `ATTENTION_OUTPUTS` that the base has.
+        feedforward_outputs: those of `FEEDFORWARD_OUTPUTS` that end no attention.
     """
 
     linear: tuple[str, ...]
     norms: tuple[str, ...]
+    attention_outputs: tuple[str, ...] = ()
+    feedforward_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,14 +191,48 @@ def _ia3(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
     return (
         {
             "target_modules": names,
-            "feedforward_modules": [name for name in names if name in _FEEDFORWARD],
+            "feedforward_modules": [name for name in names if name in FEEDFORWARD_OUTPUTS],
         }
         if names
         else {}
     )
 
 
+def _bottleneck(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
+    return _behind(request, (*base.attention_outputs, *base.feedforward_outputs), excluded=())
+
+
+def _pfeiffer(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
+    outputs = base.feedforward_outputs
+    # Of "output.dense", "attention.output.dense" is another module.
+    excluded = [name for name in base.attention_outputs if matches(name, outputs)]
+    return _behind(request, outputs, excluded=excluded)
+
+
+def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequence[str]) -> Mapping[str, object]:
+    """Settings of bottlenecks behind the given layers, or behind those that the user names.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    names = request.target_names
+    if not (names or outputs):
+        raise ConfigError(
+            f"method is '{request.method}', and the layers at which the halves of this base's blocks end are not among "
+            f"those that plait knows ({', '.join(dict.fromkeys([*ATTENTION_OUTPUTS, *FEEDFORWARD_OUTPUTS]))}): name "
+            "them with --target-modules"
+        )
+    chosen = (
+        {"target_modules": names} if names else {"target_modules": [*outputs], "exclude_modules": [*excluded] or None}
+    )
+    return {"r": request.rank, **chosen}
+
+
 _PRODUCT = "A and B, each by itself (fedavg) or as their product (see plait rules)"
+_BOTH_SIDES = (
+    "both sides of the bottleneck and their biases, each by itself; inexact, for it is not linear: the ledger has the "
+    "error of every round"
+)
 _LORA_OPTIONS = frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS})
 
 METHODS: Mapping[str, Method] = {
@@ -280,6 +324,24 @@ METHODS: Mapping[str, Method] = {
             options=frozenset({Option.RANK, Option.TARGETS}),
         ),
         Method(
+            name="bottleneck",
+            aliases=("houlsby", "adapter", "adapters"),
+            title="Bottleneck adapters behind attention and feedforward layers (arXiv 1902.00751)",
+            peft_type=bottleneck.PEFT_TYPE,
+            settings=_bottleneck,
+            averages=_BOTH_SIDES,
+            options=frozenset({Option.RANK, Option.TARGETS}),
+        ),
+        Method(
+            name="pfeiffer",
+            title="Bottleneck adapters behind feedforward layers only (arXiv 2005.00247)",
+            peft_type=bottleneck.PEFT_TYPE,
+            settings=_pfeiffer,
+            fixed={"act_fn": "relu"},
+            averages=_BOTH_SIDES,
+            options=frozenset({Option.RANK, Option.TARGETS}),
+        ),
+        Method(
             name="prompt",
             aliases=("prompt_tuning", "prompt-tuning"),
             title="Prompt tuning (arXiv 2104.08691)",
@@ -347,7 +409,6 @@ def method_named(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     meant = name.lower()
-    meant = _ELSEWHERE_TOO.get(meant, meant)
     if meant in _ELSEWHERE:
         raise ConfigError(f"method is '{name}', which is not supported: {_ELSEWHERE[meant]}")
     aliased = next((method.name for method in METHODS.values() if meant in (method.name, *method.aliases)), None)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from plait.adapters.base_reference import BaseReference
+from plait.adapters.bottleneck import is_bottleneck
 from plait.adapters.parent import Parent
 from plait.adapters.spec import AdapterSpec, Task
 from plait.text import printable
@@ -144,12 +145,18 @@ def escaped(text: str) -> str:
     return _PUNCTUATION.sub(lambda match: _HTML.get(match[0], f"\\{match[0]}"), plain)
 
 
+def registering(spec: AdapterSpec) -> tuple[str, ...]:
+    """Python that tells PEFT of the adapter's method; nothing for PEFT's own."""
+    return ("import plait.training.bottleneck  # tells PEFT of the method",) if is_bottleneck(spec) else ()
+
+
 def _usage(spec: AdapterSpec, base: BaseReference) -> str:
     auto_class = _AUTO_CLASS[spec.task]
     source = json.dumps(base.hub_id or "path/to/the/base")
     revision = f", revision={json.dumps(base.revision)}" if base.hub_id and base.revision else ""
     labels = f", num_labels={len(spec.labels)}" if spec.labels else ""
-    return f"""from peft import PeftModel
+    first = "".join(f"{line}\n" for line in registering(spec))
+    return f"""{first}from peft import PeftModel
 from transformers import {auto_class}
 base = {auto_class}.from_pretrained({source}{revision}{labels})
 model = PeftModel.from_pretrained(base, "path/to/this/directory")"""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from plait.adapters import bottleneck
 from plait.adapters.module_names import MAX_CHARACTERS, is_plain
 from plait.adapters.spec import Json
 from plait.adapters.strict_json import shown
@@ -224,6 +225,8 @@ _TABLES: Mapping[str, _Table] = {
         },
         _TARGETS,
     ),
+    # Registered by plait (`plait.training.bottleneck`).
+    bottleneck.PEFT_TYPE: _Table({**_EXCLUDING, "r": _RANK, "act_fn": _one_of(*bottleneck.ACTIVATIONS)}, _TARGETS),
     # The words of a text would come from a tokenizer that the configuration names.
     "PROMPT_TUNING": _Table({**_PROMPT, "prompt_tuning_init": _one_of("RANDOM", "SAMPLE_VOCAB")}, _TOKENS),
     "PREFIX_TUNING": _Table(

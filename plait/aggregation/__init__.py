@@ -1,6 +1,7 @@
 """Aggregation rules, one per file; server optimizers; how far a round was off."""
 
 from plait.aggregation.base_delta import BaseDelta
+from plait.aggregation.bottleneck_observer import BottleneckObserver
 from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER, Contribution
 from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of, slices_of
@@ -27,6 +28,7 @@ __all__ = [
     "Accumulator",
     "Algorithm",
     "BaseDelta",
+    "BottleneckObserver",
     "Contribution",
     "Diagnostics",
     "Exactness",

@@ -40,6 +40,8 @@ class Diagnostics:
         drift: by client, Frobenius norm of the change of its product.
         update_norms: by client, Euclidean norm of its delta over all tensors.
         modules: the number of measured modules.
+        inputs: of bottleneck adapters, the number of random inputs on which outputs were compared in the place of
+            products (`bottleneck_observer`); None for factors.
     """
 
     exact_norm: float
@@ -50,6 +52,7 @@ class Diagnostics:
     drift: Mapping[str, float]
     update_norms: Mapping[str, float]
     modules: int
+    inputs: int | None = None
 
 
 class Observer:
@@ -107,7 +110,7 @@ class Observer:
             before = _product(pair, self._context.master.flat)
             exact, *others = common_cores([self._exact.product(pair), before, result, of_means])
             squares += [np.square(core).sum() for core in (exact, *(exact - other for other in others))]
-            rank_sum += _effective_rank(np.linalg.svd(exact, compute_uv=False).astype(np.float64))
+            rank_sum += effective_rank(np.linalg.svd(exact, compute_uv=False).astype(np.float64))
         modules = len(self._context.geometry.pairs)
         size, moved, error, covariance = map(float, np.sqrt(squares))
         total = sum(self._weights.values())
@@ -143,7 +146,8 @@ def _change(pair: Pair, received: Float32, delta: Float32) -> float:
     return pair.scale * LowRank(np.hstack([b + db, db]), np.vstack([da, a])).norm()
 
 
-def _effective_rank(s: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+def effective_rank(s: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Exponential of the entropy of singular values s (Roy and Vetterli, 2007); 0 where all are 0."""
     total = float(s.sum())
     shares = s[s > 0] / total if total else s[:0]
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0

@@ -24,7 +24,7 @@ from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
 from plait.exporting.base_fit import check_fit, module_name
 from plait.exporting.card import HERE, CardStyle, export_card
-from plait.exporting.plain_lora import INPUT_METHODS, lora_fault
+from plait.exporting.plain_lora import ONLY_PEFT, lora_fault
 from plait.exporting.request import Command, ExportRequest, Writer, Written
 from plait.exporting.source import Source, locate_weights
 from plait.files import write_atomically
@@ -47,17 +47,16 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
     """Check that the adapter can be merged into its base's weights.
 
     Raises:
-        ConfigError: the method changes the input instead, a rank is given, or the base's weights are quantised.
+        ConfigError: the method changes no weight, a rank is given, or the base's weights are quantised.
         BaseMismatchError: the adapter belongs to another base.
         MachineError: the base is not available.
     """
     source = request.source
     if request.rank is not None:
         raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")
-    if source.peft_type in INPUT_METHODS:
+    if why := ONLY_PEFT.get(source.peft_type):
         raise ConfigError(
-            f"adapter '{source.name}' is made by {source.spec.method}, which changes the input, not the weights: "
-            "export --to peft"
+            f"adapter '{source.name}' is made by {source.spec.method} and cannot be merged, for {why}: export --to peft"
         )
     located = locate_weights(source, progress=progress)
     progress("reading the base's layers")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from plait.adapters import Task, save_peft_directory
+from plait.adapters.model_card import registering
 from plait.errors import ConfigError
 from plait.exporting.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
 from plait.exporting.plain_lora import plain_lora
@@ -72,6 +73,7 @@ def peft_usage(source: Source, *, base: str, directory: str) -> str:
     labels = f", num_labels={len(source.spec.labels)}" if source.spec.labels else ""
     return "\n".join(
         (
+            *registering(source.spec),
             "from peft import PeftModel",
             f"from transformers import {auto_class}",
             f"base = {auto_class}.from_pretrained({json.dumps(base)}{revision}{labels})",

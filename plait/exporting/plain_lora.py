@@ -7,13 +7,21 @@ method of plait has are refused when the directory is read (`plait.adapters.peft
 
 from __future__ import annotations
 
-from plait.adapters import AdapterSpec, Task
+from collections.abc import Mapping
+
+from plait.adapters import AdapterSpec, Task, bottleneck
 from plait.aggregation.geometry import Geometry, geometry_of
 from plait.errors import ConfigError
 from plait.exporting.source import Source
 
-# They change the input and no weight, so only PEFT applies them.
-INPUT_METHODS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
+_INPUT = "it changes the input, not the weights"
+ONLY_PEFT: Mapping[str, str] = {
+    "PROMPT_TUNING": _INPUT,
+    "PREFIX_TUNING": _INPUT,
+    "P_TUNING": _INPUT,
+    bottleneck.PEFT_TYPE: bottleneck.NO_WEIGHT,
+}
+"""Types of adapters that change no weight, so that nothing can merge them, and why."""
 _FEATURES = {
     "use_dora": "is DoRA, which has magnitudes besides the factors",
     "lora_bias": "trains biases of the factors (lora_bias)",
@@ -34,7 +42,7 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
     """
     head = "has a classification head" if source.spec.task is Task.CLASSIFICATION else None
     fault = head or lora_fault(source.spec)
-    if source.peft_type in INPUT_METHODS:
+    if source.peft_type in ONLY_PEFT:
         instead = "export --to peft, or train with --method lora"
     if fault is not None:
         raise ConfigError(

@@ -65,6 +65,13 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if not rounds or rule is None:
         return
     covariance = max(each.covariance for each in rounds)
+    if rounds[-1].inputs:
+        if covariance >= _NOTEWORTHY:
+            yield (
+                f"Averaging both sides of the bottlenecks loses up to {percent_text(covariance)} of the mean of the "
+                "clients' functions; fewer --local-steps lose less, and --method lora has exact rules."
+            )
+        return
     if rule.separate and covariance >= _NOTEWORTHY:
         instead = "; ".join(f"--rule {clean(name)} {clean(does)}" for name, does in rule.alternatives.items())
         yield f"Averaging B and A separately loses up to {percent_text(covariance)} of the mean product; {instead}."

@@ -37,7 +37,7 @@ def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnost
     last = rounds[-1]
     marker = "o" if len(numbers) <= 25 else ""
     covariance = [each.covariance for each in rounds]
-    label = f"of averaging B and A separately: {percent_text(last.covariance)}"
+    label = f"of averaging {'both sides' if last.inputs else 'B and A'} separately: {percent_text(last.covariance)}"
     panel.plot(numbers, covariance, color=theme.muted, linewidth=1.6, linestyle=(0, (4, 2)), label=label, zorder=3)
     error = [each.error for each in rounds]
     label = f"of the round's result: {percent_text(last.error)}"

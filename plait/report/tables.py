@@ -269,10 +269,12 @@ def compare_bytes(
 
 
 def aggregation_table(view: RunView) -> Table:
-    """The rule's result in every round, relative to the exact mean of the clients' products."""
+    """The rule's result in every round, relative to the exact mean of the clients' products, or outputs."""
     there = [(each.round, each.diagnostics) for each in view.rounds.values() if each.diagnostics]
     shown = _thin(there, _MOST_ROUNDS)
     rule = view.newest_round.rule if view.newest_round else ""
+    inputs = there[-1][1].inputs if there else None
+    measured = f"Measured on the bottlenecks' outputs for {inputs} random inputs." if inputs else ""
     return Table(
         title=f"Aggregation by round ({rule})" if rule else "Aggregation by round",
         headings=("round", "error", "averaged separately", "agreement", "effective rank", "moves least", "moves most"),
@@ -288,7 +290,7 @@ def aggregation_table(view: RunView) -> Table:
             )
             for number, found in shown
         ),
-        note=_left_out(len(shown), len(there), "rounds, spread over the run"),
+        note=" ".join(filter(None, (_left_out(len(shown), len(there), "rounds, spread over the run"), measured))),
     )
 
 

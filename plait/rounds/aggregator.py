@@ -16,9 +16,11 @@ from typing import TypeAlias
 import numpy as np
 
 from plait.adapters import AdapterState, Float32, Json, norm
+from plait.adapters.bottleneck import is_bottleneck
 from plait.aggregation import (
     ANY_RANK,
     BOTH_SIDES,
+    BottleneckObserver,
     Contribution,
     Diagnostics,
     Geometry,
@@ -306,7 +308,7 @@ class Aggregator:
         tracks: Mapping[str, int],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self.rule.begin(context)
-        observer = Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
+        observer = self._observer(context)
         folded: list[str] = []
         squares = weights = 0.0
         for client in check.accepted:
@@ -332,6 +334,12 @@ class Aggregator:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{self.rule.name}'")
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
+
+    def _observer(self, context: RoundContext) -> Observer | BottleneckObserver | None:
+        spec = self.ranks.master.spec
+        if is_bottleneck(spec):
+            return BottleneckObserver(context, spec, modules=_MODULES_OBSERVED)
+        return Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
 
     def _fold_private(
         self, private: PrivateRounds, state: RunState, context: RoundContext, accepted: tuple[str, ...]

@@ -498,17 +498,18 @@ class UpdateRefused(Event):
 
 
 class Diagnostics(Part):
-    """How far a round's result is from the exact mean of products, and its clients from each other.
+    """How far a round's result is from the exact mean, of products of factors or of bottlenecks' outputs.
 
     Attributes:
         exact_norm: of the exact mean.
         error: of the result, as a fraction of the exact mean's norm.
-        covariance: error of averaging B and A separately, as a fraction of the same.
+        covariance: error of averaging both sides separately, as a fraction of the same.
         effective_rank: of the exact mean; None where it is not known.
         agreement: 1 where all clients move alike, 1 / sqrt(clients) where at right angles; None likewise.
         modules: the number of measured modules.
-        drift: by client, the change of its product.
+        drift: by client, the change of its products, or of its outputs.
         update_norms: by client, of its delta.
+        inputs: random inputs on which the outputs of bottlenecks were compared; None for products.
     """
 
     exact_norm: Number | None = None
@@ -519,6 +520,7 @@ class Diagnostics(Part):
     modules: Count | None = None
     drift: Mapping[str, Number] = {}
     update_norms: Mapping[str, Number] = {}
+    inputs: Count | None = None
 
 
 class PrivacyStarted(Event):
@@ -602,7 +604,7 @@ class RoundFinished(Event):
         clipped: clients whose updates were scaled down; None if clipping is off.
         weight_capped: clients whose weight was reduced.
         figures: the rule's own.
-        diagnostics: None where the adapter has no pairs of factors.
+        diagnostics: None where the adapter has neither pairs of factors nor bottlenecks.
         base_distortion: relative error of the base's movement; None if it does not move.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.

@@ -13,8 +13,10 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.adapters import Task
+from plait.adapters.bottleneck import bottlenecks_of, is_bottleneck
 from plait.errors import BaseMismatchError, ConfigError
-from plait.exporting.base_fit import check_fit
+from plait.exporting.base_fit import check_bottlenecks, check_fit
 from plait.exporting.plain_lora import plain_lora
 from plait.exporting.source import Source, open_source
 
@@ -86,16 +88,19 @@ class Catalogue:
             replace: whether it may replace an adapter of that name.
 
         Raises:
-            ConfigError: the name is invalid or taken, or the adapter is not plain LoRA.
+            ConfigError: the name is invalid or taken, or the adapter is neither plain LoRA nor made of bottlenecks.
             BaseMismatchError: it belongs to another base.
             PeerError: the directory is not valid.
             MachineError: it does not fit into memory.
         """
         self.check_name(name, replace=replace)
         source = open_source(place, base=str(self.base.directory))
-        geometry = plain_lora(source, use="plait serve", instead="export --to merged, and serve that as --base")
-        check_fit(geometry, self.shape, base=self.base_name)
-        adapter = self.engine.place(name, geometry, source.state)
+        if is_bottleneck(source.spec) and source.spec.task is Task.CAUSAL_LM:
+            check_bottlenecks(bottlenecks_of(source.spec.layout), self.shape, base=self.base_name)
+        else:
+            geometry = plain_lora(source, use="plait serve", instead="export --to merged, and serve that as --base")
+            check_fit(geometry, self.shape, base=self.base_name)
+        adapter = self.engine.place(name, source.spec, source.state)
         model = Model(name, adapter, str(place), self.base_name, source.digest, int(time.time()))
         with self._lock:
             # Another request may have been faster.

@@ -15,6 +15,7 @@ from typing import cast
 from peft import PeftConfig, PeftType
 from torch import nn
 
+from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.module_names import ends_of, escaped
 from plait.errors import ConfigError
 
@@ -73,6 +74,9 @@ def _size_on(config: PeftConfig, target: _Target, rows: int, columns: int) -> in
     if config.peft_type == PeftType.PEANUT:
         depth = cast("int", getattr(config, "depth", 0))
         return 2 * rank * max(rows, columns) + 2 * depth * rank * rank
+    if config.peft_type == PEFT_TYPE:
+        # Both sides read or write the layer's output; which dimension that is depends on the kind of layer.
+        return (2 * rank + 1) * max(rows, columns) + rank
     # A magnitude or a scale beside the factors, and LoRA-XS's square matrix.
     return factors + rows + columns + (rank * rank if config.peft_type == PeftType.PSOFT else 0)
 

@@ -24,8 +24,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
-from plait.adapters.methods import AdapterRequest, BaseModules, method_named
-from plait.adapters.module_names import unescaped
+from plait.adapters.methods import (
+    ATTENTION_OUTPUTS,
+    FEEDFORWARD_OUTPUTS,
+    AdapterRequest,
+    BaseModules,
+    method_named,
+)
+from plait.adapters.module_names import matches, unescaped
 from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.training.adapter_size import check_size
@@ -209,15 +215,20 @@ def modules_of(model: nn.Module) -> BaseModules:
     """The module names of a base."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear: dict[str, None] = {}
+    whole: list[str] = []
     norms: dict[str, None] = {}
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
         if type(module).__name__ in ("Linear", "Conv1D"):
             if module is not head and leaf not in HEADS:
                 linear[leaf] = None
+                whole.append(name)
         elif "norm" in type(module).__name__.lower():
             norms[leaf] = None
-    return BaseModules(tuple(linear), tuple(norms))
+    attention = tuple(end for end in ATTENTION_OUTPUTS if any(matches(name, (end,)) for name in whole))
+    others = [name for name in whole if not matches(name, attention)]
+    feedforward = tuple(end for end in FEEDFORWARD_OUTPUTS if any(matches(name, (end,)) for name in others))
+    return BaseModules(tuple(linear), tuple(norms), attention, feedforward)
 
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
@@ -357,7 +368,7 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
         return cast("dict[str, Json]", json.loads(json.dumps(value.to_dict(), default=plain, sort_keys=True)))
 
     defaults, stated = as_json(type(config)()), as_json(config)
-    for key in ("target_modules", "modules_to_save", "feedforward_modules"):
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules"):
         # PEFT keeps these as sets, or adds its own names again: a list in name order means the same.
         if isinstance(value := stated.get(key), list):
             stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))

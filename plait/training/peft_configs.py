@@ -10,6 +10,10 @@ from peft import PeftConfig, TaskType
 from plait.adapters import Json, Task
 from plait.adapters.methods import AdapterRequest, BaseModules, check_options
 from plait.adapters.module_names import escaped
+from plait.training.bottleneck import register
+
+# Bottleneck adapters are a method of plait's own.
+register()
 
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
 """Keys in which PEFT reads a module's name as a regular expression."""

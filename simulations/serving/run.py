@@ -28,7 +28,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
-from plait.aggregation.geometry import geometry_of
 from plait.machine import processor
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import design, read_base_config
@@ -100,11 +99,10 @@ def make_ways(base: LocatedBase, options: argparse.Namespace) -> dict[str, Calla
     compute = choose_compute("cpu", options.dtype)
     request = AdapterRequest(rank=options.rank, alpha=2.0 * options.rank)
     spec = design(read_base_config(base.directory, Task.CAUSAL_LM), request, task=Task.CAUSAL_LM, seed=0).spec
-    geometry = geometry_of(spec)
     states = [random_state(spec.layout, seed) for seed in range(options.adapters)]
 
     engine = Engine(base.directory, compute, Limits(rows=options.adapters * options.requests, waiting=4096))
-    served = [engine.place(f"a{index}", geometry, state) for index, state in enumerate(states)]
+    served = [engine.place(f"a{index}", spec, state) for index, state in enumerate(states)]
     prompts = [engine.encode(PROMPTS[index % len(PROMPTS)]) for index in range(options.adapters * options.requests)]
     # In turn: neighbours in the queue are for different adapters.
     owners = [index % options.adapters for index in range(len(prompts))]

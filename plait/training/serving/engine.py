@@ -20,8 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from plait.adapters import AdapterState, Task
-from plait.aggregation.geometry import Geometry
+from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import ConfigError, MachineError
 from plait.training.blueprint import read_base_config
 from plait.training.device import Compute
@@ -156,14 +155,14 @@ class Engine:
         """Whether there is anything to compute."""
         return bool(self._waiting or self._rows)
 
-    def place(self, name: str, geometry: Geometry, state: AdapterState) -> ServedAdapter:
+    def place(self, name: str, spec: AdapterSpec, state: AdapterState) -> ServedAdapter:
         """An adapter on the device, ready for requests.
 
         Raises:
             MachineError: it does not fit into the device's memory.
         """
         try:
-            return place_adapter(name, geometry, state, self._compute)
+            return place_adapter(name, spec, state, self._compute)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise MachineError(f"adapter '{name}' does not fit into the memory of {self._compute.device}") from error
 

@@ -3,7 +3,7 @@
 All rows share the frozen product. With one token per row, the factors of all adapters in use lie side by side in one
 matrix, every row is multiplied by all of them, and a mask keeps its own part: two thin products, however many adapters
 there are, because reading the factors takes longer than multiplying them. With many tokens per row (prompts) that would
-be a waste, so there the rows of each adapter are multiplied together.
+be a waste, so there the rows of each adapter are multiplied together, as bottleneck adapters' rows always are.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Routing:
             return
         if x.ndim != 3 or x.shape[0] != len(self._rows):
             raise ConfigError(f"layer '{layer}' of this base mixes the rows of a batch, so adapters cannot share it")
+        # A bottleneck reads the frozen layer's own output, and no adapter has both.
+        for adapter, first, last in self._runs:
+            bottleneck = adapter.bottlenecks.get(layer) if adapter else None
+            if bottleneck is not None:
+                y[first:last] += bottleneck.of(y[first:last])
         if len(self._runs) > 1 and x.shape[1] == 1:
             self._add_masked_(layer, x[:, 0], y[:, 0])
             return

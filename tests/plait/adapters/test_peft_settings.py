@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from peft import PeftConfig, PeftType
+from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers.activations import ACT2FN
 
@@ -13,6 +13,9 @@ from plait.adapters.methods import METHODS
 from plait.adapters.peft_settings import _ACTIVATIONS, _TABLES, checked_settings, largest_rank
 from plait.adapters.spec import PLACE_KEYS
 from plait.errors import PeerError
+from plait.training import bottleneck
+
+bottleneck.register()
 
 LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
 LORA_XS = {
@@ -25,8 +28,9 @@ P_TUNING = {"peft_type": "P_TUNING", "num_virtual_tokens": 20, "encoder_hidden_s
 VERA = {"peft_type": "VERA", "r": 8, "target_modules": ["q_proj"]}
 IA3 = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": []}
 PEANUT = {"peft_type": "PEANUT", "r": 8, "target_modules": ["q_proj"]}
+BOTTLENECK = {"peft_type": "BOTTLENECK", "r": 8, "target_modules": ["o_proj"]}
 FULL = {"peft_type": "LN_TUNING", "target_modules": ["norm"]}
-EVERY = [LORA, LORA_XS, PROMPT, PREFIX, P_TUNING, VERA, IA3, PEANUT, FULL]
+EVERY = [LORA, LORA_XS, PROMPT, PREFIX, P_TUNING, VERA, IA3, PEANUT, BOTTLENECK, FULL]
 
 NESTED = "(a+)+$"
 HOSTILE = [
@@ -48,6 +52,7 @@ HOSTILE = [
     (LORA, {"target_modules": None}),
     (IA3, {"feedforward_modules": NESTED}),
     *((base, {"r": rank}) for base in (LORA, LORA_XS, VERA, PEANUT) for rank in (200_000, 1 << 30, 0, 8.0, True, "8")),
+    *((BOTTLENECK, {"r": rank}) for rank in (200_000, 1 << 30, 0, 8.0, True, "8")),
     (LORA, {"lora_alpha": 0}),
     (LORA, {"lora_alpha": True}),
     (LORA, {"lora_alpha": 1e300}),
@@ -84,6 +89,9 @@ HOSTILE = [
     (P_TUNING, {"encoder_hidden_size": 1 << 30}),
     (PEANUT, {"depth": 100_000_000}),
     (PEANUT, {"act_fn": "__import__"}),
+    (BOTTLENECK, {"act_fn": "__import__"}),
+    (BOTTLENECK, {"act_fn": ["gelu"]}),
+    (BOTTLENECK, {"layers_pattern": NESTED}),
     (VERA, {"projection_prng_key": -1}),
     (LORA, {"peft_type": "ADALORA"}),
     (LORA, {"peft_type": ["LORA"]}),
@@ -114,7 +122,7 @@ def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
     """So a directory that PEFT wrote with a setting left alone is never refused for it."""
     needed = {"psoft_orth": False, "psoft_mag_a": False, "psoft_mag_b": False, "psoft_svd": "lowrank"}
     given: dict[str, object] = {"peft_type": kind}
-    for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]):
+    for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind]):
         if field.name in PLACE_KEYS or field.name in ("peft_type", "target_modules", "num_virtual_tokens"):
             continue
         if field.default is not dataclasses.MISSING and field.name != "runtime_config":
@@ -126,9 +134,9 @@ def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(_TABLES))
 def test_every_key_of_a_table_is_one_that_peft_takes(kind: str) -> None:
-    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
+    known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     assert set(_TABLES[kind].rules) <= known
-    assert issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)], PeftConfig)
+    assert issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PeftConfig)
 
 
 def test_a_key_whose_default_in_peft_is_something_else_must_be_there() -> None:
@@ -138,7 +146,7 @@ def test_a_key_whose_default_in_peft_is_something_else_must_be_there() -> None:
 
 
 def test_the_table_has_every_method_under_pefts_own_type() -> None:
-    assert {method.peft_type for method in METHODS.values()} == set(_TABLES) <= set(PeftType)
+    assert {method.peft_type for method in METHODS.values()} == set(_TABLES) <= PEFT_TYPE_TO_CONFIG_MAPPING.keys()
 
 
 def test_activations_are_ones_that_transformers_has() -> None:

@@ -80,3 +80,23 @@ def test_adapters_of_several_bases_are_told_apart(adapters: dict[str, Path], tin
     with pytest.raises(BaseMismatchError, match=r"adapter 'b' belongs to base .*, the base of 'a'"):
         common_base(sources)
     assert common_base({"a": sources["a"], "c": open_source(adapters["casual"])}) == str(tiny.directory)
+
+
+def test_an_adapter_of_bottlenecks_is_served_on_its_own_base_only(catalogue: Any, tiny: Any, tmp_path: Path) -> None:
+    from peft import get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    from plait.training.bottleneck import BottleneckConfig
+
+    base = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
+    model = get_peft_model(base, BottleneckConfig(task_type="CAUSAL_LM", r=2, target_modules=["down_proj"]))
+    model.save_pretrained(tmp_path / "one", save_embedding_layers=False)
+    assert set(catalogue.load("one", tmp_path / "one").adapter.bottlenecks) == {
+        f"model.layers.{layer}.mlp.down_proj" for layer in range(4)
+    }
+    tensors = load_file(tmp_path / "one" / "adapter_model.safetensors")
+    renamed = {name.replace("layers.3", "layers.7"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, tmp_path / "one" / "adapter_model.safetensors")
+    with pytest.raises(BaseMismatchError, match=r"'model\.layers\.7\.mlp\.down_proj' .* has no such linear layer"):
+        catalogue.load("other", tmp_path / "one")

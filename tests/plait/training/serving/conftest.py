@@ -1,4 +1,4 @@
-"""The tiny base with three random adapters on it, of different ranks and on different layers."""
+"""The tiny base with random adapters on it, of different ranks and on different layers, one made of bottlenecks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterState, load_peft_directory
-from plait.aggregation.geometry import Geometry, geometry_of
+from plait.adapters import AdapterSpec, AdapterState, load_peft_directory
 from plait.training.bases import LocatedBase
+from plait.training.bottleneck import BottleneckConfig
 from plait.training.device import Compute
 from plait.training.serving import Engine, Limits
 
 ADAPTERS = {
     "one": {"r": 2, "lora_alpha": 8, "target_modules": "all-linear"},
     "two": {"r": 5, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj", "up_proj"], "use_rslora": True},
+    "behind": {"r": 6, "act_fn": "relu", "target_modules": ["o_proj", "down_proj"]},
     "three": {"r": 3, "lora_alpha": 9, "target_modules": "all-linear", "rank_pattern": {"down_proj": 7}},
 }
 
@@ -27,7 +28,7 @@ ADAPTERS = {
 @dataclass(frozen=True)
 class Adapter:
     directory: Path
-    geometry: Geometry
+    spec: AdapterSpec
     state: AdapterState
 
 
@@ -38,7 +39,7 @@ def adapters(tiny: LocatedBase, tmp_path_factory: pytest.TempPathFactory) -> dic
         torch.manual_seed(seed)
         model = get_peft_model(
             AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False),
-            LoraConfig(task_type="CAUSAL_LM", **settings),
+            (BottleneckConfig if "act_fn" in settings else LoraConfig)(task_type="CAUSAL_LM", **settings),
         )
         with torch.no_grad():
             for parameter in model.parameters():
@@ -48,7 +49,7 @@ def adapters(tiny: LocatedBase, tmp_path_factory: pytest.TempPathFactory) -> dic
         model.save_pretrained(folder, save_embedding_layers=False)
         loaded = load_peft_directory(folder)
         spec = loaded.spec()
-        made[name] = Adapter(folder, geometry_of(spec), AdapterState.from_tensors(spec.layout, loaded.tensors))
+        made[name] = Adapter(folder, spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
     return made
 
 

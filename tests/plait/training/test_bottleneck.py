@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    MambaConfig,
+    OPTConfig,
+    PretrainedConfig,
+)
+
+import plait
+from plait.adapters import AdapterState, Task, save_peft_directory
+from plait.adapters.bottleneck import bottlenecks_of
+from plait.adapters.methods import AdapterRequest
+from plait.errors import ConfigError
+from plait.exporting import ExportRequest, export, open_source
+from plait.report.tables import aggregation_table
+from plait.rounds.events import RoundFinished
+from plait.rounds.ledger import read_events
+from plait.rounds.run_view import RunView
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
+from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
+from plait.training.resident import ResidentBase
+
+TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
+
+
+def made(tiny: LocatedBase, method: str, **options: object) -> Blueprint:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    request = replace(AdapterRequest(method=method, rank=4), **options)
+    return design(config, request, task=Task.CAUSAL_LM, seed=7, weights=tiny.directory)
+
+
+def moved(blueprint: Blueprint) -> AdapterState:
+    """Values that nothing cancels."""
+    noise = np.random.default_rng(1).normal(scale=0.2, size=blueprint.initial.layout.size)
+    return AdapterState(blueprint.initial.layout, (blueprint.initial.flat + noise).astype(np.float32))
+
+
+def erf_gelu(x: np.ndarray) -> np.ndarray:
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+@pytest.mark.parametrize(("activation", "f"), [("gelu", erf_gelu), ("relu", lambda x: np.maximum(x, 0))])
+def test_a_layer_computes_the_paper_s_formula(activation: str, f) -> None:
+    torch.manual_seed(0)
+    layer = BottleneckLayer(nn.Linear(6, 5).double(), "default", BottleneckConfig(r=3, act_fn=activation))
+    layer = layer.double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    weights = {name: parameter.detach().numpy() for name, parameter in layer.named_parameters()}
+    y = x.numpy() @ weights["base_layer.weight"].T + weights["base_layer.bias"]
+    down = y @ weights["bottleneck_down.default.weight"].T + weights["bottleneck_down.default.bias"]
+    expected = y + f(down) @ weights["bottleneck_up.default.weight"].T + weights["bottleneck_up.default.bias"]
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
+def test_the_adapted_model_starts_as_exactly_the_base(method: str, tiny: LocatedBase, resident: ResidentBase) -> None:
+    blueprint = made(tiny, method)
+    model = resident.carrying(blueprint.spec, blueprint.initial).eval()
+    with torch.no_grad(), model.disable_adapter():
+        bare = model(input_ids=TOKENS).logits
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=TOKENS).logits, bare)
+        changed = resident.carrying(blueprint.spec, moved(blueprint))(input_ids=TOKENS).logits
+    assert not torch.allclose(changed, bare, atol=1e-2)
+
+
+def test_houlsby_adapts_both_halves_of_a_block_and_pfeiffer_the_second(tiny: LocatedBase) -> None:
+    both, second = (bottlenecks_of(made(tiny, method).spec.layout) for method in ("bottleneck", "pfeiffer"))
+    assert {each.module.rpartition(".")[2] for each in both} == {"o_proj", "down_proj"}
+    assert {each.module.rpartition(".")[2] for each in second} == {"down_proj"}
+    # Two matrices and two biases, behind a layer of width 128, in four blocks.
+    assert made(tiny, "pfeiffer").spec.layout.size == 4 * (2 * 4 * 128 + 4 + 128)
+    assert made(tiny, "bottleneck").spec.layout.size == 2 * made(tiny, "pfeiffer").spec.layout.size
+    assert {(each.rank, each.width) for each in both} == {(4, 128)}
+    assert [each.module for each in bottlenecks_of(made(tiny, "bottleneck", target_modules="up_proj").spec.layout)] == [
+        f"base_model.model.model.layers.{layer}.mlp.up_proj" for layer in range(4)
+    ]
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "attention", "feedforward"),
+    [
+        (GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2), Task.CAUSAL_LM, "attn.c_proj", "mlp.c_proj"),
+        (GPTNeoXConfig(**SMALL), Task.CAUSAL_LM, "attention.dense", "mlp.dense_4h_to_h"),
+        (OPTConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32,
+                   word_embed_proj_dim=16), Task.CAUSAL_LM, "self_attn.out_proj", "fc2"),
+        (BertConfig(**SMALL), Task.CLASSIFICATION, "attention.output.dense", "layer.0.output.dense"),
+    ],
+    ids=["gpt2", "neox", "opt", "bert"],
+)  # fmt: skip
+def test_it_finds_where_the_halves_of_a_block_end(
+    config: PretrainedConfig, task: Task, attention: str, feedforward: str
+) -> None:
+    labels = ("a", "b") if task is Task.CLASSIFICATION else ()
+    config.num_labels = 2
+    found = {}
+    for method in ("bottleneck", "pfeiffer"):
+        blueprint = design(config, AdapterRequest(method=method, rank=4), task=task, labels=labels, seed=0)
+        found[method] = [each.module for each in bottlenecks_of(blueprint.spec.layout)]
+    (second,) = found["pfeiffer"]
+    (first,) = set(found["bottleneck"]) - {second}
+    assert first.endswith(attention)
+    assert second.endswith(feedforward)
+
+
+def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> None:
+    config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
+    modules = base_modules(config, Task.CAUSAL_LM)
+    assert modules.attention_outputs == ("out_proj",)
+    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2)
+    with pytest.raises(ConfigError, match="target-modules has 'x', which matches no module"):
+        design(config, AdapterRequest(method="bottleneck", target_modules="x"), task=Task.CAUSAL_LM, seed=0)
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
+def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path: Path) -> None:
+    blueprint = made(tiny, method)
+    save_peft_directory(tmp_path / "ours", spec=blueprint.spec, state=moved(blueprint), base=tiny.reference, card="")
+
+    def loaded(directory: Path) -> PeftModel:
+        base = AutoModelForCausalLM.from_pretrained(tiny.directory, dtype=torch.float32, trust_remote_code=False)
+        with warnings.catch_warnings():
+            # PEFT asks transformers under a name that it is about to drop.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            return PeftModel.from_pretrained(base, directory).eval()
+
+    first = loaded(tmp_path / "ours")
+    # Otherwise it looks for the base's own configuration on the hub.
+    first.save_pretrained(str(tmp_path / "peft"), save_embedding_layers=False)
+    again = loaded(tmp_path / "peft")
+    with torch.no_grad():
+        expected = first(input_ids=TOKENS).logits
+        assert torch.equal(again(input_ids=TOKENS).logits, expected)
+        # Two on one base, exchanged and taken away.
+        again.load_adapter(str(tmp_path / "ours"), adapter_name="second")
+        again.set_adapter("second")
+        assert torch.equal(again(input_ids=TOKENS).logits, expected)
+        again.delete_adapter("default")
+        with again.disable_adapter():
+            assert not torch.equal(again(input_ids=TOKENS).logits, expected)
+
+
+def test_a_merge_is_refused_and_says_why(tiny: LocatedBase) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
+    model = get_peft_model(base, BottleneckConfig(r=2, target_modules=["down_proj"]))
+    for merge in (model.merge_and_unload, model.merge_adapter, _layer_of(model).merge):
+        with pytest.raises(ValueError, match="cannot be merged: its adapters are not linear"):
+            merge()
+    assert isinstance(model.unload(), type(base))
+
+
+@pytest.mark.parametrize(("options", "message"), [({"r": 0}, "positive width"), ({"act_fn": "eval"}, "one of gelu")])
+def test_a_configuration_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BottleneckConfig(**options)
+
+
+def _layer_of(model: nn.Module) -> BottleneckLayer:
+    return next(cast("BottleneckLayer", each) for each in model.modules() if isinstance(each, BottleneckLayer))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clients, two rounds, at one bit per parameter."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    options = {"base": "tiny", "clients": 2, "rounds": 2, "local_steps": 2, "seq_len": 32, "method": "bottleneck"}
+    plait.simulate("stdlib", out=str(out), max_held_out_sequences=4, partition="natural:package", **options)
+    return out
+
+
+def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
+    finished = [event for event in read_events(run / "ledger.jsonl") if isinstance(event, RoundFinished)]
+    assert len(finished) == 2
+    for event in finished:
+        assert event.diagnostics is not None
+        assert event.diagnostics.inputs == 32
+        assert 0 < event.diagnostics.error < 1
+    table = aggregation_table(RunView.of(read_events(run / "ledger.jsonl")))
+    assert "bottlenecks' outputs for 32 random inputs" in table.note
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("merged", "made by bottleneck and cannot be merged, for its adapters are not linear.*: export --to peft"),
+        ("gguf", r"made by bottleneck \(BOTTLENECK\), llama.cpp supports only plain LoRA .*: export --to peft"),
+        ("ollama", r"made by bottleneck \(BOTTLENECK\), .* supports only plain LoRA .*: export --to peft"),
+        ("vllm", r"made by bottleneck \(BOTTLENECK\), vLLM supports only plain LoRA .*: export --to peft"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_and_says_why(target: str, message: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(target, ExportRequest(open_source(run), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_export_for_peft_says_how_to_load_it(run: Path, tmp_path: Path) -> None:
+    written = export("peft", ExportRequest(open_source(run), tmp_path / "out")).written
+    assert "import plait.training.bottleneck" in written.commands[0].text
+    assert "import plait.training.bottleneck" in (tmp_path / "out" / "README.md").read_text()
