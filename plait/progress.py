@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
     ClientsGathered,
@@ -104,6 +105,7 @@ class _Viewer:
         self._privacy: PrivacyCard | None = None
         self._newcomers: list[str] = []
         self._given: object = None
+        self._seq_len: object = None
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
         self._bar = bars.add_task("starting", total=total)
@@ -111,7 +113,7 @@ class _Viewer:
     def show(self, event: Event) -> None:
         match event:
             case RunStarted(config=settings):
-                self._given = settings.get("learning-rate")
+                self._given, self._seq_len = settings.get("learning-rate"), settings.get("seq-len")
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
@@ -128,6 +130,8 @@ class _Viewer:
                 self._warn("cannot take part", f"{_clean(event.client)} ({reason}): {_clean(event.detail)}")
             case ClientsDescribed():
                 self._newcomers += [_clean(client.client) for client in event.clients]
+                if sentence := cut_sentence(event.clients, seq_len=self._seq_len):
+                    self._screen.print(sentence)
             case WaitingForClients():
                 self._show_here(event.wanted, event.fit, event.unfit)
             case ClientsGathered():

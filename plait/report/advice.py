@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from statistics import fmean, median
 
 from plait.report.wording import clean, loss_text, percent_text
+from plait.rounds.cut import cut_sentence
 from plait.rounds.events import Diagnostics, Score
 from plait.rounds.rates import rates_sentence
 from plait.rounds.run_view import RunView
@@ -31,6 +32,7 @@ def advice(view: RunView) -> tuple[str, ...]:
     """Sentences on the run's rule, rank, clients and update; none if nothing stands out."""
     rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
     return (
+        *_on_data(view),
         *_on_rates(view),
         *_on_watch(view),
         *_on_rule(view, rounds),
@@ -38,6 +40,12 @@ def advice(view: RunView) -> tuple[str, ...]:
         *_on_outliers(rounds),
         *_on_step(view),
     )
+
+
+def _on_data(view: RunView) -> Iterator[str]:
+    """What the sequence length cuts off."""
+    if sentence := cut_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
+        yield sentence
 
 
 def _on_rates(view: RunView) -> Iterator[str]:

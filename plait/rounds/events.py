@@ -289,6 +289,8 @@ class DescribedClient(Part):
         held_out_tokens: tokens in them.
         rank: of its adapter.
         histogram: its examples by label or source.
+        cut_examples: conversations and preferences whose end is beyond the sequence length.
+        left_out_examples: those of which nothing to learn from is within it.
         public_key: Ed25519, in hexadecimal; None for a simulated client.
     """
 
@@ -299,6 +301,8 @@ class DescribedClient(Part):
     held_out_tokens: Count = 0
     rank: Count | None = None
     histogram: Mapping[str, Count] = {}
+    cut_examples: Count = 0
+    left_out_examples: Count = 0
     public_key: str | None = None
 
 

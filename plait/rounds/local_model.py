@@ -21,13 +21,20 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True)
 class DataSize:
-    """A client's amount of data, in numbers only."""
+    """A client's amount of data, in numbers only.
+
+    Attributes:
+        cut_examples: conversations and preferences whose end is beyond the sequence length.
+        left_out_examples: those of which nothing to learn from is within it.
+    """
 
     train_examples: int
     train_tokens: int
     held_out_examples: int
     held_out_tokens: int
     histogram: Mapping[str, int]
+    cut_examples: int = 0
+    left_out_examples: int = 0
 
 
 @dataclass(frozen=True)

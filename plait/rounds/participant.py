@@ -209,6 +209,8 @@ class Participant:
             held_out_tokens=size.held_out_tokens,
             histogram=size.histogram,
             max_rank=self.max_rank,
+            cut_examples=size.cut_examples,
+            left_out_examples=size.left_out_examples,
         )
 
     def _job(

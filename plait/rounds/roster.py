@@ -334,6 +334,8 @@ class Roster:
                 held_out_tokens=card.held_out_tokens,
                 rank=self._ranks.adapters[track].rank,
                 histogram=card.histogram,
+                cut_examples=card.cut_examples,
+                left_out_examples=card.left_out_examples,
                 public_key=key.hex() or None,
             )
             for name, (card, key, track) in news.items()

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from os.path import commonprefix
@@ -54,6 +54,7 @@ class Example:
     Attributes:
         tokens: (length,) token ids.
         labels: (length,) the same ids where the loss counts and `IGNORED` elsewhere; (1,) the class for classification.
+        is_cut: whether it, or one of its sides, went on beyond the sequence length.
         ends: of a preference, where its sides end: the chosen reply with its prompt, the rejected one with its prompt,
             and the prompt with an unrelated reply (KTO). A side that is missing has no tokens. Otherwise empty.
     """
@@ -61,6 +62,7 @@ class Example:
     tokens: Tokens
     labels: Tokens
     ends: tuple[int, ...] = ()
+    is_cut: bool = field(default=False, compare=False)
 
     @property
     def digest(self) -> bytes:
@@ -80,9 +82,8 @@ class Example:
         sides = (chosen, rejected, unrelated)
         there = [side for side in sides if side is not None]
         ends = accumulate(0 if side is None else len(side.tokens) for side in sides)
-        return cls(
-            np.concatenate([side.tokens for side in there]), np.concatenate([side.labels for side in there]), (*ends,)
-        )
+        tokens, labels = (np.concatenate([getattr(side, name) for side in there]) for name in ("tokens", "labels"))
+        return cls(tokens, labels, (*ends,), any(side.is_cut for side in there))
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,14 @@ class Split:
 
     Attributes:
         held_out: the part that never trains; at most as many as requested, spread evenly over it.
+        cut: of all examples, those that went on beyond the sequence length.
+        left_out: records of which nothing to learn from is within it.
     """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
+    cut: int = 0
+    left_out: int = 0
 
     @property
     def train_tokens(self) -> int:
@@ -240,7 +245,7 @@ def single_replies(split: Split) -> Split:
         for example in split.train
         if example.sides[kept] is not None
     ]
-    return Split(_with_unrelated(train), _with_unrelated(split.held_out))
+    return replace(split, train=_with_unrelated(train), held_out=_with_unrelated(split.held_out))
 
 
 def _with_unrelated(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -380,7 +385,8 @@ def _conversation(
         counts |= (starts >= start) & (starts < end)
     labels = np.where(counts, tokens, IGNORED).astype(np.int32)
     # The first token is never predicted, so its label does not count.
-    return Example(tokens[:seq_len], labels[:seq_len]) if counts[1:seq_len].any() else None
+    is_learned = counts[1:seq_len].any()
+    return Example(tokens[:seq_len], labels[:seq_len], is_cut=len(tokens) > seq_len) if is_learned else None
 
 
 def _render(

@@ -112,6 +112,8 @@ class PeftLocalModel:
             held_out_examples=len(split.held_out),
             held_out_tokens=split.held_out_tokens,
             histogram=self.histogram,
+            cut_examples=split.cut,
+            left_out_examples=split.left_out,
         )
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
@@ -175,15 +177,21 @@ class PeftLocalModel:
             settings.objective,
         )
         if self._split is None or self._split_for != wanted:
+            examples = self._examples(self.records, spec, settings)
+            held_out = self._examples(self.held_out, spec, settings) if self.held_out else None
             split = split_examples(
-                self._examples(self.records, spec, settings),
-                self._examples(self.held_out, spec, settings) if self.held_out else None,
+                examples,
+                held_out,
                 client=self.client,
                 seq_len=settings.seq_len,
                 held_out_fraction=settings.held_out_fraction,
                 max_held_out=settings.max_held_out_sequences,
                 by_label=spec.task is Task.CLASSIFICATION,
             )
+            every = (*examples, *(held_out or ()))
+            # Texts are packed, not cut one by one.
+            records = len(every) if self.kind is RecordKind.TEXT else len(self.records) + len(self.held_out)
+            split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
             objective = objective_named(settings.objective)
             self._split = single_replies(split) if objective and objective.takes_one_reply else split
             self._split_for = wanted

@@ -239,7 +239,7 @@ class MaskedUpdate(_message.Message):
     def __init__(self, values: _Optional[bytes] = ..., figures: _Optional[bytes] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank", "cut_examples", "left_out_examples")
     class HistogramEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +257,8 @@ class ClientCard(_message.Message):
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
+    CUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
@@ -267,7 +269,9 @@ class ClientCard(_message.Message):
     histogram: _containers.ScalarMap[str, int]
     wire: _containers.RepeatedScalarFieldContainer[str]
     max_rank: int
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ...) -> None: ...
+    cut_examples: int
+    left_out_examples: int
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")

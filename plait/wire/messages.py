@@ -84,6 +84,8 @@ class ClientCard:
         histogram: source or label to number of examples.
         wire: names of the codecs that it can decode.
         max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
+        cut_examples: conversations and preferences whose end is beyond the sequence length.
+        left_out_examples: those of which nothing to learn from is within it.
     """
 
     client: str
@@ -96,6 +98,8 @@ class ClientCard:
     histogram: Mapping[str, int]
     wire: tuple[str, ...] = tuple(CODECS)
     max_rank: int = 0
+    cut_examples: int = 0
+    left_out_examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -353,6 +357,8 @@ def _check_card(card: ClientCard) -> None:
     bounds.integer("training tokens", card.train_tokens)
     bounds.integer("held-out examples", card.held_out_examples)
     bounds.integer("held-out tokens", card.held_out_tokens)
+    bounds.integer("cut examples", card.cut_examples)
+    bounds.integer("examples left out", card.left_out_examples)
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
     names_bytes = sum(len(key.encode()) for key in card.histogram)
     bounds.integer("bytes of the names in the histogram", names_bytes, maximum=bounds.MAX_HISTOGRAM_BYTES)

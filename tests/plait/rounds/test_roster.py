@@ -20,6 +20,8 @@ def row(name, examples, held_out_tokens):
         "held_out_tokens": held_out_tokens,
         "rank": 2,
         "histogram": {"fake": 4},
+        "cut_examples": 0,
+        "left_out_examples": 0,
     }
 
 

@@ -205,3 +205,14 @@ def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> 
 def test_records_that_do_not_fit_the_objective_are_refused(kind, task, objective, said) -> None:
     with pytest.raises(DataError, match=said):
         check_kind(kind, task, objective)
+
+
+def test_what_the_sequence_length_cuts_is_counted(resident, blueprint) -> None:
+    records = [*PAIRS, pair(20, chosen="x " * 200), replace(pair(21), messages=(Message("user", "why " * 200),))]
+    size = client(resident, records).data_size(blueprint.spec, SETTINGS)
+    assert (size.cut_examples, size.left_out_examples) == (1, 1)
+    whole = client(resident, records).data_size(blueprint.spec, replace(SETTINGS, seq_len=2048))
+    assert (whole.cut_examples, whole.left_out_examples) == (0, 0)
+    texts = client(resident, [Record(text="x = 1\n" * 400)], RecordKind.TEXT)
+    packed = texts.data_size(blueprint.spec, replace(SETTINGS, objective="sft"))
+    assert (packed.cut_examples, packed.left_out_examples) == (0, 0)

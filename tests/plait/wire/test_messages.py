@@ -110,6 +110,8 @@ CARDS = st.builds(
     histogram=st.dictionaries(NAMES, COUNTS, max_size=4),
     wire=st.lists(NAMES, max_size=4).map(tuple),
     max_rank=SMALL,
+    cut_examples=COUNTS,
+    left_out_examples=COUNTS,
 )
 REFUSALS = st.builds(Refusal, NAMES, st.sampled_from(RefusalReason), st.text(max_size=50).filter(str.isprintable))
 REPLIES = CARDS | st.builds(UpdateReply, st.binary()) | EVALUATIONS | REFUSALS
@@ -202,6 +204,8 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
         (dataclasses.replace(CARD, train_tokens=2**63), "training tokens is"),
         (dataclasses.replace(CARD, held_out_examples=-1), "held-out examples is -1"),
         (dataclasses.replace(CARD, held_out_tokens=-1), "held-out tokens is -1"),
+        (dataclasses.replace(CARD, cut_examples=-1), "cut examples is -1"),
+        (dataclasses.replace(CARD, left_out_examples=-1), "examples left out is -1"),
         (dataclasses.replace(CARD, histogram={"a": -1}), "histogram of 'a' is -1"),
         (dataclasses.replace(CARD, histogram={str(i): 1 for i in range(65)}), "histogram has 65 entries"),
         (

@@ -1,0 +1,30 @@
+"""What the sequence length cuts off clients' examples, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from plait.rounds.events import DescribedClient
+
+
+def cut_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
+    """How many of the clients' examples are cut or left out; empty if none is.
+
+    Args:
+        clients: as they described themselves.
+        seq_len: tokens of a sequence, as the run's settings have it.
+    """
+    described = tuple(clients)
+    cut, left_out = sum(each.cut_examples for each in described), sum(each.left_out_examples for each in described)
+    tokens = f"{seq_len} tokens (--seq-len)" if isinstance(seq_len, int) else "the sequence length"
+    told: list[str] = []
+    if cut:
+        told.append(f"{_examples(cut)} cut after {tokens}")
+    if left_out:
+        within = "that" if cut else tokens
+        told.append(f"{_examples(left_out)} left out because nothing to learn from begins within {within}")
+    return f"{', and '.join(told)}." if told else ""
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example{' is' if count == 1 else 's are'}"
