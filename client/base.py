@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from client.consent import Consents, agree, consent_digest
@@ -14,11 +15,12 @@ from client.wording import shown
 from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
-from plait.errors import BaseMismatchError, ConfigError, PolicyError
+from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.rounds.disk_memory import DiskMemory
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
+    from client.participant import KeptBase
     from plait.settle import Settled
 
 _AGREED = {
@@ -65,6 +67,7 @@ def open_runner(
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
+    kept: KeptBase | None = None,
 ) -> AppRunner:
     """Resolve the run and load its base; may take minutes if the base must be fetched.
 
@@ -76,6 +79,7 @@ def open_runner(
         dataset: its own data.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
+        kept: the base in memory from the run before.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
@@ -102,6 +106,7 @@ def open_runner(
             "give --base DIRECTORY with the model that the run adapts"
         )
     policy.check_run(told)
+    policy.check_time(datetime.now(), labels=run.labels)
     _consented(run, told, settled, settings, progress=progress, ask=ask)
     try:
         located = locate_base(
@@ -124,6 +129,7 @@ def open_runner(
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
+        kept=kept,
     )
     participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
     app = client_app(lambda _: participant)
@@ -147,11 +153,19 @@ def open_or_decline(
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
+    kept: KeptBase | None = None,
 ) -> TaskRunner:
-    """As `open_runner`; if policy or operator decline, a runner that tells the server so."""
+    """As `open_runner`; if policy or operator decline, a runner that tells the server so.
+
+    Where the server stays, so it is if the run is impossible here: the node waits for the next one.
+    """
     try:
-        return open_runner(run, settings, dataset, progress=progress, ask=ask)
+        return open_runner(run, settings, dataset, progress=progress, ask=ask, kept=kept)
     except PolicyError as error:
+        return DecliningRunner(run, settings.name, error)
+    except PlaitError as error:
+        if not run.stays or isinstance(error, DiskFullError):
+            raise
         return DecliningRunner(run, settings.name, error)
 
 
@@ -184,6 +198,7 @@ def _consented(
         f"{run.run_id:016x}",
         consents,
         most_runs=settings.policy.max_rounds // told.rounds,
+        most_a_week=settings.policy.max_runs_per_week,
         yes=settings.consents,
         by_policy=settings.policy.consent == "policy",
         ask=ask,

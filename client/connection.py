@@ -27,6 +27,7 @@ from client.wording import shown
 from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError
+from plait.transport.labels import are_labels
 from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -53,11 +54,13 @@ class _LongCall:
         abandonment: ends the call, with the reason for the operator.
         is_enrolled: whether the server has admitted the node; before that, anything but the proof would be refused for
             good.
+        stays: whether the server may name further runs.
     """
 
     outgoing: queue.SimpleQueue[pb.FromNode | None] = field(default_factory=queue.SimpleQueue[pb.FromNode | None])
     abandonment: Abandonment = field(default_factory=Abandonment)
     is_enrolled: bool = False
+    stays: bool = False
 
 
 @dataclass(eq=False)
@@ -97,7 +100,7 @@ class Connection:
                 self._call.outgoing.put(message)
 
     def heard(self) -> None:
-        """A task, its withdrawal or a farewell was processed: read on."""
+        """A welcome, a task, its withdrawal or a farewell was processed: read on."""
         self._room.release()
 
     def break_off(self, cause: str) -> None:
@@ -153,10 +156,10 @@ class Connection:
                     elif message.HasField("refused"):
                         return self._refused(message.refused)
                     elif message.HasField("welcome"):
-                        if call.is_enrolled:
+                        if call.is_enrolled and not call.stays:
                             raise PeerError("server admitted this node twice, expected work")
                         patience.cancel()
-                        call.is_enrolled = True
+                        call.is_enrolled, call.stays = True, message.welcome.stays
                         self._welcome(message.welcome, channel)
                     elif call.is_enrolled:
                         self._hand_on(message)
@@ -183,9 +186,21 @@ class Connection:
                 f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
                 f"{len(welcome.base_fingerprint)} bytes, expected {SESSION_BYTES} and {DIGEST_BYTES}"
             )
-        config = _run_config(welcome.run_config_json)
+        if not are_labels(welcome.cohort_labels):
+            raise PeerError("server's welcome has labels that are none, expected such as gpu or region=eu")
+        is_none = welcome.run_id == 0 and welcome.stays
+        config = {} if is_none else _run_config(welcome.run_config_json)
+        run = Run(
+            welcome.run_id,
+            welcome.node_id,
+            config,
+            welcome.base_fingerprint,
+            stays=welcome.stays,
+            labels=tuple(welcome.cohort_labels),
+        )
         self.backoff.reset()
-        self.tell(Welcomed(Run(welcome.run_id, welcome.node_id, config, welcome.base_fingerprint)))
+        # A server that stays may send many of them: no more are read than the node processes.
+        self._pass_on(Welcomed(run))
         self.sessions.replace(Session(channel, welcome))
 
     def _hand_on(self, message: pb.ToNode) -> None:
@@ -196,7 +211,7 @@ class Connection:
         elif message.HasField("drain"):
             self._pass_on(Draining(message.drain.finished))
 
-    def _pass_on(self, event: Offered | Withdrawn | Draining) -> None:
+    def _pass_on(self, event: Welcomed | Offered | Withdrawn | Draining) -> None:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return

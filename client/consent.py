@@ -18,6 +18,7 @@ from plait.errors import MachineError, PolicyError
 from plait.files import make_private_directory, read_if_there, write_atomically
 
 _MOST_KEPT = 256
+_WEEK_S = 7 * 24 * 3600.0
 
 
 def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, authority: bytes) -> str:
@@ -54,9 +55,11 @@ class Consents:
 
     def runs(self, digest: str) -> frozenset[str]:
         """The agreed runs of this configuration."""
-        entry = self._read().get(digest)
-        runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
-        return frozenset(map(str, cast("list[object]", runs))) if isinstance(runs, list) else frozenset()
+        return frozenset(_begun(self._read().get(digest)))
+
+    def begun_since(self, since_s: float) -> int:
+        """The number of runs, of all configurations, that were agreed to since then (in seconds since 1970)."""
+        return sum(begun >= since_s for entry in self._read().values() for begun in _begun(entry).values())
 
     def add(self, digest: str, run: str, how: str) -> None:
         """Store this configuration and one run of it.
@@ -69,8 +72,10 @@ class Consents:
         Raises:
             MachineError: the disk is full or read-only.
         """
-        before, runs = self._read(), sorted({*self.runs(digest), run})
-        entry = before.pop(digest, None) or {"how": how, "time": round(time.time())}
+        before, now = self._read(), round(time.time())
+        entry = before.pop(digest, None)
+        runs = {**_begun(entry), run: now}
+        entry = entry or {"how": how, "time": now}
         kept = {**before, digest: {**cast("dict[str, object]", entry), "runs": runs}}
         newest = dict(list(kept.items())[-_MOST_KEPT:])
         try:
@@ -88,12 +93,24 @@ class Consents:
         return cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
 
 
+def _begun(entry: object) -> dict[str, float]:
+    """The runs of one configuration and when they were agreed to; an earlier version kept no times."""
+    runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
+    if isinstance(runs, list):
+        return dict.fromkeys(map(str, cast("list[object]", runs)), 0.0)
+    if not isinstance(runs, dict):
+        return {}
+    times = cast("dict[str, object]", runs)
+    return {run: float(when) if isinstance(when, int | float) else 0.0 for run, when in times.items()}
+
+
 def agree(
     digest: str,
     run: str,
     consents: Consents,
     *,
     most_runs: int,
+    most_a_week: int = 0,
     yes: bool,
     by_policy: bool,
     ask: Callable[[], bool] | None,
@@ -105,6 +122,7 @@ def agree(
         run: name of the run.
         consents: earlier ones.
         most_runs: limit on runs of one configuration; each reveals more.
+        most_a_week: limit on runs of any configuration within seven days; 0 for none.
         yes: whether the operator consented on the command line.
         by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
         ask: asks the operator; None without a terminal.
@@ -122,6 +140,11 @@ def agree(
         raise PolicyError(
             f"the server began {len(runs) + 1} runs of one configuration, but max-rounds of this client's policy "
             f"allows the rounds of {most_runs}; to take part, raise it in the file given with --policy"
+        )
+    if most_a_week and consents.begun_since(time.time() - _WEEK_S) >= most_a_week:
+        raise PolicyError(
+            f"this client began {most_a_week} runs within seven days, but max-runs-per-week of its policy allows "
+            f"{most_a_week}; to take part, raise it in the file given with --policy"
         )
     if consents.has(digest):
         how = "before"

@@ -48,8 +48,9 @@ class Lost:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The base is ready and the node can work."""
+    """The base is ready and the node can work for a run."""
 
+    run: Run
     capacity: Capacity
 
 

@@ -1,4 +1,4 @@
-"""The resident process on a client's machine: it connects, works through the tasks, and stays.
+"""The resident process on a client's machine: it connects, works through the tasks of a run, and stays for the next.
 
 Its main loop is one thread that processes events in order; connection, work and uploads have their own threads
 and send it events. Knows nothing of models.
@@ -108,7 +108,9 @@ class Node:
         self._tasks = 0
         self._sent_bytes = 0
         self._heads_bytes = 0
+        self._earlier_bytes = 0
         self._reports = 0
+        self._has_been_here = False
 
     def stop(self, *, by_system: bool = False) -> None:
         """Ask the node to end soon; may be called from a signal handler.
@@ -119,7 +121,7 @@ class Node:
         self._events.put(Stopped(by_system))
 
     def run(self) -> None:
-        """Work until the run is over, or the system wants the process to end.
+        """Work until the run is over and the server does not stay, or the system wants the process to end.
 
         Raises:
             Interrupted: the operator stopped it.
@@ -144,7 +146,7 @@ class Node:
 
     def _handle(self, event: Event | None) -> bool:
         """Process an event; returns whether it is the last."""
-        if isinstance(event, Offered | Withdrawn | Draining):
+        if isinstance(event, Welcomed | Offered | Withdrawn | Draining):
             self._connection.heard()
         match event:
             case None:
@@ -164,8 +166,9 @@ class Node:
                 return self._drained(finished=finished)
             case Lost():
                 self._lost(event)
-            case Prepared(capacity):
-                self._prepared(capacity)
+            case Prepared(run, capacity):
+                if run == self._run:
+                    self._prepared(run, capacity)
             case Failed(error):
                 raise error
             case Began(task):
@@ -187,26 +190,37 @@ class Node:
         return False
 
     def _welcomed(self, run: Run) -> None:
-        self._connected, self._draining, self._attempts = True, False, 0
-        again = "again " if self._run is not None else ""
-        self._journal.tell("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
-        if run != self._run:
-            # The answers of another run are useless; its state stays on disk.
-            self._run, self._capacity = run, None
-            self._uploads.withdraw_all("the server began another run")
-            self._worker.move_to(run)
+        was_connected, self._connected, self._draining, self._attempts = self._connected, True, False, 0
+        if not was_connected:
+            again = "again " if self._has_been_here else ""
+            self._has_been_here = True
+            self._journal.tell("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
+        if run == self._run:
+            self._worker.reconnected()
+            if self._capacity is not None:
+                self._be_ready(run, self._capacity)
             return
-        self._worker.reconnected()
-        if self._capacity is not None:
-            self._be_ready(self._capacity)
+        if run.stays and self._run is not None and run.run_id != self._run.run_id:
+            self._over(self._run)
+        # The answers of another run are useless; its state stays on disk.
+        self._run, self._capacity = None if run.is_none else run, None
+        self._uploads.withdraw_all("the server began another run")
+        if run.is_none:
+            self._worker.rest()
+            self._journal.tell("waiting", "no run for this node now; waiting for the next")
+            return
+        if was_connected:
+            self._journal.tell("run", "the server begins another run", run_id=f"{run.run_id:016x}")
+        self._worker.move_to(run)
 
-    def _prepared(self, capacity: Capacity) -> None:
+    def _prepared(self, run: Run, capacity: Capacity) -> None:
         self._capacity = capacity
         if capacity.declined:
             self._journal.tell("declined", f"takes no part: {capacity.declined}")
-            if not self._connected:
+            if not self._connected and not run.stays:
                 raise capacity.declined
-            self._be_ready(capacity)
+            if self._connected:
+                self._be_ready(run, capacity)
             return
         self._journal.tell(
             "base",
@@ -216,9 +230,9 @@ class Node:
             base_fingerprint=capacity.base_fingerprint.hex(),
         )
         if self._connected:
-            self._be_ready(capacity)
+            self._be_ready(run, capacity)
 
-    def _be_ready(self, capacity: Capacity) -> None:
+    def _be_ready(self, run: Run, capacity: Capacity) -> None:
         self._connection.send(
             pb.FromNode(
                 ready=pb.Ready(
@@ -226,6 +240,7 @@ class Node:
                     methods=capacity.methods,
                     memory_bytes=capacity.memory_bytes,
                     device=capacity.device,
+                    run_id=run.run_id,
                 )
             )
         )
@@ -250,7 +265,13 @@ class Node:
         if not finished:
             self._journal.tell("draining", "server is going down; waiting for it to come back")
             return False
-        received_bytes = self._heads_bytes + self._downloads.received_bytes
+        if self._run is not None:
+            self._over(self._run)
+        return True
+
+    def _over(self, run: Run) -> None:
+        """Report a run that is over, and remove what only further rounds would have needed."""
+        received_bytes = self._heads_bytes + self._downloads.received_bytes - self._earlier_bytes
         self._journal.tell(
             "finished",
             f"the run is over: did {self._tasks} tasks, sent {size(self._sent_bytes)}, received {size(received_bytes)}",
@@ -258,14 +279,13 @@ class Node:
             sent_bytes=self._sent_bytes,
             received_bytes=received_bytes,
         )
-        self._tidy()
-        return True
+        self._earlier_bytes += received_bytes
+        self._tasks = self._sent_bytes = 0
+        self._tidy(run)
 
-    def _tidy(self) -> None:
+    def _tidy(self, run: Run) -> None:
         """Remove what only further rounds would have needed; report the personalized adapter, which nobody else has."""
-        settings, run = self._settings, self._run
-        if run is None:
-            return
+        settings = self._settings
         folder = memory_folder(settings.state, run.run_id, settings.name)
         try:
             keep_only_what_lasts(folder)
@@ -287,7 +307,9 @@ class Node:
 
     def _delivered(self, event: Delivered) -> None:
         if self._capacity and self._capacity.declined:
-            raise self._capacity.declined  # the server has been told
+            if self._run is None or not self._run.stays:
+                raise self._capacity.declined  # the server has been told
+            return
         self._tasks += 1
         self._sent_bytes += event.sent_bytes
         task = event.task
@@ -312,7 +334,7 @@ class Node:
 
     def _give_up_declining(self) -> None:
         """A server that never asks need not be told why this node takes no part."""
-        if self._capacity and self._capacity.declined:
+        if self._capacity and self._capacity.declined and self._run and not self._run.stays:
             self._reports += 1
             if self._reports > _LONG_WORK:
                 raise self._capacity.declined

@@ -14,6 +14,7 @@ from plait.rounds.terms import Terms
 from plait.run import Run
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
+from plait.training.resident import ResidentBase
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,20 @@ class OwnClient:
         )
 
 
+class KeptBase:
+    """The base of the newest run, kept in memory for the next one if that has the same."""
+
+    def __init__(self) -> None:
+        self._base: ResidentBase | None = None
+
+    def of(self, run: Run) -> ResidentBase:
+        """The run's base; takes the place of the one before if that is another."""
+        found = run.load_base()
+        if self._base is None or self._base.identity != found.identity:
+            self._base = found
+        return self._base
+
+
 def own_client(
     run: Run,
     dataset: Dataset,
@@ -59,6 +74,7 @@ def own_client(
     max_rank: int = 0,
     trainer: str = "",
     sign: Callable[[bytes], bytes] | None = None,
+    kept: KeptBase | None = None,
 ) -> OwnClient:
     """Prepare for a run; reads no base before the first task.
 
@@ -70,6 +86,7 @@ def own_client(
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         sign: makes the signatures of its updates.
+        kept: the base in memory from the run before.
 
     Raises:
         PolicyError: the run asks for more than the policy allows, or names another trainer.
@@ -80,7 +97,7 @@ def own_client(
     # Problems that only the base reveals are reported before anybody waits for this node.
     terms = run.terms(name, max_rank=max_rank, policy=policy)
     model = PeftLocalModel(
-        run.load_base(),
+        (kept or KeptBase()).of(run),
         name,
         dataset.records,
         held_out=dataset.held_out,

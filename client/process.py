@@ -69,10 +69,13 @@ def make_node(
 
     def open_for(run: Run) -> TaskRunner:
         make_room(run, settings, journal)
-        return open_or_decline(run, settings, dataset, progress=progress, ask=ask)
+        return open_or_decline(run, settings, dataset, progress=progress, ask=ask, kept=kept)
 
     progress("loading libraries")
     check_machine(settings, progress=progress)
+    from client.participant import KeptBase
+
+    kept = KeptBase()
     return Node(settings, wrap(open_for), journal)
 
 

@@ -25,12 +25,21 @@ class Run:
         run_id: Flower's number of the run.
         node_id: Flower's number of the node.
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
+        stays: whether the server stays when the run is over, and another may follow.
+        labels: what the run asks its clients to state.
     """
 
     run_id: int
     node_id: int
     config: Mapping[str, Scalar]
     base_fingerprint: bytes
+    stays: bool = False
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the server has no run for this node now."""
+        return self.run_id == 0 and self.stays
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Capacity:
     methods: tuple[str, ...]
     memory_bytes: int
     device: str
-    declined: PolicyError | None = None
+    declined: PlaitError | None = None
 
 
 class TaskRunner(Protocol):
@@ -119,17 +128,21 @@ def _refusal_in(data: bytes) -> str:
 class DecliningRunner:
     """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
 
+    That is its policy's or its operator's decision, or the run's base, which it cannot have.
+
     Args:
         error: why.
     """
 
-    def __init__(self, run: Run, name: str, error: PolicyError) -> None:
+    def __init__(self, run: Run, name: str, error: PlaitError) -> None:
         self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
         self._name = name
 
     def answer(self, task: Task, body: bytes) -> Answer:
         """Refuse, whatever is asked."""
         del task, body
-        text = str(self.capacity.declined)
-        reply = encode_reply(Refusal(self._name, RefusalReason.POLICY, text))
+        error = self.capacity.declined
+        reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
+        text = str(error)
+        reply = encode_reply(Refusal(self._name, reason, text))
         return Answer.of(Kind.PLAIT, reply, failure=text)

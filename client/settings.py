@@ -14,6 +14,7 @@ from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy, load_policy
+from plait.transport.labels import parse_labels
 from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name, composed
 
@@ -36,6 +37,7 @@ class NodeSettings:
         max_memory_bytes: the memory limit that it announces; 0 for none.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
+        labels: what the operator says of this machine; runs may ask for them.
     """
 
     server: Address
@@ -55,11 +57,12 @@ class NodeSettings:
     columns: str = ""
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def credential(self) -> Credential:
         """The node's identity, for the server."""
-        return Credential(self.name, self.kit.node_key if self.kit else None)
+        return Credential(self.name, self.kit.node_key if self.kit else None, self.labels)
 
 
 def check_settings(
@@ -83,6 +86,7 @@ def check_settings(
     policy: Path | None = None,
     dp_max_epsilon: float = 0.0,
     yes: bool = False,
+    labels: str = "",
 ) -> NodeSettings:
     """Check an operator's input, as far as possible without reading the data.
 
@@ -134,6 +138,7 @@ def check_settings(
         policy=limits,
         consents=yes,
         allow_plugins=tuple(allow_plugins),
+        labels=parse_labels(labels, what="labels"),
     )
 
 

@@ -56,6 +56,12 @@ class Worker:
         """The current task."""
         return self._current
 
+    def rest(self) -> None:
+        """Drop everything: there is no run now. What was prepared stays until another begins."""
+        self.withdraw_all("the run is over")
+        with self._changed:
+            self._run = None
+
     def move_to(self, run: Run) -> None:
         """Drop everything and prepare for a run; `Prepared` or `Failed` reports the result."""
         self.withdraw_all("the server began another run")
@@ -145,7 +151,7 @@ class Worker:
             # Libraries raise anything; the operator gets one line.
             self.tell(Failed(MachineError(f"cannot prepare for the run: {failure(error)}")))
         else:
-            self.tell(Prepared(self._runner.capacity))
+            self.tell(Prepared(run, self._runner.capacity))
 
     def _do(self, handle: TaskHandle) -> None:
         runner = self._runner

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -73,6 +74,16 @@ class Policy(BaseModel, frozen=True):
     min_seq_len: Annotated[int, Field(ge=1, le=_LARGEST, description="minimum tokens per training sequence")] = 16
     max_rank: Annotated[int, Field(ge=1, le=_LARGEST, description="largest rank of an adapter")] = 256
     max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="longest learned prompt")] = 256
+    hours: Annotated[
+        str,
+        Field(description="hours of the day, local time, in which a run may begin here, such as 22-6; empty for any"),
+    ] = ""
+    max_runs_per_week: Annotated[
+        int, Field(ge=0, le=_LARGEST, description="most runs that begin here within seven days; 0 for any number")
+    ] = 0
+    run_labels: Annotated[
+        _Names, Field(description="take part only in runs whose cohort-labels have one of these; if empty, in any")
+    ] = ()
     max_rounds: Annotated[
         int, Field(ge=1, le=_LARGEST, description="most rounds of a run, and of all runs of one configuration")
     ] = 10_000
@@ -108,6 +119,13 @@ class Policy(BaseModel, frozen=True):
             codec_for(value)
         except ConfigError as error:
             raise ValueError("expected fp32, bf16 or bits per parameter such as 2") from error
+        return value
+
+    @field_validator("hours")
+    @classmethod
+    def _are_hours(cls, value: str) -> str:
+        if value and _hours_of(value) is None:
+            raise ValueError("expected two different hours from 0 to 24, such as 22-6")
         return value
 
     @field_validator("methods")
@@ -167,6 +185,26 @@ class Policy(BaseModel, frozen=True):
                 f"'{self.finest_wire}' at most",
                 f"set it to '{config.wire}'",
             )
+
+    def check_time(self, now: datetime, *, labels: Collection[str]) -> None:
+        """Refuse a run that begins at another time, or that is for other clients.
+
+        Args:
+            now: local time.
+            labels: that the run asks its clients for.
+
+        Raises:
+            PolicyError: it is not for this client now.
+        """
+        hours = _hours_of(self.hours)
+        if hours is not None:
+            first, last = hours
+            inside = first <= now.hour < last if first < last else now.hour >= first or now.hour < last
+            if not inside:
+                raise self._refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
+        if self.run_labels and not set(self.run_labels) & set(labels):
+            asked = f"the run asks for {', '.join(sorted(labels)) or 'no labels'}"
+            raise self._refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
 
     def _check_privacy(self, config: RunConfig) -> None:
         if not self.dp_max_epsilon:
@@ -279,6 +317,15 @@ class Policy(BaseModel, frozen=True):
             f"{asked}, but {key} of this client's policy allows {allowed}; "
             f"to take part, {remedy} in the file given with --policy"
         )
+
+
+def _hours_of(text: str) -> tuple[int, int] | None:
+    """The first hour and the one that ends it; None if the text does not name two."""
+    parts = text.split("-")
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and len(part) <= 2 for part in parts):
+        return None
+    first, last = map(int, parts)
+    return (first, last) if first < 24 and last <= 24 and first != last else None
 
 
 def load_policy(path: Path | None) -> Policy:

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
-from plait.config import Scalar
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
-from plait.welcome import welcome_table
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
+from server.hosting import HostedRun, Hosting
 from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, Session
-from server.tasks import TaskRegistry
 
 _MAX_METHODS = 64
 _MAX_TEXT = 120
@@ -48,25 +45,6 @@ class Line(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Terms:
-    """Values sent to every admitted node.
-
-    Attributes:
-        run_id: Flower's number of the run.
-        run_config: the run configuration; nodes receive the part that clients need.
-        base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
-    """
-
-    run_id: int
-    run_config: Mapping[str, Scalar]
-    base_fingerprint: bytes
-    run_config_json: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "run_config_json", json.dumps(welcome_table(self.run_config), sort_keys=True))
-
-
 @dataclass(eq=False)
 class Attendance:
     """Serves the long calls of all nodes.
@@ -76,15 +54,14 @@ class Attendance:
         limits: bounds on what nodes may use.
     """
 
-    terms: Terms
+    hosting: Hosting
     admission: Admission | None
     _: KW_ONLY
-    tasks: TaskRegistry
     metrics: Metrics
     limits: Limits
 
     def __post_init__(self) -> None:
-        self._sessions = self.tasks.sessions
+        self._sessions = self.hosting.sessions
         self._door = asyncio.Semaphore(self.limits.max_unproven)
         self._entering: Counter[str | None] = Counter()
         self._arrivals = itertools.count()
@@ -114,7 +91,7 @@ class Attendance:
         try:
             await self._attend(line, session)
         finally:
-            self.tasks.leave(session)
+            self._leave(session)
             say("left", node=session.node.name, peer=peer)
 
     async def _let_in(self, line: Line, enrolment: Enrolment, arrival: int) -> Session:
@@ -131,7 +108,11 @@ class Attendance:
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
-        session = self._sessions.attach(enrolment.name, enrolment.public_key, arrival=arrival)
+        if self.hosting.stays and not enrolment.stays:
+            raise EnrolmentRefused(
+                pb.REFUSED_REASON_PROTOCOL, "this server stays between runs, expected a node that does, protocol 2"
+            )
+        session = self._sessions.attach(enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels)
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")
         return session
@@ -169,19 +150,7 @@ class Attendance:
         return event
 
     async def _attend(self, line: Line, session: Session) -> None:
-        terms = self.terms
-        await line.write(
-            pb.ToNode(
-                welcome=pb.Welcome(
-                    session=session.token,
-                    node_id=session.node.number,
-                    run_id=terms.run_id,
-                    run_config_json=terms.run_config_json,
-                    base_fingerprint=terms.base_fingerprint,
-                    max_answer_bytes=self.limits.max_answer_bytes,
-                )
-            )
-        )
+        self.hosting.enter(session)
         listening = asyncio.create_task(self._listen(line, session))
         telling = asyncio.create_task(self._tell(line, session))
         try:
@@ -223,13 +192,17 @@ class Attendance:
     def _hear(self, session: Session, event: pb.FromNode) -> EnrolmentRefused | None:
         match event.WhichOneof("event"):
             case "ready":
-                expected = self.terms.base_fingerprint
+                run = self.hosting.run_of(session)
+                of_run = event.ready.run_id or (0 if self.hosting.stays else session.run_id)
+                if run is None or of_run != session.run_id:
+                    return None  # it was welcomed to another run meanwhile
+                expected = run.terms.base_fingerprint
                 if expected and event.ready.base_fingerprint != expected:
                     has = event.ready.base_fingerprint.hex()[:12] or "none"
                     return EnrolmentRefused(
                         pb.REFUSED_REASON_BASE_MISMATCH, f"base is {has}..., expected {expected.hex()[:12]}..."
                     )
-                self._make_ready(session, event.ready)
+                self._make_ready(run, session, event.ready)
             case "progress":
                 session.doing, session.doing_since = event.progress.doing[:_MAX_TEXT], time.monotonic()
             case _:
@@ -238,11 +211,18 @@ class Attendance:
                 )
         return None
 
-    def _make_ready(self, session: Session, ready: pb.Ready) -> None:
+    def _leave(self, session: Session) -> None:
+        run = self.hosting.run_of(session)
+        if run is not None:
+            run.tasks.leave(session)
+        else:
+            self._sessions.leave(session)
+
+    def _make_ready(self, run: HostedRun, session: Session, ready: pb.Ready) -> None:
         fitness = Fitness(
             methods=tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS]),
             memory_bytes=ready.memory_bytes,
             device=ready.device[:_MAX_TEXT],
         )
         say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
-        self.tasks.make_ready(session, fitness)
+        run.tasks.make_ready(session, fitness)

@@ -10,7 +10,8 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from plait.errors import ConfigError, PeerError
-from plait.transport.protocol import NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
+from plait.transport.labels import are_labels
+from plait.transport.protocol import LEAST_PROTOCOL_VERSION, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
 from plait.trust.register import Verdict
@@ -94,6 +95,16 @@ class Enrolment:
         return self._hello.name
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the node's operator says of it."""
+        return tuple(self._hello.labels)
+
+    @property
+    def stays(self) -> bool:
+        """Whether the node can stay for another run."""
+        return self._hello.protocol >= PROTOCOL_VERSION
+
+    @property
     def public_key(self) -> bytes:
         """The node's key; empty for none."""
         return self._hello.public_key
@@ -107,15 +118,17 @@ class Enrolment:
         if event.WhichOneof("event") != "hello":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
         hello = event.hello
-        if hello.protocol != PROTOCOL_VERSION:
+        if not LEAST_PROTOCOL_VERSION <= hello.protocol <= PROTOCOL_VERSION:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_PROTOCOL,
-                f"protocol version is {hello.protocol}, expected {PROTOCOL_VERSION}",
+                f"protocol version is {hello.protocol}, expected {LEAST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}",
             )
         try:
             check_client_name(hello.name)
         except ConfigError as error:
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, str(error)) from error
+        if not are_labels(hello.labels):
+            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "labels are not such as gpu or region=eu")
         if len(hello.nonce) != NONCE_BYTES:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_MALFORMED, f"nonce has {len(hello.nonce)} bytes, expected {NONCE_BYTES}"

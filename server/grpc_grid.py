@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from plait.address import Address
-from plait.config import Scalar
 from plait.errors import ConfigError, PlaitError
 from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
 from plait.machine import allow_open_files
@@ -26,15 +26,18 @@ from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
-from server.attendance import Attendance, Terms
+from server.attendance import Attendance
 from server.grpc_server import GrpcServer
 from server.guard import Guard
+from server.hosting import HostedRun, Hosting, Terms
 from server.inbox import Inbox
 from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics, MetricsServer
+from server.operations import Desk, Operations
 from server.revocation import Revocation
 from server.service import FederationService
+from server.sessions import Sessions
 from server.tasks import TaskRegistry, TaskState
 from server.uploads import Uploads
 
@@ -47,66 +50,60 @@ _OWN_FILES = 256
 class GrpcGrid(ByteGrid):
     """A grid of nodes connected over gRPC; serves between `start` and `stop`, or as a context manager.
 
+    It has one run at a time, from `begin` to `end`; a run may begin before it serves.
+
     Args:
         listen: host and port; port 0 is any free one, see `address`.
-        inbox: directory for answers. Those that an earlier server on the same directory received count as received.
         kit: the server's keys and register. None serves without TLS, and admits anybody.
-        run_id: Flower's id of the run; a restarted server must have the same.
-        run_config: for the ClientApps.
-        base_fingerprint: SHA-256 of the base that nodes must hold, 32 bytes; empty for nodes with any or none.
         limits: bounds on what nodes may use.
         metrics_listen: host and port of the Prometheus page; None for none.
-        summary: the run's progress, for the status; called from other threads.
+        stays: whether nodes stay when a run is over, for the next.
+        desk: decides what operators ask; None for none.
 
     Raises:
         ConfigError: an invalid address, or without a kit one that other machines can reach.
-        MachineError: `inbox` cannot be written.
     """
 
     def __init__(
         self,
         listen: str,
         *,
-        inbox: Path,
         kit: ServerKit | None,
-        run_id: int,
-        run_config: Mapping[str, Scalar],
-        base_fingerprint: bytes,
         limits: Limits,
         metrics_listen: str | None = None,
-        summary: Callable[[], RunProgress] = RunProgress,
+        stays: bool = False,
+        desk: Desk | None = None,
     ) -> None:
-        super().__init__(run_id=run_id, run_config=run_config)
+        super().__init__(run_id=0, run_config={})
         self._address = Address.parse(listen, what="listen", listening=True)
         if kit is None and not self._address.is_loopback:
             raise ConfigError(
                 f"{self._address} can be reached from other machines, expected a loopback address (127.0.0.1) or --kit"
             )
-        if len(base_fingerprint) not in (0, DIGEST_BYTES):
-            raise ConfigError(f"base fingerprint has {len(base_fingerprint)} bytes, expected {DIGEST_BYTES}")
         self._kit = kit
         self._register = Register.load(kit.directory) if kit is not None else None
-        self._terms = Terms(run_id, dict(run_config), base_fingerprint)
         self._limits = limits
-        self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (limits.max_answer_bytes + 4096))
-        self._tasks = TaskRegistry(self._inbox, max_nodes=limits.max_nodes)
+        self._desk = desk
+        self._sessions = Sessions(max_nodes=limits.max_nodes)
+        self._hosting = Hosting(self._sessions, stays=stays)
         self._metrics = Metrics()
-        self._revocation = Revocation(self._register, tasks=self._tasks, metrics=self._metrics)
-        self._metrics.round.set_function(lambda: summary().round)
-        self._metrics.round_seconds.set_function(lambda: (0.0, *summary().round_s)[-1])
+        self._revocation = Revocation(self._register, hosting=self._hosting, metrics=self._metrics)
+        self._metrics.round.set_function(lambda: self._summary().round)
+        self._metrics.round_seconds.set_function(lambda: (0.0, *self._summary().round_s)[-1])
         self._metrics_listen = metrics_listen
         self._metrics_server: MetricsServer | None = None
-        self._summary = summary
+        self._begun: HostedRun | None = None
+        self._inbox: Inbox | None = None
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="plait-disk")
         self._finished = False
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
         self._numbers = itertools.count()
-        self._uploads: Uploads | None = None
         self._server = GrpcServer(
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
+            operations=None if desk is None else Operations(desk, self._disk),
             guard=Guard(self._revocation, metrics=self._metrics),
             tend=self._tend,
             drain=self._drain,
@@ -127,7 +124,64 @@ class GrpcGrid(ByteGrid):
         except BaseException:
             self._close()
             raise
-        say("serving", address=self._address, tls=self._kit is not None, run=self._terms.run_id)
+        run = self._hosting.run
+        say("serving", address=self._address, tls=self._kit is not None, run=0 if run is None else run.terms.run_id)
+
+    def begin(
+        self,
+        terms: Terms,
+        *,
+        inbox: Path,
+        max_answer_bytes: int | None = None,
+        summary: Callable[[], RunProgress] = RunProgress,
+    ) -> Self:
+        """Begin a run, or continue it after a restart: nodes are welcomed to it.
+
+        Args:
+            terms: what its nodes are told; a continued run must have the same number.
+            inbox: directory for answers. Those that an earlier server on the same directory received count as received.
+            max_answer_bytes: the largest answer; by default that of the limits.
+            summary: the run's progress, for the status; called from other threads.
+
+        Returns:
+            This grid.
+
+        Raises:
+            ConfigError: the fingerprint has another length than a SHA-256, and is not empty.
+            MachineError: `inbox` cannot be written.
+        """
+        if len(terms.base_fingerprint) not in (0, DIGEST_BYTES):
+            raise ConfigError(f"base fingerprint has {len(terms.base_fingerprint)} bytes, expected {DIGEST_BYTES}")
+        limits = self._limits
+        if max_answer_bytes is not None:
+            limits = replace(limits, max_answer_bytes=max_answer_bytes)
+        self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (limits.max_answer_bytes + 4096))
+        tasks = TaskRegistry(self._inbox, self._sessions)
+        uploads = Uploads(self._inbox, tasks, disk=self._disk, limits=limits)
+        run = HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=limits.max_answer_bytes, summary=summary)
+        self.take_up(terms.run_id, terms.run_config)
+        self._begun = run
+        self._hosting.begin(run)
+        say("run-begins", run=terms.run_id)
+        return self
+
+    def end(self) -> None:
+        """End the run; its nodes stay, and wait for another."""
+        run = self._hosting.run
+        self._hosting.end()
+        if run is not None:
+            say("run-ends", run=run.terms.run_id)
+        self._clear_inbox()
+
+    @property
+    def _tasks(self) -> TaskRegistry:
+        if self._begun is None:
+            raise ConfigError("no run has begun here, expected one")
+        return self._begun.tasks
+
+    def _summary(self) -> RunProgress:
+        run = self._hosting.run
+        return RunProgress() if run is None else run.summary()
 
     def stop(self, *, finished: bool = False) -> None:
         """Tell the nodes, and end.
@@ -160,16 +214,26 @@ class GrpcGrid(ByteGrid):
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are connected, have proved their key, and hold the base."""
         self._check()
-        return [node.number for node in self._tasks.sessions.ready()]
+        run = self._hosting.run
+        return [] if run is None else [node.number for node in self._sessions.ready(run.terms.run_id)]
+
+    def labels_stated(self) -> dict[str, frozenset[str]]:
+        """The labels of every node that has been connected since the server started, by name."""
+        return {node.name: node.labels for node in self._sessions.all()}
+
+    def progress(self) -> RunProgress | None:
+        """The progress of the run; None between two."""
+        run = self._hosting.run
+        return None if run is None else run.summary()
 
     def node_name(self, node_id: int) -> str | None:
         """The name of a node's number; None if it never connected."""
-        node = self._tasks.sessions.node(node_id)
+        node = self._sessions.node(node_id)
         return None if node is None else node.name
 
     def public_key(self, node_id: int) -> bytes | None:
         """The Ed25519 key that the node of a number proved, 32 bytes; None if it never connected, or showed none."""
-        node = self._tasks.sessions.node(node_id)
+        node = self._sessions.node(node_id)
         return None if node is None else node.public_key or None
 
     def liveness(self, node_id: int) -> tuple[float, float] | None:
@@ -177,11 +241,19 @@ class GrpcGrid(ByteGrid):
 
         Progress is a report from the node, or bytes transferred.
         """
-        node = self._tasks.sessions.node(node_id)
+        node = self._sessions.node(node_id)
         session = node.session if node is not None else None
         if node is None or session is None:
             return None
         return session.since, time.monotonic() - max(session.doing_since, node.moved)
+
+    def check(self) -> None:
+        """Check that it serves.
+
+        Raises:
+            MachineError: the service has ended.
+        """
+        self._server.check()
 
     def _check(self) -> None:
         """Check that it serves, and that answers can be stored.
@@ -189,14 +261,14 @@ class GrpcGrid(ByteGrid):
         Raises:
             MachineError: the service has ended, or the disk is full.
         """
-        self._server.check()
+        self.check()
         if self._tasks.failure is not None:
             raise self._tasks.failure
 
     def give(self, task: GivenTask) -> str:
         """Send a task to a node that is or was connected."""
         self._check()
-        node = self._tasks.sessions.node(task.node)
+        node = self._sessions.node(task.node)
         if node is None:
             return ""
         message_id = f"task-{next(self._numbers)}"
@@ -220,7 +292,7 @@ class GrpcGrid(ByteGrid):
                 self._tasks.pulled(task, keep=False)
                 yield TakenAnswer(task.message_id, NoAnswer(task.reason))
                 continue
-            answer = self._inbox.read(task.node, task.task_id)
+            answer = self._tasks.read(task)
             failed = answer.content == pb.CONTENT_ERROR
             self._tasks.pulled(task, keep=not failed)
             data = NoAnswer(bytes(answer.data).decode(errors="replace")) if failed else answer.data
@@ -251,31 +323,27 @@ class GrpcGrid(ByteGrid):
         self._tasks.withdraw(message_ids, reason)
 
     def _service(self) -> FederationService:
-        self._uploads = Uploads(self._inbox, self._tasks, disk=self._disk, limits=self._limits)
         return FederationService(
-            attendance=Attendance(
-                self._terms, self._register, tasks=self._tasks, metrics=self._metrics, limits=self._limits
-            ),
-            uploads=self._uploads,
-            tasks=self._tasks,
+            attendance=Attendance(self._hosting, self._register, metrics=self._metrics, limits=self._limits),
+            hosting=self._hosting,
             revocation=self._revocation,
             metrics=self._metrics,
             disk=self._disk,
-            summary=self._summary,
             operator_token=None if self._kit is None else self._kit.operator_token.encode(),
             limits=self._limits,
         )
 
     def _tend(self) -> None:
-        for task in self._tasks.give_up_absent(self._limits.grace_s):
+        run, inbox = self._hosting.run, self._inbox
+        for task in [] if run is None else run.tasks.give_up_absent(self._limits.grace_s):
             self._metrics.tasks_lost.inc()
             say("lost", level=logging.WARNING, node=task.node, task=task.task_id)
-        if self._inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = self._disk.submit(self._inbox.sweep)
-        if self._uploads is not None:
-            self._uploads.tidy()
-        self._metrics.nodes_attached.set(self._tasks.sessions.attached)
-        self._metrics.bodies_held_bytes.set(self._tasks.held_bytes)
+        if inbox is not None and inbox.needs_sweep and (self._sweeping is None or self._sweeping.done()):
+            self._sweeping = self._disk.submit(inbox.sweep)
+        if run is not None:
+            run.uploads.tidy()
+        self._metrics.nodes_attached.set(self._sessions.attached)
+        self._metrics.bodies_held_bytes.set(0 if run is None else run.tasks.held_bytes)
         if time.monotonic() - self._register_read > _REGISTER_EVERY_S:
             self._register_read = time.monotonic()
             try:
@@ -286,16 +354,21 @@ class GrpcGrid(ByteGrid):
                 say("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
-        self._tasks.sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
-        self._tasks.sessions.close_all()
+        self._sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
+        self._sessions.close_all()
 
     def _close(self) -> None:
         if self._metrics_server is not None:
             self._metrics_server.close()
             self._metrics_server = None
         self._disk.shutdown()
-        self._inbox.close()
-        self._inbox.sweep()
+        self._clear_inbox()
+
+    def _clear_inbox(self) -> None:
+        if self._inbox is not None:
+            self._inbox.close()
+            self._inbox.sweep()
+            self._inbox = None
 
 
 def _most_connections(wanted: int) -> int:

@@ -22,6 +22,7 @@ from plait.address import Address
 from plait.errors import MachineError
 from plait.transport.credentials import SERVER_OPTIONS
 from server.log import say
+from server.operations import Operations
 from server.service import SERVICE_NAME, FederationService
 
 _START_S = 30.0
@@ -37,6 +38,7 @@ class GrpcServer:
         address: to listen on.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
+        operations: the service for operators; None for none.
         tend: called several times per second in that loop.
         drain: called in that loop before it stops; tells the nodes.
         options: gRPC's, in addition to the protocol's own.
@@ -46,6 +48,7 @@ class GrpcServer:
     credentials: grpc.ServerCredentials | None
     _: KW_ONLY
     service: Callable[[], FederationService]
+    operations: Operations | None = None
     guard: grpc.aio.ServerInterceptor
     tend: Callable[[], None]
     drain: Callable[[], None]
@@ -100,7 +103,8 @@ class GrpcServer:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *self.options), interceptors=[self.guard])
         healthy = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (set while importing)
-        server.add_generic_rpc_handlers((self.service().handlers, _health(healthy)))
+        own = () if self.operations is None else (self.operations.handlers,)
+        server.add_generic_rpc_handlers((self.service().handlers, *own, _health(healthy)))
         port = self._listen(server)
         await server.start()
         for name in ("", SERVICE_NAME):

@@ -32,6 +32,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _FEDERATION = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
+_OPERATIONS = f"/{pb.DESCRIPTOR.services_by_name['Operations'].full_name}"
 ATTEND = f"{_FEDERATION}/Attend"
 _ALLOWED: Mapping[str, frozenset[Role]] = {
     f"{_FEDERATION}/{call}": frozenset(roles)
@@ -41,6 +42,14 @@ _ALLOWED: Mapping[str, frozenset[Role]] = {
         "Held": (Role.CLIENT,),
         "Upload": (Role.CLIENT,),
         "Status": (Role.CLIENT, *STAFF),
+    }.items()
+} | {
+    f"{_OPERATIONS}/{call}": frozenset(roles)
+    for call, roles in {
+        "Submit": (Role.OPERATOR,),
+        "Cancel": (Role.OPERATOR,),
+        "Runs": STAFF,
+        "Fetch": STAFF,
     }.items()
 }
 """The roles that may make a call; any may ask whether the server is healthy."""

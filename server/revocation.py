@@ -13,10 +13,10 @@ from plait.trust.register import Verdict
 from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import Admission
+from server.hosting import Hosting
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import Session
-from server.tasks import TaskRegistry
 
 _REVOKED = pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_REVOKED_KEY, detail="key has been revoked"))
 
@@ -27,13 +27,13 @@ class Revocation:
 
     Attributes:
         admission: who may take part; None lets everybody stay.
-        tasks: and the sessions of their nodes.
+        hosting: the run, and the sessions of its nodes.
         metrics: counts the tasks that are lost.
     """
 
     admission: Admission | None
     _: KW_ONLY
-    tasks: TaskRegistry
+    hosting: Hosting
     metrics: Metrics
 
     def verdict(self, shown: Shown) -> Verdict:
@@ -47,7 +47,7 @@ class Revocation:
         if shown.role is not Role.CLIENT:
             return self.admission.holds(shown.role, shown.name, shown.key_digest)
         verdict = self.admission.standing(shown.name)
-        node = self.tasks.sessions.named(shown.name)
+        node = self.hosting.sessions.named(shown.name)
         if verdict is not Verdict.KNOWN and node is not None and node.session is not None:
             self._turn_out(node.session)
         return verdict
@@ -68,7 +68,11 @@ class Revocation:
         if session.is_open:
             name = session.node.name
             say("revoked", level=logging.WARNING, node=name)
-            self.metrics.tasks_lost.inc(self.tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
+            run = self.hosting.run_of(session)
+            if run is None:
+                session.close(_REVOKED)
+            else:
+                self.metrics.tasks_lost.inc(run.tasks.expel(session, _REVOKED, f"key of {name} has been revoked"))
 
     def check_all(self) -> None:
         """Check every connected node.
@@ -76,6 +80,6 @@ class Revocation:
         Raises:
             PlaitError: the register cannot be read; connected nodes stay.
         """
-        for node in self.tasks.sessions.all():
+        for node in self.hosting.sessions.all():
             if node.session is not None and node.session.is_open:
                 self.may_stay(node.session)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -22,15 +22,15 @@ from plait.trust.roles import STAFF
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, certificate_of, certified_name
+from server.hosting import HostedRun, Hosting
 from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
 from server.status import status_json
-from server.tasks import TaskRegistry
 from server.transfers import CutOff, Frequency, Transfers
-from server.uploads import UploadRefused, Uploads, data_of
+from server.uploads import UploadRefused, data_of
 
 _SAME_BODY = 16
 """A node downloads a body once, and resumes it after each lost connection."""
@@ -43,20 +43,17 @@ class FederationService:
     """Serves all calls; made and used in one event loop.
 
     Attributes:
-        tasks: and the sessions of their nodes.
+        hosting: the run, and the sessions of its nodes.
         revocation: asked at every call whether the node's key is valid.
-        summary: the run's summary of itself.
         operator_token: authorises requests for the status; None allows anybody, on an insecure connection.
         limits: bounds on what nodes may use.
     """
 
     attendance: Attendance
-    uploads: Uploads
-    tasks: TaskRegistry
+    hosting: Hosting
     revocation: Revocation
     metrics: Metrics
     disk: Executor
-    summary: Callable[[], RunProgress]
     operator_token: bytes | None
     limits: Limits
 
@@ -97,8 +94,8 @@ class FederationService:
 
     async def download(self, request: pb.DownloadRequest, context: Context) -> None:
         """Send the body of a task."""
-        session = await self._session(request.session, context)
-        body = self.tasks.body_for(session.node.name, request.sha256)
+        session, run = await self._working(request.session, context)
+        body = run.tasks.body_for(session.node.name, request.sha256)
         if body is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no open task of this node has this body")
         if request.offset > len(body):
@@ -113,7 +110,7 @@ class FederationService:
         try:
             async with self._downloads.turn(session.node.name) as transfer:
                 for chunk in chunks_of(body, request.offset):
-                    if not session.is_open:
+                    if not session.is_open or self.hosting.run is not run:
                         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
                     await context.write(pack_chunk(chunk))
                     transfer.moved(len(chunk))
@@ -124,8 +121,8 @@ class FederationService:
 
     async def held(self, request: pb.HeldRequest, context: Context) -> pb.HeldReply:
         """Report how much of an answer is here."""
-        session = await self._session(request.session, context)
-        return self.uploads.held(session.node.name, request)
+        session, run = await self._working(request.session, context)
+        return run.uploads.held(session.node.name, request)
 
     async def upload(self, request_iterator: AsyncIterator[Data | pb.UploadStart], context: Context) -> pb.Receipt:
         """Receive an answer."""
@@ -137,10 +134,10 @@ class FederationService:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no start came within {start_s:g} s")
         if not isinstance(first, pb.UploadStart):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first part has no start, expected one")
-        session = await self._session(first.session, context)
+        session, run = await self._working(first.session, context)
         before = session.node.uplink_bytes
         try:
-            kept, new = await self.uploads.take(session, first, lambda: data_of(parts))
+            kept, new = await run.uploads.take(session, first, lambda: data_of(parts))
         except UploadRefused as refused:
             self.metrics.answers_refused.labels(refused.reason).inc()
             say(
@@ -155,7 +152,7 @@ class FederationService:
             self.metrics.answers_refused.labels("disk").inc()
             say("disk", level=logging.ERROR, detail=error)
             if isinstance(error, DiskFullError):
-                self.tasks.stop(error)
+                run.tasks.stop(error)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
             self.metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
@@ -181,23 +178,27 @@ class FederationService:
         return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self.disk, self._status))
 
     def _status(self) -> str:
-        return status_json(self.summary(), self.tasks)
+        run = self.hosting.run
+        summary = RunProgress(state="waiting for a run") if run is None else run.summary()
+        return status_json(summary, self.hosting.sessions, None if run is None else run.tasks)
 
     def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""
-        session = self.tasks.sessions.find(token)
+        session = self.hosting.sessions.find(token)
         name = certified_name(context)
         return session if session is not None and name in (None, session.node.name) else None
 
-    async def _session(self, token: bytes, context: Context) -> Session:
+    async def _working(self, token: bytes, context: Context) -> tuple[Session, HostedRun]:
+        """The session of a token, and the run that its node works for."""
         session = self._found(token, context)
+        run = None if session is None else self.hosting.run_of(session)
         try:
-            if session is None or not self.revocation.may_stay(session):
+            if session is None or run is None or not self.revocation.may_stay(session):
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the session is over, enrol again")
         except PlaitError as error:
             say("register", level=logging.ERROR, detail=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients")
-        return session
+        return session, run
 
 
 class _ContextLine:

@@ -35,6 +35,7 @@ class Node:
         name: the name that its key was provisioned for.
         public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
         number: Flower's id of it.
+        labels: what it said of itself at its last connection.
         session: its connection; None while it is away.
         left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
@@ -45,6 +46,7 @@ class Node:
     name: str
     public_key: bytes
     number: int
+    labels: frozenset[str] = frozenset()
     session: Session | None = None
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
@@ -73,7 +75,8 @@ class Session:
 
     Attributes:
         arrival: number of its call among all that arrived.
-        token: authorises the node's other calls.
+        run_id: the run that it works for; 0 for none.
+        token: authorises the node's other calls, as long as it works for this run.
         since: when it began, on the monotonic clock.
         fitness: the node's statement when it became ready; None until then.
         doing: the node's last report of its work.
@@ -83,6 +86,7 @@ class Session:
 
     node: Node
     arrival: int
+    run_id: int = 0
     token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES), repr=False)
     since: float = field(default_factory=time.monotonic)
     fitness: Fitness | None = None
@@ -127,12 +131,14 @@ class Sessions:
 
     Args:
         max_nodes: most nodes that may be connected at a time.
-        changed: the lock over everything.
+
+    Attributes:
+        changed: the lock over everything, tasks included.
     """
 
-    def __init__(self, *, max_nodes: int, changed: threading.Condition) -> None:
+    def __init__(self, *, max_nodes: int) -> None:
         self._max_nodes = max_nodes
-        self._changed = changed
+        self.changed = self._changed = threading.Condition()
         self._by_name: dict[str, Node] = {}
         self._by_number: dict[int, Node] = {}
         self._by_token: dict[bytes, Session] = {}
@@ -152,13 +158,14 @@ class Sessions:
         node = self._by_name.get(name)
         return node is not None and node.session is not None and node.session.arrival > arrival
 
-    def attach(self, name: str, public_key: bytes, *, arrival: int) -> Session | None:
+    def attach(self, name: str, public_key: bytes, *, arrival: int, labels: Iterable[str] = ()) -> Session | None:
         """Begin a session; an older one of the same node is told that it is replaced.
 
         Args:
             name: of the node.
             public_key: the proven key.
             arrival: number of the call among all that arrived.
+            labels: what the node says of itself.
 
         Returns:
             The session; None if there are too many nodes.
@@ -175,9 +182,19 @@ class Sessions:
                 node = Node(name, public_key, node_number(name))
                 self._by_name[name] = self._by_number[node.number] = node
             node.public_key = public_key
+            node.labels = frozenset(labels)
             node.session = session = Session(node, arrival)
             self._by_token[session.token] = session
             return session
+
+    def move(self, session: Session, run_id: int) -> None:
+        """The node of an open session works for another run, or none: its earlier token is void."""
+        with self._changed:
+            if not session.is_open:
+                return
+            self._by_token.pop(session.token, None)
+            session.token, session.run_id, session.fitness = secrets.token_bytes(SESSION_BYTES), run_id, None
+            self._by_token[session.token] = session
 
     def leave(self, session: Session) -> None:
         """End a session, unless another has replaced it already."""
@@ -196,10 +213,15 @@ class Sessions:
         """The node of a name; None if it never connected."""
         return self._by_name.get(name)
 
-    def ready(self) -> list[Node]:
-        """The nodes that can work, by name."""
+    def ready(self, run_id: int) -> list[Node]:
+        """The nodes that can work for a run, by name."""
         with self._changed:
-            return sorted((each for each in self._by_name.values() if each.is_ready), key=lambda node: node.name)
+            ready = (
+                each
+                for each in self._by_name.values()
+                if each.session is not None and each.is_ready and each.session.run_id == run_id
+            )
+            return sorted(ready, key=lambda node: node.name)
 
     def all(self) -> list[Node]:
         """All nodes, by name, including those that are away."""

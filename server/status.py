@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from plait.adapters import Json
 from plait.rounds.run_progress import RunProgress
-from server.sessions import Node
+from server.sessions import Node, Sessions
 from server.tasks import Task, TaskRegistry
 
 _LATE_FACTOR = 2.0
@@ -20,11 +20,17 @@ _LATE_FACTOR = 2.0
 _LATE_AT_LEAST_S = 5.0
 
 
-def status_of(summary: RunProgress, registry: TaskRegistry) -> dict[str, Json]:
-    """The object that `plait status --json` prints."""
+def status_of(summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None) -> dict[str, Json]:
+    """The object that `plait status --json` prints.
+
+    Args:
+        summary: the run's progress.
+        sessions: of all nodes.
+        registry: the run's tasks; None between two runs.
+    """
     now = time.monotonic()
-    nodes, tasks = registry.sessions.all(), registry.all()
-    late = _late(tasks, registry, now)
+    nodes, tasks = sessions.all(), [] if registry is None else registry.all()
+    late = {} if registry is None else _late(tasks, registry, now)
     of_node: dict[str, list[Task]] = {}
     for task in tasks:
         of_node.setdefault(task.node, []).append(task)
@@ -70,9 +76,9 @@ def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
-def status_json(summary: RunProgress, registry: TaskRegistry) -> str:
+def status_json(summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None) -> str:
     """The same on one line."""
-    return json.dumps(status_of(summary, registry))
+    return json.dumps(status_of(summary, sessions, registry))
 
 
 def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
@@ -116,6 +122,7 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
     return {
         "name": node.name,
         "ready": fitness is not None,
+        "labels": [*sorted(node.labels)],
         "device": fitness.device if fitness else "",
         "memory_bytes": fitness.memory_bytes if fitness else 0,
         "methods": list(fitness.methods) if fitness else [],

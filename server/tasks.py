@@ -20,7 +20,6 @@ The ServerApp's thread and the service's event loop both call this. Knows nothin
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -31,7 +30,7 @@ from plait.errors import DiskFullError
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.bodies import Bodies
-from server.inbox import Inbox, group_and_type, task_id_of
+from server.inbox import Inbox, StoredAnswer, group_and_type, task_id_of
 from server.sessions import Fitness, Session, Sessions
 
 DURABLE_TYPE = "train"
@@ -105,16 +104,17 @@ class TaskRegistry:
     """All tasks whose answers have not been pulled yet, and the sessions of their nodes.
 
     Args:
-        max_nodes: most nodes that may be connected.
+        inbox: the answers on disk.
+        sessions: of the nodes, who may work for several runs one after the other.
 
     Attributes:
         failure: why the run cannot continue, once a full disk refused an answer; None until then.
     """
 
-    def __init__(self, inbox: Inbox, *, max_nodes: int) -> None:
+    def __init__(self, inbox: Inbox, sessions: Sessions) -> None:
         self._inbox = inbox
-        self._changed = threading.Condition()
-        self.sessions = Sessions(max_nodes=max_nodes, changed=self._changed)
+        self.sessions = sessions
+        self._changed = sessions.changed
         self.failure: DiskFullError | None = None
         self._bodies = Bodies()
         self._by_message: dict[str, Task] = {}
@@ -190,6 +190,10 @@ class TaskRegistry:
             if not keep or task.work.message_type != DURABLE_TYPE:
                 self._inbox.remove(task.node, task.task_id)
 
+    def read(self, task: Task) -> StoredAnswer:
+        """The answer to an answered task, from disk."""
+        return self._inbox.read(task.node, task.task_id)
+
     def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
         """Stop waiting for these, and tell their nodes, which may still be working on them after a reconnect."""
         with self._changed:
@@ -224,6 +228,11 @@ class TaskRegistry:
         """A session is over; its tasks wait for the node to return."""
         with self._changed:
             self.sessions.leave(session)
+            self.let_go(session)
+
+    def let_go(self, session: Session) -> None:
+        """A session's node works for another run, or left; its tasks wait for it to return."""
+        with self._changed:
             for task in self._open_of(session.node.name):
                 if task.session is session:
                     task.move(TaskState.PENDING)

@@ -50,6 +50,7 @@ class Client:
         max_memory_gb: memory limit to announce to the server; 0 for none.
         max_rank: largest rank to accept; 0 for any.
         policy: TOML file that limits what a server may ask; safe limits by default.
+        labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.
         quiet: whether to show nothing.
 
     Raises:
@@ -77,6 +78,7 @@ class Client:
         max_memory_gb: float = 0.0,
         max_rank: int = 0,
         policy: str | PathLike[str] | None = None,
+        labels: str = "",
         quiet: bool = False,
     ) -> None:
         add_apps_to_path()
@@ -100,6 +102,7 @@ class Client:
             max_memory_gb=max_memory_gb,
             max_rank=max_rank,
             policy=_path(policy),
+            labels=labels,
             yes=True,
         )
         self._journal = Journal(Style.QUIET if quiet else Style.LINES, sys.stderr)

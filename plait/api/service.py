@@ -6,6 +6,7 @@ Sets no signal handler and configures no logging: both are the caller's.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from plait.trust.kit import ServerKit
     from server.grpc_grid import GrpcGrid
+    from server.operations import Desk
 
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
@@ -73,11 +75,45 @@ class Service:
             self.grid.drive(self.app)
 
 
+def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk | None = None) -> GrpcGrid:
+    """A grid without a run.
+
+    Args:
+        serving: where and how to serve.
+        clients: expected, without a kit.
+        stays: whether clients stay between runs.
+        desk: decides what operators ask.
+
+    Raises:
+        PlaitError: the kit or the address is not valid.
+    """
+    from plait.rounds.description import REPLY_BYTES
+    from server.grpc_grid import GrpcGrid
+    from server.limits import Limits
+
+    kit = _load_kit(serving)
+    return GrpcGrid(
+        serving.listen,
+        kit=kit,
+        limits=Limits(
+            max_answer_bytes=REPLY_BYTES,
+            grace_s=serving.grace_s,
+            max_nodes=_most_nodes(kit, clients),
+            max_unproven=_AT_THE_DOOR,
+        ),
+        metrics_listen=serving.metrics or None,
+        stays=stays,
+        desk=desk,
+    )
+
+
 def open_service(
     directory: RunDirectory,
     settings: RunConfig,
     serving: Serving,
     *,
+    grid: GrpcGrid | None = None,
+    labels: Collection[str] = (),
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
     quiet: bool,
@@ -88,6 +124,8 @@ def open_service(
         directory: of the run.
         settings: of the run.
         serving: where and how to serve; kept in the run directory.
+        grid: the one that stays between runs; by default a new one for this run.
+        labels: what its clients must state.
         on_event: called with every event, besides the server's log.
         stop: asks the run to stop, or to end early.
         quiet: whether to show nothing.
@@ -105,7 +143,6 @@ def open_service(
         )
     check_names(settings)
     check_trackers(settings.report_to)
-    kit = _load_kit(serving)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import check_vouched_for, run_federation
@@ -116,29 +153,20 @@ def open_service(
         from plait.run import resolve
         from plait.settle import settle
         from plait.stacking import starting_point_of
-        from server.grpc_grid import GrpcGrid
-        from server.limits import Limits
+        from server.hosting import Terms
         from server.log import say_event
+
+        grid = grid or open_grid(serving, clients=settings.clients)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)
         check_vouched_for(settled)
         run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
         start = None if directory.has_started else starting_point_of(run)
-    grid = GrpcGrid(
-        serving.listen,
+    grid.begin(
+        Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
         inbox=directory.path / ".inbox",
-        kit=kit,
-        run_id=serving.run_number,
-        run_config=run.settled.announced,
-        base_fingerprint=run.base_fingerprint,
-        limits=Limits(
-            max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
-            grace_s=serving.grace_s,
-            max_nodes=_most_nodes(kit, settings.clients),
-            max_unproven=_AT_THE_DOOR,
-        ),
-        metrics_listen=serving.metrics or None,
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
         summary=LiveProgress(
             directory.ledger,
             RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),

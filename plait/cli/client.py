@@ -49,6 +49,9 @@ def client(
     state: Annotated[
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
     ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", help="What to say of this machine, such as gpu,region=eu; runs may ask for it.")
+    ] = "",
     max_memory_gb: Annotated[
         float, typer.Option("--max-memory-gb", help="Memory limit to announce to the server; 0 for none.")
     ] = 0.0,
@@ -75,7 +78,8 @@ def client(
 ) -> None:
     """Take part in a federation with your own data, which stays on this machine.
 
-    It reconnects until the run is over. Ctrl-C stops it after the current training step.
+    It reconnects until the run is over; where the server stays between runs, so does it. Ctrl-C stops it after the
+    current training step.
 
     Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
     """
@@ -100,6 +104,7 @@ def client(
         dtype=dtype,
         threads=threads,
         state=state,
+        labels=labels,
         max_memory_gb=max_memory_gb,
         max_rank=max_rank,
         policy=policy,

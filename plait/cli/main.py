@@ -16,6 +16,7 @@ import typer
 from plait import __version__
 from plait.cli.audit import audit
 from plait.cli.bench import FORWARDED, bench
+from plait.cli.cancel import cancel
 from plait.cli.check_plugin import check_plugin
 from plait.cli.client import client
 from plait.cli.compare import compare
@@ -23,16 +24,19 @@ from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
 from plait.cli.export import export
+from plait.cli.fetch import fetch
 from plait.cli.methods import methods
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.report import report
 from plait.cli.resume import resume
 from plait.cli.rules import rules
+from plait.cli.runs import runs
 from plait.cli.serve import serve
 from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
+from plait.cli.submit import submit
 from plait.cli.sweep import sweep
 from plait.cli.verify import verify
 from plait.errors import Interrupted, PlaitError, machine_fault
@@ -93,6 +97,10 @@ app.command()(provision)
 app.command()(server)
 app.command()(client)
 app.command()(status)
+app.command()(submit)
+app.command()(runs)
+app.command()(cancel)
+app.command()(fetch)
 app.command(context_settings=FORWARDED)(bench)
 
 

@@ -39,12 +39,27 @@ def server(
     grace_s: Annotated[
         float, typer.Option(help="Seconds a client may be disconnected before its task is given up.")
     ] = 30.0,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay", help="Stay between runs, which operators submit with `plait submit`; --out has them all."
+        ),
+    ] = False,
+    give_up_s: Annotated[
+        float | None,
+        typer.Option(
+            "--give-up-s",
+            help="With --stay: seconds until a run ends whose connected clients cannot take part.  "
+            "[dim]\\[default: 120][/dim]",
+            min=0.1,
+        ),
+    ] = None,
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
-    """Serve a federation: wait for clients, run the rounds, write the report.
+    """Serve a federation: wait for clients, run the rounds, write the report; with --stay, many runs, one by one.
 
-    To continue after a stop or a crash, give the same command again, or `plait resume RUN`.
+    To continue after a stop or a crash, give the same command again, or without --stay `plait resume RUN`.
 
     Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
     """
@@ -55,6 +70,23 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or use --insecure to try it on this machine"
         )
+    if stay:
+        others = [*(key for key in given if key != "out"), *(["min_clients"] if min_clients else [])]
+        if others or config is not None or json_output:
+            named = others[0].replace("_", "-") if others else "config" if config is not None else "json"
+            raise ConfigError(f"--{named} is given with --stay, expected it with each run: `plait submit CONFIG.toml`")
+        directory = Path(str(given.get("out") or "federation"))
+        serving = Serving(
+            listen=listen,
+            kit=str(kit.absolute()) if kit else "",
+            metrics=metrics,
+            grace_s=grace_s,
+            run_number=0,
+        )
+        serve_queue(directory, serving, give_up_s=give_up_s)
+        return
+    if give_up_s is not None:
+        raise ConfigError("--give-up-s is given without --stay, expected both")
     for key in CLIENTS_SETTINGS:
         if key in given:
             raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
@@ -90,13 +122,29 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         conclude(directory)
         return
     _log_to(directory.server_log)
-    _stop_on_signals(settings.out)
+    _stop_on_signals(f"plait resume {settings.out}")
     with service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
             say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
             service.drive(quiet=quiet)
         conclude(directory)
+
+
+def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None) -> None:
+    """Serve the runs of a federation until the process is told to end.
+
+    Raises:
+        Interrupted: it was.
+        PlaitError: it cannot serve.
+    """
+    from plait.api.standing import GIVE_UP_S, Standing
+
+    machine.share_memory_between_threads()
+    standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
+    _log_to(directory / "server.log")
+    _stop_on_signals("the same command")
+    standing.serve(on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False))
 
 
 def _log_to(path: Path) -> None:
@@ -119,10 +167,10 @@ def _log_to(path: Path) -> None:
         logger.addHandler(handler)
 
 
-def _stop_on_signals(out: str) -> None:
+def _stop_on_signals(how: str) -> None:
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(f"stopped; everything received so far is saved; continue with: plait resume {out}")
+        raise Interrupted(f"stopped; everything received so far is saved; continue with: {how}")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

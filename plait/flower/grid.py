@@ -92,6 +92,11 @@ class ByteGrid(Grid):
         )
         app(self, context)
 
+    def take_up(self, run_id: int, run_config: Mapping[str, Scalar]) -> None:
+        """Serve another run from now on."""
+        self._run_id, self._run_config = run_id, dict(run_config)
+        self._sent.clear()
+
     def set_run(self, run: Any) -> None:
         """Set Flower's description of the run."""
         self._run = run

@@ -2,6 +2,7 @@
 
 from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters
 from plait.report.privacy import membership_table, privacy_tables
+from plait.report.queue import queue_tables
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.table import Table, to_rich
@@ -16,6 +17,7 @@ __all__ = [
     "lora_parameters",
     "membership_table",
     "privacy_tables",
+    "queue_tables",
     "report_tables",
     "status_tables",
     "summarise",

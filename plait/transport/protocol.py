@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 
-PROTOCOL_VERSION = 1
-"""Required value of `Hello.protocol`."""
+PROTOCOL_VERSION = 2
+"""`Hello.protocol` of a node: since 2 it stays for the next run where the server does."""
+
+LEAST_PROTOCOL_VERSION = 1
+"""The oldest version that a server admits, so that nodes can be upgraded one by one after it."""
 
 CHUNK_BYTES = 1 << 20
 """Bytes of a body or an answer per message, and the most that are allowed.

@@ -74,16 +74,18 @@ class ToNode(_message.Message):
     def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "name", "public_key", "nonce")
+    __slots__ = ("protocol", "name", "public_key", "nonce", "labels")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     name: str
     public_key: bytes
     nonce: bytes
-    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce",)
@@ -98,32 +100,38 @@ class Proof(_message.Message):
     def __init__(self, signature: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes")
+    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes", "stays", "cohort_labels")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STAYS_FIELD_NUMBER: _ClassVar[int]
+    COHORT_LABELS_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     node_id: int
     run_id: int
     run_config_json: str
     base_fingerprint: bytes
     max_answer_bytes: int
-    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ...) -> None: ...
+    stays: bool
+    cohort_labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ..., stays: _Optional[bool] = ..., cohort_labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("base_fingerprint", "methods", "memory_bytes", "device")
+    __slots__ = ("base_fingerprint", "methods", "memory_bytes", "device", "run_id")
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     base_fingerprint: bytes
     methods: _containers.RepeatedScalarFieldContainer[str]
     memory_bytes: int
     device: str
-    def __init__(self, base_fingerprint: _Optional[bytes] = ..., methods: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
+    run_id: int
+    def __init__(self, base_fingerprint: _Optional[bytes] = ..., methods: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., device: _Optional[str] = ..., run_id: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("task_id", "doing")
@@ -252,3 +260,65 @@ class StatusReply(_message.Message):
     JSON_FIELD_NUMBER: _ClassVar[int]
     json: str
     def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class SubmitRequest(_message.Message):
+    __slots__ = ("config_json", "priority", "cohort_labels", "name")
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COHORT_LABELS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    config_json: str
+    priority: int
+    cohort_labels: _containers.RepeatedScalarFieldContainer[str]
+    name: str
+    def __init__(self, config_json: _Optional[str] = ..., priority: _Optional[int] = ..., cohort_labels: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ...) -> None: ...
+
+class SubmitReply(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class CancelReply(_message.Message):
+    __slots__ = ("was",)
+    WAS_FIELD_NUMBER: _ClassVar[int]
+    was: str
+    def __init__(self, was: _Optional[str] = ...) -> None: ...
+
+class RunsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RunsReply(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class FilePart(_message.Message):
+    __slots__ = ("start", "data")
+    START_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    start: FileStart
+    data: bytes
+    def __init__(self, start: _Optional[_Union[FileStart, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class FileStart(_message.Message):
+    __slots__ = ("path", "size")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    size: int
+    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...

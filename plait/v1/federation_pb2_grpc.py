@@ -272,3 +272,214 @@ class Federation:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class OperationsStub:
+    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read. Operators may do all of it, observers only look.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Submit = channel.unary_unary(
+                '/plait.v1.Operations/Submit',
+                request_serializer=plait_dot_v1_dot_federation__pb2.SubmitRequest.SerializeToString,
+                response_deserializer=plait_dot_v1_dot_federation__pb2.SubmitReply.FromString,
+                _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/plait.v1.Operations/Cancel',
+                request_serializer=plait_dot_v1_dot_federation__pb2.CancelRequest.SerializeToString,
+                response_deserializer=plait_dot_v1_dot_federation__pb2.CancelReply.FromString,
+                _registered_method=True)
+        self.Runs = channel.unary_unary(
+                '/plait.v1.Operations/Runs',
+                request_serializer=plait_dot_v1_dot_federation__pb2.RunsRequest.SerializeToString,
+                response_deserializer=plait_dot_v1_dot_federation__pb2.RunsReply.FromString,
+                _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/plait.v1.Operations/Fetch',
+                request_serializer=plait_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+                response_deserializer=plait_dot_v1_dot_federation__pb2.FilePart.FromString,
+                _registered_method=True)
+
+
+class OperationsServicer:
+    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read. Operators may do all of it, observers only look.
+    """
+
+    def Submit(self, request, context):
+        """Put a run into the queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Take a run out of the queue, or end it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Runs(self, request, context):
+        """The queue and the past runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request, context):
+        """The files of a finished run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OperationsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Submit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Submit,
+                    request_deserializer=plait_dot_v1_dot_federation__pb2.SubmitRequest.FromString,
+                    response_serializer=plait_dot_v1_dot_federation__pb2.SubmitReply.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=plait_dot_v1_dot_federation__pb2.CancelRequest.FromString,
+                    response_serializer=plait_dot_v1_dot_federation__pb2.CancelReply.SerializeToString,
+            ),
+            'Runs': grpc.unary_unary_rpc_method_handler(
+                    servicer.Runs,
+                    request_deserializer=plait_dot_v1_dot_federation__pb2.RunsRequest.FromString,
+                    response_serializer=plait_dot_v1_dot_federation__pb2.RunsReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=plait_dot_v1_dot_federation__pb2.FetchRequest.FromString,
+                    response_serializer=plait_dot_v1_dot_federation__pb2.FilePart.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'plait.v1.Operations', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('plait.v1.Operations', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Operations:
+    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read. Operators may do all of it, observers only look.
+    """
+
+    @staticmethod
+    def Submit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plait.v1.Operations/Submit',
+            plait_dot_v1_dot_federation__pb2.SubmitRequest.SerializeToString,
+            plait_dot_v1_dot_federation__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plait.v1.Operations/Cancel',
+            plait_dot_v1_dot_federation__pb2.CancelRequest.SerializeToString,
+            plait_dot_v1_dot_federation__pb2.CancelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Runs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/plait.v1.Operations/Runs',
+            plait_dot_v1_dot_federation__pb2.RunsRequest.SerializeToString,
+            plait_dot_v1_dot_federation__pb2.RunsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/plait.v1.Operations/Fetch',
+            plait_dot_v1_dot_federation__pb2.FetchRequest.SerializeToString,
+            plait_dot_v1_dot_federation__pb2.FilePart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

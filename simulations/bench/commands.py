@@ -166,19 +166,12 @@ def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generat
     """The server of plait, as `plait server` runs it."""
     from plait.flower.channel import GridChannel
     from server.grpc_grid import GrpcGrid
+    from server.hosting import Terms
     from server.limits import Limits
     from simulations.bench.transport import Serving
 
-    grid = GrpcGrid(
-        "127.0.0.1:0",
-        inbox=inbox,
-        kit=kit,
-        run_id=1,
-        run_config={},
-        base_fingerprint=b"",
-        limits=Limits(max_answer_bytes=max_answer_bytes),
-    )
-    with grid:
+    grid = GrpcGrid("127.0.0.1:0", kit=kit, limits=Limits(max_answer_bytes=max_answer_bytes))
+    with grid.begin(Terms(1, {}, b""), inbox=inbox):
         yield Serving(grid.address, GridChannel(grid))
 
 

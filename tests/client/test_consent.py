@@ -77,3 +77,31 @@ def test_a_damaged_memory_asks_again(tmp_path: Path, damaged: bytes) -> None:
     assert not consents.has(DIGEST)
     consents.add(DIGEST, "run", "asked")
     assert consents.has(DIGEST)
+
+
+def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consents, now = Consents.of(tmp_path, "ada"), [1_000_000.0]
+    monkeypatch.setattr("client.consent.time.time", lambda: now[0])
+
+    def begin(run: str) -> str:
+        return agree(run, run, consents, most_runs=9, most_a_week=2, yes=True, by_policy=False, ask=None)
+
+    begin("a")
+    now[0] += 3 * 24 * 3600
+    begin("b")
+    with pytest.raises(PolicyError, match="began 2 runs within seven days, but max-runs-per-week"):
+        begin("c")
+    # A run that continues is no new one.
+    assert begin("b") == "before"
+    now[0] += 4 * 24 * 3600 + 1
+    begin("c")
+
+
+def test_runs_that_an_earlier_version_remembered_without_times_are_known(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path, "ada")
+    consents.path.write_text(f'{{"{DIGEST}": {{"how": "yes", "time": 1, "runs": ["old"]}}}}')
+    assert consents.runs(DIGEST) == {"old"}
+    assert agree(DIGEST, "old", consents, most_runs=1, most_a_week=1, yes=False, by_policy=False, ask=None) == "before"
+    assert consents.begun_since(1.0) == 0

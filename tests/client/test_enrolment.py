@@ -17,7 +17,7 @@ def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
     signed = enrolment_bytes(
         challenge_nonce=bytes(range(32)), hello_nonce=hello.nonce, public_key=hello.public_key, name="ada"
     )
-    assert (hello.protocol, hello.name, hello.public_key, len(hello.nonce)) == (1, "ada", key.public_bytes, 32)
+    assert (hello.protocol, hello.name, hello.public_key, len(hello.nonce)) == (2, "ada", key.public_bytes, 32)
     assert verify(key.public_bytes, proof.signature, signed)
 
 

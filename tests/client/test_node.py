@@ -19,7 +19,7 @@ def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(
 ) -> None:
     node = start_node()
     wait_until(lambda: federation.readies, "the node to be ready")
-    assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 1)
+    assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 2)
     ready = federation.readies[0]
     assert (ready.methods, ready.memory_bytes, ready.device) == (["lora"], 8_000_000_000, "cpu, float32")
     federation.give("1.train.0", b"head ", BODY)
@@ -171,10 +171,10 @@ SERVE = """
 import sys
 from pathlib import Path
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
-with GrpcGrid(
-    sys.argv[2], inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
-    limits=Limits(max_answer_bytes=1 << 20),
+with GrpcGrid(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+    Terms(1, {}, b""), inbox=Path(sys.argv[1])
 ) as grid:
     print(grid.address, flush=True)
     sys.stdin.read()

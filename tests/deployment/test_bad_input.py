@@ -25,6 +25,7 @@ from plait.trust import ServerKit, provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import enrolment
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 
 NOW = datetime.now(UTC)
@@ -52,9 +53,9 @@ def serve(kits, tmp_path):
     def start(**changes):
         base = bytes.fromhex(locate_base("tiny").reference.fingerprint)
         settings = {"kit": ServerKit.load(kits / "server"), "base_fingerprint": base, "limits": LIMITS}
-        grid = GrpcGrid(
-            "127.0.0.1:0", inbox=tmp_path / "inbox", run_id=7, run_config=CONFIG.to_table(), **{**settings, **changes}
-        )
+        settings.update(changes)
+        terms = Terms(7, CONFIG.to_table(), settings.pop("base_fingerprint"))
+        grid = GrpcGrid("127.0.0.1:0", **settings).begin(terms, inbox=tmp_path / "inbox")
         grid.start()
         grids.append(grid)
         return grid

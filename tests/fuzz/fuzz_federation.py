@@ -17,10 +17,12 @@ with instrumented():
     from plait.transport.framing import pack_part, unpack_part
     from plait.trust.register import Verdict
     from plait.v1 import federation_pb2 as pb
-    from server.attendance import Attendance, Terms
+    from server.attendance import Attendance
+    from server.hosting import HostedRun, Hosting, Terms
     from server.inbox import Inbox
     from server.limits import Limits
     from server.metrics import Metrics
+    from server.sessions import Sessions
     from server.tasks import TaskRegistry
     from server.uploads import Uploads, data_of
 
@@ -42,6 +44,9 @@ class Everybody:
 
     def standing(self, name):
         return Verdict.KNOWN
+
+    def holds(self, role, name, public_key):
+        return self.check(name, public_key)
 
 
 class Line:
@@ -66,7 +71,7 @@ def parse(data: bytes) -> None:
             asyncio.run(upload(rest))
         elif which == b"\2":
             request = pb.HeldRequest.FromString(rest)
-            tasks = TaskRegistry(INBOX, max_nodes=2)
+            tasks = TaskRegistry(INBOX, Sessions(max_nodes=2))
             Uploads(INBOX, tasks, disk=DISK, limits=LIMITS).held("n", request)
         elif which == b"\3":
             pb.DownloadRequest.FromString(rest)
@@ -80,12 +85,16 @@ async def attend(data: bytes) -> None:
     certified = "ada" if data[:1] == b"\2" else None
     messages = [pb.FromNode.FromString(piece) for piece in pieces(data[1:])]
     terms = Terms(7, {}, b"b" * 32)
-    attendance = Attendance(terms, admission, tasks=TaskRegistry(INBOX, max_nodes=2), metrics=METRICS, limits=LIMITS)
+    hosting = Hosting(Sessions(max_nodes=2), stays=True)
+    tasks = TaskRegistry(INBOX, hosting.sessions)
+    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
+    hosting.begin(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
+    attendance = Attendance(hosting, admission, metrics=METRICS, limits=LIMITS)
     await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
 
 
 async def upload(data: bytes) -> None:
-    tasks = TaskRegistry(INBOX, max_nodes=2)
+    tasks = TaskRegistry(INBOX, Sessions(max_nodes=2))
     session = tasks.sessions.attach("n", KEY, arrival=0)
     tasks.give("n", message_id="m", message_type="train", group="1", content=pb.CONTENT_PLAIT, head=b"h", body=b"")
     uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)

@@ -1,6 +1,7 @@
 import re
 import shlex
 import tomllib
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,3 +193,34 @@ def test_a_client_that_insists_on_privacy_refuses_a_run_that_promises_less(asked
 def test_a_run_that_promises_enough_is_accepted():
     Policy(dp_max_epsilon=8.0).check_run(RunConfig(**PRIVATE))
     Policy(dp_max_epsilon=12.0).check_run(RunConfig(**{**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("hours", "allowed"),
+    [("", range(24)), ("8-18", range(8, 18)), ("22-6", (22, 23, 0, 1, 2, 3, 4, 5)), ("20-24", (20, 21, 22, 23))],
+)
+def test_a_run_begins_within_the_hours_only(hours, allowed):
+    policy = Policy(hours=hours)
+    for hour in allowed:
+        policy.check_time(datetime(2026, 1, 31, hour, 59), labels=())
+    for hour in set(range(24)) - set(allowed):
+        with pytest.raises(PolicyError, match=rf"begins at {hour:02}:59, but hours of .* policy allows {hours};"):
+            policy.check_time(datetime(2026, 1, 31, hour, 59), labels=())
+
+
+@pytest.mark.parametrize("hours", ["8", "8-8", "25-3", "8-25", "-1-5", "8-x", "08:00-18:00", "8-9-10"])
+def test_hours_that_are_none_are_refused(tmp_path, hours):
+    path = tmp_path / "policy.toml"
+    path.write_text(f'hours = "{hours}"\n')
+    with pytest.raises(ConfigError, match=r"hours is .* expected two different hours from 0 to 24, such as 22-6"):
+        load_policy(path)
+
+
+def test_a_client_may_take_part_only_in_runs_for_its_labels():
+    policy, noon = Policy(run_labels=("region=eu", "gpu")), datetime(2026, 1, 31, 12)
+    policy.check_time(noon, labels=("gpu", "lab"))
+    for labels, asked in (((), "no labels"), (("lab",), "lab")):
+        with pytest.raises(
+            PolicyError, match=f"the run asks for {asked}, but run-labels of this client's policy allows"
+        ):
+            policy.check_time(noon, labels=labels)

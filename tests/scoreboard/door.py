@@ -1,4 +1,5 @@
-"""Unauthenticated peers: the memory they can take, and whether any of ten thousand unknown keys gets in.
+"""Unauthenticated peers: the memory they can take, and whether any of ten thousand unknown keys gets in. And members
+who try what their role does not allow.
 
 Memory is measured from outside, on a server in a separate process, with hand-written HTTP/2. Unknown keys come over TLS
 with a certificate of the right authority (a stolen one, for example); others with certificates of another authority.
@@ -19,10 +20,11 @@ from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
-from plait.trust import ClientKit, NodeKey, ServerKit, provision
+from plait.trust import ClientKit, NodeKey, ServerKit, StaffKit, provision, revoke
 from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
+from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 
 MOST_BYTES = 16 << 20
@@ -35,22 +37,26 @@ def run(*, full: bool, scratch: Path) -> Row:
     seconds = 3.0 if full else 1.5
     most = {call: _bytes_a_connection(scratch / call, call, seconds) for call in ("Attend", "Upload", "Status")}
     unknown, admitted, reasons = _unknown_keys(scratch, 10_000 if full else 300, STRANGERS if full else 10)
+    acts, accepted = _beyond_roles(scratch, 1000 if full else 60)
     failures = [
         f"{call}: {held / 2**20:.1f} MiB a connection, expected at most 16"
         for call, held in most.items()
         if held > MOST_BYTES
     ]
+    if accepted:
+        failures.append(f"{accepted} of {acts} acts beyond a role were accepted")
     if admitted:
         failures.append(f"{admitted} of {unknown} unknown keys were admitted")
     if set(reasons) - {"UNKNOWN_KEY", "WRONG_NAME", "no TLS"}:
         failures.append(f"refused as {reasons}, expected an unknown key, another name than certified, or no TLS")
     return Row(
-        "unauthenticated: memory, unknown keys",
-        unknown + len(most),
-        unknown - admitted + sum(held <= MOST_BYTES for held in most.values()),
+        "unauthenticated: memory, unknown keys, roles",
+        unknown + acts + len(most),
+        unknown - admitted + acts - accepted + sum(held <= MOST_BYTES for held in most.values()),
         figures={
             "at most": f"{max(most.values()) / 2**20:.1f} MiB a connection",
             "unknown keys admitted": f"{admitted} of {unknown:,}",
+            "acts beyond a role accepted": f"{accepted} of {acts:,}",
         },
         failures=failures,
         least=10_000 if full else 300,
@@ -88,10 +94,10 @@ def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, 
     other = ClientKit.load(scratch / "other" / "clients" / "alice")
     reasons: dict[str, int] = {}
     admitted = 0
-    with GrpcGrid(
-        "127.0.0.1:0", inbox=scratch / "inbox", kit=ServerKit.load(scratch / "kits" / "server"), run_id=7,
-        run_config={}, base_fingerprint=b"b" * 32, limits=Limits(max_answer_bytes=1 << 20),
-    ) as grid:  # fmt: skip
+    server = ServerKit.load(scratch / "kits" / "server")
+    with GrpcGrid("127.0.0.1:0", kit=server, limits=Limits(max_answer_bytes=1 << 20)).begin(
+        Terms(7, {}, b"b" * 32), inbox=scratch / "inbox"
+    ) as grid:
         bare = borrowed("server/conftest.py").BareNode
         with grpc.secure_channel(grid.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as channel:
             for number in range(count):
@@ -113,6 +119,85 @@ def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, 
         assert alice.enrol().HasField("welcome")
         alice.leave()
     return count + strangers, admitted, reasons
+
+
+class _Desk:
+    """Takes whatever reaches it, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def submit(self, by: str, config_json: str, **options: object) -> str:
+        self.asked += 1
+        return "run"
+
+    def cancel(self, by: str, run: str) -> str:
+        self.asked += 1
+        return "running"
+
+    def runs_json(self) -> str:
+        self.asked += 1
+        return "{}"
+
+    def files(self, run: str) -> list[tuple[str, Path]]:
+        self.asked += 1
+        return []
+
+
+def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
+    """How many acts that their role does not allow members tried, and how many were accepted."""
+    home, now = scratch / "roles", datetime.now(UTC)
+    provision(home, ["ada"], ["localhost", "127.0.0.1"], operators=["olga", "otto"], observers=["ivo"], now=now)
+    revoke(home, "otto", now=now)
+    operations = {
+        "Submit": lambda channel: OperationsStub(channel).Submit(pb.SubmitRequest(config_json="{}"), timeout=20),
+        "Cancel": lambda channel: OperationsStub(channel).Cancel(pb.CancelRequest(run="run"), timeout=20),
+        "Runs": lambda channel: OperationsStub(channel).Runs(pb.RunsRequest(), timeout=20),
+        "Fetch": lambda channel: list(OperationsStub(channel).Fetch(pb.FetchRequest(run="run"), timeout=20)),
+    }
+    taking_part = {
+        "Attend": lambda channel: _knock_as(channel, "ada"),
+        "Held": lambda channel: FederationStub(channel).Held(pb.HeldRequest(), timeout=20),
+        "Download": lambda channel: list(FederationStub(channel).Download(pb.DownloadRequest(), timeout=20)),
+        "Upload": lambda channel: FederationStub(channel).Upload(iter([pb.UploadPart()]), timeout=20),
+    }
+    beyond = [
+        (ClientKit.load(home / "clients" / "ada"), operations),
+        (StaffKit.load(home / "operators" / "olga"), taking_part),
+        (StaffKit.load(home / "observers" / "ivo"), {**taking_part, **dict(list(operations.items())[:2])}),
+        (StaffKit.load(home / "operators" / "otto"), {**taking_part, **operations}),
+    ]
+    desk, accepted = _Desk(), 0
+    limits = Limits(max_answer_bytes=1 << 20)
+    with GrpcGrid("127.0.0.1:0", kit=ServerKit.load(home / "server"), limits=limits, stays=True, desk=desk) as grid:
+        for number in range(count):
+            kit, acts = beyond[number % len(beyond)]
+            act = list(acts.values())[number // len(beyond) % len(acts)]
+            with grpc.secure_channel(grid.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as channel:
+                try:
+                    act(channel)
+                    accepted += 1
+                except grpc.RpcError as error:
+                    accepted += error.code() is not grpc.StatusCode.PERMISSION_DENIED
+        with grpc.secure_channel(
+            grid.address, channel_credentials(beyond[1][0]), options=list(CHANNEL_OPTIONS)
+        ) as channel:
+            # Who may, still can.
+            assert operations["Submit"](channel).run == "run"
+    return count, max(accepted, desk.asked - 1)
+
+
+def _knock_as(channel: grpc.Channel, name: str) -> None:
+    """Fails, as other calls do, if the server refuses before it has read anything."""
+    for event in FederationStub(channel).Attend(iter([pb.FromNode(hello=pb.Hello(name=name))]), timeout=20):
+        if event.refused.reason in (pb.REFUSED_REASON_ROLE, pb.REFUSED_REASON_REVOKED_KEY):
+            raise _RefusedError
+    raise AssertionError("the call ended without a word")
+
+
+class _RefusedError(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.PERMISSION_DENIED
 
 
 def _knock(bare, stub: FederationStub, name: str) -> str:

@@ -18,6 +18,7 @@ from scoreboard.small_federation import HONEST, FakeModel, borrowed, key_of, no_
 from plait.rounds.channel import Purpose
 from plait.v1 import federation_pb2 as pb
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
@@ -158,10 +159,9 @@ def _over_grpc(scratch: Path, count: int) -> Iterator[bool]:
     helper = borrowed("server/conftest.py")
     chance = random.Random(0)
     scratch.mkdir()
-    with GrpcGrid(
-        "127.0.0.1:0", inbox=scratch, kit=None, run_id=7, run_config={}, base_fingerprint=b"b" * 32,
-        limits=Limits(max_answer_bytes=1 << 20),
-    ) as grid:  # fmt: skip
+    with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+        Terms(7, {}, b"b" * 32), inbox=scratch
+    ) as grid:
         alice, eve = (helper.BareNode(grid.address, name).attend() for name in ("alice", "eve"))
         helper._until(lambda: len(list(grid.get_node_ids())) == 2)
         helper._send(grid, "alice", b"task")

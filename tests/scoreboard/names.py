@@ -35,6 +35,7 @@ from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 from server.log import LOGGER
 
@@ -248,10 +249,9 @@ def _client(inside: Path, name: str) -> Iterator[str]:
     level = LOGGER.level
     LOGGER.setLevel(logging.INFO)
     try:
-        with GrpcGrid(
-            "127.0.0.1:0", inbox=inside / "inbox", kit=None, run_id=7, run_config={}, base_fingerprint=b"",
-            limits=Limits(max_answer_bytes=1 << 20),
-        ) as grid:  # fmt: skip
+        with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+            Terms(7, {}, b""), inbox=inside / "inbox"
+        ) as grid:
             helper = borrowed("server/conftest.py")
             with suppress(grpc.RpcError, StopIteration):  # the server hangs up
                 node = helper.BareNode(grid.address, name)

@@ -37,6 +37,7 @@ from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
 from plait.trust import ClientKit, ServerKit
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 
 RUN_ID = 7
@@ -173,17 +174,13 @@ def serve(job: Job, port: int, fuse_at: int = 0) -> None:
     federation = job.federation()
     grid = GrpcGrid(
         f"127.0.0.1:{port}",
-        inbox=job.folder / "inbox",
         kit=ServerKit.load(job.kits / "server") if job.kits else None,
-        run_id=RUN_ID,
-        run_config={},
-        base_fingerprint=of_numbers.FINGERPRINT,
         # As `plait server` has it.
         limits=Limits(
             max_answer_bytes=1 << 24, grace_s=job.grace_s, max_nodes=2 * len(job.names) + 16, max_unproven=64
         ),
     )
-    with grid:
+    with grid.begin(Terms(RUN_ID, {}, of_numbers.FINGERPRINT), inbox=job.folder / "inbox"):
         federation.channel = GridChannel(grid)
         _run(federation, job, Fuse(fuse_at))
 

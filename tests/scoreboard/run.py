@@ -36,7 +36,7 @@ ROWS = {
     "clients_killed": "half of the clients SIGKILLed mid-round",
     "network": "network faults, each at each moment",
     "straggler": "straggler",
-    "door": "unauthenticated: memory, unknown keys",
+    "door": "unauthenticated: memory, unknown keys, roles",
     "members": "members against members",
     "names": "hostile names",
     "planted": "planted in working directory and cache",

@@ -26,6 +26,7 @@ from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 
 BASE = b"b" * 32
@@ -150,7 +151,7 @@ def _send(grid: GrpcGrid, node: str, head: bytes, body: bytes = b"", *, kind: st
 
 
 def _all_numbers(grid: GrpcGrid) -> list[int]:
-    return [node.number for node in grid._tasks.sessions.all()]
+    return [node.number for node in grid._sessions.all()]
 
 
 def _replies(grid: GrpcGrid, message_ids: list[str], *, patience_s: float = 60.0) -> list[Message]:
@@ -172,18 +173,15 @@ def make_grid(tmp_path):
     grids: list[GrpcGrid] = []
 
     def make(**changes) -> GrpcGrid:
-        settings = {
-            "inbox": tmp_path / "inbox",
-            "kit": None,
-            "run_id": 7,
-            "run_config": {"rounds": 3, "base": "tiny", "alpha": 0.5, "scaffold": True},
-            "base_fingerprint": BASE,
-        }
+        run_config = {"rounds": 3, "base": "tiny", "alpha": 0.5, "scaffold": True}
+        terms = Terms(7, changes.pop("run_config", run_config), changes.pop("base_fingerprint", BASE))
+        own = {key: changes.pop(key) for key in ("summary",) if key in changes}
+        inbox = changes.pop("inbox", tmp_path / "inbox")
         limits = {"max_answer_bytes": MAX_ANSWER_BYTES} | {
             key: changes.pop(key) for key in Limits.__dataclass_fields__ if key in changes
         }
-        grid = GrpcGrid(changes.pop("listen", "127.0.0.1:0"), limits=Limits(**limits), **{**settings, **changes})
-        grid.start()
+        grid = GrpcGrid(changes.pop("listen", "127.0.0.1:0"), limits=Limits(**limits), **{"kit": None, **changes})
+        grid.begin(terms, inbox=inbox, **own).start()
         grids.append(grid)
         return grid
 

@@ -22,10 +22,10 @@ SERVE = """
 import sys
 from pathlib import Path
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
-with GrpcGrid(
-    "127.0.0.1:0", inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
-    limits=Limits(max_answer_bytes=1 << 20),
+with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+    Terms(1, {}, b""), inbox=Path(sys.argv[1])
 ) as grid:
     print(grid.address.rpartition(":")[2], flush=True)
     sys.stdin.read()
@@ -37,14 +37,14 @@ from pathlib import Path
 from plait.machine import give_back_memory
 from plait.flower.blob import to_content
 from server.grpc_grid import GrpcGrid
+from server.hosting import Terms
 from server.limits import Limits
 def own_bytes():
     give_back_memory()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
-with GrpcGrid(
-    "127.0.0.1:0", inbox=Path(sys.argv[1]), kit=None, run_id=1, run_config={}, base_fingerprint=b"",
-    limits=Limits(max_answer_bytes=1 << 23),
+with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 23)).begin(
+    Terms(1, {}, b""), inbox=Path(sys.argv[1])
 ) as grid:
     print(grid.address, flush=True)
     while len(nodes := grid.get_node_ids()) < int(sys.argv[2]):

@@ -43,7 +43,7 @@ class TestBadNodes:
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"protocol": 2}, "PROTOCOL"),
+            ({"protocol": 3}, "PROTOCOL"),
             ({"name": "../etc"}, "MALFORMED"),
             ({"name": ""}, "MALFORMED"),
             ({"name": "a" * 65}, "MALFORMED"),

@@ -8,7 +8,7 @@ import pytest
 
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
-from server.sessions import Fitness
+from server.sessions import Fitness, Sessions
 from server.tasks import Task, TaskRegistry, TaskState
 
 FITNESS = Fitness((), 0, "cpu")
@@ -28,7 +28,7 @@ def inbox(tmp_path):
 
 @pytest.fixture
 def registry(inbox):
-    return TaskRegistry(inbox, max_nodes=4)
+    return TaskRegistry(inbox, Sessions(max_nodes=4))
 
 
 def in_a_loop(test):
@@ -154,7 +154,7 @@ def test_an_answer_from_before_a_restart_answers_the_task_of_the_same_name(regis
     before = give(registry)
     receive(inbox, before)
 
-    restarted = TaskRegistry(inbox, max_nodes=4)
+    restarted = TaskRegistry(inbox, Sessions(max_nodes=4))
 
     assert restarted.find("ada", before.task_id) == (None, None)
     task = give(restarted)

@@ -11,6 +11,7 @@ from plait.report.tables import report_tables
 from plait.rounds.events import Audited, MembershipAttack, PrivacySpent, PrivacyStarted
 from plait.rounds.privacy_card import NOT_COVERED, PrivacyCard, attack_facts
 from plait.rounds.run_progress import RunProgress
+from server.sessions import Sessions
 from server.status import status_of
 from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import PLOTS, Page
@@ -100,17 +101,12 @@ def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
 def test_status_shows_what_is_spent():
     progress = RunProgress().after(STARTED).after(spent(1, 3.1, 1))
 
-    class Nobody:
-        sessions = type("Sessions", (), {"all": lambda self: []})()
-
-        def all(self):
-            return []
-
-    said = status_of(progress, Nobody())
+    nobody = Sessions(max_nodes=1)
+    said = status_of(progress, nobody, None)
     assert said["privacy"] == {"unit": "client", "epsilon": 3.1, "budget": 8.0, "delta": 1e-5}
     (run, *_) = status_tables(said)
     assert ("privacy", "epsilon 3.1 of 8 at delta 1e-05, by client") in run.rows
-    assert status_of(RunProgress(), Nobody())["privacy"] is None
+    assert status_of(RunProgress(), nobody, None)["privacy"] is None
 
 
 @pytest.mark.parametrize("value", [7, [1], {"epsilon": "x", "delta": None, "unit": "\x1b[0m"}, {}])

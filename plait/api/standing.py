@@ -1,0 +1,341 @@
+"""A federation that stays: a queue of runs that operators submit, served one after the other to clients that stay too.
+
+Each run is served exactly as ``plait server`` serves its one (`plait.api.service`), in a directory of its own. What was
+asked and what became of it stands in the journal (`plait.queue`), so a server that was killed goes on with the run that
+it served. Sets no signal handler and configures no logging: both are the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from plait.api.apps import add_apps_to_path
+from plait.api.running import is_reported
+from plait.api.service import conclude, open_grid, open_service
+from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
+from plait.config import RunConfig, Scalar, config_from_table
+from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
+from plait.progress import say
+from plait.queue import Entry, Outcome, RunQueue, State
+from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
+from plait.rounds.ledger import read_events
+from plait.rounds.recorded import is_finished
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
+from plait.transport.labels import are_labels
+
+if TYPE_CHECKING:
+    from server.grpc_grid import GrpcGrid
+
+GIVE_UP_S = 120.0
+"""Seconds after which a run ends whose clients cannot take part."""
+
+_LOOK_S = 0.5
+_MOST_CONFIG_BYTES = 65536
+_MOST_NAMED = 3
+_CLIENTS_WITHOUT_KIT = 64
+_OF_THE_MACHINE = ("init_adapter", "publish", "report_to", *CLIENTS_SETTINGS)
+"""Settings that name files or code of the machine that reads them."""
+_PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
+"""Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished."""
+
+
+class Standing:
+    """A server that stays.
+
+    Args:
+        directory: of the federation; made if missing.
+        serving: where and how to serve.
+        give_up_s: as `GIVE_UP_S`.
+        quiet: whether to show nothing.
+
+    Raises:
+        PlaitError: another server has the directory, its journal is damaged, or it cannot serve.
+    """
+
+    def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = GIVE_UP_S, quiet: bool = False) -> None:
+        add_apps_to_path()
+        self._serving = serving
+        self._give_up_s = give_up_s
+        self._quiet = quiet
+        self._queue = RunQueue(directory)
+        self._lock = threading.Lock()
+        self._current: tuple[str, StopRequest] | None = None
+        self._stopping = self._serves = False
+        self._on_start: Callable[[str], None] = lambda _: None
+        self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, desk=self)
+
+    def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
+        """Serve runs until `stop`, or an exception in this thread.
+
+        Args:
+            on_start: called with the address once it serves.
+
+        Raises:
+            PlaitError: the address is taken, the service has ended, or the disk is full.
+        """
+        self._on_start = on_start
+        try:
+            # A run that a killed server was serving begins before any node is admitted: one that heard of no run would
+            # take it to be over.
+            if (left := self._queue.running()) is not None:
+                self._serve(left)
+            self._start()
+            while not self._stopping:
+                self.grid.check()
+                entry = self._queue.begin_next(wait_s=_LOOK_S)
+                if entry is not None:
+                    self._serve(entry)
+        finally:
+            self.grid.stop()
+            self._queue.close()
+
+    def _start(self) -> None:
+        if not self._serves:
+            self.grid.start()
+            self._serves = True
+            self._on_start(self.grid.address)
+
+    def stop(self) -> None:
+        """Stop soon, from another thread; the run in progress goes on when the server does."""
+        self._stopping = True
+        with self._lock:
+            if self._current is not None:
+                self._current[1].asked = True
+
+    def submit(self, by: str, config_json: str, *, priority: int, cohort_labels: Sequence[str], name: str) -> str:
+        """Put a run into the queue.
+
+        Raises:
+            ConfigError: its settings are not valid, or no client could take part; one line.
+        """
+        config = _checked(config_json)
+        self._check_clients(config, cohort_labels)
+        entry = self._queue.submit(
+            config.to_table(),
+            by=by,
+            number=new_run_number(),
+            priority=priority,
+            cohort_labels=tuple(sorted(set(cohort_labels))),
+            name=name,
+        )
+        say(f"{by} submitted run {entry.run}", quiet=self._quiet)
+        return entry.run
+
+    def cancel(self, by: str, run: str) -> str:
+        """Cancel a run.
+
+        Raises:
+            ConfigError: there is no such run, or it is over.
+        """
+        with self._lock:
+            was = self._queue.cancel(run, by=by)
+            if self._current is not None and self._current[0] == run:
+                self._current[1].asked = True
+        say(f"{by} cancelled run {run}", quiet=self._quiet)
+        return was.value
+
+    def runs_json(self) -> str:
+        """What `plait runs --json` prints."""
+        progress = self.grid.progress()
+        runs = [_described(entry) for entry in self._queue.entries()]
+        for run in runs:
+            if progress is not None and run["run"] == progress.run and run["state"] == State.RUNNING:
+                run |= {"round": progress.round, "doing": progress.state}
+        clients = [
+            {"name": name, "labels": sorted(labels)} for name, labels in sorted(self.grid.labels_stated().items())
+        ]
+        return json.dumps({"runs": runs, "clients": clients})
+
+    def files(self, run: str) -> Sequence[tuple[str, Path]]:
+        """The files of a run that is over, with their places.
+
+        Raises:
+            ConfigError: there is no such run, or it is not over.
+        """
+        entry = self._queue.entry(run)
+        if not entry.is_over:
+            raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over; `plait submit --wait` waits")
+        folder = self._queue.folder(run)
+        found = [folder / name for name in _PUBLIC]
+        if entry.state is State.FINISHED:
+            found += [*sorted(folder.glob("*.png")), *sorted((folder / "adapter").glob("*"))]
+        return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
+
+    def _check_clients(self, config: RunConfig, labels: Sequence[str]) -> None:
+        if not are_labels(labels):
+            raise ConfigError("cohort-labels are not labels such as gpu or region=eu")
+        registered = self._registered()
+        if registered is not None and config.clients > registered:
+            raise ConfigError(
+                f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at most"
+            )
+        stated = self.grid.labels_stated()
+        for label in labels:
+            if not any(label in own for own in stated.values()):
+                known = ", ".join(sorted({each for own in stated.values() for each in own})) or "none"
+                raise ConfigError(f"no client states label '{label}', expected some of those that they do: {known}")
+        if labels and (fit := sum(own >= set(labels) for own in stated.values())) < config.clients:
+            raise ConfigError(
+                f"run asks for {config.clients} clients with labels {', '.join(labels)}, but {fit} state all of them"
+            )
+
+    def _registered(self) -> int | None:
+        if self._serving.kit_directory is None:
+            return None
+        from plait.trust import Register, Role
+
+        members = Register.load(self._serving.kit_directory).clients
+        return sum(member.role is Role.CLIENT and member.revoked is None for member in members)
+
+    def _serve(self, entry: Entry) -> None:
+        """Serve one run to its end."""
+        stop = StopRequest()
+        with self._lock:
+            self._current = (entry.run, stop)
+            stop.asked = self._stopping
+        say(f"run {entry.run} of {entry.by} begins", quiet=self._quiet)
+        patience = _Patience(self._give_up_s, stop)
+        try:
+            self._drive(entry, stop, patience)
+            self._queue.end(entry.run, Outcome.FINISHED)
+        except Interrupted:
+            if not stop.asked or self._stopping:
+                raise
+            if patience.reason:
+                self._queue.end(entry.run, Outcome.FAILED, patience.reason)
+        except DiskFullError:
+            raise
+        except PlaitError as error:
+            self._queue.end(entry.run, Outcome.FAILED, str(error))
+        except Exception as error:
+            # A fault in one run must not end the federation.
+            logging.getLogger("plait.server").exception("run %s failed", entry.run)
+            self._queue.end(entry.run, Outcome.FAILED, f"{type(error).__name__}; the server's log says more")
+        finally:
+            patience.close()
+            with self._lock:
+                self._current = None
+        # Only now: the nodes of a run that is merely interrupted must not take it to be over.
+        self.grid.end()
+        ended = self._queue.entry(entry.run)
+        say(f"run {entry.run} is {ended.state}{f': {ended.detail}' if ended.detail else ''}", quiet=self._quiet)
+
+    def _drive(self, entry: Entry, stop: StopRequest, patience: _Patience) -> None:
+        directory = RunDirectory(self._queue.folder(entry.run))
+        if directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path):
+            return  # the server was killed before it could say so
+        table = {**entry.config, "out": str(directory.path)}
+        settings = config_from_table(table, where=f"run {entry.run}")
+        serving = replace(self._serving, run_number=entry.number)
+        service = open_service(
+            directory,
+            settings,
+            serving,
+            grid=self.grid,
+            labels=entry.cohort_labels,
+            on_event=patience.hear,
+            stop=stop,
+            quiet=self._quiet,
+        )
+        if service is None:
+            conclude(directory)
+            return
+        self._start()
+        with service.followed(quiet=self._quiet):
+            service.drive(quiet=self._quiet)
+            self.grid.end()
+            conclude(directory)
+
+
+class _Patience:
+    """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some.
+
+    Args:
+        seconds: how long that may last.
+        stop: of the run.
+    """
+
+    def __init__(self, seconds: float, stop: StopRequest) -> None:
+        self._seconds = seconds
+        self._stop = stop
+        self._timer: threading.Timer | None = None
+        self._why: dict[str, str] = {}
+        self._has_begun = False
+        self.reason = ""
+
+    def hear(self, event: Event) -> None:
+        """Notice an event of the run."""
+        match event:
+            case RoundStarted():
+                self._has_begun = True
+                self.close()
+            case ClientTurnedAway():
+                self._why[event.client] = event.detail or event.reason
+            case WaitingForClients() if not self._has_begun:
+                self.close()
+                if event.unfit and event.here - event.unfit < event.wanted:
+                    self._wait(f"{event.unfit} of {event.here} connected clients cannot take part, {event.wanted} must")
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Stop waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self, what: str) -> None:
+        def give_up() -> None:
+            why = "; ".join(f"{client}: {detail}" for client, detail in list(self._why.items())[:_MOST_NAMED])
+            self.reason = f"{what}: {why}"
+            self._stop.asked = True
+
+        self._timer = threading.Timer(self._seconds, give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+
+def _checked(config_json: str) -> RunConfig:
+    """The settings of a submitted run."""
+    if len(config_json) > _MOST_CONFIG_BYTES:
+        raise ConfigError(f"settings have {len(config_json)} bytes, expected at most {_MOST_CONFIG_BYTES}")
+    try:
+        table: object = json.loads(config_json)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("settings are not JSON, expected one object") from error
+    if not isinstance(table, dict):
+        raise ConfigError("settings are not a JSON object, expected one")
+    config = config_from_table(cast("dict[str, Scalar]", table), where="submitted settings")
+    # A settings file may come from a simulation and name them.
+    config = config.model_copy(update={**dict.fromkeys(CLIENTS_SETTINGS, ""), "out": ""})
+    for key in _OF_THE_MACHINE:
+        if getattr(config, key) not in ("", "none"):
+            name = key.replace("_", "-")
+            raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")
+    from plait.settle import settle
+
+    settle(config)
+    return config
+
+
+def _described(entry: Entry) -> dict[str, object]:
+    shown = {key: entry.config[key] for key in ("base", "method", "rule", "wire", "rounds", "clients")}
+    return {
+        "run": entry.run,
+        "state": entry.state.value,
+        "by": entry.by,
+        "priority": entry.priority,
+        "cohort_labels": list(entry.cohort_labels),
+        "submitted": entry.submitted,
+        "begun": entry.begun,
+        "ended": entry.ended,
+        "detail": entry.detail,
+        **shown,
+    }

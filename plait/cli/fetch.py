@@ -1,0 +1,29 @@
+"""``plait fetch``: copy a finished run from a server that stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plait.cli.operating import JsonOutput, Kit, Server, calls_to
+from plait.cli.output import print_json
+
+
+def fetch(
+    run: Annotated[str, typer.Argument(help="Name of the run, as `plait runs` shows it.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; a new directory.")],
+    server: Server = "localhost:9440",
+    kit: Kit = None,
+    json_output: JsonOutput = False,
+) -> None:
+    """Fetch adapter, report, ledger and settings of a run that is over; of one that failed, ledger and settings.
+
+    Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit ivo
+    """
+    files = calls_to(server, kit).fetch(run, directory)
+    if json_output:
+        print_json({"run": run, "directory": str(directory), "files": [str(file) for file in files]})
+    else:
+        typer.echo(f"fetched {len(files)} files of {run} into {directory}")

@@ -1,0 +1,87 @@
+"""``plait submit``: put a run into the queue of a server that stays."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from plait.cli.operating import JsonOutput, Kit, Server, calls_to
+from plait.cli.output import print_json
+from plait.config import config_from_table, read_config_table
+from plait.errors import PeerError
+from plait.progress import say
+
+if TYPE_CHECKING:
+    from plait.transport.operations import OperatorCalls
+
+_LOOK_S = 1.0
+
+
+def submit(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run, as for --config.")],
+    server: Server = "localhost:9440",
+    kit: Kit = None,
+    priority: Annotated[int, typer.Option("--priority", help="Higher ones run first.", min=-1000, max=1000)] = 0,
+    cohort_labels: Annotated[
+        str, typer.Option("--cohort-labels", help="Only clients that state all of these labels, such as gpu,region=eu.")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the run; by default run-1, run-2 …")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run is over; exit code 1 if it failed.")] = False,
+    json_output: JsonOutput = False,
+) -> None:
+    """Submit a run to a server that stays between runs (`plait server --stay`); an operator's kit is needed.
+
+    Example: plait submit run.toml --server fed.example.org:9440 --kit olga --wait
+    """
+    from plait.transport.labels import parse_labels
+
+    labels = parse_labels(cohort_labels, what="--cohort-labels")
+    settings = config_from_table(read_config_table(config), where=str(config))
+    calls = calls_to(server, kit)
+    run = calls.submit(settings.to_table(), priority=priority, cohort_labels=labels, name=name)
+    if not wait:
+        if json_output:
+            print_json({"run": run, "state": "queued"})
+        else:
+            typer.echo(f"submitted {run}; `plait runs` shows the queue")
+        return
+    ended = _followed(calls, run, quiet=json_output)
+    if json_output:
+        print_json(ended)
+    if ended["state"] != "finished":
+        raise PeerError(f"run {run} is {ended['state']}: {ended['detail']}")
+    if not json_output:
+        typer.echo(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
+
+
+def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, object]:
+    """The run once it is over; meanwhile its state is shown whenever it changes."""
+    from plait.transport.operations import AwayError
+
+    shown = ""
+    while True:
+        try:
+            known = {entry.get("run"): entry for entry in runs_in(calls.runs())}
+            entry = known.get(run)
+            if entry is None:
+                raise PeerError(f"{calls.address} knows no run {run} any more, expected the server that took it")
+            state = str(entry.get("state"))
+            if state not in ("queued", "running"):
+                return entry
+            now = f"{run} is {state}" + (f", round {entry['round']} of {entry['rounds']}" if "round" in entry else "")
+        except AwayError as away:
+            now = f"{away}; trying again"
+        if now != shown:
+            say(now, quiet=quiet)
+            shown = now
+        time.sleep(_LOOK_S)
+
+
+def runs_in(said: dict[str, object]) -> list[dict[str, object]]:
+    """The runs in a server's answer; what is none is left out."""
+    runs = said.get("runs")
+    entries = cast("list[object]", runs) if isinstance(runs, list) else []
+    return [cast("dict[str, object]", entry) for entry in entries if isinstance(entry, dict)]

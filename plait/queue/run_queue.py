@@ -1,0 +1,276 @@
+"""The queue of runs and the past ones: nothing but what the journal says, so a killed server forgets nothing.
+
+Knows nothing of gRPC, of clients, and of how a run is driven.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from plait.config import Scalar
+from plait.errors import ConfigError, MachineError
+from plait.queue.acts import Outcome, RunBegun, RunCancelled, RunEnded, RunSubmitted, parse_act
+from plait.rounds.events import Event
+from plait.rounds.ledger import Ledger, Line, read_lines
+
+JOURNAL_FILE = "federation.jsonl"
+RUNS_FOLDER = "runs"
+MOST_QUEUED = 64
+"""Runs that may wait."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class State(StrEnum):
+    """The states of a run, in the order in which it may have them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run.
+
+    Attributes:
+        run: its name.
+        number: Flower's number of it.
+        by: who submitted it.
+        submitted: when, in seconds since 1970, like the two below.
+        begun: when its clients were first welcomed; None if they were not.
+        ended: when it ended; None if it has not.
+        detail: why it failed, or who cancelled it.
+    """
+
+    run: str
+    number: int
+    by: str
+    config: Mapping[str, Scalar]
+    priority: int
+    cohort_labels: tuple[str, ...]
+    submitted: float
+    state: State = State.QUEUED
+    begun: float | None = None
+    ended: float | None = None
+    detail: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.state not in (State.QUEUED, State.RUNNING)
+
+
+def read_queue(directory: Path) -> list[Entry]:
+    """All runs of a federation, in the order of their submission; for readers beside the server.
+
+    Args:
+        directory: of the federation.
+
+    Raises:
+        PeerError: the journal is missing, or its chain is broken.
+    """
+    return _replayed(read_lines(directory / JOURNAL_FILE))
+
+
+class RunQueue:
+    """The queue of a server; its methods may be called from several threads.
+
+    Args:
+        directory: of the federation; made if missing.
+
+    Raises:
+        PeerError: the journal that is there is not an intact chain.
+        ConfigError: another server has it open.
+        MachineError: cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._changed = threading.Condition()
+        self._entries: dict[str, Entry] = {}
+        try:
+            (directory / RUNS_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make '{directory / RUNS_FOLDER}': {error.strerror or error}") from error
+        self._journal = Ledger(directory / JOURNAL_FILE, on_event=self._apply)
+        self._entries = {entry.run: entry for entry in read_queue(directory)}
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+    def folder(self, run: str) -> Path:
+        """The run directory of a run."""
+        return self.directory / RUNS_FOLDER / run
+
+    def entries(self) -> list[Entry]:
+        """All runs, in the order of their submission."""
+        with self._changed:
+            return list(self._entries.values())
+
+    def entry(self, run: str) -> Entry:
+        """One run.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        with self._changed:
+            entry = self._entries.get(run)
+            if entry is None:
+                known = ", ".join(list(self._entries)[-5:]) or "none yet"
+                raise ConfigError(f"run {run[:64]!a} does not exist, expected one of `plait runs` (the last: {known})")
+            return entry
+
+    def submit(
+        self,
+        config: Mapping[str, Scalar],
+        *,
+        by: str,
+        number: int,
+        priority: int = 0,
+        cohort_labels: tuple[str, ...] = (),
+        name: str = "",
+    ) -> Entry:
+        """Put a run into the queue.
+
+        Args:
+            config: its settings, checked.
+            by: the operator.
+            number: Flower's number for it.
+            priority: higher ones run first.
+            cohort_labels: what its clients must state.
+            name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
+
+        Raises:
+            ConfigError: the name is taken or no name, or the queue is full.
+            MachineError: the journal cannot be written; nothing is queued.
+        """
+        with self._changed:
+            if name and not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"run name is {name[:80]!a}, expected letters, digits, '_' and '-', at most 64, no '-' in front"
+                )
+            if taken := self._entries.get(name):
+                raise ConfigError(f"run '{name}' exists already, {taken.by} submitted it; give another name")
+            if name and self.folder(name).exists():
+                raise ConfigError(f"'{self.folder(name)}' exists already, give another name")
+            waiting = sum(entry.state is State.QUEUED for entry in self._entries.values())
+            if waiting >= MOST_QUEUED:
+                raise ConfigError(f"queue is full: {waiting} runs wait, expected fewer than {MOST_QUEUED}; cancel one")
+            run = name or self._next_name()
+            self._journal.append(
+                RunSubmitted(
+                    run=run,
+                    by=by,
+                    number=number,
+                    config=dict(config),
+                    priority=priority,
+                    cohort_labels=cohort_labels,
+                )
+            )
+            return self._entries[run]
+
+    def running(self) -> Entry | None:
+        """The run that is being served, or was when the server ended."""
+        return next((entry for entry in self.entries() if entry.state is State.RUNNING), None)
+
+    def begin_next(self, *, wait_s: float) -> Entry | None:
+        """The next run to serve: the most urgent, and the oldest of these.
+
+        Args:
+            wait_s: how long to wait for one.
+
+        Returns:
+            The run, which is running from now on; None if there is none.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._next() is not None, wait_s):
+                return None
+            entry = self._next()
+            if entry is None:
+                return None
+            self._journal.append(RunBegun(run=entry.run))
+            return self._entries[entry.run]
+
+    def end(self, run: str, outcome: Outcome, detail: str = "") -> None:
+        """A run ended by itself; nothing changes if it was cancelled meanwhile."""
+        with self._changed:
+            if self._entries[run].state is State.RUNNING:
+                self._journal.append(RunEnded(run=run, outcome=outcome, detail=detail))
+
+    def cancel(self, run: str, *, by: str) -> State:
+        """Cancel a run; returns the state that it was in.
+
+        Raises:
+            ConfigError: there is no such run, or it is over.
+        """
+        with self._changed:
+            entry = self.entry(run)
+            if entry.is_over:
+                raise ConfigError(f"run '{run}' is over ({_over(entry)}), expected one that is queued or running")
+            self._journal.append(RunCancelled(run=run, by=by))
+            return entry.state
+
+    def _next(self) -> Entry | None:
+        queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]
+        # `max` gives the first of equals: the oldest.
+        return max(queued, key=lambda entry: entry.priority, default=None)
+
+    def _next_name(self) -> str:
+        number = len(self._entries) + 1
+        while f"run-{number}" in self._entries or self.folder(f"run-{number}").exists():
+            number += 1
+        return f"run-{number}"
+
+    def _apply(self, act: Event) -> None:
+        """A line was written."""
+        _apply(self._entries, act)
+        self._changed.notify_all()
+
+
+def _over(entry: Entry) -> str:
+    return f"{entry.state}: {entry.detail}" if entry.detail else entry.state.value
+
+
+def _replayed(lines: Iterable[Line]) -> list[Entry]:
+    entries: dict[str, Entry] = {}
+    for line in lines:
+        act = parse_act(line)
+        if act is not None:
+            _apply(entries, act)
+    return list(entries.values())
+
+
+def _apply(entries: dict[str, Entry], act: Event) -> None:
+    if isinstance(act, RunSubmitted):
+        entries[act.run] = Entry(
+            run=act.run,
+            number=act.number,
+            by=act.by,
+            config=act.config,
+            priority=act.priority,
+            cohort_labels=act.cohort_labels,
+            submitted=act.time,
+        )
+        return
+    match act:
+        case RunBegun() if act.run in entries:
+            entries[act.run] = replace(entries[act.run], state=State.RUNNING, begun=act.time)
+        case RunCancelled() if act.run in entries:
+            entries[act.run] = replace(
+                entries[act.run], state=State.CANCELLED, ended=act.time, detail=f"cancelled by {act.by}"
+            )
+        case RunEnded() if act.run in entries:
+            entries[act.run] = replace(
+                entries[act.run], state=State(act.outcome.value), ended=act.time, detail=act.detail
+            )
+        case _:
+            pass

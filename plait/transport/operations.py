@@ -1,0 +1,176 @@
+"""An operator's calls to a server that stays: submit and cancel runs, list them, fetch their files.
+
+Knows nothing of the meaning of settings and of run directories.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar, cast
+
+import grpc
+
+from plait.address import Address
+from plait.config import Scalar
+from plait.errors import ConfigError, MachineError, PeerError
+from plait.files import cannot_write, directory_written_aside
+from plait.transport.credentials import open_channel
+from plait.trust.diagnose import explain
+from plait.trust.kit import StaffKit
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import OperationsStub
+
+_CALL_S = 30.0
+_FETCH_S = 24 * 3600.0
+_MOST_FILES = 256
+_MOST_FILE_BYTES = 1 << 36
+Result = TypeVar("Result")
+
+
+class AwayError(MachineError):
+    """No server answers, for now: it may be restarting."""
+
+
+@dataclass(frozen=True)
+class OperatorCalls:
+    """The calls of one person.
+
+    Attributes:
+        address: of the server.
+        kit: an operator's or observer's; None for an insecure server on this machine.
+    """
+
+    address: Address
+    kit: StaffKit | None
+
+    def submit(
+        self, config: Mapping[str, Scalar], *, priority: int = 0, cohort_labels: Sequence[str] = (), name: str = ""
+    ) -> str:
+        """Put a run into the queue; returns its name.
+
+        Raises:
+            ConfigError: the server does not take it: unknown settings, a full queue, labels that no client states.
+            PeerError: the kit's role does not allow it.
+            MachineError: no server answers.
+        """
+        request = pb.SubmitRequest(
+            config_json=json.dumps(dict(config)), priority=priority, cohort_labels=cohort_labels, name=name
+        )
+        return self._ask(lambda stub: cast("pb.SubmitReply", stub.Submit(request, timeout=_CALL_S))).run
+
+    def cancel(self, run: str) -> str:
+        """Cancel a run; returns what it was doing.
+
+        Raises:
+            ConfigError: there is no such run, or it is over.
+            PeerError: the kit's role does not allow it.
+            MachineError: no server answers.
+        """
+        request = pb.CancelRequest(run=run)
+        return self._ask(lambda stub: cast("pb.CancelReply", stub.Cancel(request, timeout=_CALL_S))).was
+
+    def runs(self) -> dict[str, object]:
+        """The queue and the past runs, as `plait runs --json` prints them.
+
+        Raises:
+            PeerError: the kit is refused, or the answer is not a JSON object.
+            MachineError: no server answers.
+        """
+        reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(pb.RunsRequest(), timeout=_CALL_S)))
+        try:
+            said: object = json.loads(reply.json)
+        except (ValueError, RecursionError) as error:
+            raise PeerError(f"answer of {self.address} is not JSON, expected one object") from error
+        if not isinstance(said, dict):
+            raise PeerError(f"answer of {self.address} is a JSON {type(said).__name__}, expected an object")
+        return cast("dict[str, object]", said)
+
+    def fetch(self, run: str, directory: Path) -> list[Path]:
+        """Fetch the files of a run into a new directory; it appears only once all are here.
+
+        Returns:
+            The files, relative to the directory.
+
+        Raises:
+            ConfigError: there is no such run, it is not over, or the directory is there already.
+            PeerError: the kit is refused, or the server sends what is not a run.
+            MachineError: no server answers, or the directory cannot be written.
+        """
+        if directory.exists():
+            raise ConfigError(f"'{directory}' is there already, expected a new directory")
+
+        def receive(stub: OperationsStub) -> list[Path]:
+            parts = cast("Iterable[pb.FilePart]", stub.Fetch(pb.FetchRequest(run=run), timeout=_FETCH_S))
+            try:
+                with directory_written_aside(directory) as aside:
+                    return _received(parts, aside)
+            except OSError as error:
+                raise cannot_write(directory, error) from error
+
+        return self._ask(receive)
+
+    def _ask(self, call: Callable[[OperationsStub], Result]) -> Result:
+        with open_channel(self.address, self.kit) as channel:
+            try:
+                return call(OperationsStub(channel))
+            except grpc.RpcError as error:
+                raise self._plain(cast("grpc.Call", error)) from error
+
+    def _plain(self, error: grpc.Call) -> ConfigError | PeerError | MachineError:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return ConfigError(details)
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return PeerError(f"{self.address} refuses: {details}")
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return PeerError(f"{self.address} serves one run and has no queue, expected `plait server --stay` there")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return AwayError(f"no plait server answers: {explain(self.address.host, self.address.port, self.kit)}")
+        return MachineError(f"{self.address} could not do it ({code.name}): {details}")
+
+
+def _received(parts: Iterable[pb.FilePart], directory: Path) -> list[Path]:
+    """Write files as they arrive."""
+    places: list[Path] = []
+    left = 0
+    file: IO[bytes] | None = None
+    try:
+        for part in parts:
+            if part.HasField("start"):
+                if left:
+                    raise PeerError(f"server sent '{places[-1]}' {left} bytes short")
+                if file is not None:
+                    file.close()
+                place, left = _place(part.start), part.start.size
+                if place in places or len(places) >= _MOST_FILES:
+                    raise PeerError(f"server sent '{place}' twice, or more than {_MOST_FILES} files")
+                places.append(place)
+                (directory / place).parent.mkdir(exist_ok=True)
+                file = (directory / place).open("xb")
+            elif file is None or len(part.data) > left:
+                raise PeerError("server sent more data than it announced")
+            else:
+                file.write(part.data)
+                left -= len(part.data)
+        if left or not places:
+            raise PeerError("server sent less than a run, expected all of its files")
+    finally:
+        if file is not None:
+            file.close()
+    return places
+
+
+def _place(start: pb.FileStart) -> Path:
+    """Where a file goes: at most one folder deep, and nowhere else."""
+    names = start.path.split("/")
+    plain = all(
+        name and name[0] != "." and name.isprintable() and name.isascii() and "\\" not in name for name in names
+    )
+    if not plain or len(names) > 2 or len(start.path) > 128 or start.size > _MOST_FILE_BYTES:
+        raise PeerError(
+            f"server names a file {start.path[:80]!a} of {start.size} bytes, expected one of a run directory"
+        )
+    return Path(*names)

@@ -1,0 +1,133 @@
+"""The gRPC service for the operators of a server that stays: translates between calls and the desk that decides.
+
+Who may make which call is the guard's; what a run is, the desk's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import grpc
+
+from plait.errors import ConfigError, PlaitError
+from plait.transport.protocol import CHUNK_BYTES
+from plait.v1 import federation_pb2 as pb
+from server.guard import Context, certificate_of
+from server.log import say
+
+NOBODY = "anonymous"
+"""Who acts on an insecure server, which only its own machine reaches."""
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["Operations"].full_name
+_MOST_DETAIL = 1000
+Result = TypeVar("Result")
+
+
+class Desk(Protocol):
+    """What operators can ask; called from several threads."""
+
+    def submit(self, by: str, config_json: str, *, priority: int, cohort_labels: Sequence[str], name: str) -> str:
+        """Put a run into the queue; returns its name."""
+        ...
+
+    def cancel(self, by: str, run: str) -> str:
+        """Take a run out of the queue, or end it; returns what it was doing."""
+        ...
+
+    def runs_json(self) -> str:
+        """The queue and the past runs."""
+        ...
+
+    def files(self, run: str) -> Sequence[tuple[str, Path]]:
+        """The files of a finished run that may leave the server, with their places."""
+        ...
+
+
+@dataclass(eq=False)
+class Operations:
+    """Serves operators and observers.
+
+    Attributes:
+        disk: threads for what reads or writes files.
+    """
+
+    desk: Desk
+    disk: Executor
+
+    @property
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The calls as gRPC takes them."""
+        unary = grpc.unary_unary_rpc_method_handler
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                "Submit": unary(self.submit, pb.SubmitRequest.FromString, pb.SubmitReply.SerializeToString),
+                "Cancel": unary(self.cancel, pb.CancelRequest.FromString, pb.CancelReply.SerializeToString),
+                "Runs": unary(self.runs, pb.RunsRequest.FromString, pb.RunsReply.SerializeToString),
+                "Fetch": grpc.unary_stream_rpc_method_handler(
+                    self.fetch, pb.FetchRequest.FromString, pb.FilePart.SerializeToString
+                ),
+            },
+        )
+
+    async def submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
+        """Put a run into the queue."""
+        by, desk = _caller(context), self.desk
+        run = await self._ask(
+            lambda: desk.submit(
+                by,
+                request.config_json,
+                priority=request.priority,
+                cohort_labels=tuple(request.cohort_labels),
+                name=request.name,
+            ),
+            context,
+        )
+        return pb.SubmitReply(run=run)
+
+    async def cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
+        """Take a run out of the queue, or end it."""
+        by = _caller(context)
+        return pb.CancelReply(was=await self._ask(lambda: self.desk.cancel(by, request.run), context))
+
+    async def runs(self, request: pb.RunsRequest, context: Context) -> pb.RunsReply:
+        """Tell the queue and the past runs."""
+        del request
+        return pb.RunsReply(json=await self._ask(self.desk.runs_json, context))
+
+    async def fetch(self, request: pb.FetchRequest, context: Context) -> None:
+        """Send the files of a finished run."""
+        for place, path in await self._ask(lambda: self.desk.files(request.run), context):
+            try:
+                size = path.stat().st_size
+                await context.write(pb.FilePart(start=pb.FileStart(path=place, size=size)))
+                for data in _chunks(path, size):
+                    await context.write(pb.FilePart(data=data))
+            except OSError as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"server cannot read '{place}': {error.strerror}")
+
+    async def _ask(self, question: Callable[[], Result], context: Context) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.disk, question)
+        except PlaitError as error:
+            say("operator-refused", operator=_caller(context), detail=error)
+            ours = isinstance(error, ConfigError)
+            code = grpc.StatusCode.INVALID_ARGUMENT if ours else grpc.StatusCode.FAILED_PRECONDITION
+            await context.abort(code, str(error)[:_MOST_DETAIL])
+
+
+def _caller(context: Context) -> str:
+    shown = certificate_of(context)
+    return NOBODY if shown is None else shown.name
+
+
+def _chunks(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while size > 0 and (data := file.read(min(size, CHUNK_BYTES))):
+            size -= len(data)
+            yield data

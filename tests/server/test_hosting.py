@@ -1,0 +1,120 @@
+"""Runs one after the other on a grid that stays: which node is welcomed to which, and what is late."""
+
+import pytest
+
+from plait.v1 import federation_pb2 as pb
+from server.hosting import Terms
+
+BASE = b"b" * 32
+
+
+@pytest.fixture
+def staying(make_grid):
+    """A grid that stays, without a run yet."""
+    grid = make_grid(stays=True)
+    grid.end()
+    return grid
+
+
+def welcomed(node):
+    event = node.hear()
+    assert event.HasField("welcome"), event
+    node.session = event.welcome.session
+    return event.welcome
+
+
+def ready(node, run_id):
+    node.say(ready=pb.Ready(base_fingerprint=BASE, methods=["lora"], memory_bytes=1, device="cpu", run_id=run_id))
+
+
+def test_a_node_is_welcomed_to_each_run_on_one_call(staying, bare_node, tmp_path, until, send):
+    node = bare_node(staying.address, "ada")
+    first = node.enrol().welcome
+    assert (first.run_id, first.stays, first.run_config_json) == (0, True, "")
+    for run_id in (11, 12):
+        staying.begin(Terms(run_id, {"rounds": run_id}, BASE), inbox=tmp_path / str(run_id))
+        assert welcomed(node).run_id == run_id
+        ready(node, run_id)
+        until(lambda: list(staying.get_node_ids()))
+        message = send(staying, "ada", b"task")
+        assert node.work().task_id == "1.train.0"
+        node.upload("1.train.0", b"answer %d" % run_id)
+        (reply,) = staying.pull_messages([message])
+        assert not reply.has_error()
+        staying.end()
+        assert welcomed(node).run_id == 0
+
+
+def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_node, tmp_path, until, send):
+    import grpc
+
+    node = bare_node(staying.address, "ada")
+    node.enrol()
+    staying.begin(Terms(11, {}, BASE), inbox=tmp_path / "11")
+    old = welcomed(node).session
+    ready(node, 11)
+    until(lambda: list(staying.get_node_ids()))
+    send(staying, "ada", b"task")
+    task_id = node.work().task_id
+    staying.end()
+    welcomed(node)
+    staying.begin(Terms(12, {}, BASE), inbox=tmp_path / "12")
+    welcomed(node)
+    ready(node, 11)  # late, too: it is no word about run 12
+    ready(node, 12)
+    until(lambda: list(staying.get_node_ids()))
+    message = send(staying, "ada", b"task")
+    assert node.work().task_id == task_id
+    for late in (
+        lambda: node.upload(task_id, b"late", session=old),
+        lambda: node.stub.Held(pb.HeldRequest(session=old, task_id=task_id, sha256=bytes(32)), timeout=20),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            late()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    node.upload(task_id, b"new")
+    (reply,) = staying.pull_messages([message])
+    assert not reply.has_error()
+    assert not list((tmp_path / "11").rglob("*.answer"))
+
+
+def test_only_nodes_with_all_labels_are_welcomed_to_a_run(staying, bare_node, tmp_path, until):
+    both, one = bare_node(staying.address, "ada"), bare_node(staying.address, "bob")
+    both.enrol(labels=["gpu", "region=eu"])
+    one.enrol(labels=["gpu"])
+    staying.begin(Terms(11, {}, BASE, frozenset({"gpu", "region=eu"})), inbox=tmp_path / "11")
+    assert list(welcomed(both).cohort_labels) == ["gpu", "region=eu"]
+    late = bare_node(staying.address, "eve")
+    assert late.enrol(labels=["region=eu"]).welcome.run_id == 0
+    ready(both, 11)
+    ready(one, 11)  # was never asked
+    until(lambda: [staying.node_name(number) for number in staying.get_node_ids()] == ["ada"])
+    staying.end()
+    staying.begin(Terms(12, {}, BASE), inbox=tmp_path / "12")
+    assert welcomed(one).run_id == 12  # heard nothing of the run between
+
+
+@pytest.mark.parametrize("labels", [["a b"], ["x" * 99], [f"l{number}" for number in range(17)]])
+def test_labels_that_are_none_are_refused(staying, bare_node, labels):
+    refused = bare_node(staying.address, "ada").enrol(labels=labels).refused
+    assert refused.reason == pb.REFUSED_REASON_MALFORMED
+
+
+def test_a_node_of_the_protocol_before_serves_one_run_and_is_told_that_it_cannot_stay(
+    make_grid, staying, bare_node, tmp_path
+):
+    refused = bare_node(staying.address, "ada").enrol(protocol=1).refused
+    assert refused.reason == pb.REFUSED_REASON_PROTOCOL
+    assert "stays between runs" in refused.detail
+    single = make_grid(inbox=tmp_path / "single")
+    node = bare_node(single.address, "ada")
+    welcome = node.enrol(protocol=1).welcome
+    assert (welcome.run_id, welcome.stays) == (7, False)
+
+
+def test_a_node_that_returns_is_welcomed_to_the_run_of_now(staying, bare_node, tmp_path):
+    node = bare_node(staying.address, "ada")
+    node.enrol()
+    node.leave()
+    staying.begin(Terms(11, {}, BASE), inbox=tmp_path / "11")
+    assert bare_node(staying.address, "ada").enrol().welcome.run_id == 11
