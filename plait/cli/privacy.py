@@ -15,27 +15,33 @@ def privacy(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show the differential privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
+    """Show the privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
 
     Example: plait privacy runs/first
     """
-    from plait.report import membership_table, privacy_tables
+    from plait.report import membership_table, privacy_tables, secure_aggregation_table
     from plait.report.table import to_rich
     from plait.rounds.ledger import read_events
-    from plait.rounds.privacy_card import NOT_COVERED
+    from plait.rounds.privacy_card import MASKED_NOT_COVERED, NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
     view = RunView.of(read_events(RunDirectory.find(run).ledger))
-    if view.privacy is None:
-        raise ConfigError(f"'{run}' has no differential privacy, expected a run with --dp client")
-    if json_output:
+    if view.privacy is None and not view.sums:
+        raise ConfigError(
+            f"'{run}' has neither differential privacy nor masked sums, expected a run with --dp client or "
+            "--secure-aggregation"
+        )
+    if json_output and view.privacy is None:
+        print_json({"sums": [event.fields() for event in view.sums], "not_covered": list(MASKED_NOT_COVERED)})
+        return
+    if json_output and view.privacy is not None:
         spent = {str(number): event.fields() for number, event in view.privacy_spent.items()}
         print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "not_covered": list(NOT_COVERED)})
         return
     from rich.console import Console
 
     screen = Console()
-    for table in (*privacy_tables(view), membership_table(view.audited)):
+    for table in (*privacy_tables(view), secure_aggregation_table(view), membership_table(view.audited)):
         if table.rows:
             screen.print(to_rich(table))

@@ -18,7 +18,7 @@ from plait.adapters import Json
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
-from plait.report.privacy import epsilon_table, membership_table, privacy_card_table
+from plait.report.privacy import epsilon_table, membership_table, privacy_card_table, secure_aggregation_table
 from plait.report.repeat import is_deployed, repeat_command
 from plait.report.tables import (
     aggregation_table,
@@ -89,6 +89,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "refusals": refusals_table(view),
                 "privacy": privacy_card_table(view),
                 "epsilon": epsilon_table(view),
+                "secure_aggregation": secure_aggregation_table(view),
                 "membership": membership_table(view.audited),
             },
             plots=inline(plots),

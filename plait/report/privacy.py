@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plait.report.table import Table
 from plait.rounds.events import Audited
+from plait.rounds.privacy_card import secure_aggregation_facts
 from plait.rounds.run_view import RunView
 
 
@@ -20,6 +21,16 @@ def privacy_card_table(view: RunView) -> Table:
         headings=("", ""),
         rows=card.facts if card else (),
         note=card.warning if card else "",
+        text_columns=(0, 1),
+    )
+
+
+def secure_aggregation_table(view: RunView) -> Table:
+    """What the server learned under masks, and what masks do not hide; without rows for a run without."""
+    return Table(
+        title="Secure aggregation",
+        headings=("", ""),
+        rows=secure_aggregation_facts(view.sums),
         text_columns=(0, 1),
     )
 

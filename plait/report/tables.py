@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
-from plait.report.privacy import membership_table, privacy_tables
+from plait.report.privacy import membership_table, privacy_tables, secure_aggregation_table
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -48,6 +48,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
     tables = (
         *privacy_tables(view),
+        secure_aggregation_table(view),
         loss_by_round_table(view),
         loss_by_client_table(view),
         fairness_table(view),
@@ -151,7 +152,7 @@ def loss_by_client_table(view: RunView) -> Table:
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     references = [reference for reference in view.references.values() if reference.by_client]
     # Of clients in a private run the ledger has names alone.
-    names = [] if view.privacy else sorted(view.client_names)
+    names = [] if view.privacy or view.sums else sorted(view.client_names)
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 

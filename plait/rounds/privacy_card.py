@@ -5,11 +5,11 @@ Knows only the ledger's events. The figures are recomputed by `plait verify`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.rounds.events import Audited, Event, PrivacySpent, PrivacyStarted
+from plait.rounds.events import Audited, Event, PrivacySpent, PrivacyStarted, SumUnmasked
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -22,6 +22,14 @@ NOT_COVERED: tuple[str, ...] = (
     "facts about people that hold whether or not their client takes part",
 )
 """What the guarantee says nothing about."""
+
+
+MASKED_NOT_COVERED: tuple[str, ...] = (
+    "the sum itself, and adapters made from it: masks add no noise, so they tell as much as the sum does",
+    "who took part, when, and that a client failed",
+    "clients that send nonsense: nobody can look at a single update",
+)
+"""What masks say nothing about."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,33 @@ class PrivacyCard:
             *(("Not covered", text) for text in NOT_COVERED),
         ]
         return tuple((name, text) for name, text in facts if text)
+
+
+def secure_aggregation_facts(sums: Sequence[SumUnmasked]) -> tuple[tuple[str, str], ...]:
+    """What masks hide, from whom, and what not, fact by fact; nothing for a run without secure aggregation.
+
+    Args:
+        sums: of the run, as they were unmasked.
+    """
+    if not sums:
+        return ()
+    least = min(sums, key=lambda each: each.clients)
+    colluding = min(_colluding(each) for each in sums)
+    return (
+        ("Hidden", "each client's update, losses and counts: they left it under masks"),
+        ("From", f"the server, and up to {colluding} clients together with it"),
+        ("Learned", f"{len(sums)} sums, none of fewer than {least.clients} clients"),
+        ("Kept to", "one sum for each round's updates and one for its losses, whatever failed"),
+        ("Simulated", "one operator holds all keys of a simulation: it shows costs and results and protects nobody"),
+        *(("Not covered", text) for text in MASKED_NOT_COVERED),
+    )
+
+
+def _colluding(each: SumUnmasked) -> int:
+    """How many clients may help the server without showing it another's part."""
+    if each.neighbours < each.roster - 1:
+        return each.roster // 10  # see plait.secagg.graph
+    return max(0, 2 * each.threshold - each.roster - 1)
 
 
 def attack_facts(audited: Audited | None) -> tuple[tuple[str, str], ...]:

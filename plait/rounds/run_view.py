@@ -76,6 +76,7 @@ class RunView:
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     privacy: PrivacyCard | None = None
     privacy_spent: dict[int, events.PrivacySpent] = field(default_factory=dict[int, events.PrivacySpent])
+    sums: list[events.SumUnmasked] = field(default_factory=list[events.SumUnmasked])
     audited: events.Audited | None = None
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     sent: Traffic = field(default_factory=Traffic)
@@ -140,6 +141,8 @@ class RunView:
                 self.references[event.kind] = event
             case events.PrivacySpent():
                 self.privacy_spent[event.round] = event
+            case events.SumUnmasked():
+                self.sums.append(event)
             case events.Audited():
                 self.audited = event
             case events.Interrupted():

@@ -39,4 +39,4 @@ def test_a_run_without_privacy_says_so(tmp_path):
     ledger.close()
     error = CliRunner().invoke(app, ["privacy", str(tmp_path)]).exception
     assert isinstance(error, ConfigError)
-    assert "expected a run with --dp client" in str(error)
+    assert "expected a run with --dp client or --secure-aggregation" in str(error)

@@ -8,8 +8,14 @@ from plait.report.privacy import privacy_tables
 from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.tables import report_tables
-from plait.rounds.events import Audited, MembershipAttack, PrivacySpent, PrivacyStarted
-from plait.rounds.privacy_card import NOT_COVERED, PrivacyCard, attack_facts
+from plait.rounds.events import Audited, MembershipAttack, PrivacySpent, PrivacyStarted, SumUnmasked
+from plait.rounds.privacy_card import (
+    MASKED_NOT_COVERED,
+    NOT_COVERED,
+    PrivacyCard,
+    attack_facts,
+    secure_aggregation_facts,
+)
 from plait.rounds.run_progress import RunProgress
 from server.sessions import Sessions
 from server.status import status_of
@@ -135,3 +141,28 @@ def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(ratio, warns)
     assert len(estimate_tables(CostEstimate(CostInputs(
         trainable_parameters=1, full_model_parameters=1, clients=1, clients_per_round=1, rounds=1
     )))) == 2  # fmt: skip
+
+
+SUM = SumUnmasked(
+    round=1, purpose="train", invited=6, roster=6, shared=5, clients=5, threshold=4, neighbours=5, bits=6, unit=0.01
+)
+
+
+def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
+    view = without_privacy()
+    view.take(SUM)
+    view.take(SUM.model_copy(update={"purpose": "evaluate", "clients": 4}))
+    facts = dict(secure_aggregation_facts(view.sums))
+    # Two lists that four of six clients signed have two signers in common, so one of these may be dishonest.
+    assert facts["From"] == "the server, and up to 1 clients together with it"
+    sparse = SUM.model_copy(update={"roster": 200, "threshold": 134, "clients": 200, "neighbours": 64})
+    assert "up to 20 clients" in dict(secure_aggregation_facts([sparse]))["From"]
+    assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
+    assert "protects nobody" in facts["Simulated"]
+    (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")
+    assert [row[1] for row in table.rows if row[0] == "Not covered"] == list(MASKED_NOT_COVERED)
+    page = render_html(view, {"": PLOTS})
+    assert "masks add no noise" in page
+    assert "<h2>Clients</h2>" not in page
+    assert secure_aggregation_facts(without_privacy().sums) == ()
+    assert "masks add no noise" not in render_html(without_privacy(), {"": PLOTS})
