@@ -76,7 +76,8 @@ def _config(context: Context) -> RunConfig:
 
 def _own_client(context: Context) -> OwnClient:
     node = context.node_config
-    admit(*str(node.get("allow-plugins", "")).split(","), str(node.get("trainer", "")))
+    allowed = (module.strip() for module in str(node.get("allow-plugins", "")).split(","))
+    admit(*allowed, str(node.get("trainer", "")).strip())
     data, columns, split = (str(node.get(name, "")) for name in ("data", "columns", "split"))
     key, policy = (str(node.get(name, "")) for name in ("key", "policy"))
     max_rank = node.get("max-rank", 0)

@@ -94,6 +94,8 @@ def check_settings(
         ConfigError: it is invalid; one line with the remedy.
         MachineError: the kit cannot be read.
     """
+    if isinstance(allow_plugins, str):
+        raise ConfigError(f"allow-plugins is '{allow_plugins}', expected a list of modules")
     address = Address.parse(server, what="server")
     if insecure and kit is not None:
         raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from plait.aggregation.own_rule import Updates, rule
     from plait.api.callbacks import Callback, EarlyStopping, Stop
     from plait.api.client import Client
+    from plait.api.evaluate import Evaluation, evaluate
+    from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.server import Server
     from plait.api.simulate import resume, simulate
@@ -29,7 +31,9 @@ __all__ = [
     "Client",
     "Comparison",
     "EarlyStopping",
+    "Evaluation",
     "Event",
+    "Export",
     "PlaitError",
     "Result",
     "Server",
@@ -38,6 +42,8 @@ __all__ = [
     "Updates",
     "__version__",
     "compare",
+    "evaluate",
+    "export",
     "open_run",
     "resume",
     "rule",
@@ -51,7 +57,9 @@ _HOMES: Mapping[str, str] = {
     "Client": "plait.api.client",
     "Comparison": "plait.study.comparison",
     "EarlyStopping": "plait.api.callbacks",
+    "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
+    "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "Server": "plait.api.server",
@@ -59,6 +67,8 @@ _HOMES: Mapping[str, str] = {
     "Sweep": "plait.study.sweeping",
     "Updates": "plait.aggregation.own_rule",
     "compare": "plait.study.comparison",
+    "evaluate": "plait.api.evaluate",
+    "export": "plait.api.export",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from plait.api.apps import add_apps_to_path
+from plait.api.data import dataset_of
 from plait.api.settings import base_name
 from plait.api.turns import TURN
-from plait.data import MEMORY, as_dataset
+from plait.data import MEMORY
 from plait.errors import Interrupted, MachineError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Client:
         base: the run's base, if it has another name or path here, or is in memory.
         tokenizer: of a base in memory.
         trainer: the local trainer that a run may name.
+        allow_plugins: modules whose parts, such as a loss, a run may name; installed distributions need no permission.
         device: to compute on.
         dtype: of the frozen base.
         threads: CPU threads; 0 for torch's default.
@@ -51,6 +53,7 @@ class Client:
         max_rank: largest rank to accept; 0 for any.
         policy: TOML file that limits what a server may ask; safe limits by default.
         labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.
+        dp_max_epsilon: refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.
         quiet: whether to show nothing.
 
     Raises:
@@ -71,6 +74,7 @@ class Client:
         base: str | PathLike[str] | PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         trainer: str = "",
+        allow_plugins: Iterable[str] = (),
         device: str = "auto",
         dtype: str = "auto",
         threads: int = 0,
@@ -79,13 +83,14 @@ class Client:
         max_rank: int = 0,
         policy: str | PathLike[str] | None = None,
         labels: str = "",
+        dp_max_epsilon: float = 0.0,
         quiet: bool = False,
     ) -> None:
         add_apps_to_path()
         from client.journal import Journal, Style
         from client.settings import check_settings
 
-        self._dataset = as_dataset(data, columns=columns, split=split, name=name)
+        self._dataset = dataset_of(data, columns=columns, split=split, name=name)
         named = base_name(base, tokenizer)
         self._settings = check_settings(
             server=server,
@@ -95,6 +100,7 @@ class Client:
             insecure=insecure,
             base=fspath(named) if named is not None else "",
             trainer=trainer,
+            allow_plugins=allow_plugins,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -103,6 +109,7 @@ class Client:
             max_rank=max_rank,
             policy=_path(policy),
             labels=labels,
+            dp_max_epsilon=dp_max_epsilon,
             yes=True,
         )
         self._journal = Journal(Style.QUIET if quiet else Style.LINES, sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from plait.api.callbacks import Callbacks, Hearing, patience_of
+from plait.api.data import dataset_of
 from plait.api.result import Result
 from plait.api.running import go_on, settings_of, start
 from plait.api.settings import RunSettings, base_name, run_config_of
@@ -100,7 +101,7 @@ def resume(
 
     Args:
         run: the run directory.
-        data: the data again, if they were given as an object.
+        data: the data again, if they were given as an object or lie elsewhere by now; other data are refused.
         callbacks: as for `simulate`; they hear the recorded events first.
         quiet: whether to show no progress.
 
@@ -108,7 +109,7 @@ def resume(
         The finished run; an unfinished one if a callback paused it.
 
     Raises:
-        ConfigError: there is no such run, it is finished, or a server ran it.
+        ConfigError: there is no such run, it is finished, a server ran it, or the data are not those it began with.
         PlaitError: the run stopped again, for this reason.
         KeyboardInterrupt: the user stopped it.
         Exception: what a callback raised.
@@ -120,7 +121,7 @@ def resume(
     config = settings_of(directory)
     if (patience := patience_of(callbacks)) not in (None, config.patience):
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
-    _, dataset = _with_data(config, data, name=config.data)
+    dataset = _data_again(config, data)
     stop = StopRequest()
     hearing = Hearing(callbacks, stop)
     hearing.repeat(read_events(directory.ledger))
@@ -129,17 +130,26 @@ def resume(
     return Result(run)
 
 
-def _with_data(config: RunConfig, data: object, *, name: str = "") -> tuple[RunConfig, Dataset | None]:
+def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | None]:
     """Settings that name the data, and the data themselves if they are in memory."""
     if data is None:
         return config, None
     if isinstance(data, (str, PathLike)):
         admit(str(data))
         return config.model_copy(update={"data": str(data)}), None
-    from plait.data import MEMORY, as_dataset
+    from plait.data import MEMORY
 
-    dataset = as_dataset(data, columns=config.columns, split=config.split, name=name.removeprefix(MEMORY))
+    dataset = dataset_of(data, columns=config.columns, split=config.split)
     return config.model_copy(update={"data": f"{MEMORY}{dataset.name}"}), dataset
+
+
+def _data_again(config: RunConfig, data: object) -> Dataset | None:
+    """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
+    if data is None:
+        return None
+    from plait.data import MEMORY
+
+    return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))
 
 
 @contextmanager

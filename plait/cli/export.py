@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
 from plait.cli.output import print_json
-from plait.progress import say, status
 
 
 def export(
@@ -52,67 +51,34 @@ def export(
 
     Example: plait export runs/first --to vllm served/first
     """
-    from plait.errors import ConfigError, did_you_mean
-    from plait.exporting import ExportRequest, Float, check_repository, check_target, open_source
-    from plait.exporting import export as write_export
-    from plait.exporting import push_to_hub as upload
-    from plait.exporting.personal import is_node_state, open_node, open_personal
+    from plait.api.export import export as exported
 
-    if gguf_type not in list(Float):
-        raise ConfigError(
-            f"--gguf-type is '{gguf_type}', expected {' or '.join(Float)}{did_you_mean(gguf_type, list(Float))}"
-        )
-    check_target(to, directory)
-    if push_to_hub:
-        check_repository(push_to_hub)
-    elif public:
-        raise ConfigError("--public is given without --push-to-hub, expected both or neither")
-
-    def progress(text: str) -> None:
-        say(text, quiet=json_output)
-
-    if client:
-        adapter = open_personal(source, client, base=base, progress=progress)
-    elif is_node_state(source):
-        adapter = open_node(source, base=base, progress=progress)
-    else:
-        adapter = open_source(source, base=base, progress=progress)
-    request = ExportRequest(
-        source=adapter,
-        directory=directory.resolve(),
+    # The targets are checked there, with a hint for one that is misspelt.
+    found = exported(
+        source,
+        directory,
+        to=cast("Literal['peft', 'merged', 'gguf', 'vllm', 'ollama']", to),
         rank=rank,
+        base=base or None,
         served_base=served_base,
-        gguf_float=Float(gguf_type),
+        client=client,
+        gguf_type=cast("Literal['f32', 'f16']", gguf_type),
+        push_to_hub=push_to_hub,
+        public=public,
+        quiet=json_output,
     )
-    with status(f"exporting {adapter.name} to {to}", quiet=json_output) as shown:
-        exported = write_export(to, request, progress=shown)
-    written, address = exported.written, ""
-    if push_to_hub:
-        with status(f"uploading to {push_to_hub}", quiet=json_output):
-            address = upload(exported.directory, push_to_hub, files=exported.files, private=not public)
     if json_output:
-        print_json(
-            {
-                "target": to,
-                "directory": str(exported.directory),
-                "files": dict(exported.files),
-                "rank": written.rank,
-                "lost": written.lost,
-                "base": {"name": adapter.base.name, "fingerprint": adapter.base.fingerprint},
-                "commands": {command.purpose: command.text for command in written.commands},
-                "hub": address or None,
-            }
-        )
+        print_json(found.figures)
         return
-    size = sum(exported.files.values())
-    sys.stdout.write(f"wrote {directory}: {len(exported.files)} files, {size / 1e6:.1f} MB\n")
-    if address:
-        sys.stdout.write(f"uploaded to {address}\n")
-    if written.lost:
-        sys.stdout.write(f"cut to rank {written.rank}: {written.lost:.2%} of the norm of the weight change was lost\n")
-    if adapter.base.origin.remark:
-        sys.stdout.write(f"base {adapter.base.name}: {adapter.base.origin.remark}\n")
-    for command in written.commands:
+    size = sum(found.files.values())
+    sys.stdout.write(f"wrote {directory}: {len(found.files)} files, {size / 1e6:.1f} MB\n")
+    if found.hub:
+        sys.stdout.write(f"uploaded to {found.hub}\n")
+    if found.lost:
+        sys.stdout.write(f"cut to rank {found.rank}: {found.lost:.2%} of the norm of the weight change was lost\n")
+    if found.base.origin.remark:
+        sys.stdout.write(f"base {found.base.name}: {found.base.origin.remark}\n")
+    for command in found.commands:
         sys.stdout.write(f"\n{command.purpose}:\n\n{_indented(command.text)}\n")
 
 

@@ -43,6 +43,10 @@ _ASIDE = ("readme", "license", "licence", "changelog", "citation")
 _EXPECTED: Mapping[str, str] = {
     "jsonl": "one JSON object per line", "json": "a list of objects", "csv": "a line of names and a line per record",
 }  # fmt: skip
+_TITLES: Mapping[str, str] = {
+    "jsonl": "a JSONL file", "json": "a JSON file", "csv": "a CSV file", "parquet": "a Parquet file",
+    "arrow": "an Arrow file",
+}  # fmt: skip
 _MOST_FILES = 1_000_000
 
 
@@ -50,6 +54,14 @@ def is_data_file(name: str) -> bool:
     """Whether a path's suffix says that it is a file of data, and no data set of the hub."""
     suffix = _suffix(Path(name))
     return suffix in _KINDS or suffix in _TEXT or suffix in _OTHERS or Path(name).suffix.lower() in _PACKED
+
+
+def kind_in_words(path: Path) -> str:
+    """What a path's name says that it is: ``a CSV file``; ``a file or folder of data`` if it says nothing."""
+    suffix = _suffix(path)
+    if suffix in _TEXT:
+        return "a file of text"
+    return _TITLES[_KINDS[suffix]] if suffix in _KINDS else "a file or folder of data"
 
 
 def stem(path: Path) -> str:
@@ -96,13 +108,13 @@ def _rows(kind: str, path: Path) -> Iterator[Row]:
         case "arrow":
             yield from arrow_rows(path)
         case "csv":
-            with opened(path, expected="a CSV file") as file:
+            with opened(path, expected=_TITLES[kind]) as file:
                 yield from csv_rows(file, path, delimiter="" if _suffix(path) == ".csv" else "\t")
         case "json":
-            with opened(path, expected="a JSON file") as file:
+            with opened(path, expected=_TITLES[kind]) as file:
                 yield from json_rows(file, path)
         case _:
-            with opened(path, expected="a JSONL file") as file:
+            with opened(path, expected=_TITLES[kind]) as file:
                 yield from jsonl_rows(file, path)
 
 

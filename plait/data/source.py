@@ -10,21 +10,22 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
 
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
-from plait.data.files import is_data_file, path_source
+from plait.data.files import is_data_file, kind_in_words, path_source
 from plait.data.hub import HubName, hub_name, hub_source
 from plait.data.packages import Progress
 from plait.data.records import Dataset
 from plait.data.rows import Room, Row, Source, read_rows
 from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
-from plait.errors import ConfigError, DataError, PlaitError, did_you_mean
-from plait.plugins import Kind, find, is_named, place_of
+from plait.errors import ConfigError, DataError, did_you_mean
+from plait.plugins import Kind, find, is_named, located_errors
 
 MEMORY = "memory:"
 """What a run's settings call data that was given as an object, before its name."""
@@ -62,9 +63,9 @@ def as_dataset(
     named, _ = column_map(columns), parse_split(split)
     if isinstance(source, Dataset):
         return _as_it_is(source, named, split)
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, PathLike)):
         return _dataset(object_source(source, name or "data"), named, split)
-    text = str(source)
+    text = fspath(cast("str | PathLike[str]", source))
     if isinstance(source, str) and (load := BUILTINS.get(text)):
         return _as_it_is(load(cache or cache_directory(), progress), named, split)
     check_data_name(text)
@@ -72,7 +73,7 @@ def as_dataset(
         made = _made(text)
         return as_dataset(made, columns=columns, split=split, name=name or text.rpartition(":")[2])
     on_hub = _on_hub(text) if isinstance(source, str) else None
-    found = hub_source(on_hub, progress=progress) if on_hub else path_source(Path(source).expanduser(), name)
+    found = hub_source(on_hub, progress=progress) if on_hub else path_source(Path(text).expanduser(), name)
     return _dataset(found, named, split)
 
 
@@ -120,13 +121,9 @@ def _made(name: str) -> object:
     function = find(Kind.DATASET, name, known=BUILTINS)
     if not callable(function):
         raise ConfigError(f"data is '{name}', an object of type '{type(function).__name__}', expected a function")
-    try:
+    # Without the error's message, which may quote the data.
+    with located_errors(f"data '{name}' failed", quoting=False):
         made = cast("Callable[[], object]", function)()
-    except PlaitError:
-        raise
-    except Exception as error:
-        # Without its message, which may quote the data.
-        raise ConfigError(f"data '{name}' failed: {type(error).__name__}{place_of(error)}") from error
     if isinstance(made, (str, Path)):
         raise ConfigError(f"data '{name}' made a name, expected the data: a list, a frame, a data set of datasets")
     return made
@@ -135,7 +132,7 @@ def _made(name: str) -> object:
 def _kind_of(path: Path) -> str:
     near = path.parent.name
     on_hub = hub_name(f"{near}/{path.name}") if len(path.parts) == 2 else None
-    return f"a file or folder; a data set of the hub is hf://datasets/{on_hub}" if on_hub else "a JSONL file"
+    return f"a file or folder; a data set of the hub is hf://datasets/{on_hub}" if on_hub else kind_in_words(path)
 
 
 def _on_hub(data: str) -> HubName | None:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
-from plait.errors import ConfigError, PlaitError, did_you_mean
-from plait.plugins import place_of
+from plait.errors import ConfigError, did_you_mean
+from plait.plugins import located_errors
 from plait.simulation.clusters import k_means
 from plait.simulation.held_out import held_out_by_share, held_out_by_value
 from plait.simulation.scheme import Groups, Scheme
@@ -164,7 +164,7 @@ def _without_classes(dataset: Dataset, shares: Sequence[Sequence[int]]) -> tuple
 def _by_function(dataset: Dataset, scheme: Scheme, clients: int, seed: int) -> Partition:
     """What a user's own function makes, checked: a share for each client, and no record in two of them."""
     what = f"partition '{scheme.kind.name}'"
-    try:
+    with located_errors(f"{what} failed"):
         made = cast("Callable[..., object]", scheme.kind.split)(dataset, clients, seed)
         if isinstance(made, Mapping):
             named = cast("Mapping[object, Iterable[object]]", made)
@@ -173,10 +173,6 @@ def _by_function(dataset: Dataset, scheme: Scheme, clients: int, seed: int) -> P
             parts = list(cast("Iterable[Iterable[object]]", made))
             names = _numbered(len(parts))
         shares = [sorted(operator.index(cast("SupportsIndex", index)) for index in part) for part in parts]
-    except PlaitError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{what} failed: {type(error).__name__}: {error}{place_of(error)}") from error
     if len(shares) != clients:
         raise ConfigError(f"{what} gave {len(shares)} shares, expected clients = {clients}")
     taken = [index for share in shares for index in share]

@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,8 +42,11 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
     """Choose device and data type from what the machine has, unless the user says otherwise.
 
     Raises:
-        ConfigError: the machine does not have this device.
+        ConfigError: the machine does not have this device, or there is no such data type.
     """
+    if dtype != "auto" and dtype not in DTYPES:
+        expected = ", ".join(("auto", *DTYPES))
+        raise ConfigError(f"dtype is '{dtype}', expected one of {expected}{did_you_mean(dtype, DTYPES)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -30,3 +30,23 @@ def test_choices_are_those_of_the_settings() -> None:
         if get_origin(field.annotation) is Literal:
             choices = list(get_args(field.annotation))
             assert RunSettings.__annotations__[name].__forward_arg__ == f"Literal{choices}"
+
+
+def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
+    from plait.api.client import Client
+    from plait.cli.client import client
+
+    # A program consents by making the client, gives several modules at once, and reads no events on stdout.
+    named = {"allow_plugin": "allow_plugins"}
+    options = {named.get(name, name) for name in inspect.signature(client).parameters} - {"yes", "json_output"}
+    assert options == set(inspect.signature(Client).parameters) - {"tokenizer"}
+
+
+def test_the_verbs_functions_have_their_options() -> None:
+    from plait.api import evaluate, export
+    from plait.cli.evaluate import evaluate as eval_verb
+    from plait.cli.export import export as export_verb
+
+    for function, verb in ((evaluate.evaluate, eval_verb), (export.export, export_verb)):
+        options = set(inspect.signature(verb).parameters) - {"json_output"}
+        assert options == set(inspect.signature(function).parameters) - {"tokenizer", "quiet"}

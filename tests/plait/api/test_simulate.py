@@ -12,7 +12,7 @@ import pytest
 
 import plait
 from plait.cli.main import main
-from plait.errors import ConfigError
+from plait.errors import ConfigError, DataError
 from plait.rounds.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
 from plait.rounds.ledger import read_events
 
@@ -195,4 +195,23 @@ def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_th
         assert isinstance(read_events(ledger)[-1], Interrupted)
     assert not plait.open_run(out).finished
     plait.resume(out, data=records, quiet=True)
+    assert weights(out) == weights(finished)
+
+
+def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
+    finished: Path, records: list[dict[str, str]], jsonl: Path, small: dict[str, object], tmp_path: Path
+) -> None:
+    def pause(event: plait.Event) -> plait.Stop | None:
+        return plait.Stop.PAUSE if isinstance(event, RoundFinished) else None
+
+    out, moved = tmp_path / "run", tmp_path / "moved.jsonl"
+    plait.simulate(jsonl, partition="natural:author", out=out, callbacks=[pause], **small)
+    jsonl.rename(moved)
+    with pytest.raises(DataError, match="expected a JSONL file"):
+        plait.resume(out, quiet=True)
+    with pytest.raises(ConfigError, match="has changed since the run began"):
+        plait.resume(out, data=records[1:], quiet=True)
+    run = plait.resume(out, data=moved, quiet=True)
+    assert run.finished
+    assert run.events[0].config["data"] == str(jsonl)  # type: ignore[attr-defined]
     assert weights(out) == weights(finished)

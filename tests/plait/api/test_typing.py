@@ -29,9 +29,12 @@ def main() -> int:
     place: Path = run.adapter("alice")
     again: plait.Result = plait.resume(run, data=rows)
     with plait.Server(clients=2, base="tiny", insecure=True) as server:
-        client = plait.Client(rows, server=server.address, insecure=True, name="alice")
+        client = plait.Client(rows, server=server.address, insecure=True, name="alice", allow_plugins=["my_loss"])
         client.start()
         run = server.wait(timeout_s=60)
+    found: plait.Evaluation = plait.evaluate(run, rows, max_sequences=8)
+    exported: plait.Export = plait.export(run, "served", to="gguf", gguf_type="f16")
+    print(found.adapter.loss - found.base.loss, exported.commands[0].text, exported.directory.name)
     print(place, run.path, again.summary["final_held_out_loss"])
     return len(again.losses) + len(plait.compare(run, "runs/other").runs)
 """
@@ -43,6 +46,7 @@ plait.simulate("my.jsonl", lr_schedule="triangular")
 plait.simulate("my.jsonl", callbacks=[plait.EarlyStopping(patience="two")])
 plait.open_run("runs/a").adaptr()
 plait.simulat("my.jsonl")
+plait.export("runs/a", "served", to="onnx")
 """
 
 
@@ -75,4 +79,4 @@ def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(tmp_pa
 def test_a_mistake_is_an_error_before_the_program_runs(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(WRONG)
     lines = {error["range"]["start"]["line"] for error in errors_of(tmp_path)}  # type: ignore[index]
-    assert lines == {3, 4, 5, 6, 7}
+    assert lines == {3, 4, 5, 6, 7, 8}

@@ -1,0 +1,165 @@
+"""Held-out loss of a base with and without an adapter, on any data: what `plait eval` and `plait.evaluate` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.api.data import dataset_of
+from plait.api.settings import base_name
+from plait.api.turns import TURN
+from plait.config import config_from_table, read_config_table
+from plait.errors import ConfigError
+from plait.progress import say, status
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from plait.adapters import Json
+    from plait.rounds.evaluation import ClientLoss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A base and an adapter on the same sequences.
+
+    Attributes:
+        base_name: name or directory of the base.
+        data: name of the data.
+        objective: what the loss is of: ``sft``, or that of preferences.
+        base: the base alone: its ``loss`` (mean cross-entropy in nats, over tokens or, for classification, examples),
+            ``margin`` (half of its 95 % interval), ``tokens``, ``examples`` (sequences) and ``correct`` answers;
+            of preferences also ``reward_margin``.
+        adapter: the same with the adapter, and its ``change`` since the base with ``change_margin``, compared sequence
+            by sequence.
+    """
+
+    base_name: str
+    data: str
+    objective: str
+    base: ClientLoss
+    adapter: ClientLoss
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, Json]]:
+        """What ``plait eval --json`` prints, under ``base`` and ``adapter``; unknown figures are left out."""
+        return {"base": _figures(self.base), "adapter": _figures(self.adapter)}
+
+
+def evaluate(
+    adapter: str | PathLike[str],
+    data: object,
+    *,
+    columns: str | Mapping[str, str] = "",
+    split: str = "",
+    base: str | PathLike[str] | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    objective: str = "",
+    seq_len: int = 128,
+    batch_size: int = 4,
+    max_sequences: int = 64,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = False,
+) -> Evaluation:
+    """Evaluate a base with and without an adapter.
+
+    Args:
+        adapter: a PEFT directory, a run directory or a run.
+        data: as for `plait.simulate`.
+        columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
+        split: the split to evaluate on; by default ``validation`` or ``test``, if there is one.
+        base: if the adapter names none that is available: a name, a directory, or a model in memory.
+        tokenizer: of a base in memory.
+        objective: by whose loss and rewards preferences are measured; by default the run's, else ``dpo`` for pairs and
+            ``kto`` for verdicts.
+        seq_len: tokens per sequence, at least 8.
+        batch_size: sequences per batch.
+        max_sequences: most sequences (preferences) to evaluate, spread evenly over the data.
+        device: to compute on: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: of the frozen base: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        quiet: whether to show no progress.
+
+    Raises:
+        ConfigError: an argument is not valid, there is no adapter, or its base is unknown.
+        BaseMismatchError: the adapter was trained on another base.
+        DataError: the data are not valid, or shorter than a sequence.
+        PeerError: the adapter's directory is not valid.
+    """
+    for name, value, least in (
+        ("seq_len", seq_len, 8),
+        ("batch_size", batch_size, 1),
+        ("max_sequences", max_sequences, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}, expected at least {least}")
+    from plait.adapters import load_peft_directory
+    from plait.data import RecordKind
+
+    folder = Path(adapter)
+    chosen = objective or _objective_of(folder)
+    loaded = load_peft_directory(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+    with status("loading libraries", quiet=quiet):
+        from plait.training.bases import locate_base, quiet_libraries
+        from plait.training.device import choose_compute
+        from plait.training.evaluate import evaluate_adapter
+
+    quiet_libraries()
+    compute = choose_compute(device, dtype)
+    progress = partial(say, quiet=quiet)
+    dataset = dataset_of(data, columns=columns, split=split, progress=progress)
+    if not chosen:
+        chosen = {RecordKind.PREFERENCE: "dpo", RecordKind.FEEDBACK: "kto"}.get(dataset.kind, "sft")
+    given = base_name(base, tokenizer)
+    name = fspath(given) if given else loaded.base_here
+    if not name:
+        raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")
+    located = locate_base(name, revision="" if given else loaded.revision or "", progress=progress)
+    with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
+        found = evaluate_adapter(
+            located,
+            loaded,
+            dataset,
+            compute=compute,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            max_sequences=max_sequences,
+            objective=chosen,
+        )
+    return Evaluation(name, dataset.name, chosen, found.base, found.adapter)
+
+
+def _objective_of(adapter: Path) -> str:
+    """The objective of the run in a directory; empty if there is no run."""
+    settings = adapter / "config.toml"
+    return config_from_table(read_config_table(settings), where=f"'{settings}'").objective if settings.is_file() else ""
+
+
+def _figures(row: ClientLoss) -> dict[str, Json]:
+    from plait.rounds.evaluation import wilson
+
+    figures: dict[str, Json] = {
+        "loss": row.loss,
+        "tokens": row.tokens,
+        "sequences": row.examples,
+    }
+    if row.margin is not None:
+        figures["loss_interval"] = [row.loss - row.margin, row.loss + row.margin]
+    if row.change is not None:
+        figures["change"] = row.change
+        if row.change_margin is not None:
+            figures["change_interval"] = [row.change - row.change_margin, row.change + row.change_margin]
+    if row.reward_margin is not None:
+        figures["reward_margin"] = row.reward_margin
+    else:
+        figures["perplexity"] = math.exp(row.loss)
+    if row.correct is not None:
+        name = "accuracy" if row.reward_margin is None else "reward_accuracy"
+        figures[name] = row.correct / row.examples
+        figures[f"{name}_interval"] = list(wilson(row.correct, row.examples))
+    return figures

@@ -1,0 +1,158 @@
+"""An adapter for the program that will serve it: what `plait export` and `plait.export` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from plait.api.settings import base_name
+from plait.api.turns import TURN
+from plait.errors import ConfigError, did_you_mean
+from plait.progress import say, status
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from plait.adapters import BaseReference, Json
+    from plait.exporting import Command
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export on disk.
+
+    It stands for its directory wherever a path is expected (``os.fspath``).
+
+    Attributes:
+        target: the format or program it is for.
+        directory: that holds it, absolute.
+        files: bytes by name, relative to the directory.
+        adapter: the adapter's name.
+        base: that the adapter was trained on: its ``name`` and ``fingerprint``.
+        rank: of every module, if all have the same.
+        lost: fraction of the norm of the weight change that a lower rank could not hold; 0 if nothing was cut.
+        commands: how to use it, each with a ``purpose`` and a ``text`` for the shell.
+        hub: address of the repository that it was uploaded to; empty if it was not.
+    """
+
+    target: str
+    directory: Path
+    files: Mapping[str, int]
+    adapter: str
+    base: BaseReference
+    rank: int | None
+    lost: float
+    commands: tuple[Command, ...]
+    hub: str = ""
+
+    def __fspath__(self) -> str:
+        return str(self.directory)
+
+    @property
+    def figures(self) -> Mapping[str, Json]:
+        """What ``plait export --json`` prints."""
+        return {
+            "target": self.target,
+            "directory": str(self.directory),
+            "files": dict(self.files),
+            "rank": self.rank,
+            "lost": self.lost,
+            "base": {"name": self.base.name, "fingerprint": self.base.fingerprint},
+            "commands": {command.purpose: command.text for command in self.commands},
+            "hub": self.hub or None,
+        }
+
+
+def export(
+    source: str | PathLike[str],
+    directory: str | PathLike[str],
+    *,
+    to: Literal["peft", "merged", "gguf", "vllm", "ollama"],
+    rank: int | None = None,
+    base: str | PathLike[str] | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    served_base: str = "",
+    client: str = "",
+    gguf_type: Literal["f32", "f16"] = "f32",
+    push_to_hub: str = "",
+    public: bool = False,
+    quiet: bool = False,
+) -> Export:
+    """Convert an adapter for the program that will serve it.
+
+    Args:
+        source: a run or its directory, a PEFT directory, or a node's state directory of a run.
+        directory: new or empty, to write to.
+        to: the target format or program; ``vllm`` is SGLang's too.
+        rank: give every module this rank, by the best approximation or by padding.
+        base: if the adapter names none that is available: a name, a directory, or a model in memory.
+        tokenizer: of a base in memory.
+        served_base: name of the base in vLLM or Ollama, if it differs.
+        client: export this client's personalized adapter.
+        gguf_type: data type in a GGUF file.
+        push_to_hub: also upload the export, with its card, to this repository, ``OWNER/NAME``.
+        public: whether anybody may read a repository that `push_to_hub` makes.
+        quiet: whether to show no progress.
+
+    Raises:
+        ConfigError: an argument is not valid, there is no such adapter, or the target would reject it; the message
+            names the nearest that works.
+        BaseMismatchError: `base` is another base than the one that the adapter was trained on.
+        PeerError: what is to be exported is not sound.
+        MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
+    """
+    from plait.exporting import ExportRequest, Float, check_repository, check_target, open_source
+    from plait.exporting import export as write_export
+    from plait.exporting import push_to_hub as upload
+    from plait.exporting.personal import is_node_state, open_node, open_personal
+
+    types = [each.value for each in Float]
+    if gguf_type not in types:
+        expected = " or ".join(types) + did_you_mean(gguf_type, types)
+        raise ConfigError(f"--gguf-type is '{gguf_type}', expected {expected}")
+    if rank is not None and rank < 1:
+        raise ConfigError(f"--rank is {rank}, expected at least 1")
+    place = Path(directory)
+    check_target(to, place)
+    if push_to_hub:
+        check_repository(push_to_hub)
+    elif public:
+        raise ConfigError("--public is given without --push-to-hub, expected both or neither")
+    progress = partial(say, quiet=quiet)
+    path, named = Path(source), fspath(base_name(base, tokenizer) or "")
+    with TURN:
+        if client:
+            adapter = open_personal(path, client, base=named, progress=progress)
+        elif is_node_state(path):
+            adapter = open_node(path, base=named, progress=progress)
+        else:
+            adapter = open_source(path, base=named, progress=progress)
+        request = ExportRequest(
+            source=adapter,
+            directory=place.resolve(),
+            rank=rank,
+            served_base=served_base,
+            gguf_float=Float(gguf_type),
+        )
+        with status(f"exporting {adapter.name} to {to}", quiet=quiet) as shown:
+            exported = write_export(to, request, progress=shown)
+    address = ""
+    if push_to_hub:
+        with status(f"uploading to {push_to_hub}", quiet=quiet):
+            address = upload(exported.directory, push_to_hub, files=exported.files, private=not public)
+    written = exported.written
+    return Export(
+        target=to,
+        directory=exported.directory,
+        files=exported.files,
+        adapter=adapter.name,
+        base=adapter.base,
+        rank=written.rank,
+        lost=written.lost,
+        commands=written.commands,
+        hub=address,
+    )
