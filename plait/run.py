@@ -200,7 +200,8 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size
-    residual = 0 if settled.new_factors else lag
+    # Rounding to the grid of a masked sum leaves something over, whatever the codec of broadcasts does.
+    residual = 0 if settled.new_factors else 1 if settled.masked else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
     bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)

@@ -86,6 +86,11 @@ def estimate(
     copies = copies_on_disk(settled, geometry)
     bits_down = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
     evaluates = evaluate and not settled.privacy
+    bits_up = bits
+    if masked := settled.masked:
+        size, sums = blueprint.spec.layout.size, 2 if evaluates else 1
+        bits_up = masked.bits_up(size, settings.rounds, sums=sums)
+        bits_down += masked.more_bits_down(size, sums=sums)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -93,7 +98,7 @@ def estimate(
             clients=settings.clients,
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
-            bits_up=bits,
+            bits_up=bits_up,
             bits_down=bits_down,
             overhead_bytes=0,
             evaluating_clients=settings.clients if evaluates else 0,

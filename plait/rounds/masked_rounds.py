@@ -14,6 +14,7 @@ from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
 from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, unit_for
+from plait.secagg.graph import COMPLETE, NEIGHBOURS
 from plait.secagg.ring import Ring
 
 _FIRST_ROUND_ROOM = 4.0
@@ -59,6 +60,26 @@ class MaskedRounds:
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""
         return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
+
+    def bits_up(self, size: int, rounds: int, *, sums: int) -> float:
+        """Bits of a client's uplink for each of `size` parameters, over a run of so many rounds, all stages included.
+
+        Args:
+            size: parameters of the adapter.
+            rounds: of the run.
+            sums: unmasked in a round.
+        """
+        return bits_for(self.clients) + FIRST_ROUND_BITS / rounds + 8 * sums * self._stage_bytes[0] / size
+
+    def more_bits_down(self, size: int, *, sums: int) -> float:
+        """Bits of a client's downlink for each of `size` parameters beside the broadcast."""
+        return 8 * sums * self._stage_bytes[1] / size
+
+    @property
+    def _stage_bytes(self) -> tuple[int, int]:
+        """About what the stages of one sum send from a client and to it."""
+        near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
+        return 290 + 125 * (near + 1), 210 + 294 * self.clients + 84 * near
 
     @staticmethod
     def length(summed: Summed) -> float:
