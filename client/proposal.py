@@ -33,7 +33,11 @@ class Proposal:
         """The run in plain words."""
         config = self.config
         examples = config.batch_size * config.gradient_accumulation_steps
-        tokens = config.local_steps * examples * config.seq_len
+        sides = config.sequences_an_example
+        tokens = config.local_steps * examples * sides * config.seq_len
+        each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
+        learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
+        losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         labels = ", how often each label occurs" if config.labels else ""
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
@@ -47,11 +51,11 @@ class Proposal:
                 f"on {shown(config.target_modules)}{trainer}"
             ),
             (
-                f"a round trains {config.local_steps:,} steps of {examples:,} x {config.seq_len:,} tokens: "
+                f"a round trains {config.local_steps:,} steps of {each} x {config.seq_len:,} tokens{learned}: "
                 f"at most {tokens:,} tokens of {shown(self.data)}"
             ),
             self._sent,
-            (f"also sent: losses, counts of examples and tokens{labels}, this machine's device and memory"),
+            (f"also sent: {losses}, counts of examples and tokens{labels}, this machine's device and memory"),
             *self._promised,
             "stays here: the data, and your personalized adapter if the run makes one",
             "an update can reveal parts of its training text: join only a server that you trust with that",

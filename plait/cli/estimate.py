@@ -107,6 +107,7 @@ def estimate(
             tokens_per_client_round=settings.local_steps
             * settings.batch_size
             * settings.gradient_accumulation_steps
+            * settings.sequences_an_example
             * settings.seq_len,
             train_tokens_per_s=tokens_per_s,
             parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry.pairs) or None,
