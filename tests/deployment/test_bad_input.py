@@ -203,10 +203,11 @@ def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client)
 
 
 def test_another_version_of_the_protocol(serve, client, monkeypatch):
-    monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 2)
+    monkeypatch.setattr(enrolment, "LEAST_PROTOCOL_VERSION", 3)
+    monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 4)
     code, line = client(address(serve()))
     assert code == 3
-    assert "protocol version is 1, expected 2" in line
+    assert "protocol version is 2, expected 3 to 4" in line
     assert "install the plait version that the server runs" in line
 
 
