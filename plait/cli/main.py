@@ -25,6 +25,7 @@ from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
 from plait.cli.export import export
 from plait.cli.fetch import fetch
+from plait.cli.merge import merge
 from plait.cli.methods import methods
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
@@ -88,6 +89,7 @@ app.command()(rules)
 app.command(name="check-plugin")(check_plugin)
 app.command(name="eval")(evaluate)
 app.command()(export)
+app.command()(merge)
 app.command()(serve)
 app.command()(verify)
 app.command()(privacy)

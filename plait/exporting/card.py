@@ -52,7 +52,7 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
         *parent_rows(source.parents),
         (before_training(source.parents), _shown(facts.get("base_held_out_loss"), ".4f")),
         ("Held-out loss with the adapter", _shown(facts.get("final_held_out_loss"), ".4f")),
-        ("Made from the adapter with SHA-256", f"`{source.digest}`"),
+        ("Made from the adapter with SHA-256", f"`{source.digest}`" if source.digest else None),
     ]
     how = "Trained by federated fine-tuning with plait: every client kept its data and sent only changes."
     lead = f"{style.what} {how}"
