@@ -380,7 +380,7 @@ class Aggregator:
         """The rule's outcome on the mean of a masked sum.
 
         Returns:
-            (the outcome, the root mean square of the updates' norms, the clients in the mean).
+            (the outcome, how long the next round's mean may be, the clients in the mean).
 
         Raises:
             MachineError: the sum is gone.

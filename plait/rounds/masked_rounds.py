@@ -1,7 +1,8 @@
 """The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
 
-How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of squared
-norms of the round before. The first round has a guess, and a few bits more. Knows no channel and no mask.
+How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
+round before and from that of its squared norms. The first round has a guess, and a few bits more. Knows no channel and
+no mask.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from plait.rounds.figures import EVALUATION, TRAINING, decode_figures
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
-from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, unit_for
+from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, length_expected, unit_for
 from plait.secagg.graph import COMPLETE, NEIGHBOURS
 from plait.secagg.ring import Ring
 
@@ -83,9 +86,11 @@ class MaskedRounds:
 
     @staticmethod
     def length(summed: Summed) -> float:
-        """Root mean square of the norms of a round's updates."""
-        figures = decode_figures(summed.figures, TRAINING)
-        return math.sqrt(max(figures["square"], 0.0) / len(summed.clients)) * summed.unit
+        """How long the mean of the next round's updates may be."""
+        count, numbers = len(summed.clients), summed.numbers.astype(np.float64)
+        rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
+        mean = math.sqrt(float(numbers @ numbers)) * summed.unit / count
+        return length_expected(mean=mean, rms=rms, clients=count)
 
     @staticmethod
     def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:

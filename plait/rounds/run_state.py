@@ -79,7 +79,7 @@ class RunState:
         held: what each client holds, by client name.
         norms: medians of the update norms of recent rounds (see norm_bound.py).
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
-        update_length: root mean square of the last round's update norms, for a run with secure aggregation; likewise.
+        update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
             can be completed after a crash between the two.

@@ -4,11 +4,12 @@ x = R w / unit, rounded to one of its neighbours at random, so that the mean of 
 are independent and their mean's square falls as 1/n. The unit is the same for all clients of a round, because numbers
 on different grids have no sum.
 
-*What fits.* Let s be the standard deviation of a number of x. If all n clients moved the same way, the sum's would be
-n s; rounding adds at most n/4 to its square. A rotated vector's numbers are close to Gaussian, so a sum within the ring
-at `_DEVIATIONS` deviations wraps in one number of 16,000, and only if all clients agree entirely. A client may
-therefore send no vector longer than `most_square`, and cuts what is longer; error feedback keeps what was cut. Knows no
-mask.
+*What fits.* Rotated numbers are close to Gaussian, and a sum is to stay within the ring at `_DEVIATIONS` deviations.
+If s is the deviation of a client's numbers, that of the sum is between sqrt(n) s, where clients have nothing in
+common, and n s, where they agree entirely; rounding adds at most n/4 to its square. So the unit follows from how long
+updates are and how far they agree, as earlier sums showed (`unit_for`). A client may send no vector longer than
+`most_square`, with which clients that have nothing in common still fit, and cuts what is longer; error feedback keeps
+it. Knows no mask.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from plait.secagg.rotation import Rotation
 
 _DEVIATIONS = 4.0
 _HEADROOM = 1.5
-"""How much longer than the others' root mean square an update of the next round may be before it is cut."""
+"""How much longer updates, and their agreement, may be than in the round before."""
 _FEW, _MANY = 16, 128
 FIRST_ROUND_BITS = 3
 """Further bits in the first round, whose updates nobody has seen the length of."""
@@ -55,7 +56,7 @@ class Coding:
 
     def most_square(self, size: int) -> float:
         """The most that the square of a client's vector of `size` whole numbers may be."""
-        return size * (_deviation(self.ring, self.clients) ** 2 + 0.25)
+        return size * (_most(self.ring, self.clients) ** 2 / self.clients + 0.25)
 
     def encode(self, rotation: Rotation, wanted: Float32, *, key: bytes) -> NDArray[np.int32]:
         """Whole numbers, (rotation.rotated_size,), whose expectation is `wanted`, cut to the longest that may be sent.
@@ -86,18 +87,29 @@ class Coding:
 
 
 def unit_for(ring: Ring, *, clients: int, size: int, length: float) -> float:
-    """The unit for updates of `size` numbers of which most are about so long.
+    """The unit for updates of `size` numbers.
 
     Args:
         ring: of the round.
         clients: of the round.
         size: numbers in an update.
-        length: root mean square of the updates' norms.
+        length: the norm that the mean of the updates may have.
     """
-    return max(_HEADROOM * length, 1e-30) / (math.sqrt(size) * _deviation(ring, clients))
+    return max(_HEADROOM * length, 1e-30) * clients / (math.sqrt(size) * _most(ring, clients))
 
 
-def _deviation(ring: Ring, clients: int) -> float:
-    """The largest standard deviation of a client's numbers, in units."""
+def length_expected(*, mean: float, rms: float, clients: int) -> float:
+    """How long the mean of a round's updates may be, from the last round's.
+
+    Args:
+        mean: norm of the last mean.
+        rms: root mean square of its updates' norms; the mean is as long where they agree entirely.
+        clients: of the round.
+    """
+    return min(rms, max(_HEADROOM * mean, rms / math.sqrt(clients)))
+
+
+def _most(ring: Ring, clients: int) -> float:
+    """The largest standard deviation of a sum's numbers, in units, before rounding."""
     most = (1 << (ring.bits - 1)) / _DEVIATIONS
-    return math.sqrt(max(most**2 - clients / 4, most**2 / 4)) / clients
+    return math.sqrt(max(most**2 - clients / 4, most**2 / 4))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.secagg.coding import Coding, bits_for, unit_for
+from plait.secagg.coding import Coding, bits_for, length_expected, unit_for
 from plait.secagg.ring import Ring
 from plait.secagg.rotation import Rotation
 
@@ -73,6 +73,27 @@ def test_the_sum_of_clients_that_agree_entirely_fits_the_ring(clients):
     error = np.linalg.norm(mean - direction) / length
     assert error < 0.35
     np.testing.assert_allclose(mean @ direction / length**2, 1, atol=0.02)  # no shrinkage
+
+
+def test_the_grid_is_finer_where_clients_agree_less():
+    clients, size = 8, 40_960
+    generator = np.random.default_rng(0)
+    shared, *own = generator.standard_normal((1 + clients, size)).astype(np.float32)
+    updates = [0.4 * shared + each for each in own]
+    mean = sum(updates) / clients
+    rms = float(np.sqrt(np.mean([update @ update for update in updates])))
+    length = length_expected(mean=float(np.linalg.norm(mean)), rms=rms, clients=clients)
+    assert rms / np.sqrt(clients) < length < 0.9 * rms
+    ring, rotation = Ring(bits_for(clients)), Rotation(size, b"1")
+    errors = []
+    for wanted in (length, rms):
+        coding = Coding(ring, clients, unit_for(ring, clients=clients, size=size, length=wanted))
+        total = sum(coding.encode(rotation, update, key=bytes([k] * 32)) for k, update in enumerate(updates))
+        assert (ring.lifted(ring.reduced(total)) == total).mean() > 0.9999
+        errors.append(np.linalg.norm(coding.decode(rotation, total) / clients - mean))
+    assert errors[0] < 0.8 * errors[1]
+    assert length_expected(mean=rms, rms=rms, clients=clients) == rms
+    assert length_expected(mean=0.0, rms=rms, clients=clients) == pytest.approx(rms / np.sqrt(clients))
 
 
 def test_rounding_is_right_on_average():
