@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, and the losses of single
-# sequences before round 1, and the journal of masked sums.
-IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged", "secagg"})
+# Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, the losses of single
+# sequences before round 1, the journal of masked sums, and what was spent on the client's records.
+IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged", "secagg", "record-privacy"})
 
 
 class Memory(Protocol):

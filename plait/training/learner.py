@@ -182,6 +182,22 @@ class Learner:
             optimizer.master.add_(self._correction)
         self._losses.append(loss)
 
+    def noised_step(self, gradient: Tensor) -> None:
+        """Take a step along a gradient that is noised already, (size,), and nothing else that the data say.
+
+        So the step is neither clipped again nor shortened by its loss, which is not known here and reported as 0.
+        """
+        settings, optimizer = self._inputs.settings, self._optimizer
+        optimizer.gradient.copy_(gradient)
+        for term in self._terms:
+            term.add_gradient(optimizer.gradient, optimizer.master, self._origin, settings)
+        if self._slope is not None:
+            optimizer.gradient.sub_(self._slope)
+        optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        if self._correction is not None:
+            optimizer.master.add_(self._correction)
+        self._losses.append(0.0)
+
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds."""
         steps = len(self._losses)

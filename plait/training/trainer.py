@@ -95,7 +95,7 @@ def train_steps(
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.local_steps):
-            _follow(parameters, learner.values)
+            follow(parameters, learner.values)
             batches, counted = learner.draw()
             step_loss = 0.0
             for batch in batches:
@@ -108,7 +108,7 @@ def train_steps(
                 parameter.grad = None
             on_step(step, step_loss)
             check_abandoned()
-    _follow(parameters, learner.values)
+    follow(parameters, learner.values)
     return learner.finish(time.perf_counter() - started)
 
 
@@ -140,7 +140,8 @@ def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) ->
 
 
 @torch.no_grad()
-def _follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    """Give the model's parameters the master's values, tensor by tensor."""
     for parameter, flat in zip(parameters, values, strict=True):
         parameter.copy_(flat.view_as(parameter))
 

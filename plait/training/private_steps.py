@@ -1,0 +1,97 @@
+"""Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
+
+A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
+to their sum and divides by the expected size of the sample: the mechanism of a private round
+(`plait.privacy.mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
+no round and no account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.abandon import check_abandoned
+from plait.adapters import Float32, Task
+from plait.errors import ConfigError
+from plait.privacy.clip import length
+from plait.privacy.key import derived
+from plait.privacy.mechanism import PrivateMean
+from plait.privacy.noise import Keystream
+from plait.privacy.record import RecordPrivacy
+from plait.training.example_gradients import ExampleGradients
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.trainer import follow, only_trained, trained_parameters
+
+
+def train_privately(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    inputs: TrainingInputs,
+    privacy: RecordPrivacy,
+    *,
+    key: bytes,
+    task: Task,
+    pad_token: int,
+) -> LocalTraining:
+    """Train an adapter for `local_steps` steps, so that no record shows.
+
+    The result's loss, tokens and time are left at 0: no noise covers them.
+
+    Args:
+        model: the base with the adapter.
+        parameters: the adapter's parameters in layout order; overwritten.
+        inputs: examples, one for each record, and settings with a learning rate.
+        privacy: of these records.
+        key: 32 bytes, secret; the same gives the same batches and noise.
+        task: what the labels are.
+        pad_token: pads short rows.
+
+    Raises:
+        ConfigError: no part of this adapter trains, a record is missing, or no learning rate is given.
+        Abandoned: nobody waits for this any more.
+    """
+    settings, examples = inputs.settings, inputs.examples
+    if len(examples) != privacy.records:
+        raise ConfigError(f"there are {len(examples)} examples for {privacy.records} records, expected one for each")
+    if not settings.learning_rate:
+        raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
+    trained = trained_parameters(model, parameters, settings.trained)
+    sizes = [parameter.numel() for parameter in parameters]
+    device = parameters[0].device
+    learner = Learner(inputs, sizes, trained, task=task, device=device)
+    moves = np.repeat(trained, sizes)
+    model.train()
+    gradients = ExampleGradients(model, parameters, task=task, pad_token=pad_token, together=settings.batch_size)
+    mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
+    noised = np.zeros(sum(sizes), np.float32)
+    with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        for step in range(settings.local_steps):
+            follow(parameters, learner.values)
+            chosen = privacy.sample(draws)
+            mean = PrivateMean(
+                mechanism,
+                size=int(moves.sum()),
+                clip_norm=mechanism.clip_norm or 1.0,
+                key=derived(key, b"step %d" % step),
+            )
+            for index, gradient in zip(chosen, gradients([examples[index] for index in chosen]), strict=True):
+                mean.add(str(index), _scaled(gradient[moves], privacy))
+            noised[moves] = mean.finish().mean
+            learner.noised_step(torch.from_numpy(noised).to(device))
+            check_abandoned()
+    follow(parameters, learner.values)
+    return learner.finish(0.0)
+
+
+def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:
+    """A gradient as it is clipped: of norm 1 where no clip norm is given."""
+    norm = length(gradient)
+    if not np.isfinite(norm):
+        # One bad record must not be told from the others by a run that fails.
+        return np.zeros_like(gradient)
+    return gradient if privacy.clip_norm is not None or not norm else gradient * np.float32(1 / norm)
