@@ -31,9 +31,7 @@ def test_the_rounds_of_a_run_fit_its_epsilon_and_no_other_does():
     assert epsilons == [PRIVACY.epsilon_after(steps) for steps in (4, 8, 12)]
     assert epsilons[-1] <= 3.05
     before = dict(memory)
-    with pytest.raises(
-        PolicyError, match=r"this round would bring epsilon of this client's records to 3\.1 at delta"
-    ):
+    with pytest.raises(PolicyError, match=r"this round would bring epsilon of this client's records to 3\.1 at delta"):
         paid(memory, b"other", steps=1)
     assert memory == before
     # What is paid for may be asked again.
