@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tm
     assert "canary clients prove" in (run / "adapter" / "README.md").read_text()
     assert json.loads((run / "summary.json").read_text())["dp_audit_bound"] == found["epsilon_bound"]
     assert plait("verify", run).code == 0
+
+
+def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
+    private: Path, original: Path, tmp_path: Path, plait
+) -> None:
+    run = Path(shutil.copytree(private, tmp_path / "run"))
+    config = run / "config.toml"
+    config.write_text(re.sub(r"^(data|partition) = .*$", r'\1 = ""', config.read_text(), flags=re.MULTILINE))
+    alone = plait("audit", run)
+    assert alone.code == 0, alone.err
+    assert "Membership" not in alone.out
+    assert "canary clients prove epsilon of at least" in alone.err
+    found = json.loads(plait("audit", run, "--data", original / "my.jsonl", "--json").out)
+    assert found["members"] > found["others"] > 0
 
 
 def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: Path, plait) -> None:
