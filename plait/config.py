@@ -400,10 +400,6 @@ class RunConfig(BaseModel, frozen=True):
                 f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients measure their drift from the plain mean"
             )
-        if self.trainer and self.moments == "carry":
-            raise ValueError(
-                "trainer is given and moments is carry, expected fresh or auto: a trainer keeps its moments to itself"
-            )
         if self.feddyn and self.server_optimizer.partition(":")[0] not in ("auto", "feddyn"):
             raise ValueError(
                 f"feddyn is {self.feddyn} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': its "

@@ -12,13 +12,12 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
-from plait.choice import parse_choice
 from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.events import ClientsDescribed
+from plait.rounds.events import ClientsDescribed, RunStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import UNMOVED, base_of
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
@@ -43,20 +42,17 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     """
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    rule = RULES.get(parse_choice(settings.rule)[0])
-    side = rule.personal if rule else None
-    if side is None and not settings.given_own_share:
-        having = ", ".join(name for name, other in RULES.items() if other.personal)
+    events = read_events(directory.ledger)
+    start = next((event for event in events if isinstance(event, RunStarted)), None)
+    # The ledger has it, so that a rule of the user's own is not imported here.
+    side = start.rule.personal if start and start.rule else ""
+    if not side and not settings.given_own_share:
+        having = ", ".join(name for name, rule in RULES.items() if rule.personal)
         raise ConfigError(
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
             "--own-share) for --client; nearest: leave out --client"
         )
-    names = [
-        card.client
-        for event in read_events(directory.ledger)
-        if isinstance(event, ClientsDescribed)
-        for card in event.clients
-    ]
+    names = [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
     if client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
     own = _own(directory.client_memory(client))
@@ -68,7 +64,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     source = open_source(run, base=base, progress=progress)
     state = (
         _mixed(source, own, settings.given_own_share)
-        if side is None
+        if not side
         else with_own_side(source.spec, source.state, *_side(own))
     )
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})

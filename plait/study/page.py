@@ -35,7 +35,7 @@ def render_page(comparison: Comparison) -> str:
             },
             plots=inline({theme.media: _plots(comparison, theme) for theme in THEMES}),
             alternative_texts=_ALTERNATIVE_TEXTS,
-            command=("plait", "compare", *(shlex.quote(str(run.path)) for run in comparison.runs)),
+            command=("plait", "compare", *map(shlex.quote, _arguments(comparison))),
         )
     )
 
@@ -84,3 +84,10 @@ def _plots(comparison: Comparison, theme: Theme) -> dict[str, bytes]:
         "loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", theme)),
         "loss_by_round": draw(lambda: plot(comparison, "loss", "round", theme)),
     }
+
+
+def _arguments(comparison: Comparison) -> list[str]:
+    """What ``plait compare`` is given for the same comparison; by default the first run's group is the baseline."""
+    runs = [str(run.path) for run in comparison.runs]
+    is_first = comparison.baseline is comparison.groups[0]
+    return runs if is_first else [*runs, "--baseline", str(comparison.baseline.runs[0].path)]

@@ -11,7 +11,8 @@ rolora), that side requires no gradient while the trainer runs. plait calls ``tr
 
 FedProx and SCAFFOLD are passed to such a trainer as a callback: the proximal term is added to the gradient (after
 clipping, because a trainer clips before it calls back), the correction to the adapter after every step. A trainer
-without callbacks is refused if the run needs one. Its optimizer's moments are not accessible, so no run can carry them.
+without callbacks is refused if the run needs one. With ``--moments carry`` its AdamW continues with the moments of the
+client's previous round; a trainer with another optimizer is refused then. By default (auto) its moments start anew.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
 from plait.training.step_extra import StepExtra
+from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
 
@@ -59,7 +61,12 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
     """Wrap a function that builds a Trainer as plait's local trainer."""
 
     def train(
-        model: PeftModel, tokenizer: Tokenizer, examples: Sequence[Example], settings: Settings, extra: StepExtra
+        model: PeftModel,
+        tokenizer: Tokenizer,
+        examples: Sequence[Example],
+        settings: Settings,
+        extra: StepExtra,
+        moments: TrainerMoments | None,
     ) -> StepReport:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
@@ -77,9 +84,14 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
             trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
-            if extra.names:
-                _add_callback(trainer, extra)
+            if extra.names or moments:
+                _add_callback(trainer, extra, moments)
             result = trainer.train()
+        if moments and moments.after is None:
+            raise ConfigError(
+                f"trainer is a {type(trainer).__name__}, which did not show its optimizer to its callbacks, expected "
+                "one that does, such as transformers' Trainer, for moments; nearest: --moments fresh"
+            )
         loss = float(getattr(result, "training_loss", float("nan")))
         steps = settings.local_steps * settings.gradient_accumulation_steps * settings.batch_size
         tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
@@ -95,11 +107,19 @@ def _first_loss(trainer: TrainerLike) -> float | None:
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
 
 
-def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
+def _add_callback(trainer: TrainerLike, extra: StepExtra, moments: TrainerMoments | None) -> None:
     from transformers import TrainerCallback
 
     class Extra(TrainerCallback):
-        """Adds to a trainer's steps the same terms as plait's own trainer."""
+        """Adds to a trainer's steps the same terms as plait's own trainer, and hands it the moments."""
+
+        def on_train_begin(self, *_: object, optimizer: object = None, **__: object) -> None:
+            if moments and optimizer is not None:
+                moments.hand_in(optimizer)
+
+        def on_train_end(self, *_: object, optimizer: object = None, **__: object) -> None:
+            if moments and optimizer is not None:
+                moments.take_out(optimizer)
 
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
             extra.add_to_gradients()
@@ -111,7 +131,7 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
     if add is None:
         raise ConfigError(
             f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, such as "
-            f"transformers' Trainer, for {' and '.join(extra.names)}"
+            f"transformers' Trainer, for {' and '.join([*extra.names, *(['moments'] if moments else [])])}"
         )
     add(Extra())
 

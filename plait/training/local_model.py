@@ -34,10 +34,11 @@ from plait.training.preferences import References
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
+from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
-OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
+OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra, TrainerMoments | None], StepReport]
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
@@ -225,9 +226,10 @@ class PeftLocalModel:
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
+            moments = TrainerMoments(parameters, job.carried.moments) if settings.carry_moments else None
             with only_trained(parameters, trained):
-                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra)
-            return _trained(read_adapter(model, state), report)
+                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra, moments)
+            return _trained(read_adapter(model, state), report, moments and moments.after)
         done = train_steps(
             model,
             parameters,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import plait
 from plait.adapters import load_peft_directory
+from plait.aggregation import Side
 from plait.errors import BaseMismatchError, ConfigError
 
 
@@ -79,3 +81,28 @@ def test_the_base_may_be_a_model_in_memory_and_must_be_the_one_that_was_trained_
         plait.evaluate(finished, records, base=model, tokenizer=tokenizer, seq_len=32, quiet=True)
     with pytest.raises(BaseMismatchError, match="which the adapter was trained on"):
         plait.export(finished, tmp_path / "out", to="peft", base=model, tokenizer=tokenizer, quiet=True)
+
+
+@plait.rule(linear=True, personal=Side.B)
+def mean_of_a(updates: plait.Updates, _: object) -> object:
+    return updates.deltas.mean(axis=0)
+
+
+def test_a_client_s_own_side_under_a_rule_of_one_s_own_is_exported_without_that_rule(
+    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {**small, "rounds": 1}
+    run = plait.simulate(records, partition="natural:author", rule=mean_of_a, out=tmp_path / "run", **settings)
+    config = run.path / "config.toml"
+    config.write_text(config.read_text().replace(__name__, "elsewhere"))
+    found = [
+        load_peft_directory(
+            plait.export(run, tmp_path / (client or "all"), to="peft", client=client, quiet=True).directory
+        )
+        for client in ("ada", "bob", "")
+    ]
+    ada, bob, shared = (adapter.tensors for adapter in found)
+    for name, tensor in shared.items():
+        same = "lora_A" in name
+        assert np.array_equal(ada[name], tensor) == same
+        assert np.array_equal(ada[name], bob[name]) == same

@@ -12,6 +12,8 @@ from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
 from plait.rounds.client_state import ClientState, Kept
+from plait.rounds.events import ClientsDescribed
+from plait.rounds.ledger import Ledger
 from plait.rounds.moved_base import MovedBase, kept_base
 from plait.rounds.own_adapter import kept_lead
 from plait.rounds.own_side import kept_side, with_own
@@ -123,6 +125,8 @@ def test_what_an_earlier_version_kept_is_refused_with_what_to_do(tiny: LocatedBa
 def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     by_plait("adapter")
     (tmp_path / "config.toml").write_text('rule = "fedavg"\n')
-    (tmp_path / "ledger.jsonl").write_text("{}\n")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(ClientsDescribed(clients=()))
+    ledger.close()
     with pytest.raises(ConfigError, match=r"gives all clients the same adapter, expected fedsa .*leave out --client"):
         open_personal(tmp_path, "ann")

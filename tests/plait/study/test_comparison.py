@@ -152,3 +152,11 @@ def test_a_name_is_neither_mathematics_nor_markup(make_run) -> None:
 def test_the_command_that_repeats_a_comparison_is_quoted_for_a_shell(make_run) -> None:
     page = compare(make_run("a run", 3.0), make_run("$(id)", 3.1)).page()
     assert all(f"/{name}&#39;</span>" in page for name in ("a run", "$(id)"))
+
+
+def test_the_command_that_repeats_a_comparison_names_its_baseline(make_run) -> None:
+    runs = [make_run("one", 3.0), make_run("two", 3.1)]
+    assert "--baseline" not in compare(*runs).page()
+    page = compare(*runs, baseline=runs[1]).page()
+    assert "--baseline" in page
+    assert page.count(str(runs[1])) == compare(*runs).page().count(str(runs[1])) + 1

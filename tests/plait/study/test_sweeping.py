@@ -228,13 +228,16 @@ def test_a_sweep_that_is_killed_in_the_middle_of_a_run_goes_on_to_the_same_bits(
 
     process = subprocess.Popen(_command(grid, killed, "--jobs", jobs), stdout=subprocess.DEVNULL)
     _wait_for(in_second_run, process)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    workers = [Path("/proc", number) for number in found.stdout.split()]
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished_before = [json.loads(line)["status"] for line in (killed / "results.jsonl").read_text().splitlines()]
     assert finished_before.count("finished") < 2
     # Workers end with the process that started them, and give up their ledgers.
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and subprocess.run(["pgrep", "-f", str(killed)], check=False).returncode == 0:
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline, workers
         time.sleep(0.1)
     done = subprocess.run(_command(grid, killed, "--jobs", jobs), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
