@@ -113,8 +113,10 @@ def evaluate(
     compute = choose_compute(device, dtype)
     progress = partial(say, quiet=quiet)
     dataset = dataset_of(data, columns=columns, split=split, progress=progress)
-    if not chosen:
-        chosen = {RecordKind.PREFERENCE: "dpo", RecordKind.FEEDBACK: "kto"}.get(dataset.kind, "sft")
+    usual = {RecordKind.PREFERENCE: "dpo", RecordKind.FEEDBACK: "kto"}.get(dataset.kind, "sft")
+    # A run of preferences can be measured on texts too.
+    if not chosen or (not objective and usual == "sft"):
+        chosen = usual
     given = base_name(base, tokenizer)
     name = fspath(given) if given else loaded.base_here
     if not name:

@@ -406,7 +406,7 @@ def _render(
     wanted = [at for at, turn in enumerate(turns) if at >= len(given) and turn.role == "assistant" and turn.learned]
     try:
         return _rendered(_Template(tokenizer, tools), [_template_turn(message) for message in turns], wanted)
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TypeError, ValueError, RecursionError) as error:
         # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
 

@@ -72,6 +72,10 @@ def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait,
     assert "perplexity" not in again["adapter"]
     other = json.loads(plait("eval", "--adapter", run / "adapter", *options, "--objective", "dpo:beta=0.4").out)
     assert other["adapter"]["reward_margin"] == pytest.approx(2 * again["adapter"]["reward_margin"], rel=1e-3)
+    texts = run.parent / "texts.jsonl"
+    texts.write_text("".join(f"{json.dumps({'text': f'red blue green {number} ' * 9})}\n" for number in range(20)))
+    plain = json.loads(plait("eval", "--adapter", run, "--data", texts, "--json", "--seq-len", 48).out)
+    assert plain["adapter"]["perplexity"] > 1
     assert "margin" in plait("report", run).out
     refused = plait("audit", run)
     assert refused.code == 2

@@ -57,7 +57,9 @@ def likelihood(model, example) -> float:
     return float(sum(scores[at, example.labels[at + 1]] for at in counted))
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera"])
+@pytest.mark.parametrize(
+    "method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera", "bottleneck", "pfeiffer"]
+)
 def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method) -> None:
     made = design(read_base_config(tiny.directory, Task.CAUSAL_LM), AdapterRequest(method, rank=4, alpha=8),
                   task=Task.CAUSAL_LM, seed=11, weights=tiny.directory)  # fmt: skip
