@@ -69,7 +69,7 @@ def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path: P
 
 @pytest.mark.slow
 def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
-    for name in ("median_of_means", "uniform8", "by_length", "focal"):
+    for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora"):
         checked = plait("check-plugin", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
     rules = json.loads(plait("rules", "--base", "tiny", "--json").stdout)["rules"]
@@ -78,13 +78,18 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
 
 
 @pytest.mark.slow
-def test_a_data_set_and_a_tracker_are_found_by_their_names(plait, tmp_path: Path) -> None:
+def test_data_set_tracker_method_and_trainer_are_found_by_their_names(plait, tmp_path: Path) -> None:
     ran = plait(
         "simulate", "--data", "numbers", "--partition", "natural:author", "--clients", "2", "--base", "tiny",
         "--rounds", "1", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--report-to", "csv",
-        "--out", "run", "--json",
+        "--method", "rsdora", "--trainer", "falling", "--moments", "carry", "--out", "run", "--json",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert set(json.loads((tmp_path / "run/summary.json").read_text())["held_out_loss_by_client"]) == {"ada", "bob"}
     (figures,) = (tmp_path / "run").rglob("figures.csv")
     assert {line.split(",")[0] for line in figures.read_text().splitlines()} >= {"0", "1"}
+    started = next(event for event in read_events(tmp_path / "run/ledger.jsonl") if isinstance(event, RunStarted))
+    recorded = {(part.kind, part.name) for part in started.plugins}
+    assert recorded >= {("method", "rsdora"), ("trainer", "falling")}
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert (config["use_dora"], config["use_rslora"]) == (True, True)
