@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from plait import __version__
 from plait.errors import PeerError
 from plait.transport.protocol import NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
 from plait.trust.keys import NodeKey
@@ -42,6 +43,7 @@ class Enrolment:
                 public_key=key.public_bytes if key else b"",
                 nonce=self._nonce,
                 labels=self._credential.labels,
+                version=__version__,
             )
         )
 

@@ -112,7 +112,9 @@ class Attendance:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_PROTOCOL, "this server stays between runs, expected a node that does, protocol 2"
             )
-        session = self._sessions.attach(enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels)
+        session = self._sessions.attach(
+            enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels, version=enrolment.version
+        )
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")
         return session

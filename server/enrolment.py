@@ -18,6 +18,7 @@ from plait.trust.register import Verdict
 from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
 
+_MOST_VERSION = 32
 _REASONS = {
     Verdict.UNKNOWN_KEY: pb.REFUSED_REASON_UNKNOWN_KEY,
     Verdict.REVOKED_KEY: pb.REFUSED_REASON_REVOKED_KEY,
@@ -98,6 +99,11 @@ class Enrolment:
     def labels(self) -> tuple[str, ...]:
         """What the node's operator says of it."""
         return tuple(self._hello.labels)
+
+    @property
+    def version(self) -> str:
+        """The version of its software, as it says; empty if it does not."""
+        return self._hello.version[:_MOST_VERSION]
 
     @property
     def stays(self) -> bool:

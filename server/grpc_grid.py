@@ -158,7 +158,14 @@ class GrpcGrid(ByteGrid):
         self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (limits.max_answer_bytes + 4096))
         tasks = TaskRegistry(self._inbox, self._sessions)
         uploads = Uploads(self._inbox, tasks, disk=self._disk, limits=limits)
-        run = HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=limits.max_answer_bytes, summary=summary)
+        run = HostedRun(
+            terms,
+            tasks=tasks,
+            uploads=uploads,
+            max_answer_bytes=limits.max_answer_bytes,
+            summary=summary,
+            directory=inbox.parent,
+        )
         self.take_up(terms.run_id, terms.run_config)
         self._begun = run
         self._hosting.begin(run)

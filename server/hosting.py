@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 
 from plait.config import Scalar
 from plait.rounds.run_progress import RunProgress
@@ -49,6 +50,7 @@ class HostedRun:
         uploads: receives its answers.
         max_answer_bytes: the largest answer that it accepts.
         summary: its progress, for the status; called from other threads.
+        directory: of the run; on the disk whose free space is told.
     """
 
     terms: Terms
@@ -57,6 +59,7 @@ class HostedRun:
     uploads: Uploads
     max_answer_bytes: int
     summary: Callable[[], RunProgress] = RunProgress
+    directory: Path | None = None
 
 
 class Hosting:
@@ -65,11 +68,15 @@ class Hosting:
     Args:
         sessions: of all nodes.
         stays: whether nodes are to stay when a run is over.
+
+    Attributes:
+        directory: of the newest run; None before the first.
     """
 
     def __init__(self, sessions: Sessions, *, stays: bool = False) -> None:
         self.sessions = sessions
         self.stays = stays
+        self.directory: Path | None = None
         self._run: HostedRun | None = None
 
     @property
@@ -84,6 +91,7 @@ class Hosting:
 
     def begin(self, run: HostedRun) -> None:
         """Welcome all nodes with its labels to a run, in place of any other."""
+        self.directory = run.directory or self.directory
         self._move_all(run)
 
     def end(self) -> None:

@@ -180,7 +180,8 @@ class FederationService:
     def _status(self) -> str:
         run = self.hosting.run
         summary = RunProgress(state="waiting for a run") if run is None else run.summary()
-        return status_json(summary, self.hosting.sessions, None if run is None else run.tasks)
+        tasks = None if run is None else run.tasks
+        return status_json(summary, self.hosting.sessions, tasks, directory=self.hosting.directory)
 
     def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""

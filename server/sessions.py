@@ -36,6 +36,7 @@ class Node:
         public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
         number: Flower's id of it.
         labels: what it said of itself at its last connection.
+        version: of its software, as it said.
         session: its connection; None while it is away.
         left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
@@ -47,6 +48,7 @@ class Node:
     public_key: bytes
     number: int
     labels: frozenset[str] = frozenset()
+    version: str = ""
     session: Session | None = None
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
@@ -158,7 +160,9 @@ class Sessions:
         node = self._by_name.get(name)
         return node is not None and node.session is not None and node.session.arrival > arrival
 
-    def attach(self, name: str, public_key: bytes, *, arrival: int, labels: Iterable[str] = ()) -> Session | None:
+    def attach(
+        self, name: str, public_key: bytes, *, arrival: int, labels: Iterable[str] = (), version: str = ""
+    ) -> Session | None:
         """Begin a session; an older one of the same node is told that it is replaced.
 
         Args:
@@ -166,6 +170,7 @@ class Sessions:
             public_key: the proven key.
             arrival: number of the call among all that arrived.
             labels: what the node says of itself.
+            version: of its software.
 
         Returns:
             The session; None if there are too many nodes.
@@ -182,7 +187,7 @@ class Sessions:
                 node = Node(name, public_key, node_number(name))
                 self._by_name[name] = self._by_number[node.number] = node
             node.public_key = public_key
-            node.labels = frozenset(labels)
+            node.labels, node.version = frozenset(labels), version
             node.session = session = Session(node, arrival)
             self._by_token[session.token] = session
             return session

@@ -6,10 +6,14 @@ Reads the sessions, the open tasks and the run's progress; changes nothing.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from plait import __version__
 from plait.adapters import Json
 from plait.rounds.run_progress import RunProgress
 from server.sessions import Node, Sessions
@@ -20,13 +24,16 @@ _LATE_FACTOR = 2.0
 _LATE_AT_LEAST_S = 5.0
 
 
-def status_of(summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None) -> dict[str, Json]:
+def status_of(
+    summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None, *, directory: Path | None = None
+) -> dict[str, Json]:
     """The object that `plait status --json` prints.
 
     Args:
         summary: the run's progress.
         sessions: of all nodes.
         registry: the run's tasks; None between two runs.
+        directory: on the disk whose free space is told.
     """
     now = time.monotonic()
     nodes, tasks = sessions.all(), [] if registry is None else registry.all()
@@ -57,7 +64,16 @@ def status_of(summary: RunProgress, sessions: Sessions, registry: TaskRegistry |
         "nodes_away": [{"name": node.name, "away_s": _rounded(now - node.left)} for node in nodes if not node.session],
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
         "uplink_bytes": sum(node.uplink_bytes for node in nodes),
+        "version": __version__,
+        "time": round(time.time(), 3),
+        "disk_free_bytes": _free_bytes(directory),
     }
+
+
+def _free_bytes(directory: Path | None) -> int | None:
+    with suppress(OSError):
+        return None if directory is None else shutil.disk_usage(directory).free
+    return None
 
 
 def _privacy(summary: RunProgress) -> dict[str, Json] | None:
@@ -76,9 +92,11 @@ def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
-def status_json(summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None) -> str:
+def status_json(
+    summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None, *, directory: Path | None = None
+) -> str:
     """The same on one line."""
-    return json.dumps(status_of(summary, sessions, registry))
+    return json.dumps(status_of(summary, sessions, registry, directory=directory))
 
 
 def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
@@ -122,6 +140,7 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
     return {
         "name": node.name,
         "ready": fitness is not None,
+        "version": node.version,
         "labels": [*sorted(node.labels)],
         "device": fitness.device if fitness else "",
         "memory_bytes": fitness.memory_bytes if fitness else 0,

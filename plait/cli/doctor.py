@@ -1,17 +1,26 @@
-"""``plait doctor``: what this machine can do, and what is missing."""
+"""``plait doctor``: what this machine can do and what is missing; of a deployment the same, from outside."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
 import sys
+import time
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, cast
 
 import typer
 
+from plait import __version__
 from plait.cli.output import print_json
+from plait.errors import ConfigError
 from plait.progress import status
+
+_CLOCK_S = 60.0
+_DAYS_LEFT = 30
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -29,14 +38,22 @@ class Finding:
 
 
 def doctor(
+    server: Annotated[
+        str, typer.Option("--server", help="Check this deployment from outside instead: HOST:PORT of its server.")
+    ] = "",
+    kit: Annotated[
+        Path | None, typer.Option("--kit", help="With --server: kit of an operator, an observer or the server.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Show what this machine supports and what is missing.
+    """Show what this machine supports and what is missing; with --server, what a deployment will need.
 
-    Example: plait doctor
+    Example: plait doctor --server fed.example.org:9440 --kit ivo
     """
-    with status("checking this machine", quiet=json_output):
-        findings = [*_machine(), *_compute(), *_libraries(), *_storage()]
+    if kit is not None and not server:
+        raise ConfigError("--kit is given without --server, expected both")
+    with status(f"checking {server or 'this machine'}", quiet=json_output):
+        findings = _deployment(server, kit) if server else [*_machine(), *_compute(), *_libraries(), *_storage()]
     if json_output:
         print_json([asdict(finding) for finding in findings])
         return
@@ -46,6 +63,70 @@ def doctor(
 
     rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
     Console().print(to_rich(Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))))
+
+
+def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
+    """What an operator can see of a server from elsewhere.
+
+    Raises:
+        PlaitError: the kit is not valid, or no server answers: one line says why.
+    """
+    from plait.address import Address
+    from plait.report.wording import clean
+    from plait.transport import fetch_status
+    from plait.trust import load_asking, server_expires
+
+    kit, findings = None if kit_directory is None else load_asking(kit_directory), list[Finding]()
+    before = time.time()
+    said = fetch_status(server, kit=kit)
+    middle = (before + time.time()) / 2
+    version = clean(str(said.get("version", "")))
+    other = "" if version == __version__ else f"this machine has {__version__}; upgrade the server, then its clients"
+    state = clean(str(said.get("state", "")))
+    findings.append(Finding("server", f"plait {version or 'of unknown version'}, {state}", other))
+    if kit is not None:
+        address = Address.parse(server, what="server")
+        findings.append(_validity("this kit's certificate", kit.tls.expires))
+        expires = server_expires(address.host, address.port, kit)
+        if expires is not None:
+            findings.append(_validity("the server's certificate", expires))
+    told = said.get("time")
+    if isinstance(told, int | float):
+        skew_s = told - middle
+        wrong = "" if abs(skew_s) < _CLOCK_S else "set the clock of one of the two machines"
+        findings.append(Finding("clock", f"{skew_s:+.1f} s at the server", wrong))
+    free = said.get("disk_free_bytes")
+    if isinstance(free, int):
+        full = "" if free > 2e9 else "a run needs 2 GB"
+        findings.append(Finding("free space", f"{free / 1e9:.1f} GB at the server", full))
+    return [*findings, *_client_versions(said, version)]
+
+
+def _validity(what: str, expires: datetime) -> Finding:
+    days = (expires - datetime.now(UTC)).days
+    soon = f"less than {_DAYS_LEFT} days: remove it where kits are made, and run `plait provision` to renew it"
+    return Finding(what, f"{days} days left", soon if days < _DAYS_LEFT else "")
+
+
+def _client_versions(said: dict[str, object], server_version: str) -> list[Finding]:
+    """The versions of the connected clients, and who has each."""
+    from plait.report.wording import clean
+
+    nodes = said.get("nodes")
+    by_version: dict[str, list[str]] = {}
+    for node in cast("list[object]", nodes) if isinstance(nodes, list) else []:
+        if isinstance(node, dict):
+            entry = cast("dict[str, object]", node)
+            version = clean(str(entry.get("version") or "an older version"))
+            by_version.setdefault(version, []).append(clean(str(entry.get("name", ""))))
+    return [
+        Finding(
+            "clients",
+            f"{', '.join(sorted(names)[:_MOST_NAMED])}{' …' if len(names) > _MOST_NAMED else ''}: {version}",
+            "" if version == server_version else f"upgrade to {server_version}, one by one",
+        )
+        for version, names in sorted(by_version.items())
+    ]
 
 
 def _machine() -> list[Finding]:

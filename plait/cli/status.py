@@ -23,7 +23,7 @@ def status(
     Example: plait status --server localhost:9440 --kit fed/server
     """
     from plait.transport.status import fetch_status
-    from plait.trust.kit import load_asking
+    from plait.trust import load_asking
 
     said = fetch_status(server, kit=None if kit is None else load_asking(kit))
     if json_output:

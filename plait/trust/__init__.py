@@ -1,9 +1,9 @@
 """Admission: keys, certificates, start-up kits and revocation."""
 
 from plait.trust.authority import Authority
-from plait.trust.diagnose import explain
+from plait.trust.diagnose import explain, server_expires
 from plait.trust.keys import NodeKey, verify
-from plait.trust.kit import ClientKit, Kit, ServerKit, StaffKit, TlsPair
+from plait.trust.kit import ClientKit, Kit, ServerKit, StaffKit, TlsPair, load_asking
 from plait.trust.names import check_client_name, composed
 from plait.trust.provision import Federation, Outcome, Provisioned, provision, revoke
 from plait.trust.register import Register, RegisteredClient, Verdict
@@ -27,7 +27,9 @@ __all__ = [
     "check_client_name",
     "composed",
     "explain",
+    "load_asking",
     "provision",
     "revoke",
+    "server_expires",
     "verify",
 ]

@@ -58,6 +58,23 @@ def explain(host: str, port: int, kit: Kit | None) -> str:
     return _explain(host, port, kit) + _by_proxy(host)
 
 
+def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
+    """When the certificate that a server shows expires; None if it shows none.
+
+    Args:
+        host: DNS name or IP address, as given to gRPC.
+        port: TCP port.
+        kit: whose certificate is shown to it.
+    """
+    shown = _shown_certificate(host.removeprefix("[").removesuffix("]"), port, _own(kit))
+    return None if shown is None else shown.not_valid_after_utc
+
+
+def _own(kit: Kit) -> _Own:
+    role = kit.role.value if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
+    return _Own(kit.directory, role)
+
+
 def _explain(host: str, port: int, kit: Kit | None) -> str:
     where = f"{host}:{port}"
     unreachable = _unreachable(host, port, where)
@@ -65,8 +82,7 @@ def _explain(host: str, port: int, kit: Kit | None) -> str:
         return unreachable or (
             f"{where} is there but does not answer without TLS: is it a plait server started with --insecure?"
         )
-    role = kit.role.value if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
-    own = _Own(kit.directory, role)
+    own = _own(kit)
     try:
         load_tls_pair(own.directory, own.role)
         return _tls_failure(host, port, own)

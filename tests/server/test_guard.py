@@ -2,13 +2,17 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from plait import __version__
+from plait.cli import doctor
 from plait.errors import ConfigError, PeerError
 from plait.transport import channel_credentials, fetch_status
 from plait.trust import ClientKit, NodeKey, ServerKit, StaffKit, provision, revoke
@@ -210,3 +214,31 @@ def hung_up(connection):
         connection.close()
         return True
     return False
+
+
+class TestDoctor:
+    def test_a_deployment_is_checked_from_outside(self, make_secure, kits, bare_node, federation, until, monkeypatch):
+        provision(federation, [], [], observers=["ivo"], now=datetime.now(UTC), days=9)
+        grid = make_secure()
+        nodes = [node(bare_node, grid, kits[name]) for name in ("alice", "bob")]
+        for each, version in zip(nodes, ("0.0.1", __version__), strict=True):
+            assert each.enrol(version=version).HasField("welcome")
+        until(lambda: len(fetch_status(grid.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)
+        findings = {each.what: each for each in doctor._deployment(grid.address, federation / "observers" / "ivo")[:5]}
+        clients = {each.found: each.advice for each in doctor._deployment(grid.address, federation / "server")[5:]}
+
+        assert (findings["this kit's certificate"].found, bool(findings["this kit's certificate"].advice)) == (
+            "8 days left",
+            True,
+        )
+        assert (findings["the server's certificate"].found, findings["the server's certificate"].advice) == (
+            "729 days left",
+            "",
+        )
+        assert (findings["clock"].advice, findings["server"].advice) == ("", "")
+        assert findings["free space"].found.endswith(" GB at the server")
+        assert clients == {"alice: 0.0.1": f"upgrade to {__version__}, one by one", f"bob: {__version__}": ""}
+        # Seen from a machine whose clock is an hour behind.
+        monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        (clock,) = (each for each in doctor._deployment(grid.address, federation / "server") if each.what == "clock")
+        assert clock.advice == "set the clock of one of the two machines"
