@@ -58,7 +58,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
 KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
     **KEPT,
     # The mean alone: no client's own.
-    events.Evaluated: frozenset(events.Evaluated.model_fields),
+    events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
     events.UpdateReceived: frozenset(
         {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
     ),

@@ -2,7 +2,7 @@ import pytest
 
 from plait.rounds import events
 from plait.rounds.events import EVENTS, Event
-from plait.rounds.withheld import KEPT, screened
+from plait.rounds.withheld import KEPT, KEPT_MASKED, screened
 
 # What a client computes from its data, by event; somebody has decided for every other field that it may be read.
 LEFT_OUT = {
@@ -17,7 +17,7 @@ LEFT_OUT = {
     "reply_received": {"uplink_bytes"},
     "round_finished": {"clipped", "weight_capped", "diagnostics"},
 }  # fmt: skip
-AS_A_WHOLE = {"evaluated", "step_taken_back", "reference"}
+AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked"}
 
 
 @pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)
@@ -60,3 +60,13 @@ def test_an_update_has_the_size_that_its_encoding_aims_at():
     update = events.UpdateReceived(round=1, client="a", uplink_bytes=1017, codec="trellis", train_loss=2.0, tokens=9)
     kept = screened(update, update_bytes=1000)
     assert kept == events.UpdateReceived(round=1, client="a", uplink_bytes=1000, codec="trellis")
+
+
+def test_under_masks_the_mean_is_kept_and_no_client_s_own():
+    mean = events.Evaluated(round=1, loss=2.0, by_client={"a": events.ClientScore(loss=3.0)})
+    assert screened(mean, update_bytes=1) is None
+    assert screened(mean, update_bytes=None) == mean.model_copy(update={"by_client": {}})
+    update = events.UpdateReceived(round=1, client="a", uplink_bytes=1017, codec="ring", train_loss=2.0, examples=9)
+    kept = screened(update, update_bytes=None)
+    assert kept == events.UpdateReceived(round=1, client="a", uplink_bytes=1017, codec="ring")
+    assert KEPT_MASKED.keys() == KEPT.keys()
