@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plait.cli.output import print_json
+from plait.errors import ConfigError
 
 if TYPE_CHECKING:
     from plait.rounds.evaluation import ClientLoss
 
+_SEQ_LEN, _BATCH_SIZE, _MAX_SEQUENCES = 128, 4, 64
+
 
 def evaluate(
     adapter: Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")],
-    data: Annotated[str, typer.Option("--data", help="Data, as in plait simulate.")],
+    data: Annotated[str, typer.Option("--data", help="Data, as in plait simulate.")] = "",
+    on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--on",
+            metavar="RUN",
+            help="Instead of --data: the held-out data of an earlier simulated run's clients, to measure what was "
+            "forgotten; may be repeated.",
+        ),
+    ] = None,
     columns: Annotated[
         str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
@@ -32,19 +45,32 @@ def evaluate(
             "pairs and kto for verdicts.",
         ),
     ] = "",
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = _SEQ_LEN,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = _BATCH_SIZE,
     max_sequences: Annotated[
         int, typer.Option("--max-sequences", min=1, help="Most sequences to evaluate, spread evenly over the data.")
-    ] = 64,
+    ] = _MAX_SEQUENCES,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Evaluate a base with and without an adapter.
+    """Evaluate a base with and without an adapter, or an adapter on what earlier runs learned.
 
     Example: plait eval --adapter runs/first/adapter --data my.jsonl
     """
+    if bool(data) == bool(on):
+        has = "both --data and --on" if data else "no data"
+        raise ConfigError(f"plait eval has {has}, expected one of --data, --on")
+    if on:
+        numbers = {
+            "--seq-len": seq_len != _SEQ_LEN,
+            "--batch-size": batch_size != _BATCH_SIZE,
+            "--max-sequences": max_sequences != _MAX_SEQUENCES,
+        }
+        texts = {"--columns": columns, "--split": split, "--base": base, "--objective": objective}
+        _check_unused({**texts, **numbers})
+        _show_forgetting(adapter, on, device=device, dtype=dtype, json_output=json_output)
+        return
     from plait.api.evaluate import evaluate as evaluated
 
     found = evaluated(
@@ -78,6 +104,46 @@ def evaluate(
     )
     from rich.console import Console
 
+    Console().print(to_rich(table))
+
+
+def _check_unused(given: Mapping[str, object]) -> None:
+    """Everything about an earlier run's data stands in its own settings."""
+    for option, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"{option} is given with --on, expected without: the earlier run's settings say it")
+
+
+def _show_forgetting(adapter: Path, earlier: list[Path], *, device: str, dtype: str, json_output: bool) -> None:
+    from plait.api.forgetting import forgetting
+
+    found = forgetting(adapter, earlier, device=device, dtype=dtype, quiet=json_output)
+    if json_output:
+        print_json({each.run: each.figures for each in found})
+        return
+    from rich.console import Console
+
+    from plait.report import Table, to_rich
+    from plait.report.wording import change_text, within_text
+
+    table = Table(
+        title="On the held-out data of earlier runs",
+        headings=("run", "base", "its own adapter", "this adapter", "forgotten"),
+        rows=tuple(
+            (
+                each.run,
+                f"{each.base.loss:.3f}",
+                f"{each.then.loss:.3f}",
+                f"{each.now.loss:.3f}",
+                ""
+                if each.now.change is None
+                else within_text(change_text(each.now.change, 0.0), each.now.change_margin),
+            )
+            for each in found
+        ),
+        note="Mean losses over all clients; the last column is this adapter's loss less the earlier run's own, by "
+        "sequence, with a 95 % interval: above zero it was forgotten.",
+    )
     Console().print(to_rich(table))
 
 
