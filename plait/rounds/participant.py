@@ -307,7 +307,10 @@ class Participant:
         }
         session = self._masking.roster_for(header.run_id, "train", job.settings.round).session
         reply = self._masking.masked(session, numbers, encode_figures(figures, TRAINING), received=header.result_digest)
-        return encode_reply(reply)
+        update = encode_reply(reply)
+        if self._policy:
+            self._policy.check_upload(len(update))
+        return update
 
     def _evaluated(
         self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings

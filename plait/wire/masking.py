@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from plait.errors import PeerError
+from plait.secagg.ring import LEAST_BITS, MOST_BITS
 from plait.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds
@@ -17,7 +18,6 @@ from plait.wire import bounds
 PURPOSES = ("train", "evaluate")
 _PLACE_BYTES = 2
 _MOST_PART_BYTES = 256
-_MOST_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _read_roster(message: pb.MaskRoster, session: Session) -> Roster:
     return Roster(
         session,
         tuple(_read_offer(offer) for offer in message.offers),
-        bounds.integer("bits of the ring", message.bits, minimum=1, maximum=_MOST_BITS),
+        bounds.integer("bits of the ring", message.bits, minimum=LEAST_BITS, maximum=MOST_BITS),
         bounds.positive("unit of the grid", message.unit),
         bounds.integer("numbers of the masked sum", message.size),
         bounds.integer("figures of the masked sum", message.figures, maximum=MOST_FIGURES),
