@@ -34,7 +34,7 @@ class Proposal:
         config = self.config
         examples = config.batch_size * config.gradient_accumulation_steps
         sides = config.sequences_an_example
-        tokens = config.local_steps * examples * sides * config.seq_len
+        tokens = config.most_steps * examples * sides * config.seq_len
         each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
         learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
         losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
@@ -51,7 +51,7 @@ class Proposal:
                 f"on {shown(config.target_modules)}{trainer}"
             ),
             (
-                f"a round trains {config.local_steps:,} steps of {each} x {config.seq_len:,} tokens{learned}: "
+                f"a round trains {_steps(config)} steps of {each} x {config.seq_len:,} tokens{learned}: "
                 f"at most {tokens:,} tokens of {shown(self.data)}"
             ),
             self._sent,
@@ -89,3 +89,8 @@ def _rule(text: str) -> str:
     """A rule's name and options; of one that only the server has, the name that it states."""
     name, options = parse_choice(text)
     return f"{options.get('name', name)}, which only the server has" if name == STATED else text
+
+
+def _steps(config: RunConfig) -> str:
+    """The steps of a round, which may follow this client's speed."""
+    return f"{config.local_steps:,}" if config.most_steps == config.local_steps else f"1 to {config.most_steps:,}"

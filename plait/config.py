@@ -54,6 +54,8 @@ _CHOICES = frozenset({"rule", "server-optimizer", "loss", "objective"})
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
 _MOST_TOKENS = 1 << 24
+MOST_STEPS_RATIO = 4
+"""Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
 # Part of a module name. PEFT would read anything else as a regular expression.
@@ -188,6 +190,13 @@ class RunConfig(BaseModel, frozen=True):
     ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
     local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps per client and round")] = 4
+    step_budget: Annotated[
+        Literal["equal", "speed"],
+        Field(
+            description="steps of a client in a round: local-steps for all, or, by the speed that rounds before have "
+            "measured, so many that all answer together: local-steps on average, 1 to 4 times as many each"
+        ),
+    ] = "equal"
     batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
     gradient_accumulation_steps: Annotated[
         int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes per optimizer step")
@@ -425,6 +434,24 @@ class RunConfig(BaseModel, frozen=True):
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
                 "them: clients that train together cannot be released one by one"
             )
+        if self.step_budget == "speed":
+            for name, value in (
+                ("scaffold", self.scaffold),
+                ("feddyn", self.feddyn),
+                ("dp", self.dp != "off"),
+                ("side-by-side", self.side_by_side > 1),
+                ("secure-aggregation", self.secure_aggregation),
+            ):
+                if value:
+                    raise ValueError(
+                        f"step-budget is 'speed' and {name} is {str(getattr(self, name.replace('-', '_'))).lower()}, "
+                        "expected one of them: it counts on equal steps of all clients"
+                    )
+        if self.devices and self.secure_aggregation:
+            raise ValueError(
+                f"devices is '{self.devices}' and secure-aggregation is true, expected one of them: a virtual clock "
+                "does not know what masking takes"
+            )
         if self.devices and self.side_by_side > 1:
             raise ValueError(
                 f"devices is '{self.devices}' and side-by-side is {self.side_by_side}, expected one of them: devices "
@@ -584,6 +611,11 @@ class RunConfig(BaseModel, frozen=True):
     def cohort_size(self) -> int:
         """Clients that train in one round."""
         return self.clients_per_round or self.clients
+
+    @property
+    def most_steps(self) -> int:
+        """Steps that one client may be asked for in one round."""
+        return self.local_steps * (MOST_STEPS_RATIO if self.step_budget == "speed" else 1)
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:

@@ -168,10 +168,10 @@ class Policy(BaseModel, frozen=True):
         if Option.TOKENS in method_named(config.method).options:
             self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", config.virtual_tokens)
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
-        self._at_most("max-local-steps", "the run asks for local steps:", config.local_steps)
+        self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
-        examples = config.local_steps * config.batch_size * config.gradient_accumulation_steps
+        examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
         tokens = examples * config.seq_len * config.sequences_an_example
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         self._check_privacy(config)

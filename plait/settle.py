@@ -107,7 +107,14 @@ class Settled:
     def tasks(self) -> TaskSettings:
         """The settings of all tasks."""
         config = self.config
-        return TaskSettings(_task_settings(config), config.rounds, config.seed, self.rule, new_factors=self.new_factors)
+        return TaskSettings(
+            _task_settings(config),
+            config.rounds,
+            config.seed,
+            self.rule,
+            new_factors=self.new_factors,
+            most_steps=config.most_steps if config.step_budget == "speed" else 0,
+        )
 
     @property
     def privacy(self) -> ClientPrivacy | None:
@@ -152,6 +159,7 @@ class Settled:
             norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
+            by_speed=config.step_budget == "speed",
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config),
@@ -223,6 +231,12 @@ def _rule_of(config: RunConfig) -> Rule:
         raise ConfigError(
             f"rule is '{rule.name}' and secure-aggregation is true, expected a linear rule, which needs no more than "
             f"the sum of all updates: {linear}"
+        )
+    if config.step_budget == "speed" and not (rule.linear and rule.continuous):
+        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear and other.continuous)
+        raise ConfigError(
+            f"rule is '{rule.name}' and step-budget is 'speed', expected a linear rule, for which updates of different "
+            f"numbers of steps can be normalised: {linear}"
         )
     if config.given_own_share and not _can_have_own(rule):
         raise ConfigError(

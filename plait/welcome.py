@@ -20,9 +20,9 @@ WELCOME_KEYS = frozenset(
         "base", "revision", "labels", "method", "rank", "alpha", "client-ranks", "rank-pattern", "bias",
         "virtual-tokens", "dropout", "target-modules",
         # How clients train and measure.
-        "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate", "lr-schedule",
-        "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss", "proximal", "feddyn", "moments",
-        "own-share", "scaffold", "trainer",
+        "local-steps", "step-budget", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
+        "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss", "proximal", "feddyn",
+        "moments", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",

@@ -52,7 +52,7 @@ def test_a_hyper_parameter_is_one_field_and_then_travels_and_is_bounded(monkeypa
     made = module("plait_settings_with_one_more", patched("plait/wire/settings.py"), monkeypatch)
     assert made.Settings(**VALUES).text == Settings(**VALUES).text
     settings = made.Settings(**VALUES, lasso=0.5)
-    of_task = {name: getattr(settings, name) for name in ("seed", "round", "done_steps", "trained")}
+    of_task = {name: getattr(settings, name) for name in ("seed", "round", "done_steps", "trained", "steps")}
     assert made.settings_from(settings.text, of_task) == settings
     with pytest.raises(PeerError, match=r"lasso is -1\.0, expected 0 or more"):
         _ = made.Settings(**VALUES, lasso=-1.0).text

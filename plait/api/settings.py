@@ -45,6 +45,7 @@ class RunSettings(TypedDict, total=False):
     dp_epsilon: float
     dp_delta: float
     local_steps: int
+    step_budget: Literal["equal", "speed"]
     batch_size: int
     gradient_accumulation_steps: int
     seq_len: int

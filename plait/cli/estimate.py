@@ -33,7 +33,7 @@ def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:
 def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, evaluates: bool) -> float | None:
     """The run's time by the virtual clock of its fleet; None without one."""
     from plait.simulation.fleet import load_fleet
-    from plait.simulation.virtual_time import Messages, predicted_s
+    from plait.simulation.virtual_time import Sizes, predicted_s
 
     if not settled.config.devices:
         return None
@@ -41,7 +41,11 @@ def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, eval
     return predicted_s(
         load_fleet(settled.config.devices, base_parameters=blueprint.base_parameters),
         settled.plan,
-        Messages(math.ceil(size * settled.codec.bits / 8), math.ceil(size * bits_down / 8)),
+        Sizes(
+            payload_bytes=math.ceil(size * settled.codec.bits / 8),
+            broadcast_bytes=math.ceil(size * bits_down / 8),
+            example_tokens=settled.config.seq_len * settled.config.sequences_an_example,
+        ),
         evaluates=evaluates,
     )
 

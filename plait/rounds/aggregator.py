@@ -42,6 +42,7 @@ from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clippe
 from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, advance
+from plait.rounds.step_budget import normalised
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
@@ -95,11 +96,13 @@ class Stored:
 
     Attributes:
         examples: that it stands for, as its header says.
+        steps: that the client was asked for; 0 if all were asked for as many.
     """
 
     track: int
     examples: int
     norms: Norms
+    steps: int = 0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -148,7 +151,9 @@ class Aggregator:
             received=state.tracks[track].shadow,
         )
 
-    def open(self, state: RunState, number: int, client: str, update: bytes) -> tuple[Opened, Stored]:
+    def open(
+        self, state: RunState, number: int, client: str, update: bytes, *, steps: int = 0
+    ) -> tuple[Opened, Stored]:
         """A stored update of a client who may be away by now, so that the update itself has to say its track.
 
         Raises:
@@ -158,7 +163,7 @@ class Aggregator:
         said = received.header.spec_digest
         track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
         opened = check_update(received, self.expected(state, number, client, track))
-        return opened, self.stored(opened, state, track)
+        return opened, self.stored(opened, state, track, steps=steps)
 
     def check(self, opened: Opened, expected: Expected, track: int) -> None:
         """Refuse what no rule could fold, or this one not in this round, before it is stored.
@@ -173,10 +178,10 @@ class Aggregator:
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
-    def stored(self, opened: Opened, state: RunState, track: int) -> Stored:
-        """What is to be known of an update once it is stored."""
+    def stored(self, opened: Opened, state: RunState, track: int, *, steps: int = 0) -> Stored:
+        """What is to be known of an update once it is stored; `steps` is what its client was asked for."""
         norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
-        return Stored(track, opened.header.examples, norms)
+        return Stored(track, opened.header.examples, norms, steps)
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are.
@@ -235,7 +240,9 @@ class Aggregator:
         elif self.masked:
             outcome, update_length, folded = self._fold_masked(self.masked, state, context)
         else:
-            outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks)
+            steps = {client: stored[client].steps for client in check.accepted}
+            factors = normalised(steps, weights) if all(steps.values()) else {}
+            outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks, factors)
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
@@ -306,6 +313,7 @@ class Aggregator:
         check: NormCheck,
         weight_of: Mapping[str, float],
         tracks: Mapping[str, int],
+        factors: Mapping[str, float],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self.rule.begin(context)
         observer = self._observer(context)
@@ -316,6 +324,10 @@ class Aggregator:
             opened = open_update(self._load(context.round, client), expected)
             contribution = self._contribution(opened, expected, tracks[client])
             contribution = replace(contribution, weight=weight_of.get(client, 1.0))
+            if (factor := factors.get(client, 1.0)) != 1.0:
+                delta = contribution.delta
+                delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
+                contribution = replace(contribution, delta=delta)
             if self.norm_bound.policy is NormPolicy.CLIP:
                 geometry, received = contribution.geometry, contribution.received
                 delta = clipped(contribution.delta, received, geometry, check.limits)

@@ -14,6 +14,7 @@ from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
+    ClientReplaced,
     ClientsDescribed,
     Evaluated,
     Event,
@@ -21,6 +22,7 @@ from plait.rounds.events import (
     PrivacySpent,
     PrivacyStarted,
     RoundFinished,
+    RoundStarted,
     StepTakenBack,
     UpdateReceived,
     UpdateRefused,
@@ -28,6 +30,7 @@ from plait.rounds.events import (
 from plait.rounds.recorded import evaluations_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import Standing
 from plait.trust.keys import verify
 from plait.wire.signature import read_signed
@@ -133,6 +136,7 @@ def replay(
     """
     received: dict[int, dict[str, UpdateReceived]] = {}
     keys: dict[str, bytes] = {}
+    steps: dict[tuple[int, str], int] = {}
     refused: set[tuple[int, str, str]] = set()
     done = 0
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
@@ -151,6 +155,8 @@ def replay(
             _check_same(state.round, str(fields["adapter"]), event.adapter)
         elif isinstance(event, ClientsDescribed):
             keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
+        elif isinstance(event, (RoundStarted, ClientReplaced)):
+            steps |= steps_in(event)
         elif isinstance(event, UpdateReceived):
             received.setdefault(event.round, {})[event.client] = event
         elif isinstance(event, RoundFinished):
@@ -160,7 +166,10 @@ def replay(
             # With secure aggregation only the sum is stored.
             updates = {} if aggregator.masked else received.get(number, {})
             stored = {
-                client: _stored(directory, aggregator, state, number, client, update, keys.get(client, b""))
+                client: replace(
+                    _stored(directory, aggregator, state, number, client, update, keys.get(client, b"")),
+                    steps=steps.get((number, client), 0),
+                )
                 for client, update in sorted(updates.items())
             }
             try:

@@ -36,6 +36,7 @@ from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.step_budget import Paces, budget
 from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
@@ -63,6 +64,7 @@ class RunPlan:
         attempts: attempts at a round that falls below its quorum.
         weight_ratio: largest weight, as a multiple of the round's median.
         keep_updates: whether updates stay in the spool after their round.
+        by_speed: whether each client takes as many steps as its speed allows (see step_budget.py).
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
         watch: what follows from its evaluations.
     """
@@ -82,6 +84,7 @@ class RunPlan:
     weighting: Weighting = Weighting.EXAMPLES
     weight_ratio: float = WEIGHT_RATIO
     keep_updates: bool = False
+    by_speed: bool = False
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
 
@@ -127,6 +130,8 @@ class Coordinator:
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
         self._ended = False
+        self._paces = Paces()
+        self._steps: dict[tuple[int, str], int] = {}
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -149,6 +154,8 @@ class Coordinator:
         try:
             if recorded.finished < state.round:
                 self._conclude(state, recorded)
+            self._steps = dict(recorded.steps)
+            self._paces = Paces.of(read_events(self.directory.ledger) if self.plan.by_speed else ())
             self._standing = standing_after(each for each in recorded.held_out if each.round < state.round)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and self._is_over(state.round, self._standing.after(newest)):
@@ -375,7 +382,10 @@ class Coordinator:
             seed=plan.seed,
             round_number=number,
         )
-        self.ledger.append(events.RoundStarted(round=number, cohort=chosen))
+        steps_of = self._budget(number, chosen)
+        self._tell(
+            events.RoundStarted(round=number, cohort=chosen, steps=steps_of and {c: steps_of(c) for c in chosen})
+        )
         replacements = (name for name in reserve if name in here and name not in stored)
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
@@ -397,13 +407,27 @@ class Coordinator:
                     continue
                 self._doubt(roster, answer)
                 if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
-                    self.ledger.append(events.ClientReplaced(round=number, client=client, by=name))
+                    steps = steps_of(name) if steps_of else None
+                    self._tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
                     dispatch.ask(name)
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         self._note_spans(number, roster)
         for client in late:
             self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
+
+    def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
+        """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
+        if not self.plan.by_speed:
+            return None
+        self._steps = {asked: steps for asked, steps in self._steps.items() if asked[0] == number}
+        planned = budget(self.plan.settings.local_steps, sorted(cohort), self._paces.known)
+        return lambda client: self._steps.setdefault((number, client), planned.steps_of(client))
+
+    def _tell(self, event: events.Event) -> None:
+        """Record an event from which clients' paces follow."""
+        self.ledger.append(event)
+        self._paces.take(event)
 
     def _deadline(self) -> float | None:
         """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
@@ -420,7 +444,9 @@ class Coordinator:
         clients = {node: client for client, node in roster.nodes.items()}
         for span in self.channel.clock.spans():
             told = {name: value for name, value in asdict(span).items() if name != "node"}
-            self.ledger.note(events.DeviceWorked(round=number, client=clients[span.node], **told))
+            worked = events.DeviceWorked(round=number, client=clients[span.node], **told)
+            self.ledger.note(worked)
+            self._paces.take(worked)
 
     @staticmethod
     def _doubt(roster: Roster, answer: Answer) -> None:
@@ -440,7 +466,7 @@ class Coordinator:
         if not self.plan.keep_updates:
             self.directory.clear_updates()
         if state.finished:
-            self.ledger.append(state.finished)
+            self._tell(state.finished)
 
     def _recover(
         self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Stored]
@@ -450,7 +476,8 @@ class Coordinator:
         if update is None:
             return
         try:
-            opened, stored[client] = self._aggregator.open(state, number, client, update)
+            steps = self._steps.get((number, client), 0)
+            opened, stored[client] = self._aggregator.open(state, number, client, update, steps=steps)
         except PeerError:
             return
         if (number, client) not in recorded.received:
@@ -576,7 +603,8 @@ class Coordinator:
     def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
         if purpose is Purpose.EVALUATE:
             return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
-        return TrainTask(self._settings.to_train(number, client), broadcast, base)
+        steps = self._steps.get((number, client), 0)
+        return TrainTask(self._settings.to_train(number, client, steps=steps), broadcast, base)
 
     def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Stored | None:
         """Store an update if it is usable."""
@@ -586,38 +614,41 @@ class Coordinator:
         except UpdateRefused as refused:
             self._log_refusal(expected.round, answer, refused.reason, str(refused))
             return None
-        stored = self._aggregator.stored(opened, state, track)
+        steps = self._steps.get((expected.round, expected.client), 0)
+        stored = self._aggregator.stored(opened, state, track, steps=steps)
         self.directory.store_update(expected.round, expected.client, update)
-        self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes)
+        took_s = None if self.channel.clock.is_virtual else round(answer.took_s, 3)
+        self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes, took_s=took_s)
         return stored
 
-    def _log_update(self, opened: Opened, norms: Norms, *, uplink_bytes: int) -> None:
+    def _log_update(self, opened: Opened, norms: Norms, *, uplink_bytes: int, took_s: float | None = None) -> None:
         metrics = opened.header.metrics
         # Proof that the client's key signed this update, for when the update itself is gone.
-        self.ledger.note(
-            events.UpdateReceived(
-                round=opened.header.round,
-                client=opened.header.client,
-                uplink_bytes=uplink_bytes,
-                payload_bytes=opened.encoding.payload_bytes,
-                envelope_bytes=opened.encoding.envelope_bytes,
-                codec=opened.encoding.codec,
-                bits_per_parameter=opened.encoding.bits_per_parameter,
-                distortion=metrics.get("distortion"),
-                codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
-                examples=opened.header.examples,
-                tokens=int(metrics.get("train_tokens", 0)),
-                train_loss=metrics.get("train_loss"),
-                first_loss=metrics.get("first_loss"),
-                learning_rate=metrics.get("learning_rate"),
-                shortened=metrics.get("shortened"),
-                train_s=metrics.get("train_s"),
-                digest=opened.delta.digest().hex(),
-                norms={figure: norm for figure, norm in norms.items() if norm},
-                signed=opened.signed.hex() if opened.signature else None,
-                signature=opened.signature.hex() if opened.signature else None,
-            )
+        received = events.UpdateReceived(
+            round=opened.header.round,
+            client=opened.header.client,
+            uplink_bytes=uplink_bytes,
+            payload_bytes=opened.encoding.payload_bytes,
+            envelope_bytes=opened.encoding.envelope_bytes,
+            codec=opened.encoding.codec,
+            bits_per_parameter=opened.encoding.bits_per_parameter,
+            distortion=metrics.get("distortion"),
+            codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
+            examples=opened.header.examples,
+            tokens=int(metrics.get("train_tokens", 0)),
+            train_loss=metrics.get("train_loss"),
+            first_loss=metrics.get("first_loss"),
+            learning_rate=metrics.get("learning_rate"),
+            shortened=metrics.get("shortened"),
+            train_s=metrics.get("train_s"),
+            took_s=took_s,
+            digest=opened.delta.digest().hex(),
+            norms={figure: norm for figure, norm in norms.items() if norm},
+            signed=opened.signed.hex() if opened.signature else None,
+            signature=opened.signature.hex() if opened.signature else None,
         )
+        self.ledger.note(received)
+        self._paces.take(received)
 
     def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
         return replace(

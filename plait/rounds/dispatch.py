@@ -6,7 +6,7 @@ A client that lost its adapter says so and is sent the whole one at once. Every 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.errors import PeerError
@@ -32,6 +32,7 @@ class Answer:
     Attributes:
         given_up: why the client was given up, if that is why there is no reply.
         waited_s: how long it was waited for then.
+        took_s: from the task to the reply, on the channel's clock.
     """
 
     client: str
@@ -39,6 +40,7 @@ class Answer:
     uplink_bytes: int
     given_up: Reason | None = None
     waited_s: float = 0.0
+    took_s: float = 0.0
 
     @property
     def needs_full(self) -> bool:
@@ -120,8 +122,9 @@ class Dispatch:
                 continue  # was not asked, or has answered
             answer = self._decode(client, raw)
             if not answer.needs_full or client in self._sent_whole:
-                self._took_s.append(self.channel.clock.now() - self._asked_at[client])
-                return answer
+                took_s = self.channel.clock.now() - self._asked_at[client]
+                self._took_s.append(took_s)
+                return replace(answer, took_s=took_s)
             self.ledger.note(
                 events.UpdateRefused(
                     round=self.number,

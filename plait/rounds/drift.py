@@ -66,7 +66,7 @@ class Scaffold:
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """Add the correction to the job; training applies a part of it with every step."""
         correction = _correction(job, kept)
-        step = None if correction is None else correction / np.float32(job.settings.local_steps)
+        step = None if correction is None else correction / np.float32(job.settings.steps_taken)
         return replace(job, carried=replace(job.carried, drift=step))
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:

@@ -336,20 +336,22 @@ class ClientTurnedAway(Event):
 
 
 class RoundStarted(Event):
-    """`cohort` are the clients selected to train in `round`."""
+    """`cohort` are the clients selected to train in `round`; `steps` their optimizer steps, where each has its own."""
 
     event = "round_started"
     round: Count
     cohort: tuple[str, ...] = ()
+    steps: Mapping[str, Count] | None = None
 
 
 class ClientReplaced(Event):
-    """In `round`, `client` failed and `by` replaces it."""
+    """In `round`, `client` failed and `by` replaces it, with `steps` of its own where each client has."""
 
     event = "client_replaced"
     round: Count
     client: str
     by: str
+    steps: Count | None = None
 
 
 class RoundMissed(Event):
@@ -453,6 +455,7 @@ class UpdateReceived(Event):
         learning_rate: peak learning rate; None if its trainer does not report it.
         shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
         train_s: seconds that it trained.
+        took_s: seconds from task to answer; None on a virtual clock, whose times are in `DeviceWorked`.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.norm_bound`).
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
@@ -476,6 +479,7 @@ class UpdateReceived(Event):
     learning_rate: Number | None = None
     shortened: Number | None = None
     train_s: Number | None = None
+    took_s: Number | None = None
     digest: str = ""
     norms: Mapping[str, Number] = {}
     signed: str | None = None

@@ -6,11 +6,12 @@ Knows only events; the coordinator decides what they mean for the next round.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plait.rounds.channel import Purpose
 from plait.rounds.events import (
+    ClientReplaced,
     ClientsDescribed,
     EndedEarly,
     Evaluated,
@@ -26,6 +27,7 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
+from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import standing_after
 
 
@@ -92,6 +94,7 @@ class Recorded:
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
         ended_early: whether it records that the run ended before its last round.
         spent: rounds after which it records the privacy spent.
+        steps: that clients were asked for, by round and client, where each has its own number.
     """
 
     begun: bool
@@ -104,6 +107,7 @@ class Recorded:
     taken_back: frozenset[int]
     ended_early: bool
     spent: frozenset[int]
+    steps: Mapping[tuple[int, str], int]
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
@@ -127,4 +131,10 @@ class Recorded:
             taken_back=frozenset(event.round for event in events if isinstance(event, StepTakenBack)),
             ended_early=any(isinstance(event, EndedEarly) for event in events),
             spent=frozenset(event.round for event in events if isinstance(event, PrivacySpent)),
+            steps={
+                asked: number
+                for event in events
+                if isinstance(event, (RoundStarted, ClientReplaced))
+                for asked, number in steps_in(event).items()
+            },
         )

@@ -63,7 +63,8 @@ class Terms:
                 self._check_round(task.session.round, least=int(task.session.purpose == "train"))
             case TrainTask():
                 self._check_round(task.settings.round, least=1)
-                self._check_settings(task.settings, self.tasks.to_train(task.settings.round, self.client))
+                number, steps = task.settings.round, self._steps(task.settings.steps)
+                self._check_settings(task.settings, self.tasks.to_train(number, self.client, steps=steps))
             case EvaluateTask():
                 self._check_round(task.settings.round, least=0)
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
@@ -88,6 +89,13 @@ class Terms:
     def _check_round(self, number: int, *, least: int) -> None:
         if not least <= number <= self.tasks.rounds:
             raise PolicyError(f"round of the task is {number}, expected {least} to {self.tasks.rounds}")
+
+    def _steps(self, asked: int) -> int:
+        """The steps that a task may ask for; 0 if all clients take as many."""
+        most = self.tasks.most_steps
+        if most and not 1 <= asked <= most:
+            raise PolicyError(f"steps of the task are {asked}, expected 1 to {most} as the run configuration says")
+        return asked if most else 0
 
     @staticmethod
     def _check_settings(got: Settings, expected: Settings) -> None:

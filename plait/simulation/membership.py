@@ -18,7 +18,8 @@ from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.privacy.membership import Attack, exposure
-from plait.rounds.events import Event, UpdateReceived
+from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
+from plait.rounds.step_budget import steps_in
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise
@@ -69,15 +70,21 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
         DataError: no client trained.
     """
     rounds: dict[str, list[int]] = {}
+    steps: dict[tuple[int, str], int] = {}
     for event in recorded:
-        if isinstance(event, UpdateReceived):
+        if isinstance(event, (RoundStarted, ClientReplaced)):
+            steps |= steps_in(event)
+        elif isinstance(event, UpdateReceived):
             rounds.setdefault(event.client, []).append(event.round)
     members: list[Example] = []
     others: list[Example] = []
     for index in range(run.config.clients):
         client = simulation.model(index)
         if client.client in rounds:
-            each = [run.settled.tasks.to_train(number, client.client) for number in rounds[client.client]]
+            each = [
+                run.settled.tasks.to_train(number, client.client, steps=steps.get((number, client.client), 0))
+                for number in rounds[client.client]
+            ]
             members += _trained_on(client, run.ranks.master.spec, each)
             others += client.split(run.ranks.master.spec, _unbounded(each[0])).held_out
     return Sides.of(members, others, most)
@@ -190,7 +197,7 @@ def _trained_on(client: PeftLocalModel, spec: AdapterSpec, each: Sequence[Settin
         split = client.split(spec, _unbounded(settings))
         if client.own_trainer is not None:
             return list(split.train)
-        visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+        visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
         seen.update(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
     train = client.split(spec, _unbounded(each[0])).train
     return [train[index] for index in sorted(seen)]

@@ -143,11 +143,12 @@ class Simulation:
         if isinstance(read, MaskingTask):
             return 0.0
         settings = read.settings
+        tokens = settings.seq_len * settled.config.sequences_an_example
         if isinstance(read, TrainTask):
-            examples = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
-            return float(examples * settings.seq_len)
+            examples = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
+            return float(examples * tokens)
         own = settled.config.ranks[node % len(settled.config.ranks)]
         spec = ranks.adapters[ranks.track_for(own)].spec
         sequences = self.model(node).data_size(spec, settings).held_out_examples
         times = 2 if share_measured(settings) else 1
-        return times * sequences * settings.seq_len / PASSES_OF_TRAINING
+        return times * sequences * tokens / PASSES_OF_TRAINING

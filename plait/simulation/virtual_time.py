@@ -19,6 +19,7 @@ from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import choose_cohort, sample_cohort
 from plait.rounds.run_view import RunView
+from plait.rounds.step_budget import Pace, budget
 from plait.simulation.virtual_clock import VirtualChannel, VirtualClock
 
 PASSES_OF_TRAINING = 3.0
@@ -55,31 +56,33 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
 
 
 @dataclass(frozen=True)
-class Messages:
-    """The sizes of a planned run's messages.
+class Sizes:
+    """The sizes of a planned run.
 
     Attributes:
         payload_bytes: of an update.
         broadcast_bytes: of a round's new adapter.
+        example_tokens: of a training example, with padding.
     """
 
     payload_bytes: int
     broadcast_bytes: int
+    example_tokens: int
 
 
-def predicted_s(fleet: Fleet, plan: RunPlan, messages: Messages, *, evaluates: bool) -> float:
+def predicted_s(fleet: Fleet, plan: RunPlan, sizes: Sizes, *, evaluates: bool) -> float:
     """The virtual time of a run that has not begun.
 
     Args:
         fleet: its devices.
         plan: its rounds. Every client is taken to have as many held-out sequences as are evaluated at most.
-        messages: the sizes of what is sent.
+        sizes: of its messages and examples.
         evaluates: whether the run evaluates.
 
     Raises:
         ConfigError: too few devices are ever on at the same time.
     """
-    planned = _Planned(fleet, plan, messages)
+    planned = _Planned(fleet, plan, sizes)
     everyone = _names(range(plan.clients))
     count = plan.eval_clients or plan.clients
     evaluators = sample_cohort(everyone, count, seed=plan.seed, round_number=0)
@@ -94,24 +97,21 @@ def predicted_s(fleet: Fleet, plan: RunPlan, messages: Messages, *, evaluates: b
 class _Planned:
     """The round loop with messages of the planned sizes and no training behind them."""
 
-    def __init__(self, fleet: Fleet, plan: RunPlan, messages: Messages) -> None:
-        settings = plan.settings
-        examples = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
-        self._work = {
-            Purpose.TRAIN: float(examples * settings.seq_len),
-            Purpose.EVALUATE: settings.max_held_out_sequences * settings.seq_len / PASSES_OF_TRAINING,
-        }
+    def __init__(self, fleet: Fleet, plan: RunPlan, sizes: Sizes) -> None:
+        self._sizes = sizes
         replies = {
-            Purpose.TRAIN: bytes(messages.payload_bytes + _MESSAGE_BYTES),
+            Purpose.TRAIN: bytes(sizes.payload_bytes + _MESSAGE_BYTES),
             Purpose.EVALUATE: bytes(_MESSAGE_BYTES),
         }
         self.clock = VirtualClock(fleet)
         self._plan = plan
         self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
-        self._step = (bytes(_MESSAGE_BYTES + messages.broadcast_bytes), b"")
+        self._step = (bytes(_MESSAGE_BYTES + sizes.broadcast_bytes), b"")
         self._nothing = (bytes(_MESSAGE_BYTES), b"")
         self._up_to_date = set(range(plan.clients))
         self._asked = (Purpose.TRAIN, 0)
+        self._paces: dict[str, Pace] = {}
+        self._budget = budget(plan.settings.local_steps, (), self._paces)
 
     def train(self, number: int) -> None:
         plan = self._plan
@@ -120,6 +120,8 @@ class _Planned:
             cohort, reserve = choose_cohort(
                 _names(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
             )
+            if plan.by_speed:
+                self._budget = budget(plan.settings.local_steps, cohort, self._paces)
             if self.ask(Purpose.TRAIN, number, cohort, reserve, plan.cohort_size) >= plan.quorum:
                 break
         self._up_to_date.clear()
@@ -145,22 +147,34 @@ class _Planned:
                 elif given + waiting < wanted and (other := next(rest, None)) is not None:
                     waiting += 1
                     exchange.send(int(other), self._task(int(other)))
-        clock.spans()
+        for span in clock.spans():
+            train_s, name = span.worked_s - span.received_s, _name(span.node)
+            if purpose is Purpose.TRAIN and span.outcome == "answered" and train_s:
+                steps = self._budget.steps_of(name)
+                self._paces[name] = Pace(steps / train_s, span.ended_s - span.began_s - train_s)
         return given
 
     def _task(self, node: int) -> TaskParts:
         return self._nothing if node in self._up_to_date else self._step
 
     def _work_of(self, node: int, task: TaskParts) -> float:
-        del node, task
-        purpose, number = self._asked
-        is_twice = purpose is Purpose.EVALUATE and number == self._plan.rounds and self._plan.settings.own_share
-        return self._work[purpose] * (2 if is_twice else 1)
+        del task
+        (purpose, number), settings = self._asked, self._plan.settings
+        if purpose is Purpose.TRAIN:
+            steps = self._budget.steps_of(_name(node))
+            examples = steps * settings.batch_size * settings.gradient_accumulation_steps
+            return float(examples * self._sizes.example_tokens)
+        times = 2 if number == self._plan.rounds and settings.own_share else 1
+        return times * settings.max_held_out_sequences * self._sizes.example_tokens / PASSES_OF_TRAINING
 
 
 def _names(nodes: Sequence[int]) -> list[str]:
-    """Names that sort as the numbers do."""
-    return [f"{node:09d}" for node in nodes]
+    return [_name(node) for node in nodes]
+
+
+def _name(node: int) -> str:
+    """A name that sorts as the number does."""
+    return f"{node:09d}"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
                 "one that does, such as transformers' Trainer, for moments; nearest: --moments fresh"
             )
         loss = float(getattr(result, "training_loss", float("nan")))
-        steps = settings.local_steps * settings.gradient_accumulation_steps * settings.batch_size
+        steps = settings.steps_taken * settings.gradient_accumulation_steps * settings.batch_size
         tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
         return StepReport(loss, tokens, time.perf_counter() - started, _first_loss(trainer))
 
@@ -140,7 +140,7 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
     """The run's settings under the names of transformers' TrainingArguments; nothing is saved or reported."""
     return {
         "output_dir": output_dir,
-        "max_steps": settings.local_steps,
+        "max_steps": settings.steps_taken,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         # The run's schedule, by the round: a trainer that starts again in each round cannot follow it by the step.

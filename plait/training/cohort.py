@@ -65,7 +65,7 @@ def train_cohort(
         for block in fused.blocks
         for A, B in (pair for pair in block.pairs if pair is not None)
     }
-    for _ in range(all_inputs[0].settings.local_steps):
+    for _ in range(all_inputs[0].settings.steps_taken):
         _follow(stacks, learners)
         losses = [0.0] * len(learners)
         for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
@@ -84,7 +84,7 @@ def train_cohort(
 def _shape(inputs: TrainingInputs) -> tuple[object, ...]:
     settings = inputs.settings
     return (
-        settings.local_steps,
+        settings.steps_taken,
         settings.batch_size,
         settings.gradient_accumulation_steps,
         settings.trained,

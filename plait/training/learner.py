@@ -165,7 +165,10 @@ class Learner:
             optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
         before = optimizer.master.clone()
-        factor = schedule_factor(settings, settings.done_steps + len(self._losses))
+        # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
+        done = len(self._losses)
+        done = done if not settings.steps else done * settings.local_steps / settings.steps
+        factor = schedule_factor(settings, settings.done_steps + done)
         optimizer.step((self._rate or 1.0) * factor)
         predicted = _predicted_fall(gradient, before - optimizer.master, kept)
         limit = LARGEST_FALL * abs(loss)  # a user's own loss may be negative
@@ -213,7 +216,7 @@ class Learner:
         return LocalTraining(flat, report, self._optimizer.moments(steps))
 
 
-def schedule_factor(settings: Settings, step: int) -> float:
+def schedule_factor(settings: Settings, step: float) -> float:
     """Learning rate at a step of the whole run, as a fraction of its peak.
 
     Args:

@@ -120,7 +120,7 @@ class PeftLocalModel:
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
         """How much of the data a training visits, in its order."""
         split = self.split(spec, settings)
-        visits = settings.local_steps * settings.batch_size * settings.gradient_accumulation_steps
+        visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
         # One pass visits all; no further one adds anything.
         visited = islice(order(len(split.train), data_seed(settings.seed, split)), min(visits, len(split.train)))
         different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
@@ -214,7 +214,7 @@ class PeftLocalModel:
         settings = job.settings
         if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT:
             return None
-        shape = (settings.local_steps, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
+        shape = (settings.steps_taken, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self.base), job.spec.digest, job.base.digest, *shape)
 
     def train(self, job: TrainJob) -> Trained:

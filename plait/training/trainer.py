@@ -44,7 +44,7 @@ def train_steps(
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     references: References | None = None,
 ) -> LocalTraining:
-    """Train an adapter for `settings.local_steps` optimizer steps.
+    """Train an adapter for `settings.steps_taken` optimizer steps.
 
     The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
     and may be in bfloat16 (mixed precision with float32 masters, arXiv 1710.03740). The order of examples and dropout
@@ -81,7 +81,7 @@ def train_steps(
     objective = objective_named(settings.objective)
     references = references or References()
     if objective and objective.needs_reference:
-        visits = settings.local_steps * inputs.examples_a_step
+        visits = settings.steps_taken * inputs.examples_a_step
         visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
         references.learn(model, (examples[index] for index in visited), pad_token=pad_token)
     model.train()
@@ -94,7 +94,7 @@ def train_steps(
         )
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        for step in range(settings.local_steps):
+        for step in range(settings.steps_taken):
             follow(parameters, learner.values)
             batches, counted = learner.draw()
             step_loss = 0.0

@@ -168,20 +168,22 @@ class MaskUnmasking(_message.Message):
     def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json")
+    __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json", "steps")
     SEED_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     DONE_STEPS_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     JSON_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     seed: int
     round: int
     done_steps: int
     trained: Side
     digest: bytes
     json: str
-    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ...) -> None: ...
+    steps: int
+    def __init__(self, seed: _Optional[int] = ..., round: _Optional[int] = ..., done_steps: _Optional[int] = ..., trained: _Optional[_Union[Side, str]] = ..., digest: _Optional[bytes] = ..., json: _Optional[str] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("schema", "card", "update", "evaluation", "refusal", "masked")

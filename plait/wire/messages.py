@@ -261,6 +261,7 @@ def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:
         trained=_SIDES[SIDES.index(settings.trained)],
         digest=digest_of(text),
         json=text if whole else "",
+        steps=settings.steps,
     )
 
 
@@ -277,6 +278,7 @@ def _read_settings(message: pb.Settings, held: Callable[[bytes], str]) -> Settin
         "round": message.round,
         "done_steps": message.done_steps,
         "trained": trained,
+        "steps": message.steps,
     }
     return settings_from(text, of_task)
 

@@ -1,7 +1,7 @@
 """The settings for training and evaluation of a client: a frozen value, and its JSON text on the wire.
 
 A setting is one field of `Settings` with its bounds: writer and reader check them, and a setting at its default is left
-out of the text. Four fields change from task to task and are sent outside the text (`messages`). The text is named by
+out of the text. Five fields change from task to task and are sent outside the text (`messages`). The text is named by
 its SHA-256 and sent once to each client. Specified in proto/README.md.
 """
 
@@ -142,6 +142,8 @@ class Settings:
     """Steps of the run before this task."""
     wire: Annotated[str, Name()] = "fp32"
     """How the client packs its update, in the notation of `--wire`."""
+    steps: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
+    """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.step_budget`)."""
     trained: Annotated[str, OneOf(SIDES), PerTask()] = "AB"
     """The sides of every low-rank pair that train in this round; the other one is frozen."""
     personal: Annotated[str, OneOf(("", "A", "B"))] = ""
@@ -164,6 +166,11 @@ class Settings:
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
     secure_aggregation: _Flag = False
     """Whether updates, losses and counts leave the client under masks only."""
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps of the task."""
+        return self.steps or self.local_steps
 
     @property
     def codec(self) -> Codec:

@@ -33,7 +33,7 @@ def _train(change: Callable[[pb.Task, Honest], None], kind: str = "train") -> Ca
 
 def _settle(settings: pb.Settings, field: str, value: Json) -> None:
     """Another value of one setting; where the task has it already, none."""
-    if field in ("seed", "round", "done_steps", "trained"):
+    if field in ("seed", "round", "done_steps", "trained", "steps"):
         setattr(settings, field, value)
         return
     said = json.loads(settings.json)
@@ -100,6 +100,7 @@ def settings() -> Iterator[Case]:
         "total_steps": (0, 1, 2**63, 2**64 - 1),
         "done_steps": (1, 8, 2**63, 2**64 - 1),
         "trained": (1, 2, 3, 99),
+        "steps": (1, 17, 10**6, 2**32 - 1),
         "personal": ("A", "B", "C", 1),
         "proximal": (-1.0, 1.0, 1e300, math.nan),
         "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),

@@ -284,7 +284,7 @@ def as_json(value: object, *, whole: bool = True) -> object:
                 "trained": ["AB", "A", "B"].index(value.trained),
                 "digest": sha256(value.text.encode()).hexdigest(),
             }
-            own = ("seed", "round", "done_steps", "trained", "digest")
+            own = ("seed", "round", "done_steps", "trained", "steps", "digest")
             return said if whole else {name: said[name] for name in own}
         return said
     if isinstance(value, bytes):

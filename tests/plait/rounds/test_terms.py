@@ -95,6 +95,16 @@ def test_what_was_agreed_on_is_done(bob):
         assert isinstance(bob.evaluate(number), Evaluation)
 
 
+def test_steps_of_ones_own_are_those_that_the_run_configuration_allows(bob):
+    refused(bob.train(steps=1), "steps of the task is 1, expected 0 as the run configuration says")
+    terms = replace(bob.terms, tasks=replace(bob.terms.tasks, most_steps=8))
+    spec_task = bob.terms.tasks.to_train(1, "bob")
+    for steps, word in ((0, "are 0"), (9, "are 9")):
+        task = TrainTask(replace(spec_task, steps=steps), bob.broadcast(bob.start))
+        assert refused(bob.ask(task, terms), f"steps of the task {word}, expected 1 to 8 as the run configuration says")
+    assert isinstance(bob.ask(TrainTask(replace(spec_task, steps=8), bob.broadcast(bob.start)), terms), UpdateReply)
+
+
 def other_value(name, value):
     if name in OTHER:
         return OTHER[name]

@@ -9,7 +9,7 @@ LEFT_OUT = {
     "run_started": {"data"},
     "update_received": {
         "payload_bytes", "envelope_bytes", "bits_per_parameter", "distortion", "codec_s", "examples", "tokens",
-        "train_loss", "first_loss", "train_s", "digest", "norms", "signed", "signature", "uplink_bytes",
+        "train_loss", "first_loss", "train_s", "took_s", "digest", "norms", "signed", "signature", "uplink_bytes",
         "learning_rate", "shortened",
     },
     "update_refused": {"detail", "uplink_bytes"},

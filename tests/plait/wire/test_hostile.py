@@ -254,7 +254,7 @@ def task(**fields: object) -> bytes:
     message = mpb.Task.FromString(TRAIN)
     said = json.loads(message.train.settings.json)
     for name, value in fields.items():
-        if name in ("seed", "round", "done_steps", "trained"):
+        if name in ("seed", "round", "done_steps", "trained", "steps"):
             setattr(message.train.settings, name, value)
         else:
             said[name] = value

@@ -1,0 +1,162 @@
+"""How many steps each client takes in a round, so that fast and slow ones answer together.
+
+A client's pace is measured in the rounds before: steps per second of its training, and the seconds of everything else
+between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
+that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_STEPS_RATIO` times the
+average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. The updates are
+then normalised (`normalised`), so that a client's pull does not grow with its steps.
+
+Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from plait.config import MOST_STEPS_RATIO as MOST
+from plait.rounds import events
+
+_HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a client is.
+
+    Attributes:
+        steps_per_s: of its training.
+        rest_s: of the time from task to answer, what is not training.
+    """
+
+    steps_per_s: float
+    rest_s: float
+
+    def steps_in(self, round_s: float) -> float:
+        """Steps that it takes in a round of so many seconds."""
+        return self.steps_per_s * max(0.0, round_s - self.rest_s)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The steps of one round.
+
+    Attributes:
+        local_steps: the average, and the steps of a client whose pace is not known.
+        round_s: how long the round is to last; None if no pace is known.
+        paces: of the clients.
+        steps: of the clients that are asked.
+    """
+
+    local_steps: int
+    round_s: float | None
+    paces: Mapping[str, Pace]
+    steps: Mapping[str, int]
+
+    def steps_of(self, client: str) -> int:
+        """The steps of a client, one that replaces another included."""
+        if client in self.steps:
+            return self.steps[client]
+        pace = self.paces.get(client)
+        if pace is None or self.round_s is None:
+            return self.local_steps
+        return round(_bounded(pace.steps_in(self.round_s), self.local_steps))
+
+
+@dataclass
+class Paces:
+    """The clients' paces, from the events of a run.
+
+    Attributes:
+        known: of finished rounds, by client.
+    """
+
+    known: dict[str, Pace] = field(default_factory=dict[str, Pace])
+    _steps: dict[str, int] = field(default_factory=dict[str, int])
+    _new: dict[str, Pace] = field(default_factory=dict[str, Pace])
+
+    @classmethod
+    def of(cls, recorded: Iterable[events.Event]) -> Self:
+        """Those that a ledger tells."""
+        paces = cls()
+        for event in recorded:
+            paces.take(event)
+        return paces
+
+    def take(self, event: events.Event) -> None:
+        """Process the next event."""
+        match event:
+            case events.Resumed():
+                self._new = {}
+            case events.RoundStarted() | events.ClientReplaced():
+                self._steps |= {client: number for (_, client), number in steps_in(event).items()}
+            case events.DeviceWorked() if event.is_training and event.outcome == "answered":
+                self._note(event.client, event.worked_s - event.received_s, event.ended_s - event.began_s)
+            case events.UpdateReceived(train_s=train_s, took_s=took_s) if train_s and took_s:
+                # The client's own word, which only its own budget follows; it cannot have trained for longer.
+                self._note(event.client, min(train_s, took_s), took_s)
+            case events.RoundFinished():
+                self.known |= self._new
+                self._new, self._steps = {}, {}
+            case _:
+                pass
+
+    def _note(self, client: str, train_s: float, took_s: float) -> None:
+        if client in self._steps and train_s > 0:
+            self._new[client] = Pace(self._steps[client] / train_s, max(0.0, took_s - train_s))
+
+
+def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Budget:
+    """The steps of a round.
+
+    Args:
+        local_steps: on average over the clients of known pace.
+        cohort: the clients asked.
+        paces: as far as they are known.
+    """
+    known = {client: paces[client] for client in sorted(cohort) if client in paces}
+    if not known:
+        return Budget(local_steps, None, paces, dict.fromkeys(cohort, local_steps))
+    total = local_steps * len(known)
+    low, high = 0.0, max(pace.rest_s + MOST * local_steps / pace.steps_per_s for pace in known.values())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if math.fsum(_bounded(pace.steps_in(middle), local_steps) for pace in known.values()) < total:
+            low = middle
+        else:
+            high = middle
+    wanted = {client: _bounded(pace.steps_in(high), local_steps) for client, pace in known.items()}
+    steps = {client: int(number) for client, number in wanted.items()}
+    # What rounding down left goes to those that lost most by it, the first by name among equals.
+    left = max(0, total - sum(steps.values()))
+    for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
+        steps[client] = min(steps[client] + 1, MOST * local_steps)
+    return Budget(local_steps, high, paces, {client: steps.get(client, local_steps) for client in cohort})
+
+
+def steps_in(event: events.RoundStarted | events.ClientReplaced) -> dict[tuple[int, str], int]:
+    """The steps that clients were asked for, by round and client; none if all were asked for as many."""
+    if isinstance(event, events.ClientReplaced):
+        return {(event.round, event.by): event.steps} if event.steps else {}
+    return {(event.round, client): number for client, number in (event.steps or {}).items()}
+
+
+def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:
+    """The factor of each client's delta: tau / tau_i, tau = sum p_i tau_i.
+
+    FedNova (Wang et al., arXiv 2007.07481, section 4): the server steps by tau sum_i p_i (delta_i / tau_i), so every
+    client pulls as if it had taken the average number of steps.
+
+    Args:
+        steps: tau_i by client.
+        weights: of the clients, of any sum; 1 where not given.
+    """
+    total = math.fsum(weights.get(client, 1.0) for client in steps)
+    mean = math.fsum(weights.get(client, 1.0) * number for client, number in steps.items()) / total
+    return {client: mean / number for client, number in steps.items()}
+
+
+def _bounded(steps: float, local_steps: int) -> float:
+    return min(max(steps, 1.0), float(MOST * local_steps))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from plait.rounds.events import DeviceWorked, Resumed, RoundFinished, RoundStarted, UpdateReceived
+from plait.rounds.step_budget import Pace, Paces, budget, normalised
+
+
+def test_clients_of_all_speeds_answer_together() -> None:
+    paces = {name: Pace(speed, 1.0) for name, speed in (("a", 0.5), ("b", 1.0), ("c", 2.5), ("d", 4.0))}
+    planned = budget(16, list(paces), paces)
+    assert sum(planned.steps.values()) == 64
+    ends = [pace.rest_s + planned.steps[name] / pace.steps_per_s for name, pace in paces.items()]
+    # No further apart than half a step of the slowest.
+    assert max(ends) - min(ends) <= 1.0
+
+
+def test_the_network_counts_too() -> None:
+    planned = budget(10, ["far", "near"], {"far": Pace(1.0, 8.0), "near": Pace(1.0, 0.0)})
+    assert planned.steps == {"far": 6, "near": 14}
+
+
+def test_nobody_takes_fewer_than_one_step_or_more_than_four_times_the_average() -> None:
+    planned = budget(4, ["slow", "fast"], {"slow": Pace(0.001, 0.0), "fast": Pace(1000.0, 0.0)})
+    assert planned.steps["slow"] >= 1
+    assert planned.steps["fast"] <= 16
+    assert sum(planned.steps.values()) == 8
+
+
+def test_a_client_of_unknown_pace_takes_the_average() -> None:
+    planned = budget(4, ["new", "old"], {"old": Pace(1.0, 0.0), "other": Pace(2.0, 0.0)})
+    assert planned.steps == {"new": 4, "old": 4}
+    assert planned.steps_of("other") == 8
+
+
+def test_normalised_deltas_pull_as_if_all_had_taken_the_average() -> None:
+    steps, weights = {"a": 1, "b": 7}, {"a": 3.0, "b": 1.0}
+    factors = normalised(steps, weights)
+    # A delta of one per step: the sum with FedNova is tau sum_i p_i d_i, with d_i = 1.
+    tau = (3 * 1 + 1 * 7) / 4
+    assert sum(weights[name] / 4 * factors[name] * steps[name] for name in steps) == pytest.approx(tau)
+    assert factors["a"] * steps["a"] == pytest.approx(factors["b"] * steps["b"])
+    assert normalised({"a": 4, "b": 4}, {}) == {"a": 1.0, "b": 1.0}
+
+
+def worked(client: str, train_s: float, rest_s: float) -> DeviceWorked:
+    return DeviceWorked(
+        round=1, client=client, purpose="train", began_s=5.0, received_s=5.0, worked_s=5.0 + train_s,
+        ended_s=5.0 + train_s + rest_s, outcome="answered",
+    )  # fmt: skip
+
+
+def test_paces_follow_from_finished_rounds_alone() -> None:
+    started = RoundStarted(round=1, cohort=("a", "b"), steps={"a": 4, "b": 8})
+    first = [started, worked("a", 2.0, 1.0), worked("b", 2.0, 0.5)]
+    assert Paces.of(first).known == {}
+    finished = RoundFinished(round=1)
+    paces = Paces.of([*first, finished])
+    assert paces.known == {"a": Pace(2.0, pytest.approx(1.0)), "b": Pace(4.0, pytest.approx(0.5))}
+    # Half a round that was run again counts once.
+    assert Paces.of([*first[:2], Resumed(round=0), *first, finished]).known == paces.known
+
+
+def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:
+    update = UpdateReceived(round=1, client="a", uplink_bytes=1, train_s=1e9, took_s=4.0)
+    started = RoundStarted(round=1, cohort=("a",), steps={"a": 4})
+    assert Paces.of([started, update, RoundFinished(round=1)]).known == {"a": Pace(1.0, 0.0)}
