@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plait import machine
 from plait.data.plain import plain
 from plait.data.rows import Row
 from plait.errors import DataError
 
 _BATCH = 64
+# Of larger batches one row at a time becomes Python objects.
+_LARGE_BYTES = 16 << 20
 _MAGIC = {"Parquet": (b"PAR1",), "Arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
 
 
@@ -44,8 +47,9 @@ def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, 
     names = [field.name for field in schema if not _holds_bytes(field.type)]
     classes = class_names(schema.metadata or {})
     for batch in batches:
-        for start in range(0, batch.num_rows, _BATCH):
-            columns = [batch.column(name).slice(start, _BATCH).to_pylist() for name in names]
+        step = _BATCH if batch.nbytes <= _LARGE_BYTES else 1
+        for start in range(0, batch.num_rows, step):
+            columns = [batch.column(name).slice(start, step).to_pylist() for name in names]
             for values in zip(*columns, strict=True):
                 yield {
                     name: class_name(plain(value), classes.get(name, ()))
@@ -105,7 +109,21 @@ def _parquet_records(path: Path) -> Iterator[Mapping[str, object]]:
         schema = file.schema_arrow
         names = [field.name for field in schema if not _holds_bytes(field.type)]
         _check_names(names, path)
-        yield from arrow_records(schema, _valid(file.iter_batches(batch_size=_BATCH, columns=names)))
+        yield from arrow_records(
+            schema, _valid(file.iter_batches(batch_size=_batch_rows(file.metadata), columns=names))
+        )
+
+
+def _batch_rows(metadata: Any) -> int:
+    """Rows to read at once, so that they take at most a quarter of the memory if the file says its true sizes.
+
+    A column may hold one long text and name it for every row, so each row can be as long as the whole column.
+    """
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    longest = max((column.total_uncompressed_size for column in columns), default=0)
+    room = (machine.memory_bytes() or 1 << 34) // 4
+    return max(1, min(_BATCH, room // max(longest, 1)))
 
 
 def _arrow_records(path: Path) -> Iterator[Mapping[str, object]]:
