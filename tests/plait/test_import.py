@@ -27,3 +27,12 @@ def test_every_public_name_is_there_and_listed_in_order() -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     assert not hasattr(plait, "simulat")
+
+
+def test_no_function_brings_a_library_of_training_along_before_it_is_called() -> None:
+    code = (
+        "import sys, plait; [getattr(plait, name) for name in plait.__all__]; "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['numpy']"
