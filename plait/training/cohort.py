@@ -25,7 +25,12 @@ Tensor = torch.Tensor
 
 
 def train_cohort(
-    model: nn.Module, parameters: Sequence[nn.Parameter], all_inputs: Sequence[TrainingInputs], *, task: Task
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    all_inputs: Sequence[TrainingInputs],
+    *,
+    task: Task,
+    recompute: bool = False,
 ) -> list[LocalTraining] | None:
     """The results of `train_steps` for all inputs, in order, within rounding.
 
@@ -34,6 +39,7 @@ def train_cohort(
         parameters: the adapter's parameters in layout order.
         all_inputs: one per adapter; equal in steps, sequences per step and trained sides.
         task: what the labels are.
+        recompute: whether the base's blocks are computed twice instead of kept.
 
     Returns:
         One result for each, or None if this base or these inputs can only be trained one by one.
@@ -69,7 +75,7 @@ def train_cohort(
         _follow(stacks, learners)
         losses = [0.0] * len(learners)
         for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
-            found = _losses(fused, batches, pairs)
+            found = _losses(fused, batches, pairs, recompute=recompute)
             torch.stack(found).sum().backward()
             losses = [loss + more for loss, more in zip(losses, torch.stack(found).tolist(), strict=True)]
         for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
@@ -101,10 +107,13 @@ def _losses(
     fused: FusedLanguageModel,
     batches: Sequence[tuple[list[Example], int]],
     pairs: dict[int, tuple[Tensor, Tensor]],
+    *,
+    recompute: bool,
 ) -> list[Tensor]:
     """Each adapter's part of its step's loss."""
     rows = [example for batch, _ in batches for example in batch]
-    losses, counts = fused.token_losses(rows, adapters=len(batches), pairs=pairs)
+    recomputed = len(fused.blocks) if recompute else 0
+    losses, counts = fused.token_losses(rows, adapters=len(batches), pairs=pairs, recomputed=recomputed)
     bounds = list(accumulate(counts, initial=0))
     size = len(batches[0][0])
     return [

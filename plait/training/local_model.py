@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
-from plait.errors import DiskFullError, PlaitError
+from plait.errors import DiskFullError, MachineError, PlaitError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
@@ -33,6 +34,7 @@ from plait.training.objectives import SFT, objective_named
 from plait.training.preferences import References
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
+from plait.training.step_memory import within_memory
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
@@ -153,6 +155,7 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
+            memory=self.base.step_memory,
             objective=objective_named(settings.objective),
             references=self.references,
         )
@@ -240,6 +243,7 @@ class PeftLocalModel:
             pad_token=self.base.pad_token,
             carried=job.carried,
             references=self.references,
+            memory=self.base.step_memory,
         )
         return _learned(job, done)
 
@@ -253,7 +257,13 @@ class PeftLocalModel:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
         first = jobs[0]
         model = self._on_base(first)
-        done = train_cohort(model, adapter_parameters(model, first.spec.layout), all_inputs, task=first.spec.task)
+        done = train_cohort(
+            model,
+            adapter_parameters(model, first.spec.layout),
+            all_inputs,
+            task=first.spec.task,
+            recompute=self.base.step_memory.recompute,
+        )
         return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 
     def _seeded(self, job: TrainJob) -> Settings:
@@ -297,16 +307,25 @@ def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
     return [found[number] for number in range(len(jobs))]
 
 
-def _together(jobs: Sequence[TrainJob]) -> list[Trained] | None:
-    """Jobs of one kinship in one batch; None if they have to be done alone, so that each has its own error."""
+def _together(jobs: Sequence[TrainJob]) -> Sequence[Trained | PlaitError] | None:
+    """Jobs of one kinship in one batch, or in as few as fit into memory; None if they have to be done alone."""
     if len(jobs) == 1:
         return None
     models = [job.model for job in jobs if isinstance(job.model, PeftLocalModel)]
+    base = models[0].base
     try:
         all_inputs = [model.inputs(job) for model, job in zip(models, jobs, strict=True)]
-        return models[0].train_together(jobs, all_inputs)
+        return within_memory(
+            partial(models[0].train_together, jobs, all_inputs),
+            give_way=partial(base.step_memory.give_way, largest=1),
+            device=base.compute.device,
+            what=f"training {len(jobs)} clients side by side",
+        )
     except (Abandoned, DiskFullError):
         raise
+    except MachineError:
+        half = len(jobs) // 2
+        return [done for part in (jobs[:half], jobs[half:]) for done in _together(part) or train_each(part)]
     except PlaitError:
         return None
 

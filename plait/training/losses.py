@@ -19,6 +19,7 @@ from plait.plugins import located_errors
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import recognise
 from plait.training.local_loss import LocalAdapter, LocalLoss
+from plait.training.step_memory import StepMemory
 
 # If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
 _MOSTLY = 0.75
@@ -30,20 +31,31 @@ class BatchLoss:
     Args:
         model: the base with the adapter, in the mode (training or not) to use.
         pad_token: pads short rows if rows must be padded.
+        memory: what gives way to fit a step into memory.
     """
 
-    def __init__(self, model: nn.Module, *, task: Task, pad_token: int) -> None:
+    def __init__(self, model: nn.Module, *, task: Task, pad_token: int, memory: StepMemory | None = None) -> None:
         self._model = model
+        self._memory = memory or StepMemory()
         self._task = task
         self._pad_token = pad_token
         self._device = next(model.parameters()).device
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether blocks can be computed twice instead of kept."""
+        return self._fused is not None
+
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """The batch's loss; a scalar that gradients can be taken of."""
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch)[0].sum()
+            return self._fused.token_losses(batch, recomputed=self._recomputed)[0].sum()
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
+
+    @property
+    def _recomputed(self) -> int:
+        return len(self._fused.blocks) if self._fused is not None and self._memory.recompute else 0
 
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
         """The same for every sequence of a language model's batch separately, without gradients."""
@@ -58,7 +70,7 @@ class BatchLoss:
             (counted,) float32 in the order of the batch, and the number for each sequence.
         """
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch)
+            return self._fused.token_losses(batch, recomputed=self._recomputed)
         logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         return losses[targets != IGNORED], [count_labels(example, self._task) for example in batch]

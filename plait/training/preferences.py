@@ -20,6 +20,7 @@ from plait.training.examples import Example
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.objectives import Objective, Sides
 from plait.training.objectives.objective import Reply
+from plait.training.step_memory import StepMemory
 
 _SIDES = 3
 _TASK = Task.CAUSAL_LM
@@ -74,12 +75,26 @@ class PreferenceLoss:
         objective: of the run.
         references: know the examples, where the objective needs a reference.
         pad_token: pads short rows.
+        memory: what gives way to fit a step into memory.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, references: References, *, pad_token: int) -> None:
-        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token)
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        references: References,
+        *,
+        pad_token: int,
+        memory: StepMemory | None = None,
+    ) -> None:
+        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._objective, self._references = objective, references
         self._device = next(model.parameters()).device
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether blocks can be computed twice instead of kept."""
+        return self._losses.recomputes
 
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """The batch's loss, summed over its examples; a scalar that gradients can be taken of."""

@@ -38,6 +38,7 @@ from plait.training.examples import Tokenizer
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.moved_base import move_weights
 from plait.training.peft_configs import peft_config_of
+from plait.training.step_memory import StepMemory
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
@@ -71,6 +72,8 @@ class ResidentBase:
         self._carried = b""
         self._moved = MovedBase()
         self._geometry: Geometry | None = None
+        self.step_memory = StepMemory()
+        """What steps on this base have given up to fit into memory."""
 
     @property
     def identity(self) -> tuple[bytes, ...]:

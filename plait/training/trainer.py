@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 
 import torch
@@ -25,7 +26,10 @@ from plait.training.local_loss import loss_named
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
 from plait.training.objectives import Objective, objective_named
 from plait.training.preferences import PreferenceLoss, References
+from plait.training.step_memory import StepMemory, within_memory
 from plait.wire.settings import Settings
+
+StepLoss = BatchLoss | ChosenLoss | PreferenceLoss
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
@@ -43,6 +47,7 @@ def train_steps(
     carried: Carried = NOTHING,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     references: References | None = None,
+    memory: StepMemory | None = None,
 ) -> LocalTraining:
     """Train an adapter for `settings.steps_taken` optimizer steps.
 
@@ -62,8 +67,10 @@ def train_steps(
         carried: from earlier rounds.
         on_step: called with number and loss of every step.
         references: what is known of preferences under the base; added to.
+        memory: what earlier steps gave up to fit into memory; changed if it is not enough.
 
     Raises:
+        MachineError: a step does not fit into memory.
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
     """
@@ -80,14 +87,15 @@ def train_steps(
     )
     objective = objective_named(settings.objective)
     references = references or References()
+    memory = memory or StepMemory()
     if objective and objective.needs_reference:
         visits = settings.steps_taken * inputs.examples_a_step
         visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
         references.learn(model, (examples[index] for index in visited), pad_token=pad_token)
     model.train()
-    batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
+    batch_loss: StepLoss = BatchLoss(model, task=task, pad_token=pad_token, memory=memory)
     if objective:
-        batch_loss = PreferenceLoss(model, objective, references, pad_token=pad_token)
+        batch_loss = PreferenceLoss(model, objective, references, pad_token=pad_token, memory=memory)
     elif function := loss_named(settings.loss):
         batch_loss = ChosenLoss(
             model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
@@ -97,12 +105,12 @@ def train_steps(
         for step in range(settings.steps_taken):
             follow(parameters, learner.values)
             batches, counted = learner.draw()
-            step_loss = 0.0
-            for batch in batches:
-                loss = batch_loss(batch) / counted
-                loss.backward()
-                said = batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss
-                step_loss += said.item()
+            step_loss = within_memory(
+                partial(_backward, batch_loss, batches, counted, parameters, memory),
+                give_way=partial(_give_way, batch_loss, memory, max(map(len, batches))),
+                device=device,
+                what=f"a step over {settings.seq_len} tokens a sequence",
+            )
             learner.step([parameter.grad for parameter in parameters], step_loss)
             for parameter in parameters:
                 parameter.grad = None
@@ -110,6 +118,32 @@ def train_steps(
             check_abandoned()
     follow(parameters, learner.values)
     return learner.finish(time.perf_counter() - started)
+
+
+def _backward(
+    batch_loss: StepLoss,
+    batches: Sequence[Sequence[Example]],
+    counted: int,
+    parameters: Sequence[nn.Parameter],
+    memory: StepMemory,
+) -> float:
+    """Compute a step's gradients, in the parameters, and return its loss."""
+    for parameter in parameters:
+        parameter.grad = None  # a failed attempt may have left some
+    total = 0.0
+    for batch in (part for whole in batches for part in memory.parts(whole)):
+        loss = batch_loss(batch) / counted
+        loss.backward()
+        said = batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss
+        total += said.item()
+    return total
+
+
+def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:
+    if isinstance(batch_loss, BatchLoss):
+        return memory.give_way(largest, recomputes=batch_loss.recomputes)
+    # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
+    return memory.give_way(1, recomputes=isinstance(batch_loss, PreferenceLoss) and batch_loss.recomputes)
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
@@ -156,6 +190,7 @@ def measure_losses(
     batch_size: int,
     objective: Objective | None = None,
     references: References | None = None,
+    memory: StepMemory | None = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or rewards) of every example, in evaluation mode.
 
@@ -167,8 +202,10 @@ def measure_losses(
         batch_size: sequences of a forward pass; with an objective, preferences.
         objective: of preferences; None for supervised fine-tuning.
         references: what is known of preferences under the base; added to.
+        memory: what earlier steps gave up to fit into memory; changed if it is not enough.
 
     Raises:
+        MachineError: one sequence does not fit into memory.
         Abandoned: nobody waits for this any more.
     """
     model.eval()
@@ -177,6 +214,7 @@ def measure_losses(
     losses: list[float] = []
     leads: list[float] = []
     correct = 0
+    memory = memory or StepMemory()
     references = references or References()
     if objective and objective.needs_reference:
         references.learn(model, examples, pad_token=pad_token)
@@ -192,7 +230,12 @@ def measure_losses(
             losses += found
             leads += led
         else:
-            losses += batch_loss.by_sequence(batch)
+            losses += within_memory(
+                partial(_by_sequence, batch_loss, batch, memory),
+                give_way=partial(memory.give_way, len(batch), recomputes=False),
+                device=device,
+                what="an evaluation",
+            )
         check_abandoned()
     return SequenceLosses(
         tuple(losses),
@@ -201,3 +244,7 @@ def measure_losses(
         digest_of(examples).hex(),
         tuple(leads),
     )
+
+
+def _by_sequence(batch_loss: BatchLoss, batch: Sequence[Example], memory: StepMemory) -> list[float]:
+    return [loss for part in memory.parts(batch) for loss in batch_loss.by_sequence(part)]

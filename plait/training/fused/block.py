@@ -1,8 +1,9 @@
 """One block of a Llama-like decoder as one step of autograd: norm, attention, norm, gated MLP, with low-rank pairs.
 
 y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)) * up(m)), m = norm(y).
-Values that are cheap to compute twice (norms, the gated product) are not kept for the backward pass. Frozen weights get
-no gradients.
+Values that are cheap to compute twice (norms, the gated product) are not kept for the backward pass; a block that is
+recomputed keeps only its input (gradient checkpointing, arXiv 1604.06174), with the same bits as result. Frozen weights
+get no gradients.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_gradient, swiglu, swiglu_gradient
 from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
+from plait.training.fused.packed import Weight
 from plait.training.fused.thin import Pair, PairGradient
 
 Tensor = torch.Tensor
@@ -31,7 +33,7 @@ class Frozen:
         scale: alpha / rank.
     """
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
     scale: float
 
@@ -67,7 +69,14 @@ class Rows:
     angles: tuple[Tensor, Tensor]
 
 
-def run_block(x: Tensor, block: Block, rows: Rows, pairs: Sequence[tuple[Tensor, Tensor] | None]) -> Tensor:
+def run_block(
+    x: Tensor,
+    block: Block,
+    rows: Rows,
+    pairs: Sequence[tuple[Tensor, Tensor] | None],
+    *,
+    recomputed: bool = False,
+) -> Tensor:
     """Compute one block's output.
 
     Args:
@@ -75,64 +84,113 @@ def run_block(x: Tensor, block: Block, rows: Rows, pairs: Sequence[tuple[Tensor,
         block: its frozen part.
         rows: which rows belong together.
         pairs: A and B of each linear layer of the block, as for `Pair.of`, or None.
+        recomputed: whether the backward pass computes the values inside the block again instead of keeping them.
     """
     flat = [tensor for pair in pairs for tensor in (pair or (None, None))]
-    return cast("Tensor", _RunBlock.apply(x, block, rows, *flat))
+    return cast("Tensor", _RunBlock.apply(x, block, rows, recomputed, *flat))
 
 
 class _RunBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: Block, rows: Rows, *pairs: Tensor | None) -> Tensor:
-        q, k, v, o, gate, up, down = _projections(block, pairs)
-        by = rows.by_adapter
-        normed = rms_norm(x, block.norms[0], block.eps[0])
-        qkv, qkv_inner = project(normed, (q, k, v), by)
-        mixed = attend(*qkv, heads=block.heads, where=rows.sequences, angles=rows.angles)
-        (y,), o_inner = project(mixed, (o,), by, residual=x)
-        normed = rms_norm(y, block.norms[1], block.eps[1])
-        (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
-        (out,), down_inner = project(swiglu(gate_out, up_out), (down,), by, residual=y)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        block: Block,
+        rows: Rows,
+        recomputed: bool,
+        *pairs: Tensor | None,
+    ) -> Tensor:
+        projections = _projections(block, pairs)
+        inside = _inside(x, block, rows, projections)
+        activated = swiglu(inside.gate, inside.up)
+        (out,), down_inner = project(activated, projections[6:], rows.by_adapter, residual=inside.y)
         if any(ctx.needs_input_grad):
-            ctx.block, ctx.rows = block, rows
-            inner = (qkv_inner, o_inner, gated_inner, down_inner)
-            ctx.save_for_backward(x, *qkv, mixed, y, gate_out, up_out, *inner, *pairs)
+            ctx.block, ctx.rows, ctx.recomputed = block, rows, recomputed
+            kept = () if recomputed else inside.tensors()
+            ctx.save_for_backward(x, down_inner, *pairs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, q_out, k_out, v_out, mixed, y, gate_out, up_out, *rest = ctx.saved_tensors
-        (qkv_inner, o_inner, gated_inner, down_inner), pairs = rest[:4], rest[4:]
+        x, down_inner, *rest = ctx.saved_tensors
+        pairs, kept = rest[:14], rest[14:]
         block, rows = cast("Block", ctx.block), cast("Rows", ctx.rows)
         by = rows.by_adapter
-        q, k, v, o, gate, up, down = _projections(block, pairs)
-        needed = ctx.needs_input_grad[3:]
+        projections = _projections(block, pairs)
+        q, k, v, o, gate, up, down = projections
+        inside = _inside(x, block, rows, projections) if ctx.recomputed else _Inside(*kept)
+        mixed, y = inside.mixed, inside.y
+        needed = ctx.needs_input_grad[4:]
         wanted = [(needed[at], needed[at + 1]) for at in range(0, 14, 2)]
 
         grads = (grad_outputs[0].contiguous(),)
         activated_grad, thin = input_gradient(grads, (down,), by)
-        activated, gate_grad, up_grad = swiglu_gradient(cast("Tensor", activated_grad), gate_out, up_out)
+        activated, gate_grad, up_grad = swiglu_gradient(cast("Tensor", activated_grad), inside.gate, inside.up)
         in_down = pair_gradients(grads, thin, activated, down_inner, (down,), by, wanted=wanted[6:])
 
         gated = (gate_grad, up_grad)
         normed_grad, thin = input_gradient(gated, (gate, up), by)
         normed = rms_norm(y, block.norms[1], block.eps[1])
-        in_gated = pair_gradients(gated, thin, normed, gated_inner, (gate, up), by, wanted=wanted[4:6])
+        in_gated = pair_gradients(gated, thin, normed, inside.gated_inner, (gate, up), by, wanted=wanted[4:6])
         y_grad = (rms_norm_gradient(y, block.norms[1], cast("Tensor", normed_grad), grads[0], eps=block.eps[1]),)
 
         mixed_grad, thin = input_gradient(y_grad, (o,), by)
-        in_o = pair_gradients(y_grad, thin, mixed, o_inner, (o,), by, wanted=wanted[3:4])
+        in_o = pair_gradients(y_grad, thin, mixed, inside.o_inner, (o,), by, wanted=wanted[3:4])
         given = cast("Tensor", mixed_grad)
         qkv_grad = attend_gradient(
-            given, q_out, k_out, v_out, heads=block.heads, where=rows.sequences, angles=rows.angles
+            given, inside.q, inside.k, inside.v, heads=block.heads, where=rows.sequences, angles=rows.angles
         )
 
         normed_grad, thin = input_gradient(qkv_grad, (q, k, v), by, wanted=ctx.needs_input_grad[0])
         normed = rms_norm(x, block.norms[0], block.eps[0])
-        in_qkv = pair_gradients(qkv_grad, thin, normed, qkv_inner, (q, k, v), by, wanted=wanted[:3])
+        in_qkv = pair_gradients(qkv_grad, thin, normed, inside.qkv_inner, (q, k, v), by, wanted=wanted[:3])
         x_grad = None
         if normed_grad is not None:
             x_grad = rms_norm_gradient(x, block.norms[0], normed_grad, y_grad[0], eps=block.eps[0])
-        return x_grad, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
+        return x_grad, None, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What the backward pass needs of the values between a block's input and its output.
+
+    Attributes:
+        q, k, v: projections of the first norm's result.
+        mixed: result of the attention.
+        y: input of the second norm.
+        gate, up: projections of its result.
+        qkv_inner, o_inner, gated_inner: inputs of `pair_gradients`.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mixed: Tensor
+    y: Tensor
+    gate: Tensor
+    up: Tensor
+    qkv_inner: Tensor | None
+    o_inner: Tensor | None
+    gated_inner: Tensor | None
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return (
+            self.q, self.k, self.v, self.mixed, self.y, self.gate, self.up,
+            self.qkv_inner, self.o_inner, self.gated_inner,
+        )  # fmt: skip
+
+
+def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projection]) -> _Inside:
+    """All but the last projection."""
+    q, k, v, o, gate, up, _ = projections
+    by = rows.by_adapter
+    normed = rms_norm(x, block.norms[0], block.eps[0])
+    qkv, qkv_inner = project(normed, (q, k, v), by)
+    mixed = attend(*qkv, heads=block.heads, where=rows.sequences, angles=rows.angles)
+    (y,), o_inner = project(mixed, (o,), by, residual=x)
+    normed = rms_norm(y, block.norms[1], block.eps[1])
+    (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
+    return _Inside(*qkv, mixed, y, gate_out, up_out, qkv_inner, o_inner, gated_inner)
 
 
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:

@@ -24,6 +24,7 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Heads, stretches
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused.packed import Packed
 from plait.training.fused.peft_layer import PlainLayer, plain_layer
 
 Tensor = torch.Tensor
@@ -81,7 +82,7 @@ class FusedLanguageModel:
     longest: int | None
 
     def token_losses(
-        self, batch: Sequence[Example], *, adapters: int = 1, pairs: Pairs | None = None
+        self, batch: Sequence[Example], *, adapters: int = 1, pairs: Pairs | None = None, recomputed: int = 0
     ) -> tuple[Tensor, list[int]]:
         """Cross-entropy of every label token, in nats, in the order of the batch.
 
@@ -89,6 +90,7 @@ class FusedLanguageModel:
             batch: sequences; with several adapters the same number for each, grouped by adapter.
             adapters: number of adapters in the batch.
             pairs: pairs to use instead of the model's own; with several adapters, stacked.
+            recomputed: how many of the first blocks the backward pass computes again instead of keeping their values.
 
         Returns:
             (counted,) float32, and the number for each sequence.
@@ -98,6 +100,8 @@ class FusedLanguageModel:
         tokens = torch.from_numpy(np.concatenate([example.tokens for example in batch]).astype(np.int64)).to(device)
         targets = np.concatenate([_shifted(example.labels) for example in batch])
         counted = np.flatnonzero(targets != IGNORED)
+        # Copied before the blocks: a copy after them would wait for all their kernels.
+        wanted, positions = torch.from_numpy(targets[counted]).to(device), torch.from_numpy(counted).to(device)
         own = len(batch) // adapters
         rows = Rows(
             stretches(lengths),
@@ -105,14 +109,15 @@ class FusedLanguageModel:
             self._angles(max(lengths)),
         )
         x = functional.embedding(tokens, self.embedding)
-        for each in self.blocks:
-            x = run_block(x, each.block, rows, [_chosen(pair, pairs) for pair in each.pairs])
+        for number, each in enumerate(self.blocks):
+            chosen = [_chosen(pair, pairs) for pair in each.pairs]
+            x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
         losses = token_losses(
             x,
             self.norm,
             self.head,
-            torch.from_numpy(targets[counted]).to(device),
-            torch.from_numpy(counted).to(device),
+            wanted,
+            positions,
             eps=self.norm_eps,
         )
         bounds = np.searchsorted(counted, np.cumsum([0, *lengths]))
@@ -146,12 +151,13 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         or head is None
         or head.pair is not None
         or head.bias is not None
+        or isinstance(head.weight, Packed)
         or type(decoder.norm) is not family.norm
         or config.hidden_act != "silu"
         or config.rope_parameters.get("rope_type") not in _ROTATIONS
     ):
         return None
-    head_weight = head.base.weight
+    head_weight = head.weight
     frozen = (decoder.embed_tokens.weight, decoder.norm.weight, head_weight)
     if any(tensor.requires_grad or tensor.dtype != head_weight.dtype for tensor in frozen):
         return None
@@ -191,7 +197,7 @@ def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
     width = attention.head_dim
     return FusedBlock(
         Block(
-            linears=tuple(Frozen(linear.base.weight, linear.bias, linear.scale) for linear in plain),
+            linears=tuple(Frozen(linear.weight, linear.bias, linear.scale) for linear in plain),
             norms=(norms[0].weight, norms[1].weight),
             eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
             heads=Heads(_rows(plain[0]) // width, _rows(plain[1]) // width, width),
@@ -208,7 +214,7 @@ def _fits(block: Block, rotation: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _rows(layer: PlainLayer) -> int:
-    return layer.base.weight.shape[0]
+    return layer.weight.shape[0]
 
 
 def _chosen(pair: tuple[nn.Parameter, nn.Parameter] | None, pairs: Pairs | None) -> tuple[Tensor, Tensor] | None:

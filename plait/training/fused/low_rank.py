@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from plait.training.fused.packed import Weight, unpacked
 from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
 
 Tensor = torch.Tensor
@@ -28,7 +29,7 @@ class Projection:
         pair: its low-rank pair.
     """
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
     pair: Pair | None
 
@@ -68,9 +69,9 @@ def input_gradient(
     """
     grad_x = None
     if wanted:
-        grad_x = grads[0] @ projections[0].weight
+        grad_x = grads[0] @ unpacked(projections[0].weight)
         for grad, projection in zip(grads[1:], projections[1:], strict=True):
-            grad_x.addmm_(grad, projection.weight)
+            grad_x.addmm_(grad, unpacked(projection.weight))
     pairs, beside = _with_pairs(projections, grads)
     return grad_x, add_input_gradient(grad_x, beside, pairs, rows) if pairs else None
 
@@ -111,8 +112,9 @@ def _with_pairs(projections: Sequence[Projection], tensors: Sequence[Tensor]) ->
 
 
 def _frozen(x: Tensor, projection: Projection, residual: Tensor | None) -> Tensor:
+    weight = unpacked(projection.weight)
     if residual is None:
-        return functional.linear(x, projection.weight, projection.bias)
+        return functional.linear(x, weight, projection.bias)
     if projection.bias is not None:
         residual = residual + projection.bias
-    return torch.addmm(residual, x, projection.weight.t())
+    return torch.addmm(residual, x, weight.t())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import cast
 
 from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import nn
+
+from plait.training.fused.packed import Weight, packed_weight
 
 
 @dataclass(frozen=True)
@@ -14,44 +17,61 @@ class PlainLayer:
     """A frozen linear layer, with or without one active low-rank pair.
 
     Attributes:
+        weight: (d_out, d_in), of the frozen layer.
+        bias: (d_out,), of the frozen layer, or None.
         pair: lora_A (rank, d_in) and lora_B (d_out, rank), or None.
         scale: alpha / rank (or that of PEFT's rsLoRA).
     """
 
-    base: nn.Linear
+    weight: Weight
+    bias: nn.Parameter | None
     pair: tuple[nn.Parameter, nn.Parameter] | None
     scale: float
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """Of the frozen layer; torch's own annotation omits that there may be none."""
-        return cast("nn.Parameter | None", self.base.bias)
 
 
 def plain_layer(module: nn.Module) -> PlainLayer | None:
     """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B'.
 
-    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout, quantised
-    weights, layers with hooks, and an adapter in another type than its base.
+    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout, weights in
+    eight bits, layers with hooks, and an adapter in another type than its base.
     """
-    if type(module) is nn.Linear:
-        return None if _hooked(module) or module.weight.requires_grad else PlainLayer(module, None, 1.0)
-    if type(module) is not PeftLoraLinear or _hooked(module) or module.merged:
+    if not _is_lora(module):
+        return _frozen(module)
+    found = cast("PeftLoraLinear", module)
+    base = None if _hooked(found) or found.merged else _frozen(found.base_layer)
+    if base is None:
         return None
-    base = module.base_layer
-    if type(base) is not nn.Linear or _hooked(base):
-        return None
-    active = [name for name in module.active_adapters if name in module.lora_A]
-    if module.disable_adapters or not active:
-        return PlainLayer(base, None, 1.0)
-    if len(active) > 1 or module.lora_variant or any(module.lora_bias.values()):
+    active = [name for name in found.active_adapters if name in found.lora_A]
+    if found.disable_adapters or not active:
+        return base
+    if len(active) > 1 or found.lora_variant or any(found.lora_bias.values()):
         return None
     name = active[0]
-    dropout = module.lora_dropout[name]
-    A, B = (cast("nn.Parameter", side[name].weight) for side in (module.lora_A, module.lora_B))
+    dropout = found.lora_dropout[name]
+    A, B = (cast("nn.Parameter", side[name].weight) for side in (found.lora_A, found.lora_B))
     if not isinstance(dropout, nn.Identity) or not A.dtype == B.dtype == base.weight.dtype:
         return None
-    return PlainLayer(base, (A, B), float(module.scaling[name]))
+    return PlainLayer(base.weight, base.bias, (A, B), float(found.scaling[name]))
+
+
+def _is_lora(module: nn.Module) -> bool:
+    """Whether it is PEFT's layer over a linear one, whole or in four bits."""
+    four_bits = sys.modules.get("peft.tuners.lora.bnb")
+    return type(module) is PeftLoraLinear or type(module) is getattr(four_bits, "Linear4bit", None)
+
+
+def _frozen(module: nn.Module) -> PlainLayer | None:
+    if _hooked(module):
+        return None
+    if type(module) is nn.Linear:
+        weight = module.weight
+    elif (packed := packed_weight(module)) is not None:
+        weight = packed
+    else:
+        return None
+    # torch's own annotation omits that there may be no bias.
+    bias = cast("nn.Parameter | None", module.bias)
+    return None if weight.requires_grad else PlainLayer(weight, bias, None, 1.0)
 
 
 def _hooked(module: nn.Module) -> bool:

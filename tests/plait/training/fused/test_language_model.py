@@ -22,7 +22,9 @@ from transformers import (
 from plait.adapters import AdapterState, Task
 from plait.training.blueprint import Blueprint
 from plait.training.examples import IGNORED, Example
+from plait.training.four_bits import keep_trainable
 from plait.training.fused import recognise
+from plait.training.fused.packed import Packed
 from plait.training.losses import BatchLoss, summed_loss
 from plait.training.resident import ResidentBase
 
@@ -135,6 +137,38 @@ def test_the_tiny_base_computes_as_peft_does(resident: ResidentBase, blueprint: 
     theirs = plain_loss(model, batch())
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     assert distance(gradients(model, ours), gradients(model, theirs)) < 1e-4
+
+
+def in_four_bits() -> PreTrainedModel:
+    """A base whose layers inside the blocks bitsandbytes holds in NF4, as `four_bits` loads one."""
+    library = pytest.importorskip("bitsandbytes.nn", reason="bitsandbytes is not installed")
+    model = llama()
+    for block in model.get_submodule("model.layers").children():
+        for name, linear in [(name, part) for name, part in block.named_modules() if type(part) is torch.nn.Linear]:
+            parent, _, child = name.rpartition(".")
+            packed = library.Linear4bit(
+                linear.in_features, linear.out_features, bias=False, compute_dtype=torch.float32, quant_type="nf4"
+            )
+            packed.weight = library.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4").to("cpu")
+            setattr(block.get_submodule(parent), child, packed)
+    keep_trainable(model)
+    return model
+
+
+def test_a_base_in_four_bits_computes_as_peft_does() -> None:
+    torch.manual_seed(0)
+    model = adapted(in_four_bits())
+    fused = recognise(model)
+    assert fused is not None
+    assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.block.linears)
+    kept = fused.token_losses(batch())[0].sum()
+    ours = gradients(model, kept)
+    theirs = plain_loss(model, batch())
+    assert kept.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert distance(ours, gradients(model, theirs)) < 1e-4
+    recomputed = fused.token_losses(batch(), recomputed=2)[0].sum()
+    twice = gradients(model, recomputed)
+    assert all(torch.equal(twice[name], ours[name]) for name in ours)
 
 
 def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:

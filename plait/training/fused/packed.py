@@ -1,0 +1,68 @@
+"""A frozen weight that bitsandbytes holds in four bits, and its values whenever they are used.
+
+Only the values of one layer exist at a time, in the forward as in the backward pass. Knows no model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+
+Tensor = torch.Tensor
+
+
+class _QuantState(Protocol):
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The weight of a linear layer, two values a byte.
+
+    Attributes:
+        values: (d_out * d_in / 2, 1) uint8.
+        state: bitsandbytes' scales and shape.
+        dtype: in which the layer computes.
+    """
+
+    values: Tensor
+    state: _QuantState
+    dtype: torch.dtype
+    requires_grad: bool = False
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the layer, (d_out, d_in)."""
+        return self.state.shape
+
+    def unpacked(self) -> Tensor:
+        """(d_out, d_in) in `dtype`."""
+        functional = importlib.import_module("bitsandbytes.functional")
+        return cast("Tensor", functional.dequantize_4bit(self.values, self.state)).to(self.dtype)
+
+
+Weight = Tensor | Packed
+
+
+def unpacked(weight: Weight) -> Tensor:
+    """(d_out, d_in): the weight itself unless it is packed."""
+    return weight.unpacked() if isinstance(weight, Packed) else weight
+
+
+def packed_weight(module: nn.Module) -> Packed | None:
+    """The weight of bitsandbytes' linear layer of four bits; None for any other module, or one not yet packed."""
+    library = sys.modules.get("bitsandbytes.nn")
+    if library is None or type(module) is not library.Linear4bit:
+        return None
+    weight = cast("Tensor", module.weight)
+    state = cast("_QuantState | None", getattr(weight, "quant_state", None))
+    computes = cast("torch.dtype | None", module.compute_dtype)
+    if state is None or computes is None:
+        return None
+    return Packed(weight.data, state, computes)

@@ -1,0 +1,97 @@
+"""Whether a step fits into memory is found out by trying; this is what gives way when it does not.
+
+First the blocks of the base are computed twice instead of kept (the same bits), then batches are cut into smaller ones
+(the same sum of losses, so the same update within rounding). What a process has learnt so is kept for its next steps.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from plait.errors import MachineError
+
+T = TypeVar("T")
+
+# In torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
+_SAYINGS = ("can't allocate memory", "out of memory")
+
+
+@dataclass
+class StepMemory:
+    """What the steps of one base on one device have given up so far.
+
+    Attributes:
+        recompute: whether blocks are computed twice.
+        cuts: batches are cut into this many parts; a power of two.
+    """
+
+    recompute: bool = False
+    cuts: int = 1
+
+    def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
+        """The batch in parts that are computed one after another, in order."""
+        size = max(1, -(-len(batch) // self.cuts))
+        return [batch[first : first + size] for first in range(0, len(batch), size)]
+
+    def give_way(self, largest: int, *, recomputes: bool = True) -> bool:
+        """Use less memory from now on.
+
+        Args:
+            largest: sequences of the largest batch.
+            recomputes: whether this model's blocks can be computed twice.
+
+        Returns:
+            False if nothing is left to give up.
+        """
+        if recomputes and not self.recompute:
+            self.recompute = True
+        elif self.cuts < largest:
+            self.cuts *= 2
+        else:
+            return False
+        return True
+
+
+def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], device: torch.device, what: str) -> T:
+    """The result of `attempt`, tried again with less memory as long as there is a way.
+
+    Args:
+        attempt: can be called again after it has failed.
+        give_way: called after each failure; False if nothing is left to give up.
+        device: whose freed memory is given back in between.
+        what: what is attempted, for the message.
+
+    Raises:
+        MachineError: it does not fit.
+    """
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = error
+        # Outside the handler: the traceback holds the tensors of the failed attempt.
+        reason.__traceback__ = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif device.type == "mps":
+            torch.mps.empty_cache()
+        if not give_way():
+            raise MachineError(
+                f"{what} does not fit into the memory of {device}, computed one sequence at a time; lower --seq-len or "
+                "--rank, take a smaller base, or --method qlora, which holds the base in four bits"
+            ) from reason
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system had no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
