@@ -93,6 +93,7 @@ def open_runner(
     from plait.run import resolve
     from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
+    from plait.training.device import limit_memory
 
     quiet_libraries()
     admit(*settings.allow_plugins, settings.trainer)
@@ -134,6 +135,7 @@ def open_runner(
     participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
     app = client_app(lambda _: participant)
     compute = client.model.base.compute
+    limit_memory(compute.device, settings.max_memory_bytes)
     device, memory = _device(str(compute.device))
     return AppRunner(
         HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table),

@@ -53,7 +53,10 @@ def client(
         str, typer.Option("--labels", help="What to say of this machine, such as gpu,region=eu; runs may ask for it.")
     ] = "",
     max_memory_gb: Annotated[
-        float, typer.Option("--max-memory-gb", help="Memory limit to announce to the server; 0 for none.")
+        float,
+        typer.Option(
+            "--max-memory-gb", help="Most memory to announce to the server and, of a CUDA GPU, to use; 0 for all."
+        ),
     ] = 0.0,
     max_rank: Annotated[
         int,

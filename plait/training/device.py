@@ -94,6 +94,20 @@ def gpus() -> tuple[tuple[str, int], ...]:
     return tuple((properties.name, properties.total_memory) for properties in found)
 
 
+def limit_memory(device: torch.device, limit_bytes: int) -> None:
+    """Let this process allocate at most this much of a CUDA device; beyond it, torch reports that memory ran out.
+
+    Elsewhere nothing happens: torch can limit no other device.
+
+    Args:
+        device: of the base.
+        limit_bytes: 0 for no limit.
+    """
+    if limit_bytes and device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
+
+
 def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Billions of operations per second in a matrix product of the base's type; the best of several tries."""
     on_gpu = compute.device.type == "cuda"

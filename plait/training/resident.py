@@ -170,6 +170,8 @@ class ResidentBase:
         if is_quantised(spec.method):
             # A classifier's head is new, and trains.
             quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
+        # Straight to the device: main memory, which a Jetson shares with it, never holds the whole base beside.
+        placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(
                 self.directory,
@@ -180,6 +182,7 @@ class ResidentBase:
                 use_safetensors=True,
                 trust_remote_code=False,
                 **quantised,
+                **placed,
             )
             if self.compute.device.type == "cpu":
                 keep_freed_memory()

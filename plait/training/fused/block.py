@@ -190,7 +190,7 @@ def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projectio
     (y,), o_inner = project(mixed, (o,), by, residual=x)
     normed = rms_norm(y, block.norms[1], block.eps[1])
     (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
-    return _Inside(*qkv, mixed, y, gate_out, up_out, qkv_inner, o_inner, gated_inner)
+    return _Inside(qkv[0], qkv[1], qkv[2], mixed, y, gate_out, up_out, qkv_inner, o_inner, gated_inner)
 
 
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:

@@ -38,3 +38,16 @@ def test_a_gpu_is_chosen_where_there_is_one() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     assert choose_compute().device.type == "cuda"
+
+
+def test_a_limit_is_a_fraction_of_the_gpu_that_torch_may_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 8 << 30))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: asked.append((fraction, device))
+    )
+    card = torch.device("cuda:1")
+    for limit in (0, 2 << 30, 16 << 30):
+        device.limit_memory(card, limit)
+    device.limit_memory(torch.device("cpu"), 2 << 30)
+    assert asked == [(0.25, card), (1.0, card)]

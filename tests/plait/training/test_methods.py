@@ -19,6 +19,7 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
+from plait.training.fused import recognise
 from plait.training.prompts import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -105,6 +106,7 @@ def test_qlora_trains_over_four_bits_and_reloads_over_four_bits(
     blueprint = made(tiny, "qlora")
     after = trained(base, blueprint, settings)
     model = base.carrying(blueprint.spec, after).eval()
+    assert recognise(model) is not None, "a base as bitsandbytes loads it is computed by plait's own implementation"
     assert {type(module).__name__ for name, module in model.named_modules() if name.endswith("base_layer")} == {
         "Linear4bit"
     }
