@@ -104,6 +104,22 @@ class Address:
         if not tried:
             raise ConfigError(f"'{self}' is not an address of this machine, expected one, or 0.0.0.0 for all")
 
+    def bind(self) -> socket.socket:
+        """A socket bound here, which accepts no connections yet: a port in use is reported before anything is loaded.
+
+        Raises:
+            MachineError: the address is not this machine's, or the port is taken or not allowed for this user.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.host, self.port))
+        except OSError as error:
+            listener.close()
+            raise self.cannot_listen(error) from error
+        return listener
+
     def cannot_listen(self, error: OSError) -> MachineError:
         """The error for a server that cannot listen here."""
         reasons = {

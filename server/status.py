@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,13 +14,10 @@ from pathlib import Path
 
 from plait import __version__
 from plait.adapters import Json
+from plait.rounds.patience import late_after_s
 from plait.rounds.run_progress import RunProgress
 from server.sessions import Node, Sessions
 from server.tasks import Task, TaskRegistry
-
-_LATE_FACTOR = 2.0
-"""A node is late once it takes this multiple of the median time of those that have answered the same."""
-_LATE_AT_LEAST_S = 5.0
 
 
 def status_of(
@@ -102,12 +98,10 @@ def status_json(
 def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
     """For each late task, by message id, the seconds since it became late."""
     late: dict[str, float] = {}
-    for task in tasks:
-        others = registry.took_s(task.work.group_id, task.work.message_type)
-        if task.is_open and others:
-            over = now - task.given - max(_LATE_FACTOR * statistics.median(others), _LATE_AT_LEAST_S)
-            if over > 0:
-                late[task.message_id] = over
+    for task in filter(lambda task: task.is_open, tasks):
+        limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))
+        if limit_s is not None and now - task.given > limit_s:
+            late[task.message_id] = now - task.given - limit_s
     return late
 
 

@@ -40,6 +40,7 @@ from plait.cli.status import status
 from plait.cli.submit import submit
 from plait.cli.sweep import sweep
 from plait.cli.verify import verify
+from plait.cli.watch import watch
 from plait.errors import Interrupted, PlaitError, machine_fault
 from plait.text import escaped
 
@@ -91,6 +92,7 @@ app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(merge)
 app.command()(serve)
+app.command()(watch)
 app.command()(verify)
 app.command()(privacy)
 app.command()(audit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +80,7 @@ def serve(
     located = locate_base(base_name, progress=_say)
     shape = describe_base(located.directory, Task.CAUSAL_LM)
     compute = choose_compute(device, dtype)
-    with _bind(address) as listener:
+    with address.bind() as listener:
         with status(f"loading base {base_name}", quiet=False):
             limits = Limits(rows=rows, context=context)
             engine = Engine(located.directory, compute, limits, choose_threads(threads, compute))
@@ -97,9 +96,8 @@ def serve(
         config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=3)
         # A client may connect as soon as it reads the line below: from here on connections wait to be accepted.
         listener.listen()
-        shown_host, shown_port = listener.getsockname()[:2]
-        shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
-        _say(f"serving {', '.join(model.name for model in catalogue.models())} on http://{shown_host}:{shown_port}/v1")
+        shown = Address(*listener.getsockname()[:2])
+        _say(f"serving {', '.join(model.name for model in catalogue.models())} on http://{shown}/v1")
         engine.start()
         for follower in followers:
             follower.start()
@@ -128,19 +126,6 @@ def _named(pairs: list[str]) -> dict[str, Path]:
 
 def _has_adapter(run: Path) -> bool:
     return (run / "adapter" / "adapter_config.json").is_file()
-
-
-def _bind(address: Address) -> socket.socket:
-    """Bind before the base is loaded, so that a port in use is reported at once."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-    except OSError as error:
-        listener.close()
-        raise address.cannot_listen(error) from error
-    return listener
 
 
 def _say(text: str) -> None:

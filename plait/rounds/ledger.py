@@ -130,35 +130,55 @@ class Ledger:
 class Follower:
     """Reads a ledger as it grows, each event once, so that following a run takes time proportional to its length.
 
-    The chain is not checked: the writer and `read_events` do that.
-
     Args:
         path: of the ledger; need not exist yet.
+        check: whether to check the hash chain too; otherwise the writer and `read_events` do that.
+
+    Attributes:
+        broken: the first break of the chain, in a sentence; empty if there is none, or without `check`.
+        read_bytes: the size of everything read so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, check: bool = False) -> None:
         self._path = path
-        self._read_bytes = 0
+        self._end = _End() if check else None
+        self.broken = ""
+        self.read_bytes = 0
 
-    def new_events(self) -> list[Event]:
+    def new_events(self, most_bytes: int = -1) -> list[Event]:
         """The complete events appended since the last call; none if the file cannot be read.
+
+        Args:
+            most_bytes: about how much to read at once, for a ledger that may be long; -1 for everything.
 
         Raises:
             PeerError: a line is not an event.
         """
         try:
             with self._path.open("rb") as file:
-                file.seek(self._read_bytes)
-                data = file.read()
+                file.seek(self.read_bytes)
+                data = file.read(most_bytes)
+                if b"\n" not in data:
+                    data += file.read()
         except OSError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
         try:
-            events = [parse_event(json.loads(line)) for line in whole.splitlines()]
+            events = [parse_event(self._line(raw)) for raw in whole.split(b"\n")[:-1]]
         except (ValueError, AttributeError) as error:
             raise PeerError(f"'{self._path}' holds a line that is not an event of a ledger") from error
-        self._read_bytes += len(whole)
+        self.read_bytes += len(whole)
         return events
+
+    def _line(self, raw: bytes) -> Line:
+        if self._end is not None:
+            try:
+                line, self._end = _next(raw, self._end, self._path)
+            except PeerError as error:
+                self.broken, self._end = str(error), None
+            else:
+                return line
+        return json.loads(raw)
 
 
 def read_events(path: Path) -> list[Event]:
@@ -192,19 +212,25 @@ def torn_bytes(path: Path) -> int:
 def _parse(data: bytes, path: Path) -> tuple[list[Line], _End]:
     lines: list[Line] = []
     end = _End()
-    for number, raw in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            line = cast("Line", json.loads(raw))
-            stated = cast("str", line["hash"])
-            # Different bytes for the same values (spaces, a duplicate key) are a change too.
-            whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), _canonical(line))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
-        if not whole:
-            raise PeerError(f"line {number} of '{path}' breaks the hash chain: it was changed, or a line is missing")
+    for raw in data.split(b"\n")[:-1]:
+        line, end = _next(raw, end, path)
         lines.append(line)
-        end = _End(number, stated, end.size_bytes + len(raw) + 1)
     return lines, end
+
+
+def _next(raw: bytes, end: _End, path: Path) -> tuple[Line, _End]:
+    """The line that follows on `end`, and the end after it."""
+    number = end.events + 1
+    try:
+        line = cast("Line", json.loads(raw))
+        stated = cast("str", line["hash"])
+        # Different bytes for the same values (spaces, a duplicate key) are a change too.
+        whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), _canonical(line))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
+    if not whole:
+        raise PeerError(f"line {number} of '{path}' breaks the hash chain: it was changed, or a line is missing")
+    return line, _End(number, stated, end.size_bytes + len(raw) + 1)
 
 
 def _hash(line: Mapping[str, Json]) -> str:

@@ -12,6 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _MINUTE_S = 60.0
+_LATE_FACTOR = 2.0
+_LATE_AT_LEAST_S = 5.0
+
+
+def late_after_s(took_s: Sequence[float]) -> float | None:
+    """Seconds after which a client counts as late where a run is shown: twice the median time of the others.
+
+    Args:
+        took_s: the times of those that have answered the same.
+
+    Returns:
+        At least 5 s; None if nobody has answered.
+    """
+    return max(_LATE_FACTOR * statistics.median(took_s), _LATE_AT_LEAST_S) if took_s else None
 
 
 @dataclass(frozen=True)

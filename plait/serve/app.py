@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from plait.adapters import Json
 from plait.adapters.strict_json import parse_object
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
+from plait.hosts import AllowedHosts
 from plait.serve.answer import (
     CHAT,
     COMPLETION,
@@ -34,7 +35,6 @@ from plait.serve.answer import (
     model_list,
 )
 from plait.serve.catalogue import Catalogue, Model
-from plait.serve.hosts import AllowedHosts
 from plait.serve.request import Body, Wish, parse_chat, parse_completion
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 

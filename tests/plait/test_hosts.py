@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from plait.serve.hosts import AllowedHosts
+from plait.hosts import AllowedHosts
 
 LOOPBACK = AllowedHosts.of("127.0.0.1", ["Models.Example.org"])
 EVERYWHERE = AllowedHosts.of("0.0.0.0")

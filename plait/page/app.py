@@ -1,0 +1,179 @@
+"""The page's HTTP layer: the page itself, the runs as JSON and as server-sent events. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from plait.errors import PlaitError
+from plait.hosts import AllowedHosts
+from plait.page.catalogue import Catalogue
+from plait.page.feed import Feed
+from plait.page.headers import Headers
+from plait.page.schema import openapi
+from plait.page.stream import messages
+
+MOST_WATCHERS = 64
+_MOST_FEEDS = 8
+_LOOK_EVERY_S = 0.2
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+class Page:
+    """What the routes share.
+
+    Args:
+        catalogue: the runs to show.
+        hosts: the names of this server.
+    """
+
+    def __init__(self, catalogue: Catalogue, hosts: AllowedHosts) -> None:
+        self._catalogue = catalogue
+        self._hosts = hosts
+        self._feeds: dict[Path, Feed] = {}
+        self._watchers: dict[Feed, int] = {}
+        self._changed = asyncio.Condition()
+        self._ended = False
+        self._assets = _assets()
+
+    def app(self) -> Starlette:
+        """The application, for any ASGI server."""
+        return Starlette(
+            routes=[
+                Route("/", self._asset),
+                Route("/assets/{name}", self._asset),
+                Route("/api/openapi.json", self._openapi),
+                Route("/api/runs", self._runs),
+                Route("/api/runs/{run}", self._run),
+                Route("/api/runs/{run}/events", self._events),
+            ],
+            middleware=[Middleware(Headers, hosts=self._hosts)],
+            exception_handlers={PlaitError: _failed, 404: _not_there, 405: _not_there},
+            lifespan=self._lifespan,
+        )
+
+    def end(self) -> None:
+        """Let every stream end, so that the server can."""
+        self._ended = True
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
+        looking = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    async def _look(self) -> None:
+        while not self._ended:
+            for feed in list(self._watchers):
+                more = True
+                while more:
+                    new, more = await asyncio.to_thread(feed.read)
+                    if new:
+                        await self._tell()
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _asset(self, request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        found = self._assets.get(name)
+        if found is None:
+            return await _not_there(request, None)
+        body, tag = found
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+
+    async def _openapi(self, _: Request) -> Response:
+        return JSONResponse(openapi())
+
+    async def _runs(self, _: Request) -> Response:
+        return JSONResponse({"runs": await asyncio.to_thread(self._catalogue.list)})
+
+    async def _run(self, request: Request) -> Response:
+        feed = await self._feed(request)
+        if feed is None:
+            return await _not_there(request, None)
+        _, document = await asyncio.to_thread(feed.document)
+        return Response(document, media_type="application/json")
+
+    async def _events(self, request: Request) -> Response:
+        feed = await self._feed(request)
+        if feed is None:
+            return await _not_there(request, None)
+        if sum(self._watchers.values()) >= MOST_WATCHERS:
+            body = {"error": f"{MOST_WATCHERS} pages are open already, expected fewer"}
+            return JSONResponse(body, status_code=503, headers={"retry-after": "10"})
+        said = request.headers.get("last-event-id") or request.query_params.get("after", "")
+        after = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else -1
+        stream = messages(
+            feed,
+            self._changed,
+            after=after,
+            run=request.query_params.get("run", ""),
+            ended=lambda: self._ended,
+        )
+        return StreamingResponse(self._watched(feed, stream), media_type="text/event-stream")
+
+    async def _watched(self, feed: Feed, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self._watchers[feed] = self._watchers.get(feed, 0) + 1
+        try:
+            async for message in stream:
+                yield message
+        finally:
+            self._watchers[feed] -= 1
+            if not self._watchers[feed]:
+                del self._watchers[feed]
+
+    async def _feed(self, request: Request) -> Feed | None:
+        place = await asyncio.to_thread(self._catalogue.find, request.path_params["run"])
+        if place is None:
+            return None
+        feed = self._feeds.pop(place, None) or Feed(place)
+        # The one used last is the last to go.
+        self._feeds[place] = feed
+        idle = [there for there, each in self._feeds.items() if each not in self._watchers and each is not feed]
+        for there in idle[: max(0, len(self._feeds) - _MOST_FEEDS)]:
+            del self._feeds[there]
+        # Whoever comes back may have more of it than a server that has just started.
+        while (await asyncio.to_thread(feed.read))[1]:
+            pass
+        return feed
+
+
+def _assets() -> dict[str, tuple[bytes, str]]:
+    """The page's own files and their tags, by name; all of them are in memory, so no request names a path."""
+    folder = files("plait.page") / "assets"
+    found = [file for file in folder.iterdir() if Path(file.name).suffix in _TYPES]
+    bodies = {file.name: file.read_bytes() for file in found}
+    return {name: (body, f'"{hashlib.sha256(body).hexdigest()[:16]}"') for name, body in bodies.items()}
+
+
+async def _not_there(_: Request, error: Exception | None) -> Response:
+    del error
+    return JSONResponse({"error": "there is nothing under this address"}, status_code=404)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=500)

@@ -1,0 +1,120 @@
+"""The runs that a page shows: named directories, and all runs of folders, looked for at each request.
+
+Knows no ledger but by its place; a run's figures in the list are those of its summary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from plait.adapters import Json
+from plait.errors import ConfigError
+from plait.rounds.events import RunFinished
+from plait.rounds.ledger import Line
+from plait.rounds.run_directory import RunDirectory
+
+MOST_RUNS = 500
+_MOST_ENTRIES = 10_000
+_SUMMARY_BYTES = 4 << 20
+_TAIL_BYTES = 1 << 16
+_FROM_SUMMARY = ("rounds", "clients", "base_held_out_loss", "final_held_out_loss", "uplink_bytes", "downlink_bytes")
+
+
+class Catalogue:
+    """Run directories by name.
+
+    Args:
+        places: run directories, and folders with run directories in them or in their ``runs/``.
+        expected: a run directory that need not hold a run yet.
+
+    Raises:
+        ConfigError: one is neither, or two runs have the same name.
+    """
+
+    def __init__(self, places: Sequence[Path], *, expected: Path | None = None) -> None:
+        self._named: dict[str, Path] = {}
+        self._folders: list[Path] = []
+        for place in places:
+            if RunDirectory(place).has_started or place == expected:
+                self._name(place)
+            elif place.is_dir():
+                self._folders += [place / "runs" if (place / "runs").is_dir() else place]
+            else:
+                raise ConfigError(f"'{place}' is not there, expected a run or a folder of runs")
+        if not self._named and self._folders and not any(True for folder in self._folders for _ in _runs_in(folder)):
+            raise ConfigError(f"'{places[0]}' holds no run (no ledger.jsonl), expected a run or a folder of runs")
+
+    def _name(self, place: Path) -> None:
+        name = place.resolve().name
+        if self._named.setdefault(name, place) != place:
+            raise ConfigError(f"two runs are called '{name}', expected different names")
+
+    def find(self, name: str) -> Path | None:
+        """The directory of a run; None if there is none of this name."""
+        if place := self._named.get(name):
+            return place
+        if not name or name in (".", "..") or "/" in name or "\0" in name:
+            return None
+        return next((place for folder in self._folders if RunDirectory(place := folder / name).has_started), None)
+
+    def all(self) -> dict[str, Path]:
+        """The runs by name, those written to last first; at most `MOST_RUNS`."""
+        found = dict(self._named)
+        for folder in self._folders:
+            for place in _runs_in(folder):
+                found.setdefault(place.name, place)
+        newest = sorted(found.items(), key=lambda item: _written(item[1]), reverse=True)
+        return dict(newest[:MOST_RUNS])
+
+    def list(self) -> list[Json]:
+        """What is shown of each run in a list, without reading its ledger."""
+        return [_entry(name, place) for name, place in self.all().items()]
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    try:
+        for number, place in enumerate(folder.iterdir()):
+            if number >= _MOST_ENTRIES:
+                return
+            if RunDirectory(place).has_started:
+                yield place
+    except OSError:
+        return
+
+
+def _written(place: Path) -> float:
+    try:
+        return RunDirectory(place).ledger.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _entry(name: str, place: Path) -> Json:
+    finished = _last_event(place) == RunFinished.event
+    summary = _summary(place) if finished else {}
+    figures = {key: summary[key] for key in _FROM_SUMMARY if isinstance(summary.get(key), (int, float))}
+    return {"name": name, "written": _written(place), "finished": finished, **figures}
+
+
+def _last_event(place: Path) -> str:
+    """The kind of the last event in a ledger; empty if its end cannot be read."""
+    try:
+        with RunDirectory(place).ledger.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+            last = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(cast("Line", last).get("event", "")) if isinstance(last, dict) else ""
+
+
+def _summary(place: Path) -> Mapping[str, Json]:
+    """A finished run's summary; empty if there is none to read."""
+    try:
+        with (place / "summary.json").open("rb") as file:
+            said = json.loads(file.read(_SUMMARY_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cast("Mapping[str, Json]", said) if isinstance(said, dict) else {}

@@ -1,0 +1,117 @@
+"""Follows one run's ledger for everybody who watches it: its board, and the newest patches for those who come back.
+
+However many watch, the ledger is read once. What a slow watcher has missed is kept for a while; whoever missed more
+gets the whole document. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from pathlib import Path
+
+from plait.adapters import Json
+from plait.errors import PeerError
+from plait.page.board import Board
+from plait.page.merge import Patch
+from plait.rounds.events import Event
+from plait.rounds.ledger import Follower
+from plait.rounds.run_directory import RunDirectory
+
+KEPT_PATCHES = 4096
+_READ_BYTES = 1 << 20
+
+
+class Feed:
+    """One run, read on demand; thread-safe.
+
+    Args:
+        directory: of the run; need not hold one yet.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._ledger = RunDirectory(directory).ledger
+        self._lock = threading.Lock()
+        self._file: tuple[int, int] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._follower = Follower(self._ledger, check=True)
+        self._board = Board()
+        self._patches: deque[Patch] = deque(maxlen=KEPT_PATCHES)
+        self._encoded: tuple[int, bytes] | None = None
+        self._unreadable = ""
+
+    def read(self) -> tuple[list[Event], bool]:
+        """Read what was appended, at most about a megabyte.
+
+        Returns:
+            The new events, and whether there is more to read at once.
+        """
+        with self._lock:
+            try:
+                now = self._ledger.stat()
+            except OSError:
+                return [], False
+            if (now.st_dev, now.st_ino) != self._file or now.st_size < self._follower.read_bytes:
+                # Another run has taken its place.
+                self._file = (now.st_dev, now.st_ino)
+                self._begin()
+            if self._unreadable or now.st_size == self._follower.read_bytes:
+                return [], False
+            try:
+                new = self._follower.new_events(_READ_BYTES)
+            except PeerError as error:
+                self._unreadable = str(error)
+                self._patches.append(self._board.end(broken=self._unreadable))
+                return [], False
+            for event in new:
+                self._patches.append(self._board.take(event, broken=self._follower.broken))
+            return new, bool(new) and now.st_size > self._follower.read_bytes
+
+    @property
+    def seq(self) -> int:
+        """The newest event; -1 before the first."""
+        return number_of(self._board.document)
+
+    @property
+    def run(self) -> str:
+        """The id of the run; empty before it has begun."""
+        run = self._board.document.get("run", "")
+        return run if isinstance(run, str) else ""
+
+    def document(self) -> tuple[int, bytes]:
+        """The newest event, and the document as JSON."""
+        with self._lock:
+            seq = self.seq
+            if self._encoded is None or self._encoded[0] != seq:
+                self._encoded = seq, encode(self._board.document)
+            return self._encoded
+
+    def patches_after(self, seq: int, run: str) -> list[Patch] | None:
+        """The patches of all later events.
+
+        Args:
+            seq: the newest event that the watcher has.
+            run: the id of the run that it has it of.
+
+        Returns:
+            None if it needs the whole document: too much was missed, or this is another run.
+        """
+        with self._lock:
+            if seq < 0 or run != self.run or seq > self.seq or seq + 1 < number_of(self._patches[0]):
+                return None
+            return [patch for patch in self._patches if number_of(patch) > seq]
+
+
+def number_of(patch: Patch) -> int:
+    """The event that a patch is of."""
+    seq = patch["seq"]
+    return seq if isinstance(seq, int) else -1
+
+
+def encode(value: Json | list[Patch]) -> bytes:
+    """Compact JSON, on one line, without a character outside ASCII."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,91 @@
+"""Serves the page on a socket, bounded in connections, in time and in what it holds for each reader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from plait.page.app import Page
+
+MOST_CONNECTIONS = 256
+_REQUEST_S = 10.0
+_UNREAD_S = 30.0
+_HEADER_BYTES = 16 << 10
+
+
+class BoundedProtocol(H11Protocol):
+    """HTTP/1.1 that ends connections beyond the number, those that send no request, and those that do not read."""
+
+    _request_due: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept, or end at once."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        super().connection_lost(exc)
+        for timer in (self._request_due, self._stalled):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """The reader is slower than what is written."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The reader has read."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _check_request(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.abort()
+        else:
+            self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, page: Page) -> None:
+        super().__init__(config)
+        self._page = page
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._page.end()
+        super().handle_exit(sig, frame)
+
+
+def serve(page: Page, listener: socket.socket, **options: Any) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        page: what to serve.
+        listener: bound and listening.
+        options: of uvicorn's TLS.
+    """
+    config = uvicorn.Config(
+        page.app(),
+        http=BoundedProtocol,
+        ws="none",
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        timeout_graceful_shutdown=2,
+        **options,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        _Server(config, page).run(sockets=[listener])

@@ -1,0 +1,59 @@
+"""A run as server-sent events: each message has the ledger's sequence number as its id, so that none is lost.
+
+A message is a JSON array of merge patches, or (`event: document`) the whole document for whoever has none of it. A
+reader who is slow gets more patches at once, never a longer queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from plait.page.feed import Feed, encode, number_of
+
+_ALIVE_S = 10.0
+RETRY_MS = 1000
+
+
+async def messages(
+    feed: Feed, changed: asyncio.Condition, *, after: int, run: str, ended: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """The messages of one watcher, until the server ends.
+
+    Args:
+        feed: the run.
+        changed: notified whenever a feed has read something.
+        after: the newest event that the watcher has; -1 for none.
+        run: the id of the run that it has it of.
+        ended: whether the server is ending.
+    """
+    yield b"retry: %d\n\n" % RETRY_MS
+    while not ended():
+        patches = feed.patches_after(after, run)
+        if patches is None and feed.seq >= 0:
+            after, document = await asyncio.to_thread(feed.document)
+            run = feed.run
+            yield b"event: document\nid: %d\ndata: %b\n\n" % (after, document)
+        elif patches:
+            after = number_of(patches[-1])
+            yield b"id: %d\ndata: %b\n\n" % (after, encode(patches))
+        elif not await _waited(changed, partial(_is_news, feed, after, run, ended)):
+            # Whoever is gone is noticed, and whose clock is wrong can correct it.
+            yield b"event: clock\ndata: %b\n\n" % json.dumps({"now": round(time.time(), 3)}).encode()
+
+
+def _is_news(feed: Feed, after: int, run: str, ended: Callable[[], bool]) -> bool:
+    return ended() or (feed.seq >= 0 and (feed.seq != after or feed.run != run))
+
+
+async def _waited(changed: asyncio.Condition, until: Callable[[], bool]) -> bool:
+    """Wait for a change; False if there was none for a while."""
+    try:
+        async with asyncio.timeout(_ALIVE_S), changed:
+            await changed.wait_for(until)
+    except TimeoutError:
+        return False
+    return True

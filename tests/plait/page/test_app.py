@@ -1,0 +1,328 @@
+"""The page over HTTP, in a process of its own as `plait watch` runs it; with Chromium where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import TypeAdapter
+
+from plait.page.merge import merge
+from plait.page.schema import Run, Runs, openapi
+from plait.page.server import MOST_CONNECTIONS
+from plait.rounds.events import parse_event
+from plait.rounds.ledger import Ledger
+from tests.plait.conftest import broadcast, described, numbered, received, run_started
+from tests.plait.page.browser import CHROMIUM, Browser
+
+Watched = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def watch() -> Iterator[Watched]:
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "plait.cli.main", "watch", "--listen", listen, *map(str, options)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if address := re.search(r"on (https?://\S+)", line):
+                return process, address[1]
+        raise AssertionError("the page has ended")
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def written(run: Path, events: Sequence[dict[str, object]]) -> Ledger:
+    run.mkdir()
+    ledger = Ledger(run / "ledger.jsonl")
+    for event in events:
+        ledger.append(parse_event(event))
+    return ledger
+
+
+def messages(response: httpx.Response) -> Iterator[tuple[str, int, Any]]:
+    """Kind, id and data of server-sent events."""
+    kind, seq = "message", -1
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            kind = value
+        elif name == "id":
+            seq = int(value)
+        elif name == "data":
+            yield kind, seq, json.loads(value)
+            kind = "message"
+
+
+def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_the_reader_was(
+    watch: Watched, tmp_path: Path, small_run: list[dict[str, object]]
+) -> None:
+    ledger = written(tmp_path / "first", small_run[:3])
+    process, address = watch(tmp_path / "first")
+    document = httpx.get(f"{address}/api/runs/first").json()
+    seqs: list[int] = []
+    rest = iter(small_run[3:])
+    for _ in range(2):
+        query = {"after": document["seq"], "run": document["run"]}
+        with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, timeout=30) as response:
+            got = messages(response)
+            for event in [next(rest) for _ in range(8)]:
+                ledger.append(parse_event(event))
+            while document["seq"] < ledger._end.events - 1:
+                kind, seq, patches = next(got)
+                assert kind == "message"
+                for patch in patches:
+                    merge(document, patch)
+                    seqs.append(patch["seq"])
+                assert document["seq"] == seq
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # Nobody shows it, and the run goes on.
+        ledger.append(parse_event(next(rest)))
+        process, address = watch(tmp_path / "first", listen=address.removeprefix("http://"))
+    for event in rest:
+        ledger.append(parse_event(event))
+    ledger.close()
+    headers = {"last-event-id": str(document["seq"])}
+    query = {"after": "0", "run": document["run"]}
+    with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, headers=headers, timeout=30) as response:
+        got = messages(response)
+        while document["seq"] < len(small_run) - 1:
+            for patch in next(got)[2]:
+                merge(document, patch)
+                seqs.append(patch["seq"])
+    assert seqs == list(range(3, len(small_run)))
+    assert document == httpx.get(f"{address}/api/runs/first").json()
+
+
+def test_the_answers_are_those_that_the_description_describes(watch: Watched, write_ledger, small_run) -> None:
+    run = write_ledger(small_run)
+    (run / "summary.json").write_text('{"rounds": 2, "clients": 2, "final_held_out_loss": 3.0}')
+    _, address = watch(run)
+    said = httpx.get(f"{address}/api/openapi.json").json()
+    assert said == json.loads(json.dumps(openapi()))
+    listed = TypeAdapter(Runs).validate_json(httpx.get(f"{address}/api/runs").content)["runs"]
+    assert [(one["name"], one["finished"], one.get("rounds")) for one in listed] == [(run.name, True, 2)]
+    TypeAdapter(Run).validate_json(httpx.get(f"{address}/api/runs/{run.name}").content)
+    for path in said["paths"]:
+        assert httpx.get(address + path.replace("{run}", "none")).status_code in (200, 404)
+
+
+def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(
+    watch: Watched, write_ledger, small_run
+) -> None:
+    _, address = watch(write_ledger(small_run))
+    api = f"{address}/api/runs"
+    own = address.removeprefix("http://")
+
+    def status(url: str = api, method: str = "GET", **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.request(method, url, headers=named).status_code
+
+    assert status(origin=f"http://{own}", sec_fetch_site="same-origin") == 200
+    assert status(host="evil.example") == status(host=f"evil.example:{own.rpartition(':')[2]}") == 403
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "http://["):
+        assert status(origin=origin) == 403, origin
+    assert status(sec_fetch_site="cross-site") == status(sec_fetch_site="same-site", sec_fetch_mode="cors") == 403
+    # A link may be followed from anywhere.
+    assert status(address, sec_fetch_site="cross-site", sec_fetch_mode="navigate") == 200
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert status(method=method) == 405
+    for path in ("/assets/..%2fapp.py", "/assets/page.py", "/api/runs/..", "/api/runs/%2e%2e", "/api/runs/a%2fb", "/x"):
+        assert status(address + path) == 404, path
+
+
+def test_every_answer_has_the_security_policy(watch: Watched, write_ledger, small_run) -> None:
+    _, address = watch(write_ledger(small_run))
+    for path in ("/", "/assets/page.js", "/api/runs", "/none"):
+        headers = httpx.get(address + path).headers
+        policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+
+
+def test_the_page_is_small_and_names_no_other_place() -> None:
+    assets = [file for file in (files("plait.page") / "assets").iterdir() if not file.name.endswith(".LICENSE")]
+    assert sum(len(file.read_bytes()) for file in assets) <= 150_000
+    for file in assets:
+        named = set(
+            re.findall(r"""(?:src|href|url|import|fetch|EventSource)[\s("'`=]*(https?:)?//[\w.]+""", file.read_text())
+        )
+        assert not named, file.name
+    assert {file.name for file in (files("plait.page") / "assets").iterdir()} >= {"uPlot.LICENSE"}
+
+
+def test_connections_beyond_the_bound_are_ended_and_leave_when_they_say_nothing(
+    watch: Watched, write_ledger, small_run
+) -> None:
+    import socket
+
+    _, address = watch(write_ledger(small_run))
+    host, port = address.removeprefix("http://").split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(MOST_CONNECTIONS + 20)]
+    try:
+        for one in silent[:MOST_CONNECTIONS]:
+            one.settimeout(0.01)
+        ended = 0
+        for one in silent[MOST_CONNECTIONS:]:
+            one.settimeout(10)
+            try:
+                ended += one.recv(1) == b""
+            except ConnectionResetError:
+                ended += 1
+        assert ended == 20
+        # The others send no request, and are ended too; then there is room again.
+        end = time.monotonic() + 60
+        while True:
+            try:
+                assert httpx.get(f"{address}/api/runs", timeout=5).status_code == 200
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.5)
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        said = subprocess.run(
+            [sys.executable, "-m", "plait.cli.main", "watch", str(place)], capture_output=True, text=True, check=False
+        )
+        assert said.returncode == 2
+        assert said.stderr.startswith("error: ")
+        assert said.stderr.count("\n") == 1
+        assert "expected a run or a folder of runs" in said.stderr
+
+
+def test_a_page_for_other_machines_needs_a_door(write_ledger, small_run) -> None:
+    command = [sys.executable, "-m", "plait.cli.main", "watch", str(write_ledger(small_run)), "--listen", "0.0.0.0:0"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "--listen is 0.0.0.0:0" in said.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    with Browser() as one:
+        yield one
+
+
+def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
+    browser: Browser, watch: Watched, tmp_path: Path, small_run: list[dict[str, object]]
+) -> None:
+    ledger = written(tmp_path / "first", small_run[:9])
+    process, address = watch(tmp_path)
+    browser.open(address)
+    browser.wait("document.querySelector('#legend')?.textContent.includes('1 training')")
+    assert "1 chosen" in str(browser.js("document.querySelector('#legend').textContent"))
+    for event in small_run[9:20]:
+        ledger.append(parse_event(event))
+    browser.wait("plaitPage.run.document.seq === 19")
+    process.kill()
+    process.wait()
+    for event in small_run[20:]:
+        ledger.append(parse_event(event))
+    ledger.close()
+    browser.wait("document.querySelector('#link').textContent.includes('no connection')")
+    watch(tmp_path, listen=address.removeprefix("http://"))
+    browser.wait("document.querySelector('#link').textContent === 'complete'")
+    # Events came one by one: not one is missing, and none came as a new document.
+    assert browser.js("plaitPage.run.patches") == len(small_run) - 9
+    shown = browser.wait(
+        "document.querySelector('#chain').textContent.includes('25 events') && document.body.innerText"
+    )
+    for text in ("2 of 2 rounds done", "3.000", "no guarantee", "bob", "Nothing was refused", "14.1 kB"):
+        assert text in str(shown), text
+    assert (
+        json.loads(str(browser.js("JSON.stringify(plaitPage.run.document)")))
+        == httpx.get(f"{address}/api/runs/first").json()
+    )
+    assert browser.js("document.querySelectorAll('.chart canvas').length") == 5
+    # A server that is away is the only complaint.
+    assert all("ERR_" in text for text in browser.complaints())
+    assert {url.partition("://")[2].partition("/")[0] for url in browser.requested() if url.startswith("http")} == {
+        address.removeprefix("http://")
+    }
+
+
+def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Watched, tmp_path: Path, hostile_run) -> None:
+    written(tmp_path / "hostile", hostile_run).close()
+    _, address = watch(tmp_path)
+    browser.open(address)
+    browser.wait("document.querySelector('#refusals').textContent.includes('holds NaN')")
+    browser.js("document.querySelector('#all').open = true")
+    shown = httpx.get(f"{address}/api/runs/hostile").json()["clients"]
+    browser.wait(f"document.querySelectorAll('#table tbody tr').length === {len(shown)}")
+    assert browser.js("document.querySelectorAll('main script, main img, #refusals b').length") == 0
+    assert "\\u202e" not in ascii(browser.js("document.body.innerText"))
+    assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
+
+
+def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(
+    browser: Browser, watch: Watched, tmp_path: Path
+) -> None:
+    names = [f"client-{number:04d}" for number in range(1000)]
+    start = [run_started(), described(*names), {"event": "round_started", "round": 1, "cohort": names}]
+    tasks = [broadcast(1, name, 10) for name in names]
+    written(tmp_path / "many", numbered([*start, *tasks, *(received(1, name, 10) for name in names[:600])])).close()
+    _, address = watch(tmp_path)
+    browser.open(address)
+    browser.wait("document.querySelector('#legend')?.textContent.includes('600 done')")
+    browser.js("document.querySelector('#grid').focus()")
+    for key in ("End", "ArrowLeft"):
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+    browser.wait("document.querySelector('#chosen').textContent.startsWith('client-0998: ')")
+    assert browser.js("document.querySelectorAll('*').length") < 1500  # type: ignore[operator]
+
+
+def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Watched, tmp_path: Path, small_run) -> None:
+    import socket
+
+    ledger = written(tmp_path / "first", small_run[:3])
+    _, address = watch(tmp_path)
+    host, port = address.removeprefix("http://").split(":")
+    hostile = []
+    for _ in range(40):
+        one = socket.create_connection((host, int(port)))
+        one.sendall(f"GET /api/runs/first/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        hostile.append(one)
+    try:
+        with httpx.stream("GET", f"{address}/api/runs/first/events", timeout=30) as response:
+            got = messages(response)
+            assert next(got)[0] == "document"
+            writer = threading.Thread(target=lambda: [ledger.append(parse_event(event)) for event in small_run[3:]])
+            writer.start()
+            seq = 2
+            while seq < len(small_run) - 1:
+                _, seq, _ = next(got)
+            writer.join()
+    finally:
+        ledger.close()
+        for one in hostile:
+            one.close()
