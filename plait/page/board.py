@@ -109,7 +109,7 @@ class Board:
                 return self._round_started(event)
             case events.ClientReplaced():
                 self._cohort.add(event.by)
-                clients = {event.client: self._to("away", event.client), event.by: self._chosen(event.by)}
+                clients: Patch = {event.client: self._to("away", event.client), event.by: self._chosen(event.by)}
                 return {"round": {"cohort": len(self._cohort)}, "clients": clients}
             case events.RoundMissed():
                 return _round(event.round, {"missed": event.attempt})
