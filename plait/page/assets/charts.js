@@ -21,6 +21,8 @@ export class Chart {
       this.plot?.destroy();
       this.plot = new uPlot(this.options(series), this.data, this.place);
       this.key = key;
+      // The legend has its height only once it is laid out.
+      requestAnimationFrame(() => this.resize());
     } else this.plot.setData(this.data);
     this.resize();
   }
@@ -33,7 +35,7 @@ export class Chart {
       legend: { show: this.legend },
       cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, low, high) => (this.bar ? [low - 0.6, high + 0.6] : [low, Math.max(high, low + 1)]) }, y: this.bar ? { range: (_, low, high) => [0, high * 1.05 || 1] } : {} },
-      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], size: 26 }, { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => this.format(tick)) }],
+      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], size: 26 }, { ...axis, size: 62, values: (_, ticks) => this.labels(ticks) }],
       series: [
         { label: "round" },
         ...series.map((one) => ({
@@ -50,6 +52,12 @@ export class Chart {
       ],
       hooks: { draw: [(plot) => this.mark(plot)] },
     };
+  }
+
+  // Ticks closer than the format shows have one label together.
+  labels(ticks) {
+    const labels = ticks.map((tick) => this.format(tick));
+    return labels.map((label, at) => (label === labels[at - 1] ? "" : label));
   }
 
   mark(plot) {

@@ -97,12 +97,13 @@ const sayChosen = (index) => {
 const drawClients = (shown) => {
   clients = clientsOf(shown, run.now);
   grid.draw(clients);
-  const counts = Object.groupBy ? Object.groupBy(clients, (client) => client.state) : {};
-  const legend = STATES.filter((state) => counts[state]?.length).map((state) => {
+  const counts = {};
+  for (const { state } of clients) counts[state] = (counts[state] ?? 0) + 1;
+  const legend = STATES.filter((state) => counts[state]).map((state) => {
     const one = element("li");
     const mark = element("i");
     mark.style.background = colour(state);
-    one.append(mark, `${counts[state].length} ${state}`);
+    one.append(mark, `${counts[state]} ${state}`);
     return one;
   });
   const said = legend.map((one) => one.textContent).join();
