@@ -12,6 +12,14 @@ import typer
 from plait.config import RunConfig, config_from_table, read_config_table
 from plait.plugins import admit
 
+PageAddress = Annotated[
+    str,
+    typer.Option(
+        "--page",
+        help="Address of a live page on this machine, such as 127.0.0.1:9443, as long as the command runs.",
+        metavar="HOST:PORT",
+    ),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")]
 
 _PANELS: Mapping[str, tuple[str, ...]] = {

@@ -13,10 +13,11 @@ import typer
 
 from plait import machine
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
-from plait.cli.options import ConfigFile, run_config, shown_default, with_run_options
+from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
+from plait.page.beside import page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 
@@ -54,6 +55,7 @@ def server(
             min=0.1,
         ),
     ] = None,
+    page: PageAddress = "",
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
@@ -83,7 +85,8 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        serve_queue(directory, serving, give_up_s=give_up_s)
+        with page_beside(directory, page, folder=True):
+            serve_queue(directory, serving, give_up_s=give_up_s)
         return
     if give_up_s is not None:
         raise ConfigError("--give-up-s is given without --stay, expected both")
@@ -102,7 +105,7 @@ def server(
         grace_s=grace_s,
         run_number=before.run_number if before else new_run_number(),
     )
-    with told_how_to_go_on(settings.out):
+    with told_how_to_go_on(settings.out), page_beside(directory.path, page, quiet=json_output):
         serve(directory, settings, serving, quiet=json_output)
         show(directory.path, json_output=json_output)
 

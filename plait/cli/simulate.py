@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.options import ConfigFile, run_config, with_run_options
+from plait.cli.options import ConfigFile, PageAddress, run_config, with_run_options
 from plait.errors import DiskFullError, Interrupted
 from plait.progress import say
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @with_run_options()
 def simulate(
     given: Mapping[str, object],
+    page: PageAddress = "",
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
@@ -31,9 +32,10 @@ def simulate(
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
     from plait.api.running import start
+    from plait.page.beside import page_beside
 
     settings = run_config(given, config).with_out()
-    with told_how_to_go_on(settings.out):
+    with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page, quiet=json_output):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output)

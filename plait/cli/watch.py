@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from plait.address import Address
-from plait.errors import ConfigError
 from plait.progress import say
 
 
@@ -30,14 +29,13 @@ def watch(
 
     Example: plait watch runs/first
     """
-    address = Address.parse(listen, what="--listen", listening=True)
-    if not address.is_loopback:
-        raise ConfigError(f"--listen is {address}, expected an address of this machine alone, such as 127.0.0.1:9443")
     from plait.hosts import AllowedHosts
     from plait.page.app import Page
+    from plait.page.beside import loopback_address
     from plait.page.catalogue import Catalogue
     from plait.page.server import serve
 
+    address = loopback_address(listen, what="--listen")
     catalogue = Catalogue(runs)
     with address.bind() as listener:
         listener.listen()

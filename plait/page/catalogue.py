@@ -28,23 +28,26 @@ class Catalogue:
 
     Args:
         places: run directories, and folders with run directories in them or in their ``runs/``.
-        expected: a run directory that need not hold a run yet.
+        expected: one of the places that need not hold a run yet.
+        folder: whether that one is a folder of runs.
 
     Raises:
         ConfigError: one is neither, or two runs have the same name.
     """
 
-    def __init__(self, places: Sequence[Path], *, expected: Path | None = None) -> None:
+    def __init__(self, places: Sequence[Path], *, expected: Path | None = None, folder: bool = False) -> None:
         self._named: dict[str, Path] = {}
         self._folders: list[Path] = []
         for place in places:
-            if RunDirectory(place).has_started or place == expected:
+            if place == expected and folder:
+                self._folders.append(place / "runs")
+            elif RunDirectory(place).has_started or place == expected:
                 self._name(place)
             elif place.is_dir():
                 self._folders += [place / "runs" if (place / "runs").is_dir() else place]
             else:
                 raise ConfigError(f"'{place}' is not there, expected a run or a folder of runs")
-        if not self._named and self._folders and not any(True for folder in self._folders for _ in _runs_in(folder)):
+        if expected is None and not self._named and not any(True for folder in self._folders for _ in _runs_in(folder)):
             raise ConfigError(f"'{places[0]}' holds no run (no ledger.jsonl), expected a run or a folder of runs")
 
     def _name(self, place: Path) -> None:

@@ -1,0 +1,75 @@
+"""``--page``: the live page beside a run, from before its first event to the command's end, however that comes."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from plait.errors import ConfigError, MachineError
+from plait.page.beside import page_beside
+
+SMALL = ("--base", "tiny", "--clients", "2", "--rounds", "2", "--local-steps", "1", "--seq-len", "32", "--threads", "1")
+
+
+def gone(address: str) -> bool:
+    """Whether nothing answers there any more, within a minute."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            httpx.get(f"{address}/api/runs", timeout=5)
+        except httpx.TransportError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "plait.cli.main", "simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0"]
+    process = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        address = next(found[1] for line in process.stderr if (found := re.search(r"live page on (http://\S+)", line)))
+        until = time.monotonic() + 240
+        document: dict[str, object] = {}
+        while not document.get("run") and time.monotonic() < until:
+            answer = httpx.get(f"{address}/api/runs/run", timeout=60)
+            assert answer.status_code == 200, "a run that has not begun is a run too"
+            document = answer.json()
+            time.sleep(0.1)
+        assert document["run"], "the run's first event has reached the page"
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs").json()["runs"]] == ["run"]
+    finally:
+        process.kill()
+        process.communicate()
+    assert gone(address), "the page outlives its command"
+
+
+def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with page_beside(tmp_path / "federation", f"127.0.0.1:{port}", folder=True, quiet=True):
+        assert httpx.get(f"{address}/api/runs", timeout=60).json() == {"runs": []}
+        run = tmp_path / "federation" / "runs" / "first"
+        run.mkdir(parents=True)
+        (run / "ledger.jsonl").write_text("{")
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs").json()["runs"]] == ["first"]
+    assert gone(address)
+
+
+def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(tmp_path: Path) -> None:
+    other = pytest.raises(ConfigError, match=r"--page is 0\.0\.0\.0:9443, expected an address of this machine alone")
+    with other, page_beside(tmp_path, "0.0.0.0:9443"):
+        raise AssertionError("the block ran")
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    with taken, pytest.raises(MachineError), page_beside(tmp_path, f"127.0.0.1:{port}"):
+        raise AssertionError("the block ran")
