@@ -29,7 +29,7 @@ DRAWS = 600
 def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[SequenceLosses, SequenceLosses]]:
     """Of three clients, every held-out sequence before and after training."""
     found = {}
-    for room in ("report", "data", "export"):
+    for room in ("report", "data", "exporting"):
         files = sorted(Path(plait.__file__).parent.joinpath(room).glob("*.py"))
         records = [Record(text="".join(file.read_text() for file in files)[:50_000])]
         client = PeftLocalModel(resident, room, records, kind=RecordKind.TEXT, histogram={})
