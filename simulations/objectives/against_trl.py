@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="*", default=OBJECTIVES)
     args = parser.parse_args()
     located = locate_base(args.base)
-    tokenizer = AutoTokenizer.from_pretrained(located.directory)
+    tokenizer = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
     # TRL ends every reply of text with it, as the chat template does.
     tokenizer.eos_token, tokenizer.bos_token = "<|im_end|>", None
     words = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]

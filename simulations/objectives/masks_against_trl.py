@@ -46,7 +46,7 @@ CONVERSATIONS = {"chat": (TALK, None), "system": ([SYSTEM, *TALK], None), "tools
 
 def main() -> None:
     """Compare all."""
-    tokenizer = AutoTokenizer.from_pretrained(locate_base("tiny").directory)
+    tokenizer = AutoTokenizer.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
     for family, (name, (messages, tools)) in product(FAMILIES, CONVERSATIONS.items()):
         training = (TEMPLATES / f"{family}_training.jinja").read_text()
         for kind, template in (("own", (TEMPLATES / f"{family}.jinja").read_text()), ("training", training)):

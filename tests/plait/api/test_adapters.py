@@ -74,7 +74,10 @@ def test_the_base_may_be_a_model_in_memory_and_must_be_the_one_that_was_trained_
     from plait.training.bases import locate_base
 
     directory = locate_base("tiny").directory
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(directory, trust_remote_code=False),
+    )
     with torch.no_grad():
         next(model.parameters()).add_(1)
     with pytest.raises(BaseMismatchError, match="which the adapter was trained on"):

@@ -278,7 +278,7 @@ class Federation:
         self.privacy = privacy
         blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
         self.masked = MaskedRounds(plan.get("cohort_size", len(models)), 0.2) if masked else None
-        self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)) for name in models}
+        self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)[:32]) for name in models}
         own_settings = {"learning_rate": 0.1, "secure_aggregation": masked, **(settings or {})}
         settings = Settings(
             local_steps=2,
