@@ -19,8 +19,6 @@ from plait.address import Address
 from plait.errors import ConfigError
 from plait.progress import say
 
-OPTION = "--page"
-
 
 @contextlib.contextmanager
 def page_beside(place: Path, listen: str, *, folder: bool = False, quiet: bool = False) -> Generator[None]:
@@ -39,7 +37,7 @@ def page_beside(place: Path, listen: str, *, folder: bool = False, quiet: bool =
     if not listen:
         yield
         return
-    address = loopback_address(listen, what=OPTION)
+    address = loopback_address(listen, what="--page")
     with address.bind() as listener:
         listener.listen()
         shown = Address(*listener.getsockname()[:2])

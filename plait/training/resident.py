@@ -170,7 +170,7 @@ class ResidentBase:
         if is_quantised(spec.method):
             # A classifier's head is new, and trains.
             quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
-        # Straight to the device: main memory, which a Jetson shares with it, never holds the whole base beside.
+        # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(

@@ -1,7 +1,7 @@
-"""Whether a step fits into memory is found out by trying; this is what gives way when it does not.
+"""What a training step gives up when memory runs out, and the retry; whether a step fits is found out by trying.
 
 First the blocks of the base are computed twice instead of kept (the same bits), then batches are cut into smaller ones
-(the same sum of losses, so the same update within rounding). What a process has learnt so is kept for its next steps.
+(the same sum of losses, so the same update within rounding). Later steps start from what earlier ones gave up.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], dev
             torch.mps.empty_cache()
         if not give_way():
             raise MachineError(
-                f"{what} does not fit into the memory of {device}, computed one sequence at a time; lower --seq-len or "
-                "--rank, take a smaller base, or --method qlora, which holds the base in four bits"
+                f"{what} does not fit into the memory of {device}, in parts as small as they can be; lower "
+                "--batch-size, --seq-len or --rank, take a smaller base, or --method qlora with the base in four bits"
             ) from reason
 
 

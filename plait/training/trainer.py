@@ -131,7 +131,11 @@ def _backward(
     for parameter in parameters:
         parameter.grad = None  # a failed attempt may have left some
     total = 0.0
-    for batch in (part for whole in batches for part in memory.parts(whole)):
+    # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
+    parts = (
+        (part for whole in batches for part in memory.parts(whole)) if isinstance(batch_loss, BatchLoss) else batches
+    )
+    for batch in parts:
         loss = batch_loss(batch) / counted
         loss.backward()
         said = batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss
@@ -140,10 +144,8 @@ def _backward(
 
 
 def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:
-    if isinstance(batch_loss, BatchLoss):
-        return memory.give_way(largest, recomputes=batch_loss.recomputes)
-    # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
-    return memory.give_way(1, recomputes=isinstance(batch_loss, PreferenceLoss) and batch_loss.recomputes)
+    recomputes = not isinstance(batch_loss, ChosenLoss) and batch_loss.recomputes
+    return memory.give_way(largest if isinstance(batch_loss, BatchLoss) else 1, recomputes=recomputes)
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:

@@ -34,7 +34,6 @@ class Packed:
     values: Tensor
     state: _QuantState
     dtype: torch.dtype
-    requires_grad: bool = False
 
     @property
     def shape(self) -> torch.Size:

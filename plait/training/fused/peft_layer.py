@@ -63,15 +63,11 @@ def _is_lora(module: nn.Module) -> bool:
 def _frozen(module: nn.Module) -> PlainLayer | None:
     if _hooked(module):
         return None
-    if type(module) is nn.Linear:
-        weight = module.weight
-    elif (packed := packed_weight(module)) is not None:
-        weight = packed
-    else:
+    weight = module.weight if type(module) is nn.Linear else packed_weight(module)
+    if weight is None or (isinstance(weight, nn.Parameter) and weight.requires_grad):
         return None
     # torch's own annotation omits that there may be no bias.
-    bias = cast("nn.Parameter | None", module.bias)
-    return None if weight.requires_grad else PlainLayer(weight, bias, None, 1.0)
+    return PlainLayer(weight, cast("nn.Parameter | None", module.bias), None, 1.0)
 
 
 def _hooked(module: nn.Module) -> bool:

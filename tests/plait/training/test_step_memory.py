@@ -11,7 +11,7 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import losses
+from plait.training import losses, trainer
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel
@@ -56,12 +56,11 @@ def test_a_batch_in_parts_gives_the_same_update(train: Callable[[StepMemory], np
     np.testing.assert_allclose(train(StepMemory(cuts=4)), train(StepMemory()), rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize(("room", "recompute", "cuts"), [(2, False, 2), (1, False, 4)])
+@pytest.mark.parametrize(("room", "cuts"), [(2, 2), (1, 4)])
 def test_what_does_not_fit_gives_way_and_is_remembered(
     train: Callable[[StepMemory], np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
     room: int,
-    recompute: bool,
     cuts: int,
 ) -> None:
     plain = train(StepMemory())
@@ -101,6 +100,29 @@ def test_out_of_memory_in_the_backward_pass_leaves_no_part_of_a_gradient(
 
     monkeypatch.setattr(torch.Tensor, "backward", fails_once_half_way)
     assert train(StepMemory()).tobytes() == plain.tobytes()
+
+
+def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def own_loss(logits: torch.Tensor, labels: torch.Tensor, _adapter: object) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    honest = losses.ChosenLoss.__call__
+
+    def counted(self: losses.ChosenLoss, batch: list[Example]) -> torch.Tensor:
+        seen.append(len(batch))
+        return honest(self, batch)
+
+    monkeypatch.setattr(losses.ChosenLoss, "__call__", counted)
+    monkeypatch.setattr(trainer, "loss_named", lambda _: own_loss)
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    how = {"start": blueprint.initial.flat, "task": Task.CAUSAL_LM, "pad_token": 0}
+    train_steps(model, parameters, rows(), SETTINGS, **how, memory=StepMemory(cuts=4))
+    assert seen == [4, 4]
 
 
 def test_one_sequence_that_does_not_fit_is_one_line(
