@@ -20,6 +20,8 @@ from plait.config import MOST_STEPS_RATIO as MOST
 from plait.rounds import events
 
 _HALVINGS = 60
+# The unit in which `took_s` is recorded.
+_SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Paces:
             case events.DeviceWorked() if event.is_training and event.outcome == "answered":
                 self._note(event.client, event.worked_s - event.received_s, event.ended_s - event.began_s)
             case events.UpdateReceived(train_s=train_s, took_s=took_s) if train_s and took_s:
-                # The client's own word, which only its own budget follows; it cannot have trained for longer.
-                self._note(event.client, min(train_s, took_s), took_s)
+                # The client's own word: no longer than its answer took, and not so short that its speed overflows.
+                self._note(event.client, min(max(train_s, _SHORTEST_S), took_s), took_s)
             case events.RoundFinished():
                 self.known |= self._new
                 self._new, self._steps = {}, {}

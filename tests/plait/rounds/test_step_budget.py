@@ -65,3 +65,14 @@ def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:
     update = UpdateReceived(round=1, client="a", uplink_bytes=1, train_s=1e9, took_s=4.0)
     started = RoundStarted(round=1, cohort=("a",), steps={"a": 4})
     assert Paces.of([started, update, RoundFinished(round=1)]).known == {"a": Pace(1.0, 0.0)}
+
+
+@pytest.mark.parametrize("train_s", [5e-324, 1e-308, 1e-300, -1e9])
+def test_no_time_that_a_client_states_stops_the_run_or_takes_steps_from_the_others(train_s) -> None:
+    started = RoundStarted(round=1, cohort=("a", "b"), steps={"a": 8, "b": 8})
+    updates = [
+        UpdateReceived(round=1, client=name, uplink_bytes=1, train_s=said, took_s=5.0)
+        for name, said in (("a", train_s), ("b", 4.0))
+    ]
+    planned = budget(8, ["a", "b"], Paces.of([started, *updates, RoundFinished(round=1)]).known)
+    assert planned.steps == {"a": 8, "b": 8}
