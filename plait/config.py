@@ -434,48 +434,39 @@ class RunConfig(BaseModel, frozen=True):
                 f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
                 "them: clients that train together cannot be released one by one"
             )
-        if self.step_budget == "speed":
-            for name, value in (
-                ("scaffold", self.scaffold),
-                ("feddyn", self.feddyn),
-                ("dp", self.dp != "off"),
-                ("side-by-side", self.side_by_side > 1),
-                ("secure-aggregation", self.secure_aggregation),
-            ):
-                if value:
-                    raise ValueError(
-                        f"step-budget is 'speed' and {name} is {str(getattr(self, name.replace('-', '_'))).lower()}, "
-                        "expected one of them: it counts on equal steps of all clients"
-                    )
-        if self.devices and self.secure_aggregation:
-            raise ValueError(
-                f"devices is '{self.devices}' and secure-aggregation is true, expected one of them: a virtual clock "
-                "does not know what masking takes"
-            )
-        if self.devices and self.side_by_side > 1:
-            raise ValueError(
-                f"devices is '{self.devices}' and side-by-side is {self.side_by_side}, expected one of them: devices "
-                "of different speeds end at different times"
-            )
+        self._check_devices()
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self
 
+    def _check_devices(self) -> None:
+        if self.step_budget == "speed":
+            why = "it counts on equal steps of all clients"
+            self._check_alone(
+                "step-budget is 'speed'",
+                ("scaffold", self.scaffold, "false", why),
+                ("feddyn", self.feddyn, "0", why),
+                ("dp", self.dp != "off", "off", why),
+                ("side-by-side", self.side_by_side > 1, "1", why),
+                ("secure-aggregation", self.secure_aggregation, "false", why),
+            )
+        if self.devices:
+            self._check_alone(
+                f"devices is '{self.devices}'",
+                ("side-by-side", self.side_by_side > 1, "1", "devices of different speeds end at different times"),
+            )
+
     def _check_objective(self) -> None:
         if not self.learns_preferences:
             return
-        for clash, is_set, expected, why in (
+        self._check_alone(
+            f"objective is '{self.objective}'",
             ("loss", self.loss != "cross_entropy", "cross_entropy", "an objective of preferences is itself a loss"),
             ("trainer", self.trainer, "none", "a trainer has a loss of its own"),
             ("labels", self.labels, "none", "preferences are about what a language model writes"),
-        ):
-            if is_set:
-                value = getattr(self, clash)
-                raise ValueError(
-                    f"{clash} is {value!r} and objective is '{self.objective}', expected {expected}: {why}"
-                )
+        )
 
     def _check_ranks(self) -> None:
         for text in _parts(self.rank_pattern):
@@ -555,7 +546,8 @@ class RunConfig(BaseModel, frozen=True):
         for clash, is_set, expected, why in clashes:
             if is_set:
                 value = getattr(self, clash.replace("-", "_"))
-                raise ValueError(f"{clash} is {value!r} and {beside}, expected {expected}: {why}")
+                shown = str(value).lower() if isinstance(value, bool) else repr(value)
+                raise ValueError(f"{clash} is {shown} and {beside}, expected {expected}: {why}")
 
     @property
     def init_adapters(self) -> tuple[tuple[Path, float], ...]:
