@@ -82,13 +82,17 @@ class Page:
     async def _look(self) -> None:
         while not self._ended:
             for feed in list(self._watchers):
-                more = True
-                while more:
-                    new, more = await asyncio.to_thread(feed.read)
-                    if new:
-                        await self._tell()
+                await self._read(feed)
             await asyncio.sleep(_LOOK_EVERY_S)
         await self._tell()
+
+    async def _read(self, feed: Feed) -> None:
+        """Read what was appended, and wake whoever waits for it."""
+        more = True
+        while more:
+            has_changed, more = await asyncio.to_thread(feed.read)
+            if has_changed:
+                await self._tell()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -157,8 +161,7 @@ class Page:
         for there in idle[: max(0, len(self._feeds) - _MOST_FEEDS)]:
             del self._feeds[there]
         # Whoever comes back may have more of it than a server that has just started.
-        while (await asyncio.to_thread(feed.read))[1]:
-            pass
+        await self._read(feed)
         return feed
 
 

@@ -7,6 +7,7 @@ gets the whole document. Knows no HTTP.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import deque
 from pathlib import Path
@@ -15,7 +16,6 @@ from plait.adapters import Json
 from plait.errors import PeerError
 from plait.page.board import Board
 from plait.page.merge import Patch
-from plait.rounds.events import Event
 from plait.rounds.ledger import Follower
 from plait.rounds.run_directory import RunDirectory
 
@@ -44,32 +44,40 @@ class Feed:
         self._encoded: tuple[int, bytes] | None = None
         self._unreadable = ""
 
-    def read(self) -> tuple[list[Event], bool]:
+    def read(self) -> tuple[bool, bool]:
         """Read what was appended, at most about a megabyte.
 
         Returns:
-            The new events, and whether there is more to read at once.
+            Whether the document changed, and whether there is more to read at once.
         """
         with self._lock:
             try:
                 now = self._ledger.stat()
             except OSError:
-                return [], False
+                return False, False
             if (now.st_dev, now.st_ino) != self._file or now.st_size < self._follower.read_bytes:
                 # Another run has taken its place.
                 self._file = (now.st_dev, now.st_ino)
                 self._begin()
             if self._unreadable or now.st_size == self._follower.read_bytes:
-                return [], False
+                return False, False
             try:
                 new = self._follower.new_events(_READ_BYTES)
+                for event in new:
+                    self._patches.append(self._board.take(event, broken=self._follower.broken))
             except PeerError as error:
-                self._unreadable = str(error)
-                self._patches.append(self._board.end(broken=self._unreadable))
-                return [], False
-            for event in new:
-                self._patches.append(self._board.take(event, broken=self._follower.broken))
-            return new, bool(new) and now.st_size > self._follower.read_bytes
+                return self._end(str(error))
+            except Exception as error:
+                # A fault in showing one run must not freeze the others.
+                logging.getLogger("plait.page").exception("cannot show '%s'", self._ledger)
+                return self._end(f"'{self._ledger}' cannot be shown: {type(error).__name__}")
+            return bool(new), bool(new) and now.st_size > self._follower.read_bytes
+
+    def _end(self, why: str) -> tuple[bool, bool]:
+        """Nothing more of this ledger is read."""
+        self._unreadable = why
+        self._patches.append(self._board.end(broken=why))
+        return True, False
 
     @property
     def seq(self) -> int:

@@ -165,7 +165,7 @@ class Follower:
         whole = data[: data.rfind(b"\n") + 1]
         try:
             events = [parse_event(self._line(raw)) for raw in whole.split(b"\n")[:-1]]
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise PeerError(f"'{self._path}' holds a line that is not an event of a ledger") from error
         self.read_bytes += len(whole)
         return events

@@ -63,10 +63,12 @@ def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_l
     document = json.loads(feed.document()[1])
     assert "line 11" in document["broken"]
     assert document["seq"] == len(lines) - 1
-    ledger.write_bytes(b"".join(lines[:5]) + b"{]\n")
-    feed = Feed(run)
-    read_all(feed)
-    assert "not an event" in json.loads(feed.document()[1])["broken"]
+    for line in (b"{]", b"[" * 100_000):
+        ledger.write_bytes(b"".join([*lines[:5], line, b"\n"]))
+        feed = Feed(run)
+        assert feed.read() == (True, False), "whoever watches is told"
+        assert "not an event" in json.loads(feed.document()[1])["broken"]
+        assert feed.read() == (False, False)
 
 
 def test_a_run_that_takes_the_place_of_another_is_shown_from_its_beginning(write_ledger, small_run, tmp_path) -> None:
