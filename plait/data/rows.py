@@ -150,6 +150,9 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
             record = _record(row.fields, shape)
         except RowError as error:
             raise error.at(row.place) from error.__cause__
+        except RecursionError as error:
+            # It was read, but cannot be written as text from here.
+            raise RowError("has too deep a nesting").at(row.place) from error
         room.take(_size_bytes(record), row.place.partition(" of ")[2] or row.place)
         records.append(record)
     return Records(shape, place, tuple(records)) if shape and records else None
@@ -157,9 +160,10 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
 
 def _size_bytes(record: Record) -> int:
     """About what a record takes in memory."""
-    texts = len(record.content) + sum(len(name) + len(value) for name, value in record.columns.items())
-    parts = len(record.columns) + len(record.messages) + len(record.chosen) + len(record.rejected)
-    return texts + _PART_BYTES * parts + _RECORD_BYTES
+    turns = (*record.messages, *record.chosen, *record.rejected)
+    texts = len(record.content) + len(record.tools) + sum(len(turn.extra) for turn in turns)
+    columns = sum(len(name) + len(value) for name, value in record.columns.items())
+    return texts + columns + _PART_BYTES * (len(record.columns) + len(turns)) + _RECORD_BYTES
 
 
 def _recognised(row: Row) -> Shape:

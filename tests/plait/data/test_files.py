@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -377,6 +378,29 @@ def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.M
     path = write(tmp_path / "b.jsonl", json.dumps({"text": "a"} | {str(name): "" for name in range(200)}))
     with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes"):
         as_dataset(path)
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    much = [{"name": "c" * 20_000}]
+    called = [*said, {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": much[0]}]}]
+    for chat in ({"messages": said, "tools": much}, {"messages": called}):
+        path = write(tmp_path / "c.jsonl", json.dumps(chat))
+        with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes"):
+            as_dataset(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_values_of_any_depth_are_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+    refused: list[str] = []
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 1):
+        deep = "[" * depth + "]" * depth
+        turn = json.dumps({"from": "function_call", "value": {"name": "f", "arguments": deep}})
+        for record in (f'{{"messages": [{turn}]}}', f'{{"text": "a", "more": {deep}}}'):
+            path = write(tmp_path / f"a{suffix}", record if suffix == ".jsonl" else f"[{record}]")
+            try:
+                as_dataset(path)
+            except DataError as error:
+                refused.append(str(error))
+    assert refused
+    assert all("too deep a nesting" in line and "\n" not in line for line in refused)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".json.gz", ""])
