@@ -28,6 +28,7 @@ _KINDS: Mapping[str, str] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".tab": "csv",
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
+_TABS = (".tsv", ".tab")
 _TEXT = frozenset({".txt", ".text", ".md", ".rst"})
 _PACKED = (".gz", ".zst", ".zstd")
 _OTHERS: Mapping[str, str] = {
@@ -61,7 +62,13 @@ def kind_in_words(path: Path) -> str:
     suffix = _suffix(path)
     if suffix in _TEXT:
         return "a file of text"
-    return _TITLES[_KINDS[suffix]] if suffix in _KINDS else "a file or folder of data"
+    return _title(path) if suffix in _KINDS else "a file or folder of data"
+
+
+def _title(path: Path) -> str:
+    """What a file of records is, in words; one whose name says nothing has JSON lines."""
+    suffix = _suffix(path)
+    return "a TSV file" if suffix in _TABS else _TITLES[_KINDS.get(suffix, "jsonl")]
 
 
 def stem(path: Path) -> str:
@@ -108,13 +115,13 @@ def _rows(kind: str, path: Path) -> Iterator[Row]:
         case "arrow":
             yield from arrow_rows(path)
         case "csv":
-            with opened(path, expected=_TITLES[kind]) as file:
-                yield from csv_rows(file, path, delimiter="" if _suffix(path) == ".csv" else "\t")
+            with opened(path, expected=_title(path)) as file:
+                yield from csv_rows(file, path, delimiter="\t" if _suffix(path) in _TABS else "")
         case "json":
-            with opened(path, expected=_TITLES[kind]) as file:
+            with opened(path, expected=_title(path)) as file:
                 yield from json_rows(file, path)
         case _:
-            with opened(path, expected=_TITLES[kind]) as file:
+            with opened(path, expected=_title(path)) as file:
                 yield from jsonl_rows(file, path)
 
 

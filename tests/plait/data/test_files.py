@@ -255,6 +255,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "empty.parquet": ("", r"'.*' is no Parquet file"),
     "cut.parquet": (_cut(_parquet_bytes()), r"'.*' is not a whole Parquet file \(ArrowInvalid\), expected one; copy i"),
     "really.jsonl": (_parquet_bytes(), r"'.*' is a Parquet file; name it .parquet, expected a JSONL file"),
+    "really.tsv": (_parquet_bytes(), r"'.*' is a Parquet file; name it .parquet, expected a TSV file"),
     "text.arrow": (f'{{"text": "{SECRET}"}}\n', r"'.*' is no Arrow file"),
     "cut.arrow": (_cut(_stream_bytes(_TABLE)), r"'.*' is not a whole Arrow file"),
     "not utf8.arrow": (_stream_bytes(_not_utf8()), r"'.*' is not a whole Arrow file \(ArrowInvalid\)"),
