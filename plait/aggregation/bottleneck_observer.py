@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, Float32, TensorSlot, norm
+from plait.adapters import AdapterSpec, Float32, TensorSlot
 from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
 from plait.aggregation.contribution import Contribution
-from plait.aggregation.diagnostics import Diagnostics, effective_rank
+from plait.aggregation.diagnostics import ClientChanges, Diagnostics, effective_rank
 from plait.aggregation.low_rank import Float64
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.step import landing
@@ -69,9 +69,7 @@ class BottleneckObserver:
         self._inputs = {each.module: generator.standard_normal((_INPUTS, each.width)) for each in found}
         self._exact = [np.zeros((_INPUTS, each.width)) for each in found]
         self._parameters: Float64 = np.zeros(spec.layout.size)
-        self._drift: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
-        self._norms: dict[str, float] = {}
+        self._changes = ClientChanges()
 
     def add(self, contribution: Contribution) -> None:
         """Measure one client's delta, after the rule has taken it."""
@@ -84,9 +82,7 @@ class BottleneckObserver:
             self._exact[number] += weight * after
             square += float(np.square(after - before).sum())
         self._parameters += weight * trained.astype(np.float64)
-        self._drift[contribution.client] = math.sqrt(square / _INPUTS)
-        self._weights[contribution.client] = weight
-        self._norms[contribution.client] = norm(contribution.delta)
+        self._changes.add(contribution, drift=math.sqrt(square / _INPUTS))
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures.
@@ -97,7 +93,7 @@ class BottleneckObserver:
         Raises:
             ValueError: nothing was added.
         """
-        total = sum(self._weights.values())
+        total = self._changes.weight
         if not total:
             raise ValueError("no contribution was added")
         exact = [outputs / total for outputs in self._exact]
@@ -111,18 +107,9 @@ class BottleneckObserver:
                 averaged,
             )
         )
-        drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
         ranks = [effective_rank(np.linalg.svd(each, compute_uv=False).astype(np.float64)) for each in exact]
-        return Diagnostics(
-            exact_norm=size,
-            error=error / size if size else 0.0,
-            covariance=covariance / size if size else 0.0,
-            effective_rank=sum(ranks) / len(ranks) if ranks else 0.0,
-            agreement=moved * total / drifts if drifts else 0.0,
-            drift=dict(self._drift),
-            update_norms=dict(self._norms),
-            modules=len(self._bottlenecks),
-            inputs=_INPUTS,
+        return self._changes.diagnostics(
+            size=size, moved=moved, error=error, covariance=covariance, ranks=ranks, inputs=_INPUTS
         )
 
     def _outputs(self, flat: Float32) -> list[Float64]:

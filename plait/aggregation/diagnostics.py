@@ -9,7 +9,7 @@ are not factors count in the update norms only. Knows no rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,6 +55,65 @@ class Diagnostics:
     inputs: int | None = None
 
 
+class ClientChanges:
+    """How much each client of a round changed, and the figures that follow from it."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, float] = {}
+        self._drift: dict[str, float] = {}
+        self._norms: dict[str, float] = {}
+
+    @property
+    def weight(self) -> float:
+        """Of all clients together."""
+        return sum(self._weights.values())
+
+    def add(self, contribution: Contribution, *, drift: float) -> None:
+        """Note one client's delta.
+
+        Args:
+            contribution: has it.
+            drift: norm of the change of the client's products or outputs.
+        """
+        self._weights[contribution.client] = contribution.weight
+        self._drift[contribution.client] = drift
+        self._norms[contribution.client] = norm(contribution.delta)
+
+    def diagnostics(
+        self,
+        *,
+        size: float,
+        moved: float,
+        error: float,
+        covariance: float,
+        ranks: Sequence[float],
+        inputs: int | None = None,
+    ) -> Diagnostics:
+        """The figures of the round.
+
+        Args:
+            size: norm of the exact mean of the clients.
+            moved: norm of its distance from the model before the round.
+            error: of its distance from the aggregated model.
+            covariance: of its distance from the model of the averaged parameters.
+            ranks: effective rank of the exact mean, by module.
+            inputs: as in `Diagnostics`.
+        """
+        total = self.weight
+        drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
+        return Diagnostics(
+            exact_norm=size,
+            error=error / size if size else 0.0,
+            covariance=covariance / size if size else 0.0,
+            effective_rank=sum(ranks) / len(ranks) if ranks else 0.0,
+            agreement=moved * total / drifts if drifts else 0.0,
+            drift=dict(self._drift),
+            update_norms=dict(self._norms),
+            modules=len(ranks),
+            inputs=inputs,
+        )
+
+
 class Observer:
     """Gathers the figures of one round.
 
@@ -71,9 +130,7 @@ class Observer:
         self._exact = ExactMean(self._context)
         # A rank above the server's fits here: the mean of padded factors must not lose anything.
         self._slices = SliceSum(self._of_interest(_widest(context)))
-        self._drift: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
-        self._norms: dict[str, float] = {}
+        self._changes = ClientChanges()
 
     def add(self, contribution: Contribution) -> None:
         """Measure one client's delta, after the rule has taken it."""
@@ -85,9 +142,7 @@ class Observer:
         for pair in geometry.pairs:
             self._slices.add(pair, trained, contribution.weight)
             square += _change(pair, received, delta) ** 2
-        self._drift[contribution.client] = math.sqrt(square)
-        self._weights[contribution.client] = contribution.weight
-        self._norms[contribution.client] = norm(contribution.delta)
+        self._changes.add(contribution, drift=math.sqrt(square))
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures.
@@ -100,7 +155,7 @@ class Observer:
         """
         landed = landing(outcome.step, self._context.master)
         squares = np.zeros(4)
-        rank_sum = 0.0
+        ranks: list[float] = []
         for pair in self._context.geometry.pairs:
             result = _product(pair, landed)
             if outcome.base is not None and pair.module in outcome.base.factors:
@@ -110,21 +165,9 @@ class Observer:
             before = _product(pair, self._context.master.flat)
             exact, *others = common_cores([self._exact.product(pair), before, result, of_means])
             squares += [np.square(core).sum() for core in (exact, *(exact - other for other in others))]
-            rank_sum += effective_rank(np.linalg.svd(exact, compute_uv=False).astype(np.float64))
-        modules = len(self._context.geometry.pairs)
+            ranks.append(effective_rank(np.linalg.svd(exact, compute_uv=False).astype(np.float64)))
         size, moved, error, covariance = map(float, np.sqrt(squares))
-        total = sum(self._weights.values())
-        drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
-        return Diagnostics(
-            exact_norm=size,
-            error=error / size if size else 0.0,
-            covariance=covariance / size if size else 0.0,
-            effective_rank=rank_sum / modules if modules else 0.0,
-            agreement=moved * total / drifts if drifts else 0.0,
-            drift=dict(self._drift),
-            update_norms=dict(self._norms),
-            modules=modules,
-        )
+        return self._changes.diagnostics(size=size, moved=moved, error=error, covariance=covariance, ranks=ranks)
 
     def _of_interest(self, geometry: Geometry) -> Geometry:
         return Geometry(geometry.layout, tuple(pair for pair in geometry.pairs if pair.module in self._names), ())
