@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +15,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import private_rounds
+from plait.rounds import coordinator, private_rounds
 from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -404,6 +405,33 @@ class Federation:
         )
 
 
+@dataclass(eq=False)
+class Snapshots:
+    """Copies of a federation, each as a kill at that moment would leave it, with a word on when that was."""
+
+    federation: Federation
+    folder: Path
+    killed: list[tuple[str, Federation]] = field(default_factory=list)
+
+    def take(self, where: str) -> None:
+        path = self.folder / f"killed-{len(self.killed):03}"
+        shutil.copytree(self.federation.path, path)
+        self.killed.append((f"{len(self.killed)}: {where}", self.federation.copy(path)))
+
+    def run(self, doing: Callable[[Asked], str] = lambda asked: asked.purpose.value) -> RunState:
+        """Run to the end, with a copy before each task, around each checkpoint and between any two steps."""
+
+        def saved(*args: object) -> None:
+            self.take("unsaved")
+            save_checkpoint(*args)
+            self.take("saved")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(coordinator, "save_checkpoint", saved)
+            self.federation.channel.before = lambda asked: self.take(f"before {asked.client}: {doing(asked)}")
+            return self.federation.run(watch=self.take)
+
+
 def _between(step: Callable, watch: Callable[[str], None]) -> Callable:
     def watched(*args: object, **kwargs: object) -> object:
         result = step(*args, **kwargs)
@@ -425,6 +453,12 @@ def federate(tmp_path: Path) -> Callable[..., Federation]:
         return Federation(path, models, wire=wire, **plan)
 
     return make
+
+
+@pytest.fixture
+def snapshots_of(tmp_path: Path) -> Callable[[Federation], Snapshots]:
+    """Copies of a federation on its way, below the test's own directory."""
+    return lambda federation: Snapshots(federation, tmp_path)
 
 
 @pytest.fixture

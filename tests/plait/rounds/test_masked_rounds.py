@@ -9,7 +9,6 @@ import pytest
 
 from plait.adapters import subtract
 from plait.errors import PeerError
-from plait.rounds import coordinator
 from plait.rounds.channel import Purpose
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, sum_file
@@ -144,27 +143,18 @@ def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
 
 
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_model, tmp_path, monkeypatch, stride):
+def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_model, snapshots_of, stride):
     federation = begin(federate, fake_model, 3)
-    snapshots = []
+    snapshots = snapshots_of(federation)
 
-    def snapshot(where):
-        path = tmp_path / f"killed-{len(snapshots):03}"
-        shutil.copytree(federation.path, path)
-        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
+    def answered(asked, reply):
+        snapshots.take(f"after {asked.client}: {stage_of(asked)}")
+        return reply
 
-    save = coordinator.save_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
-        )
-        federation.channel.before = lambda asked: snapshot(f"before {asked.client} does {stage_of(asked)}")
-        federation.channel.tamper = lambda asked, reply: (
-            snapshot(f"after {asked.client} did {stage_of(asked)}") or reply
-        )
-        expected = federation.run(watch=snapshot)
-    assert len(snapshots) > 100
-    for where, killed in snapshots[::stride]:
+    federation.channel.tamper = answered
+    expected = snapshots.run(doing=stage_of)
+    assert len(snapshots.killed) > 100
+    for where, killed in snapshots.killed[::stride]:
         state = killed.run()
         assert state.adapter.digest() == expected.adapter.digest(), where
         assert state.update_length == expected.update_length, where

@@ -1,6 +1,5 @@
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -197,29 +196,23 @@ def test_a_clipped_attacker_counts_no_more_than_the_bound(federate, fake_model):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [NormPolicy.REJECT, NormPolicy.CLIP])
 def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
-    federate, fake_model, tmp_path, monkeypatch, policy
+    federate, fake_model, snapshots_of, monkeypatch, policy
 ):
     models = {name: fake_model(1 + 0.1 * k, 3) for k, name in enumerate(HONEST)}
     models["mallory"] = gauge_attacker(fake_model)
     federation = federate(models, wire="bf16", rounds=3, norm_bound=NormBound(policy))
-    killed = []
-
-    def snapshot(where):
-        path = tmp_path / f"killed-{len(killed):03}"
-        shutil.copytree(federation.path, path)
-        killed.append(federation.copy(path))
-
+    snapshots = snapshots_of(federation)
     # Where each round is folded is where the bound decides.
-    monkeypatch.setattr(aggregator, "remembered", lambda *given: (snapshot("folded"), remembered(*given))[1])
-    federation.channel.before = lambda asked: snapshot("before a client works")
+    monkeypatch.setattr(aggregator, "remembered", lambda *given: (snapshots.take("folded"), remembered(*given))[1])
+    federation.channel.before = lambda asked: snapshots.take("before a client works")
     expected = federation.run()
     monkeypatch.undo()
-    assert len(killed) > 15
-    for twin in killed:
-        state = twin.run()
-        assert (state.adapter.digest(), state.norms) == (expected.adapter.digest(), expected.norms)
-        events = twin.of_kind("update_refused")
-        assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else [])
+    assert len(snapshots.killed) > 15
+    for where, killed in snapshots.killed:
+        state = killed.run()
+        assert (state.adapter.digest(), state.norms) == (expected.adapter.digest(), expected.norms), where
+        events = killed.of_kind("update_refused")
+        assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else []), where
 
 
 def test_where_most_were_refused_others_are_asked(federate, fake_model):

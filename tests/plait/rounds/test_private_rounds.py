@@ -11,7 +11,7 @@ from plait.adapters import subtract
 from plait.errors import ConfigError, PeerError
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.rounds import aggregator, coordinator
+from plait.rounds import aggregator
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
@@ -61,26 +61,11 @@ def aggregator_of(federation, private):
 @pytest.mark.parametrize(
     "case", [next(iter(CASES)), *(pytest.param(case, marks=pytest.mark.slow) for case in [*CASES][1:])]
 )
-def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(
-    federate, fake_model, tmp_path, monkeypatch, case
-):
-    federation = begin(federate, fake_model, case)
-    snapshots = []
-
-    def snapshot(where):
-        path = tmp_path / f"killed-{len(snapshots):03}"
-        shutil.copytree(federation.path, path)
-        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
-
-    save = coordinator.save_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
-        )
-        federation.channel.before = lambda asked: snapshot(f"before {asked.client} works")
-        expected = federation.run(watch=snapshot)
-    assert len(snapshots) > 30
-    for where, killed in snapshots:
+def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
+    snapshots = snapshots_of(begin(federate, fake_model, case))
+    expected = snapshots.run()
+    assert len(snapshots.killed) > 30
+    for where, killed in snapshots.killed:
         state = killed.run()
         assert state.adapter.digest() == expected.adapter.digest(), where
         assert state.clip_norm == expected.clip_norm, where

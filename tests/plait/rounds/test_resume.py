@@ -1,11 +1,8 @@
 """A run that was stopped at any point continues to the same result, whatever its rule, wire and client state."""
 
-import shutil
-
 import pytest
 
 from plait.errors import Interrupted
-from plait.rounds import coordinator
 from plait.rounds.channel import Purpose
 from plait.rounds.memory import IRREPLACEABLE
 from plait.rounds.watch import Watch
@@ -52,27 +49,14 @@ def begin(federate, fake_model, case, **more):
     ],
 )
 def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
-    federate, fake_model, everyone_holds, tmp_path, monkeypatch, left_behind, case
+    federate, fake_model, everyone_holds, snapshots_of, left_behind, case
 ):
     federation = begin(federate, fake_model, case)
-    snapshots = []
+    snapshots = snapshots_of(federation)
+    expected = snapshots.run()
+    assert len(snapshots.killed) > 50
 
-    def snapshot(where):
-        # What is on disk now is what a kill now would leave.
-        path = tmp_path / f"killed-{len(snapshots):03}"
-        shutil.copytree(federation.path, path)
-        snapshots.append((f"{len(snapshots)}: {where}", federation.copy(path)))
-
-    save = coordinator.save_checkpoint
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            coordinator, "save_checkpoint", lambda *args: (snapshot("unsaved"), save(*args), snapshot("saved"))
-        )
-        federation.channel.before = lambda asked: snapshot(f"before {asked.client} works")
-        expected = federation.run(watch=snapshot)
-    assert len(snapshots) > 50
-
-    for where, killed in snapshots:
+    for where, killed in snapshots.killed:
         if left_behind == "clients forget":
             # All but what nobody could send them again; a simulation keeps that on disk.
             for memory in killed.memories.values():
