@@ -9,6 +9,7 @@ accuracies): below zero where the earlier run's data are known better than befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,8 +98,9 @@ def forgetting(
             simulation = Simulation(resolved, data)
             shared = resolved.settled.plan.settings
             with status(f"evaluating on the held-out data of {run}", quiet=quiet):
-                base, then = _measured(simulation, own, settings.clients, shared)
-                _, now = _measured(simulation, later, settings.clients, shared)
+                then = _measured(simulation, own, settings.clients, shared)
+                base = _measured(simulation, own, settings.clients, shared, alone=True)
+                now = _measured(simulation, later, settings.clients, shared)
         found.append(
             Forgotten(
                 str(run),
@@ -129,20 +131,16 @@ def _check(adapter: Path, later: PeftAdapter, run: Path, own: PeftAdapter, finge
 
 
 def _measured(
-    simulation: Simulation, adapter: PeftAdapter, clients: int, settings: Settings
-) -> tuple[dict[str, SequenceLosses], dict[str, SequenceLosses]]:
-    """Losses of every client's held-out sequences, of the base alone and with an adapter."""
+    simulation: Simulation, adapter: PeftAdapter, clients: int, settings: Settings, *, alone: bool = False
+) -> dict[str, SequenceLosses]:
+    """Losses of every client's held-out sequences with an adapter, or of the base alone without it."""
     spec: AdapterSpec = adapter.spec()
-    state = AdapterState.from_tensors(spec.layout, adapter.tensors)
-    model = simulation.base.carrying(spec, state)
-    alone: dict[str, SequenceLosses] = {}
-    adapted: dict[str, SequenceLosses] = {}
-    for index in range(clients):
-        client, name = simulation.model(index), simulation.name(index)
-        adapted[name] = client.measure_losses(model, spec, settings)
-        with model.disable_adapter():
-            alone[name] = client.measure_losses(model, spec, settings)
-    return alone, adapted
+    model = simulation.base.carrying(spec, AdapterState.from_tensors(spec.layout, adapter.tensors))
+    with model.disable_adapter() if alone else nullcontext():
+        return {
+            simulation.name(index): simulation.model(index).measure_losses(model, spec, settings)
+            for index in range(clients)
+        }
 
 
 def _since(after: Mapping[str, SequenceLosses], before: Mapping[str, SequenceLosses]) -> dict[str, ClientLoss]:
