@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from plait.adapters.methods import METHODS, Option, method_named
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.hours import hours_of
 from plait.plugins import Kind, is_named
 from plait.privacy.accountant import epsilon_at
 from plait.wire.codecs import codec_for
@@ -124,8 +125,10 @@ class Policy(BaseModel, frozen=True):
     @field_validator("hours")
     @classmethod
     def _are_hours(cls, value: str) -> str:
-        if value and _hours_of(value) is None:
-            raise ValueError("expected two different hours from 0 to 24, such as 22-6")
+        try:
+            hours_of(value)
+        except ConfigError as error:
+            raise ValueError("expected two different hours from 0 to 24, such as 22-6") from error
         return value
 
     @field_validator("methods")
@@ -196,12 +199,8 @@ class Policy(BaseModel, frozen=True):
         Raises:
             PolicyError: it is not for this client now.
         """
-        hours = _hours_of(self.hours)
-        if hours is not None:
-            first, last = hours
-            inside = first <= now.hour < last if first < last else now.hour >= first or now.hour < last
-            if not inside:
-                raise self._refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
+        if now.hour not in hours_of(self.hours):
+            raise self._refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
         if self.run_labels and not set(self.run_labels) & set(labels):
             asked = f"the run asks for {', '.join(sorted(labels)) or 'no labels'}"
             raise self._refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
@@ -317,15 +316,6 @@ class Policy(BaseModel, frozen=True):
             f"{asked}, but {key} of this client's policy allows {allowed}; "
             f"to take part, {remedy} in the file given with --policy"
         )
-
-
-def _hours_of(text: str) -> tuple[int, int] | None:
-    """The first hour and the one that ends it; None if the text does not name two."""
-    parts = text.split("-")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and len(part) <= 2 for part in parts):
-        return None
-    first, last = map(int, parts)
-    return (first, last) if first < 24 and last <= 24 and first != last else None
 
 
 def load_policy(path: Path | None) -> Policy:

@@ -22,13 +22,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plait.errors import ConfigError, did_you_mean
+from plait.hours import hours_of
 from plait.rounds.events import Fleet, FleetDevice
 from plait.text import escaped
 
@@ -146,24 +146,6 @@ def device_of(fleet: Fleet, node: int) -> FleetDevice:
             return device
         place -= device.count
     raise ValueError("the fleet has no device")
-
-
-@lru_cache(maxsize=1024)
-def hours_of(text: str) -> frozenset[int]:
-    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
-
-    Raises:
-        ConfigError: it is not two different hours from 0 to 24.
-    """
-    if not text:
-        return frozenset(range(24))
-    start, _, end = text.partition("-")
-    if not all(part.isascii() and part.isdigit() and len(part) < 3 and int(part) <= 24 for part in (start, end)):
-        raise ConfigError(f"hours are {text!r}, expected FROM-TO in hours of the day, such as 22-6")
-    length = (int(end) - int(start)) % 24
-    if not length:
-        raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
-    return frozenset((int(start) + hour) % 24 for hour in range(length))
 
 
 def _read(path: str) -> _File:

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.errors import ConfigError
+from plait.hours import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import Span
 from plait.rounds.events import Fleet
-from plait.simulation.fleet import device_of, hours_of
+from plait.simulation.fleet import device_of
 
 _DAY_S = 86_400.0
 _HOUR_S = 3_600.0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.simulation.fleet import PROFILES, device_of, hours_of, load_fleet
+from plait.simulation.fleet import PROFILES, device_of, load_fleet
 
 
 def fleet(tmp_path: Path, text: str):
@@ -21,11 +21,6 @@ def test_figures_that_are_not_given_come_from_the_profile(tmp_path: Path) -> Non
     # 4 operations per parameter and token.
     assert h100.tokens_per_s == pytest.approx(989.4e12 * 0.3 / 4e6)
     assert [device_of(found, node).name for node in range(5)] == ["phone", "phone", "H100", "phone", "phone"]
-
-
-def test_hours_may_pass_midnight() -> None:
-    assert hours_of("22-6") == {22, 23, 0, 1, 2, 3, 4, 5}
-    assert hours_of("") == set(range(24))
 
 
 @pytest.mark.parametrize(
