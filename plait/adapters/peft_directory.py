@@ -93,6 +93,12 @@ class PeftAdapter:
         """Fingerprint of the base that the adapter was trained on, if plait stored it."""
         return self.provenance.base_fingerprint if self.provenance else None
 
+    @property
+    def digest(self) -> str:
+        """Digest of the tensors in hexadecimal, by which a ledger names an adapter."""
+        layout = Layout.of({name: tensor.shape for name, tensor in self.tensors.items()})
+        return AdapterState.from_tensors(layout, self.tensors).digest().hex()
+
     def spec(self) -> AdapterSpec:
         """The spec of this adapter, derived from its configuration and its tensors.
 

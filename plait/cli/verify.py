@@ -134,7 +134,7 @@ def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
     """Describe the adapter in the run directory."""
-    from plait.adapters import AdapterState, Layout, load_peft_directory
+    from plait.adapters import load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
     from plait.rounds.events import RunFinished
     from plait.rounds.recorded import kept_in
@@ -143,9 +143,7 @@ def _check_adapter(
     kept = kept_in(events, best=best)
     if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
-    tensors = load_peft_directory(directory.adapter).tensors
-    layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
-    digest = AdapterState.from_tensors(layout, tensors).digest().hex()
+    digest = load_peft_directory(directory.adapter).digest
     if kept and digest == kept.adapter:
         return f"that of round {kept.round}"
     # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from plait.adapters import AdapterState, BaseReference, Layout, PeftAdapter, load_peft_directory
+from plait.adapters import BaseReference, load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
 from plait.federation import check_data
@@ -103,7 +103,7 @@ def attack(
         promised = privacy.epsilon_after(charges)
         proven = audit(privacy, rounds=charges) if charges else None
     event = Audited(
-        adapter=_digest(loaded),
+        adapter=loaded.digest,
         members=len(opened.sides.members) if opened.sides else 0,
         others=len(opened.sides.others) if opened.sides else 0,
         attacks=tuple(MembershipAttack(name=x.name, auc=x.auc, margin=x.margin, tpr=x.tpr) for x in found),
@@ -129,8 +129,3 @@ def _open(directory: RunDirectory, settings: RunConfig, data: str, columns: str,
     dataset = as_dataset(data, columns=columns, split=split)
     texts = tuple(record.content for record in dataset.records)
     return _Opened(run, base, given_sides(base, dataset, run, most=sequences), texts)
-
-
-def _digest(loaded: PeftAdapter) -> str:
-    layout = Layout.of({name: tensor.shape for name, tensor in loaded.tensors.items()})
-    return AdapterState.from_tensors(layout, loaded.tensors).digest().hex()
