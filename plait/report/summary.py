@@ -74,39 +74,31 @@ def summarise(view: RunView) -> dict[str, Json]:
         "versions": dict(view.start.versions),
     }
     if view.is_classification:
-        return {**summary, **_accuracies(view)}
+        return {**summary, **_accuracies(view, "held_out_accuracy")}
     return {**summary, **_rewards(view)} if view.accuracy_name else summary
 
 
-def _accuracies(view: RunView) -> dict[str, Json]:
+def _accuracies(view: RunView, name: str) -> dict[str, Json]:
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     return {
-        "base_held_out_accuracy": base.accuracy if base else None,
-        "base_held_out_accuracy_interval": _accuracy_interval(base),
-        "final_held_out_accuracy": final.accuracy if final else None,
-        "final_held_out_accuracy_interval": _accuracy_interval(final),
-        "held_out_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
-        "held_out_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
-        "own_held_out_accuracy": own.accuracy if own else None,
-        "own_held_out_accuracy_interval": _accuracy_interval(own),
-        "own_held_out_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
-        "reference_held_out_accuracy": {kind: reference.accuracy for kind, reference in view.references.items()},
+        f"base_{name}": base.accuracy if base else None,
+        f"base_{name}_interval": _accuracy_interval(base),
+        f"final_{name}": final.accuracy if final else None,
+        f"final_{name}_interval": _accuracy_interval(final),
+        f"{name}_by_round": _by_round(view, lambda score: score.accuracy),
+        f"{name}_by_client": _by_client(final, lambda score: score.accuracy),
+        f"own_{name}": own.accuracy if own else None,
+        f"own_{name}_interval": _accuracy_interval(own),
+        f"own_{name}_by_client": _by_client(own, lambda score: score.accuracy),
+        f"reference_{name}": {kind: reference.accuracy for kind, reference in view.references.items()},
     }
 
 
 def _rewards(view: RunView) -> dict[str, Json]:
-    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    final, own = view.final_evaluation, view.own_evaluation
     return {
         "objective": view.start.config.get("objective"),
-        "base_reward_accuracy": base.accuracy if base else None,
-        "final_reward_accuracy": final.accuracy if final else None,
-        "final_reward_accuracy_interval": _accuracy_interval(final),
-        "reward_accuracy_by_round": _by_round(view, lambda score: score.accuracy),
-        "reward_accuracy_by_client": _by_client(final, lambda score: score.accuracy),
-        "own_reward_accuracy": own.accuracy if own else None,
-        "own_reward_accuracy_interval": _accuracy_interval(own),
-        "own_reward_accuracy_by_client": _by_client(own, lambda score: score.accuracy),
-        "reference_reward_accuracy": {kind: reference.accuracy for kind, reference in view.references.items()},
+        **_accuracies(view, "reward_accuracy"),
         "final_reward_margin": final.reward_margin if final else None,
         "reward_margin_by_round": _by_round(view, lambda score: score.reward_margin),
         "reward_margin_by_client": _by_client(final, lambda score: score.reward_margin),
