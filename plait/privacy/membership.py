@@ -28,7 +28,8 @@ class Attack:
     Attributes:
         auc: 0.5 is chance.
         margin: of its 95 % interval.
-        tpr: part of the members that are recognised while at most 1 % of the others are taken for members.
+        tpr: part of the members that are recognised while at most 1 % of the others are taken for members; the
+            threshold is set on these others.
     """
 
     name: str
