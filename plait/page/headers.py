@@ -5,7 +5,6 @@ The page loads nothing from elsewhere and no other site can frame it, read it or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -46,13 +45,11 @@ class Headers:
     Args:
         app: the application.
         hosts: the names of this server.
-        may_send: paths that take a POST; everything else can only be looked at.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, may_send: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
         self._app = app
         self._hosts = hosts
-        self._may_send = frozenset(may_send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -86,7 +83,7 @@ class Headers:
         # A link to the page may be followed from anywhere; what it shows is asked for by the page itself.
         if any(site not in ("same-origin", "none") for site in sites) and modes != ["navigate"]:
             return 403, "the request comes from another site"
-        if scope["method"] not in _LOOKS and not (scope["method"] == "POST" and scope["path"] in self._may_send):
+        if scope["method"] not in _LOOKS:
             return 405, "this server only shows: expected GET"
         return 0, ""
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -68,13 +67,12 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(page: Page, listener: socket.socket, **options: Any) -> None:
+def serve(page: Page, listener: socket.socket) -> None:
     """Serve until a signal ends it.
 
     Args:
         page: what to serve.
         listener: bound and listening.
-        options: of uvicorn's TLS.
     """
     config = uvicorn.Config(
         page.app(),
@@ -85,7 +83,6 @@ def serve(page: Page, listener: socket.socket, **options: Any) -> None:
         server_header=False,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
-        **options,
     )
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, page).run(sockets=[listener])

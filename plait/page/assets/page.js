@@ -6,7 +6,7 @@ import * as as from "./format.js";
 import { Run } from "./run.js";
 
 const $ = (id) => document.getElementById(id);
-const STATES = ["ready", "chosen", "training", "uploading", "done", "evaluating", "late", "away", "refused"];
+const STATES = ["ready", "chosen", "training", "done", "evaluating", "late", "away", "refused"];
 const TABLES_EVERY_MS = 500;
 
 let run = null;
@@ -172,7 +172,7 @@ const drawLosses = (shown, beside) => {
     if (losses.some(([, round]) => round[key] != null))
       series.push({ label, colour: name, dash, values: rounds.map((number) => mine.get(number)?.[key] ?? null) });
   };
-  optional("personalized", "own_loss", "uploading", [4, 3]);
+  optional("personalized", "own_loss", "own", [4, 3]);
   optional("worst client", "worst", "late", [2, 3]);
   for (const [kind, reference] of Object.entries(shown.references ?? {}))
     series.push({ label: as.clean(kind, 20), colour: "muted", dash: [6, 4], values: rounds.map((number) => reference.by_round[number] ?? null) });
@@ -372,6 +372,7 @@ const list = async () => {
   $("run").value = mine || $("run").value;
   $("other").value = second;
   drawRuns();
+  if (!run) choose();
 };
 
 $("run").addEventListener("change", go);
@@ -383,7 +384,7 @@ addEventListener("popstate", choose);
 addEventListener("resize", () => { drawn = 0; changed(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn = 0; changed(); });
 await list();
-choose();
+if (!run) choose();
 setInterval(changed, 1000);
 setInterval(list, 10000);
 globalThis.plaitPage = { get run() { return run; } };

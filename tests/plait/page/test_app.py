@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from plait.page.beside import page_beside
 from plait.page.merge import merge
 from plait.page.schema import Run, Runs, openapi
 from plait.page.server import MOST_CONNECTIONS
@@ -177,14 +179,10 @@ def test_the_page_is_small_and_names_no_other_place() -> None:
 def test_connections_beyond_the_bound_are_ended_and_leave_when_they_say_nothing(
     watch: Watched, write_ledger, small_run
 ) -> None:
-    import socket
-
     _, address = watch(write_ledger(small_run))
     host, port = address.removeprefix("http://").split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(MOST_CONNECTIONS + 20)]
     try:
-        for one in silent[:MOST_CONNECTIONS]:
-            one.settimeout(0.01)
         ended = 0
         for one in silent[MOST_CONNECTIONS:]:
             one.settimeout(10)
@@ -271,6 +269,21 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
     }
 
 
+@pytest.mark.slow
+def test_in_a_browser_a_federation_without_a_run_shows_its_first_one(
+    browser: Browser, tmp_path: Path, small_run: list[dict[str, object]]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*probe.getsockname())
+    with page_beside(tmp_path, address, folder=True, quiet=True):
+        browser.open(f"http://{address}")
+        browser.wait("document.querySelector('#runs thead') && !plaitPage.run")
+        (tmp_path / "runs").mkdir()
+        written(tmp_path / "runs" / "first", small_run).close()
+        browser.wait("document.querySelector('#link').textContent === 'complete'")
+
+
 def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Watched, tmp_path: Path, hostile_run) -> None:
     written(tmp_path / "hostile", hostile_run).close()
     _, address = watch(tmp_path)
@@ -302,8 +315,6 @@ def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(
 
 
 def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Watched, tmp_path: Path, small_run) -> None:
-    import socket
-
     ledger = written(tmp_path / "first", small_run[:3])
     _, address = watch(tmp_path)
     host, port = address.removeprefix("http://").split(":")
