@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.errors import PeerError
 from plait.rounds.evaluation import ClientLoss, margin_of, wilson
 from plait.rounds.events import MeanScore
 
@@ -63,7 +64,11 @@ def evaluation_figures(shared: ClientLoss, own: ClientLoss | None) -> dict[str, 
 
 
 def scores_of(sums: Mapping[str, float]) -> tuple[MeanScore, MeanScore | None]:
-    """The mean of the shared adapter, and of the clients' own where all have one; nobody's single figures."""
+    """The mean of the shared adapter, and of the clients' own where all have one; nobody's single figures.
+
+    Raises:
+        PeerError: no clients' figures have these sums.
+    """
     own = _mean_of(sums, "own_") if sums["own_scored"] == sums["clients"] else None
     return _mean_of(sums, ""), own
 
@@ -87,6 +92,11 @@ def _score_figures(loss: ClientLoss) -> dict[str, float]:
 def _mean_of(sums: Mapping[str, float], prefix: str) -> MeanScore:
     of = {name: sums[prefix + name] for name in _SCORE}
     tokens, clients, freedom = of["tokens"], sums["clients"], sums["examples"] - sums["clients"]
+    if tokens < 1 or not 0 <= of["correct"] <= max(of["classified"], 0):
+        raise PeerError(
+            f"the clients' sums are {tokens:g} tokens and {of['correct']:g} right of {of['classified']:g} answers, "
+            "expected what clients can have: one of them sent figures that are none"
+        )
 
     def margin(known: str, squares: str) -> float | None:
         return margin_of(math.sqrt(max(of[squares], 0.0)) / tokens, freedom) if of[known] == clients else None
