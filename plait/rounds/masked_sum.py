@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ from plait.wire.masking import (
 from plait.wire.messages import Refusal, decode_reply, decode_task, encode_task
 
 _STAGE_BYTES = 1 << 22
+_Kind = TypeVar("_Kind", bound=Answered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +185,10 @@ class MaskedSums:
         session = Session(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
         number = wanted.round
         offers: dict[str, Offer] = {}
-        for name, answer in self._stage(clients, session, dict.fromkeys(invited)):
-            if isinstance(answer, Offer):
-                with self._dropping(number, name):
-                    check_offer(answer, name, session, self.vouch)
-                    offers[name] = answer
+        for name, offer in self._stage(clients, session, dict.fromkeys(invited), Offer):
+            with self._dropping(number, name):
+                check_offer(offer, name, session, self.vouch)
+                offers[name] = offer
         roster = agree(
             session,
             offers.values(),
@@ -198,13 +199,12 @@ class MaskedSums:
         )
         names = [offer.client for offer in roster.offers]
         collecting = Collecting(roster)
-        for name, answer in self._stage(clients, session, dict.fromkeys(names, roster)):
-            if isinstance(answer, Parcels):
-                with self._dropping(number, name):
-                    collecting.add_parcels(name, answer.parts)
+        for name, parcels in self._stage(clients, session, dict.fromkeys(names, roster), Parcels):
+            with self._dropping(number, name):
+                collecting.add_parcels(name, parcels.parts)
         sharers = collecting.close_sharing()
         deliveries = {names[place]: Delivery(sharers, collecting.parcels_for(place)) for place in sharers}
-        ready = [name for name, answer in self._stage(clients, session, deliveries) if isinstance(answer, Ready)]
+        ready = [name for name, _ in self._stage(clients, session, deliveries, Ready)]
         ring = Ring(wanted.bits)
         for name, update in ask(ready):
             with self._dropping(number, name):
@@ -218,26 +218,26 @@ class MaskedSums:
         roster, session = sealed.roster, sealed.roster.session
         names = [roster.offers[place].client for place in sealed.survivors]
         signatures: dict[int, bytes] = {}
-        for name, answer in self._stage(clients, session, dict.fromkeys(names, Survivors(sealed.survivors))):
-            if isinstance(answer, Signed):
-                with self._dropping(wanted.round, name):
-                    sealed.check_signature(name, answer.signature)
-                    signatures[roster.place(name)] = answer.signature
+        for name, signed in self._stage(clients, session, dict.fromkeys(names, Survivors(sealed.survivors)), Signed):
+            with self._dropping(wanted.round, name):
+                sealed.check_signature(name, signed.signature)
+                signatures[roster.place(name)] = signed.signature
         if len(signatures) < roster.threshold:
             raise TooFewError(f"{len(signatures)} clients signed the survivors, expected at least {roster.threshold}")
         shares: dict[int, Mapping[int, bytes]] = {}
-        signed = [roster.offers[place].client for place in sorted(signatures)]
-        asked = dict.fromkeys(signed, Unmasking(sealed.survivors, dict(sorted(signatures.items()))))
-        for name, answer in self._stage(clients, session, asked):
-            if isinstance(answer, Revealed):
-                with self._dropping(wanted.round, name):
-                    sealed.check_shares(name, answer.parts)
-                    shares[roster.place(name)] = answer.parts
+        signers = [roster.offers[place].client for place in sorted(signatures)]
+        asked = dict.fromkeys(signers, Unmasking(sealed.survivors, dict(sorted(signatures.items()))))
+        for name, revealed in self._stage(clients, session, asked, Revealed):
+            with self._dropping(wanted.round, name):
+                sealed.check_shares(name, revealed.parts)
+                shares[roster.place(name)] = revealed.parts
         numbers, figures = sealed.unmask(shares, received=wanted.received)
         return Summed(numbers, figures, tuple(names), len(roster.offers), roster.bits, roster.unit)
 
-    def _stage(self, clients: Clients, session: Session, stages: Mapping[str, Stage]) -> Iterator[tuple[str, Answered]]:
-        """Ask clients for one stage; gives their answers, and records those that have none."""
+    def _stage(
+        self, clients: Clients, session: Session, stages: Mapping[str, Stage], kind: type[_Kind]
+    ) -> Iterator[tuple[str, _Kind]]:
+        """Ask clients for one stage; gives their answers, and records those that have none of this kind."""
         asked: dict[int, str] = {}
         with self.channel.exchange(Purpose.MASK, str(session.round)) as exchange:
             for name, stage in stages.items():
@@ -270,8 +270,8 @@ class MaskedSums:
                     reply = decode_reply(raw, max_bytes=REPLY_BYTES + _STAGE_BYTES)
                     if isinstance(reply, Refusal):
                         raise PeerError(reply.detail)
-                    if not isinstance(reply, MaskedReply) or reply.client != name:
-                        raise PeerError(f"answer is another's or of another kind, expected a stage's of {name!a}")
+                    if not isinstance(reply, MaskedReply) or reply.client != name or not isinstance(reply.answer, kind):
+                        raise PeerError(f"answer is another's or of another kind, expected {kind.__name__} of {name!a}")
                     yield name, reply.answer
         for name in asked.values():
             self._drop(session.round, name, Reason.NO_ANSWER, "gave no answer")

@@ -14,8 +14,8 @@ from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
 from plait.secagg.server import TooFewError
-from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Survivors, Unmasking
-from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task
+from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
+from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 
 NAMES = ["alice", "bob", "carol", "dave", "erin"]
 STAGES = {"keys": type(None), "shares": "Roster", "delivery": Delivery, "signatures": Survivors, "unmasking": Unmasking}
@@ -113,7 +113,7 @@ def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
     assert "without a masked sum" in reply.detail
 
 
-@pytest.mark.parametrize("how", ["silent", "wrong"])
+@pytest.mark.parametrize("how", ["silent", "wrong", "of another kind"])
 @pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fake_model, sent, stage, how):
     federation = begin(federate, fake_model, keep_updates=True)
@@ -124,7 +124,9 @@ def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fa
     if how == "silent":
         federation.channel.silent = is_hit
     else:
-        federation.channel.tamper = lambda asked, reply: reply[:-1] if is_hit(asked) else reply
+        other = MaskedReply("carol", Ready() if stage == "signatures" else Signed(bytes(64)))
+        bad = {"wrong": lambda reply: reply[:-1], "of another kind": lambda _: encode_reply(other)}[how]
+        federation.channel.tamper = lambda asked, reply: bad(reply) if is_hit(asked) else reply
     federation.run()
     is_in = stage in ("signatures", "unmasking")
     left = [name for name in NAMES if name != "carol" or is_in]
