@@ -21,6 +21,7 @@ from plait.trust.keys import NodeKey
 
 exchange = borrowed("plait/secagg/test_exchange.py")
 Federation, SESSION, RECEIVED = exchange.Federation, exchange.SESSION, exchange.RECEIVED
+sealed_of = exchange.sealed_of
 CLIENTS = 5
 LEAST_MASKS = 64
 
@@ -54,28 +55,22 @@ def _refused(attack: Callable[[Federation], None]) -> str:
     return ""
 
 
-def _sealed(federation):
-    collecting = federation.share(federation.roster(federation.names), federation.names)
-    federation.mask(collecting, federation.names)
-    return collecting.seal()
-
-
 def _both_shares(federation) -> None:
     """The same client is asked for the share of a peer's seed, and then for that of its key."""
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     signatures = federation.sign(sealed, federation.names)
     federation.reveal(sealed, signatures, federation.names[:1])
     federation.reveal(replace(sealed, survivors=sealed.survivors[:-1]), signatures, federation.names[:1])
 
 
 def _two_lists(federation) -> None:
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     federation.sign(sealed, federation.names[:1])
     federation.sign(replace(sealed, survivors=sealed.survivors[:-1]), federation.names[:1])
 
 
 def _swapped_survivors(federation) -> None:
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     signatures = federation.sign(sealed, federation.names[:3])
     fewer = replace(sealed, survivors=sealed.survivors[:-1])
     signatures |= federation.sign(fewer, federation.names[3:4])
@@ -83,13 +78,13 @@ def _swapped_survivors(federation) -> None:
 
 
 def _signatures_of_one(federation) -> None:
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     (signature,) = federation.sign(sealed, federation.names[:1]).values()
     federation.reveal(sealed, dict.fromkeys(range(CLIENTS), signature), federation.names[:1])
 
 
 def _unmasked(federation):
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
 
 
@@ -105,12 +100,12 @@ def _earlier_round(federation) -> None:
 
 
 def _replayed_attempt(federation) -> None:
-    _sealed(federation)
+    sealed_of(federation)
     federation.offer(federation.names[0])
 
 
 def _abandoned_attempt(federation) -> None:
-    sealed = _sealed(federation)
+    sealed = sealed_of(federation)
     signatures = federation.sign(sealed, federation.names)
     federation.roster(federation.names, replace(SESSION, attempt=b"b" * 16))
     federation.reveal(sealed, signatures, federation.names[:1])
@@ -178,7 +173,7 @@ def _masks() -> Iterator[str]:
     )  # fmt: skip
     try:
         while len(set(made)) < LEAST_MASKS and len(made) < 4 * LEAST_MASKS:
-            _sealed(Federation(CLIENTS, size=16))
+            sealed_of(Federation(CLIENTS, size=16))
     finally:
         masking.add_masks = add_masks
     keys = np.frombuffer(b"".join(sorted(set(made))[:LEAST_MASKS]), np.uint8).reshape(-1, 32)
