@@ -13,8 +13,8 @@
     down_mbps = 100
 
 Clients take the devices in the order of the file, each kind `count` times, and from the start again. `notice_s` and
-`time_evaluations` may stand before the first device. Profiles have published peak rates; the part of a peak that
-training reaches is an assumption (`Profile.utilisation`), so give measured figures where you have them.
+`time_evaluations` may stand before the first device. The figures of profiles are assumed, not measured: what makers
+state as peaks, times a guess at the part of it that training reaches. Give measured figures where you have them.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _FLOPS_PER_TOKEN_AND_PARAMETER = 4.0
 
 @dataclass(frozen=True)
 class Profile:
-    """Published figures of a device.
+    """Figures of a kind of device: assumed, not measured.
 
     Attributes:
         peak_flops: operations per second, dense, in 16 bits unless `source` says otherwise.
-        utilisation: the part of the peak that fine-tuning reaches: assumed, not published.
+        utilisation: the part of the peak that fine-tuning reaches: a guess.
         up_mbps: uplink in megabits per second.
         down_mbps: downlink in megabits per second.
         watts: power while it works.
-        source: of the figures.
+        source: where the figures that are no guesses are from.
     """
 
     peak_flops: float
@@ -89,7 +89,7 @@ PROFILES: Mapping[str, Profile] = {
         "H100 SXM, BF16 without sparsity, 700 W (NVIDIA data sheet, 2023); network of 10 Gbit/s assumed",
     ),
 }  # fmt: skip
-"""The built-in profiles."""
+"""The built-in profiles: assumed, not measured."""
 
 _Speed = Annotated[float, Field(gt=0, le=1e12)]
 
