@@ -159,7 +159,7 @@ class Follower:
                 file.seek(self.read_bytes)
                 data = file.read(most_bytes)
                 if b"\n" not in data:
-                    data += file.read()
+                    data += file.readline()
         except OSError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
