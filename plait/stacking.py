@@ -16,6 +16,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Parent, Subject, load_peft_directory
 from plait.adapters.methods import METHODS, method_named
+from plait.adapters.module_names import in_base
 from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
 from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
@@ -164,7 +165,7 @@ def _sum_of(given: Sequence[_Given], wanted: Geometry) -> BaseDelta:
             there = wanted.by_module.get(pair.module)
             if there is None:
                 raise ConfigError(
-                    f"adapter '{each.folder}' changes '{pair.module.removeprefix('base_model.model.')}', which the new "
+                    f"adapter '{each.folder}' changes '{in_base(pair.module)}', which the new "
                     "adapter does not, expected --target-modules that cover it; nearest: --target-modules all-linear"
                 )
             if (there.d_out, there.d_in) != (pair.d_out, pair.d_in):

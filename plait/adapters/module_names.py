@@ -15,6 +15,8 @@ Value = TypeVar("Value")
 
 MAX_CHARACTERS = 256
 
+_PEFT_PREFIX = "base_model.model."
+
 # Parts and dots share no character, so matching takes linear time.
 _PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -22,6 +24,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 def is_plain(name: object) -> bool:
     """Whether `name` is a module's name or the end of one: letters, digits, underscores, single dots in between."""
     return isinstance(name, str) and len(name) <= MAX_CHARACTERS and _PLAIN.fullmatch(name) is not None
+
+
+def in_base(module: str) -> str:
+    """The name in the base of a module that an adapter's tensor names have, without the prefix of PEFT's wrapper."""
+    return module.removeprefix(_PEFT_PREFIX)
 
 
 def ends_of(module: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plait.adapters.base_reference import ORIGINS, BaseReference, is_fingerprint
 from plait.adapters.layout import Layout
+from plait.adapters.module_names import in_base
 from plait.adapters.parent import Parent, parents_from
 from plait.adapters.peft_settings import checked_settings
 from plait.adapters.safetensors_file import MAX_BYTES, read_metadata, read_safetensors, tensor_names, write_safetensors
@@ -255,7 +256,7 @@ def _as_trained(config: Mapping[str, Json], weights: Path) -> dict[str, Json]:
 
 
 def _adapted_modules(weights: Path) -> set[str]:
-    parts = (name.removeprefix("base_model.model.").partition(".lora_") for name in tensor_names(weights))
+    parts = (in_base(name).partition(".lora_") for name in tensor_names(weights))
     return {module for module, found, _ in parts if found}
 
 

@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, Json, Layout, TensorSlot
-from plait.adapters.module_names import value_for
+from plait.adapters.module_names import in_base, value_for
 from plait.errors import ConfigError
 
 Scalar = TypeVar("Scalar", bound=np.floating)
 
 # PEFT's names of the two factors, for linear and convolution layers and for embeddings.
 _FACTOR_NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?$")
-_PEFT_PREFIX = "base_model.model."
 
 
 class Side(StrEnum):
@@ -171,7 +170,7 @@ def _of_module(config: Mapping[str, Json], module: str, *, key: str, default: fl
     if not isinstance(pattern, dict):
         return default
     # The names there do not have the prefix of PEFT's wrapper.
-    value = value_for(module.removeprefix(_PEFT_PREFIX), pattern, None)
+    value = value_for(in_base(module), pattern, None)
     return float(value) if isinstance(value, (int, float)) else default
 
 

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from plait.adapters.bottleneck import Bottleneck
-from plait.aggregation.geometry import Geometry, Pair
+from plait.adapters.module_names import in_base
+from plait.aggregation.geometry import Geometry
 from plait.errors import BaseMismatchError, ConfigError
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.
     from plait.training.export_weights import BaseShape
-
-_PEFT_PREFIX = "base_model.model."
-
-
-def module_name(pair: Pair) -> str:
-    """The module's name in the base, without the prefix of PEFT's wrapper."""
-    return pair.module.removeprefix(_PEFT_PREFIX)
 
 
 def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
@@ -34,7 +28,7 @@ def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
         ConfigError: the adapter changes an embedding, or an output layer tied to it.
     """
     for pair in geometry.pairs:
-        name = module_name(pair)
+        name = in_base(pair.module)
         if ".lora_embedding_" in pair.a.name or (shape.tied and name == shape.output):
             tied = ", which is also the output layer," if shape.tied else ""
             raise ConfigError(
@@ -63,7 +57,7 @@ def check_bottlenecks(bottlenecks: Sequence[Bottleneck], shape: BaseShape, *, ba
         BaseMismatchError: a layer is missing or has another width.
     """
     for each in bottlenecks:
-        name = each.module.removeprefix(_PEFT_PREFIX)
+        name = in_base(each.module)
         found = shape.linear.get(name)
         if found is None or found[0] != each.width:
             has = "has no such linear layer" if found is None else f"has it with {found[0]} outputs"

@@ -20,9 +20,10 @@ from gguf import GGUFWriter, LlamaFileType, get_tensor_name_map
 from numpy.typing import NDArray
 
 from plait.adapters import BaseReference, Float32
+from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import ConfigError, MachineError
-from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.base_fit import check_fit
 from plait.exporting.card import BASE_ELSEWHERE, CardStyle, export_card
 from plait.exporting.peft import at_rank, rank_notes
 from plait.exporting.plain_lora import plain_lora
@@ -190,7 +191,7 @@ def _as_type(factor: Float32, kind: Float, pair: Pair) -> NDArray[np.floating]:
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(factor, _NUMPY_TYPES[kind])
     if not np.isfinite(values).all():
-        raise ConfigError(f"a factor of '{module_name(pair)}' is too large for {kind}, expected --gguf-type f32")
+        raise ConfigError(f"a factor of '{in_base(pair.module)}' is too large for {kind}, expected --gguf-type f32")
     return values
 
 
@@ -198,10 +199,11 @@ def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -
     names = get_tensor_name_map(ARCHITECTURES[shape.model_type].arch, shape.layers)
     found: dict[str, str] = {}
     for pair in geometry.pairs:
-        stem = names.get_name(module_name(pair))
+        stem = names.get_name(in_base(pair.module))
         if stem is None:
             raise ConfigError(
-                f"adapter '{source.name}' changes '{module_name(pair)}', for which llama.cpp has no tensor: {instead}"
+                f"adapter '{source.name}' changes '{in_base(pair.module)}', for which llama.cpp has no tensor: "
+                f"{instead}"
             )
         found[pair.module] = f"{stem}.weight"
         if len(found[pair.module]) + len(".lora_a") >= _MAX_NAME_CHARACTERS:

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Task
+from plait.adapters.module_names import in_base
 from plait.adapters.safetensors_header import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
-from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.base_fit import check_fit
 from plait.exporting.card import HERE, CardStyle, export_card
 from plait.exporting.plain_lora import ONLY_PEFT, lora_fault
 from plait.exporting.request import Command, ExportRequest, Writer, Written
@@ -97,7 +98,7 @@ def merge_in_place(folder: Path, geometry: Geometry, state: AdapterState) -> Non
     """
     places = _places(folder)
     for pair in geometry.pairs:
-        path, entry = places[f"{module_name(pair)}.weight"]
+        path, entry = places[f"{in_base(pair.module)}.weight"]
         try:
             _add_product(path, entry, pair, state)
         except OSError as error:
@@ -139,7 +140,7 @@ def _add_product(path: Path, entry: TensorEntry, pair: Pair, state: AdapterState
             rounded = _from_float32(weight, entry.dtype)
             if not np.isfinite(_to_float32(rounded, entry.dtype)).all():
                 raise ConfigError(
-                    f"merged weight of '{module_name(pair)}' is too large for {entry.dtype}, the type of the base: "
+                    f"merged weight of '{in_base(pair.module)}' is too large for {entry.dtype}, the type of the base: "
                     "export --to peft"
                 )
             file.seek(entry.begin + first * row_bytes)
@@ -166,7 +167,7 @@ def _from_float32(values: Float32, dtype: str) -> NDArray[np.generic]:
 def _is_stored(geometry: Geometry, directory: Path) -> bool:
     """Whether every changed weight is in the base's files under its module's name, as a plain matrix of floats."""
     places = _places(directory)
-    found = [(places.get(f"{module_name(pair)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
+    found = [(places.get(f"{in_base(pair.module)}.weight"), (pair.d_out, pair.d_in)) for pair in geometry.pairs]
     return all(place and place[1].dtype in _NUMPY_TYPES and place[1].shape == shape for place, shape in found)
 
 

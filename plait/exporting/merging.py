@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Parent
+from plait.adapters.module_names import in_base
 from plait.adapters.peft_settings import MAX_RANK
 from plait.aggregation.geometry import Geometry
 from plait.aggregation.low_rank import Float64, LowRank
@@ -34,8 +35,6 @@ from plait.exporting.source import Source
 LINEAR = "linear"
 HOWS = (LINEAR, "ties", "dare")
 """Ways of merging, by the names of `plait merge --how`."""
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def _terms(given: Sequence[tuple[Source, float]], geometries: Sequence[Geometry]
         product = LowRank(pair.scale * b, a)
         if found and _shape(product) != _shape(found[0].product):
             raise BaseMismatchError(
-                f"adapter '{source.name}' changes '{module.removeprefix(_PREFIX)}' as {pair.d_out} x {pair.d_in}, "
+                f"adapter '{source.name}' changes '{in_base(module)}' as {pair.d_out} x {pair.d_in}, "
                 "another one does not"
             )
         found.append(_Term(product, weight))
@@ -213,5 +212,5 @@ def _targets(sources: Sequence[Source], modules: Sequence[str]) -> Json:
     choosing = ("exclude_modules", "layers_to_transform", "layers_pattern")
     if any(config.get("target_modules") != targets or any(config.get(key) for key in choosing) for config in configs):
         # Whole names: their ends would also match modules that no adapter changes.
-        return [module.removeprefix(_PREFIX) for module in modules]
+        return [in_base(module) for module in modules]
     return targets

@@ -17,8 +17,9 @@ import shlex
 from pathlib import Path
 
 from plait.adapters import save_peft_directory
+from plait.adapters.module_names import in_base
 from plait.errors import ConfigError
-from plait.exporting.base_fit import check_fit, module_name
+from plait.exporting.base_fit import check_fit
 from plait.exporting.card import BASE_ELSEWHERE, HERE, export_card
 from plait.exporting.peft import STYLE, rank_notes
 from plait.exporting.plain_lora import plain_lora
@@ -52,7 +53,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     base = source.base
     shape = describe_base(locate_config(base.here, revision=base.revision or ""), source.spec.task)
     check_fit(geometry, shape, base=base.name)
-    heads = [pair for pair in geometry.pairs if module_name(pair) == shape.output]
+    heads = [pair for pair in geometry.pairs if in_base(pair.module) == shape.output]
     if heads:
         raise ConfigError(
             f"adapter '{source.name}' changes the output layer '{shape.output}', which vLLM supports on few models: "

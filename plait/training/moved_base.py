@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from plait.adapters.module_names import in_base
 from plait.aggregation import BaseDelta, Geometry
 from plait.errors import ConfigError
-
-_PEFT_PREFIX = "base_model.model."
 
 
 def move_weights(model: nn.Module, delta: BaseDelta, geometry: Geometry) -> None:
@@ -22,7 +21,7 @@ def move_weights(model: nn.Module, delta: BaseDelta, geometry: Geometry) -> None
         factors = delta.factors.get(pair.module)
         if factors is None or not factors.columns:
             continue
-        name = pair.module.removeprefix(_PEFT_PREFIX)
+        name = in_base(pair.module)
         weight = getattr(modules.get(name), "weight", None)
         if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
             raise ConfigError(

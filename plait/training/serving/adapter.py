@@ -10,11 +10,10 @@ from torch import nn
 
 from plait.adapters import AdapterSpec, AdapterState, TensorSlot
 from plait.adapters.bottleneck import activation_of, bottlenecks_of
+from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import geometry_of
 from plait.training.bottleneck import activated
 from plait.training.device import Compute
-
-_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +90,13 @@ def place_adapter(name: str, spec: AdapterSpec, state: AdapterState, compute: Co
     return ServedAdapter(
         name,
         {
-            pair.module.removeprefix(_PEFT_PREFIX): Factors(
+            in_base(pair.module): Factors(
                 placed(torch.from_numpy(pair.a_of(flat))), placed(torch.from_numpy(pair.b_of(flat))), pair.scale
             )
             for pair in geometry_of(spec).pairs
         },
         {
-            each.module.removeprefix(_PEFT_PREFIX): PlacedBottleneck(
+            in_base(each.module): PlacedBottleneck(
                 within(each.down), within(each.down_bias), within(each.up), within(each.up_bias), activation_of(spec)
             )
             for each in bottlenecks_of(spec.layout)
