@@ -74,7 +74,8 @@ def audit(
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
         )
-    admit(*settings.plugins, *allow_plugin or (), data)
+    # A run directory may be another's: as for plait verify, what it names is imported only if its reader allows it.
+    admit(*allow_plugin or (), data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")
     if not (settings.data or data or settings.dp != "off"):

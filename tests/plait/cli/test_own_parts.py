@@ -91,6 +91,20 @@ def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Pat
     assert how.endswith("as when the run began")
 
 
+def test_audit_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
+    assert plait(*arguments(small, "run")).code == 0
+    monkeypatch.setattr(plugins, "_admitted", set())
+    monkeypatch.setattr(plugins, "_found", {})
+    sys.modules.pop("rules_of_ada")
+    refused = plait("audit", "run", "--json")
+    assert refused.code == 2
+    assert "--allow-plugin rules_of_ada" in refused.err
+    assert "rules_of_ada" not in sys.modules
+    audited = plait("audit", "run", "--allow-plugin", "rules_of_ada", "--json")
+    assert audited.code == 0, audited.err
+    assert json.loads(audited.out)["members"]
+
+
 def test_a_run_without_kept_updates_is_verified_where_the_rule_is_not(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run")).code == 0
     sys.modules.pop("rules_of_ada")
