@@ -6,7 +6,7 @@ from plait.config import RunConfig
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
-    """Refuse an unknown name of data, base, method, rule, wire or partition.
+    """Refuse an unknown name of data, base, method, rule, wire or partition, and a file of devices that cannot be used.
 
     Args:
         settings: of the run.
@@ -14,13 +14,14 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         data: whether the data are to be found under their name; not if they are in memory.
 
     Raises:
-        ConfigError: a name is unknown; the nearest known one is named.
+        ConfigError: a name is unknown (the nearest known one is named), or the file of devices is not valid.
         DataError: the data is not a file.
     """
     from plait.adapters.methods import method_named
     from plait.aggregation import optimizer_for, rule_named
     from plait.data import check_data_name
     from plait.flower.rules import ALL_RULES
+    from plait.simulation.fleet import load_fleet
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.local_loss import check_loss_name
@@ -33,6 +34,8 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         check_data_name(settings.data, columns=settings.columns, split=settings.split)
     method_named(settings.method)
     codec_for(settings.wire)
+    if settings.devices:
+        load_fleet(settings.devices, base_parameters=1)  # profiles' speeds follow once the base is known
     if settings.partition:
         parse_partition(settings.partition)
     check_loss_name(settings.loss)
