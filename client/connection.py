@@ -5,7 +5,6 @@ Knows nothing of the content of tasks.
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from client.wording import shown
 from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError
+from plait.transport.json_object import json_object
 from plait.transport.labels import are_labels
 from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
 from plait.v1 import federation_pb2 as pb
@@ -234,13 +234,8 @@ class Connection:
 
 
 def _run_config(text: str) -> dict[str, Scalar]:
-    try:
-        table: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PeerError("server's run configuration is not JSON, expected one object") from error
-    if not isinstance(table, dict):
-        raise PeerError(f"server's run configuration is a JSON {type(table).__name__}, expected an object")
-    for key, value in cast("dict[str, object]", table).items():
+    table = json_object(text, what="server's run configuration")
+    for key, value in table.items():
         if not isinstance(value, bool | int | float | str):
             raise PeerError(f"'{shown(key)}' of the server's run configuration is no boolean, number or string")
     return cast("dict[str, Scalar]", table)

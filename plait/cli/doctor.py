@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from plait import __version__
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 from plait.progress import status
 
@@ -57,12 +57,10 @@ def doctor(
     if json_output:
         print_json([asdict(finding) for finding in findings])
         return
-    from rich.console import Console
-
-    from plait.report import Table, to_rich
+    from plait.report import Table
 
     rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
-    Console().print(to_rich(Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))))
+    print_tables([Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))])
 
 
 def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:

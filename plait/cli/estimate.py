@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.options import ConfigFile, run_config, with_run_options
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def estimate(
     settings = run_config(given, config)
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
-    from plait.report import CostEstimate, CostInputs, estimate_tables, to_rich
+    from plait.report import CostEstimate, CostInputs, estimate_tables
     from plait.rounds.aggregator import largest_update
     from plait.rounds.broadcasts import NEW_FACTORS_BITS
     from plait.run import blueprint_of, copies_on_disk
@@ -125,7 +125,4 @@ def estimate(
     if json_output:
         print_json(costs.to_json())
         return
-    from rich.console import Console
-
-    for table in estimate_tables(costs):
-        Console().print(to_rich(table))
+    print_tables(estimate_tables(costs))

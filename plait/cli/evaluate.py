@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def evaluate(
     if json_output:
         print_json(found.figures)
         return
-    from plait.report import Table, to_rich
+    from plait.report import Table
 
     last = ("perplexity",) if found.base.correct is None else ("accuracy",)
     if found.base.reward_margin is not None:
@@ -102,9 +102,7 @@ def evaluate(
         rows=(("base", *_cells(found.base)), ("adapter", *_cells(found.adapter))),
         note="± and brackets are 95 % intervals; the change is compared sequence by sequence.",
     )
-    from rich.console import Console
-
-    Console().print(to_rich(table))
+    print_tables([table])
 
 
 def _check_unused(given: Mapping[str, object]) -> None:
@@ -121,9 +119,7 @@ def _show_forgetting(adapter: Path, earlier: list[Path], *, device: str, dtype: 
     if json_output:
         print_json({each.run: each.figures for each in found})
         return
-    from rich.console import Console
-
-    from plait.report import Table, to_rich
+    from plait.report import Table
     from plait.report.wording import change_text, within_text
 
     table = Table(
@@ -144,7 +140,7 @@ def _show_forgetting(adapter: Path, earlier: list[Path], *, device: str, dtype: 
         note="Mean losses over all clients; the last column is this adapter's loss less the earlier run's own, by "
         "sequence, with a 95 % interval: above zero it was forgotten.",
     )
-    Console().print(to_rich(table))
+    print_tables([table])
 
 
 def _cells(row: ClientLoss) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ def methods(
     if json_output:
         print_json({"base": base, "rank": rank, "virtual_tokens": virtual_tokens, "methods": entries})
         return
-    from rich.console import Console
-
-    from plait.report import to_rich
-
-    for table in _tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"):
-        Console().print(to_rich(table))
+    print_tables(_tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"))
 
 
 def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:

@@ -1,11 +1,27 @@
-"""Machine-readable output of the verbs, on stdout."""
+"""What the verbs print on stdout: JSON for machines, tables for people."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plait.report import Table
 
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_tables(tables: Iterable[Table]) -> None:
+    """Print tables, one below the other."""
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    screen = Console()
+    for table in tables:
+        screen.print(to_rich(table))

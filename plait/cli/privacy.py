@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 
 
@@ -20,7 +20,6 @@ def privacy(
     Example: plait privacy runs/first
     """
     from plait.report import membership_table, privacy_tables, secure_aggregation_table
-    from plait.report.table import to_rich
     from plait.rounds.ledger import read_events
     from plait.rounds.privacy_card import MASKED_NOT_COVERED, NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
@@ -39,9 +38,5 @@ def privacy(
         spent = {str(number): event.fields() for number, event in view.privacy_spent.items()}
         print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "not_covered": list(NOT_COVERED)})
         return
-    from rich.console import Console
-
-    screen = Console()
-    for table in (*privacy_tables(view), secure_aggregation_table(view), membership_table(view.audited)):
-        if table.rows:
-            screen.print(to_rich(table))
+    tables = (*privacy_tables(view), secure_aggregation_table(view), membership_table(view.audited))
+    print_tables(table for table in tables if table.rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
@@ -57,15 +57,10 @@ def rules(
             }
         )
         return
-    from rich.console import Console
-
-    from plait.report import to_rich
     from plait.report.wording import plural
 
-    console = Console()
-    console.print(to_rich(_meanings(entries)))
-    console.print(to_rich(_options(listed)))
-    console.print(to_rich(_costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")))
+    costs = _costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")
+    print_tables([_meanings(entries), _options(listed), costs])
 
 
 def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:

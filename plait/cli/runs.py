@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plait.cli.operating import JsonOutput, Kit, Server, calls_to
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 
 
 def runs(server: Server = "localhost:9440", kit: Kit = None, json_output: JsonOutput = False) -> None:
@@ -15,10 +15,6 @@ def runs(server: Server = "localhost:9440", kit: Kit = None, json_output: JsonOu
     if json_output:
         print_json(said)
         return
-    from rich.console import Console
+    from plait.report import queue_tables
 
-    from plait.report import queue_tables, to_rich
-
-    screen = Console()
-    for table in queue_tables(said):
-        screen.print(to_rich(table))
+    print_tables(queue_tables(said))

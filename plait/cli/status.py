@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 
 
 def status(
@@ -29,10 +29,6 @@ def status(
     if json_output:
         print_json(said)
         return
-    from rich.console import Console
+    from plait.report import status_tables
 
-    from plait.report import status_tables, to_rich
-
-    screen = Console()
-    for table in status_tables(said):
-        screen.print(to_rich(table))
+    print_tables(status_tables(said))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.options import with_run_options
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables
 from plait.cli.simulate import stopped_by_interrupt
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
@@ -95,16 +95,13 @@ def sweep(
 
 
 def _foretell(grid: Path, settings: Mapping[str, object], seeds: tuple[int, ...], *, json_output: bool) -> None:
-    from rich.console import Console
-
-    from plait.report import to_rich
     from plait.study.forecast import forecast, forecast_table
 
     found = forecast(grid, given=settings, seeds=seeds)
     if json_output:
         print_json([each.to_json() for each in found])
     else:
-        Console().print(to_rich(forecast_table(found)))
+        print_tables([forecast_table(found)])
 
 
 def _text(state: State) -> str:

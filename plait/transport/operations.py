@@ -18,6 +18,7 @@ from plait.config import Scalar
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import cannot_write, directory_written_aside
 from plait.transport.credentials import open_channel
+from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb
@@ -80,13 +81,7 @@ class OperatorCalls:
             MachineError: no server answers.
         """
         reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(pb.RunsRequest(), timeout=_CALL_S)))
-        try:
-            said: object = json.loads(reply.json)
-        except (ValueError, RecursionError) as error:
-            raise PeerError(f"answer of {self.address} is not JSON, expected one object") from error
-        if not isinstance(said, dict):
-            raise PeerError(f"answer of {self.address} is a JSON {type(said).__name__}, expected an object")
-        return cast("dict[str, object]", said)
+        return json_object(reply.json, what=f"answer of {self.address}")
 
     def fetch(self, run: str, directory: Path) -> list[Path]:
         """Fetch the files of a run into a new directory; it appears only once all are here.

@@ -5,7 +5,6 @@ Knows nothing of the meaning of the answer.
 
 from __future__ import annotations
 
-import json
 from typing import cast
 
 import grpc
@@ -13,6 +12,7 @@ import grpc
 from plait.address import Address
 from plait.errors import MachineError, PeerError
 from plait.transport.credentials import open_channel
+from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain
 from plait.trust.kit import ServerKit, StaffKit
 from plait.v1 import federation_pb2 as pb
@@ -43,13 +43,7 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
             )
         except grpc.RpcError as error:
             raise _plain(cast("grpc.Call", error), parsed, kit) from error
-    try:
-        said: object = json.loads(reply.json)
-    except (ValueError, RecursionError) as error:
-        raise PeerError(f"status of {address} is not JSON, expected one object") from error
-    if not isinstance(said, dict):
-        raise PeerError(f"status of {address} is a JSON {type(said).__name__}, expected an object")
-    return cast("dict[str, object]", said)
+    return json_object(reply.json, what=f"status of {address}")
 
 
 def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None) -> MachineError | PeerError:

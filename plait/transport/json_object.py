@@ -1,0 +1,27 @@
+"""JSON that the other end sent as text. Knows nothing of its keys; callers check what they rely on."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from plait.errors import PeerError
+
+
+def json_object(text: str, *, what: str) -> dict[str, object]:
+    """The object in a message's text, which gRPC has bounded.
+
+    Args:
+        text: JSON.
+        what: its name in errors.
+
+    Raises:
+        PeerError: it is no JSON object.
+    """
+    try:
+        said: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"{what} is not JSON, expected one object") from error
+    if not isinstance(said, dict):
+        raise PeerError(f"{what} is a JSON {type(said).__name__}, expected an object")
+    return cast("dict[str, object]", said)
