@@ -6,7 +6,7 @@ Who may make which call is the guard's; what a run is, the desk's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +106,18 @@ class Operations:
             try:
                 size = path.stat().st_size
                 await context.write(pb.FilePart(start=pb.FileStart(path=place, size=size)))
-                for data in _chunks(path, size):
+                async for data in self._chunks(path, size):
                     await context.write(pb.FilePart(data=data))
             except OSError as error:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, f"server cannot read '{place}': {error.strerror}")
+                await context.abort(grpc.StatusCode.INTERNAL, f"server cannot read '{place}': {error.strerror}")
+
+    async def _chunks(self, path: Path, size: int) -> AsyncIterator[bytes]:
+        """A file, read beside the event loop, which serves a run meanwhile."""
+        read = asyncio.get_running_loop().run_in_executor
+        with path.open("rb") as file:
+            while size > 0 and (data := await read(self.disk, file.read, min(size, CHUNK_BYTES))):
+                size -= len(data)
+                yield data
 
     async def _ask(self, question: Callable[[], Result], context: Context) -> Result:
         try:
@@ -124,10 +132,3 @@ class Operations:
 def _caller(context: Context) -> str:
     shown = certificate_of(context)
     return NOBODY if shown is None else shown.name
-
-
-def _chunks(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while size > 0 and (data := file.read(min(size, CHUNK_BYTES))):
-            size -= len(data)
-            yield data

@@ -51,8 +51,8 @@ def submit(
     ended = _followed(calls, run, quiet=json_output)
     if json_output:
         print_json(ended)
-    if ended["state"] != "finished":
-        raise PeerError(f"run {run} is {ended['state']}: {ended['detail']}")
+    if ended.get("state") != "finished":
+        raise PeerError(f"run {run} is {ended.get('state')}: {ended.get('detail')}")
     if not json_output:
         typer.echo(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
 
@@ -71,7 +71,9 @@ def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, objec
             state = str(entry.get("state"))
             if state not in ("queued", "running"):
                 return entry
-            now = f"{run} is {state}" + (f", round {entry['round']} of {entry['rounds']}" if "round" in entry else "")
+            now = f"{run} is {state}" + (
+                f", round {entry['round']} of {entry.get('rounds')}" if "round" in entry else ""
+            )
         except AwayError as away:
             now = f"{away}; trying again"
         if now != shown:
