@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -381,7 +382,11 @@ def _conversation(
     tokens = np.asarray(encoded["input_ids"], np.int32)
     starts = np.asarray([start for start, _ in cast("list[tuple[int, int]]", encoded["offset_mapping"])])
     counts = np.zeros(len(tokens), bool)
+    last = starts[seq_len] if len(tokens) > seq_len else len(text)
     for start, end in spans:
+        # Turns are in the order of the text, and each is found by rendering all turns before it.
+        if start > last:
+            break
         counts |= (starts >= start) & (starts < end)
     labels = np.where(counts, tokens, IGNORED).astype(np.int32)
     # The first token is never predicted, so its label does not count.
@@ -391,8 +396,11 @@ def _conversation(
 
 def _render(
     given: tuple[Message, ...], learned: tuple[Message, ...], tokenizer: Tokenizer, tools: str
-) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a conversation, and the character spans that the model should write."""
+) -> tuple[str, Iterable[tuple[int, int]]]:
+    """The text of a conversation, and the character spans that the model should write, each found when it is asked for.
+
+    Both raise `_RecordError` if the template refuses the conversation.
+    """
     turns = (*given, *learned)
     if tokenizer.chat_template is None:
         if [message.role for message in turns] != ["user", "assistant"] or not given or learned[0].extra:
@@ -404,8 +412,18 @@ def _render(
     if has_tools and _CALLS not in str(tokenizer.chat_template):
         raise _RecordError("calls tools, which the base's chat template cannot show")
     wanted = [at for at, turn in enumerate(turns) if at >= len(given) and turn.role == "assistant" and turn.learned]
+    with _refusals():
+        shown = [_template_turn(message) for message in turns]
+        template = _Template(tokenizer, {"tools": json.loads(tools)} if tools else {})
+    text = template.text(shown)
+    return text, _spans(template, shown, wanted, text)
+
+
+@contextmanager
+def _refusals() -> Generator[None]:
+    """Turns what a chat template raises into one line."""
     try:
-        return _rendered(_Template(tokenizer, tools), [_template_turn(message) for message in turns], wanted)
+        yield
     except (TemplateError, TypeError, ValueError, RecursionError) as error:
         # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
@@ -421,26 +439,25 @@ class _Template:
     """The base's chat template with the tools of a conversation."""
 
     tokenizer: Tokenizer
-    tools: str
+    tools: Mapping[str, object]
 
     def text(self, turns: Sequence[Turn], *, to_answer: bool = False) -> str:
         """The text of turns, and of the beginning of the assistant's next one if that is to follow."""
-        tools = {"tools": json.loads(self.tools)} if self.tools else {}
-        return self.tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=to_answer, **tools)
+        with _refusals():
+            return self.tokenizer.apply_chat_template(
+                [*turns], tokenize=False, add_generation_prompt=to_answer, **self.tools
+            )
 
 
-def _rendered(template: _Template, turns: Sequence[Turn], wanted: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """The text of all turns, and where in it the wanted ones are, with the token that ends each."""
-    text = template.text(turns)
-    spans: list[tuple[int, int]] = []
+def _spans(template: _Template, turns: Sequence[Turn], wanted: Sequence[int], text: str) -> Generator[tuple[int, int]]:
+    """Where in the text of all turns the wanted ones are, with the token that ends each."""
     for number in wanted:
         before = template.text(turns[:number], to_answer=True)
         upto = template.text(turns[: number + 1])
         if text.startswith(before) and text.startswith(upto):
-            spans.append((len(before), len(upto.rstrip("\n"))))
+            yield len(before), len(upto.rstrip("\n"))
         else:
-            spans.append(_marked(template, turns, number, text))
-    return text, spans
+            yield _marked(template, turns, number, text)
 
 
 def _marked(template: _Template, turns: Sequence[Turn], number: int, text: str) -> tuple[int, int]:
