@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.methods import AdapterRequest
 from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
+from tests.plait.serving import Start, serving
 
 Plait = Callable[..., Any]
 PROMPT = "def add(left, right):\n    return"
@@ -37,31 +35,13 @@ def write_run(run: Path, seed: int) -> Path:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*options: object) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "plait.cli.main", "serve", "--listen", "127.0.0.1:0", *map(str, options)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if address := re.search(r"on (http://\S+)", line):
-                return process, address[1]
-        raise AssertionError("the server has ended")
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+def started() -> Iterator[Start]:
+    with serving("serve") as start:
+        yield start
 
 
 @pytest.mark.slow
-def test_adapters_are_served_by_name_and_a_run_is_followed(
-    started: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
-) -> None:
+def test_adapters_are_served_by_name_and_a_run_is_followed(started: Start, tmp_path: Path) -> None:
     one, two, run = (write_run(tmp_path / name, seed) for seed, name in enumerate(("one", "two", "now")))
     process, url = started("--adapters", f"a={one}", f"b={two / 'adapter'}", "--run", run, "--dtype", "float32")
     with openai.OpenAI(base_url=url, api_key="none") as client:
@@ -86,9 +66,7 @@ def test_adapters_are_served_by_name_and_a_run_is_followed(
 
 
 @pytest.mark.slow
-def test_a_key_is_asked_for(
-    started: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_is_asked_for(started: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAIT_API_KEY", "secret")
     _, url = started("--base", "tiny")
     assert httpx.get(f"{url}/models").status_code == 401
@@ -99,7 +77,7 @@ def test_a_key_is_asked_for(
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["fedavg", "flora"])
 def test_a_run_publishes_its_rounds_into_a_running_server(
-    plait: Plait, started: Callable[..., tuple[subprocess.Popen[str], str]], jsonl: Path, tmp_path: Path, rule: str
+    plait: Plait, started: Start, jsonl: Path, tmp_path: Path, rule: str
 ) -> None:
     _, url = started("--base", "tiny", "--dtype", "float32")
     places = f"{tmp_path / 'served'},{url},http://127.0.0.1:9"

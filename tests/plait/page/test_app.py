@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,30 +27,13 @@ from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
 from tests.plait.page.browser import CHROMIUM, Browser
-
-Watched = Callable[..., tuple[subprocess.Popen[str], str]]
+from tests.plait.serving import Start, serving
 
 
 @pytest.fixture
-def watch() -> Iterator[Watched]:
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "plait.cli.main", "watch", "--listen", listen, *map(str, options)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if address := re.search(r"on (https?://\S+)", line):
-                return process, address[1]
-        raise AssertionError("the page has ended")
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+def watch() -> Iterator[Start]:
+    with serving("watch") as start:
+        yield start
 
 
 def written(run: Path, events: Sequence[dict[str, object]]) -> Ledger:
@@ -76,7 +59,7 @@ def messages(response: httpx.Response) -> Iterator[tuple[str, int, Any]]:
 
 
 def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_the_reader_was(
-    watch: Watched, tmp_path: Path, small_run: list[dict[str, object]]
+    watch: Start, tmp_path: Path, small_run: list[dict[str, object]]
 ) -> None:
     ledger = written(tmp_path / "first", small_run[:3])
     process, address = watch(tmp_path / "first")
@@ -116,7 +99,7 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
     assert document == httpx.get(f"{address}/api/runs/first").json()
 
 
-def test_the_answers_are_those_that_the_description_describes(watch: Watched, write_ledger, small_run) -> None:
+def test_the_answers_are_those_that_the_description_describes(watch: Start, write_ledger, small_run) -> None:
     run = write_ledger(small_run)
     (run / "summary.json").write_text('{"rounds": 2, "clients": 2, "final_held_out_loss": 3.0}')
     _, address = watch(run)
@@ -129,9 +112,7 @@ def test_the_answers_are_those_that_the_description_describes(watch: Watched, wr
         assert httpx.get(address + path.replace("{run}", "none")).status_code in (200, 404)
 
 
-def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(
-    watch: Watched, write_ledger, small_run
-) -> None:
+def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: Start, write_ledger, small_run) -> None:
     _, address = watch(write_ledger(small_run))
     api = f"{address}/api/runs"
     own = address.removeprefix("http://")
@@ -153,7 +134,7 @@ def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(
         assert status(address + path) == 404, path
 
 
-def test_every_answer_has_the_security_policy(watch: Watched, write_ledger, small_run) -> None:
+def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_run) -> None:
     _, address = watch(write_ledger(small_run))
     for path in ("/", "/assets/page.js", "/api/runs", "/none"):
         headers = httpx.get(address + path).headers
@@ -177,7 +158,7 @@ def test_the_page_is_small_and_names_no_other_place() -> None:
 
 
 def test_connections_beyond_the_bound_are_ended_and_leave_when_they_say_nothing(
-    watch: Watched, write_ledger, small_run
+    watch: Start, write_ledger, small_run
 ) -> None:
     _, address = watch(write_ledger(small_run))
     host, port = address.removeprefix("http://").split(":")
@@ -232,7 +213,7 @@ def browser() -> Iterator[Browser]:
 
 
 def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
-    browser: Browser, watch: Watched, tmp_path: Path, small_run: list[dict[str, object]]
+    browser: Browser, watch: Start, tmp_path: Path, small_run: list[dict[str, object]]
 ) -> None:
     ledger = written(tmp_path / "first", small_run[:9])
     process, address = watch(tmp_path)
@@ -284,7 +265,7 @@ def test_in_a_browser_a_federation_without_a_run_shows_its_first_one(
         browser.wait("document.querySelector('#link').textContent === 'complete'")
 
 
-def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Watched, tmp_path: Path, hostile_run) -> None:
+def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tmp_path: Path, hostile_run) -> None:
     written(tmp_path / "hostile", hostile_run).close()
     _, address = watch(tmp_path)
     browser.open(address)
@@ -297,9 +278,7 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Watched, 
     assert "\\x1b" not in ascii(browser.js("document.body.innerText"))
 
 
-def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(
-    browser: Browser, watch: Watched, tmp_path: Path
-) -> None:
+def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(browser: Browser, watch: Start, tmp_path: Path) -> None:
     names = [f"client-{number:04d}" for number in range(1000)]
     start = [run_started(), described(*names), {"event": "round_started", "round": 1, "cohort": names}]
     tasks = [broadcast(1, name, 10) for name in names]
@@ -314,7 +293,7 @@ def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(
     assert browser.js("document.querySelectorAll('*').length") < 1500  # type: ignore[operator]
 
 
-def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Watched, tmp_path: Path, small_run) -> None:
+def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Start, tmp_path: Path, small_run) -> None:
     ledger = written(tmp_path / "first", small_run[:3])
     _, address = watch(tmp_path)
     host, port = address.removeprefix("http://").split(":")

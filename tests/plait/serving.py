@@ -1,0 +1,35 @@
+"""Commands that serve over HTTP, each in a process of its own, on any free port."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+"""Takes options of the command; gives the process and the address that it says it serves on."""
+
+
+@contextmanager
+def serving(verb: str) -> Iterator[Start]:
+    """Start a verb any number of times; what still runs afterwards is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "plait.cli.main", verb, "--listen", listen, *map(str, options)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if address := re.search(r"on (http://\S+)", line):
+                return process, address[1]
+        raise AssertionError(f"plait {verb} has ended")
+
+    try:
+        yield start
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
