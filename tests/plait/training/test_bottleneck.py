@@ -15,6 +15,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    CTRLConfig,
     GPT2Config,
     GPTNeoXConfig,
     MambaConfig,
@@ -126,6 +127,15 @@ def test_it_finds_where_the_halves_of_a_block_end(
 
 
 def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> None:
+    config = CTRLConfig(vocab_size=64, n_embd=16, dff=32, n_layer=1, n_head=2)
+    with pytest.raises(ConfigError, match="name them with --target-modules"):
+        design(config, AdapterRequest(method="bottleneck"), task=Task.CAUSAL_LM, seed=0)
+    named = AdapterRequest(method="bottleneck", target_modules="multi_head_attention.dense")
+    (only,) = bottlenecks_of(design(config, named, task=Task.CAUSAL_LM, seed=0).spec.layout)
+    assert only.module.endswith(".0.multi_head_attention.dense")
+
+
+def test_it_goes_behind_one_half_alone_and_not_behind_modules_that_are_not_there() -> None:
     config = MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
     modules = base_modules(config, Task.CAUSAL_LM)
     assert modules.attention_outputs == ("out_proj",)
