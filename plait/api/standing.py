@@ -37,7 +37,7 @@ GIVE_UP_S = 120.0
 """Seconds after which a run ends whose clients cannot take part."""
 
 _LOOK_S = 0.5
-_MOST_CONFIG_BYTES = 65536
+_MOST_CONFIG_CHARACTERS = 65536
 _MOST_NAMED = 3
 _CLIENTS_WITHOUT_KIT = 64
 _OF_THE_MACHINE = ("init_adapter", "publish", "report_to", *CLIENTS_SETTINGS)
@@ -304,8 +304,8 @@ class _Patience:
 
 def _checked(config_json: str) -> RunConfig:
     """The settings of a submitted run."""
-    if len(config_json) > _MOST_CONFIG_BYTES:
-        raise ConfigError(f"settings have {len(config_json)} bytes, expected at most {_MOST_CONFIG_BYTES}")
+    if len(config_json) > _MOST_CONFIG_CHARACTERS:
+        raise ConfigError(f"settings have {len(config_json)} characters, expected at most {_MOST_CONFIG_CHARACTERS}")
     try:
         table: object = json.loads(config_json)
     except (ValueError, RecursionError) as error:

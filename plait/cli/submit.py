@@ -13,6 +13,7 @@ from plait.cli.output import print_json
 from plait.config import config_from_table, read_config_table
 from plait.errors import PeerError
 from plait.progress import say
+from plait.text import printable
 
 if TYPE_CHECKING:
     from plait.transport.operations import OperatorCalls
@@ -77,7 +78,7 @@ def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, objec
         except AwayError as away:
             now = f"{away}; trying again"
         if now != shown:
-            say(now, quiet=quiet)
+            say(printable(now), quiet=quiet)
             shown = now
         time.sleep(_LOOK_S)
 

@@ -17,6 +17,7 @@ from plait.address import Address
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import cannot_write, directory_written_aside
+from plait.text import printable
 from plait.transport.credentials import open_channel
 from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain
@@ -27,6 +28,7 @@ from plait.v1.federation_pb2_grpc import OperationsStub
 _CALL_S = 30.0
 _FETCH_S = 24 * 3600.0
 _MOST_FILES = 256
+_MOST_SHOWN = 200  # characters of a server's word that a terminal shows
 _MOST_FILE_BYTES = 1 << 36
 Result = TypeVar("Result")
 
@@ -60,7 +62,8 @@ class OperatorCalls:
         request = pb.SubmitRequest(
             config_json=json.dumps(dict(config)), priority=priority, cohort_labels=cohort_labels, name=name
         )
-        return self._ask(lambda stub: cast("pb.SubmitReply", stub.Submit(request, timeout=_CALL_S))).run
+        reply = self._ask(lambda stub: cast("pb.SubmitReply", stub.Submit(request, timeout=_CALL_S)))
+        return printable(reply.run, limit=_MOST_SHOWN)
 
     def cancel(self, run: str) -> str:
         """Cancel a run; returns what it was doing.
@@ -71,7 +74,8 @@ class OperatorCalls:
             MachineError: no server answers.
         """
         request = pb.CancelRequest(run=run)
-        return self._ask(lambda stub: cast("pb.CancelReply", stub.Cancel(request, timeout=_CALL_S))).was
+        reply = self._ask(lambda stub: cast("pb.CancelReply", stub.Cancel(request, timeout=_CALL_S)))
+        return printable(reply.was, limit=_MOST_SHOWN)
 
     def runs(self) -> dict[str, object]:
         """The queue and the past runs, as `plait runs --json` prints them.
