@@ -25,15 +25,22 @@ def merge(
     out: Annotated[Path, typer.Option("--out", help="New or empty directory for the merged adapter.")],
     how: Annotated[str, typer.Option("--how", metavar="linear|ties|dare", help="Way of merging.")] = "linear",
     density: Annotated[
-        float, typer.Option("--density", help="Share of a change's entries that ties and dare keep.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            "--density",
+            help="Share of a change's entries that ties and dare keep; by default 0.2.",
+            show_default=False,
+        ),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(
             "--rank", min=1, help="Rank of the result; by default the sum of ranks for linear, else the largest."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what dare drops.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of what dare drops; by default 0.", show_default=False)
+    ] = None,
     base: Annotated[str, typer.Option("--base", help="Base, if the adapters name none that is available.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -65,7 +72,9 @@ def merge(
         parents=merged.parents,
     )
     usage = peft_usage(made, base=made.base.hub_id or BASE_ELSEWHERE, directory=HERE)
-    notes = [f"Merged from {len(given)} adapters ({how}{'' if how == 'linear' else f', density {density:g}'})."]
+    notes = [
+        f"Merged from {len(given)} adapters ({how}{'' if merged.density is None else f', density {merged.density:g}'})."
+    ]
     if merged.lost:
         notes.append(f"Its rank {merged.spec.rank} lost {merged.lost:.2%} of the norm of the merged change.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -32,9 +32,11 @@ from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.plain_lora import plain_lora
 from plait.exporting.source import Source
 
-LINEAR = "linear"
-HOWS = (LINEAR, "ties", "dare")
+LINEAR, DARE = "linear", "dare"
+HOWS = (LINEAR, "ties", DARE)
 """Ways of merging, by the names of `plait merge --how`."""
+DENSITY = 0.2
+"""Share of the entries that stay, if nothing else is asked for; TIES-merging's own choice (section 5)."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +45,41 @@ class Merged:
 
     Attributes:
         lost: fraction of the Frobenius norm of the merged change that the rank could not hold, 0 to 1.
+        density: share of the entries that stayed; None for `linear`, which keeps all.
     """
 
     spec: AdapterSpec
     state: AdapterState
     parents: tuple[Parent, ...]
     lost: float
+    density: float | None = None
 
 
 def merge(
     given: Sequence[tuple[Source, float]],
     *,
     how: str = LINEAR,
-    density: float = 0.2,
+    density: float | None = None,
     rank: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Merged:
     """Merge adapters of plain LoRA.
 
     Args:
         given: at least two, with their weights; all of one base.
         how: one of `HOWS`.
-        density: share of the entries that stay, over 0 and at most 1; `linear` keeps all.
+        density: share of the entries that stay, over 0 and at most 1, by default `DENSITY`; not for `linear`, which
+            keeps all.
         rank: of the result; by default the sum of the adapters' ranks for `linear`, which loses nothing, and the
             largest one's for the others.
-        seed: of what DARE drops.
+        seed: of what DARE drops, by default 0; not for the others, which draw nothing.
 
     Raises:
-        ConfigError: there are too few, one is not plain LoRA, or a setting cannot be.
+        ConfigError: there are too few, one is not plain LoRA, or a setting cannot be or would change nothing.
         BaseMismatchError: they belong to several bases.
     """
-    _check(given, how, density, rank)
+    _check(given, how, density, rank, seed)
+    kept = None if how == LINEAR else DENSITY if density is None else density
     geometries = [
         plain_lora(source, use="plait merge", instead="train one run on the data of all") for source, _ in given
     ]
@@ -86,7 +92,7 @@ def merge(
     dropped = whole = 0.0
     for module in modules:
         terms = _terms(given, geometries, module)
-        product = _combined(terms, how=how, density=density, generator=_generator(seed, module))
+        product = _combined(terms, how=how, density=kept, generator=_generator(seed or 0, module))
         factored = balanced(product, rank=wanted, scale=1.0, spare=np.zeros((wanted, product.a.shape[1])))
         arrays[f"{module}.lora_A.weight"] = factored.a.astype(np.float32)
         arrays[f"{module}.lora_B.weight"] = factored.b.astype(np.float32)
@@ -102,16 +108,22 @@ def merge(
     spec = replace(given[0][0].spec, method="lora", peft_config=settings, layout=layout, init_rank=0)
     parents = tuple(Parent(source.digest, weight) for source, weight in given)
     return Merged(
-        spec, AdapterState.from_tensors(layout, arrays), parents, math.sqrt(dropped / whole) if whole else 0.0
+        spec, AdapterState.from_tensors(layout, arrays), parents, math.sqrt(dropped / whole) if whole else 0.0, kept
     )
 
 
-def _check(given: Sequence[tuple[Source, float]], how: str, density: float, rank: int | None) -> None:
+def _check(
+    given: Sequence[tuple[Source, float]], how: str, density: float | None, rank: int | None, seed: int | None
+) -> None:
     if len(given) < 2:
         raise ConfigError(f"plait merge has {len(given)} adapter, expected at least two")
     if how not in HOWS:
         raise ConfigError(f"--how is '{how}', expected one of {', '.join(HOWS)}")
-    if not 0 < density <= 1:
+    if density is not None and how == LINEAR:
+        raise ConfigError(f"--density is {density:g} with --how {how}, which keeps all entries, expected ties or dare")
+    if seed is not None and how != DARE:
+        raise ConfigError(f"--seed is {seed} with --how {how}, which draws nothing at random, expected --how {DARE}")
+    if density is not None and not 0 < density <= 1:
         raise ConfigError(f"--density is {density:g}, expected more than 0 and at most 1")
     if rank is not None and rank < 1:
         raise ConfigError(f"--rank is {rank}, expected at least 1")
@@ -153,8 +165,8 @@ def _terms(given: Sequence[tuple[Source, float]], geometries: Sequence[Geometry]
     return found
 
 
-def _combined(terms: Sequence[_Term], *, how: str, density: float, generator: np.random.Generator) -> LowRank:
-    if how == LINEAR:
+def _combined(terms: Sequence[_Term], *, how: str, density: float | None, generator: np.random.Generator) -> LowRank:
+    if density is None:
         return LowRank(
             np.hstack([term.weight * term.product.b for term in terms]), np.vstack([term.product.a for term in terms])
         )

@@ -150,6 +150,8 @@ def test_what_cannot_be_merged_is_refused_in_one_line(sources, places, tmp_path:
         ([(one, 1.0)], {}, "has 1 adapter, expected at least two"),
         ([(one, 1.0), (two, 1.0)], {"how": "slerp"}, "--how is 'slerp', expected one of linear, ties, dare"),
         ([(one, 1.0), (two, 1.0)], {"how": "ties", "density": 0.0}, "--density is 0"),
+        ([(one, 1.0), (two, 1.0)], {"density": 0.2}, "--density is 0.2 with --how linear, which keeps all"),
+        ([(one, 1.0), (two, 1.0)], {"how": "ties", "seed": 0}, "--seed is 0 with --how ties, which draws nothing"),
         ([(one, 1.0), (two, -1.0)], {"how": "ties"}, "more than 0 with --how ties"),
         ([(one, 1.0), (two, float("nan"))], {}, "is nan, expected a number other than 0"),
     ]
@@ -162,4 +164,7 @@ def test_what_cannot_be_merged_is_refused_in_one_line(sources, places, tmp_path:
     ran = plait("merge", f"{places['one']}=2", places["two"], "--base", "tiny", "--out", tmp_path / "x")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "some adapters have weights and others none" in ran.err
+    ran = plait("merge", *places.values(), "--base", "tiny", "--out", tmp_path / "x", "--seed", 0)
+    assert ran.code == 2
+    assert "--seed is 0 with --how linear" in ran.err.splitlines()[-1]
     assert not (tmp_path / "x").exists()
