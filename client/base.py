@@ -86,7 +86,7 @@ def open_runner(
         PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not available, or the run configuration is not valid.
     """
-    from client.participant import own_client
+    from client.participant import identity_of, own_client
     from plait.adapters.methods import METHODS
     from plait.flower.apps import HostedApp, client_app
     from plait.plugins import admit
@@ -130,6 +130,7 @@ def open_runner(
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
+        identity=identity_of(settings.kit) if settings.kit and config.secure_aggregation else None,
         kept=kept,
     )
     participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))

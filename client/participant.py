@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from client.settings import check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
+from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.terms import Terms
 from plait.run import Run
+from plait.secagg.roster import is_vouched_for
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
+from plait.trust.endorsement import Endorsement
+from plait.trust.kit import ClientKit
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class OwnClient:
         model: the base with its data.
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
+        identity: for sums under masks; without one they are refused.
     """
 
     name: str
@@ -33,6 +39,7 @@ class OwnClient:
     policy: Policy
     max_rank: int = 0
     sign: Callable[[bytes], bytes] | None = None
+    identity: NodeIdentity | None = None
 
     def participant(self, memory: Memory) -> Participant:
         """Its participant.
@@ -48,6 +55,7 @@ class OwnClient:
             sign=self.sign,
             max_task_bytes=self.policy.max_task_bytes,
             terms=self.terms,
+            identity=self.identity,
         )
 
 
@@ -74,6 +82,7 @@ def own_client(
     max_rank: int = 0,
     trainer: str = "",
     sign: Callable[[bytes], bytes] | None = None,
+    identity: NodeIdentity | None = None,
     kept: KeptBase | None = None,
 ) -> OwnClient:
     """Prepare for a run; reads no base before the first task.
@@ -86,6 +95,7 @@ def own_client(
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         sign: makes the signatures of its updates.
+        identity: for sums under masks.
         kept: the base in memory from the run before.
 
     Raises:
@@ -105,7 +115,21 @@ def own_client(
         histogram=_histogram(dataset, config.label_names),
         own_trainer=load_own_trainer(trainer) if trainer else None,
     )
-    return OwnClient(name, model, terms, policy, max_rank, sign)
+    return OwnClient(name, model, terms, policy, max_rank, sign, identity)
+
+
+def identity_of(kit: ClientKit) -> NodeIdentity:
+    """What a client with a kit signs with, and how it knows others: by the authority of its federation.
+
+    Raises:
+        ConfigError: a file of the kit is damaged.
+        MachineError: cannot be read.
+    """
+    own = Endorsement.of(kit)
+    key = kit.node_key
+    return NodeIdentity(
+        key.public_bytes, key.sign, partial(is_vouched_for, kit.tls.authority), own.certificate, own.signature
+    )
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:

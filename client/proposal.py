@@ -9,6 +9,9 @@ from plait.aggregation import STATED
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.policy import Policy
+from plait.secagg.coding import bits_for
+from plait.secagg.graph import threshold_of
+from plait.secagg.roster import LEAST_CLIENTS
 from plait.wire.codecs import codec_for
 
 
@@ -55,10 +58,30 @@ class Proposal:
                 f"at most {tokens:,} tokens of {shown(self.data)}"
             ),
             self._sent,
-            (f"also sent: {losses}, counts of examples and tokens{labels}, this machine's device and memory"),
+            *self._also_sent(f"{losses}, counts of examples and tokens{labels}"),
             *self._promised,
             "stays here: the data, and your personalized adapter if the run makes one",
-            "an update can reveal parts of its training text: join only a server that you trust with that",
+            *self._who_sees,
+        )
+
+    def _also_sent(self, figures: str) -> tuple[str, ...]:
+        if not self.config.secure_aggregation:
+            return (f"also sent: {figures}, this machine's device and memory",)
+        return f"also sent under masks: {figures}", "also sent: this machine's device and memory"
+
+    @property
+    def _who_sees(self) -> tuple[str, ...]:
+        """Who learns what of an update."""
+        if not self.config.secure_aggregation:
+            masks = "the run is not masked: the server sees this client's own updates and losses"
+            return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
+        least = max(LEAST_CLIENTS, threshold_of(self.config.cohort_size))
+        return (
+            (
+                f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
+                "nothing of a single one's updates and losses"
+            ),
+            "masks add no noise: what many clients' sum, and so the adapter, tells of a text is not hidden",
         )
 
     @property
@@ -77,7 +100,8 @@ class Proposal:
 
     @property
     def _sent(self) -> str:
-        bits = codec_for(self.config.wire).bits
+        masked = self.config.secure_aggregation
+        bits = bits_for(self.config.cohort_size) if masked else codec_for(self.config.wire).bits
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"

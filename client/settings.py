@@ -85,6 +85,7 @@ def check_settings(
     max_rank: int = 0,
     policy: Path | None = None,
     dp_max_epsilon: float = 0.0,
+    require_secure_aggregation: bool = False,
     yes: bool = False,
     labels: str = "",
 ) -> NodeSettings:
@@ -117,6 +118,13 @@ def check_settings(
     limits = load_policy(policy)
     if dp_max_epsilon:
         limits = limits.model_copy(update={"dp_max_epsilon": dp_max_epsilon})
+    if require_secure_aggregation:
+        limits = limits.model_copy(update={"require_secure_aggregation": True})
+    if limits.require_secure_aggregation and insecure:
+        raise ConfigError(
+            "require-secure-aggregation and insecure are both given, expected --kit: without keys no client can tell "
+            "another from one that the server made up"
+        )
     machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
     config_from_table(machine, where="command line")
     loaded = ClientKit.load(kit) if kit else None

@@ -105,7 +105,7 @@ def run_federation(
         stop=stop or StopRequest(),
         private=private,
         masked=run.settled.masked,
-        vouch=vouch or (lambda _name, _key: False),
+        vouch=vouch or (lambda _offer: False),
     )
     was_done = state.round == config.rounds
     try:

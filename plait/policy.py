@@ -106,6 +106,10 @@ class Policy(BaseModel, frozen=True):
         ),
     ] = 0.0
     dp_max_delta: Annotated[float, Field(gt=0, lt=1, description="largest delta that goes with it")] = 1e-4
+    require_secure_aggregation: Annotated[
+        bool,
+        Field(description="take part only in runs with secure aggregation, whose server sees sums over clients alone"),
+    ] = False
     finest_wire: Annotated[
         str, Field(description="most exact encoding of an update: fp32, bf16, or bits per parameter such as 2")
     ] = "fp32"
@@ -178,6 +182,7 @@ class Policy(BaseModel, frozen=True):
         tokens = examples * config.seq_len * config.sequences_an_example
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         self._check_privacy(config)
+        self.check_masked(is_masked=config.secure_aggregation)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self._at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
@@ -218,6 +223,23 @@ class Policy(BaseModel, frozen=True):
         if epsilon > self.dp_max_epsilon:
             asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
             raise self._refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
+
+    def check_masked(self, *, is_masked: bool) -> None:
+        """Refuse what would leave this machine without masks, if the policy requires them.
+
+        Args:
+            is_masked: whether a run, or a task of it, has secure aggregation.
+
+        Raises:
+            PolicyError: it has none.
+        """
+        if self.require_secure_aggregation and not is_masked:
+            raise self._refusal(
+                "require-secure-aggregation",
+                "the run has no secure aggregation, so its server would see this client's own update",
+                "masked runs alone",
+                "leave --require-secure-aggregation out and set it to false",
+            )
 
     def check_targets(self, modules: Iterable[str]) -> None:
         """Refuse modules that the adapter may not touch.

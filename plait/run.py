@@ -72,7 +72,9 @@ class Run:
             policy.check_run(self.config)
             base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
-            policy.check_upload(own.layout.size * self.settled.codec.bits / 8)
+            masked = self.settled.masked
+            bits = masked.bits_up(own.layout.size, 1, sums=2) if masked else self.settled.codec.bits
+            policy.check_upload(own.layout.size * bits / 8)
         return Terms(client, self.settled.tasks, (largest, own), own, policy)
 
     def load_base(self) -> ResidentBase:

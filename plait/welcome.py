@@ -14,6 +14,8 @@ from plait.errors import ConfigError, PeerError
 
 PRIVACY_KEYS = frozenset({"dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile"})
 
+MASKED_KEYS = frozenset({"secure-aggregation"})
+
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
@@ -27,7 +29,7 @@ WELCOME_KEYS = frozenset(
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
         # What the server promises about privacy; only sent if it does.
-        *PRIVACY_KEYS,
+        *PRIVACY_KEYS, *MASKED_KEYS,
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""
@@ -36,6 +38,8 @@ WELCOME_KEYS = frozenset(
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
     keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
+    if not table.get("secure-aggregation"):
+        keys -= MASKED_KEYS
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().is_dir():

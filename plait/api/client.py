@@ -54,6 +54,7 @@ class Client:
         policy: TOML file that limits what a server may ask; safe limits by default.
         labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.
         dp_max_epsilon: refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.
+        require_secure_aggregation: refuse runs whose server would see this client's own update.
         quiet: whether to show nothing.
 
     Raises:
@@ -84,6 +85,7 @@ class Client:
         policy: str | PathLike[str] | None = None,
         labels: str = "",
         dp_max_epsilon: float = 0.0,
+        require_secure_aggregation: bool = False,
         quiet: bool = False,
     ) -> None:
         add_apps_to_path()
@@ -110,6 +112,7 @@ class Client:
             policy=_path(policy),
             labels=labels,
             dp_max_epsilon=dp_max_epsilon,
+            require_secure_aggregation=require_secure_aggregation,
             yes=True,
         )
         self._journal = Journal(Style.QUIET if quiet else Style.LINES, sys.stderr)

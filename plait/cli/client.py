@@ -73,6 +73,13 @@ def client(
             help="Refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.",
         ),
     ] = 0.0,
+    require_secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--require-secure-aggregation",
+            help="Refuse runs without secure aggregation, whose server would see this client's own update.",
+        ),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Consent to any run that the policy allows, without asking.")
     ] = False,
@@ -112,6 +119,7 @@ def client(
         max_rank=max_rank,
         policy=policy,
         dp_max_epsilon=dp_max_epsilon,
+        require_secure_aggregation=require_secure_aggregation,
         yes=yes,
     )
     from client.process import run_node

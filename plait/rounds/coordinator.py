@@ -105,7 +105,7 @@ class Coordinator:
     stop: StopRequest = field(default_factory=StopRequest)
     private: PrivateRounds | None = None
     masked: MaskedRounds | None = None
-    vouch: Vouch = lambda _name, _key: False
+    vouch: Vouch = lambda _offer: False
 
     def __post_init__(self) -> None:
         plan = self.plan

@@ -126,7 +126,7 @@ class MaskedSums:
     """Takes the sums of one run.
 
     Attributes:
-        vouch: whether a public key is a client's.
+        vouch: whether a node key is the client's that an offer names.
     """
 
     channel: Channel

@@ -41,12 +41,16 @@ class NodeIdentity:
     Attributes:
         public_key: Ed25519, 32 bytes.
         sign: with its private half.
-        vouch: whether a public key is the client's of this name.
+        vouch: whether a node key is the client's that an offer names.
+        certificate: proves to others that `public_key` is this client's; see `plait.secagg.roster.Offer`.
+        endorsement: likewise.
     """
 
     public_key: bytes
     sign: Callable[[bytes], bytes]
     vouch: Vouch
+    certificate: bytes = b""
+    endorsement: bytes = b""
 
 
 @dataclass(eq=False)
@@ -75,7 +79,13 @@ class Masking:
         answer: Answered
         match stage:
             case None:
-                client, answer = client.offer(task.session, identity=identity.public_key, sign=identity.sign)
+                client, answer = client.offer(
+                    task.session,
+                    identity=identity.public_key,
+                    sign=identity.sign,
+                    certificate=identity.certificate,
+                    endorsement=identity.endorsement,
+                )
             case Roster():
                 client, parcels = client.share(stage, identity.vouch)
                 answer = Parcels(parcels)

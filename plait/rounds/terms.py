@@ -62,12 +62,18 @@ class Terms:
                     )
                 self._check_round(task.session.round, least=int(task.session.purpose == "train"))
             case TrainTask():
+                self._check_masked(task)
                 self._check_round(task.settings.round, least=1)
                 number, steps = task.settings.round, self._steps(task.settings.steps)
                 self._check_settings(task.settings, self.tasks.to_train(number, self.client, steps=steps))
             case EvaluateTask():
+                self._check_masked(task)
                 self._check_round(task.settings.round, least=0)
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
+
+    def _check_masked(self, task: TrainTask | EvaluateTask) -> None:
+        if self.policy:
+            self.policy.check_masked(is_masked=task.settings.secure_aggregation)
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
         """Refuse a broadcast for another adapter or round than the task's, or for another client.

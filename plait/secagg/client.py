@@ -84,7 +84,13 @@ class MaskingClient:
     closed: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def offer(
-        self, session: Session, *, identity: bytes, sign: Callable[[bytes], bytes]
+        self,
+        session: Session,
+        *,
+        identity: bytes,
+        sign: Callable[[bytes], bytes],
+        certificate: bytes = b"",
+        endorsement: bytes = b"",
     ) -> tuple[MaskingClient, Offer]:
         """Begin an attempt; the secrets of the one before are gone.
 
@@ -92,6 +98,8 @@ class MaskingClient:
             session: the attempt.
             identity: the client's public node key.
             sign: with its private half.
+            certificate: what proves to others that `identity` is the client's; see `Offer`.
+            endorsement: likewise.
 
         Raises:
             PeerError: its round was unmasked before, or the attempt was begun before.
@@ -107,7 +115,7 @@ class MaskingClient:
         commitment = hashlib.sha256(own.seed).digest()
         keys = public_of(own.encryption), public_of(own.masking)
         offer = Offer(self.client, identity, *keys, commitment)
-        offer = replace(offer, signature=sign(offer.signed(session)))
+        offer = replace(offer, signature=sign(offer.signed(session)), certificate=certificate, endorsement=endorsement)
         return MaskingClient(self.client, session, own, closed=self.closed), offer
 
     def share(self, roster: Roster, vouch: Vouch) -> tuple[MaskingClient, Mapping[int, bytes]]:
@@ -344,7 +352,8 @@ def _session(said: dict[str, Any]) -> Session:
 
 def _roster(said: dict[str, Any]) -> Roster:
     offers = tuple(
-        Offer(each["client"], *(bytes.fromhex(each[name.name]) for name in fields(Offer)[1:]))
+        # A journal of an earlier version has no proofs of node keys.
+        Offer(each["client"], *(bytes.fromhex(each.get(name.name, "")) for name in fields(Offer)[1:]))
         for each in said["offers"]
     )
     return Roster(_session(said["session"]), offers, said["bits"], said["unit"], said["size"], said["figures"])

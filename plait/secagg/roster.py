@@ -15,15 +15,13 @@ from plait.errors import PeerError
 from plait.secagg.graph import neighbours, threshold_of
 from plait.secagg.masks import KEY_BYTES
 from plait.secagg.ring import LEAST_BITS, MOST_BITS
+from plait.trust.endorsement import Endorsement, is_endorsed
 from plait.trust.keys import SIGNATURE_BYTES, verify
 
 LEAST_CLIENTS = 3
 MOST_CLIENTS = 1 << 14
 MOST_FIGURES = 64
 RUN_ID_BYTES = ATTEMPT_BYTES = 16
-
-Vouch = Callable[[str, bytes], bool]
-"""Whether the federation's authority says that a public key is the client's of this name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ class Offer:
         encryption: X25519 key that shares are encrypted to, 32 bytes.
         masking: X25519 key that masks are agreed with, 32 bytes.
         commitment: SHA-256 of the seed of its own mask.
-        signature: Ed25519 over all of it and the session.
+        signature: Ed25519 over all of the above and the session.
+        certificate: the client's, by the federation's authority (DER); empty in a simulation.
+        endorsement: signature by the certificate's key that `identity` is the client's.
     """
 
     client: str
@@ -70,6 +70,8 @@ class Offer:
     masking: bytes
     commitment: bytes
     signature: bytes = b""
+    certificate: bytes = b""
+    endorsement: bytes = b""
 
     def signed(self, session: Session) -> bytes:
         """What its signature covers."""
@@ -85,10 +87,19 @@ class Offer:
         for key in (self.identity, self.encryption, self.masking, self.commitment):
             if len(key) != KEY_BYTES:
                 raise PeerError(f"a key of {self.client!a} has {len(key)} bytes, expected {KEY_BYTES}")
-        if not vouch(self.client, self.identity):
+        if not vouch(self):
             raise PeerError(f"the node key of {self.client!a} is not its own, expected the one that was provisioned")
         if len(self.signature) != SIGNATURE_BYTES or not is_signed(self.identity, self.signature, self.signed(session)):
             raise PeerError(f"the keys of {self.client!a} are not signed for this session, expected its signature")
+
+
+Vouch = Callable[[Offer], bool]
+"""Whether the federation's authority says that an offer's node key is the client's that it names."""
+
+
+def is_vouched_for(authority: bytes, offer: Offer) -> bool:
+    """A `Vouch` over the certificate of a federation's authority, in PEM."""
+    return is_endorsed(authority, offer.client, offer.identity, Endorsement(offer.certificate, offer.endorsement))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.run import Run
+from plait.secagg.roster import Offer
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import PartitionedData
@@ -102,9 +103,9 @@ class Simulation:
             terms=replace(self._terms[max_rank], client=name),
         )
 
-    def vouch(self, name: str, public_key: bytes) -> bool:
-        """Whether a key is the client's of this name; a simulation has one operator, so keys follow from its seed."""
-        return self._key(name).public_bytes == public_key
+    def vouch(self, offer: Offer) -> bool:
+        """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
+        return self._key(offer.client).public_bytes == offer.identity
 
     def _identity(self, name: str) -> NodeIdentity | None:
         if not self._run.config.secure_aggregation:

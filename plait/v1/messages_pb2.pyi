@@ -116,20 +116,24 @@ class MaskRoster(_message.Message):
     def __init__(self, offers: _Optional[_Iterable[_Union[MaskOffer, _Mapping]]] = ..., bits: _Optional[int] = ..., unit: _Optional[float] = ..., size: _Optional[int] = ..., figures: _Optional[int] = ...) -> None: ...
 
 class MaskOffer(_message.Message):
-    __slots__ = ("client", "identity", "encryption", "masking", "commitment", "signature")
+    __slots__ = ("client", "identity", "encryption", "masking", "commitment", "signature", "certificate", "endorsement")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     ENCRYPTION_FIELD_NUMBER: _ClassVar[int]
     MASKING_FIELD_NUMBER: _ClassVar[int]
     COMMITMENT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ENDORSEMENT_FIELD_NUMBER: _ClassVar[int]
     client: str
     identity: bytes
     encryption: bytes
     masking: bytes
     commitment: bytes
     signature: bytes
-    def __init__(self, client: _Optional[str] = ..., identity: _Optional[bytes] = ..., encryption: _Optional[bytes] = ..., masking: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    certificate: bytes
+    endorsement: bytes
+    def __init__(self, client: _Optional[str] = ..., identity: _Optional[bytes] = ..., encryption: _Optional[bytes] = ..., masking: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., endorsement: _Optional[bytes] = ...) -> None: ...
 
 class MaskDelivery(_message.Message):
     __slots__ = ("sharers", "parcels")

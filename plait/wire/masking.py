@@ -18,6 +18,7 @@ from plait.wire import bounds
 PURPOSES = ("train", "evaluate")
 _PLACE_BYTES = 2
 _MOST_PART_BYTES = 256
+_MOST_CERTIFICATE_BYTES, _MOST_ENDORSEMENT_BYTES = 2048, 128
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,10 @@ def _read_offer(message: pb.MaskOffer) -> Offer:
     for key in keys:
         bounds.exact_length("key of a masked sum", key, bounds.DIGEST_BYTES)
     signature = bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES)
-    return Offer(bounds.name("client name", message.client), *keys, signature)
+    bounds.integer("bytes of a certificate", len(message.certificate), maximum=_MOST_CERTIFICATE_BYTES)
+    bounds.integer("bytes of an endorsement", len(message.endorsement), maximum=_MOST_ENDORSEMENT_BYTES)
+    client = bounds.name("client name", message.client)
+    return Offer(client, *keys, signature, message.certificate, message.endorsement)
 
 
 def _parts(parts: Mapping[int, bytes]) -> dict[int, bytes]:

@@ -34,7 +34,7 @@ from plait.rounds.figures import TRAINING
 from plait.secagg.client import MaskingClient
 from plait.secagg.coding import Coding, bits_for, unit_for
 from plait.secagg.ring import Ring
-from plait.secagg.roster import Session
+from plait.secagg.roster import Offer, Session
 from plait.secagg.rotation import Rotation
 from plait.secagg.server import Collecting, agree
 from plait.trust.keys import NodeKey
@@ -73,8 +73,8 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
     def sends(name: str, answer: object) -> None:
         uplink_bytes[name] += len(encode_reply(MaskedReply(name, answer)))
 
-    def vouch(name: str, key: bytes) -> bool:
-        return keys[name].public_bytes == key
+    def vouch(offer: Offer) -> bool:
+        return keys[offer.client].public_bytes == offer.identity
 
     ring, rotation = Ring(bits_for(count)), Rotation(size, b"round")
     shared = generator.standard_normal(size).astype(np.float32)

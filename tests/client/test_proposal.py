@@ -17,3 +17,14 @@ def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
     plain = lines()
     assert "trains 5 steps of 4 x 32 tokens: at most 640 tokens of" in plain
     assert "preferences" not in plain
+
+
+def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
+    told = lines(**{"secure-aggregation": True, "clients": 9})
+    assert "the run is masked (secure aggregation): the server learns sums over 6 or more clients, and nothing" in told
+    assert "also sent under masks: losses, counts of examples and tokens" in told
+    assert "updates of 6 bits per parameter" in told
+    assert "join only a server that you trust" not in told
+    plain = lines()
+    assert "the run is not masked: the server sees this client's own updates and losses" in plain
+    assert "also sent: losses, counts of examples and tokens, this machine's device and memory" in plain

@@ -65,3 +65,13 @@ def test_a_kit_goes_with_no_other_name_and_no_insecure_connection(kit: Path) -> 
         check_settings(server="localhost:1", data="x", kit=kit, name="bob")
     with pytest.raises(ConfigError, match="expected one of them"):
         check_settings(server="localhost:1", data="x", kit=kit, insecure=True)
+
+
+def test_masks_are_required_by_option_or_policy_and_never_without_a_kit(kit: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("require-secure-aggregation = true\n")
+    given = {"server": "localhost:1", "data": "x"}
+    for more in ({"require_secure_aggregation": True}, {"policy": tmp_path / "policy.toml"}):
+        assert check_settings(**given, **more, kit=kit).policy.require_secure_aggregation
+        with pytest.raises(ConfigError, match="require-secure-aggregation and insecure are both given"):
+            check_settings(**given, **more, insecure=True)
+    assert not check_settings(**given, kit=kit).policy.require_secure_aggregation

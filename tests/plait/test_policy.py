@@ -224,3 +224,11 @@ def test_a_client_may_take_part_only_in_runs_for_its_labels():
             PolicyError, match=f"the run asks for {asked}, but run-labels of this client's policy allows"
         ):
             policy.check_time(noon, labels=labels)
+
+
+def test_a_client_can_insist_on_masks():
+    policy = Policy(require_secure_aggregation=True)
+    with pytest.raises(PolicyError, match=r"the run has no secure aggregation, .* but require-secure-aggregation of"):
+        policy.check_run(RunConfig())
+    policy.check_run(RunConfig(secure_aggregation=True))
+    Policy().check_run(RunConfig())

@@ -39,6 +39,7 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {"labels": "a,b", "client-ranks": "2,4,8", "rounds": 7, "eval-every": 7},
         {"server-optimizer": "fedadam", "learning-rate": 0.5},
         {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
+        {"secure-aggregation": True, "clients": 5, "weighting": "equal"},
     ],
 )
 def test_a_client_works_out_the_same_settings_as_the_server(given):
@@ -66,3 +67,9 @@ def test_clients_are_told_of_privacy_only_where_the_run_has_some():
     told = welcome_table(RunConfig(dp="client", dp_epsilon=8.0).to_table())
     assert keys <= set(told)
     assert config_from_welcome(told).dp_epsilon == 8.0
+
+
+def test_clients_are_told_of_masks_only_where_the_run_has_some():
+    assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
+    told = welcome_table(RunConfig(secure_aggregation=True).to_table())
+    assert config_from_welcome(told).secure_aggregation

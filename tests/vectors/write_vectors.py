@@ -202,6 +202,9 @@ REPLIES = {
 }
 REPLIES |= {
     "reply_masked_offer": MaskedReply("alice", OFFERS[0]),
+    "reply_masked_offer_of_a_kit": MaskedReply(
+        "bob", dataclasses.replace(OFFERS[1], certificate=b"\x30\x82" + bytes(range(200)), endorsement=b"e" * 70)
+    ),
     "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 82, 2: b"b" * 82})),
     "reply_masked_ready": MaskedReply("alice", Ready()),
     "reply_masked_signature": MaskedReply("alice", Signed(b"s" * 64)),

@@ -36,6 +36,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import screened
+from plait.secagg.roster import Offer
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
 
@@ -324,8 +325,8 @@ class Federation:
         ]
         return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
 
-    def vouch(self, name: str, public_key: bytes) -> bool:
-        return name in self.keys and self.keys[name].public_bytes == public_key
+    def vouch(self, offer: Offer) -> bool:
+        return offer.client in self.keys and self.keys[offer.client].public_bytes == offer.identity
 
     @property
     def events(self) -> list[dict]:

@@ -31,8 +31,8 @@ class Federation:
         self.ring, self.size = Ring(bits), size
         self.clients = {name: MaskingClient(name) for name in self.names}
 
-    def vouch(self, name, key):
-        return name in self.keys and self.keys[name].public_bytes == key
+    def vouch(self, offer):
+        return offer.client in self.keys and self.keys[offer.client].public_bytes == offer.identity
 
     def offer(self, name, session=SESSION):
         key = self.keys[name]
