@@ -71,7 +71,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: b
     # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
-    elements = _SLICE_ELEMENTS_ON_GPU if hidden.device.type == "cuda" else _SLICE_ELEMENTS
+    elements = _SLICE_ELEMENTS if hidden.device.type == "cpu" else _SLICE_ELEMENTS_ON_GPU
     width = min(words, max(1024, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):

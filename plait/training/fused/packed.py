@@ -17,8 +17,10 @@ Tensor = torch.Tensor
 
 
 class _QuantState(Protocol):
-    shape: torch.Size
-    dtype: torch.dtype
+    @property
+    def shape(self) -> torch.Size: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,362 @@
+"""A step of plait's own trainer over tensors without values: what it costs on a CUDA GPU, on a machine that has none.
+
+The trainer's real code runs on torch's meta device, from a base's config alone. Every operation is recorded: its
+kernels, the bytes that it reads and writes, and the memory that is alive after it. What is assumed:
+
+- Memory is counted as torch's allocator rounds it, in multiples of 512 bytes. The allocator's cache and fragments (5 to
+  10 per cent) and CUDA's context (0.3 to 0.6 GB) come on top.
+- An operation is one kernel, except as `_LAUNCHES` says and for operations on many tensors. Views are none, and neither
+  is memory that is only allocated.
+- Attention is FlashAttention's (torch's on Ampere and newer), its float32 sum of query gradients included.
+- Four bits are bitsandbytes' NF4 with double quantisation: per weight half a byte, per 64 weights one byte, per 16,384
+  a float32; `_TABLE_BYTES` for the two tables of each layer. Unpacking a layer takes three kernels, its scales in
+  float32, and its values in the type of the products.
+
+Knows nothing of speed.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+from unittest import mock
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from plait.adapters import Task
+from plait.adapters.methods import AdapterRequest
+from plait.training import losses
+from plait.training.bases import locate_config, quiet_libraries
+from plait.training.blueprint import Blueprint, attach, design
+from plait.training.examples import Example
+from plait.training.fused import language_model, peft_layer
+from plait.training.fused.packed import Packed
+from plait.training.peft_configs import peft_config_of
+from plait.training.resident import adapter_parameters, load_adapter
+from plait.training.step_memory import StepMemory
+from plait.training.trainer import train_steps
+from plait.wire.settings import Settings
+
+Tensor = torch.Tensor
+
+_ALLOCATED = 512  # the CUDA allocator's unit, in bytes
+_BLOCK, _OUTER_BLOCK = 64, 256  # weights of a scale, scales of a scale
+_TABLE_BYTES = 4 * (16 + 256 + 1)
+_META = torch.device("meta")
+_NO_KERNEL = (
+    "view _unsafe_view t transpose expand slice select unsqueeze squeeze permute as_strided detach alias split "
+    "split_with_sizes unbind lift_fresh narrow _reshape_alias unfold diagonal empty empty_like new_empty empty_strided "
+    "new_empty_strided resize_ set_ chunk"
+)
+_VIEWS = frozenset(_NO_KERNEL.split())
+_CHUNK_ELEMENTS, _CHUNK_TENSORS = 320 * 65536, 30  # of one launch over many tensors
+_LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3}
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A base and the batch of one step.
+
+    Attributes:
+        base: name of a known base; only its config is used.
+        four_bits: whether its blocks' linear layers are in NF4; else in bfloat16.
+        rank: of LoRA on all linear layers.
+        fused: whether plait's own implementation may compute it; else PEFT's modules do.
+    """
+
+    base: str
+    batch: int
+    seq_len: int
+    four_bits: bool = False
+    rank: int = 16
+    fused: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {self.batch}x{self.seq_len}"
+
+
+@dataclass
+class StepCosts:
+    """What one step costs.
+
+    Attributes:
+        resident_bytes: memory of base, adapter and optimizer before the step.
+        peak_bytes: most memory during it.
+        kernels: launches by operation.
+        moved_bytes: read and written by all kernels.
+        to_device: copies from the host during the step.
+        waits: times that the host waits for the device during the step.
+        inside: copies and waits between the first block and the losses.
+    """
+
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+    kernels: Counter[str] = field(default_factory=Counter[str])
+    moved_bytes: int = 0
+    to_device: int = 0
+    waits: int = 0
+    inside: int = 0
+
+    @property
+    def launches(self) -> int:
+        """Kernels of the step."""
+        return self.kernels.total()
+
+
+def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
+    """Run one optimizer step and count.
+
+    Args:
+        shape: what is trained.
+        memory: what the step gives up for memory; nothing by default.
+    """
+    quiet_libraries()
+    config = AutoConfig.from_pretrained(str(locate_config(shape.base)))
+    request = AdapterRequest(rank=shape.rank, alpha=2 * shape.rank)
+    made = design(config, request, task=Task.CAUSAL_LM, seed=1)
+    settings = Settings(
+        local_steps=1, batch_size=shape.batch, gradient_accumulation_steps=1, seq_len=shape.seq_len, learning_rate=1e-4,
+        weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=1, seed=0,
+    )  # fmt: skip
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape.seq_len).astype(np.int32)
+    examples = [Example(tokens, tokens.copy())] * shape.batch
+    with _pretending() as recorder:
+        model = _model(shape, config, made)
+        if not shape.fused:
+            recorder.also(mock.patch.object(losses, "recognise", return_value=None))
+        parameters = adapter_parameters(model, made.spec.layout)
+        load_adapter(model, made.initial)
+        gc.collect()
+        recorder.begin()
+        train_steps(
+            model, parameters, examples, settings,
+            start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory,
+        )  # fmt: skip
+        return recorder.costs
+
+
+def _model(shape: StepShape, config: Any, made: Blueprint) -> PeftModel:
+    with _META:
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        if shape.four_bits:
+            for name, module in list(model.named_modules()):
+                if type(module) is nn.Linear and name != "lm_head":
+                    parent, _, own = name.rpartition(".")
+                    setattr(model.get_submodule(parent), own, _FourBits(module))
+        found = attach(model, peft_config_of(made.spec.peft_config), in_float32=False)
+        for parameter in found.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return found
+
+
+class _FourBits(nn.Linear):
+    """In the place of bitsandbytes' `Linear4bit`."""
+
+    def __init__(self, whole: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = whole.in_features, whole.out_features
+        count = whole.weight.numel()
+        self.weight = nn.Parameter(torch.empty(count // 2, 1, dtype=torch.uint8), requires_grad=False)
+        scales = count // _BLOCK
+        self.register_buffer("scales", torch.empty(scales + 4 * -(-scales // _OUTER_BLOCK), dtype=torch.uint8))
+        self.register_buffer("tables", torch.empty(_TABLE_BYTES, dtype=torch.uint8))
+        self.bias = whole.bias
+
+
+@dataclass(frozen=True)
+class _Shape:
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _DryPacked(Packed):
+    recorder: _Recorder
+
+    def unpacked(self) -> Tensor:
+        rows, columns = self.shape
+        scales = torch.empty(rows * columns // _BLOCK, dtype=torch.float32, device=_META)
+        values = torch.empty(rows, columns, dtype=self.dtype, device=_META)
+        read = self.values.numel() + rows * columns // _BLOCK
+        self.recorder.note("dequantize_4bit", 3, read + 4 * _bytes(scales) + _bytes(values))
+        return values
+
+
+class _Recorder(TorchDispatchMode):
+    """Runs every operation without values and counts it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__()
+        self.costs = StepCosts()
+        self._stack = stack
+        self._live = 0
+        self._sizes: dict[int, int] = {}
+        self._counting = self._inside = False
+
+    def also(self, patch: Any) -> None:
+        """Keep another patch as long as this runs."""
+        self._stack.enter_context(patch)
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self.costs = StepCosts(resident_bytes=self._live, peak_bytes=self._live)
+        self._counting = True
+
+    def between(self, inside: bool) -> None:
+        """Whether the blocks or their losses are being computed."""
+        self._inside = inside
+
+    def note(self, name: str, launches: int, moved_bytes: int) -> None:
+        """Count an operation."""
+        if self._counting:
+            self.costs.kernels[name] += launches
+            self.costs.moved_bytes += moved_bytes
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        name = cast("str", function._schema.name).partition("::")[2]
+        given = _tensors((args, kwargs))
+        on_device = any(x.device.type == "meta" for x in given)
+        if name == "_local_scalar_dense" and on_device:
+            self._wait()
+            return 1.0
+        if name == "_to_copy" and on_device and torch.device((kwargs or {}).get("device") or "meta").type == "cpu":
+            self._wait()
+            return torch.zeros(args[0].shape, dtype=(kwargs or {}).get("dtype") or args[0].dtype)
+        if name == "nonzero":
+            raise NotImplementedError("nonzero on a GPU waits for it, and its size is not known without values")
+        out = function(*args, **(kwargs or {}))
+        made = _tensors(out)
+        for tensor in made:
+            self._follow(tensor)
+        if not any(x.device.type == "meta" for x in made) and not on_device:
+            return out
+        if any(x.device.type == "cpu" and x.dim() for x in given):
+            self._copied()
+        if name == "_scaled_dot_product_flash_attention_backward":
+            # Its float32 sum of the query gradients, and the gradients of keys and values before groups are added up.
+            batch, heads, length, width = args[1].shape
+            groups = 2 * 2 * (args[2].shape[1] < heads)
+            self._peak(batch * heads * -(-length // 128) * 128 * width * (4 + groups))
+        if name not in _VIEWS:
+            tensors = max(map(len, (x for x in args if isinstance(x, list))), default=1)
+            elements = sum(x.numel() for x in given) // max(1, len(given) // max(1, tensors))
+            many = "foreach" in name or name.startswith("_fused_adam")
+            launches = max(-(-tensors // _CHUNK_TENSORS), -(-elements // _CHUNK_ELEMENTS)) if many else 1
+            self.note(name, _LAUNCHES.get(name, launches), sum(map(_bytes, (*given, *made))))
+        return out
+
+    def _wait(self) -> None:
+        self.costs.waits += self._counting
+        self.costs.inside += self._counting and self._inside
+
+    def _copied(self) -> None:
+        self.costs.to_device += self._counting
+        self.costs.inside += self._counting and self._inside
+
+    def _follow(self, tensor: Tensor) -> None:
+        if tensor.device.type != "meta":
+            return
+        storage, key = tensor.untyped_storage(), _address(tensor)
+        if key in self._sizes:
+            return
+        size = math.ceil(storage.nbytes() / _ALLOCATED) * _ALLOCATED
+        self._sizes[key] = size
+        self._live += size
+        self._peak(0)
+        weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self._live -= self._sizes.pop(key)
+
+    def _peak(self, more: int) -> None:
+        self.costs.peak_bytes = max(self.costs.peak_bytes, self._live + more)
+
+
+@contextmanager
+def _pretending() -> Generator[_Recorder]:
+    """What is asked of a device, answered for one without values."""
+    with ExitStack() as stack:
+        recorder = _Recorder(stack)
+
+        def packed_weight(module: nn.Module) -> Packed | None:
+            if not isinstance(module, _FourBits):
+                return None
+            shape = torch.Size((module.out_features, module.in_features))
+            return _DryPacked(module.weight.data, _Shape(shape, torch.bfloat16), torch.bfloat16, recorder)
+
+        run_block, token_losses = language_model.run_block, language_model.token_losses
+
+        def marked_block(*args: Any, **kwargs: Any) -> Tensor:
+            recorder.between(True)
+            return run_block(*args, **kwargs)
+
+        def marked_losses(*args: Any, **kwargs: Any) -> Tensor:
+            try:
+                return token_losses(*args, **kwargs)
+            finally:
+                recorder.between(False)
+
+        optimizers = importlib.import_module("torch.optim.optimizer")
+        patches: tuple[tuple[object, str, Callable[..., object]], ...] = (
+            (peft_layer, "packed_weight", packed_weight),
+            (language_model, "run_block", marked_block),
+            (language_model, "token_losses", marked_losses),
+            (functional, "scaled_dot_product_attention", _flash_attention),
+            (torch.Tensor, "data_ptr", _address),
+            (optimizers, "_get_fused_kernels_supported_devices", lambda: ["meta"]),
+        )
+        for where, name, instead in patches:
+            recorder.also(mock.patch.object(where, name, instead))
+        stack.enter_context(recorder)
+        yield recorder
+
+
+def _flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if attn_mask is not None or (k.shape[1] != q.shape[1] and not enable_gqa):
+        raise NotImplementedError("FlashAttention takes no mask, and groups of heads only if told of them")
+    found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=scale)
+    return found[0]
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _address(x: Tensor) -> int:
+    return x.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+
+
+def _bytes(x: Tensor) -> int:
+    """Of the different values of a tensor."""
+    return x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride)

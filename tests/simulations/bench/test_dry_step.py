@@ -1,0 +1,26 @@
+"""What a step costs on a GPU, by calculation on the trainer's own code: ceilings that a change may not raise."""
+
+from __future__ import annotations
+
+import pytest
+
+from plait.training.step_memory import StepMemory
+from simulations.bench.dry_step import StepShape, dry_step
+
+# Memory in GB, kernels, and gigabytes that all kernels read and write; each a little above what it is today.
+CEILINGS = {
+    (StepShape("llama-3.2-1b", 4, 1024), True): (4.4, 6600, 310),
+    (StepShape("llama-3.2-3b", 4, 1024, four_bits=True), True): (5.0, 12000, 900),
+    (StepShape("llama-3.1-8b", 4, 2048, four_bits=True), True): (13.7, 13300, 2100),
+    (StepShape("llama-3.1-8b", 1, 2048, four_bits=True), True): (8.3, 13000, 600),
+    (StepShape("llama-3.1-8b", 4, 128), False): (18.8, 9000, 145),
+}
+
+
+@pytest.mark.parametrize(("cell", "ceilings"), CEILINGS.items(), ids=lambda value: str(value[0]))
+def test_a_step_costs_no_more_than_before(cell: tuple[StepShape, bool], ceilings: tuple[float, int, int]) -> None:
+    shape, recompute = cell
+    costs = dry_step(shape, StepMemory(recompute=recompute))
+    found = (costs.peak_bytes / 1e9, costs.launches, costs.moved_bytes / 1e9)
+    assert all(each <= most for each, most in zip(found, ceilings, strict=True)), found
+    assert costs.inside == 0, "a copy or a wait between the first block and the losses stalls the GPU"
