@@ -1,17 +1,28 @@
-"""Parquet and Arrow files, read in small batches, every batch checked before a value of it is touched."""
+"""Parquet and Arrow files, read in small batches, every batch checked before a value of it is touched.
+
+What a file says of its own sizes bounds nothing: a few bytes of a column can stand for gigabytes of text or for a list
+of a thousand million numbers. So the process may take only so much more memory while a batch is read.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from plait import machine
 from plait.data.plain import plain
-from plait.data.rows import Row
+from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
+
+MOST_BATCH_BYTES = 4 << 30
+"""What a batch of rows may take in memory, as the library reads it and as values of Python; on a machine with less than
+twice as much, half of its memory."""
 
 _BATCH = 64
 # Of larger batches one row at a time becomes Python objects.
@@ -25,7 +36,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: it is none, or is damaged.
     """
-    yield from _checked(path, "Parquet", _parquet_records(path))
+    yield from _rows(path, "Parquet", _parquet)
 
 
 def arrow_rows(path: Path) -> Iterator[Row]:
@@ -34,7 +45,7 @@ def arrow_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: it is none, or is damaged.
     """
-    yield from _checked(path, "Arrow", _arrow_records(path))
+    yield from _rows(path, "Arrow", _arrow)
 
 
 def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
@@ -44,23 +55,30 @@ def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, 
         schema: of the file or table; may have the classes' names that Hugging Face's datasets leave there.
         batches: with the columns of the schema, or with those of them that hold no bytes.
     """
+    return itertools.chain.from_iterable(_slices(schema, batches))
+
+
+def _slices(schema: Any, batches: Iterable[Any]) -> Iterator[list[dict[str, object]]]:
+    """The same, some records at a time."""
     names = [field.name for field in schema if not _holds_bytes(field.type)]
     classes = class_names(schema.metadata or {})
     for batch in batches:
         step = _BATCH if batch.nbytes <= _LARGE_BYTES else 1
         for start in range(0, batch.num_rows, step):
             columns = [batch.column(name).slice(start, step).to_pylist() for name in names]
-            for values in zip(*columns, strict=True):
-                yield {
+            yield [
+                {
                     name: class_name(plain(value), classes.get(name, ()))
                     for name, value in zip(names, values, strict=True)
                 }
+                for values in zip(*columns, strict=True)
+            ]
 
 
 def class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
     """The class names of columns, from the metadata that Hugging Face's datasets write."""
     try:
-        described = json.loads(metadata[b"huggingface"])["info"]["features"]
+        described = json.loads(metadata[b"huggingface"][:MAX_ROW_BYTES])["info"]["features"]
         columns = {name: feature for name, feature in described.items() if feature.get("_type") == "ClassLabel"}
         return {name: [str(label) for label in feature["names"]] for name, feature in columns.items()}
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
@@ -74,19 +92,28 @@ def class_name(value: object, names: Sequence[str]) -> object:
     return names[value] if 0 <= value < len(names) else None
 
 
-def _checked(path: Path, what: str, records: Iterable[Mapping[str, object]]) -> Iterator[Row]:
+def _rows(
+    path: Path, what: str, opened: Callable[[Path], AbstractContextManager[Iterator[list[dict[str, object]]]]]
+) -> Iterator[Row]:
     import pyarrow as pa
 
-    number = 0
+    number, room = 0, most_batch_bytes()
     try:
-        with path.open("rb") as file:
-            if not file.read(8).startswith(_MAGIC[what]):
-                raise DataError(
-                    f"'{path}' is no {what} file, expected one because of its name; name JSON lines .jsonl, JSON "
-                    ".json and CSV .csv"
-                )
-        for number, fields in enumerate(records, start=1):
-            yield Row(f"row {number} of '{path}'", fields)
+        _check_file(path, what)
+        with opened(path) as slices:
+            while True:
+                with machine.memory_limit(room):
+                    records = next(slices, None)
+                if records is None:
+                    return
+                for fields in records:
+                    number += 1
+                    yield Row(f"row {number} of '{path}'", fields)
+    except MemoryError as error:  # Arrow's own is one, too
+        raise DataError(
+            f"row {number + 1} of '{path}' or one of the next takes more than {room:,} bytes of memory to read, "
+            "expected less; write the file in smaller row groups or batches, or as JSON lines"
+        ) from error
     except (pa.ArrowException, EOFError, UnicodeDecodeError, LookupError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"cannot read '{path}': {error.strerror}, expected a {what} file") from error
@@ -102,31 +129,56 @@ def _checked(path: Path, what: str, records: Iterable[Mapping[str, object]]) -> 
         ) from error
 
 
-def _parquet_records(path: Path) -> Iterator[Mapping[str, object]]:
+def most_batch_bytes() -> int:
+    """`MOST_BATCH_BYTES` on this machine."""
+    return min(MOST_BATCH_BYTES, machine.memory_bytes() // 2 or MOST_BATCH_BYTES)
+
+
+def _check_file(path: Path, what: str) -> None:
+    """Refuse another kind of file, and one whose description of itself would fill the memory by its length."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if not start.startswith(_MAGIC[what]):
+            raise DataError(
+                f"'{path}' is no {what} file, expected one because of its name; name JSON lines .jsonl, JSON .json and "
+                "CSV .csv"
+            )
+        length, end = start[4:], b""
+        if not start.startswith(b"\xff"):
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4 - len(_MAGIC[what][0])))
+            length, end = file.read(4), file.read()
+    # One that is cut off has no description.
+    if start.startswith(end) and (size := int.from_bytes(length, "little")) > MAX_ROW_BYTES:
+        raise DataError(
+            f"'{path}' has {size:,} bytes of names of columns and other descriptions, expected at most "
+            f"{MAX_ROW_BYTES:,}; leave out columns that are not needed, or write larger row groups or batches"
+        )
+
+
+@contextmanager
+def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = [field.name for field in schema if not _holds_bytes(field.type)]
         _check_names(names, path)
-        yield from arrow_records(
-            schema, _valid(file.iter_batches(batch_size=_batch_rows(file.metadata), columns=names))
-        )
+        yield _slices(schema, _valid(file.iter_batches(batch_size=_batch_rows(file.metadata), columns=names)))
 
 
 def _batch_rows(metadata: Any) -> int:
-    """Rows to read at once, so that they take at most a quarter of the memory if the file says its true sizes.
+    """Rows to read at once, so that they take at most a quarter of the room if the file says its true sizes.
 
     A column may hold one long text and name it for every row, so each row can be as long as the whole column.
     """
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     columns = (group.column(number) for group in groups for number in range(group.num_columns))
     longest = max((column.total_uncompressed_size for column in columns), default=0)
-    room = (machine.memory_bytes() or 1 << 34) // 4
-    return max(1, min(_BATCH, room // max(longest, 1)))
+    return max(1, min(_BATCH, most_batch_bytes() // 4 // max(longest, 1)))
 
 
-def _arrow_records(path: Path) -> Iterator[Mapping[str, object]]:
+@contextmanager
+def _arrow(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file:
@@ -137,7 +189,7 @@ def _arrow_records(path: Path) -> Iterator[Mapping[str, object]]:
             file.seek(0)
             reader = batches = pa.ipc.open_stream(file)
         _check_names(reader.schema.names, path)
-        yield from arrow_records(reader.schema, _valid(batches))
+        yield _slices(reader.schema, _valid(batches))
 
 
 def _valid(batches: Iterable[Any]) -> Iterator[Any]:

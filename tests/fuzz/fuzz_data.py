@@ -1,22 +1,27 @@
-"""A client's own data as JSONL, JSON and CSV, an adapter's configuration, requests of a client of `plait serve`."""
+"""A client's own data in every kind of file, an adapter's configuration, requests of a client of `plait serve`."""
 
 import contextlib
+import gzip
+import io
 import json
 import tempfile
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from harness import instrumented, main
 
 with instrumented():
     from plait.adapters import load_peft_directory
-    from plait.data import as_dataset
+    from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
     from plait.serve import request
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 (HERE / "adapter").mkdir()
-NAMES = ("my.jsonl", "my.json", "my.csv")
+NAMES = ("my.jsonl", "my.json", "my.csv", "my.parquet", "my.arrow")
+arrow_file.MOST_BATCH_BYTES = 256 << 20
 
 
 def parse(data: bytes) -> None:
@@ -46,6 +51,22 @@ def wish(data: bytes) -> None:
                 read(body)
 
 
+def tables():
+    """A small table as Parquet, plain and packed, and as an Arrow file and stream."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    table = pa.table({"messages": [turns, turns], "n": pa.array([1, None], pa.int32()), "b": [b"x", b"y"]})
+    for options in ({"use_dictionary": False, "compression": "none"}, {"compression": "zstd"}):
+        out = io.BytesIO()
+        pq.write_table(table, out, store_schema=False, **options)
+        yield out.getvalue()
+    for new, packing in ((pa.ipc.new_file, None), (pa.ipc.new_stream, "zstd")):
+        out = io.BytesIO()
+        with new(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=packing)) as writer:
+            writer.write_table(table)
+        yield out.getvalue()
+
+
+LINE = b'{"text": "words"}\n'
 SEEDS = [
     b'{"text": "words"}\n{"text": "more words", "author": "ada"}\n',
     b'{"prompt": "a", "completion": "b"}\n',
@@ -57,6 +78,9 @@ SEEDS = [
     b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}',
     b'{"model": "m", "prompt": "a", "max_tokens": 4, "temperature": 0.5, "stop": ["x"], "n": 2, "stream": true}',
     b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}',
+    gzip.compress(LINE, mtime=0),
+    pa.compress(LINE, codec="zstd", asbytes=True),
+    *tables(),
 ]
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,27 @@ print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMI
 def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
     said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout
     assert said.split() == ["200", "200", "300", "300"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
+def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with machine.memory_limit(64 << 20):
+        with machine.memory_limit(1 << 40), pytest.raises(MemoryError):
+            bytearray(128 << 20)
+        with pytest.raises(MemoryError):
+            bytearray(128 << 20)
+        assert bytearray(16 << 20)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert bytearray(128 << 20)
+
+
+def test_a_container_has_the_memory_that_it_may_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(machine, "_CONTAINER_LIMITS", files)
+    installed = machine.memory_bytes()
+    for text, expected in (("max\n", installed), (f"{1 << 62}\n", installed), ("1000000\n", 1_000_000)):
+        files[1].write_text(text)
+        assert machine.memory_bytes() == expected

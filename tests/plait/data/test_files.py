@@ -445,7 +445,7 @@ def test_a_long_text_that_a_small_parquet_file_names_in_every_row_does_not_fill_
     sizes = {"compression": "zstd", "data_page_size": 1 << 30, "dictionary_pagesize_limit": 1 << 30}
     pq.write_table(pa.table({"text": [text] * 128}), path, **sizes)
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr(machine, "memory_bytes", lambda: 32_000_000)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 64_000_000)
     before = pa.total_allocated_bytes()
     for number, row in enumerate(parquet_rows(path)):
         assert row.fields == {"text": text}

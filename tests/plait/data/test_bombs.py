@@ -1,0 +1,137 @@
+"""Small files of tables that unpack to much: refused in one line, before the memory that they ask for is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+MOST_BYTES = 32 << 20
+LARGE_BYTES = 4 * MOST_BYTES
+TEXT = "x" * (4 << 20)
+PAGES = {
+    "compression": "zstd",
+    "write_statistics": False,
+    "data_page_size": 1 << 30,
+    "dictionary_pagesize_limit": 1 << 30,
+}
+COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
+
+# A bomb for each way in which few bytes become many.
+BOMBS: dict[str, Callable[[Path], object]] = {
+    "one page.parquet": lambda path: pq.write_table(
+        pa.table({"text": ["x" * LARGE_BYTES]}), path, use_dictionary=False, **PAGES
+    ),
+    "one text in every row.parquet": lambda path: lying(path, pa.table({"text": [TEXT] * 32})),
+    "a long list.parquet": lambda path: pq.write_table(with_list(), path, **PAGES),
+    "a list of one text.parquet": lambda path: lying(
+        path, pa.table({"text": ["a"], "more": pa.array([[TEXT] * 32])})
+    ),
+    "compressed buffers.arrow": lambda path: written(path, pa.table({"text": ["x" * LARGE_BYTES]}), COMPRESSED),
+    "a text that rows share.arrow": lambda path: written(
+        path, pa.table({"text": pa.DictionaryArray.from_arrays(np.zeros(64, np.int32), pa.array([TEXT]))}), COMPRESSED
+    ),
+    "a length that cannot be.arrow": lambda path: bragging(path),
+    "many columns.parquet": lambda path: pq.write_table(
+        pa.table({f"{number:0900}": pa.array([], pa.string()) for number in range(7_000)}), path
+    ),
+    "many columns.arrow": lambda path: written(
+        path, pa.table({f"{number:0900}": pa.array([], pa.string()) for number in range(20_000)})
+    ),
+}  # fmt: skip
+
+READ = """
+import json, sys
+from pathlib import Path
+from plait import machine
+from plait.data import arrow_file, as_dataset
+from plait.errors import DataError
+arrow_file.MOST_BATCH_BYTES = int(sys.argv[1])
+for path in sys.argv[2:4]:  # so that what reading loads is there
+    as_dataset(path)
+for path in sys.argv[4:]:
+    before = machine.peak_rss_bytes()
+    try:
+        as_dataset(path)
+        said = ""
+    except DataError as error:
+        said = str(error)
+    print(json.dumps([said, machine.peak_rss_bytes() - before]))
+"""
+
+
+def with_list() -> pa.Table:
+    numbers = np.zeros(LARGE_BYTES // 8, np.int64)
+    return pa.table({"text": ["a"], "more": pa.ListArray.from_arrays(pa.array([0, numbers.size], pa.int32()), numbers)})
+
+
+def written(path: Path, table: pa.Table, options: pa.ipc.IpcWriteOptions | None = None) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def bragging(path: Path) -> None:
+    """A compressed buffer that says that it is large and is not."""
+    written(path, pa.table({"text": ["x" * 100_000]}), COMPRESSED)
+    data = path.read_bytes()
+    frame = data.rindex(b"\x28\xb5\x2f\xfd")
+    assert int.from_bytes(data[frame - 8 : frame], "little") == 100_000
+    path.write_bytes(data[: frame - 8] + (1 << 36).to_bytes(8, "little") + data[frame:])
+
+
+def lying(path: Path, table: pa.Table) -> None:
+    """A Parquet file whose footer says that its longest column has seven bytes when it is unpacked."""
+    pq.write_table(table, path, **PAGES)
+    group = pq.read_metadata(path).row_group(0)
+    longest = max(group.column(number).total_uncompressed_size for number in range(group.num_columns))
+    data, footer = path.read_bytes(), int.from_bytes(path.read_bytes()[-8:-4], "little") + 8
+    told = varint(longest)
+    assert told in data[-footer:]
+    # As long as the true one, so that every offset stays: a varint may begin with groups of seven zero bits.
+    small = bytes([0x80 | 14, *[0x80] * (len(told) - 2), 0])
+    path.write_bytes(data[:-footer] + data[-footer:].replace(told, small))
+    group = pq.read_metadata(path).row_group(0)
+    assert max(group.column(number).total_uncompressed_size for number in range(group.num_columns)) < 1000
+
+
+def varint(number: int) -> bytes:
+    """A number as Thrift's compact protocol writes it."""
+    zigzag, out = number << 1, bytearray()
+    while zigzag > 0x7F:
+        out.append(zigzag & 0x7F | 0x80)
+        zigzag >>= 7
+    return bytes([*out, zigzag])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
+def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in BOMBS]
+    for path in paths:
+        BOMBS[path.name](path)
+        assert "columns" in path.name or path.stat().st_size < 10_000
+    good = [tmp_path / "good.parquet", tmp_path / "good.arrow"]
+    pq.write_table(pa.table({"text": ["a"] * 999}), good[0], **PAGES)
+    written(good[1], pa.table({"text": ["a"] * 999}), COMPRESSED)
+    command = [sys.executable, "-c", READ, str(MOST_BYTES), *map(str, (*good, *paths))]
+    # Arrow's own allocator reserves a gigabyte at once, which would be room besides.
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    for path, line in zip(paths, done.stdout.splitlines(), strict=True):
+        said, taken_bytes = json.loads(line)
+        assert said, f"{path.name} was read"
+        assert "\n" not in said
+        assert str(path) in said
+        if "columns" in path.name:
+            assert "bytes of names of columns and other descriptions, expected at most 16,777,216" in said
+        else:
+            assert f"takes more than {MOST_BYTES:,} bytes of memory to read, expected less; write the file in" in said
+        # What Python's own memory and the libraries' take besides.
+        assert taken_bytes < MOST_BYTES + (16 << 20), path.name
