@@ -73,7 +73,10 @@ def as_dataset(
         made = _made(text)
         return as_dataset(made, columns=columns, split=split, name=name or text.rpartition(":")[2])
     on_hub = _on_hub(text) if isinstance(source, str) else None
-    found = hub_source(on_hub, progress=progress) if on_hub else path_source(Path(text).expanduser(), name)
+    if on_hub:
+        found = hub_source(on_hub, cache=cache or cache_directory(), progress=progress)
+    else:
+        found = path_source(Path(text).expanduser(), name)
     return _dataset(found, named, split)
 
 

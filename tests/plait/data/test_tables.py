@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,3 +121,16 @@ def test_other_objects_are_refused_by_their_type() -> None:
             as_dataset(wrong)
     with pytest.raises(ConfigError, match="record 2 of the data is of type 'str', expected a mapping"):
         as_dataset([{"text": "a"}, "b"])
+
+
+def test_no_more_of_a_stream_is_read_than_the_split_takes() -> None:
+    read: list[int] = []
+
+    def endless() -> Iterator[dict[str, str]]:
+        for number in itertools.count():
+            read.append(number)
+            yield {"text": f"word {number}"}
+
+    stream = datasets.IterableDataset.from_generator(endless)
+    assert len(as_dataset(stream, split="train[10:20]").records) == 10
+    assert len(read) <= 21
