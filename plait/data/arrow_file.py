@@ -24,7 +24,8 @@ MOST_BATCH_BYTES = 4 << 30
 """What a batch of rows may take in memory, as the library reads it and as values of Python; on a machine with less than
 twice as much, half of its memory."""
 
-_BATCH = 64
+# Few, for every row may name one long text that the file holds once.
+_BATCH = 16
 # Of larger batches one row at a time becomes Python objects.
 _LARGE_BYTES = 16 << 20
 _MAGIC = {"Parquet": (b"PAR1",), "Arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
@@ -163,18 +164,8 @@ def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
         schema = file.schema_arrow
         names = [field.name for field in schema if not _holds_bytes(field.type)]
         _check_names(names, path)
-        yield _slices(schema, _valid(file.iter_batches(batch_size=_batch_rows(file.metadata), columns=names)))
-
-
-def _batch_rows(metadata: Any) -> int:
-    """Rows to read at once, so that they take at most a quarter of the room if the file says its true sizes.
-
-    A column may hold one long text and name it for every row, so each row can be as long as the whole column.
-    """
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    columns = (group.column(number) for group in groups for number in range(group.num_columns))
-    longest = max((column.total_uncompressed_size for column in columns), default=0)
-    return max(1, min(_BATCH, most_batch_bytes() // 4 // max(longest, 1)))
+        # Not by the sizes in the metadata: they may lie, and pyarrow 26 aborts the process where they are damaged.
+        yield _slices(schema, _valid(file.iter_batches(batch_size=_BATCH, columns=names)))
 
 
 @contextmanager
