@@ -93,12 +93,15 @@ class FlatAdamW:
     @torch.no_grad()
     def take(self, gradients: Sequence[torch.Tensor | None]) -> None:
         """Fill the gradient from those of the tensors, of any type; None and untrained tensors are zero."""
-        into = self.gradient.split(self._sizes)
-        for slot, gradient, trains in zip(into, gradients, self._trained, strict=True):
+        slots: list[torch.Tensor] = []
+        given: list[torch.Tensor] = []
+        for slot, gradient, trains in zip(self.gradient.split(self._sizes), gradients, self._trained, strict=True):
             if gradient is None or not trains:
                 slot.zero_()
             else:
-                slot.view_as(gradient).copy_(gradient)
+                slots.append(slot.view_as(gradient))
+                given.append(gradient)
+        torch._foreach_copy_(slots, given)  # pyright: ignore[reportPrivateImportUsage]
 
     def where_trained(self, values: torch.Tensor) -> torch.Tensor:
         """(size,) values with zeros for what does not train; changes them in place."""

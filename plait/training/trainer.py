@@ -130,7 +130,7 @@ def _backward(
     """Compute a step's gradients, in the parameters, and return its loss."""
     for parameter in parameters:
         parameter.grad = None  # a failed attempt may have left some
-    total = 0.0
+    said: list[torch.Tensor] = []
     # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
     parts = (
         (part for whole in batches for part in memory.parts(whole)) if isinstance(batch_loss, BatchLoss) else batches
@@ -138,9 +138,8 @@ def _backward(
     for batch in parts:
         loss = batch_loss(batch) / counted
         loss.backward()
-        said = batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss
-        total += said.item()
-    return total
+        said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
+    return sum(torch.stack(said).tolist())  # read once: each read waits for a GPU
 
 
 def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:
@@ -178,8 +177,8 @@ def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) ->
 @torch.no_grad()
 def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
     """Give the model's parameters the master's values, tensor by tensor."""
-    for parameter, flat in zip(parameters, values, strict=True):
-        parameter.copy_(flat.view_as(parameter))
+    shaped = [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)]
+    torch._foreach_copy_(list(parameters), shaped)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ kernels, the bytes that it reads and writes, and the memory that is alive after 
   10 per cent) and CUDA's context (0.3 to 0.6 GB) come on top.
 - An operation is one kernel, except as `_LAUNCHES` says and for operations on many tensors. Views are none, and neither
   is memory that is only allocated.
+- RMSNorm is one kernel forward and one back, as torch has them on CUDA.
 - Attention is FlashAttention's (torch's on Ampere and newer), its float32 sum of query gradients included.
 - Four bits are bitsandbytes' NF4 with double quantisation: per weight half a byte, per 64 weights one byte, per 16,384
   a float32; `_TABLE_BYTES` for the two tables of each layer. Unpacking a layer takes three kernels, its scales in
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.backends import cuda
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -232,6 +234,10 @@ class _Recorder(TorchDispatchMode):
             self.costs.kernels[name] += launches
             self.costs.moved_bytes += moved_bytes
 
+    def rms_norm(self, x: Tensor, _shape: Sequence[int], weight: Tensor, _eps: float) -> Tensor:
+        """In the place of torch's, which has one kernel for it on CUDA only."""
+        return cast("Tensor", _FusedNorm.apply(x, weight, self))
+
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
@@ -294,6 +300,23 @@ class _Recorder(TorchDispatchMode):
         self.costs.peak_bytes = max(self.costs.peak_bytes, self._live + more)
 
 
+class _FusedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, recorder: _Recorder) -> Tensor:
+        out = torch.empty_like(x)
+        scales = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=_META)
+        recorder.note("_fused_rms_norm", 1, _bytes(x) + _bytes(out))
+        ctx.save_for_backward(x, weight, scales)
+        ctx.recorder = recorder
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        found = torch.empty_like(grad_outputs[0])
+        ctx.recorder.note("_fused_rms_norm_backward", 1, 3 * _bytes(found))
+        return found, None, None
+
+
 @contextmanager
 def _pretending() -> Generator[_Recorder]:
     """What is asked of a device, answered for one without values."""
@@ -324,6 +347,8 @@ def _pretending() -> Generator[_Recorder]:
             (language_model, "run_block", marked_block),
             (language_model, "token_losses", marked_losses),
             (functional, "scaled_dot_product_attention", _flash_attention),
+            (functional, "rms_norm", recorder.rms_norm),
+            (cuda, "can_use_flash_attention", mock.Mock(return_value=True)),
             (torch.Tensor, "data_ptr", _address),
             (optimizers, "_get_fused_kernels_supported_devices", lambda: ["meta"]),
         )

@@ -2,7 +2,8 @@
 
 On a CPU it is compiled (`attention.cpp`): one pass from the projections to the mixed values, and one back, holding the
 scores of a few queries at a time. Elsewhere, and if nothing could be compiled, torch's own scaled-dot-product
-attention is used. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of layers.
+attention is used, once forward and once back. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing
+of layers.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
+from torch.backends import cuda
 from torch.nn import functional
 
 from plait.training.fused.native import kernel
@@ -35,6 +38,33 @@ class Heads:
     def scale(self) -> float:
         """Multiplier of the scores."""
         return self.width**-0.5
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Rotation by position (RoPE, arXiv 2104.09864).
+
+    Attributes:
+        cosine: (longest, width); its halves are equal.
+        sine: as cosine.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    @cached_property
+    def signed_sine(self) -> Tensor:
+        """The sine, its first half negated."""
+        first, second = self.sine.chunk(2, dim=-1)
+        return torch.cat((-first, second), dim=-1)
+
+    def turn(self, x: Tensor, *, back: bool = False) -> Tensor:
+        """Rotate, or rotate back. x: (count, length, heads, width), of any type."""
+        length, width = x.shape[1], x.shape[3]
+        cosine, sine = (part[:length, None] for part in (self.cosine, self.signed_sine))
+        # The other half of each head: of a turn back it is the same with the opposite sign.
+        other = x.roll(width // 2, dims=-1)
+        return torch.addcmul(x * cosine, other, sine, value=-1 if back else 1).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -67,9 +97,56 @@ def stretches(lengths: Sequence[int]) -> tuple[Stretch, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class Graph:
+    """Autograd's graph of torch's own attention over one stretch.
+
+    Attributes:
+        leaves: queries, keys and values, (count, heads, length, width) each.
+        out: their attention, as queries.
+    """
+
+    leaves: tuple[Tensor, Tensor, Tensor]
+    out: Tensor
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, stretch: Stretch, heads: Heads, angles: Angles) -> Graph:
+        """Compute the attention of the stretch's sequences on themselves; its parameters are those of `attend`."""
+        q, k, v = (
+            x[stretch.rows].view(stretch.count, stretch.length, count, heads.width)
+            for x, count in ((q, heads.queries), (k, heads.keys), (v, heads.keys))
+        )
+        both = angles.turn(torch.cat((q, k), dim=2))
+        parts = (*both.split((heads.queries, heads.keys), dim=2), v)
+        # Detached: the graph is a part of its own, which `gradients` walks.
+        q, k, v = (part.detach().transpose(1, 2).requires_grad_() for part in parts)
+        with torch.enable_grad():
+            return cls((q, k, v), _library_attention(q, k, v, heads))
+
+    @property
+    def rows(self) -> Tensor:
+        """The result, (count * length, queries * width)."""
+        return _as_rows(self.out.detach().transpose(1, 2))
+
+    def gradients(self, grad: Tensor, stretch: Stretch, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values for one of the result; all as in `attend`."""
+        given = grad[stretch.rows].view(stretch.count, stretch.length, self.out.shape[1], -1).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in torch.autograd.grad(self.out, self.leaves, given))
+        back = angles.turn(torch.cat((q, k), dim=2), back=True)
+        turned_q, turned_k = back.split((q.shape[2], k.shape[2]), dim=2)
+        if grad.device.type == "cpu":
+            # Compiled kernels take nothing else; a GPU's take the parts as they lie.
+            turned_q, turned_k = turned_q.contiguous(), turned_k.contiguous()
+        return _as_rows(turned_q), _as_rows(turned_k), _as_rows(v)
+
+
+Graphs = tuple[Graph, ...]
+"""Those of all stretches, in order; empty where the gradient needs none."""
+
+
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, where: Sequence[Stretch], angles: tuple[Tensor, Tensor]
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, where: Sequence[Stretch], angles: Angles
+) -> tuple[Tensor, Graphs]:
     """Attention of every sequence on itself.
 
     Args:
@@ -78,97 +155,76 @@ def attend(
         v: as k.
         heads: their shape.
         where: positions of the sequences.
-        angles: float32 cosine and sine by position (RoPE, arXiv 2104.09864), at least (longest, width) each.
+        angles: of at least the longest.
 
     Returns:
-        (rows, queries * width)
+        (rows, queries * width), and what `attend_gradient` needs instead of q, k and v if it is not empty.
     """
     if native := _native("attend", heads, q, k, v):
         out = torch.empty_like(q)
-        native(*(x.data_ptr() for x in (q, k, v, out, *angles)), *_shape(heads, where))
-        return out
-    outs: list[Tensor] = []
-    for stretch in where:
-        q_heads, k_heads, v_heads = _by_head(q, k, v, stretch, heads, angles)
-        out = _library_attention(q_heads, k_heads, v_heads, heads)
-        outs.append(_from_heads(out, None))
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
+        native(*(x.data_ptr() for x in (q, k, v, out, angles.cosine, angles.sine)), *_shape(heads, where))
+        return out, ()
+    graphs = tuple(Graph.of(q, k, v, stretch, heads, angles) for stretch in where)
+    outs = [graph.rows for graph in graphs]
+    return outs[0] if len(outs) == 1 else torch.cat(outs), graphs
 
 
 def attend_gradient(
     grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor] | Graphs,
     *,
     heads: Heads,
     where: Sequence[Stretch],
-    angles: tuple[Tensor, Tensor],
+    angles: Angles,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attend` in q, k and v for an output gradient."""
-    if native := _native("attend_gradient", heads, q, k, v, grad):
-        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        native(*(x.data_ptr() for x in (q, k, v, grad, *grads, *angles)), *_shape(heads, where))
-        return grads
-    parts: list[tuple[Tensor, ...]] = []
-    for stretch in where:
-        grad_heads = _to_heads(_sequences(grad, stretch), None, heads=heads.queries)
-        leaves = [x.detach().requires_grad_() for x in _by_head(q, k, v, stretch, heads, angles)]
-        with torch.enable_grad():
-            out = _library_attention(leaves[0], leaves[1], leaves[2], heads)
-        found = torch.autograd.grad(out, leaves, grad_heads)
-        turns = (angles, angles, None)
-        parts.append(tuple(_from_heads(g, t) for g, t in zip(found, turns, strict=True)))
+    """Gradients of `attend` in q, k and v for an output gradient.
+
+    Args:
+        grad: (rows, queries * width)
+        inputs: the graphs that `attend` returned if there are any, else its q, k and v.
+        heads: as for `attend`.
+        where: as for `attend`.
+        angles: as for `attend`.
+    """
+    graphs = tuple(x for x in inputs if isinstance(x, Graph))
+    if not graphs:
+        q, k, v = (x for x in inputs if isinstance(x, Tensor))
+        native = _native("attend_gradient", heads, q, k, v, grad)
+        if native is not None:
+            grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+            native(*(x.data_ptr() for x in (q, k, v, grad, *grads, angles.cosine, angles.sine)), *_shape(heads, where))
+            return grads
+        graphs = tuple(Graph.of(q, k, v, stretch, heads, angles) for stretch in where)
+    parts = [graph.gradients(grad, stretch, angles) for graph, stretch in zip(graphs, where, strict=True)]
     if len(parts) == 1:
-        return parts[0][0], parts[0][1], parts[0][2]
+        return parts[0]
     in_q, in_k, in_v = (torch.cat(column) for column in zip(*parts, strict=True))
     return in_q, in_k, in_v
 
 
-def _by_head(
-    q: Tensor, k: Tensor, v: Tensor, stretch: Stretch, heads: Heads, angles: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(count, heads, length, width) each, queries and keys rotated."""
-    return (
-        _to_heads(_sequences(q, stretch), angles, heads=heads.queries),
-        _to_heads(_sequences(k, stretch), angles, heads=heads.keys),
-        _to_heads(_sequences(v, stretch), None, heads=heads.keys),
+def _library_attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    group = heads.queries // heads.keys
+    length = q.shape[2]
+    plain = q.device.type == "cpu" and length <= _PLAIN_LONGEST
+    grouped = group > 1 and not plain and _takes_groups(q, k, v)
+    if group > 1 and not grouped:
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    if plain:
+        later = torch.ones(length, length, dtype=torch.bool).triu_(1)
+        return (heads.scale * q @ k.transpose(2, 3)).masked_fill(later, -torch.inf).softmax(dim=-1) @ v
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=heads.scale, enable_gqa=grouped)
+
+
+def _takes_groups(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether FlashAttention computes it: no other kernel of torch's spares a copy of the keys for every query head."""
+    return q.device.type != "cpu" and cuda.can_use_flash_attention(
+        cuda.SDPAParams(q, k, v, None, 0.0, True, True)  # no mask, no dropout, causal, in groups
     )
 
 
-def _library_attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
-    group = heads.queries // heads.keys
-    if group > 1:
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    length = q.shape[2]
-    if q.device.type == "cpu" and length <= _PLAIN_LONGEST:
-        later = torch.ones(length, length, dtype=torch.bool).triu_(1)
-        return (heads.scale * q @ k.transpose(2, 3)).masked_fill(later, -torch.inf).softmax(dim=-1) @ v
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=heads.scale)
-
-
-def _to_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None, *, heads: int) -> Tensor:
-    """(count, length, heads * width) as (count, heads, length, width), rotated by position unless angles are None."""
-    count, length, flat = x.shape
-    split = x.view(count, length, heads, flat // heads).transpose(1, 2)
-    if angles is None:
-        return split.contiguous()
-    cosine, sine = (part[:length] for part in angles)
-    first, second = split.float().chunk(2, dim=-1)
-    return (torch.cat((first, second), -1) * cosine + torch.cat((-second, first), -1) * sine).to(x.dtype)
-
-
-def _from_heads(x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The transpose of `_to_heads`, as rows: (count * length, heads * width)."""
-    if angles is not None:
-        cosine, sine = (part[: x.shape[2]] for part in angles)
-        first, second = (x.float() * sine).chunk(2, dim=-1)
-        x = (x.float() * cosine + torch.cat((second, -first), -1)).to(x.dtype)
-    return x.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def _sequences(x: Tensor, stretch: Stretch) -> Tensor:
-    return x[stretch.rows].view(stretch.count, stretch.length, -1)
+def _as_rows(x: Tensor) -> Tensor:
+    """(count, length, heads, width) as (count * length, heads * width)."""
+    return x.flatten(2).flatten(0, 1)
 
 
 def _native(name: str, heads: Heads, *tensors: Tensor) -> Callable[..., None] | None:

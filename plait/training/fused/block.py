@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import torch
 
-from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient
-from plait.training.fused.kernels import rms_norm, rms_norm_gradient, swiglu, swiglu_gradient
+from plait.training.fused.attention import Angles, Graphs, Heads, Stretch, attend, attend_gradient
+from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
 from plait.training.fused.packed import Weight
 from plait.training.fused.thin import Pair, PairGradient
@@ -61,12 +61,12 @@ class Rows:
     Attributes:
         sequences: positions of the sequences.
         by_adapter: number of rows of each adapter, in order.
-        angles: float32 cosine and sine by position.
+        angles: by position.
     """
 
     sequences: tuple[Stretch, ...]
     by_adapter: tuple[int, ...]
-    angles: tuple[Tensor, Tensor]
+    angles: Angles
 
 
 def run_block(
@@ -107,6 +107,8 @@ class _RunBlock(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.block, ctx.rows, ctx.recomputed = block, rows, recomputed
             kept = () if recomputed else inside.tensors()
+            # Freed by the backward pass, as saved tensors are; no parameter is part of it.
+            ctx.graphs = () if recomputed else inside.graphs
             ctx.save_for_backward(x, down_inner, *pairs, *kept)
         return out
 
@@ -118,7 +120,8 @@ class _RunBlock(torch.autograd.Function):
         by = rows.by_adapter
         projections = _projections(block, pairs)
         q, k, v, o, gate, up, down = projections
-        inside = _inside(x, block, rows, projections) if ctx.recomputed else _Inside(*kept)
+        inside = _inside(x, block, rows, projections) if ctx.recomputed else _Inside(ctx.graphs, *kept)
+        ctx.graphs = ()
         mixed, y = inside.mixed, inside.y
         needed = ctx.needs_input_grad[4:]
         wanted = [(needed[at], needed[at + 1]) for at in range(0, 14, 2)]
@@ -130,23 +133,21 @@ class _RunBlock(torch.autograd.Function):
 
         gated = (gate_grad, up_grad)
         normed_grad, thin = input_gradient(gated, (gate, up), by)
-        normed = rms_norm(y, block.norms[1], block.eps[1])
+        normed, back = rms_norm_again(y, block.norms[1], block.eps[1])
         in_gated = pair_gradients(gated, thin, normed, inside.gated_inner, (gate, up), by, wanted=wanted[4:6])
-        y_grad = (rms_norm_gradient(y, block.norms[1], cast("Tensor", normed_grad), grads[0], eps=block.eps[1]),)
+        y_grad = (back(cast("Tensor", normed_grad), grads[0]),)
 
         mixed_grad, thin = input_gradient(y_grad, (o,), by)
         in_o = pair_gradients(y_grad, thin, mixed, inside.o_inner, (o,), by, wanted=wanted[3:4])
         given = cast("Tensor", mixed_grad)
-        qkv_grad = attend_gradient(
-            given, inside.q, inside.k, inside.v, heads=block.heads, where=rows.sequences, angles=rows.angles
-        )
+        qkv_grad = attend_gradient(given, inside.attended, heads=block.heads, where=rows.sequences, angles=rows.angles)
 
         normed_grad, thin = input_gradient(qkv_grad, (q, k, v), by, wanted=ctx.needs_input_grad[0])
-        normed = rms_norm(x, block.norms[0], block.eps[0])
+        normed, back = rms_norm_again(x, block.norms[0], block.eps[0])
         in_qkv = pair_gradients(qkv_grad, thin, normed, inside.qkv_inner, (q, k, v), by, wanted=wanted[:3])
         x_grad = None
         if normed_grad is not None:
-            x_grad = rms_norm_gradient(x, block.norms[0], normed_grad, y_grad[0], eps=block.eps[0])
+            x_grad = back(normed_grad, y_grad[0])
         return x_grad, None, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
 
 
@@ -155,16 +156,18 @@ class _Inside:
     """What the backward pass needs of the values between a block's input and its output.
 
     Attributes:
-        q, k, v: projections of the first norm's result.
+        graphs: of the attention, where torch computed it.
+        q, k, v: projections of the first norm's result; not kept where there are graphs.
         mixed: result of the attention.
         y: input of the second norm.
         gate, up: projections of its result.
         qkv_inner, o_inner, gated_inner: inputs of `pair_gradients`.
     """
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    graphs: Graphs
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
     mixed: Tensor
     y: Tensor
     gate: Tensor
@@ -172,6 +175,11 @@ class _Inside:
     qkv_inner: Tensor | None
     o_inner: Tensor | None
     gated_inner: Tensor | None
+
+    @property
+    def attended(self) -> tuple[Tensor, Tensor, Tensor] | Graphs:
+        """The input of `attend_gradient`."""
+        return self.graphs or cast("tuple[Tensor, Tensor, Tensor]", (self.q, self.k, self.v))
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         return (
@@ -186,11 +194,12 @@ def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projectio
     by = rows.by_adapter
     normed = rms_norm(x, block.norms[0], block.eps[0])
     qkv, qkv_inner = project(normed, (q, k, v), by)
-    mixed = attend(*qkv, heads=block.heads, where=rows.sequences, angles=rows.angles)
+    mixed, graphs = attend(qkv[0], qkv[1], qkv[2], heads=block.heads, where=rows.sequences, angles=rows.angles)
+    kept = (None, None, None) if graphs else (qkv[0], qkv[1], qkv[2])
     (y,), o_inner = project(mixed, (o,), by, residual=x)
     normed = rms_norm(y, block.norms[1], block.eps[1])
     (gate_out, up_out), gated_inner = project(normed, (gate, up), by)
-    return _Inside(qkv[0], qkv[1], qkv[2], mixed, y, gate_out, up_out, qkv_inner, o_inner, gated_inner)
+    return _Inside(graphs, *kept, mixed, y, gate_out, up_out, qkv_inner, o_inner, gated_inner)
 
 
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:

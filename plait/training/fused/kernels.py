@@ -1,13 +1,14 @@
 """Elementwise steps of a Llama-like decoder, forward and backward, each in one pass over memory.
 
-On a CPU they are compiled (`native`); elsewhere, and if nothing could be compiled, the same formulas run as torch
-operations. All compute in float32 and round once to their arguments' type. Knows nothing of layers.
+On a CPU they are compiled (`native`), compute in float32 and round once to their arguments' type. Elsewhere, and if
+nothing could be compiled, torch's own operations compute the same in as few kernels as it has. Knows nothing of layers.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -23,8 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
         native(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps)
         return out
-    wide = x.float()
-    return (wide * _inverse_rms(wide, eps) * weight.float()).to(x.dtype)
+    return functional.rms_norm(x, weight.shape, weight, eps)
 
 
 def rms_norm_gradient(x: Tensor, weight: Tensor, grad: Tensor, residual: Tensor, *, eps: float) -> Tensor:
@@ -34,10 +34,21 @@ def rms_norm_gradient(x: Tensor, weight: Tensor, grad: Tensor, residual: Tensor,
         pointers = (tensor.data_ptr() for tensor in (x, weight, grad, residual, out))
         native(*pointers, *x.shape, eps)
         return out
-    wide, scaled = x.float(), grad.float() * weight.float()
-    inverse = _inverse_rms(wide, eps)
-    along = (scaled * wide).mean(dim=-1, keepdim=True) * inverse.square()
-    return (residual.float() + inverse * (scaled - wide * along)).to(x.dtype)
+    return _differentiable_norm(x, weight, eps)[1](grad, residual)
+
+
+def rms_norm_again(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """`rms_norm`, and `rms_norm_gradient` as a function of `grad` and `residual`, which may share its work."""
+    if _native("rms_norm", x, weight):
+        return rms_norm(x, weight, eps), partial(rms_norm_gradient, x, weight, eps=eps)
+    return _differentiable_norm(x, weight, eps)
+
+
+def _differentiable_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        out = functional.rms_norm(leaf, weight.shape, weight.detach(), eps)
+    return out.detach(), lambda grad, residual: torch.autograd.grad(out, leaf, grad)[0].add_(residual)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -46,7 +57,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         out = torch.empty_like(gate)
         native(gate.data_ptr(), up.data_ptr(), out.data_ptr(), *gate.shape)
         return out
-    return (functional.silu(gate.float()) * up.float()).to(gate.dtype)
+    return functional.silu(gate).mul_(up)
 
 
 def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,11 +66,10 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
         out, grad_gate, grad_up = (torch.empty_like(gate) for _ in range(3))
         native(*(tensor.data_ptr() for tensor in (grad, gate, up, out, grad_gate, grad_up)), *gate.shape)
         return out, grad_gate, grad_up
-    wide, other, given = gate.float(), up.float(), grad.float()
-    sigmoid = torch.sigmoid(wide)
-    silu = wide * sigmoid
-    grad_gate = given * other * (sigmoid + silu * (1 - sigmoid))
-    return (silu * other).to(gate.dtype), grad_gate.to(gate.dtype), (given * silu).to(gate.dtype)
+    silu = functional.silu(gate)
+    out = silu * up
+    grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
+    return out, grad_gate, silu.mul_(grad)
 
 
 def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
@@ -100,10 +110,6 @@ def accumulate_rescaled_(total: Tensor, added: Tensor, rescale: Tensor) -> Tenso
         native(total.data_ptr(), added.data_ptr(), rescale.data_ptr(), *added.shape)
         return total
     return total.mul_(rescale[:, None]).add_(added)
-
-
-def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
 
 
 def _native(name: str, *tensors: Tensor) -> Callable[..., None] | None:

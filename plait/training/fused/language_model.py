@@ -21,7 +21,7 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 
 from plait.training.examples import IGNORED, Example
-from plait.training.fused.attention import Heads, stretches
+from plait.training.fused.attention import Angles, Heads, stretches
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import token_losses
 from plait.training.fused.packed import Packed
@@ -127,11 +127,14 @@ class FusedLanguageModel:
         """Whether the sequences are short enough."""
         return self.longest is None or max(len(example.tokens) for example in batch) <= self.longest
 
-    def _angles(self, length: int) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(length, device=self.embedding.device)[None]
+    def _angles(self, length: int) -> Angles:
+        device = self.embedding.device
+        positions = torch.arange(length, device=device)[None]
         # In the model's own type, as its own blocks get them: the base was trained with this rounding.
-        cosine, sine = cast("tuple[Tensor, Tensor]", self.rotation(self.embedding, positions))
-        return cosine[0].float().contiguous(), sine[0].float().contiguous()
+        angles = cast("tuple[Tensor, Tensor]", self.rotation(self.embedding, positions))
+        if device.type == "cpu":
+            angles = (angles[0].float(), angles[1].float())  # the compiled kernels' type
+        return Angles(angles[0][0].contiguous(), angles[1][0].contiguous())
 
 
 def recognise(model: nn.Module) -> FusedLanguageModel | None:

@@ -69,10 +69,10 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
         inner = _narrow(x, pairs)
         native(_address(x), *_described(pairs), *_row_counts(rows), _addresses(outs), _address(inner))
         return inner
-    inner = _times(x, torch.cat([pair.A for pair in pairs], dim=1).transpose(1, 2), rows)
+    inner = _times(x, _stacked(pairs).transpose(1, 2), rows)
+    _scale_(inner, pairs)
     parts = inner.split([pair.rank for pair in pairs], dim=1)
     for out, pair, part in zip(outs, pairs, parts, strict=True):
-        part.mul_(pair.scale)
         _add_times_(out, part, pair.B.transpose(1, 2), rows)
     return inner
 
@@ -96,10 +96,11 @@ def add_input_gradient(
         inner = _narrow(grads[0], pairs)
         native(_addresses(grads), *_described(pairs), *_row_counts(rows), _address(inner), _address(grad_x))
         return inner
-    parts = [_times(grad, pair.B, rows).mul_(pair.scale) for grad, pair in zip(grads, pairs, strict=True)]
-    inner = torch.cat(parts, dim=1)
+    parts = [_times(grad, pair.B, rows) for grad, pair in zip(grads, pairs, strict=True)]
+    inner = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    _scale_(inner, pairs)
     if grad_x is not None:
-        _add_times_(grad_x, inner, torch.cat([pair.A for pair in pairs], dim=1), rows)
+        _add_times_(grad_x, inner, _stacked(pairs), rows)
     return inner
 
 
@@ -134,15 +135,32 @@ def gradients(
         native(*inputs, *_shapes(pairs), *_row_counts(rows), *into)
         return found
     ranks = [pair.rank for pair in pairs]
-    in_A = [
-        _cross(part, x, rows) if want_A else None
-        for part, (want_A, _) in zip(grad_inner.split(ranks, dim=1), wanted, strict=True)
-    ]
+    in_A: list[Tensor | None] = [None] * len(pairs)
+    if all(want_A for want_A, _ in wanted):
+        # One product, whose parts follow one another in memory if there is one adapter.
+        in_A[:] = _cross(grad_inner, x, rows).split(ranks, dim=1)
+    else:
+        for at, (part, (want_A, _)) in enumerate(zip(grad_inner.split(ranks, dim=1), wanted, strict=True)):
+            in_A[at] = _cross(part, x, rows) if want_A else None
     in_B = [
         _cross(grad, part, rows) if want_B else None
         for part, grad, (_, want_B) in zip(inner.split(ranks, dim=1), grads, wanted, strict=True)
     ]
     return [PairGradient(A, B) for A, B in zip(in_A, in_B, strict=True)]
+
+
+def _stacked(pairs: Sequence[Pair]) -> Tensor:
+    """A of all pairs, (adapters, ranks, d_in)."""
+    return pairs[0].A if len(pairs) == 1 else torch.cat([pair.A for pair in pairs], dim=1)
+
+
+def _scale_(inner: Tensor, pairs: Sequence[Pair]) -> None:
+    """Multiply each pair's columns by its scale, in place."""
+    if len({pair.scale for pair in pairs}) == 1:
+        inner.mul_(pairs[0].scale)
+        return
+    for part, pair in zip(inner.split([pair.rank for pair in pairs], dim=1), pairs, strict=True):
+        part.mul_(pair.scale)
 
 
 _P, _I = ctypes.c_void_p, ctypes.c_int64

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from plait.training.fused import attention
-from plait.training.fused.attention import Heads, Stretch, attend, attend_gradient, stretches
+from plait.training.fused.attention import Angles, Heads, Stretch, attend, attend_gradient, stretches
 
 pytestmark = pytest.mark.usefixtures("computed")
 
@@ -14,15 +14,15 @@ def test_neighbours_of_equal_length_are_one_stretch() -> None:
     assert stretches([4, 4, 3, 4]) == (Stretch(0, 2, 4), Stretch(8, 1, 3), Stretch(11, 1, 4))
 
 
-def angles(longest: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def angles(longest: int, width: int) -> Angles:
     frequencies = 1e4 ** -(torch.arange(0, width, 2) / width)
     angle = torch.outer(torch.arange(longest), frequencies).repeat(1, 2)
-    return angle.cos(), angle.sin()
+    return Angles(angle.cos(), angle.sin())
 
 
-def turned(x: torch.Tensor, by: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def turned(x: torch.Tensor, by: Angles) -> torch.Tensor:
     """RoPE as transformers writes it. x: (heads, length, width)."""
-    cosine, sine = (part[: x.shape[1]] for part in by)
+    cosine, sine = (part[: x.shape[1]] for part in (by.cosine, by.sine))
     first, second = x.chunk(2, -1)
     return x * cosine + torch.cat((-second, first), -1) * sine
 
@@ -57,8 +57,8 @@ def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_fl
     expected.backward(grad.double())
 
     where, by = stretches(lengths), angles(max(lengths), heads.width)
-    out = attend(q, k, v, heads=heads, where=where, angles=by)
-    ours = attend_gradient(grad, q, k, v, heads=heads, where=where, angles=by)
+    out, graphs = attend(q, k, v, heads=heads, where=where, angles=by)
+    ours = attend_gradient(grad, graphs or (q, k, v), heads=heads, where=where, angles=by)
     for found, wanted in ((out, expected), *zip(ours, (leaf.grad for leaf in leaves), strict=True)):
         assert found.dtype == dtype
         assert torch.norm(found.double() - wanted) <= close * torch.norm(wanted)
@@ -68,18 +68,20 @@ def test_a_long_sequence_on_torchs_own_kernel_is_the_same(monkeypatch: pytest.Mo
     heads, lengths = Heads(2, 1, 16), [20, 7]
     q, k, v = (torch.randn(27, count * heads.width) for count in (2, 1, 1))
     given = {"heads": heads, "where": stretches(lengths), "angles": angles(20, 16)}
-    out, grads = attend(q, k, v, **given), attend_gradient(q, q, k, v, **given)
+    out, grads = attend(q, k, v, **given)[0], attend_gradient(q, (q, k, v), **given)
     monkeypatch.setattr(attention, "_native", lambda *_: None)
     monkeypatch.setattr(attention, "_PLAIN_LONGEST", 0)
-    torch.testing.assert_close(attend(q, k, v, **given), out, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(attend_gradient(q, q, k, v, **given), grads, rtol=1e-4, atol=1e-5)
+    again, graphs = attend(q, k, v, **given)
+    torch.testing.assert_close(again, out, rtol=1e-4, atol=1e-5)
+    for inputs in (graphs, (q, k, v)):
+        torch.testing.assert_close(attend_gradient(q, inputs, **given), grads, rtol=1e-4, atol=1e-5)
 
 
 def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:
     heads, by = Heads(1, 1, 16), angles(20, 16)
     q, k, v = (torch.randn(20, 16) for _ in range(3))
     k[7, 3] = torch.nan
-    out = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
+    out, _ = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
     assert out[7:].isnan().all()
     assert not out[:7].isnan().any()
 
@@ -87,6 +89,6 @@ def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:
 def test_large_scores_neither_overflow_nor_lie() -> None:
     heads, by = Heads(1, 1, 16), angles(20, 16)
     q, k, v = (100 * torch.randn(20, 16) for _ in range(3))
-    out = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
+    out, _ = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)
     expected = exact(q.double(), k.double(), v.double(), heads, [20])
     torch.testing.assert_close(out.double(), expected, rtol=1e-3, atol=1e-3)
