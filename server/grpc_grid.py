@@ -38,6 +38,7 @@ from server.operations import Desk, Operations
 from server.revocation import Revocation
 from server.service import FederationService
 from server.sessions import Sessions
+from server.status import status_of_host
 from server.tasks import TaskRegistry, TaskState
 from server.uploads import Uploads
 
@@ -232,6 +233,10 @@ class GrpcGrid(ByteGrid):
         """The progress of the run; None between two."""
         run = self._hosting.run
         return None if run is None else run.summary()
+
+    def status_json(self) -> str:
+        """What `plait status --json` prints; from any thread."""
+        return status_of_host(self._hosting)
 
     def node_name(self, node_id: int) -> str | None:
         """The name of a node's number; None if it never connected."""

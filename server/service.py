@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import grpc
 
 from plait.errors import DiskFullError, MachineError, PlaitError
-from plait.rounds.run_progress import RunProgress
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.trust.roles import STAFF
@@ -28,7 +27,7 @@ from server.log import say
 from server.metrics import Metrics
 from server.revocation import Revocation
 from server.sessions import Session
-from server.status import status_json
+from server.status import status_of_host
 from server.transfers import CutOff, Frequency, Transfers
 from server.uploads import UploadRefused, data_of
 
@@ -136,6 +135,7 @@ class FederationService:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "first part has no start, expected one")
         session, run = await self._working(first.session, context)
         before = session.node.uplink_bytes
+        session.node.uploads += 1
         try:
             kept, new = await run.uploads.take(session, first, lambda: data_of(parts))
         except UploadRefused as refused:
@@ -155,6 +155,7 @@ class FederationService:
                 run.tasks.stop(error)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
+            session.node.uploads -= 1
             self.metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
         if not kept:
             self.metrics.answers_late.inc()
@@ -175,13 +176,9 @@ class FederationService:
             or self._found(request.token, context)
         ):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "token is neither the operator's nor a session's")
-        return pb.StatusReply(json=await asyncio.get_running_loop().run_in_executor(self.disk, self._status))
-
-    def _status(self) -> str:
-        run = self.hosting.run
-        summary = RunProgress(state="waiting for a run") if run is None else run.summary()
-        tasks = None if run is None else run.tasks
-        return status_json(summary, self.hosting.sessions, tasks, directory=self.hosting.directory)
+        return pb.StatusReply(
+            json=await asyncio.get_running_loop().run_in_executor(self.disk, status_of_host, self.hosting)
+        )
 
     def _found(self, token: bytes, context: Context) -> Session | None:
         """The session of a token, over a connection of its own node: a stolen token is worthless over another."""

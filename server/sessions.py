@@ -41,6 +41,7 @@ class Node:
         left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
         uplink_bytes: received from it.
+        uploads: answers that it is sending now.
         moved: when bytes last travelled, on the monotonic clock.
     """
 
@@ -53,6 +54,7 @@ class Node:
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
     uplink_bytes: int = 0
+    uploads: int = 0
     moved: float = 0.0
 
     def sent(self, count: int) -> None:

@@ -16,6 +16,7 @@ from plait import __version__
 from plait.adapters import Json
 from plait.rounds.patience import late_after_s
 from plait.rounds.run_progress import RunProgress
+from server.hosting import Hosting
 from server.sessions import Node, Sessions
 from server.tasks import Task, TaskRegistry
 
@@ -88,11 +89,12 @@ def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
-def status_json(
-    summary: RunProgress, sessions: Sessions, registry: TaskRegistry | None, *, directory: Path | None = None
-) -> str:
-    """The same on one line."""
-    return json.dumps(status_of(summary, sessions, registry, directory=directory))
+def status_of_host(hosting: Hosting) -> str:
+    """The same on one line, of the run that is served now, or of none."""
+    run = hosting.run
+    summary = RunProgress(state="waiting for a run") if run is None else run.summary()
+    tasks = None if run is None else run.tasks
+    return json.dumps(status_of(summary, hosting.sessions, tasks, directory=hosting.directory))
 
 
 def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
@@ -141,6 +143,7 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
         "methods": list(fitness.methods) if fitness else [],
         "doing": session.doing,
         "doing_s": _rounded(now - session.doing_since),
+        "is_uploading": node.uploads > 0,
         "attached_s": _rounded(now - session.since),
         "downlink_bytes": node.downlink_bytes,
         "uplink_bytes": node.uplink_bytes,

@@ -22,7 +22,7 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
 from plait.progress import say
-from plait.queue import Entry, Outcome, RunQueue, State
+from plait.queue import Entry, Outcome, PageLinkMade, PageLinkUsed, RunQueue, State
 from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import is_finished
@@ -141,10 +141,24 @@ class Standing:
         say(f"{by} cancelled run {run}", quiet=self._quiet)
         return was.value
 
+    def note_link(self, by: str, role: str, *, used: bool) -> None:
+        """Record in the journal that somebody made a link to the page, or that one of theirs was used.
+
+        Raises:
+            MachineError: the journal cannot be written.
+        """
+        self._queue.record((PageLinkUsed if used else PageLinkMade)(by=by, role=role))
+        did = "somebody came to the page by a link of" if used else "a link to the page was made by"
+        say(f"{did} {by}, as {role}", quiet=self._quiet)
+
+    def status_json(self) -> str:
+        """What `plait status --json` prints."""
+        return self.grid.status_json()
+
     def runs_json(self) -> str:
         """What `plait runs --json` prints."""
         progress = self.grid.progress()
-        runs = [_described(entry) for entry in self._queue.entries()]
+        runs = [entry.described() for entry in self._queue.entries()]
         for run in runs:
             if progress is not None and run["run"] == progress.run and run["state"] == State.RUNNING:
                 run |= {"round": progress.round, "doing": progress.state}
@@ -323,19 +337,3 @@ def _checked(config_json: str) -> RunConfig:
 
     settle(config)
     return config
-
-
-def _described(entry: Entry) -> dict[str, object]:
-    shown = {key: entry.config[key] for key in ("base", "method", "rule", "wire", "rounds", "clients")}
-    return {
-        "run": entry.run,
-        "state": entry.state.value,
-        "by": entry.by,
-        "priority": entry.priority,
-        "cohort_labels": list(entry.cohort_labels),
-        "submitted": entry.submitted,
-        "begun": entry.begun,
-        "ended": entry.ended,
-        "detail": entry.detail,
-        **shown,
-    }

@@ -27,6 +27,7 @@ from plait.cli.export import export
 from plait.cli.fetch import fetch
 from plait.cli.merge import merge
 from plait.cli.methods import methods
+from plait.cli.page_link import page_link
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.report import report
@@ -93,6 +94,7 @@ app.command()(export)
 app.command()(merge)
 app.command()(serve)
 app.command()(watch)
+app.command(name="page-link")(page_link)
 app.command()(verify)
 app.command()(privacy)
 app.command()(audit)

@@ -16,7 +16,8 @@ PageAddress = Annotated[
     str,
     typer.Option(
         "--page",
-        help="Address of a live page on this machine, such as 127.0.0.1:9443, as long as the command runs.",
+        help="Address of a live page, such as 127.0.0.1:9443, as long as the command runs. One that other machines "
+        "reach, or that begins with https://, asks who visits and needs a server's --kit.",
         metavar="HOST:PORT",
     ),
 ]

@@ -17,7 +17,7 @@ from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
-from plait.page.beside import page_beside
+from plait.page.beside import page_address, page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 
@@ -72,6 +72,8 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or use --insecure to try it on this machine"
         )
+    if page:
+        page_address(page, what="--page", kit=kit)
     if stay:
         others = [*(key for key in given if key != "out"), *(["min_clients"] if min_clients else [])]
         if others or config is not None or json_output:
@@ -85,8 +87,7 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        with page_beside(directory, page, folder=True):
-            serve_queue(directory, serving, give_up_s=give_up_s)
+        serve_queue(directory, serving, give_up_s=give_up_s, page=page)
         return
     if give_up_s is not None:
         raise ConfigError("--give-up-s is given without --stay, expected both")
@@ -105,18 +106,25 @@ def server(
         grace_s=grace_s,
         run_number=before.run_number if before else new_run_number(),
     )
-    with told_how_to_go_on(settings.out), page_beside(directory.path, page, quiet=json_output):
-        serve(directory, settings, serving, quiet=json_output)
+    with told_how_to_go_on(settings.out):
+        serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 
 
-def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, quiet: bool) -> None:
+def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, page: str = "", quiet: bool) -> None:
     """Serve until the run is over.
+
+    Args:
+        directory: of the run.
+        settings: of the run.
+        serving: where and how to serve.
+        page: address of the live page; empty for none.
+        quiet: whether to show nothing.
 
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
-    from plait.api.service import conclude, open_service
+    from plait.api.service import OneRun, conclude, open_service
     from plait.report.wording import plural
 
     machine.share_memory_between_threads()
@@ -126,7 +134,8 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         return
     _log_to(directory.server_log)
     _stop_on_signals(f"plait resume {settings.out}")
-    with service.followed(quiet=quiet):
+    beside = page_beside(directory.path, page, quiet=quiet, kit=serving.kit_directory, desk=OneRun(service.grid))
+    with beside, service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
             say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
@@ -134,7 +143,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, qui
         conclude(directory)
 
 
-def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None) -> None:
+def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None, page: str = "") -> None:
     """Serve the runs of a federation until the process is told to end.
 
     Raises:
@@ -147,7 +156,10 @@ def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None) -
     standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
     _log_to(directory / "server.log")
     _stop_on_signals("the same command")
-    standing.serve(on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False))
+    with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
+        standing.serve(
+            on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
+        )
 
 
 def _log_to(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``plait watch``: a live page of runs, running or finished, on this machine. Ctrl-C ends it with exit code 0."""
+"""``plait watch``: a live page of runs, running or finished. Ctrl-C ends it with exit code 0."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from plait.progress import say
 def watch(
     runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")],
     listen: Annotated[str, typer.Option("--listen", help="Address and port of the page.")] = "127.0.0.1:9443",
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            "--kit", help="The server's kit, for an address that other machines reach: the page then asks who visits."
+        ),
+    ] = None,
     allowed_hosts: Annotated[
         str,
         typer.Option(
@@ -25,21 +31,21 @@ def watch(
 ) -> None:
     """Show runs on a live page in the browser: clients, losses, bytes, refusals; several runs side by side.
 
-    The page reads the ledgers and changes nothing. It is served to this machine only.
+    The page reads the ledgers and changes nothing. It is served to this machine only, or with --kit to operators and
+    observers of the federation.
 
     Example: plait watch runs/first
     """
     from plait.hosts import AllowedHosts
-    from plait.page.app import Page
-    from plait.page.beside import loopback_address
+    from plait.page.beside import page_address, serve_page, shown_address
     from plait.page.catalogue import Catalogue
-    from plait.page.server import serve
 
-    address = loopback_address(listen, what="--listen")
+    address, has_door = page_address(listen, what="--listen", kit=kit)
     catalogue = Catalogue(runs)
     with address.bind() as listener:
         listener.listen()
-        shown = Address(*listener.getsockname()[:2])
-        say(f"showing {', '.join(map(str, runs))} on http://{shown}", quiet=False)
-        serve(Page(catalogue, AllowedHosts.of(address.host, allowed_hosts.split(","))), listener)
+        shown = shown_address(Address(*listener.getsockname()[:2]), has_door=has_door)
+        say(f"showing {', '.join(map(str, runs))} on {shown}", quiet=False)
+        hosts = AllowedHosts.of(address.host, allowed_hosts.split(","))
+        serve_page(catalogue, listener, hosts, kit=kit if has_door else None)
     say("stopped", quiet=False)

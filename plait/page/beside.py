@@ -1,7 +1,7 @@
 """The live page beside a run, in a process of its own, so that whoever watches never delays the run.
 
-``python -m plait.page.beside FILE PLACE run|folder`` serves on a listening socket, which it inherits as file FILE. It
-ends when its standard input does, that is when the command is over or gone, however that ended.
+``python -m plait.page.beside FILE PLACE run|folder KIT LINE`` serves on a listening socket, which it inherits as file
+FILE. It ends when its standard input does, that is when the command is over or gone, however that ended.
 """
 
 from __future__ import annotations
@@ -9,19 +9,38 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Generator
+from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.address import Address
 from plait.errors import ConfigError
 from plait.progress import say
 
+if TYPE_CHECKING:
+    from plait.hosts import AllowedHosts
+    from plait.page.catalogue import Catalogue
+    from plait.page.line import Desk, Line
+
+_SECURE = "https://"
+
 
 @contextlib.contextmanager
-def page_beside(place: Path, listen: str, *, folder: bool = False, quiet: bool = False) -> Generator[None]:
+def page_beside(
+    place: Path,
+    listen: str,
+    *,
+    folder: bool = False,
+    quiet: bool = False,
+    kit: Path | None = None,
+    desk: Desk | None = None,
+) -> Generator[None]:
     """Serve the page as long as the block runs.
 
     Args:
@@ -29,27 +48,39 @@ def page_beside(place: Path, listen: str, *, folder: bool = False, quiet: bool =
         listen: address and port; empty for no page.
         folder: whether `place` holds many runs, or will.
         quiet: whether to keep the page's address to oneself.
+        kit: the server's, for a page with a door.
+        desk: answers what the page asks of the server.
 
     Raises:
-        ConfigError: the address is none of this machine alone.
+        ConfigError: other machines can reach the address and there is no kit, or the kit is not valid.
         MachineError: it is in use.
     """
     if not listen:
         yield
         return
-    address = loopback_address(listen, what="--page")
-    with address.bind() as listener:
+    address, has_door = page_address(listen, what="--page", kit=kit)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(address.bind())
         listener.listen()
-        shown = Address(*listener.getsockname()[:2])
+        address = Address(*listener.getsockname()[:2])
+        inherited, line = [listener.fileno()], -1
+        if desk is not None:
+            from plait.page.line import answering
+
+            here, there = Pipe()
+            stack.enter_context(there)
+            inherited.append(line := there.fileno())
+            answering(here, desk)
         command = [sys.executable, "-P", "-m", "plait.page.beside", str(listener.fileno()), str(place.absolute())]
+        command += ["folder" if folder else "run", str(kit.absolute()) if kit and has_door else "", str(line)]
         process = subprocess.Popen(
-            [*command, "folder" if folder else "run"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()],
+            pass_fds=inherited,
             start_new_session=True,  # Ctrl-C is for the run alone
         )
-    say(f"live page on http://{shown}", quiet=quiet)
+    say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)
     try:
         yield
     finally:
@@ -61,16 +92,64 @@ def page_beside(place: Path, listen: str, *, folder: bool = False, quiet: bool =
         process.wait()
 
 
-def loopback_address(text: str, *, what: str) -> Address:
-    """An address for the page.
+def page_address(text: str, *, what: str, kit: Path | None) -> tuple[Address, bool]:
+    """An address for the page, and whether it has a door: beyond loopback, and where ``https://`` asks for it.
+
+    Args:
+        text: as typed.
+        what: its name in the error.
+        kit: the server's, which the door needs.
 
     Raises:
-        ConfigError: it is none, or others could reach it.
+        ConfigError: it is no address, there is no kit for its door, or the kit is not valid.
     """
-    address = Address.parse(text, what=what, listening=True)
-    if not address.is_loopback:
-        raise ConfigError(f"{what} is {address}, expected an address of this machine alone, such as 127.0.0.1:9443")
-    return address
+    address = Address.parse(text.removeprefix(_SECURE), what=what, listening=True)
+    has_door = text.startswith(_SECURE) or not address.is_loopback
+    if not has_door:
+        return address, False
+    if kit is None:
+        raise ConfigError(
+            f"{what} is {text}, expected an address of this machine alone, such as 127.0.0.1:9443, or with it a "
+            "server's --kit: the page then asks who visits"
+        )
+    from plait.trust import Register, ServerKit
+
+    ServerKit.load(kit)
+    Register.load(kit)
+    return address, True
+
+
+def shown_address(address: Address, *, has_door: bool) -> str:
+    """What to type into a browser."""
+    return f"{_SECURE if has_door else 'http://'}{address}"
+
+
+def serve_page(
+    catalogue: Catalogue, listener: socket.socket, hosts: AllowedHosts, *, kit: Path | None, line: Line | None = None
+) -> None:
+    """Serve the page in this process, until a signal ends it.
+
+    Args:
+        catalogue: the runs to show.
+        listener: bound and listening.
+        hosts: names of this server besides those of the kit.
+        kit: the server's, for a page with a door; None for none.
+        line: to the server beside it; None for none.
+
+    Raises:
+        PlaitError: the kit cannot be read.
+    """
+    from plait.page.app import Page
+    from plait.page.server import serve, tls_of
+
+    if kit is None:
+        serve(Page(catalogue, hosts, line=line), listener)
+        return
+    from plait.page.door import Door
+    from plait.trust import Register, ServerKit
+
+    hosts = replace(hosts, names=hosts.names | set(ServerKit.load(kit).names))
+    serve(Page(catalogue, hosts, door=Door(Register.load(kit)), line=line), listener, tls=tls_of(kit))
 
 
 def _end_with_the_command() -> None:
@@ -80,18 +159,19 @@ def _end_with_the_command() -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
-    import socket
+    from multiprocessing.connection import Connection
 
     from plait.hosts import AllowedHosts
-    from plait.page.app import Page
     from plait.page.catalogue import Catalogue
-    from plait.page.server import serve
+    from plait.page.line import Line
 
-    _, file, place, kind = sys.argv
+    _, file, place, kind, kit, line = sys.argv
     with socket.socket(fileno=int(file)) as listener:
         threading.Thread(target=_end_with_the_command, daemon=True).start()
         catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
-        serve(Page(catalogue, AllowedHosts.of(listener.getsockname()[0])), listener)
+        hosts = AllowedHosts.of(listener.getsockname()[0])
+        asked = Line(Connection(int(line))) if int(line) >= 0 else None
+        serve_page(catalogue, listener, hosts, kit=Path(kit) if kit else None, line=asked)
 
 
 if __name__ == "__main__":

@@ -228,6 +228,7 @@ class Board:
             "train_loss": event.train_loss,
             "learning_rate": event.learning_rate,
             "updates": client.updates,
+            "updated_round": event.round,
         }
         late_s = late_after_s(self._took_s)
         now: Patch = {"received": len(self._took_s), "late_after_s": None if late_s is None else round(late_s, 3)}

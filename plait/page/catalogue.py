@@ -1,6 +1,7 @@
 """The runs that a page shows: named directories, and all runs of folders, looked for at each request.
 
-Knows no ledger but by its place; a run's figures in the list are those of its summary.
+Knows no ledger but by its place; a run's figures in the list are those of its summary. Of a folder that is a federation
+it has the queue, from its journal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PlaitError
+from plait.queue import JOURNAL_FILE, read_queue
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
 from plait.rounds.run_directory import RunDirectory
@@ -38,6 +40,8 @@ class Catalogue:
     def __init__(self, places: Sequence[Path], *, expected: Path | None = None, folder: bool = False) -> None:
         self._named: dict[str, Path] = {}
         self._folders: list[Path] = []
+        self._journal = next((place for place in places if place.is_dir() and _is_federation(place)), expected)
+        self._queue: tuple[object, dict[str, Json]] = None, {}
         for place in places:
             if place == expected and folder:
                 self._folders.append(place / "runs")
@@ -72,9 +76,34 @@ class Catalogue:
         newest = sorted(found.items(), key=lambda item: _written(item[1]), reverse=True)
         return dict(newest[:MOST_RUNS])
 
+    def queue(self) -> dict[str, Json]:
+        """The runs of a federation's journal, the newest first, at most `MOST_RUNS`; none without one.
+
+        ``broken`` says in a sentence that the journal's chain is broken.
+        """
+        try:
+            if self._journal is None:
+                return {"runs": []}
+            found = (self._journal / JOURNAL_FILE).stat()
+        except OSError:
+            return {"runs": []}
+        stamp = (found.st_ino, found.st_size)
+        if stamp != self._queue[0]:
+            try:
+                runs: list[Json] = [entry.described() for entry in read_queue(self._journal)]
+                said: dict[str, Json] = {"runs": runs[::-1][:MOST_RUNS]}
+            except PlaitError as error:
+                said = {"runs": [], "broken": str(error)}
+            self._queue = stamp, said
+        return self._queue[1]
+
     def list(self) -> list[Json]:
         """What is shown of each run in a list, without reading its ledger."""
         return [_entry(name, place) for name, place in self.all().items()]
+
+
+def _is_federation(place: Path) -> bool:
+    return (place / JOURNAL_FILE).exists()
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

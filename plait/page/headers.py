@@ -45,11 +45,13 @@ class Headers:
     Args:
         app: the application.
         hosts: the names of this server.
+        takes_acts: whether anything can be asked for, with POST; only the page itself can, and who says that it is it.
     """
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts, *, takes_acts: bool = False) -> None:
         self._app = app
         self._hosts = hosts
+        self._takes_acts = takes_acts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -83,9 +85,15 @@ class Headers:
         # A link to the page may be followed from anywhere; what it shows is asked for by the page itself.
         if any(site not in ("same-origin", "none") for site in sites) and modes != ["navigate"]:
             return 403, "the request comes from another site"
-        if scope["method"] not in _LOOKS:
+        if scope["method"] in _LOOKS:
+            return 0, ""
+        if scope["method"] != "POST" or not self._takes_acts:
             return 405, "this server only shows: expected GET"
-        return 0, ""
+        # A browser sends a certificate along with whatever a foreign page asks for; but it says whose page that is.
+        if origins != [f"{scope['scheme']}://{host}"]:
+            return 403, "the request does not say that it comes from this page: expected its Origin"
+        kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+        return (0, "") if kinds == [b"application/json"] else (415, "content is not said to be JSON, expected that")
 
 
 def _authority(origin: str) -> str:

@@ -38,6 +38,7 @@ class Client(TypedDict):
     uplink_bytes: NotRequired[Count]
     downlink_bytes: NotRequired[Count]
     updates: NotRequired[Count]
+    updated_round: NotRequired[Annotated[Count, Field(description="of its newest update that counts")]]
     given: NotRequired[Annotated[Seconds, Field(description="when its task of this round was sent")]]
     answered: NotRequired[Seconds]
     train_s: NotRequired[Seconds]
@@ -207,11 +208,50 @@ class Runs(TypedDict):
     runs: list[ListedRun]
 
 
+@with_config(_STRICT)
+class QueuedRun(TypedDict):
+    """A run of a federation's queue, waiting, running or past."""
+
+    run: str
+    state: Annotated[str, Field(pattern="^(queued|running|finished|failed|cancelled)$")]
+    by: Annotated[str, Field(description="who submitted it")]
+    priority: int
+    cohort_labels: list[str]
+    submitted: Seconds
+    begun: Seconds | None
+    ended: Seconds | None
+    detail: Annotated[str, Field(description="why it failed, or who cancelled it")]
+    base: str | None
+    method: str | None
+    rule: str | None
+    wire: str | float | None
+    rounds: Count | None
+    clients: Count | None
+
+
+@with_config(_STRICT)
+class Queue(TypedDict):
+    """The runs of a server that stays, those submitted last first."""
+
+    runs: list[QueuedRun]
+    broken: NotRequired[Annotated[str, Field(description="the break of the journal's chain, in a sentence")]]
+
+
+@with_config(_STRICT)
+class Me(TypedDict):
+    """Who asks."""
+
+    name: Annotated[str, Field(description="in the certificate, or in that of whoever made the link; empty for nobody")]
+    role: str
+    may_cancel: bool
+    may_leave: Annotated[bool, Field(description="whether a link's session can be ended")]
+
+
 @cache
 def openapi() -> dict[str, Json]:
     """The OpenAPI 3.1 description."""
     schemas: dict[str, Json] = {}
-    for model in (Run, Runs):
+    for model in (Run, Runs, Queue, Me):
         schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
         schemas |= cast("dict[str, Json]", schema.pop("$defs", {}))
         schemas[model.__name__] = cast("Json", schema)
@@ -231,7 +271,8 @@ def openapi() -> dict[str, Json]:
     events = (
         "Server-sent events with the ledger's sequence number as id. A message is an array of JSON merge patches (RFC "
         "7396) for the document of the run; `event: document` brings the whole document instead, `event: clock` the "
-        "server's time."
+        "server's time, `event: live` what each client does, as the server sees it, by name: `doing` in the client's "
+        "words, and `state` (uploading, away) where the ledger cannot know it."
     )
     missing: Json = {"description": "there is no such run"}
     return {
@@ -239,6 +280,14 @@ def openapi() -> dict[str, Json]:
         "info": {"title": "plait's live page", "version": __version__},
         "paths": {
             "/api/runs": {"get": {"summary": "all runs", "responses": {"200": _json("Runs")}}},
+            "/api/queue": {
+                "get": {"summary": "the queue of a server that stays", "responses": {"200": _json("Queue")}}
+            },
+            "/api/me": {"get": {"summary": "who asks", "responses": {"200": _json("Me")}}},
+            "/api/links": _act("make a link", said={"role": {"type": "string"}, "minutes": {"type": "number"}}),
+            "/api/enter": _act("use a link: sets the cookie of a session", said={"link": {"type": "string"}}),
+            "/api/leave": _act("end the session"),
+            "/api/queue/{run}/cancel": _act("cancel a run; operators only", run),
             "/api/runs/{run}": {
                 "get": {"summary": "one run", "parameters": [run], "responses": {"200": _json("Run"), "404": missing}}
             },
@@ -258,6 +307,29 @@ def openapi() -> dict[str, Json]:
             },
         },
         "components": {"schemas": schemas},
+    }
+
+
+def _act(summary: str, *parameters: Json, said: dict[str, Json] | None = None) -> Json:
+    """A request with POST, on a page with a door only; its Origin must be the page's."""
+    schema: Json = {
+        "type": "object",
+        "properties": said or {},
+        "required": [*(said or {})],
+        "additionalProperties": False,
+    }
+    return {
+        "post": {
+            "summary": f"{summary} (on a page with a door)",
+            "parameters": [*parameters],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {
+                "200": {"description": "done", "content": {"application/json": {"schema": {"type": "object"}}}},
+                "400": {"description": "it cannot be done; `error` says why"},
+                "401": {"description": "it is not known who asks"},
+                "403": {"description": "who asks may not, or the request is not from this page"},
+            },
+        }
     }
 
 

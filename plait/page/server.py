@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+from functools import partial
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.page.app import Page
+from plait.page.keeper import CERTIFICATE
+from plait.trust.certificate import shown_by
 
 MOST_CONNECTIONS = 256
 _REQUEST_S = 10.0
 _UNREAD_S = 30.0
+_HANDSHAKE_S = 10.0
 _HEADER_BYTES = 16 << 10
 
 
@@ -30,6 +37,9 @@ class BoundedProtocol(H11Protocol):
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
             return
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.app = partial(_certified, self.app, tls.getpeercert(binary_form=True))
         self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,32 +67,65 @@ class BoundedProtocol(H11Protocol):
             self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
 
 
+async def _certified(app: ASGIApp, certificate: bytes | None, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass a request on with what the certificate of its connection states."""
+    shown = None if certificate is None else shown_by(ssl.DER_cert_to_PEM_cert(certificate).encode())
+    await app({**scope, CERTIFICATE: shown}, receive, send)
+
+
+def tls_of(kit: Path) -> ssl.SSLContext:
+    """TLS 1.3 with the certificate of a server's kit; who comes may show one of the same authority.
+
+    Args:
+        kit: checked by `ServerKit.load`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(kit / "server.crt", kit / "server.key")
+    context.load_verify_locations(kit / "ca.crt")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0  # a certificate is shown, and verified, on every connection
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, page: Page) -> None:
         super().__init__(config)
         self._page = page
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which lets a handshake take a minute."""
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is not None:
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=_HANDSHAKE_S)  # type: ignore[method-assign]
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._page.end()
         super().handle_exit(sig, frame)
 
 
-def serve(page: Page, listener: socket.socket) -> None:
+def serve(page: Page, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
     """Serve until a signal ends it.
 
     Args:
         page: what to serve.
         listener: bound and listening.
+        tls: None for plain HTTP.
     """
     config = uvicorn.Config(
         page.app(),
         http=BoundedProtocol,
         ws="none",
         log_level="critical",
+        loop="asyncio",
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
     )
+    config.load()
+    config.ssl = tls
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, page).run(sockets=[listener])

@@ -1,6 +1,7 @@
 """A run as server-sent events: each message has the ledger's sequence number as its id, so that none is lost.
 
-A message is a JSON array of merge patches, or (`event: document`) the whole document for whoever has none of it. A
+A message is a JSON array of merge patches, or (`event: document`) the whole document for whoever has none of it.
+`event: live` brings what no ledger has: what each client is doing, as the server sees it now. A
 reader who is slow gets more patches at once, never a longer queue.
 """
 
@@ -19,7 +20,13 @@ RETRY_MS = 1000
 
 
 async def messages(
-    feed: Feed, changed: asyncio.Condition, *, after: int, run: str, ended: Callable[[], bool]
+    feed: Feed,
+    changed: asyncio.Condition,
+    *,
+    after: int,
+    run: str,
+    ended: Callable[[], bool],
+    live: Callable[[], tuple[int, bytes]],
 ) -> AsyncIterator[bytes]:
     """The messages of one watcher, until the server ends.
 
@@ -28,9 +35,11 @@ async def messages(
         changed: notified whenever a feed has read something.
         after: the newest event that the watcher has; -1 for none.
         run: the id of the run that it has it of.
-        ended: whether the server is ending.
+        ended: whether nothing more is to be sent.
+        live: what the server sees now, as JSON, and its version; 0 before it was asked.
     """
     yield b"retry: %d\n\n" % RETRY_MS
+    seen = 0
     while not ended():
         patches = feed.patches_after(after, run)
         if patches is None and feed.seq >= 0:
@@ -40,13 +49,18 @@ async def messages(
         elif patches:
             after = number_of(patches[-1])
             yield b"id: %d\ndata: %b\n\n" % (after, encode(patches))
-        elif not await _waited(changed, partial(_is_news, feed, after, run, ended)):
+        elif (now := live())[0] != seen:
+            seen = now[0]
+            yield b"event: live\ndata: %b\n\n" % now[1]
+        elif not await _waited(changed, partial(_is_news, feed, after, run, ended, seen, live)):
             # Whoever is gone is noticed, and whose clock is wrong can correct it.
             yield b"event: clock\ndata: %b\n\n" % json.dumps({"now": round(time.time(), 3)}).encode()
 
 
-def _is_news(feed: Feed, after: int, run: str, ended: Callable[[], bool]) -> bool:
-    return ended() or (feed.seq >= 0 and (feed.seq != after or feed.run != run))
+def _is_news(
+    feed: Feed, after: int, run: str, ended: Callable[[], bool], seen: int, live: Callable[[], tuple[int, bytes]]
+) -> bool:
+    return ended() or live()[0] != seen or (feed.seq >= 0 and (feed.seq != after or feed.run != run))
 
 
 async def _waited(changed: asyncio.Condition, until: Callable[[], bool]) -> bool:

@@ -68,7 +68,23 @@ class RunEnded(Event):
     detail: str = ""
 
 
-ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded)
+class PageLinkMade(Event):
+    """Somebody made a link to the page, for one use in a role."""
+
+    event = "page_link_made"
+    by: str
+    role: str
+
+
+class PageLinkUsed(Event):
+    """Somebody came in by a link; what is done in its session is done in its maker's name."""
+
+    event = "page_link_used"
+    by: str
+    role: str
+
+
+ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded, PageLinkMade, PageLinkUsed)
 """Every kind of line."""
 
 _BY_NAME = {model.event: model for model in ACTS}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from plait.adapters import Json
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
 from plait.queue.acts import Outcome, RunBegun, RunCancelled, RunEnded, RunSubmitted, parse_act
@@ -23,6 +24,7 @@ RUNS_FOLDER = "runs"
 MOST_QUEUED = 64
 """Runs that may wait."""
 
+_SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -66,6 +68,22 @@ class Entry:
     def is_over(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state not in (State.QUEUED, State.RUNNING)
+
+    def described(self) -> dict[str, Json]:
+        """What is shown of it in a list."""
+        shown: dict[str, Json] = {key: self.config.get(key) for key in _SHOWN}
+        return {
+            "run": self.run,
+            "state": self.state.value,
+            "by": self.by,
+            "priority": self.priority,
+            "cohort_labels": list(self.cohort_labels),
+            "submitted": self.submitted,
+            "begun": self.begun,
+            "ended": self.ended,
+            "detail": self.detail,
+            **shown,
+        }
 
 
 def read_queue(directory: Path) -> list[Entry]:
@@ -218,6 +236,15 @@ class RunQueue:
                 raise ConfigError(f"run '{run}' is over ({_over(entry)}), expected one that is queued or running")
             self._journal.append(RunCancelled(run=run, by=by))
             return entry.state
+
+    def record(self, act: Event) -> None:
+        """Write a line of which the queue is not made.
+
+        Raises:
+            MachineError: the journal cannot be written.
+        """
+        with self._changed:
+            self._journal.append(act)
 
     def _next(self) -> Entry | None:
         queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]

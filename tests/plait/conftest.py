@@ -163,6 +163,10 @@ def finished(rounds: int, wall_s: float = 77.0) -> Event:
 
 @pytest.fixture
 def small_run() -> list[Event]:
+    return small_events()
+
+
+def small_events() -> list[Event]:
     """Two clients, two rounds, every byte a round number."""
     return numbered(
         [

@@ -23,7 +23,7 @@ def serving(verb: str) -> Iterator[Start]:
         running.append(process)
         assert process.stderr is not None
         for line in process.stderr:
-            if address := re.search(r"on (http://\S+)", line):
+            if address := re.search(r"on (https?://\S+)", line):
                 return process, address[1]
         raise AssertionError(f"plait {verb} has ended")
 

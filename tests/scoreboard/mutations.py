@@ -128,6 +128,22 @@ def _forgets_what_was_recorded() -> None:
     recorded.of = lambda events: replace(of(events), received=frozenset())
 
 
+def _links_stay() -> None:
+    from collections import UserDict
+
+    class Kept(UserDict):
+        def pop(self, key, *default):
+            return self.get(key, *default)
+
+    made = module("plait.page.door").Door.__init__
+
+    def make(self, *given, **named):
+        made(self, *given, **named)
+        self._links = Kept()
+
+    put("plait.page.door:Door.__init__", make)
+
+
 def _no_deadline() -> None:
     dispatch = module("plait.rounds.dispatch")
     next_answer = dispatch.Dispatch.next_answer
@@ -408,6 +424,18 @@ MUTATIONS: dict[str, Mutation] = {
         "any key is taken for a registered one",
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
     ),
+    "page-acts": Mutation(
+        "door", "on the page an observer may do what an operator may", nothing("plait.page.keeper:check_act")
+    ),
+    "page-register": Mutation(
+        "door", "the page asks no register", lambda: put("plait.page.door:Door.may_stay", lambda *given: True)
+    ),
+    "page-origin": Mutation(
+        "door",
+        "the page takes requests from any page",
+        nothing("plait.page.headers:Headers._what_is_wrong", result=(0, "")),
+    ),
+    "page-link-once": Mutation("door", "a link to the page may be used again", _links_stay),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
     "same-body": Mutation(
         "members", "a body may be fetched again and again", lambda: put("server.transfers:Frequency.allows", _always)

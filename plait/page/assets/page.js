@@ -6,12 +6,14 @@ import * as as from "./format.js";
 import { Run } from "./run.js";
 
 const $ = (id) => document.getElementById(id);
-const STATES = ["ready", "chosen", "training", "done", "evaluating", "late", "away", "refused"];
+const STATES = ["ready", "chosen", "training", "uploading", "done", "evaluating", "late", "away", "refused"];
 const TABLES_EVERY_MS = 500;
 
 let run = null;
 let other = null;
 let listed = [];
+let queued = [];
+let me = {};
 let isDue = false;
 let drawn = 0;
 
@@ -63,14 +65,24 @@ const pairs = (place, entries) =>
 const roundsOf = (shown) => Object.entries(shown?.rounds ?? {}).map(([number, round]) => [Number(number), round]);
 const lossesOf = (shown) => roundsOf(shown).filter(([, round]) => round.loss != null);
 
-// A client's state: the ledger's, or that it takes longer than it should.
-const stateOf = (client, shown, now) =>
-  client.state === "training" && shown.round?.late_after_s != null && now - client.given > shown.round.late_after_s
-    ? "late"
-    : client.state ?? "ready";
+const BUSY = ["training", "evaluating"];
 
-const clientsOf = (shown, now) =>
-  Object.entries(shown.clients ?? {}).map(([name, client]) => ({ ...client, name: as.clean(name), state: stateOf(client, shown, now) }));
+// A client's state: the ledger's, or what the server sees now, or that it takes longer than it should.
+const stateOf = (client, shown, now, live) => {
+  const state = client.state ?? "ready";
+  if (live?.state === "away" && state !== "refused") return "away";
+  if (live?.state && BUSY.includes(state)) return live.state;
+  return state === "training" && shown.round?.late_after_s != null && now - client.given > shown.round.late_after_s ? "late" : state;
+};
+
+const clientsOf = (shown, now, live) =>
+  Object.entries(shown.clients ?? {}).map(([name, client]) => {
+    const seen = shown.finished || !Object.hasOwn(live, name) ? null : live[name];
+    return { ...client, name: as.clean(name), doing: seen?.doing, state: stateOf(client, shown, now, seen) };
+  });
+
+// Rounds since a client's newest update: how old what it has taught is.
+const staleness = (client, shown) => (client.updated_round == null ? null : (shown.round?.number ?? 0) - client.updated_round);
 
 // ---- what is drawn at every change
 
@@ -86,16 +98,17 @@ const sayChosen = (index) => {
     `${client.name}: ${client.state}`,
     client.since != null && !run.document.finished ? `for ${as.duration(Math.max(0, run.now - client.since))}` : null,
     client.detail ? as.clean(client.detail, 200) : null,
+    client.doing ? as.clean(client.doing, 120) : null,
     client.examples ? `${as.count(client.examples)} examples` : null,
     `${as.bytes(client.uplink_bytes ?? 0)} up, ${as.bytes(client.downlink_bytes ?? 0)} down`,
-    client.updates ? `${client.updates} updates` : null,
+    client.updates ? `${client.updates} updates, the newest of round ${client.updated_round}` : null,
     client.train_loss != null ? `training loss ${as.loss(client.train_loss)}` : null,
   ];
   setText("chosen", parts.filter(Boolean).join(" · "));
 };
 
 const drawClients = (shown) => {
-  clients = clientsOf(shown, run.now);
+  clients = clientsOf(shown, run.now, run.live);
   grid.draw(clients);
   const counts = {};
   for (const { state } of clients) counts[state] = (counts[state] ?? 0) + 1;
@@ -233,8 +246,8 @@ const drawTable = () => {
   const wanted = $("filter").value.toLowerCase();
   const rows = clients
     .filter((client) => client.name.toLowerCase().includes(wanted))
-    .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, as.loss(Object.values(client.losses ?? {}).at(-1))]);
-  table($("table"), ["client", "state", "", "examples", "up", "down", "updates", "loss"], rows, [0, 1, 2]);
+    .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, staleness(client, run.document) ?? as.NOTHING, as.loss(Object.values(client.losses ?? {}).at(-1))]);
+  table($("table"), ["client", "state", "", "examples", "up", "down", "updates", "rounds ago", "loss"], rows, [0, 1, 2]);
 };
 
 const drawRefusals = (shown) => {
@@ -274,16 +287,90 @@ const drawRecord = (shown) => {
 };
 
 const drawRuns = () => {
-  const link = (name) => {
-    const made = element("a", as.clean(name, 60));
-    made.href = `?run=${encodeURIComponent(name)}`;
+  const beside = (name) => {
+    if (!run || name === run.name) return "";
+    const made = element("a", "beside");
+    made.href = `?${new URLSearchParams({ run: run.name, beside: name })}`;
+    made.setAttribute("aria-label", `Show ${as.clean(name, 60)} beside ${as.clean(run.name, 60)}`);
     return made;
   };
-  table($("runs"), ["run", "", "rounds", "clients", "loss", "sent", "last event"], listed.map((one) => [
-    link(one.name), one.finished ? "finished" : "not finished", one.rounds ?? as.NOTHING, one.clients ?? as.NOTHING,
+  table($("runs"), ["run", "", "", "rounds", "clients", "loss", "sent", "last event"], listed.map((one) => [
+    runLink(one.name), beside(one.name), one.finished ? "finished" : "not finished", one.rounds ?? as.NOTHING, one.clients ?? as.NOTHING,
     one.final_held_out_loss == null ? as.NOTHING : `${as.loss(one.base_held_out_loss)} → ${as.loss(one.final_held_out_loss)}`,
     one.uplink_bytes == null ? as.NOTHING : as.bytes(one.uplink_bytes + (one.downlink_bytes ?? 0)), as.moment(one.written),
-  ]), [0, 1]);
+  ]), [0, 1, 2]);
+};
+
+const drawSides = (shown, beside) => {
+  $("sides-section").hidden = !beside;
+  if (!beside) return;
+  const sent = (one) => (one.uplink_bytes ?? 0) + (one.downlink_bytes ?? 0);
+  const change = (one) => {
+    const [first, last] = [lossesOf(one)[0]?.[1], lossesOf(one).at(-1)?.[1]];
+    return first && last ? `${as.loss(last.loss)} (${as.change(last.loss - first.loss)})` : as.NOTHING;
+  };
+  const of = [
+    ["state", (one) => as.clean(one.state ?? as.NOTHING)],
+    ["rounds", (one) => `${one.done ?? 0} of ${one.rounds_planned ?? 0}`],
+    ["held-out loss", change],
+    ["sent", (one) => as.bytes(sent(one))],
+    ["updates", (one) => as.count(one.updates ?? 0)],
+    ["refusals", (one) => as.count(one.refused ?? 0)],
+    ["time", (one) => as.duration(one.worked_s)],
+    ["privacy", (one) => (one.privacy ? `ε ${one.privacy.epsilon.toPrecision(3)}` : "no guarantee")],
+    ["ledger", (one) => (one.broken ? "broken" : "chain intact")],
+    ["trained parameters", (one) => as.count(one.parameters)],
+  ].map(([name, value]) => [name, value(shown), value(beside)]);
+  const said = (one, key) => as.clean(JSON.stringify(one.settings?.[key]) ?? as.NOTHING, 60);
+  const keys = [...new Set([...Object.keys(shown.settings ?? {}), ...Object.keys(beside.settings ?? {})])].sort();
+  const differ = keys.filter((key) => key !== "out" && said(shown, key) !== said(beside, key));
+  const settings = differ.map((key) => [as.clean(key, 40), said(shown, key), said(beside, key)]);
+  table($("sides"), ["", as.clean(run.name, 40), as.clean(other.name, 40)], [...of, ...settings], [1, 2]);
+};
+
+const cancel = async (name, button) => {
+  button.disabled = true;
+  const answer = await ask(`/api/queue/${encodeURIComponent(name)}/cancel`);
+  setText("queue-text", answer.error ? as.clean(answer.error, 300) : `${as.clean(name)} is cancelled.`);
+  list();
+};
+
+// What an operator may cancel is asked for twice: the first press only says what the second one does.
+const cancelButton = (name) => {
+  const button = element("button", "Cancel");
+  button.type = "button";
+  button.setAttribute("aria-label", `Cancel ${as.clean(name)}`);
+  button.onclick = () => {
+    if (button.dataset.sure) cancel(name, button);
+    button.dataset.sure = "yes";
+    button.textContent = "Really cancel";
+    button.setAttribute("aria-label", `Really cancel ${as.clean(name)}`);
+  };
+  return button;
+};
+
+const drawQueue = (said) => {
+  $("queue-section").hidden = !queued.length && !said.broken;
+  const waiting = queued.filter(({ state }) => state === "queued").length;
+  if (said.broken) setText("queue-text", as.clean(said.broken, 300));
+  else if (!$("queue").dataset.said) setText("queue-text", "The journal's hash chain is intact.");
+  const news = JSON.stringify([said, me]);
+  if ($("queue").dataset.said === news) return;
+  $("queue").dataset.said = news;
+  $("queue-title").textContent = `Queue: ${waiting} waiting`;
+  const known = new Set(listed.map(({ name }) => name));
+  const rows = queued.map((one) => [
+    known.has(one.run) ? runLink(one.run) : as.clean(one.run, 64), one.state, as.clean(one.by), one.priority, as.clean(one.cohort_labels.join(", ") || as.NOTHING),
+    as.clean([one.base, one.method, one.rule].filter(Boolean).join(", "), 100), as.moment(one.submitted), as.clean(one.detail || as.NOTHING, 200),
+    me.may_cancel && ["queued", "running"].includes(one.state) ? cancelButton(one.run) : "",
+  ]);
+  table($("queue"), ["run", "", "by", "priority", "labels", "what", "submitted", "", ""], rows, [0, 1, 2, 4, 5, 7]);
+};
+
+const runLink = (name) => {
+  const made = element("a", as.clean(name, 60));
+  made.href = `?run=${encodeURIComponent(name)}`;
+  return made;
 };
 
 const drawHead = (shown) => {
@@ -316,6 +403,7 @@ const draw = () => {
   drawn = performance.now();
   const beside = other?.document.seq >= 0 ? other.document : null;
   drawFigures(shown);
+  drawSides(shown, beside);
   drawLosses(shown, beside);
   drawBytes(shown, beside);
   drawLearning(shown);
@@ -360,8 +448,13 @@ const go = () => {
 };
 
 const list = async () => {
+  let said;
   try {
-    listed = (await (await fetch("/api/runs")).json()).runs;
+    const [runs, queue] = await Promise.all([fetch("/api/runs"), fetch("/api/queue")]);
+    if (runs.status === 401) location.reload();
+    listed = (await runs.json()).runs;
+    said = await queue.json();
+    queued = said.runs;
   } catch {
     return;
   }
@@ -371,8 +464,30 @@ const list = async () => {
   fill($("other"), [new Option("no other run", ""), ...listed.map(option)]);
   $("run").value = mine || $("run").value;
   $("other").value = second;
-  drawRuns();
   if (!run) choose();
+  drawRuns();
+  drawQueue(said);
+};
+
+const ask = async (path) => {
+  try {
+    const headers = { "content-type": "application/json" };
+    return await (await fetch(path, { method: "POST", headers, body: "{}" })).json();
+  } catch {
+    return { error: "The server does not answer." };
+  }
+};
+
+const whoAmI = async () => {
+  me = await (await fetch("/api/me")).json();
+  const [said, leave] = $("me").children;
+  $("me").hidden = !me.name;
+  said.textContent = `${as.clean(me.name)}, ${me.role}`;
+  leave.hidden = !me.may_leave;
+  leave.onclick = async () => {
+    await ask("/api/leave");
+    location.reload();
+  };
 };
 
 $("run").addEventListener("change", go);
@@ -383,6 +498,7 @@ $("all").addEventListener("toggle", drawTable);
 addEventListener("popstate", choose);
 addEventListener("resize", () => { drawn = 0; changed(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn = 0; changed(); });
+await whoAmI();
 await list();
 if (!run) choose();
 setInterval(changed, 1000);

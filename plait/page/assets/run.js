@@ -20,6 +20,7 @@ export class Run {
     this.name = name;
     this.document = { seq: -1 };
     this.skew = 0;
+    this.live = {};
     this.linked = false;
     this.patches = 0;
     this.changed = changed;
@@ -73,6 +74,10 @@ export class Run {
       }
       this.changed();
     });
+    source.addEventListener("live", (message) => {
+      this.live = JSON.parse(message.data);
+      this.changed();
+    });
     source.addEventListener("clock", (message) => {
       this.skew = JSON.parse(message.data).now - Date.now() / 1000;
     });
@@ -80,6 +85,7 @@ export class Run {
 
   link(linked) {
     this.linked = linked;
+    if (!linked) this.live = {};
     this.changed();
   }
 

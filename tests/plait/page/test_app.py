@@ -197,13 +197,6 @@ def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
         assert "expected a run or a folder of runs" in said.stderr
 
 
-def test_a_page_for_other_machines_needs_a_door(write_ledger, small_run) -> None:
-    command = [sys.executable, "-m", "plait.cli.main", "watch", str(write_ledger(small_run)), "--listen", "0.0.0.0:0"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert said.returncode == 2
-    assert "--listen is 0.0.0.0:0" in said.stderr
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:

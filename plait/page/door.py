@@ -1,0 +1,195 @@
+"""The page's door: who is let in, and what each may do. By certificate, or by a link that is used once.
+
+A visitor has the role that a certificate of the federation states and the server's register confirms, both at every
+request, so that a revoked kit ends what was opened with it. A link hands its maker's role on, or the observer's: it is
+good for some minutes and for one use, and becomes a session. Both are kept in memory, as digests. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from plait.errors import PeerError
+from plait.trust.certificate import Shown
+from plait.trust.register import Register, Verdict
+from plait.trust.roles import STAFF, Role
+
+SESSION_S = 8 * 3600.0
+MOST_LINK_S = 3600.0
+MOST_LINKS = 8
+MOST_SESSIONS = 8
+"""Unused links, and sessions, of one maker; a further one takes the place of the oldest."""
+
+_TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+_ACTS = (
+    (re.compile(r"/api/queue/[^/]+/cancel"), frozenset({Role.OPERATOR})),
+    (re.compile(r"/api/links"), frozenset(STAFF)),
+    (re.compile(r"/api/leave"), frozenset(STAFF)),
+)
+"""What may be asked with POST, and the roles that may; GET only looks."""
+
+
+class TurnedAwayError(PeerError):
+    """A visitor may not do this.
+
+    Attributes:
+        is_known: whether it is known who asks.
+    """
+
+    def __init__(self, message: str, *, is_known: bool) -> None:
+        super().__init__(message)
+        self.is_known = is_known
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody who may look at least.
+
+    Attributes:
+        role: what it may do.
+        shown: the certificate, or that of whoever made its link.
+        is_certified: whether it has shown that certificate itself.
+    """
+
+    role: Role
+    shown: Shown
+    is_certified: bool
+
+    @property
+    def name(self) -> str:
+        """Who answers for what it does."""
+        return self.shown.name
+
+
+@dataclass(frozen=True)
+class _Pass:
+    visitor: Visitor
+    until: float
+
+
+class Door:
+    """Lets visitors in; thread-safe.
+
+    Args:
+        register: of the federation.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, register: Register, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._register = register
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._links: dict[bytes, _Pass] = {}
+        self._sessions: dict[bytes, _Pass] = {}
+
+    def visitor(self, shown: Shown | None, session: str) -> Visitor:
+        """Who asks.
+
+        Args:
+            shown: the certificate that TLS has verified; None for none.
+            session: as `enter` gave it; empty for none.
+
+        Raises:
+            TurnedAwayError: nobody who may look.
+            PlaitError: the register cannot be read.
+        """
+        certified = None if shown is None else Visitor(shown.role, shown, is_certified=True)
+        if certified is not None and self.may_stay(certified):
+            return certified
+        with self._lock:
+            held = self._valid(self._sessions).get(_digest(session))
+        if held is not None and self.may_stay(held.visitor):
+            return held.visitor
+        if shown is not None:
+            raise TurnedAwayError(
+                f"{shown.role} '{shown.name}' may not look at this page, expected an operator or an observer",
+                is_known=True,
+            )
+        raise TurnedAwayError(
+            "expected an operator's or observer's certificate, or a link from `plait page-link`", is_known=False
+        )
+
+    def may_stay(self, visitor: Visitor) -> bool:
+        """Whether the register still holds the certificate behind a visitor in its role.
+
+        Raises:
+            PlaitError: the register cannot be read.
+        """
+        shown = visitor.shown
+        return shown.role in STAFF and self._register.holds(shown.role, shown.name, shown.key_digest) is Verdict.KNOWN
+
+    def make_link(self, maker: Visitor, *, role: Role, seconds: float) -> str:
+        """The token of a link; whoever uses it first is let in.
+
+        Args:
+            maker: who answers for it.
+            role: of whoever uses it.
+            seconds: how long it is good.
+
+        Raises:
+            TurnedAwayError: the maker has come by a link itself, has less than that role, or asks for too long.
+        """
+        if not maker.is_certified:
+            raise TurnedAwayError("a link makes no further links, expected a certificate", is_known=True)
+        if role is not Role.OBSERVER and role is not maker.role:
+            raise TurnedAwayError(f"{maker.role} '{maker.name}' may not make {role.of}'s link", is_known=True)
+        if not 0 < seconds <= MOST_LINK_S:
+            raise TurnedAwayError(f"link is for {seconds:g} s, expected 1 to {MOST_LINK_S:g}", is_known=True)
+        return self._issue(self._links, Visitor(role, maker.shown, is_certified=False), seconds, MOST_LINKS)
+
+    def enter(self, link: str) -> tuple[Visitor, str]:
+        """Use a link: the visitor, and the token of its session.
+
+        Raises:
+            TurnedAwayError: it is none, was used, or is too old.
+            PlaitError: the register cannot be read.
+        """
+        with self._lock:
+            used = self._valid(self._links).pop(_digest(link), None)
+        if used is None or not self.may_stay(used.visitor):
+            raise TurnedAwayError("this link was used, or is no longer good; ask for another", is_known=False)
+        return used.visitor, self._issue(self._sessions, used.visitor, SESSION_S, MOST_SESSIONS)
+
+    def leave(self, session: str) -> None:
+        """End a session."""
+        with self._lock:
+            self._sessions.pop(_digest(session), None)
+
+    def _issue(self, passes: dict[bytes, _Pass], visitor: Visitor, seconds: float, most: int) -> str:
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        with self._lock:
+            own = [key for key, held in self._valid(passes).items() if held.visitor.name == visitor.name]
+            for oldest in own[: max(0, len(own) - most + 1)]:
+                del passes[oldest]
+            passes[_digest(token)] = _Pass(visitor, self._clock() + seconds)
+        return token
+
+    def _valid(self, passes: dict[bytes, _Pass]) -> dict[bytes, _Pass]:
+        """The same passes, rid of those whose time is over."""
+        now = self._clock()
+        for key in [key for key, held in passes.items() if held.until <= now]:
+            del passes[key]
+        return passes
+
+
+def check_act(visitor: Visitor, path: str) -> None:
+    """Check that a visitor may ask for something to be done; whatever is not listed, nobody may.
+
+    Raises:
+        TurnedAwayError: it may not.
+    """
+    allowed = next((roles for pattern, roles in _ACTS if pattern.fullmatch(path)), frozenset[Role]())
+    if visitor.role not in allowed:
+        raise TurnedAwayError(f"{visitor.role} '{visitor.name}' may not do that", is_known=True)
+
+
+def _digest(token: str) -> bytes:
+    # A token that is none has no digest that is kept.
+    return sha256(token.encode()).digest() if _TOKEN.fullmatch(token) else b""
