@@ -13,7 +13,7 @@ from plait.errors import ConfigError, MachineError, PeerError
 from plait.text import printable
 from plait.trust import StaffKit
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 30.0
 _MOST_ANSWER_BYTES = 1 << 16
 _MOST_SHOWN = 300
 

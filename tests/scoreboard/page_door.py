@@ -77,7 +77,7 @@ def beyond_roles(home: Path, count: int) -> tuple[int, int]:
                 (certificate,) = (path for path in (home / who).glob("*.crt") if path.name != "ca.crt")
                 context.load_cert_chain(certificate, certificate.with_suffix(".key"))
             cookies = {"__Host-plait": cookie} if cookie else None
-            return httpx.Client(base_url=address, verify=context, timeout=30, cookies=cookies)
+            return httpx.Client(base_url=address, verify=context, timeout=120, cookies=cookies)
 
         def asks(path: str, said: object = None, **headers: str) -> Callable[[httpx.Client], httpx.Response]:
             return lambda client: client.post(path, headers={**own, **headers}, content=json.dumps(said or {}))

@@ -90,7 +90,7 @@ class Browser:
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
 
-    def wait(self, expression: str, *, timeout_s: float = 60.0) -> object:
+    def wait(self, expression: str, *, timeout_s: float = 180.0) -> object:
         """Wait until an expression is true in the page."""
         end = time.monotonic() + timeout_s
         while not (value := self.js(f"(() => {{ try {{ return {expression}; }} catch {{ return null; }} }})()")):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from plait.rounds.ledger import Ledger
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
 from tests.plait.page.browser import CHROMIUM, Browser
 from tests.plait.serving import Start, serving
+
+get = partial(httpx.get, timeout=120)
 
 
 @pytest.fixture
@@ -63,12 +66,12 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
 ) -> None:
     ledger = written(tmp_path / "first", small_run[:3])
     process, address = watch(tmp_path / "first")
-    document = httpx.get(f"{address}/api/runs/first").json()
+    document = get(f"{address}/api/runs/first").json()
     seqs: list[int] = []
     rest = iter(small_run[3:])
     for _ in range(2):
         query = {"after": document["seq"], "run": document["run"]}
-        with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, timeout=30) as response:
+        with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, timeout=120) as response:
             got = messages(response)
             for event in [next(rest) for _ in range(8)]:
                 ledger.append(parse_event(event))
@@ -89,27 +92,29 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
     ledger.close()
     headers = {"last-event-id": str(document["seq"])}
     query = {"after": "0", "run": document["run"]}
-    with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, headers=headers, timeout=30) as response:
+    with httpx.stream(
+        "GET", f"{address}/api/runs/first/events", params=query, headers=headers, timeout=120
+    ) as response:
         got = messages(response)
         while document["seq"] < len(small_run) - 1:
             for patch in next(got)[2]:
                 merge(document, patch)
                 seqs.append(patch["seq"])
     assert seqs == list(range(3, len(small_run)))
-    assert document == httpx.get(f"{address}/api/runs/first").json()
+    assert document == get(f"{address}/api/runs/first").json()
 
 
 def test_the_answers_are_those_that_the_description_describes(watch: Start, write_ledger, small_run) -> None:
     run = write_ledger(small_run)
     (run / "summary.json").write_text('{"rounds": 2, "clients": 2, "final_held_out_loss": 3.0}')
     _, address = watch(run)
-    said = httpx.get(f"{address}/api/openapi.json").json()
+    said = get(f"{address}/api/openapi.json").json()
     assert said == json.loads(json.dumps(openapi()))
-    listed = TypeAdapter(Runs).validate_json(httpx.get(f"{address}/api/runs").content)["runs"]
+    listed = TypeAdapter(Runs).validate_json(get(f"{address}/api/runs").content)["runs"]
     assert [(one["name"], one["finished"], one.get("rounds")) for one in listed] == [(run.name, True, 2)]
-    TypeAdapter(Run).validate_json(httpx.get(f"{address}/api/runs/{run.name}").content)
+    TypeAdapter(Run).validate_json(get(f"{address}/api/runs/{run.name}").content)
     for path in said["paths"]:
-        assert httpx.get(address + path.replace("{run}", "none")).status_code in (200, 404)
+        assert get(address + path.replace("{run}", "none")).status_code in (200, 404)
 
 
 def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: Start, write_ledger, small_run) -> None:
@@ -119,7 +124,7 @@ def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: S
 
     def status(url: str = api, method: str = "GET", **headers: str) -> int:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.request(method, url, headers=named).status_code
+        return httpx.request(method, url, headers=named, timeout=120).status_code
 
     assert status(origin=f"http://{own}", sec_fetch_site="same-origin") == 200
     assert status(host="evil.example") == status(host=f"evil.example:{own.rpartition(':')[2]}") == 403
@@ -137,7 +142,7 @@ def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: S
 def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_run) -> None:
     _, address = watch(write_ledger(small_run))
     for path in ("/", "/assets/page.js", "/api/runs", "/none"):
-        headers = httpx.get(address + path).headers
+        headers = get(address + path).headers
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
         assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
@@ -232,8 +237,7 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
     for text in ("2 of 2 rounds done", "3.000", "no guarantee", "bob", "Nothing was refused", "14.1 kB"):
         assert text in str(shown), text
     assert (
-        json.loads(str(browser.js("JSON.stringify(plaitPage.run.document)")))
-        == httpx.get(f"{address}/api/runs/first").json()
+        json.loads(str(browser.js("JSON.stringify(plaitPage.run.document)"))) == get(f"{address}/api/runs/first").json()
     )
     assert browser.js("document.querySelectorAll('.chart canvas').length") == 5
     # A server that is away is the only complaint.
@@ -264,7 +268,7 @@ def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tm
     browser.open(address)
     browser.wait("document.querySelector('#refusals').textContent.includes('holds NaN')")
     browser.js("document.querySelector('#all').open = true")
-    shown = httpx.get(f"{address}/api/runs/hostile").json()["clients"]
+    shown = get(f"{address}/api/runs/hostile").json()["clients"]
     browser.wait(f"document.querySelectorAll('#table tbody tr').length === {len(shown)}")
     assert browser.js("document.querySelectorAll('main script, main img, #refusals b').length") == 0
     assert "\\u202e" not in ascii(browser.js("document.body.innerText"))
@@ -296,7 +300,7 @@ def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Start, tmp
         one.sendall(f"GET /api/runs/first/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         hostile.append(one)
     try:
-        with httpx.stream("GET", f"{address}/api/runs/first/events", timeout=30) as response:
+        with httpx.stream("GET", f"{address}/api/runs/first/events", timeout=120) as response:
             got = messages(response)
             assert next(got)[0] == "document"
             writer = threading.Thread(target=lambda: [ledger.append(parse_event(event)) for event in small_run[3:]])

@@ -196,7 +196,7 @@ class Served:
             kit = self.kits / who
             certificate = next(path for path in kit.glob("*.crt") if path.name != "ca.crt")
             context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-        return httpx.Client(base_url=self.address, verify=context, timeout=30, **options)
+        return httpx.Client(base_url=self.address, verify=context, timeout=120, **options)
 
     @property
     def own(self) -> dict[str, str]:
