@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plait.api.result import Result, open_run
     from plait.api.server import Server
     from plait.api.simulate import resume, simulate
+    from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
     from plait.rounds.events import Event
     from plait.study.comparison import Comparison, compare
@@ -39,10 +40,12 @@ __all__ = [
     "Server",
     "Stop",
     "Sweep",
+    "TaskScores",
     "Updates",
     "__version__",
     "compare",
     "evaluate",
+    "evaluate_tasks",
     "export",
     "open_run",
     "resume",
@@ -65,9 +68,11 @@ _HOMES: Mapping[str, str] = {
     "Server": "plait.api.server",
     "Stop": "plait.api.callbacks",
     "Sweep": "plait.study.sweeping",
+    "TaskScores": "plait.api.tasks",
     "Updates": "plait.aggregation.own_rule",
     "compare": "plait.study.comparison",
     "evaluate": "plait.api.evaluate",
+    "evaluate_tasks": "plait.api.tasks",
     "export": "plait.api.export",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",

@@ -1,9 +1,10 @@
-"""``plait eval``: held-out loss, perplexity, accuracy or rewards of a base with and without an adapter, on any data."""
+"""``plait eval``: loss, perplexity, accuracy or rewards of a base with and without an adapter, or figures in tasks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,32 @@ def evaluate(
             "forgotten; may be repeated.",
         ),
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            metavar="TASK",
+            help="Instead of --data: tasks of lm-evaluation-harness, as task files (YAML) or by name, separated by "
+            "commas; may be repeated. Needs the extra plait[eval].",
+        ),
+    ] = None,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--client",
+            metavar="NAME",
+            help="With --tasks: also this client's own adapter, of a simulated run that has them; may be repeated.",
+        ),
+    ] = None,
+    fewshot: Annotated[
+        int | None,
+        typer.Option(
+            "--num-fewshot", min=0, help="With --tasks: examples before each question; by default the task's own."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="With --tasks: most questions of a task; by default all.")
+    ] = None,
     columns: Annotated[
         str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
@@ -54,23 +81,33 @@ def evaluate(
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Evaluate a base with and without an adapter, or an adapter on what earlier runs learned.
+    """Evaluate a base with and without an adapter, by tasks too, or an adapter on what earlier runs learned.
 
     Example: plait eval --adapter runs/first/adapter --data my.jsonl
     """
-    if bool(data) == bool(on):
-        has = "both --data and --on" if data else "no data"
-        raise ConfigError(f"plait eval has {has}, expected one of --data, --on")
+    given = [option for option, value in (("--data", data), ("--on", on), ("--tasks", tasks)) if value]
+    if len(given) != 1:
+        has = f"both {given[0]} and {given[1]}" if given else "no data"
+        raise ConfigError(f"plait eval has {has}, expected one of --data, --on, --tasks")
+    of_data = {
+        "--columns": columns,
+        "--split": split,
+        "--objective": objective,
+        "--seq-len": seq_len != _SEQ_LEN,
+        "--max-sequences": max_sequences != _MAX_SEQUENCES,
+    }
+    if tasks:
+        _check_unused(of_data, "--tasks", "a task says what it needs")
+        scores = _TaskOptions(clients or [], base, fewshot, limit, batch_size, device, dtype)
+        _show_tasks(adapter, tasks, scores, json_output=json_output)
+        return
+    of_tasks = {"--client": clients, "--num-fewshot": fewshot is not None, "--limit": limit is not None}
     if on:
-        numbers = {
-            "--seq-len": seq_len != _SEQ_LEN,
-            "--batch-size": batch_size != _BATCH_SIZE,
-            "--max-sequences": max_sequences != _MAX_SEQUENCES,
-        }
-        texts = {"--columns": columns, "--split": split, "--base": base, "--objective": objective}
-        _check_unused({**texts, **numbers})
+        unused = {**of_data, **of_tasks, "--base": base, "--batch-size": batch_size != _BATCH_SIZE}
+        _check_unused(unused, "--on", "the earlier run's settings say it")
         _show_forgetting(adapter, on, device=device, dtype=dtype, json_output=json_output)
         return
+    _check_unused(of_tasks, "--data", "it belongs to --tasks")
     from plait.api.evaluate import evaluate as evaluated
 
     found = evaluated(
@@ -105,11 +142,65 @@ def evaluate(
     print_tables([table])
 
 
-def _check_unused(given: Mapping[str, object]) -> None:
-    """Everything about an earlier run's data stands in its own settings."""
+def _check_unused(given: Mapping[str, object], beside: str, reason: str) -> None:
     for option, is_given in given.items():
         if is_given:
-            raise ConfigError(f"{option} is given with --on, expected without: the earlier run's settings say it")
+            raise ConfigError(f"{option} is given with {beside}, expected without: {reason}")
+
+
+@dataclass(frozen=True)
+class _TaskOptions:
+    """The options of `--tasks`."""
+
+    clients: list[str]
+    base: str
+    fewshot: int | None
+    limit: int | None
+    batch_size: int
+    device: str
+    dtype: str
+
+
+def _show_tasks(adapter: Path, tasks: list[str], options: _TaskOptions, *, json_output: bool) -> None:
+    from plait.api.tasks import evaluate_tasks
+
+    found = evaluate_tasks(
+        adapter,
+        [name.strip() for each in tasks for name in each.split(",") if name.strip()],
+        clients=options.clients,
+        base=options.base or None,
+        fewshot=options.fewshot,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        device=options.device,
+        dtype=options.dtype,
+        quiet=json_output,
+    )
+    if json_output:
+        print_json(found.scores)
+        return
+    from plait.report import Table
+
+    first = next(iter(found.scores.values()))
+    rows = [
+        (task, metric, *(_score(scores[task], metric) for scores in found.scores.values()))
+        for task, metrics in first.items()
+        for metric in metrics
+        if metric != "samples" and not metric.partition(",")[0].endswith("_stderr")
+    ]
+    table = Table(
+        title=f"{found.base_name} in tasks",
+        headings=("task", "metric", *found.scores),
+        rows=tuple(rows),
+        note="Figures of lm-evaluation-harness, ± their standard errors.",
+    )
+    print_tables([table])
+
+
+def _score(metrics: Mapping[str, object], metric: str) -> str:
+    name, comma, chosen = metric.partition(",")
+    value, error = metrics[metric], metrics.get(f"{name}_stderr{comma}{chosen}")
+    return f"{value:.4f}" if not isinstance(error, float) else f"{value:.4f} ± {error:.4f}"
 
 
 def _show_forgetting(adapter: Path, earlier: list[Path], *, device: str, dtype: str, json_output: bool) -> None:

@@ -24,6 +24,7 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, stretches
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused.kernels import rms_norm
 from plait.training.fused.packed import Packed
 from plait.training.fused.peft_layer import PlainLayer, plain_layer
 
@@ -102,16 +103,7 @@ class FusedLanguageModel:
         counted = np.flatnonzero(targets != IGNORED)
         # Copied before the blocks: a copy after them would wait for all their kernels.
         wanted, positions = torch.from_numpy(targets[counted]).to(device), torch.from_numpy(counted).to(device)
-        own = len(batch) // adapters
-        rows = Rows(
-            stretches(lengths),
-            tuple(sum(lengths[first : first + own]) for first in range(0, len(batch), own)),
-            self._angles(max(lengths)),
-        )
-        x = functional.embedding(tokens, self.embedding)
-        for number, each in enumerate(self.blocks):
-            chosen = [_chosen(pair, pairs) for pair in each.pairs]
-            x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
+        x = self._computed(tokens, lengths, adapters=adapters, pairs=pairs, recomputed=recomputed)
         losses = token_losses(
             x,
             self.norm,
@@ -123,9 +115,47 @@ class FusedLanguageModel:
         bounds = np.searchsorted(counted, np.cumsum([0, *lengths]))
         return losses, [int(size) for size in np.diff(bounds)]
 
+    def hidden(self, sequences: Sequence[NDArray[np.int32]], wanted: NDArray[np.int64]) -> Tensor:
+        """What the head gets at some positions.
+
+        Args:
+            sequences: tokens.
+            wanted: (wanted,) positions in the sequences, which lie one after another.
+
+        Returns:
+            (wanted, width)
+        """
+        device = self.embedding.device
+        tokens = torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device)
+        positions = torch.from_numpy(wanted).to(device)
+        x = self._computed(tokens, [len(sequence) for sequence in sequences])
+        return rms_norm(x.index_select(0, positions), self.norm, self.norm_eps)
+
     def takes(self, batch: Sequence[Example]) -> bool:
         """Whether the sequences are short enough."""
         return self.longest is None or max(len(example.tokens) for example in batch) <= self.longest
+
+    def _computed(
+        self,
+        tokens: Tensor,
+        lengths: Sequence[int],
+        *,
+        adapters: int = 1,
+        pairs: Pairs | None = None,
+        recomputed: int = 0,
+    ) -> Tensor:
+        """The output of the last block, (tokens, width)."""
+        own = len(lengths) // adapters
+        rows = Rows(
+            stretches(lengths),
+            tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)),
+            self._angles(max(lengths)),
+        )
+        x = functional.embedding(tokens, self.embedding)
+        for number, each in enumerate(self.blocks):
+            chosen = [_chosen(pair, pairs) for pair in each.pairs]
+            x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
+        return x
 
     def _angles(self, length: int) -> Angles:
         device = self.embedding.device
