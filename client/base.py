@@ -137,6 +137,7 @@ def open_runner(
     app = client_app(lambda _: participant)
     compute = client.model.base.compute
     limit_memory(compute.device, settings.max_memory_bytes)
+    client.model.base.memory_limit_bytes = settings.max_memory_bytes
     device, memory = _device(str(compute.device))
     return AppRunner(
         HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table),

@@ -34,7 +34,7 @@ class NodeSettings:
         device: as in the run configuration.
         dtype: as in the run configuration.
         threads: as in the run configuration.
-        max_memory_bytes: most memory that it announces and, of a CUDA GPU, uses; 0 for all.
+        max_memory_bytes: most memory that it announces, plans training for and, of a CUDA GPU, uses; 0 for all.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
         labels: what the operator says of this machine; runs may ask for them.

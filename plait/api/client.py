@@ -49,7 +49,8 @@ class Client:
         dtype: of the frozen base.
         threads: CPU threads; 0 for torch's default.
         state: directory of its state; by default in the user's home.
-        max_memory_gb: most memory to announce to the server and, of a CUDA GPU, to use; 0 for all.
+        max_memory_gb: most memory to announce to the server, to plan training for and, of a CUDA GPU, to use; 0
+            for all.
         max_rank: largest rank to accept; 0 for any.
         policy: TOML file that limits what a server may ask; safe limits by default.
         labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.

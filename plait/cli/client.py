@@ -55,7 +55,8 @@ def client(
     max_memory_gb: Annotated[
         float,
         typer.Option(
-            "--max-memory-gb", help="Most memory to announce to the server and, of a CUDA GPU, to use; 0 for all."
+            "--max-memory-gb",
+            help="Most memory to announce to the server, to plan training for and, of a CUDA GPU, to use; 0 for all.",
         ),
     ] = 0.0,
     max_rank: Annotated[

@@ -1,4 +1,7 @@
-"""``plait doctor``: what this machine can do and what is missing; of a deployment the same, from outside."""
+"""``plait doctor``: what this machine can do and what is missing; of a deployment the same, from outside.
+
+With a base, how training on it would fit into this machine's memory, or into a stated amount.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +47,40 @@ def doctor(
     kit: Annotated[
         Path | None, typer.Option("--kit", help="With --server: kit of an operator, an observer or the server.")
     ] = None,
+    base: Annotated[
+        str, typer.Option("--base", help="Show how training on this base would fit into memory instead.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option("--method", help="With --base: lora, or qlora for a base in four bits.")
+    ] = "lora",
+    rank: Annotated[int, typer.Option("--rank", min=1, help="With --base: rank of the adapter.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="With --base: sequences of a batch.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="With --base: tokens of a sequence.")] = 1024,
+    max_memory_gb: Annotated[
+        float, typer.Option("--max-memory-gb", min=0, help="With --base: memory to plan for; 0 for this machine's.")
+    ] = 0.0,
+    device: Annotated[str, typer.Option("--device", help="With --base: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="With --base: auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Show what this machine supports and what is missing; with --server, what a deployment will need.
 
-    Example: plait doctor --server fed.example.org:9440 --kit ivo
+    With --base it shows how a training step would fit into memory, and what would if it does not.
+
+    Example: plait doctor --base llama-3.1-8b --method qlora --seq-len 2048 --max-memory-gb 12
     """
+    if base and server:
+        raise ConfigError("--base and --server are both given, expected one of them")
     if kit is not None and not server:
         raise ConfigError("--kit is given without --server, expected both")
-    with status(f"checking {server or 'this machine'}", quiet=json_output):
-        findings = _deployment(server, kit) if server else [*_machine(), *_compute(), *_libraries(), *_storage()]
+    with status(f"checking {server or base or 'this machine'}", quiet=json_output):
+        if base:
+            findings = _plan(
+                base, method=method, rank=rank, batch_size=batch_size, seq_len=seq_len,
+                memory_bytes=int(max_memory_gb * 1e9), device=device, dtype=dtype,
+            )  # fmt: skip
+        else:
+            findings = _deployment(server, kit) if server else [*_machine(), *_compute(), *_libraries(), *_storage()]
     if json_output:
         print_json([asdict(finding) for finding in findings])
         return
@@ -61,6 +88,56 @@ def doctor(
 
     rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
     print_tables([Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))])
+
+
+def _plan(
+    base: str,
+    *,
+    method: str,
+    rank: int,
+    batch_size: int,
+    seq_len: int,
+    memory_bytes: int,
+    device: str,
+    dtype: str,
+) -> list[Finding]:
+    """How a training step on a base would fit into memory.
+
+    Raises:
+        ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
+    """
+    from plait import machine
+    from plait.adapters import Task
+    from plait.adapters.methods import AdapterRequest
+    from plait.training.bases import locate_config, quiet_libraries
+    from plait.training.blueprint import design, read_base_config
+    from plait.training.device import choose_compute, memory_for_steps
+    from plait.training.memory_plan import plan_step, size_of, what_would_fit
+
+    quiet_libraries()
+    compute = choose_compute(device, dtype)
+    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
+    size = size_of(config, spec, value_bytes=compute.dtype.itemsize)
+    if size is None:
+        raise ConfigError(
+            f"memory is predicted for lora and qlora without dropout on bases like Llama, not for '{method}' on a base "
+            f"of type {config.model_type}; start with a small --batch-size"
+        )
+    budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
+    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget_bytes=budget)
+    held = "NF4 and " if size.four_bits else ""
+    advice = "" if plan.fits else f"what would fit: {what_would_fit(size, seq_len=seq_len, budget_bytes=budget)}"
+    return [
+        Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
+        Finding(
+            "adapter", f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
+        ),
+        Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
+        Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
+        Finding("predicted peak", f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"), advice),
+    ]
 
 
 def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:

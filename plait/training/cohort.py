@@ -30,7 +30,7 @@ def train_cohort(
     all_inputs: Sequence[TrainingInputs],
     *,
     task: Task,
-    recompute: bool = False,
+    recomputed: int = 0,
 ) -> list[LocalTraining] | None:
     """The results of `train_steps` for all inputs, in order, within rounding.
 
@@ -39,7 +39,7 @@ def train_cohort(
         parameters: the adapter's parameters in layout order.
         all_inputs: one per adapter; equal in steps, sequences per step and trained sides.
         task: what the labels are.
-        recompute: whether the base's blocks are computed twice instead of kept.
+        recomputed: how many of the base's first blocks are computed twice instead of kept.
 
     Returns:
         One result for each, or None if this base or these inputs can only be trained one by one.
@@ -75,7 +75,7 @@ def train_cohort(
         _follow(stacks, learners)
         losses = [0.0] * len(learners)
         for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
-            found = _losses(fused, batches, pairs, recompute=recompute)
+            found = _losses(fused, batches, pairs, recomputed=recomputed)
             torch.stack(found).sum().backward()
             losses = [loss + more for loss, more in zip(losses, torch.stack(found).tolist(), strict=True)]
         for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
@@ -108,11 +108,10 @@ def _losses(
     batches: Sequence[tuple[list[Example], int]],
     pairs: dict[int, tuple[Tensor, Tensor]],
     *,
-    recompute: bool,
+    recomputed: int,
 ) -> list[Tensor]:
     """Each adapter's part of its step's loss."""
     rows = [example for batch, _ in batches for example in batch]
-    recomputed = len(fused.blocks) if recompute else 0
     losses, counts = fused.token_losses(rows, adapters=len(batches), pairs=pairs, recomputed=recomputed)
     bounds = list(accumulate(counts, initial=0))
     size = len(batches[0][0])

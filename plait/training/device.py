@@ -108,6 +108,22 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
 
 
+def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:
+    """Memory of a device that this process may use in all, what it already has included; 0 if unknown.
+
+    Args:
+        device: of the base.
+        limit_bytes: 0 for no limit.
+    """
+    there = 0
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        there = free + torch.cuda.memory_reserved(device)
+    elif device.type == "mps":
+        there = torch.mps.recommended_max_memory()
+    return min(there or limit_bytes, limit_bytes or there)
+
+
 def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Billions of operations per second in a matrix product of the base's type; the best of several tries."""
     on_gpu = compute.device.type == "cuda"

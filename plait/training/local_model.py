@@ -223,6 +223,8 @@ class PeftLocalModel:
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
         spec, state, settings = job.spec, job.start, self._seeded(job)
+        if self.own_trainer is None:
+            self.base.plan_steps(spec, settings)
         model = self._on_base(job)
         split = self.split(spec, settings)
         parameters = adapter_parameters(model, spec.layout)
@@ -256,13 +258,14 @@ class PeftLocalModel:
     def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
         first = jobs[0]
+        self.base.plan_steps(first.spec, first.settings, together=len(jobs))
         model = self._on_base(first)
         done = train_cohort(
             model,
             adapter_parameters(model, first.spec.layout),
             all_inputs,
             task=first.spec.task,
-            recompute=self.base.step_memory.recompute,
+            recomputed=self.base.step_memory.recomputed,
         )
         return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 

@@ -50,12 +50,8 @@ class BatchLoss:
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """The batch's loss; a scalar that gradients can be taken of."""
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch, recomputed=self._recomputed)[0].sum()
+            return self._fused.token_losses(batch, recomputed=self._memory.recomputed)[0].sum()
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
-
-    @property
-    def _recomputed(self) -> int:
-        return len(self._fused.blocks) if self._fused is not None and self._memory.recompute else 0
 
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
         """The same for every sequence of a language model's batch separately, without gradients."""
@@ -70,7 +66,7 @@ class BatchLoss:
             (counted,) float32 in the order of the batch, and the number for each sequence.
         """
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch, recomputed=self._recomputed)
+            return self._fused.token_losses(batch, recomputed=self._memory.recomputed)
         logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         return losses[targets != IGNORED], [count_labels(example, self._task) for example in batch]

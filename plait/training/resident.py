@@ -33,12 +33,15 @@ from plait.training.blueprint import (
     design_from_spec,
     read_base_config,
 )
-from plait.training.device import Compute
+from plait.training.device import Compute, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
+from plait.training.memory_plan import PREDICTION_ERROR, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
+from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
 from plait.training.step_memory import StepMemory
+from plait.wire.settings import Settings
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
@@ -74,6 +77,9 @@ class ResidentBase:
         self._geometry: Geometry | None = None
         self.step_memory = StepMemory()
         """What steps on this base have given up to fit into memory."""
+        self.memory_limit_bytes = 0
+        """Most memory that a training step may take; 0 for what the device has."""
+        self._planned: tuple[object, ...] = ()
 
     @property
     def identity(self) -> tuple[bytes, ...]:
@@ -158,6 +164,37 @@ class ResidentBase:
                 )
         load_adapter(self._model, state)
         return self._model
+
+    def plan_steps(self, spec: AdapterSpec, settings: Settings, *, together: int = 1) -> None:
+        """Decide what training steps give up, before the first one, where memory can be predicted.
+
+        Args:
+            spec: of the adapter.
+            settings: of the training.
+            together: adapters that train side by side.
+
+        Raises:
+            MachineError: not even one sequence will fit; the message says what would.
+        """
+        # Of a preference, both replies are sequences.
+        batch = settings.batch_size * together * (1 if settings.objective == SFT else 2)
+        wanted = (spec.digest, batch, settings.seq_len)
+        limit = memory_for_steps(self.compute.device, self.memory_limit_bytes)
+        if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
+            return
+        self._planned = wanted
+        config = read_base_config(self.directory, spec.task, spec.labels)
+        size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
+        if size is None:
+            return
+        plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit)
+        if plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
+            raise MachineError(
+                f"a step over {settings.seq_len} tokens a sequence needs {plan.peak_bytes / 1e9:.1f} GB of "
+                f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "
+                + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit)
+            )
+        self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1)
 
     def _load(self, spec: AdapterSpec) -> PreTrainedModel:
         self._model = None

@@ -1,14 +1,15 @@
-"""What a training step gives up when memory runs out, and the retry; whether a step fits is found out by trying.
+"""What a training step gives up when memory runs out, and the retry.
 
 First the blocks of the base are computed twice instead of kept (the same bits), then batches are cut into smaller ones
-(the same sum of losses, so the same update within rounding). Later steps start from what earlier ones gave up.
+(the same sum of losses, so the same update within rounding). Later steps start from what earlier ones gave up. A plan
+(`memory_plan`) may say beforehand what to give up; this is what happens if it was wrong, or there was none.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,9 @@ import torch
 from plait.errors import MachineError
 
 T = TypeVar("T")
+
+ALL_BLOCKS = 1 << 30
+"""More than any base has."""
 
 # In torch's words; neither is torch.OutOfMemoryError. The first is the CPU's allocator, the second Metal's.
 _SAYINGS = ("can't allocate memory", "out of memory")
@@ -26,12 +30,19 @@ class StepMemory:
     """What the steps of one base on one device have given up so far.
 
     Attributes:
-        recompute: whether blocks are computed twice.
+        recomputed: how many of the first blocks are computed twice; a plan says how many, and `ALL_BLOCKS` is the most.
         cuts: batches are cut into this many parts; a power of two.
     """
 
-    recompute: bool = False
+    recomputed: int = 0
     cuts: int = 1
+    learned: bool = field(default=False, compare=False)
+    """Whether memory ran out at least once."""
+
+    def begin_with(self, *, recomputed: int, cuts: int) -> None:
+        """Give up what a plan says, and no less than what was found out by trying."""
+        least = self if self.learned else StepMemory()
+        self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)
 
     def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
         """The batch in parts that are computed one after another, in order."""
@@ -48,12 +59,13 @@ class StepMemory:
         Returns:
             False if nothing is left to give up.
         """
-        if recomputes and not self.recompute:
-            self.recompute = True
+        if recomputes and self.recomputed < ALL_BLOCKS:
+            self.recomputed = ALL_BLOCKS
         elif self.cuts < largest:
             self.cuts *= 2
         else:
             return False
+        self.learned = True
         return True
 
 

@@ -38,7 +38,7 @@ from torch.backends import cuda
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
@@ -78,6 +78,7 @@ class StepShape:
         base: name of a known base; only its config is used.
         four_bits: whether its blocks' linear layers are in NF4; else in bfloat16.
         rank: of LoRA on all linear layers.
+        layers: blocks, if not as many as the base has.
         fused: whether plait's own implementation may compute it; else PEFT's modules do.
     """
 
@@ -86,10 +87,23 @@ class StepShape:
     seq_len: int
     four_bits: bool = False
     rank: int = 16
+    layers: int = 0
     fused: bool = True
 
     def __str__(self) -> str:
         return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {self.batch}x{self.seq_len}"
+
+    def config(self) -> PretrainedConfig:
+        """Of the base."""
+        found = AutoConfig.from_pretrained(str(locate_config(self.base)))
+        found.num_hidden_layers = self.layers or found.num_hidden_layers
+        return found
+
+    def blueprint(self) -> Blueprint:
+        """Of the adapter."""
+        method = "qlora" if self.four_bits else "lora"
+        request = AdapterRequest(method=method, rank=self.rank, alpha=2 * self.rank)
+        return design(self.config(), request, task=Task.CAUSAL_LM, seed=1)
 
 
 @dataclass
@@ -128,9 +142,7 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
         memory: what the step gives up for memory; nothing by default.
     """
     quiet_libraries()
-    config = AutoConfig.from_pretrained(str(locate_config(shape.base)))
-    request = AdapterRequest(rank=shape.rank, alpha=2 * shape.rank)
-    made = design(config, request, task=Task.CAUSAL_LM, seed=1)
+    config, made = shape.config(), shape.blueprint()
     settings = Settings(
         local_steps=1, batch_size=shape.batch, gradient_accumulation_steps=1, seq_len=shape.seq_len, learning_rate=1e-4,
         weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=1, seed=0,
@@ -152,7 +164,7 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
         return recorder.costs
 
 
-def _model(shape: StepShape, config: Any, made: Blueprint) -> PeftModel:
+def _model(shape: StepShape, config: PretrainedConfig, made: Blueprint) -> PeftModel:
     with _META:
         model = AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=torch.bfloat16, attn_implementation="sdpa"

@@ -130,11 +130,13 @@ class _RunBlock(torch.autograd.Function):
         activated_grad, thin = input_gradient(grads, (down,), by)
         activated, gate_grad, up_grad = swiglu_gradient(cast("Tensor", activated_grad), inside.gate, inside.up)
         in_down = pair_gradients(grads, thin, activated, down_inner, (down,), by, wanted=wanted[6:])
+        del activated, activated_grad  # the largest values; what follows needs their room
 
         gated = (gate_grad, up_grad)
         normed_grad, thin = input_gradient(gated, (gate, up), by)
         normed, back = rms_norm_again(y, block.norms[1], block.eps[1])
         in_gated = pair_gradients(gated, thin, normed, inside.gated_inner, (gate, up), by, wanted=wanted[4:6])
+        del gated, gate_grad, up_grad
         y_grad = (back(cast("Tensor", normed_grad), grads[0]),)
 
         mixed_grad, thin = input_gradient(y_grad, (o,), by)

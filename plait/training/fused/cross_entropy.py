@@ -17,7 +17,8 @@ from plait.training.fused.kernels import absorb_logits_, accumulate_rescaled_, r
 Tensor = torch.Tensor
 
 _SLICE_ELEMENTS = 1 << 22  # logits of one slice on a CPU: a few megabytes, which stay in its caches
-_SLICE_ELEMENTS_ON_GPU = 1 << 26
+SLICE_ELEMENTS_ON_GPU = 1 << 26
+"""Logits of one slice on a device that is no CPU."""
 _NO_LOGIT = -1e30  # below every logit, and finite
 
 
@@ -71,7 +72,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: b
     # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
-    elements = _SLICE_ELEMENTS if hidden.device.type == "cpu" else _SLICE_ELEMENTS_ON_GPU
+    elements = _SLICE_ELEMENTS if hidden.device.type == "cpu" else SLICE_ELEMENTS_ON_GPU
     width = min(words, max(1024, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):

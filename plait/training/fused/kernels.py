@@ -68,7 +68,8 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
         return out, grad_gate, grad_up
     silu = functional.silu(gate)
     out = silu * up
-    grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
+    grad_gate = grad * up
+    torch.ops.aten.silu_backward(grad_gate, gate, grad_input=grad_gate)
     return out, grad_gate, silu.mul_(grad)
 
 

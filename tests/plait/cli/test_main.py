@@ -117,6 +117,26 @@ def test_doctor_says_what_the_machine_has(plait) -> None:
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
 
 
+def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
+    asked = ("doctor", "--base", "smollm2-135m", "--rank", 8, "--batch-size", 8, "--dtype", "bfloat16", "--json")
+    roomy, tight, none = (
+        {finding["what"]: finding for finding in json.loads(plait(*asked, "--max-memory-gb", memory).out)}
+        for memory in (8, 1.2, 0.2)
+    )
+    assert roomy["blocks computed twice"]["found"] == "0 of 30"
+    assert int(tight["blocks computed twice"]["found"].split()[0]) > 0
+    assert tight["predicted peak"]["advice"] == ""
+    assert "does not fit" in none["predicted peak"]["found"]
+    assert "what would fit: " in none["predicted peak"]["advice"]
+
+
+def test_doctor_plans_only_what_it_can_predict(plait) -> None:
+    ran = plait("doctor", "--base", "tiny", "--method", "dora")
+    assert ran.code == 2
+    assert "memory is predicted for lora and qlora" in ran.err
+    assert "expected one of them" in plait("doctor", "--base", "tiny", "--server", "localhost:1").err
+
+
 @pytest.mark.parametrize(("asked", "warns"), [("peft>=99.0", True), ("peft>=0.1", False), ("peft", False)])
 def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
     monkeypatch: pytest.MonkeyPatch, asked: str, warns: bool

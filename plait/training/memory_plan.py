@@ -1,0 +1,234 @@
+"""How much memory a training step needs, and what it gives up to fit into less: decided before the first step.
+
+The calculation follows the fused implementation (`fused`) on a device whose elementwise steps torch computes; it is
+checked against that code, run without values (`simulations/bench/dry_step.py`). It counts what torch allocates. What
+its allocator wastes and what a CUDA context takes is in `SLACK` and `CONTEXT_BYTES`. Knows no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from transformers import PretrainedConfig
+
+from plait.adapters import AdapterSpec
+from plait.adapters.methods import is_quantised
+from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
+
+SLACK = 1.07
+"""Memory that torch's allocator holds, over what tensors take."""
+PREDICTION_ERROR = 0.1
+"""Largest error of a prediction, as a fraction."""
+CONTEXT_BYTES = 500_000_000
+"""What CUDA itself takes of a GPU for each process."""
+_FUSED = ("llama", "mistral", "qwen2")
+_BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
+_MASTERS = 4 * 4  # bytes of a parameter in float32: the adapter, its gradient, AdamW's two moments
+_TAKING_A_STEP = 2 * 4  # the values before the step, and the difference
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Numbers that memory follows from.
+
+    Attributes:
+        layers: blocks.
+        width: of a row between blocks.
+        inner: of a row inside the gated product.
+        queries: width of all query heads.
+        keys: width of all key heads.
+        heads: query heads.
+        words: of the vocabulary.
+        tied: whether head and embedding are one matrix.
+        biases: parameters of a block besides its matrices and norms.
+        value_bytes: of a weight or an activation.
+        four_bits: whether the blocks' matrices are in NF4.
+        adapter: parameters of the adapter.
+        ranks: sum of the ranks of a block's pairs.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    queries: int
+    keys: int
+    heads: int
+    words: int
+    tied: bool
+    biases: int
+    value_bytes: int
+    four_bits: bool
+    adapter: int
+    ranks: int
+
+    @property
+    def matrix(self) -> int:
+        """Parameters of a block's matrices."""
+        return self.width * (2 * self.queries + 2 * self.keys + 3 * self.inner)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of the input embedding."""
+        return self.words * self.width * self.value_bytes
+
+    @property
+    def base_bytes(self) -> int:
+        """Of the base, on the device."""
+        held = self.matrix * self.value_bytes
+        if self.four_bits:
+            scales = self.matrix // _BLOCK
+            held = self.matrix // 2 + scales + 4 * scales // _OUTER_BLOCK + 7 * _TABLE_BYTES
+        block = held + self.value_bytes * (self.biases + 2 * self.width)
+        return self.layers * block + (1 if self.tied else 2) * self.embedding_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of base, adapter and optimizer."""
+        return self.base_bytes + self.adapter * (self.value_bytes + _MASTERS)
+
+
+def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) -> ModelSize | None:
+    """The numbers of a base with an adapter; None if this cannot predict them.
+
+    Args:
+        config: of the base.
+        spec: of the adapter.
+        value_bytes: of the type that the base computes in.
+    """
+    if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
+        return None
+    if spec.peft_config.get("use_dora") or spec.peft_config.get("lora_dropout"):
+        return None
+
+    def number(name: str, otherwise: int = 0) -> int:
+        return cast("int", getattr(config, name, None) or otherwise)
+
+    heads, width = number("num_attention_heads"), number("hidden_size")
+    head = number("head_dim", width // heads)
+    keys = number("num_key_value_heads", heads) * head
+    biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
+    slots, layers = spec.layout.slots, number("num_hidden_layers")
+    ranks = sum(slot.shape[0] for slot in slots if "lora_A" in slot.name)
+    return ModelSize(
+        layers=layers,
+        width=width,
+        inner=number("intermediate_size"),
+        queries=heads * head,
+        keys=keys,
+        heads=heads,
+        words=number("vocab_size"),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        biases=heads * head + 2 * keys if biased else 0,
+        value_bytes=value_bytes,
+        four_bits=is_quantised(spec.method),
+        adapter=spec.layout.size,
+        ranks=-(-ranks // layers),
+    )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a step gives up, and the memory that it needs then.
+
+    Attributes:
+        cuts: parts that a batch is computed in.
+        recomputed: how many of the first blocks are computed twice.
+        peak_bytes: most that tensors take during the step.
+        fits: whether that is within the budget.
+    """
+
+    cuts: int
+    recomputed: int
+    peak_bytes: int
+    fits: bool
+
+
+def peak_bytes(size: ModelSize, *, sequences: int, seq_len: int, recomputed: int) -> int:
+    """Most memory that tensors take during a step.
+
+    Args:
+        size: of base and adapter.
+        sequences: that are computed at once.
+        seq_len: tokens of each.
+        recomputed: how many of the first blocks are computed twice.
+    """
+    rows, each = sequences * seq_len, size.value_bytes
+    row = rows * each  # bytes of a column
+    recomputed = min(recomputed, size.layers)
+    inputs = row * (size.width + size.ranks // 7)
+    inside = row * (size.width + 2 * size.queries + 2 * size.keys + 2 * size.inner + size.ranks)
+    inside += rows * size.heads * 4
+    kept = size.layers - recomputed
+    saved = size.layers * inputs + kept * inside + row * size.width
+
+    logits = min(SLICE_ELEMENTS_ON_GPU, rows * size.words)
+    loss = rows * size.width * (each + 4) + logits * (each + 4)
+    # The gated product's gradients, and those of the block's output.
+    matrix = size.width * size.inner
+    unpacked = (matrix * each + matrix // _BLOCK * 4) if size.four_bits else 0
+    gated = row * (5 * size.inner + 4 * size.width)
+    opened = row * (size.inner + size.width) + unpacked
+    back = max(gated, opened)
+    again = recomputed * inputs + inside + back
+    steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
+    stepping = size.adapter * (each + _TAKING_A_STEP)
+    return size.resident_bytes + max(steady + size.adapter * each // 2, stepping)
+
+
+def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int) -> StepPlan:
+    """The plan that gives up least: as few blocks computed twice as fit, and the batch in parts only if none does.
+
+    Computing blocks twice changes no bit of the adapter; a batch in parts changes it within rounding.
+
+    Args:
+        size: of base and adapter.
+        batch: sequences of a micro-batch.
+        seq_len: tokens of each.
+        budget_bytes: that tensors and the allocator's waste may take.
+    """
+    last = StepPlan(1, 0, 0, fits=False)
+    for cuts in _halvings(batch):
+        sequences = -(-batch // cuts)
+        for recomputed in range(size.layers + 1):
+            peak = peak_bytes(size, sequences=sequences, seq_len=seq_len, recomputed=recomputed)
+            last = StepPlan(cuts, recomputed, peak, SLACK * peak <= budget_bytes)
+            if last.fits:
+                return last
+    return last
+
+
+def what_would_fit(size: ModelSize, *, seq_len: int, budget_bytes: int) -> str:
+    """What to change if not even one sequence fits, as the rest of a sentence."""
+    smallest = SLACK * peak_bytes(size, sequences=1, seq_len=seq_len, recomputed=size.layers)
+    found: list[str] = []
+    if longest := longest_that_fits(size, budget_bytes=budget_bytes):
+        found.append(f"--seq-len {longest}")
+    packed = in_four_bits(size)
+    if not size.four_bits and longest_that_fits(packed, budget_bytes=budget_bytes) >= seq_len:
+        found.append("--method qlora")
+    return ", ".join((*found, f"or {smallest / 1e9:.1f} GB of memory"))
+
+
+def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17) -> int:
+    """The longest sequence, a multiple of 128, of which one fits with all blocks computed twice; 0 if none does."""
+    low, high = 0, most // 128
+    while low < high:
+        middle = (low + high + 1) // 2
+        peak = peak_bytes(size, sequences=1, seq_len=128 * middle, recomputed=size.layers)
+        low, high = (middle, high) if SLACK * peak <= budget_bytes else (low, middle - 1)
+    return 128 * low
+
+
+def in_four_bits(size: ModelSize) -> ModelSize:
+    """The same with the blocks' matrices in NF4."""
+    return replace(size, four_bits=True)
+
+
+def _halvings(batch: int) -> Iterator[int]:
+    cuts = 1
+    yield cuts
+    while cuts < batch:
+        cuts *= 2
+        yield cuts

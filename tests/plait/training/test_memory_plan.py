@@ -1,0 +1,123 @@
+"""What a step is predicted to need, and what a plan gives up for a budget; checked against the trainer's own code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plait.adapters import Task
+from plait.adapters.methods import AdapterRequest
+from plait.errors import MachineError
+from plait.training import resident as resident_module
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.device import Compute
+from plait.training.memory_plan import (
+    ModelSize,
+    in_four_bits,
+    longest_that_fits,
+    peak_bytes,
+    plan_step,
+    size_of,
+    what_would_fit,
+)
+from plait.training.resident import ResidentBase
+from plait.training.step_memory import StepMemory
+from plait.wire.settings import Settings
+from simulations.bench.dry_step import StepShape, dry_step
+
+SETTINGS = Settings(
+    local_steps=1, batch_size=4, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=3,
+)  # fmt: skip
+
+
+def sized(shape: StepShape) -> ModelSize:
+    found = size_of(shape.config(), shape.blueprint().spec, value_bytes=2)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def eight() -> ModelSize:
+    return sized(StepShape("llama-3.1-8b", 4, 2048))
+
+
+# Few blocks, so that an error of what each keeps is not hidden by the base.
+@pytest.mark.parametrize(
+    ("shape", "recomputed"),
+    [
+        (StepShape("llama-3.2-1b", 4, 1024, layers=3), 0),
+        (StepShape("llama-3.2-1b", 4, 1024, layers=3), 2),
+        (StepShape("llama-3.1-8b", 1, 4096, four_bits=True, layers=3), 3),
+        (StepShape("qwen2.5-0.5b", 2, 512, rank=64, layers=3), 1),
+        (StepShape("mistral-7b", 1, 256, four_bits=True, rank=8, layers=3), 0),
+    ],
+    ids=str,
+)
+def test_a_prediction_is_within_a_tenth_of_what_the_trainer_allocates(shape: StepShape, recomputed: int) -> None:
+    costs = dry_step(shape, StepMemory(recomputed=recomputed))
+    predicted = peak_bytes(sized(shape), sequences=shape.batch, seq_len=shape.seq_len, recomputed=recomputed)
+    assert predicted == pytest.approx(costs.peak_bytes, rel=0.1)
+
+
+def test_a_plan_gives_up_no_more_than_it_must(eight: ModelSize) -> None:
+    needs = [peak_bytes(eight, sequences=4, seq_len=2048, recomputed=n) for n in range(eight.layers + 1)]
+    assert needs == sorted(needs, reverse=True)
+    assert plan_step(eight, batch=4, seq_len=2048, budget_bytes=200 * 10**9).recomputed == 0
+    some = plan_step(eight, batch=4, seq_len=2048, budget_bytes=30 * 10**9)
+    assert some.fits
+    assert (some.cuts, some.peak_bytes) == (1, needs[some.recomputed])
+    assert needs[some.recomputed - 1] * 1.07 > 30e9, "one block fewer would not fit"
+    tight = plan_step(eight, batch=4, seq_len=2048, budget_bytes=22 * 10**9)
+    assert tight.fits
+    assert tight.cuts > 1
+
+
+def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
+    budget = 12 * 10**9
+    assert not plan_step(eight, batch=1, seq_len=2048, budget_bytes=budget).fits
+    assert what_would_fit(eight, seq_len=2048, budget_bytes=budget).startswith("--method qlora, or ")
+    four = in_four_bits(eight)
+    longest = longest_that_fits(four, budget_bytes=budget)
+    assert plan_step(four, batch=1, seq_len=longest, budget_bytes=budget).fits
+    assert not plan_step(four, batch=1, seq_len=longest + 128, budget_bytes=budget).fits
+    assert f"--seq-len {longest}" in what_would_fit(four, seq_len=2 * longest, budget_bytes=budget)
+
+
+def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    dora = design(config, AdapterRequest(method="dora", rank=4), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
+    assert size_of(config, dora.spec, value_bytes=4) is None
+
+
+@pytest.fixture
+def fresh(tiny: LocatedBase) -> ResidentBase:
+    return ResidentBase(
+        tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.float32), seq_len=32
+    )
+
+
+def test_a_limit_decides_how_many_blocks_are_computed_twice(
+    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
+) -> None:
+    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    assert size is not None
+    fresh.plan_steps(blueprint.spec, SETTINGS)
+    assert fresh.step_memory == StepMemory(), "without a limit, nothing is known of a CPU's memory"
+    long = replace(SETTINGS, seq_len=512)
+    fresh.memory_limit_bytes = int(1.07 * peak_bytes(size, sequences=4, seq_len=512, recomputed=1)) + 1
+    fresh.plan_steps(blueprint.spec, long)
+    assert fresh.step_memory == StepMemory(recomputed=1)
+    fresh.plan_steps(blueprint.spec, SETTINGS)
+    assert fresh.step_memory == StepMemory(), "a shorter sequence gives up less"
+
+
+def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
+    fresh: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident_module, "memory_for_steps", lambda *_: 1_000_000)
+    with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
+        fresh.plan_steps(blueprint.spec, SETTINGS)
