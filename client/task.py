@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from client.wording import shown
 from plait.errors import PeerError
+from plait.rounds.channel import round_and_attempt
 from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 
@@ -71,9 +72,17 @@ class Task:
     def doing(self) -> str:
         """Description of the work on it."""
         verbs = {"query": "describing this node's data", "train": "training", "evaluate": "evaluating"}
-        category = self.message_type.partition(".")[0]
-        verb = verbs.get(category, shown(self.message_type))
-        return verb if category == "query" else f"round {shown(self.group_id)}: {verb}"
+        category, _, action = self.message_type.partition(".")
+        if action == "mask":
+            category, verb = action, "masking"
+        else:
+            verb = verbs.get(category, shown(self.message_type))
+        return verb if category == "query" else f"round {shown(round_and_attempt(self.group_id)[0])}: {verb}"
+
+    @property
+    def attempt(self) -> str:
+        """The attempt at a masked sum that it belongs to; empty for none."""
+        return round_and_attempt(self.group_id)[1]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,10 @@ class Worker:
                     self._confirmed = True
                     return True
                 same_name = current.task.task_id == task.task_id
-                if same_name or (not self._confirmed and current.task.message_type == task.message_type):
+                # A server that begins another attempt at a masked sum has no use for anything of the one before.
+                over = bool(task.attempt and current.task.attempt not in ("", task.attempt))
+                unasked = not self._confirmed and current.task.message_type == task.message_type
+                if same_name or over or unasked:
                     current.give_up("the server sent another task instead")
             if all(waiting.task != task for waiting in self._waiting):
                 if len(self._waiting) >= MOST_WAITING:

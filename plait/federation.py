@@ -140,8 +140,8 @@ def check_vouched_for(settled: Settled) -> None:
     """
     if settled.masked:
         raise ConfigError(
-            "secure-aggregation is true and the run's clients are reached over a network, expected plait simulate: no "
-            "client can check another's keys over a network yet, so a server could invent clients and see the others"
+            "secure-aggregation is true and nobody vouches for the clients' keys here, expected plait server with "
+            "--kit, or plait simulate: without an authority no client can tell another from one that the server made up"
         )
 
 

@@ -24,6 +24,7 @@ from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
 from plait.training.device import choose_compute, use_threads
 from plait.training.resident import ResidentBase
+from plait.wire.masking import PURPOSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,9 @@ class Run:
             masked = self.settled.masked
             bits = masked.bits_up(own.layout.size, 1, sums=2) if masked else self.settled.codec.bits
             policy.check_upload(own.layout.size * bits / 8)
-        return Terms(client, self.settled.tasks, (largest, own), own, policy)
+        masked = self.settled.masked
+        least = {purpose: masked.least(purpose) for purpose in PURPOSES} if masked else {}
+        return Terms(client, self.settled.tasks, (largest, own), own, policy, least)
 
     def load_base(self) -> ResidentBase:
         """The base in this process's memory, on the device that the settings name; reads nothing before it is needed.

@@ -140,7 +140,8 @@ class Settled:
         if not config.secure_aggregation:
             return None
         rate = config.learning_rate or self.method.learning_rate_at(config.rank)
-        return MaskedRounds(config.cohort_size, rate * config.local_steps)
+        quorum = math.ceil(config.quorum * config.cohort_size)
+        return MaskedRounds(config.cohort_size, rate * config.local_steps, config.eval_clients, quorum)
 
     @property
     def plan(self) -> RunPlan:

@@ -23,11 +23,12 @@ _SAID: Mapping[type[events.Event], tuple[str, tuple[str, ...]]] = {
     events.ClientsGathered: ("clients-gathered", ("fit", "wanted")),
     events.ClientTurnedAway: ("cannot-take-part", ("client", "reason", "detail")),
     events.ClientReplaced: ("client-replaced", ("round", "client", "by")),
-    events.UpdateRefused: ("update-refused", ("round", "client", "reason", "detail")),
+    events.UpdateRefused: ("update-refused", ("round", "client", "reason", "stage", "detail")),
     events.StepTakenBack: ("step-taken-back", ("round", "worse", "accepted", "taken_back", "scale")),
     events.EndedEarly: ("ended-early", ("round", "idle", "reason")),
     events.RoundMissed: ("round-missed", ("round", "attempt", "received")),
 }
+_ONLY_IF_ANY = frozenset({"stage"})
 
 
 def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
@@ -49,7 +50,12 @@ def say_event(event: events.Event) -> None:
             say("takes-part", client=client.client, train_examples=client.train_examples)
     elif said := _SAID.get(type(event)):
         name, keys = said
-        say(name, level=logging.INFO, **{key: getattr(event, key) for key in keys})
+        fields = {key: getattr(event, key) for key in keys}
+        say(
+            name,
+            level=logging.INFO,
+            **{key: value for key, value in fields.items() if value or key not in _ONLY_IF_ANY},
+        )
 
 
 def shown(value: object) -> str:

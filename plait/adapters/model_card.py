@@ -36,6 +36,7 @@ def model_card(
     final_loss: float | None = None,
     parents: Sequence[Parent] = (),
     privacy: Sequence[tuple[str, str]] = (),
+    masked: Sequence[tuple[str, str]] = (),
     attacks: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The card of an adapter trained in federated rounds.
@@ -50,6 +51,7 @@ def model_card(
         final_loss: the same after the last round.
         parents: the adapters that it was derived from.
         privacy: plait's own words on the run's differential privacy, fact by fact; empty without.
+        masked: plait's own words on the run's secure aggregation, likewise.
         attacks: plait's own words on attacks on membership, one by one; empty if nothing is known.
     """
     title = escaped(name)
@@ -67,7 +69,11 @@ def model_card(
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     remarks = [base.origin.remark] if base.origin.remark else []
-    for heading, told in (("Differential privacy", privacy), ("Attacks on membership", attacks)):
+    for heading, told in (
+        ("Differential privacy", privacy),
+        ("Secure aggregation", masked),
+        ("Attacks on membership", attacks),
+    ):
         if told:
             rows = "\n".join(f"| {fact} | {text} |" for fact, text in told)
             remarks.append(f"## {heading}\n\n| | |\n|---|---|\n{rows}")

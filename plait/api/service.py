@@ -30,6 +30,7 @@ from plait.tracking import check_trackers, followed
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
+    from plait.secagg.roster import Vouch
     from plait.trust.kit import ServerKit
     from server.grpc_grid import GrpcGrid
     from server.operations import Desk
@@ -187,10 +188,12 @@ def open_service(
         from server.log import say_event
 
         grid = grid or open_grid(serving, clients=settings.clients)
+        vouch = vouch_of(serving)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)
-        check_vouched_for(settled)
+        if vouch is None:
+            check_vouched_for(settled)
         run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
         start = None if directory.has_started else starting_point_of(run)
     grid.begin(
@@ -208,10 +211,23 @@ def open_service(
         on_event(event)
 
     app = server_app(
-        lambda channel, _: run_federation(channel, run, start=start, on_event=log_and_pass_on, stop=stop), stop
+        lambda channel, _: run_federation(channel, run, start=start, on_event=log_and_pass_on, stop=stop, vouch=vouch),
+        stop,
     )
     serving.save(directory.server)
     return Service(settings, directory, grid, app)
+
+
+def vouch_of(serving: Serving) -> Vouch | None:
+    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
+
+    Raises:
+        PlaitError: the kit is not valid.
+    """
+    from plait.secagg.roster import is_vouched_for
+
+    kit = _load_kit(serving)
+    return None if kit is None else partial(is_vouched_for, kit.tls.authority)
 
 
 def conclude(directory: RunDirectory) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from plait.api.apps import add_apps_to_path
 from plait.api.running import is_reported
-from plait.api.service import conclude, open_grid, open_service
+from plait.api.service import conclude, open_grid, open_service, vouch_of
 from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
@@ -183,6 +183,11 @@ class Standing:
         return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
     def _check_clients(self, config: RunConfig, labels: Sequence[str]) -> None:
+        if vouch_of(self._serving) is None:
+            from plait.federation import check_vouched_for
+            from plait.settle import settle
+
+            check_vouched_for(settle(config))
         if not are_labels(labels):
             raise ConfigError("cohort-labels are not labels such as gpu or region=eu")
         registered = self._registered()

@@ -94,7 +94,9 @@ def verify(
     typer.echo(f"adapter      {adapter}")
     for name, how in plugins.items():
         typer.echo(f"plug-in      {name}: {how}")
-    none = "not in the ledger of a private run" if is_private else "none; clients had no keys"
+    none = "none; clients had no keys"
+    if is_private or settings.secure_aggregation:
+        none = f"not in the ledger of a {'private' if is_private else 'masked'} run"
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
     if spent:
         typer.echo(

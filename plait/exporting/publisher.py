@@ -9,7 +9,7 @@ from plait.exporting import Outlets
 from plait.files import write_atomically
 from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.privacy_card import attack_facts
+from plait.rounds.privacy_card import attack_facts, secure_aggregation_facts
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_progress import LiveProgress
 from plait.rounds.run_state import RunState
@@ -70,6 +70,7 @@ class Publisher:
             final_loss=loss if evaluated == state.round else None,
             parents=self.parents,
             privacy=progress.privacy.facts if progress.privacy else (),
+            masked=progress.masked.facts if progress.masked else (),
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
@@ -101,6 +102,7 @@ def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
         final_loss=last.loss if last else None,
         parents=parents_in(events),
         privacy=view.privacy.facts if view.privacy else (),
+        masked=secure_aggregation_facts(view.sums),
         attacks=attack_facts(view.audited),
     )
     write_atomically(directory.adapter / CARD_FILE, card.encode())

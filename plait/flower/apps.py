@@ -17,7 +17,7 @@ from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import DiskFullError, PeerError, PlaitError
 from plait.flower.blob import from_message, parts_of, to_content
-from plait.flower.channel import GridChannel
+from plait.flower.channel import MASK_TYPE, GridChannel
 from plait.flower.message import instruction, records_from_bytes, records_to_bytes
 from plait.rounds.channel import Channel
 from plait.rounds.stop import StopRequest
@@ -71,6 +71,7 @@ def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
 
     for register in (app.query, app.train, app.evaluate):
         register()(answer)
+    app.query(MASK_TYPE.partition(".")[2])(answer)
     return app
 
 

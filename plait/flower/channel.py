@@ -16,11 +16,13 @@ from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, Ta
 from plait.rounds.clock import WallClock
 from plait.rounds.stop import StopRequest
 
+MASK_TYPE = "query.mask"
+"""Of its own, so that a question about data and one of a masked sum do not displace each other."""
 _MESSAGE_TYPES = {
     Purpose.DESCRIBE: "query",
     Purpose.TRAIN: "train",
     Purpose.EVALUATE: "evaluate",
-    Purpose.MASK: "query",
+    Purpose.MASK: MASK_TYPE,
 }
 _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0

@@ -178,7 +178,7 @@ class Board:
         }
 
     def _turned_away(self, event: events.ClientTurnedAway) -> Patch:
-        detail = f"{event.reason}: {event.detail}" if event.detail else event.reason
+        detail = f"{event.why}: {event.detail}" if event.detail else event.why
         patch: Patch = {"clients": {event.name: self._to("refused", event.name, detail)}}
         return join(patch, self._refusal(event.seq, None, event.name, event.reason, event.detail))
 

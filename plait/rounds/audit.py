@@ -14,6 +14,7 @@ from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
+    MASKED_CODEC,
     ClientReplaced,
     ClientsDescribed,
     Evaluated,
@@ -40,8 +41,8 @@ def check_signatures(events: Sequence[Event]) -> int:
     """Check the signature of every update from a client with a key.
 
     Returns:
-        Their number; 0 for a simulation, whose clients have no keys, and for a run with differential privacy, whose
-        ledger has no signatures.
+        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy, whose ledger
+        has no signatures, and for one with secure aggregation, of whose updates nobody has more than the sum.
 
     Raises:
         PeerError: one is missing, is not the key's, or covers something else.
@@ -56,7 +57,7 @@ def check_signatures(events: Sequence[Event]) -> int:
         elif isinstance(event, UpdateReceived):
             number, client = event.round, event.client
             key = keys.get(client, b"")
-            if not key:
+            if not key or event.codec == MASKED_CODEC:
                 continue
             what = f"update of {client!r} in round {number}"
             signed, signature = bytes.fromhex(event.signed or ""), bytes.fromhex(event.signature or "")

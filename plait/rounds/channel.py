@@ -29,6 +29,29 @@ TaskParts: TypeAlias = tuple[bytes, bytes]
 """A task's own bytes, and the bytes that many tasks share (see `plait.wire.messages.encode_task`)."""
 
 
+_ATTEMPT, _STAGE = "~", "."
+_ATTEMPT_DIGITS = 16
+
+
+def group_of(number: int, attempt: bytes = b"", stage: str = "") -> str:
+    """The group of a round's messages; an answer to one attempt at a masked sum, or one stage, is none to another.
+
+    Args:
+        number: of the round.
+        attempt: at a masked sum; empty for none.
+        stage: of the attempt, if its messages surround the round's tasks.
+    """
+    if not attempt:
+        return str(number)
+    return f"{number}{_ATTEMPT}{attempt.hex()[:_ATTEMPT_DIGITS]}" + (f"{_STAGE}{stage}" if stage else "")
+
+
+def round_and_attempt(group: str) -> tuple[str, str]:
+    """The round and the attempt of a group; the second is empty for a group without one."""
+    number, _, attempt = group.partition(_ATTEMPT)
+    return number, attempt.partition(_STAGE)[0]
+
+
 @dataclass(frozen=True)
 class NoAnswer:
     """Why a node will not answer, in one line."""

@@ -28,6 +28,7 @@ from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.figures import EVALUATION, decode_figures, scores_of
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.masked_stage import TRAINING_STAGE
 from plait.rounds.masked_sum import MaskedSums, Wanted
 from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
@@ -43,7 +44,8 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
 from plait.rounds.watch import Standing, Watch, standing_after
 from plait.rounds.weights import WEIGHT_RATIO
-from plait.secagg.roster import Vouch
+from plait.secagg.roster import Session, Vouch
+from plait.secagg.server import TooFewError
 from plait.wire.envelope import Opened
 from plait.wire.masking import MaskedReply, MaskedUpdate
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
@@ -125,7 +127,7 @@ class Coordinator:
             private=self.private,
             masked=self.masked,
         )
-        self._sums = MaskedSums(self.channel, self.directory, self.ledger, self.vouch)
+        self._sums = MaskedSums(self.channel, self.directory, self.ledger, self.vouch, self._patience)
         new_factors = self._aggregator.new_factors
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
@@ -219,7 +221,8 @@ class Coordinator:
 
     def _gather(self, roster: Roster, *, begun: bool = True) -> None:
         """Wait for the first clients; later for a while, and then continue with the quorum."""
-        enough = self.plan.quorum if begun or not self.channel.open_ended else None
+        least = max(self.plan.quorum, self.masked.least(Purpose.TRAIN) if self.masked else 0)
+        enough = least if begun or not self.channel.open_ended else None
         roster.gather(self.plan.clients, enough=enough)
 
     @property
@@ -271,34 +274,70 @@ class Coordinator:
         """A round of which the server sees the sum of the updates alone."""
         started, number = time.perf_counter(), state.round + 1
         wanted = masked.wanted(state, self._aggregator.sent(number))
-        if self._sums.stored(wanted) is None:
-            chosen, _ = choose_cohort(
-                list(roster.nodes), self.plan.cohort_size, over_selection=0, seed=self.plan.seed, round_number=number
-            )
-            self.ledger.append(events.RoundStarted(round=number, cohort=chosen))
-            state = self._take(wanted, Purpose.TRAIN, state, roster, chosen)
-        return self._close(state, number, {}, roster, recorded, started)
+        result = self._attempt(wanted, Purpose.TRAIN, state, roster)
+        if isinstance(result, TooFewError):
+            raise PeerError(
+                f"round {number} ended without a sum in {self.plan.attempts} attempts: {result}"
+            ) from result
+        return self._close(result, number, {}, roster, recorded, started)
+
+    def _attempt(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
+        """Take a masked sum, in as many attempts as a round has.
+
+        Returns:
+            The state, with what clients are known to hold; or why the last attempt failed.
+        """
+        error: TooFewError | None = None
+        for attempt in range(1, self.plan.attempts + 1):
+            if self._sums.stored(wanted) is not None:
+                return state
+            if self.channel.open_ended:
+                self._gather(roster)
+            chosen = self._invited(wanted, purpose, roster)
+            if purpose is Purpose.TRAIN:
+                self.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
+            try:
+                return self._take(wanted, purpose, state, roster, chosen)
+            except TooFewError as too_few:
+                error = too_few
+            self.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
+        return error or TooFewError("no attempt was made, expected at least 1")
+
+    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
+        names, seed = list(roster.nodes), self.plan.seed
+        if purpose is Purpose.EVALUATE:
+            return sample_cohort(names, self.plan.eval_clients or len(names), seed=seed, round_number=0)
+        size = self.plan.cohort_size
+        return choose_cohort(names, size, over_selection=0, seed=seed, round_number=wanted.round)[0]
 
     def _take(
         self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster, chosen: Sequence[str]
     ) -> RunState:
-        """Take a masked sum; it is on disk afterwards."""
+        """Take a masked sum; it is on disk afterwards.
+
+        Raises:
+            TooFewError: too few clients were left at some stage.
+        """
         answered: list[str] = []
 
-        def ask(clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
-            with self._dispatch(state, roster, purpose, wanted.round) as dispatch:
+        def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+            deadline = self._deadline()
+            with self._dispatch(state, roster, purpose, wanted.round, attempt=session.attempt) as dispatch:
                 for client in clients:
                     dispatch.ask(client)
-                while answer := dispatch.next_answer(None):
+                while answer := dispatch.next_answer(deadline):
                     reply = answer.reply
                     if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
-                        self._log_failure(wanted.round, answer)
+                        self._log_failure(wanted.round, answer, stage=TRAINING_STAGE)
+                        self._doubt(roster, answer)
                         continue
                     self._log_masked(wanted, answer, reply.answer)
                     answered.append(answer.client)
                     yield answer.client, reply.answer
+                late = Reason.NO_ANSWER if deadline is None else Reason.LATE
                 for client in sorted(dispatch.waiting):
-                    self._log_failure(wanted.round, Answer(client, NoAnswer("gave no answer"), 0))
+                    silent = Answer(client, NoAnswer("gave no answer"), 0)
+                    self._log_failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
         self._sums.take(wanted, roster, chosen, ask)
         for client in answered:
@@ -320,7 +359,7 @@ class Coordinator:
                 client=client,
                 uplink_bytes=uplink_bytes,
                 payload_bytes=payload_bytes,
-                codec="ring",
+                codec=events.MASKED_CODEC,
                 bits_per_parameter=8 * payload_bytes / self.ranks.master.spec.layout.size,
             )
         )
@@ -328,10 +367,12 @@ class Coordinator:
     def _masked_evaluation(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         """The mean held-out loss; whose is how large stays at the clients."""
         wanted = masked.wanted_losses(state)
-        if self._sums.stored(wanted) is None:
-            count = self.plan.eval_clients or len(roster.nodes)
-            chosen = sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0)
-            state = self._take(wanted, Purpose.EVALUATE, state, roster, chosen)
+        result = self._attempt(wanted, Purpose.EVALUATE, state, roster)
+        if isinstance(result, TooFewError):
+            if self.channel.open_ended:
+                return state
+            raise PeerError(f"round {state.round} could not be evaluated: {result}") from result
+        state = result
         summed = self._sums.stored(wanted)
         if summed is None:
             raise MachineError(f"the sum of the losses of round {state.round} is gone, expected it to stay")
@@ -584,7 +625,9 @@ class Coordinator:
             self.publish(state)
         return state
 
-    def _dispatch(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Dispatch:
+    def _dispatch(
+        self, state: RunState, roster: Roster, purpose: Purpose, number: int, *, attempt: bytes = b""
+    ) -> Dispatch:
         def task(client: str, broadcast: bytes, base: bytes) -> Task:
             return self._task(purpose, broadcast, base, client, number)
 
@@ -598,6 +641,7 @@ class Coordinator:
             number=number,
             task=task,
             patience=self._patience,
+            attempt=attempt,
         )
 
     def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
@@ -657,14 +701,15 @@ class Coordinator:
             public_key=roster.keys[client],
         )
 
-    def _log_failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER) -> None:
+    def _log_failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
         reply = answer.reply
         if isinstance(reply, Refusal):
-            self._log_refusal(number, answer, reply.reason.name.lower().replace("_", "-"), reply.detail)
+            why, detail = reply.reason.name.lower().replace("_", "-"), reply.detail
         elif isinstance(reply, NoAnswer):
-            self._log_refusal(number, answer, answer.given_up or reason, reply.detail)
+            why, detail = answer.given_up or reason, reply.detail
         else:
-            self._log_refusal(number, answer, Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task")
+            why, detail = Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task"
+        self._log_refusal(number, answer, why, detail, stage=stage)
 
     def _log_misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
         """Record a refusal of a stored update once: a round that was killed while folding is folded again."""
@@ -672,7 +717,7 @@ class Coordinator:
             self._misfits.add((number, client, reason.value))
             self._log_refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
 
-    def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str) -> None:
+    def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str, *, stage: str = "") -> None:
         self.ledger.append(
             events.UpdateRefused(
                 round=number,
@@ -680,5 +725,6 @@ class Coordinator:
                 reason=str(reason),
                 detail=detail,
                 uplink_bytes=answer.uplink_bytes,
+                stage=stage,
             )
         )

@@ -11,8 +11,9 @@ from typing import Self
 
 from plait.errors import PeerError
 from plait.rounds import events
+from plait.rounds.asking import Asking
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.channel import Channel, Data, NoAnswer, Purpose
+from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, group_of
 from plait.rounds.description import REPLY_BYTES
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
@@ -21,8 +22,6 @@ from plait.rounds.run_state import Held, RunState
 from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure, read_envelope
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
-
-_LOOK_S = 1.0  # interval of checks for clients that will not answer
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Dispatch:
         ledger: records every task, and every client that lost its adapter.
         task: makes a client's task from a broadcast and the base's movement.
         patience: how long to wait for clients that come and go.
+        attempt: of the masked sum that the tasks belong to; empty for none.
     """
 
     channel: Channel
@@ -69,30 +69,28 @@ class Dispatch:
     number: int
     task: Callable[[str, bytes, bytes], Task]
     patience: Patience
+    attempt: bytes = b""
 
     def __post_init__(self) -> None:
-        self._exchange = self.channel.exchange(self.purpose, str(self.number))
-        self._waiting: dict[int, str] = {}
-        self._asked_at: dict[str, float] = {}
-        self._took_s: list[float] = []
+        group = group_of(self.number, self.attempt)
+        self._asking = Asking(self.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._sent_whole: set[str] = set()
         self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in self.state.tracks)
 
     def __enter__(self) -> Self:
-        self._exchange.__enter__()
+        self._asking.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._exchange.__exit__(*error)
+        self._asking.__exit__(*error)
 
     @property
     def waiting(self) -> frozenset[str]:
         """The clients that have not answered."""
-        return frozenset(self._waiting.values())
+        return self._asking.waiting
 
     def ask(self, client: str) -> None:
         """Send a client its task."""
-        self._asked_at[client] = self.channel.clock.now()
         self._send(client, self.state.held.get(client, Held()))
 
     def next_answer(self, deadline: float | None) -> Answer | None:
@@ -105,26 +103,13 @@ class Dispatch:
             The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
             given up has no reply, and `Answer.given_up` says why.
         """
-        open_ended = self.channel.open_ended
-        while self._waiting:
-            left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
-            slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
-            received = self._exchange.receive(slice_s)
-            if received is None:
-                if slice_s == left_s:
-                    return None
-                if given_up := self._give_up():
-                    return given_up
-                continue
-            node, raw = received
-            client = self._waiting.pop(node, None)
-            if client is None:
-                continue  # was not asked, or has answered
-            answer = self._decode(client, raw)
+        while heard := self._asking.next(deadline):
+            client = heard.client
+            answer = self._decode(client, heard.data)
+            if heard.given_up:
+                return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
             if not answer.needs_full or client in self._sent_whole:
-                took_s = self.channel.clock.now() - self._asked_at[client]
-                self._took_s.append(took_s)
-                return replace(answer, took_s=took_s)
+                return replace(answer, took_s=self._asking.settled(client))
             self.ledger.note(
                 events.UpdateRefused(
                     round=self.number,
@@ -135,22 +120,6 @@ class Dispatch:
                 )
             )
             self._send(client, Held())
-        return None
-
-    def _give_up(self) -> Answer | None:
-        """Give up a client that is silent, or far slower than the others: its task is withdrawn."""
-        now = self.channel.clock.now()
-        for node, client in self._waiting.items():
-            asked_s = now - self._asked_at[client]
-            if self.patience.is_silent(asked_s=asked_s, idle_s=self.channel.liveness(node).idle_s):
-                reason, why = Reason.SILENT, f"has shown no progress for {self.patience.silent_s:.0f} s"
-            elif self.patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
-                reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
-            else:
-                continue
-            del self._waiting[node]
-            self._exchange.withdraw(node, reason.value)
-            return Answer(client, NoAnswer(f"is connected, but {why}"), 0, given_up=reason, waited_s=asked_s)
         return None
 
     def _send(self, client: str, held: Held) -> None:
@@ -175,9 +144,7 @@ class Dispatch:
                 base_bytes=len(base) or None,
             )
         )
-        node = self.roster.nodes[client]
-        self._waiting[node] = client
-        self._exchange.send(node, parts)
+        self._asking.send(client, self.roster.nodes[client], parts)
 
     def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
         if isinstance(raw, NoAnswer):

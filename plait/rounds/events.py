@@ -434,6 +434,10 @@ class ReplyReceived(Event):
     uplink_bytes: Count = 0
 
 
+MASKED_CODEC = "ring"
+"""What `UpdateReceived.codec` is for an update under masks."""
+
+
 class UpdateReceived(Event):
     """An update was accepted and stored.
 
@@ -495,6 +499,7 @@ class UpdateRefused(Event):
         reason: a code.
         detail: a sentence.
         uplink_bytes: received nevertheless.
+        stage: of a masked sum, in which the client dropped out; after ``training`` its update counts all the same.
     """
 
     event = "update_refused"
@@ -503,6 +508,12 @@ class UpdateRefused(Event):
     reason: str = ""
     detail: str = ""
     uplink_bytes: Count = 0
+    stage: str = ""
+
+    @property
+    def why(self) -> str:
+        """The code, with the stage of a masked sum."""
+        return f"{self.reason} ({self.stage})" if self.stage else self.reason
 
 
 class Diagnostics(Part):
@@ -708,6 +719,7 @@ class SumUnmasked(Event):
         neighbours: of each client, with whom it shares masks.
         bits: of each number.
         unit: size of the grid that updates were rounded to.
+        certified: whether all clients proved their node keys to each other by certificates.
     """
 
     event = "sum_unmasked"
@@ -721,6 +733,7 @@ class SumUnmasked(Event):
     neighbours: Count = 0
     bits: Count = 0
     unit: Number = 0.0
+    certified: bool = False
 
 
 class StepTakenBack(Event):

@@ -17,8 +17,9 @@ from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
 from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, length_expected, unit_for
-from plait.secagg.graph import COMPLETE, NEIGHBOURS
+from plait.secagg.graph import COMPLETE, NEIGHBOURS, threshold_of
 from plait.secagg.ring import Ring
+from plait.secagg.roster import LEAST_CLIENTS
 
 _FIRST_ROUND_ROOM = 4.0
 """How much longer than the guess updates of the first round may be without being cut."""
@@ -31,10 +32,23 @@ class MaskedRounds:
     Attributes:
         clients: invited to a round.
         largest_step: how far local training can move a number of the adapter in a round.
+        evaluators: clients invited to an evaluation; 0 for as many as to a round.
+        quorum: clients whose updates a round needs.
     """
 
     clients: int
     largest_step: float
+    evaluators: int = 0
+    quorum: int = 0
+
+    def least(self, purpose: str) -> int:
+        """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
+
+        Args:
+            purpose: ``train`` or ``evaluate``.
+        """
+        count = min(self.clients, self.evaluators or self.clients) if purpose == "evaluate" else self.clients
+        return max(LEAST_CLIENTS, threshold_of(count))
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         """The sum of the next round's updates.
@@ -53,12 +67,16 @@ class MaskedRounds:
         size = grid.rotation.rotated_size
         unit = unit_for(Ring(bits), clients=self.clients, size=size, length=length)
         received = state.tracks[0].shadow.digest()
-        return Wanted(state.run_id, "train", state.round + 1, bits, unit, size, len(TRAINING), received)
+        least = self.least("train")
+        return Wanted(
+            state.run_id, "train", state.round + 1, bits, unit, size, len(TRAINING), received, least, self.quorum
+        )
 
     def wanted_losses(self, state: RunState) -> Wanted:
         """The sum of the losses of the adapter after this round."""
         received = state.tracks[0].shadow.digest()
-        return Wanted(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received)
+        least = self.least("evaluate")
+        return Wanted(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received, least)
 
     def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
         """The grid that a round's numbers are on."""

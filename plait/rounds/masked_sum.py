@@ -1,18 +1,21 @@
 """The server's part in the masked sums of a run: the stages over a channel, and what is on disk between them.
 
-Two files per sum, in the spool of its round: the sum under masks once its clients are fixed, and the plain sum. A
-server killed before the first begins another attempt, with other keys; clients give the same numbers again, so the sum
-is the same, bit for bit. Killed after it, it asks for the same signatures and shares, which clients give again. Killed
-after the second, it asks for nothing. Knows no rule and no model.
+Three files per sum, in the spool of its round: the sum under masks once its clients are fixed, the signatures under
+that list, and the plain sum. A server killed before the first begins another attempt, with other keys; clients give the
+same numbers again, so the sum is the same, bit for bit. Killed after it, it asks for the same signatures, and after the
+second for the same shares, which clients give again. Killed after the third, it asks for nothing.
+
+Nobody is waited for without end: a client that is silent in a stage is a dropout like one whose answer is refused.
+Where too few are left the attempt is over, and another may follow as long as nobody was asked to unmask: of clients
+that have revealed shares only the same ones can be asked for again. Knows no rule and no model.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -21,19 +24,18 @@ from numpy.typing import NDArray
 from plait.adapters.safetensors_file import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.channel import Channel, NoAnswer, Purpose
-from plait.rounds.description import REPLY_BYTES
+from plait.rounds.channel import Channel
 from plait.rounds.ledger import Ledger
+from plait.rounds.masked_stage import TRAINING_STAGE, MaskedStage, dropped
+from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.validate import Reason
 from plait.secagg.ring import Ring
-from plait.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session, Vouch
+from plait.secagg.roster import ATTEMPT_BYTES, LEAST_CLIENTS, Offer, Roster, Session, Vouch
 from plait.secagg.server import Collecting, Sealed, TooFewError, agree, check_offer
 from plait.wire.masking import (
     Answered,
     Delivery,
-    MaskedReply,
     MaskedUpdate,
     MaskingTask,
     Parcels,
@@ -44,9 +46,8 @@ from plait.wire.masking import (
     Survivors,
     Unmasking,
 )
-from plait.wire.messages import Refusal, decode_reply, decode_task, encode_task
+from plait.wire.messages import decode_task, encode_task
 
-_STAGE_BYTES = 1 << 22
 _Kind = TypeVar("_Kind", bound=Answered)
 
 
@@ -105,6 +106,8 @@ class Wanted:
         size: numbers of each client.
         figures: of each client.
         received: digest of the adapter that they are made from.
+        least: clients that must offer keys.
+        quorum: clients that must be in the sum, if that is more than the roster's threshold.
     """
 
     run_id: bytes
@@ -115,10 +118,12 @@ class Wanted:
     size: int
     figures: int
     received: bytes
+    least: int = LEAST_CLIENTS
+    quorum: int = 0
 
 
-Asked = Callable[[Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
-"""Asks clients for their masked numbers; gives the answers of those that have one."""
+Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
+"""Asks clients for their masked numbers in an attempt; gives the answers of those that have one."""
 
 
 @dataclass(eq=False)
@@ -127,12 +132,14 @@ class MaskedSums:
 
     Attributes:
         vouch: whether a node key is the client's that an offer names.
+        patience: how long a stage waits for clients that come and go.
     """
 
     channel: Channel
     directory: RunDirectory
     ledger: Ledger
     vouch: Vouch
+    patience: Patience = field(default_factory=Patience)
 
     def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
@@ -148,12 +155,19 @@ class MaskedSums:
         """
         if stored := self.stored(wanted):
             return stored
-        kept = self.directory.load_update(wanted.round, f"secagg-{wanted.purpose}-sealed")
+        sealed_file = f"secagg-{wanted.purpose}-sealed"
+        kept = self.directory.load_update(wanted.round, sealed_file)
         sealed = None if kept is None else _sealed_from(kept)
         if sealed is None:
             sealed = self._collect(wanted, clients, invited, ask)
-            self.directory.store_update(wanted.round, f"secagg-{wanted.purpose}-sealed", _sealed_bytes(sealed))
-        summed = self._unmask(wanted, clients, sealed)
+            self.directory.store_update(wanted.round, sealed_file, _sealed_bytes(sealed))
+        try:
+            signatures = self._signatures(wanted, clients, sealed)
+        except TooFewError:
+            # Nobody was asked for a share, so the round may be begun again with other keys.
+            self.directory.discard_update(wanted.round, sealed_file)
+            raise
+        summed = self._unmask(wanted, clients, sealed, signatures)
         self.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
         roster = sealed.roster
         self.ledger.append(
@@ -168,6 +182,7 @@ class MaskedSums:
                 neighbours=len(roster.holders(0)) - 1,
                 bits=roster.bits,
                 unit=roster.unit,
+                certified=all(offer.certificate for offer in roster.offers),
             )
         )
         return summed
@@ -183,12 +198,14 @@ class MaskedSums:
 
     def _collect(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Sealed:
         session = Session(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
-        number = wanted.round
         offers: dict[str, Offer] = {}
-        for name, offer in self._stage(clients, session, dict.fromkeys(invited), Offer):
-            with self._dropping(number, name):
-                check_offer(offer, name, session, self.vouch)
-                offers[name] = offer
+        with self._stage(clients, session, dict.fromkeys(invited), Offer) as stage:
+            for name, offer in stage:
+                with stage.dropping(name):
+                    check_offer(offer, name, session, self.vouch)
+                    if (proven := clients.keys.get(name)) and proven != offer.identity:
+                        raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
+                    offers[name] = offer
         roster = agree(
             session,
             offers.values(),
@@ -196,101 +213,91 @@ class MaskedSums:
             unit=wanted.unit,
             size=wanted.size,
             figures=wanted.figures,
+            least=wanted.least,
         )
         names = [offer.client for offer in roster.offers]
         collecting = Collecting(roster)
-        for name, parcels in self._stage(clients, session, dict.fromkeys(names, roster), Parcels):
-            with self._dropping(number, name):
-                collecting.add_parcels(name, parcels.parts)
+        with self._stage(clients, session, dict.fromkeys(names, roster), Parcels) as stage:
+            for name, parcels in stage:
+                with stage.dropping(name):
+                    collecting.add_parcels(name, parcels.parts)
         sharers = collecting.close_sharing()
         deliveries = {names[place]: Delivery(sharers, collecting.parcels_for(place)) for place in sharers}
-        ready = [name for name, _ in self._stage(clients, session, deliveries, Ready)]
+        with self._stage(clients, session, deliveries, Ready) as stage:
+            ready = [name for name, _ in stage]
         ring = Ring(wanted.bits)
-        for name, update in ask(ready):
-            with self._dropping(number, name):
+        for name, update in ask(session, ready):
+            with dropped(self.ledger, wanted.round, name, TRAINING_STAGE):
                 values = ring.unpack(update.values, wanted.size)
                 if len(update.figures) != 8 * wanted.figures:
                     raise PeerError(f"masked figures have {len(update.figures)} bytes, expected {8 * wanted.figures}")
                 collecting.add_masked(name, values, np.frombuffer(update.figures, "<u8").astype(np.uint64))
-        return collecting.seal()
+        sealed = collecting.seal()
+        if len(sealed.survivors) < wanted.quorum:
+            raise TooFewError(
+                f"{len(sealed.survivors)} clients sent a masked update, expected at least {wanted.quorum}, the quorum",
+                count=len(sealed.survivors),
+            )
+        return sealed
 
-    def _unmask(self, wanted: Wanted, clients: Clients, sealed: Sealed) -> Summed:
-        roster, session = sealed.roster, sealed.roster.session
+    def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sealed) -> Mapping[int, bytes]:
+        """Signatures on the list of survivors, by place; on disk before anybody is asked for a share."""
+        roster, file = sealed.roster, f"secagg-{wanted.purpose}-signed"
+        if kept := self.directory.load_update(wanted.round, file):
+            return _signatures_from(kept)
         names = [roster.offers[place].client for place in sealed.survivors]
         signatures: dict[int, bytes] = {}
-        for name, signed in self._stage(clients, session, dict.fromkeys(names, Survivors(sealed.survivors)), Signed):
-            with self._dropping(wanted.round, name):
-                sealed.check_signature(name, signed.signature)
-                signatures[roster.place(name)] = signed.signature
+        survivors = Survivors(sealed.survivors)
+        with self._stage(clients, roster.session, dict.fromkeys(names, survivors), Signed) as stage:
+            for name, signed in stage:
+                with stage.dropping(name):
+                    sealed.check_signature(name, signed.signature)
+                    signatures[roster.place(name)] = signed.signature
         if len(signatures) < roster.threshold:
-            raise TooFewError(f"{len(signatures)} clients signed the survivors, expected at least {roster.threshold}")
+            count = len(signatures)
+            raise TooFewError(
+                f"{count} clients signed the survivors, expected at least {roster.threshold}", count=count
+            )
+        signatures = dict(sorted(signatures.items()))
+        said = {str(place): signature.hex() for place, signature in signatures.items()}
+        self.directory.store_update(wanted.round, file, json.dumps(said).encode())
+        return signatures
+
+    def _unmask(self, wanted: Wanted, clients: Clients, sealed: Sealed, signatures: Mapping[int, bytes]) -> Summed:
+        roster = sealed.roster
+        names = [roster.offers[place].client for place in sealed.survivors]
         shares: dict[int, Mapping[int, bytes]] = {}
         signers = [roster.offers[place].client for place in sorted(signatures)]
-        asked = dict.fromkeys(signers, Unmasking(sealed.survivors, dict(sorted(signatures.items()))))
-        for name, revealed in self._stage(clients, session, asked, Revealed):
-            with self._dropping(wanted.round, name):
-                sealed.check_shares(name, revealed.parts)
-                shares[roster.place(name)] = revealed.parts
+        asked = dict.fromkeys(signers, Unmasking(sealed.survivors, signatures))
+        with self._stage(clients, roster.session, asked, Revealed) as stage:
+            for name, revealed in stage:
+                with stage.dropping(name):
+                    sealed.check_shares(name, revealed.parts)
+                    shares[roster.place(name)] = revealed.parts
         numbers, figures = sealed.unmask(shares, received=wanted.received)
         return Summed(numbers, figures, tuple(names), len(roster.offers), roster.bits, roster.unit)
 
     def _stage(
         self, clients: Clients, session: Session, stages: Mapping[str, Stage], kind: type[_Kind]
-    ) -> Iterator[tuple[str, _Kind]]:
-        """Ask clients for one stage; gives their answers, and records those that have none of this kind."""
-        asked: dict[int, str] = {}
-        with self.channel.exchange(Purpose.MASK, str(session.round)) as exchange:
-            for name, stage in stages.items():
-                if name not in clients.nodes:
-                    self._drop(session.round, name, Reason.NO_ANSWER, "has left")
-                    continue
-                parts = encode_task(MaskingTask(session, stage))
-                sent_bytes = sum(map(len, parts))
-                self.ledger.note(
-                    events.Broadcast(
-                        round=session.round, client=name, purpose=Purpose.MASK.value, downlink_bytes=sent_bytes
-                    )
-                )
-                asked[clients.nodes[name]] = name
-                exchange.send(clients.nodes[name], parts)
-            while asked and (received := exchange.receive(None)):
-                node, raw = received
-                name = asked.pop(node, None)
-                if name is None:
-                    continue  # was not asked, or has answered
-                if isinstance(raw, NoAnswer):
-                    self._drop(session.round, name, Reason.NO_ANSWER, raw.detail)
-                    continue
-                self.ledger.note(
-                    events.ReplyReceived(
-                        round=session.round, client=name, purpose=Purpose.MASK.value, uplink_bytes=len(raw)
-                    )
-                )
-                with self._dropping(session.round, name):
-                    reply = decode_reply(raw, max_bytes=REPLY_BYTES + _STAGE_BYTES)
-                    if isinstance(reply, Refusal):
-                        raise PeerError(reply.detail)
-                    if not isinstance(reply, MaskedReply) or reply.client != name or not isinstance(reply.answer, kind):
-                        raise PeerError(f"answer is another's or of another kind, expected {kind.__name__} of {name!a}")
-                    yield name, reply.answer
-        for name in asked.values():
-            self._drop(session.round, name, Reason.NO_ANSWER, "gave no answer")
-
-    @contextmanager
-    def _dropping(self, number: int, name: str) -> Generator[None]:
-        """Make an answer that is refused a dropout."""
-        try:
-            yield
-        except PeerError as error:
-            self._drop(number, name, Reason.MALFORMED, str(error))
-
-    def _drop(self, number: int, name: str, reason: Reason, detail: str) -> None:
-        self.ledger.append(events.UpdateRefused(round=number, client=name, reason=reason.value, detail=detail))
+    ) -> MaskedStage[_Kind]:
+        return MaskedStage(self.channel, clients, self.ledger, session, stages, kind, patience=self.patience)
 
 
 def sum_file(purpose: str) -> str:
     """Under which a round's sum is stored, beside the names of clients."""
     return f"secagg-{purpose}-sum"
+
+
+def _signatures_from(data: bytes) -> dict[int, bytes]:
+    """Stored signatures, by place.
+
+    Raises:
+        PeerError: damaged.
+    """
+    try:
+        return {int(place): bytes.fromhex(signature) for place, signature in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
 
 
 def _sealed_bytes(sealed: Sealed) -> bytes:

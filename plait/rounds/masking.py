@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from plait.errors import PeerError
 from plait.rounds.memory import Memory
+from plait.rounds.terms import Asked
 from plait.secagg.client import MaskingClient
 from plait.secagg.ring import Ring
 from plait.secagg.roster import Roster, Session, Vouch
@@ -30,8 +31,10 @@ from plait.wire.masking import (
     Survivors,
     Unmasking,
 )
+from plait.wire.messages import EvaluateTask, TrainTask
 
 _KEY = "secagg"
+_TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
 
 
 @dataclass(frozen=True)
@@ -140,4 +143,10 @@ class Masking:
 
     def _recall(self) -> MaskingClient:
         data = self.memory.load(_KEY)
-        return MaskingClient(self.client) if data is None else MaskingClient.from_bytes(data)
+        if data is not None:
+            return MaskingClient.from_bytes(data)
+        # Of rounds that it was asked for before its journal was lost, it may have unmasked any.
+        asked = Asked.recall(self.memory)
+        newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
+        closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
+        return MaskingClient(self.client, closed=closed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _MINUTE_S = 60.0
 _LATE_FACTOR = 2.0
@@ -34,6 +34,7 @@ class Patience:
 
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
+        stage_s: the same for a stage of a masked sum, in which nobody trains.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time.
         slow_s: they always have at least this long.
         gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
@@ -42,6 +43,7 @@ class Patience:
     """
 
     silent_s: float = 5 * _MINUTE_S
+    stage_s: float = 2 * _MINUTE_S
     slow_factor: float = 10.0
     slow_s: float = 15 * _MINUTE_S
     gathering_s: float = 10 * _MINUTE_S
@@ -68,6 +70,11 @@ class Patience:
         if 2 * len(took_s) < asked:
             return False
         return asked_s > max(self.slow_s, self.slow_factor * statistics.median_low(took_s))
+
+    @property
+    def for_stages(self) -> Patience:
+        """For the stages of a masked sum, each of which `slow_s` ends in any case."""
+        return replace(self, silent_s=min(self.silent_s, self.stage_s))
 
     def rest_s(self, waited_s: float) -> float:
         """How long a client that was given up is not asked again: it may cost a run at most a fifth of its time."""

@@ -128,24 +128,72 @@ class PrivacyCard:
         return tuple((name, text) for name, text in facts if text)
 
 
+_WHO_COULD_CHEAT = "whoever holds the authority's key could make up clients, so it belongs offline, not with the server"
+
+
+@dataclass(frozen=True)
+class MaskedCard:
+    """What masks hide in a run with secure aggregation, as far as the run has come.
+
+    Attributes:
+        sums: unmasked so far.
+        least: clients in the smallest of them.
+        colluding: clients that could help the server without showing it another's part.
+        certified: whether all clients proved their keys to each other by certificates.
+    """
+
+    sums: int
+    least: int
+    colluding: int
+    certified: bool
+
+    @classmethod
+    def of(cls, sums: Iterable[SumUnmasked]) -> Self | None:
+        """The card of a run's sums; None for a run without."""
+        card: Self | None = None
+        for each in sums:
+            card = cls.after(card, each)
+        return card
+
+    @classmethod
+    def after(cls, card: Self | None, event: SumUnmasked) -> Self:
+        """The card once one more sum is unmasked."""
+        colluding = _colluding(event)
+        if card is None:
+            return cls(1, event.clients, colluding, event.certified)
+        return cls(
+            card.sums + 1,
+            min(card.least, event.clients),
+            min(card.colluding, colluding),
+            card.certified and event.certified,
+        )
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What is hidden, from whom, and what is not, fact by fact."""
+        proven = ("Keys", f"proven by every client to every other with its certificate; {_WHO_COULD_CHEAT}")
+        simulated = (
+            "Simulated",
+            "one operator holds all keys of a simulation: it shows costs and results and protects nobody",
+        )
+        return (
+            ("Hidden", "each client's update, losses and counts: they left it under masks"),
+            ("From", f"the server, and up to {self.colluding} clients together with it"),
+            ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
+            ("Kept to", "one sum for each round's updates and one for its losses, whatever failed"),
+            proven if self.certified else simulated,
+            *(("Not covered", text) for text in MASKED_NOT_COVERED),
+        )
+
+
 def secure_aggregation_facts(sums: Sequence[SumUnmasked]) -> tuple[tuple[str, str], ...]:
-    """What masks hide, from whom, and what not, fact by fact; nothing for a run without secure aggregation.
+    """The facts of a run's sums; nothing for a run without secure aggregation.
 
     Args:
         sums: of the run, as they were unmasked.
     """
-    if not sums:
-        return ()
-    least = min(sums, key=lambda each: each.clients)
-    colluding = min(_colluding(each) for each in sums)
-    return (
-        ("Hidden", "each client's update, losses and counts: they left it under masks"),
-        ("From", f"the server, and up to {colluding} clients together with it"),
-        ("Learned", f"{len(sums)} sums, none of fewer than {least.clients} clients"),
-        ("Kept to", "one sum for each round's updates and one for its losses, whatever failed"),
-        ("Simulated", "one operator holds all keys of a simulation: it shows costs and results and protects nobody"),
-        *(("Not covered", text) for text in MASKED_NOT_COVERED),
-    )
+    card = MaskedCard.of(sums)
+    return card.facts if card else ()
 
 
 def _colluding(each: SumUnmasked) -> int:

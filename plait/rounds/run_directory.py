@@ -127,6 +127,18 @@ class RunDirectory:
         """
         return read_if_there(self._spool(round_number) / _file_name(client))
 
+    def discard_update(self, round_number: int, client: str) -> None:
+        """Forget a stored update.
+
+        Raises:
+            MachineError: cannot be removed.
+        """
+        path = self._spool(round_number) / _file_name(client)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error, doing="remove") from error
+
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""
         shutil.rmtree(self.path / "spool", ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plait.rounds import events
 from plait.rounds.ledger import Follower
-from plait.rounds.privacy_card import PrivacyCard
+from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 from plait.rounds.validate import Reason
 
 _ROUNDS_TIMED = 64
@@ -29,12 +29,13 @@ class RunProgress:
         wanted: clients that the run waits for, if it waits for some.
         round: the current round, or the last one.
         cohort: the clients of this round.
-        lost: the clients of this round whose update will not count, and the ledger's reason.
+        lost: the clients that dropped out of this round, and the ledger's reason; of a masked sum with the stage.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
         done: number of finished rounds.
         round_s: times of the most recent ones.
         unfit: clients that cannot take part: a code, and the client's own message.
         base_loss: held-out loss before round 1; None until known.
+        masked: what masks hide so far; None without secure aggregation.
         privacy: the guarantee of a run with differential privacy; None without.
         loss: the newest held-out loss and the round before it; None until there is one.
     """
@@ -51,6 +52,7 @@ class RunProgress:
     round_s: tuple[float, ...] = ()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     privacy: PrivacyCard | None = None
+    masked: MaskedCard | None = None
     base_loss: float | None = None
     loss: tuple[int, float] | None = None
 
@@ -78,7 +80,7 @@ class RunProgress:
             case events.WaitingForClients():
                 return replace(self, state="waiting for clients", wanted=event.wanted)
             case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
-                return replace(self, lost={**self.lost, event.client: event.reason})
+                return replace(self, lost={**self.lost, event.client: event.why})
             case events.UpdateReceived() if event.client in self.lost:
                 return replace(self, lost={name: why for name, why in self.lost.items() if name != event.client})
             case events.ClientReplaced():
@@ -93,6 +95,8 @@ class RunProgress:
                 return replace(self, state="between rounds", base_loss=base, loss=(event.round, event.loss))
             case events.PrivacyStarted() | events.PrivacySpent():
                 return replace(self, privacy=PrivacyCard.after(self.privacy, event))
+            case events.SumUnmasked():
+                return replace(self, masked=MaskedCard.after(self.masked, event))
             case events.RunFinished():
                 return replace(self, state="finished")
             case events.Interrupted():

@@ -16,6 +16,7 @@ from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
+from plait.secagg.roster import LEAST_CLIENTS, Roster
 from plait.wire.envelope import Header
 from plait.wire.masking import MaskingTask
 from plait.wire.messages import DescribeTask, EvaluateTask, Task, TrainTask
@@ -35,6 +36,7 @@ class Terms:
         specs: the adapters of the run, one for each rank of its clients. A client is first asked about the largest.
         own: the one that this client has.
         policy: its operator's; None in a simulation, which has a single operator.
+        least_masked: the fewest clients of a masked sum, by its purpose.
     """
 
     client: str
@@ -42,6 +44,7 @@ class Terms:
     specs: tuple[AdapterSpec, ...]
     own: AdapterSpec
     policy: Policy | None = None
+    least_masked: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def check_task(self, task: Task) -> None:
         """Refuse a task whose settings or adapter differ from the run configuration.
@@ -61,6 +64,8 @@ class Terms:
                         "a masked sum is asked for, expected none: secure-aggregation of the run is false"
                     )
                 self._check_round(task.session.round, least=int(task.session.purpose == "train"))
+                if isinstance(task.stage, Roster):
+                    self._check_roster(task.stage)
             case TrainTask():
                 self._check_masked(task)
                 self._check_round(task.settings.round, least=1)
@@ -70,6 +75,14 @@ class Terms:
                 self._check_masked(task)
                 self._check_round(task.settings.round, least=0)
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
+
+    def _check_roster(self, roster: Roster) -> None:
+        count, least = len(roster.offers), self.least_masked.get(roster.session.purpose, LEAST_CLIENTS)
+        if count < least:
+            raise PolicyError(
+                f"roster of the masked sum has {count} clients, expected at least {least}: two thirds of those that "
+                "the run configuration invites"
+            )
 
     def _check_masked(self, task: TrainTask | EvaluateTask) -> None:
         if self.policy:

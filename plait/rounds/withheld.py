@@ -43,7 +43,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
     events.ReplyReceived: frozenset({"round", "client", "purpose"}),
     events.UpdateReceived: frozenset({"round", "client", "codec"}),
-    events.UpdateRefused: frozenset({"round", "client", "reason"}),
+    events.UpdateRefused: frozenset({"round", "client", "reason", "stage"}),
     # Losses of clients' data: left out as a whole.
     events.Evaluated: frozenset(),
     events.StepTakenBack: frozenset(),

@@ -31,18 +31,35 @@ from plait.secagg.sharing import check_share, combine
 
 
 class TooFewError(PeerError):
-    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked."""
+    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked.
+
+    Attributes:
+        count: how many are left.
+    """
+
+    def __init__(self, message: str, *, count: int = 0) -> None:
+        super().__init__(message)
+        self.count = count
 
 
-def agree(session: Session, offers: Iterable[Offer], *, bits: int, unit: float, size: int, figures: int) -> Roster:
+def agree(
+    session: Session,
+    offers: Iterable[Offer],
+    *,
+    bits: int,
+    unit: float,
+    size: int,
+    figures: int,
+    least: int = LEAST_CLIENTS,
+) -> Roster:
     """The roster of those that offered keys.
 
     Raises:
-        TooFewError: fewer than three did.
+        TooFewError: fewer than `least` did.
     """
     ordered = tuple(sorted(offers, key=lambda offer: offer.client))
-    if len(ordered) < LEAST_CLIENTS:
-        raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {LEAST_CLIENTS}")
+    if len(ordered) < least:
+        raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {least}", count=len(ordered))
     return Roster(session, ordered, bits, unit, size, figures)
 
 
@@ -135,7 +152,7 @@ class Collecting:
 
     def _enough(self, count: int, did: str) -> None:
         if count < self.roster.threshold:
-            raise TooFewError(f"{count} clients {did}, expected at least {self.roster.threshold}")
+            raise TooFewError(f"{count} clients {did}, expected at least {self.roster.threshold}", count=count)
 
 
 @dataclass(frozen=True, eq=False)

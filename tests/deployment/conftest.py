@@ -22,6 +22,7 @@ import pytest
 
 from plait.rounds.ledger import Line, read_lines
 from plait.trust import provision
+from tests.deployment.zygote import Forked
 
 CLIENTS = ("alice", "bob", "carol")
 CANARY = "zxcanary"
@@ -74,28 +75,33 @@ def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: C
 
 @dataclass
 class Deployment:
-    """A server and its clients, each in a folder that stands for a machine."""
+    """A server and its clients, each in a folder that stands for a machine.
+
+    Attributes:
+        launch: starts `plait`; that of a `zygote.Zygote` can also be told where to kill itself (``doomed``).
+    """
 
     folder: Path
     federation: Path
     port: int
+    launch: Callable[..., subprocess.Popen[bytes] | Forked] = plait
     run: Path = field(init=False)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes] | Forked] = field(default_factory=dict)
     _server: tuple[object, ...] = ()
     _clients: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.run = self.folder / "server" / "run"
 
-    def serve(self, *options: object) -> None:
+    def serve(self, *options: object, clients: int = len(CLIENTS), **more: str) -> None:
         (self.folder / "server").mkdir()
         self._server = (
             "server", "--kit", self.federation / "server", "--listen", f"127.0.0.1:{self.port}",
-            "--min-clients", len(CLIENTS), "--out", "run", *TRAINING, *options,
+            "--min-clients", clients, "--out", "run", *TRAINING, *options,
         )  # fmt: skip
-        self.start("server")
+        self.start("server", **more)
 
-    def join(self, name: str, *options: object, port: int | None = None, data: Path | None = None) -> None:
+    def join(self, name: str, *options: object, port: int | None = None, data: Path | None = None, **more: str) -> None:
         (self.folder / name).mkdir(exist_ok=True)
         self._clients[name] = (
             "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
@@ -103,16 +109,23 @@ class Deployment:
             "--threads", "1", "--dtype", "float32", "--policy", self.federation / "policy.toml",
             *options,
         )  # fmt: skip
-        self.start(name)
+        self.start(name, **more)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, **more: str) -> None:
         """Start a process anew, with the same command."""
         command = self._server if name == "server" else self._clients[name]
-        self.processes[name] = plait(*command, folder=self.folder / name, output=self.output(name))
+        self.processes[name] = self.launch(*command, folder=self.folder / name, output=self.output(name), **more)
 
-    def resume(self) -> None:
+    def resume(self, **more: str) -> None:
         """Start the server anew, with nothing but the name of the run."""
-        self.processes["server"] = plait("resume", "run", folder=self.folder / "server", output=self.output("server"))
+        self.processes["server"] = self.launch(
+            "resume", "run", folder=self.folder / "server", output=self.output("server"), **more
+        )
+
+    def until_killed(self, name: str) -> None:
+        """Wait for a process that kills itself."""
+        self.until(lambda: self.processes[name].poll() is not None)
+        assert self.processes[name].returncode == -signal.SIGKILL, self.everything_printed()
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self.processes[name].send_signal(number)

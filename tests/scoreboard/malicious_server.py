@@ -6,9 +6,15 @@ to guess as their keys are long, and that clients who were sent different models
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from scoreboard.small_federation import borrowed
@@ -16,14 +22,49 @@ from scoreboard.small_federation import borrowed
 from plait.errors import PeerError
 from plait.secagg import client as masking
 from plait.secagg.client import MaskingClient
-from plait.secagg.server import Collecting, agree
+from plait.secagg.roster import Offer, Session, is_vouched_for
+from plait.secagg.server import Collecting, agree, check_offer
+from plait.trust import ClientKit, provision
+from plait.trust.endorsement import Endorsement
 from plait.trust.keys import NodeKey
 
 exchange = borrowed("plait/secagg/test_exchange.py")
-Federation, SESSION, RECEIVED = exchange.Federation, exchange.SESSION, exchange.RECEIVED
+SESSION, RECEIVED = exchange.SESSION, exchange.RECEIVED
 sealed_of = exchange.sealed_of
 CLIENTS = 5
 LEAST_MASKS = 64
+
+
+class Federation(exchange.Federation):
+    """Clients with the keys of provisioned kits, who know each other by the authority's certificate alone."""
+
+    def __init__(self, count: int, **more: int) -> None:
+        super().__init__(count, **more)
+        self.kits = _kits(tuple(self.names))
+        self.keys = {name: kit.node_key for name, kit in self.kits.items()}
+
+    def vouch(self, offer: Offer) -> bool:
+        return is_vouched_for(self.kits[self.names[0]].tls.authority, offer)
+
+    def offer(self, name: str, session: Session = SESSION) -> Offer:
+        key, own = self.keys[name], Endorsement.of(self.kits[name])
+        self.clients[name], offer = self.clients[name].offer(
+            session,
+            identity=key.public_bytes,
+            sign=key.sign,
+            certificate=own.certificate,
+            endorsement=own.signature,
+        )
+        check_offer(offer, name, session, self.vouch)
+        return offer
+
+
+@cache
+def _kits(names: tuple[str, ...]) -> dict[str, ClientKit]:
+    kept = Path(tempfile.mkdtemp(prefix="plait-kits-"))
+    atexit.register(shutil.rmtree, kept, ignore_errors=True)
+    provision(kept, names, ["localhost"], now=datetime.now(UTC))
+    return {name: ClientKit.load(kept / "clients" / name) for name in names}
 
 
 def attacks() -> Iterator[str]:

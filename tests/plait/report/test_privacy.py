@@ -164,5 +164,8 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     page = render_html(view, {"": PLOTS})
     assert "masks add no noise" in page
     assert "<h2>Clients</h2>" not in page
+    proven = dict(secure_aggregation_facts([SUM.model_copy(update={"certified": True})]))
+    assert "Simulated" not in proven
+    assert "certificate" in proven["Keys"]
     assert secure_aggregation_facts(without_privacy().sums) == ()
     assert "masks add no noise" not in render_html(without_privacy(), {"": PLOTS})

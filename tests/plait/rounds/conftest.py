@@ -17,7 +17,7 @@ from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import coordinator, private_rounds
 from plait.rounds.aggregator import Weighting
-from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator, RunPlan
@@ -218,7 +218,7 @@ class InProcessChannel:
         return self.node_liveness.get(node, Liveness())
 
     def exchange(self, purpose: Purpose, group: str) -> "InProcessExchange":
-        return InProcessExchange(self, purpose, int(group))
+        return InProcessExchange(self, purpose, int(round_and_attempt(group)[0]))
 
 
 @dataclass

@@ -12,8 +12,11 @@ from plait.errors import PeerError
 from plait.rounds.channel import Purpose
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, sum_file
+from plait.rounds.masking import Masking, NodeIdentity
 from plait.rounds.run_directory import RunDirectory
-from plait.secagg.server import TooFewError
+from plait.rounds.terms import Asked
+from plait.secagg.roster import Session
+from plait.trust.keys import NodeKey
 from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 
@@ -24,6 +27,10 @@ STAGES = {"keys": type(None), "shares": "Roster", "delivery": Delivery, "signatu
 def begin(federate, fake_model, count=5, **more):
     models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
     return federate(models, masked=True, **more)
+
+
+def task_of(asked):
+    return decode_task(asked.task, max_bytes=len(asked.task))
 
 
 def stage_of(asked):
@@ -139,9 +146,80 @@ def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fa
 def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
     federation = begin(federate, fake_model)
     federation.channel.silent = lambda asked: asked.client in ("carol", "dave") and stage_of(asked) == "train"
-    with pytest.raises(TooFewError, match="3 clients sent a masked update, expected at least 4"):
+    with pytest.raises(PeerError, match=r"round 1 ended .* 3 clients sent a masked update, expected at least 4"):
         federation.run()
     assert not federation.of_kind("sum_unmasked")[1:]  # that of the losses before round 1
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
+def test_too_few_clients_end_an_attempt_and_not_the_run(federate, fake_model, sent, stage):
+    """Three of five fail once at a stage; whatever was begun, the next attempt takes the same sum."""
+    federation = begin(federate, fake_model, keep_updates=True, attempts=2)
+    failed, rosters = set(), []
+
+    def is_hit(asked):
+        hit = asked.round == 2 and stage_of(asked) == stage and asked.client in NAMES[2:] and asked.client not in failed
+        if hit:
+            failed.add(asked.client)
+        return hit
+
+    def fail(asked, reply):
+        if asked.purpose is Purpose.MASK and asked.round == 2:
+            rosters.append((task_of(asked).session.purpose, task_of(asked).session.attempt))
+        return reply[:-1] if is_hit(asked) else reply
+
+    federation.channel.tamper = fail
+    federation.run()
+    assert [(event["round"], event["attempt"]) for event in federation.of_kind("round_missed")] == [(2, 1)]
+    stored = summed(federation, 2)
+    assert list(stored.clients) == NAMES
+    np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in NAMES))
+    # Once shares were asked for, the same attempt goes on; before, other keys are used.
+    assert len({attempt for purpose, attempt in rosters if purpose == "train"}) == (1 if stage == "unmasking" else 2)
+
+
+def test_a_round_that_never_has_enough_fails_and_may_be_continued(federate, fake_model, sent):
+    federation = begin(federate, fake_model, keep_updates=True, attempts=3)
+
+    def is_hit(asked):
+        return asked.round > 1 and asked.client in NAMES[3:] and stage_of(asked) == "keys"
+
+    federation.channel.silent = is_hit
+    with pytest.raises(PeerError, match="round 2 ended without a sum in 3 attempts: 3 clients offered keys"):
+        federation.run()
+    assert [event["received"] for event in federation.of_kind("round_missed")] == [3, 3, 3]
+    federation.channel.silent = lambda asked: False
+    federation.run()
+    np.testing.assert_array_equal(summed(federation, 2).numbers, sum(sent[2, name] for name in NAMES))
+
+
+def test_a_client_that_lost_its_journal_is_a_dropout_of_its_round_alone(federate, fake_model):
+    federation = begin(federate, fake_model, keep_updates=True)
+
+    def lose(asked):
+        if asked.client == "carol" and asked.round == 1 and stage_of(asked) == "signatures":
+            federation.memories["carol"].pop("secagg")
+
+    federation.channel.before = lose
+    federation.run()
+    lost = [event for event in federation.of_kind("update_refused") if event["client"] == "carol"]
+    assert {(event["round"], event["stage"]) for event in lost} == {(1, "signatures")}
+    assert list(summed(federation, 2).clients) == NAMES
+
+
+def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(federate, fake_model):
+    """Without it nobody knows what it has revealed; that it was asked stands elsewhere."""
+    memory = begin(federate, fake_model).memories["alice"]
+    run_id = bytes(range(16))
+    asked = Asked(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
+    memory.save("asked", json.dumps({**vars(asked)}).encode())
+    key = NodeKey.generate()
+    masking = Masking("alice", memory, NodeIdentity(key.public_bytes, key.sign, lambda offer: True))
+    for purpose, number in (("train", 3), ("evaluate", 2), ("train", 1)):
+        with pytest.raises(PeerError, match="was unmasked before"):
+            masking.answer(MaskingTask(Session(run_id, purpose, number, b"a" * 16)))
+    for purpose, number in (("train", 4), ("evaluate", 3)):
+        masking.answer(MaskingTask(Session(run_id, purpose, number, b"b" * 16)))
 
 
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
@@ -186,7 +264,8 @@ def test_a_killed_server_asks_nobody_for_a_second_unmasking(federate, fake_model
 
     killed.channel.before = note
     killed.run()
-    assert [stage for number, stage in stages if number == 1][:3] == ["signatures"] * 3
+    # The signatures were stored before anybody was asked for a share.
+    assert [stage for number, stage in stages if number == 1][:3] == ["unmasking"] * 3
     assert len({attempt for attempt, _ in lists}) <= 2  # that of the updates, and that of the losses
 
 

@@ -1,0 +1,119 @@
+"""Tasks of one purpose that clients were sent, and their answers as they come; nobody is waited for without end.
+
+If clients come and go, one that is silent, or far slower than the others, is given up and its task withdrawn. Knows
+nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Self
+
+from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, TaskParts
+from plait.rounds.patience import Patience
+from plait.rounds.validate import Reason
+
+_LOOK_S = 1.0  # interval of checks for clients that will not answer
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What came from a client, or why nothing will.
+
+    Attributes:
+        given_up: why the client was given up, if it was.
+        waited_s: how long it was waited for then.
+    """
+
+    client: str
+    data: Data | NoAnswer
+    given_up: Reason | None = None
+    waited_s: float = 0.0
+
+
+@dataclass(eq=False)
+class Asking:
+    """An exchange with clients by name. Leaving it withdraws what is unanswered.
+
+    Attributes:
+        group: as `plait.rounds.channel.group_of` makes it.
+        patience: how long to wait for clients that come and go.
+    """
+
+    channel: Channel
+    _: KW_ONLY
+    purpose: Purpose
+    group: str
+    patience: Patience
+
+    def __post_init__(self) -> None:
+        self._exchange = self.channel.exchange(self.purpose, self.group)
+        self._waiting: dict[int, str] = {}
+        self._asked_at: dict[str, float] = {}
+        self._took_s: list[float] = []
+
+    def __enter__(self) -> Self:
+        self._exchange.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exchange.__exit__(*error)
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The clients that have not answered."""
+        return frozenset(self._waiting.values())
+
+    def send(self, client: str, node: int, task: TaskParts) -> None:
+        """Send a client its task; a further one belongs to the same question."""
+        self._asked_at.setdefault(client, self.channel.clock.now())
+        self._waiting[node] = client
+        self._exchange.send(node, task)
+
+    def settled(self, client: str) -> float:
+        """A client's answer is its last one: the seconds that it took."""
+        took_s = self.channel.clock.now() - self._asked_at[client]
+        self._took_s.append(took_s)
+        return took_s
+
+    def next(self, deadline: float | None) -> Heard | None:
+        """What comes next.
+
+        Args:
+            deadline: on the channel's clock; None for none.
+
+        Returns:
+            None once everybody answered or the deadline passed.
+        """
+        open_ended = self.channel.open_ended
+        while self._waiting:
+            left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
+            slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
+            received = self._exchange.receive(slice_s)
+            if received is None:
+                if slice_s == left_s:
+                    return None
+                if given_up := self._give_up():
+                    return given_up
+                continue
+            node, data = received
+            client = self._waiting.pop(node, None)
+            if client is not None:  # else it was not asked, or has answered
+                return Heard(client, data)
+        return None
+
+    def _give_up(self) -> Heard | None:
+        """Give up a client that is silent, or far slower than the others: its task is withdrawn."""
+        now = self.channel.clock.now()
+        for node, client in self._waiting.items():
+            asked_s = now - self._asked_at[client]
+            if self.patience.is_silent(asked_s=asked_s, idle_s=self.channel.liveness(node).idle_s):
+                reason, why = Reason.SILENT, f"has shown no progress for {self.patience.silent_s:.0f} s"
+            elif self.patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
+                reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
+            else:
+                continue
+            del self._waiting[node]
+            self._exchange.withdraw(node, reason.value)
+            return Heard(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
+        return None

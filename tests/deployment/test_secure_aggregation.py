@@ -1,0 +1,118 @@
+"""A masked federation of real processes with real kits: its sums, its dropouts, and kill -9 in every stage."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from plait.rounds.masked_sum import Summed, sum_file
+from plait.rounds.run_directory import RunDirectory
+from plait.trust import provision
+from tests.deployment.zygote import Zygote
+
+pytestmark = pytest.mark.slow
+
+MASKED = ("--rounds", "2", "--eval-every", "2", "--secure-aggregation", "--keep-updates")
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _forked(deployment, zygote):
+    deployment.launch = zygote.plait
+
+
+def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(deployment, simulated):
+    deployment.serve(*MASKED)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name, "--require-secure-aggregation")
+    deployment.finish()
+
+    reference = simulated(*MASKED)
+    assert deployment.adapter == (reference / WEIGHTS).read_bytes()
+    for number in (1, 2):
+        assert summed(deployment.run, number) == summed(reference, number)
+    assert "the run is masked (secure aggregation)" in deployment.printed("alice")
+    assert not deployment.events("update_refused")
+    for described in deployment.events("clients_described"):
+        assert not any(client.get("train_examples") for client in described["clients"])
+    assert "recomputed, bit for bit" in plait("verify", deployment.run)
+    card = (deployment.run / "adapter" / "README.md").read_text()
+    assert "## Secure aggregation" in card
+    assert "certificate" in card
+    assert "protects nobody" not in card
+    assert "Simulated" not in plait("privacy", deployment.run)
+
+
+def test_a_client_that_is_killed_at_any_stage_is_a_dropout_of_it_and_is_in_the_next_round(deployment):
+    """Four clients, of whom one kills itself in each round at another stage, before it answers or before it sends."""
+    points = [
+        "client/keys/1/after",
+        "client/shares/2/before",
+        "client/training/3/after",
+        "client/signatures/4/before",
+        "client/unmasking/5/after",
+    ]
+    provision(deployment.federation, ["dave"], [], now=datetime.now(UTC))
+    deployment.serve(*MASKED[2:], "--rounds", len(points), "--grace-s", "1", clients=4)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name, "--require-secure-aggregation")
+    deployment.join("dave", data=deployment.federation / "alice.jsonl", doomed=points[0])
+    for number, following in enumerate([*points[1:], ""], start=1):
+        deployment.until_killed("dave")
+        stage = points[number - 1].split("/")[1]
+        deployment.until(lambda: deployment.events("update_refused", client="dave", stage=stage))  # noqa: B023
+        deployment.start("dave", doomed=following)
+    deployment.finish(("server", "alice", "bob", "carol", "dave"))
+
+    lost = [(event["round"], event["stage"]) for event in deployment.events("update_refused", client="dave")]
+    assert [each for each in lost if each[1] != "delivery"] == [
+        (1, "keys"), (2, "shares"), (3, "training"), (4, "signatures"), (5, "unmasking"),
+    ]  # fmt: skip
+    assert not [event for event in deployment.events("update_refused") if event["client"] != "dave"]
+    sums = {event["round"]: event["clients"] for event in deployment.events("sum_unmasked", purpose="train")}
+    # From the signatures on the client's numbers are in the sum.
+    assert sums == {1: 3, 2: 3, 3: 3, 4: 4, 5: 4}
+    assert "5 recomputed, bit for bit" in plait("verify", deployment.run)
+
+
+def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undisturbed_run(deployment, simulated):
+    points = [
+        "server/keys/1/2",
+        "server/shares/1/2",
+        "server/training/1/2",
+        "server/sealed/1/stored",
+        "server/signatures/2/1",
+        "server/signed/2/stored",
+        "server/unmasking/2/2",
+        "server/sum/2/stored",
+    ]
+    deployment.serve(*MASKED, doomed=points[0])
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name)
+    for following in [*points[1:], ""]:
+        deployment.until_killed("server")
+        deployment.resume(doomed=following)
+    deployment.finish()
+
+    assert deployment.adapter == (simulated(*MASKED) / WEIGHTS).read_bytes()
+    assert not deployment.events("update_refused")
+    unmasked = [(event["round"], event["purpose"]) for event in deployment.events("sum_unmasked")]
+    assert len(unmasked) == len(set(unmasked))
+    assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
+
+
+def summed(run, number):
+    stored = Summed.from_bytes(RunDirectory.find(run).load_update(number, sum_file("train")))
+    return stored.clients, stored.numbers.tobytes(), stored.unit
+
+
+def plait(*arguments: object) -> str:
+    command = (sys.executable, "-m", "plait.cli.main", *map(str, arguments))
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
