@@ -25,6 +25,7 @@ from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
 from plait.cli.export import export
 from plait.cli.fetch import fetch
+from plait.cli.flowertune import flowertune
 from plait.cli.merge import merge
 from plait.cli.methods import methods
 from plait.cli.page_link import page_link
@@ -92,6 +93,7 @@ app.command(name="check-plugin")(check_plugin)
 app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(merge)
+app.command()(flowertune)
 app.command()(serve)
 app.command()(watch)
 app.command(name="page-link")(page_link)

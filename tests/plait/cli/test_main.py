@@ -17,7 +17,7 @@ from plait.rounds.run_directory import RunDirectory
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
-    "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "merge", "bench wire",
+    "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "merge", "flowertune", "bench wire",
     "bench aggregate",
 )  # fmt: skip
 
