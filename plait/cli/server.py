@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from plait import machine
+from plait.alerts.beside import alerts_beside
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.simulate import show, told_how_to_go_on
@@ -56,6 +57,12 @@ def server(
         ),
     ] = None,
     page: PageAddress = "",
+    alerts: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of alerts: a command or webhook for ended runs, missed quorums, lost clients, risen losses."
+        ),
+    ] = None,
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
@@ -74,6 +81,10 @@ def server(
         )
     if page:
         page_address(page, what="--page", kit=kit)
+    if alerts is not None:
+        from plait.alerts.rules import load_rules
+
+        load_rules(alerts)
     if stay:
         others = [*(key for key in given if key != "out"), *(["min_clients"] if min_clients else [])]
         if others or config is not None or json_output:
@@ -87,7 +98,7 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        serve_queue(directory, serving, give_up_s=give_up_s, page=page)
+        serve_queue(directory, serving, give_up_s=give_up_s, page=page, alerts=alerts)
         return
     if give_up_s is not None:
         raise ConfigError("--give-up-s is given without --stay, expected both")
@@ -107,11 +118,19 @@ def server(
         run_number=before.run_number if before else new_run_number(),
     )
     with told_how_to_go_on(settings.out):
-        serve(directory, settings, serving, page=page, quiet=json_output)
+        serve(directory, settings, serving, page=page, alerts=alerts, quiet=json_output)
         show(directory.path, json_output=json_output)
 
 
-def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, page: str = "", quiet: bool) -> None:
+def serve(
+    directory: RunDirectory,
+    settings: RunConfig,
+    serving: Serving,
+    *,
+    page: str = "",
+    alerts: Path | None = None,
+    quiet: bool,
+) -> None:
     """Serve until the run is over.
 
     Args:
@@ -119,6 +138,7 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, pag
         settings: of the run.
         serving: where and how to serve.
         page: address of the live page; empty for none.
+        alerts: file of alerts; None for none.
         quiet: whether to show nothing.
 
     Raises:
@@ -134,8 +154,9 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, pag
         return
     _log_to(directory.server_log)
     _stop_on_signals(f"plait resume {settings.out}")
-    beside = page_beside(directory.path, page, quiet=quiet, kit=serving.kit_directory, desk=OneRun(service.grid))
-    with beside, service.followed(quiet=quiet):
+    desk = OneRun(service.grid)
+    beside = page_beside(directory.path, page, quiet=quiet, kit=serving.kit_directory, desk=desk)
+    with beside, alerts_beside(directory.path, alerts, folder=False, desk=desk), service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
             say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
@@ -143,7 +164,9 @@ def serve(directory: RunDirectory, settings: RunConfig, serving: Serving, *, pag
         conclude(directory)
 
 
-def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None, page: str = "") -> None:
+def serve_queue(
+    directory: Path, serving: Serving, *, give_up_s: float | None, page: str = "", alerts: Path | None = None
+) -> None:
     """Serve the runs of a federation until the process is told to end.
 
     Raises:
@@ -156,7 +179,10 @@ def serve_queue(directory: Path, serving: Serving, *, give_up_s: float | None, p
     standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
     _log_to(directory / "server.log")
     _stop_on_signals("the same command")
-    with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
+    with (
+        page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing),
+        alerts_beside(directory, alerts, folder=True, desk=standing),
+    ):
         standing.serve(
             on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
         )
