@@ -32,7 +32,7 @@ from tests.deployment.zygote import Zygote
 
 ROUNDS = 6
 OPTIONS = ("--rounds", str(ROUNDS), "--eval-every", "3", "--secure-aggregation", "--keep-updates")
-MOST_BETWEEN = 12
+MOST_BETWEEN = 30
 _LOOK_S = 0.002
 _PATIENCE_S = 900.0
 

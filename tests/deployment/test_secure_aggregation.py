@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from plait.rounds.ledger import read_lines
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
 from plait.trust import provision
@@ -106,6 +107,32 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
     unmasked = [(event["round"], event["purpose"]) for event in deployment.events("sum_unmasked")]
     assert len(unmasked) == len(set(unmasked))
     assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
+
+
+def test_a_submitted_run_is_masked_too(deployment, zygote):
+    federation, folder = deployment.federation, deployment.folder
+    provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
+    (folder / "server").mkdir()
+    listen = f"127.0.0.1:{deployment.port}"
+    deployment._server = ("server", "--kit", federation / "server", "--listen", listen, "--stay", "--out", "runs")
+    deployment.start("server")
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name, "--require-secure-aggregation")
+    (folder / "run.toml").write_text(
+        'base = "tiny"\nrounds = 1\nclients = 3\nlocal-steps = 8\nbatch-size = 2\nseq-len = 32\ndtype = "float32"\n'
+        "learning-rate = 0.01\nthreads = 1\nsecure-aggregation = true\n"
+    )
+    asked = ("--server", f"localhost:{deployment.port}", "--kit", federation / "operators" / "olga", "--wait")
+    deployment.until(lambda: deployment.printed("server").count("serving on"))
+    submitted = zygote.plait("submit", folder / "run.toml", *asked, folder=folder, output=folder / "submitted")
+    assert submitted.wait() == 0, (folder / "submitted").read_text() + deployment.everything_printed()
+
+    (ledger,) = (folder / "server" / "runs").rglob("ledger.jsonl")
+    sums = [event for event in read_lines(ledger) if event["event"] == "sum_unmasked"]
+    assert [(event["purpose"], event["round"], event["clients"]) for event in sums] == [
+        ("evaluate", 0, 3), ("train", 1, 3), ("evaluate", 1, 3),
+    ]  # fmt: skip
+    assert all(event["certified"] for event in sums)
 
 
 def summed(run, number):

@@ -1,0 +1,81 @@
+"""What a node gives up when its server asks for something else, and what it calls the work."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from client.events import Began, Dropped, Event
+from client.runner import Capacity, Run
+from client.task import Answer, Kind, Task
+from client.worker import Worker
+from plait.abandon import check_abandoned
+from plait.rounds.channel import group_of
+
+RUN = Run(1, 2, {}, b"")
+FIRST, SECOND = b"a" * 16, b"b" * 16
+
+
+def task(message_type: str, group: str) -> Task:
+    return Task(f"{group}.{message_type}.0", message_type, group, Kind.PLAIT, b"", 0, b"")
+
+
+@dataclass
+class Busy:
+    """A runner that works until nobody waits any more; also what the worker downloads from and uploads to."""
+
+    capacity: Capacity = field(default_factory=lambda: Capacity(b"", (), 0, ""))
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        while True:
+            check_abandoned()
+
+    def fetch(self, handle: object) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_given_up"),
+    [
+        (task("query.mask", group_of(3, SECOND, "keys")), True),
+        (task("query.mask", group_of(3, FIRST, "signatures")), False),
+        (task("query", "0"), False),
+    ],
+)
+def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: Task, is_given_up: bool) -> None:
+    busy, events, seen = Busy(), list[Event](), threading.Semaphore(0)
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Began | Dropped):
+            seen.release()
+
+    worker = Worker(lambda _: busy, downloads=busy, uploads=busy, tell=tell)  # pyright: ignore[reportArgumentType]
+    try:
+        worker.move_to(RUN)
+        worker.take(task("train", group_of(3, FIRST)))
+        assert seen.acquire(timeout=60)
+        worker.take(asked)
+        assert worker.current is not None
+        if is_given_up:
+            assert seen.acquire(timeout=60)
+            assert any(isinstance(event, Dropped) for event in events)
+        else:
+            assert not worker.current.abandonment.is_asked
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "doing", "attempt"),
+    [
+        (task("train", "3"), "round 3: training", ""),
+        (task("train", group_of(3, FIRST)), "round 3: training", FIRST.hex()[:16]),
+        (task("query.mask", group_of(3, FIRST, "shares")), "round 3: masking", FIRST.hex()[:16]),
+        (task("query", "0"), "describing this node's data", ""),
+    ],
+)
+def test_a_task_says_what_it_is(given: Task, doing: str, attempt: str) -> None:
+    assert (given.doing, given.attempt) == (doing, attempt)
