@@ -21,6 +21,8 @@ from plait.secagg.graph import COMPLETE, NEIGHBOURS, threshold_of
 from plait.secagg.ring import Ring
 from plait.secagg.roster import LEAST_CLIENTS
 
+_PROOF_BYTES = 510
+"""About a certificate and an endorsement."""
 _FIRST_ROUND_ROOM = 4.0
 """How much longer than the guess updates of the first round may be without being cut."""
 
@@ -82,25 +84,27 @@ class MaskedRounds:
         """The grid that a round's numbers are on."""
         return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
 
-    def bits_up(self, size: int, rounds: int, *, sums: int) -> float:
+    def bits_up(self, size: int, rounds: int, *, sums: int, certified: bool) -> float:
         """Bits of a client's uplink for each of `size` parameters, over a run of so many rounds, all stages included.
 
         Args:
             size: parameters of the adapter.
             rounds: of the run.
             sums: unmasked in a round.
+            certified: whether clients prove their keys to each other, as over a network.
         """
-        return bits_for(self.clients) + FIRST_ROUND_BITS / rounds + 8 * sums * self._stage_bytes[0] / size
+        stages = self._stage_bytes(certified=certified)[0]
+        return bits_for(self.clients) + FIRST_ROUND_BITS / rounds + 8 * sums * stages / size
 
-    def more_bits_down(self, size: int, *, sums: int) -> float:
+    def more_bits_down(self, size: int, *, sums: int, certified: bool) -> float:
         """Bits of a client's downlink for each of `size` parameters beside the broadcast."""
-        return 8 * sums * self._stage_bytes[1] / size
+        return 8 * sums * self._stage_bytes(certified=certified)[1] / size
 
-    @property
-    def _stage_bytes(self) -> tuple[int, int]:
+    def _stage_bytes(self, *, certified: bool) -> tuple[int, int]:
         """About what the stages of one sum send from a client and to it."""
         near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
-        return 290 + 125 * (near + 1), 210 + 294 * self.clients + 84 * near
+        proof = _PROOF_BYTES if certified else 0
+        return 290 + proof + 125 * (near + 1), 210 + (294 + proof) * self.clients + 84 * near
 
     @staticmethod
     def length(summed: Summed) -> float:
