@@ -1,7 +1,8 @@
 """Cross-entropy of a batch under a model, by the fastest implementation that fits the model.
 
 Language models that `fused` supports are computed by it: same numbers within rounding, less time, no padding and
-never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it.
+never all logits. Every other model, and every classifier, runs as PEFT and transformers implement it; of a language
+model's logits, where they would be many, only a slice exists at a time (`sliced_head`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from plait.plugins import located_errors
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import recognise
 from plait.training.local_loss import LocalAdapter, LocalLoss
+from plait.training.sliced_head import SlicedHead
 from plait.training.step_memory import StepMemory
 
 # If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
@@ -41,6 +43,7 @@ class BatchLoss:
         self._pad_token = pad_token
         self._device = next(model.parameters()).device
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+        self._sliced = None if self._fused or task is not Task.CAUSAL_LM else SlicedHead.of(model)
 
     @property
     def recomputes(self) -> bool:
@@ -51,6 +54,8 @@ class BatchLoss:
         """The batch's loss; a scalar that gradients can be taken of."""
         if self._fused is not None and self._fused.takes(batch):
             return self._fused.token_losses(batch, recomputed=self._memory.recomputed)[0].sum()
+        if (losses := self._by_slices(batch)) is not None:
+            return losses.sum()
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
 
     def by_sequence(self, batch: Sequence[Example]) -> list[float]:
@@ -67,9 +72,21 @@ class BatchLoss:
         """
         if self._fused is not None and self._fused.takes(batch):
             return self._fused.token_losses(batch, recomputed=self._memory.recomputed)
+        if (losses := self._by_slices(batch)) is not None:
+            return losses, [count_labels(example, self._task) for example in batch]
         logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         return losses[targets != IGNORED], [count_labels(example, self._task) for example in batch]
+
+    def _by_slices(self, batch: Sequence[Example]) -> torch.Tensor | None:
+        """Losses of all label tokens where their logits are too many to be held; None where they are not."""
+        if self._sliced is None or not self._sliced.pays(batch, self._device):
+            return None
+        tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
+        found = self._sliced.token_losses(tokens, mask, [example.labels for example in batch])
+        if found is None:
+            self._sliced = None
+        return found
 
 
 def summed_loss(

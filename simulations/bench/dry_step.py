@@ -262,6 +262,9 @@ class _Recorder(TorchDispatchMode):
         if name == "_to_copy" and on_device and torch.device((kwargs or {}).get("device") or "meta").type == "cpu":
             self._wait()
             return torch.zeros(args[0].shape, dtype=(kwargs or {}).get("dtype") or args[0].dtype)
+        if name == "equal" and on_device:
+            self._wait()
+            return True
         if name == "nonzero":
             raise NotImplementedError("nonzero on a GPU waits for it, and its size is not known without values")
         out = function(*args, **(kwargs or {}))

@@ -24,3 +24,9 @@ def test_a_step_costs_no_more_than_before(cell: tuple[StepShape, bool], ceilings
     found = (costs.peak_bytes / 1e9, costs.launches, costs.moved_bytes / 1e9)
     assert all(each <= most for each, most in zip(found, ceilings, strict=True)), found
     assert costs.inside == 0, "a copy or a wait between the first block and the losses stalls the GPU"
+
+
+def test_a_model_that_peft_computes_holds_no_logits_of_all_positions() -> None:
+    shape = StepShape("llama-3.2-1b", 4, 1024, layers=2, fused=False)
+    costs = dry_step(shape)
+    assert costs.peak_bytes - costs.resident_bytes < 4 * 1024 * 128256 * 4, "all logits alone, in float32"

@@ -1,0 +1,121 @@
+"""The loss of models that PEFT computes, in slices: equal to that of all logits at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from plait.adapters import Task
+from plait.training import sliced_head
+from plait.training.examples import IGNORED, Example
+from plait.training.losses import BatchLoss, summed_loss
+
+WORDS = 50
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def llama() -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, num_key_value_heads=1, **SMALL))
+
+
+def gemma(cap: float | None) -> PreTrainedModel:
+    config = Gemma2Config(
+        vocab_size=WORDS, num_key_value_heads=1, head_dim=8, final_logit_softcapping=cap, **SMALL,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return Gemma2ForCausalLM(config)
+
+
+def gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0,
+                                      attn_pdrop=0))  # fmt: skip
+
+
+DORA = LoraConfig(r=4, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "dora": lambda: get_peft_model(llama(), DORA),
+    "lora on the head": lambda: get_peft_model(llama(), LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")),
+    "a learned prompt": lambda: get_peft_model(
+        llama(), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    ),
+    "gpt2": lambda: get_peft_model(
+        gpt2(), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    ),
+    "gemma": lambda: get_peft_model(gemma(None), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")),
+}
+
+
+def batch() -> list[Example]:
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, WORDS, length).astype(np.int32) for length in (12, 5, 30)]
+    return [Example(row, np.where(generator.random(len(row)) < 0.4, IGNORED, row).astype(np.int32)) for row in rows]
+
+
+@pytest.fixture
+def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Slices of seven rows, whatever the batch; the rows of every slice."""
+    monkeypatch.setattr(sliced_head, "_HELD_ON_CPU", 0)
+    monkeypatch.setattr(sliced_head, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
+    honest, seen = sliced_head.SlicedHead._losses, list[int]()
+
+    def counted(self: sliced_head.SlicedHead, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(len(hidden))
+        return honest(self, hidden, targets)
+
+    monkeypatch.setattr(sliced_head.SlicedHead, "_losses", counted)
+    return seen
+
+
+def gradients(model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_losses_and_gradients_are_those_of_all_logits_at_once(
+    make: Callable[[], torch.nn.Module], sliced: list[int]
+) -> None:
+    torch.manual_seed(0)
+    model = make().train()
+    loss = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)
+    ours = loss(batch())
+    assert len(sliced) > 2
+    assert max(sliced) == 7
+    theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    torch.testing.assert_close(gradients(model, ours), gradients(model, theirs), rtol=1e-4, atol=1e-6)
+    by_sequence = loss.by_sequence(batch())
+    assert sum(by_sequence) == pytest.approx(theirs.item(), rel=1e-6)
+    assert len(by_sequence) == len(batch())
+
+
+def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced: list[int]) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(gemma(0.5), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).train()
+    ours = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)(batch())
+    theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    assert ours.item() == theirs.item()
+    assert not sliced
+
+
+def test_few_logits_are_computed_as_before() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(llama(), DORA).train()
+    loss = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)
+    theirs = summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+    assert loss(batch()).item() == theirs.item(), "to the last bit"
