@@ -147,6 +147,7 @@ def open_runner(
             memory_bytes=min(memory, settings.max_memory_bytes or memory),
             device=f"{device}, {compute.dtype_name}",
         ),
+        refusal=lambda: participant.refusal,
     )
 
 

@@ -65,6 +65,8 @@ class Proposal:
         )
 
     def _also_sent(self, figures: str) -> tuple[str, ...]:
+        if self.config.dp == "record":
+            return ("also sent: this machine's device and memory",)
         if not self.config.secure_aggregation:
             return (f"also sent: {figures}, this machine's device and memory",)
         return f"also sent under masks: {figures}", "also sent: this machine's device and memory"
@@ -72,6 +74,8 @@ class Proposal:
     @property
     def _who_sees(self) -> tuple[str, ...]:
         """Who learns what of an update."""
+        if self.config.dp == "record":
+            return ("the run is not masked: the server sees this client's own updates, which have its noise",)
         if not self.config.secure_aggregation:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
@@ -91,6 +95,13 @@ class Proposal:
             return ()
         given = f"noise of {config.dp_noise_multiplier:g} times the clip norm"
         noise = f"epsilon {config.dp_epsilon:g}" if config.dp_epsilon else given
+        if config.dp == "record":
+            return (
+                (
+                    f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+                    f"{noise} at delta {config.dp_delta:g}, kept by this client's own account"
+                ),
+            )
         return (
             (
                 f"the server promises client-level differential privacy towards everybody but itself: {noise} at delta "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
@@ -85,11 +85,13 @@ class AppRunner:
     Attributes:
         app: the app, hosted in this process.
         capacity: what the node can do.
+        refusal: why plait's own app refused the newest task, in more words than it may tell the server.
     """
 
     app: HostedApp
     _: KW_ONLY
     capacity: Capacity
+    refusal: Callable[[], str] = lambda: ""
 
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
@@ -111,18 +113,19 @@ class AppRunner:
             return Answer.failed(failure(error))
         if not is_plait:
             return Answer.of(Kind.RECORDS, data)
-        return Answer.of(Kind.PLAIT, data, failure=_refusal_in(data))
+        return Answer.of(Kind.PLAIT, data, failure=self._refusal_in(data))
 
-
-def _refusal_in(data: bytes) -> str:
-    """Why plait's own app refused, if it did."""
-    if len(data) > _LARGEST_REFUSAL:
-        return ""
-    try:
-        reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
-    except PeerError:
-        return ""  # another app's bytes
-    return f"{reply.reason.name.lower().replace('_', ' ')}: {reply.detail}" if isinstance(reply, Refusal) else ""
+    def _refusal_in(self, data: bytes) -> str:
+        """Why plait's own app refused, if it did."""
+        if len(data) > _LARGEST_REFUSAL:
+            return ""
+        try:
+            reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
+        except PeerError:
+            return ""  # another app's bytes
+        if not isinstance(reply, Refusal):
+            return ""
+        return f"{reply.reason.name.lower().replace('_', ' ')}: {self.refusal() or reply.detail}"
 
 
 class DecliningRunner:

@@ -157,26 +157,35 @@ class RunConfig(BaseModel, frozen=True):
         bool, Field(description="keep all updates in RUN/spool, so that plait verify can recompute every round")
     ] = False
     dp: Annotated[
-        Literal["off", "client"],
+        Literal["off", "client", "record"],
         Field(
-            description="differential privacy: client hides from everybody but the server what any one client's data "
-            "changed; it needs hundreds of clients to be useful (plait estimate says)"
+            description="differential privacy: record hides from everybody, the server too, what any one sequence of a "
+            "client changed; client hides from everybody but the server what any one client's data changed, and needs "
+            "hundreds of clients to be useful (plait estimate says)"
         ),
     ] = "off"
     dp_epsilon: Annotated[
         float, Field(ge=0, le=1e6, description="epsilon of the whole run, never exceeded; sets the noise")
     ] = 0.0
     dp_noise_multiplier: Annotated[
-        float, Field(ge=0, le=1e4, description="noise over clip norm in each round, instead of an epsilon")
+        float,
+        Field(ge=0, le=1e4, description="noise over clip norm in each round (of records: step), instead of an epsilon"),
     ] = 0.0
     dp_delta: Annotated[
         float,
-        Field(ge=0, lt=1, description="delta of the whole run; 0 means the smaller of 1e-5 and 1 / (10 clients)"),
+        Field(
+            ge=0,
+            lt=1,
+            description="delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller",
+        ),
     ] = 0.0
     dp_clip: Annotated[
         Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"],
         BeforeValidator(_number_or("adaptive")),
-        Field(description="norm that a client's update is clipped to, or adaptive, which follows a quantile"),
+        Field(
+            description="norm that a client's update, or a record's gradient, is clipped to; adaptive follows a "
+            "quantile of the updates, and scales all gradients to one norm"
+        ),
     ] = "adaptive"
     dp_clip_quantile: Annotated[
         float, Field(gt=0, lt=1, description="quantile of the clients' norms that an adaptive clip norm follows")
@@ -492,27 +501,43 @@ class RunConfig(BaseModel, frozen=True):
         if self.dp == "off":
             if noise or self.dp_clip != "adaptive":
                 what = noise[0] if noise else f"dp-clip is {self.dp_clip}"
-                raise ValueError(f"{what} and dp is 'off', expected dp to be 'client': nothing is private without it")
+                raise ValueError(
+                    f"{what} and dp is 'off', expected dp to be 'client' or 'record': nothing is private without it"
+                )
             return
         if len(noise) != 1:
-            both = " and ".join(noise) or "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"
+            both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
             raise ValueError(f"{both}, expected one of the two: each follows from the other")
-        if self.dp_delta * self.clients >= 1:
+        if self.dp == "client" and self.dp_delta * self.clients >= 1:
             raise ValueError(
                 f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
                 f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
             )
         self._check_alone(
-            "dp is 'client'",
-            ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off",
-             "its bound is a median of all norms, so one client changes which others count"),
-            ("weighting", self.weighting != "equal", "equal", "the weights of all updates depend on one client's data"),
-            ("client-ranks", not self.one_rank, "one rank", "how far a client moves the sum depends on its rank"),
+            f"dp is '{self.dp}'",
+            ("weighting", self.weighting != "equal", "equal", "how many examples a client has is not to be said"),
             ("patience", self.patience, "0", "losses of clients stay unknown"),
             ("keep", self.keep != "last", "last", "losses of clients stay unknown"),
             ("reference", self.reference, "none", "baselines show losses that no noise covers"),
-            ("devices", self.devices, "none", "the times of a virtual clock follow from the sizes of updates"),
-        )  # fmt: skip
+            ("devices", self.devices, "none", "the times of a virtual clock follow from the clients' data"),
+        )
+        if self.dp == "client":
+            self._check_alone(
+                "dp is 'client'",
+                ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off",
+                 "its bound is a median of all norms, so one client changes which others count"),
+                ("client-ranks", not self.one_rank, "one rank", "how far a client moves the sum depends on its rank"),
+            )  # fmt: skip
+            return
+        unseen = "noise needs the gradient of each record by itself"
+        self._check_alone(
+            "dp is 'record'",
+            ("trainer", self.trainer, "none", unseen),
+            ("objective", self.learns_preferences, "sft", unseen),
+            ("loss", self.loss != "cross_entropy", "cross_entropy", unseen),
+            ("max-grad-norm", self.max_grad_norm != 1.0, "1.0", "dp-clip bounds the gradient of each record instead"),
+            ("side-by-side", self.side_by_side > 1, "1", "a batch of its own has as many records as are drawn"),
+        )
 
     def _check_secure_aggregation(self) -> None:
         if not self.secure_aggregation:
@@ -530,7 +555,8 @@ class RunConfig(BaseModel, frozen=True):
                 )
         self._check_alone(
             "secure-aggregation is true",
-            ("dp", self.dp != "off", "off", "its server clips every single update, and sees none"),
+            ("dp", self.dp == "client", "off", "its server clips every single update, and sees none"),
+            ("dp", self.dp == "record", "off", "sums of losses and counts have no noise"),
             ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off", "the server sees no update's norm"),
             ("weighting", self.weighting != "equal", "equal", "the server sees no client's number of examples"),
             ("client-ranks", not self.one_rank, "one rank", "only updates of one shape have a sum"),

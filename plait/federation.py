@@ -21,7 +21,7 @@ from plait.errors import ConfigError
 from plait.exporting import Outlets
 from plait.exporting.publisher import Publisher
 from plait.privacy.key import RunKey
-from plait.rounds import private_rounds
+from plait.rounds import private_rounds, record_accountant
 from plait.rounds.aggregator import largest_update
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -36,7 +36,7 @@ from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO
-from plait.rounds.withheld import screened
+from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.run import Run
 from plait.secagg.roster import Vouch
 from plait.settle import Settled
@@ -223,6 +223,9 @@ def _open(
     )
     if privacy and key:
         ledger.append(private_rounds.started(privacy, key, size=largest_update(run.rule, ranks.master.geometry)))
+    elif run.config.dp == "record":
+        size = largest_update(run.rule, ranks.master.geometry)
+        ledger.append(record_accountant.started(run.settled.plan.settings, clients=config.cohort_size, size=size))
     return directory, ledger, state, read_events(directory.ledger)
 
 
@@ -256,10 +259,14 @@ def rule_recorded(rule: Rule) -> CombiningRule:
 
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
-    update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
     screen = None
-    if run.settled.privacy or run.settled.masked:
-        screen = partial(screened, update_bytes=update_bytes if run.settled.privacy else None)
+    if run.settled.privacy:
+        update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
+        screen = partial(screened, update_bytes=update_bytes)
+    elif run.settled.masked:
+        screen = partial(screened, kept=KEPT_MASKED)
+    elif run.config.dp == "record":
+        screen = partial(screened, kept=KEPT_OF_RECORDS)
     ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
     try:
         ledger.append(event)

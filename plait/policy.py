@@ -101,10 +101,15 @@ class Policy(BaseModel, frozen=True):
         float,
         Field(
             ge=0,
-            description="largest epsilon of a run's client-level differential privacy; 0 accepts runs without any. The "
-            "server adds the noise, so this checks its promise, not its noise",
+            description="largest epsilon of a run's differential privacy; 0 accepts runs without any. With dp record "
+            "this client adds the noise itself and stops at this epsilon; with dp client the server adds it, so this "
+            "checks its promise, not its noise",
         ),
     ] = 0.0
+    dp_unit: Annotated[
+        Literal["any", "record"],
+        Field(description="with dp-max-epsilon: record accepts only noise that this client adds to its own training"),
+    ] = "any"
     dp_max_delta: Annotated[float, Field(gt=0, lt=1, description="largest delta that goes with it")] = 1e-4
     require_secure_aggregation: Annotated[
         bool,
@@ -216,9 +221,15 @@ class Policy(BaseModel, frozen=True):
         key, most, delta = "dp-max-epsilon", f"epsilon of at most {self.dp_max_epsilon:g}", config.dp_delta
         if config.dp == "off":
             raise self._refusal(key, "the run has no differential privacy", most, "set it to 0")
+        if self.dp_unit == "record" and config.dp != "record":
+            asked = f"dp of the run is '{config.dp}', so that the server is to add the noise"
+            raise self._refusal("dp-unit", asked, "dp record", "set it to 'any'")
         if not 0 < delta <= self.dp_max_delta:
             allowed = f"at most {self.dp_max_delta:g}"
             raise self._refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
+        if not config.dp_epsilon and config.dp == "record":
+            # It follows from the number of this client's records, too (see `plait.rounds.record_accountant`).
+            return
         epsilon = config.dp_epsilon or epsilon_at(delta, math.sqrt(config.rounds) / config.dp_noise_multiplier)
         if epsilon > self.dp_max_epsilon:
             asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"

@@ -118,9 +118,9 @@ class Settled:
 
     @property
     def privacy(self) -> ClientPrivacy | None:
-        """Differential privacy of the run; None without."""
+        """Differential privacy of the run's clients; None without."""
         config = self.config
-        if config.dp == "off":
+        if config.dp != "client":
             return None
         multiplier = config.dp_noise_multiplier
         return ClientPrivacy(
@@ -187,7 +187,7 @@ def settle(config: RunConfig) -> Settled:
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )
-    if config.dp != "off" and optimizer.name == FedExp.name:
+    if config.dp == "client" and optimizer.name == FedExp.name:
         raise ConfigError(
             f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
             "norms of single updates"
@@ -221,7 +221,7 @@ def _rule_of(config: RunConfig) -> Rule:
     for setting, is_set in (("scaffold", config.scaffold), ("feddyn", config.feddyn > 0)):
         if is_set and rule.trained(1) != rule.trained(2):
             raise ConfigError(f"{setting} is set but rule '{rule.name}' trains other factors in every round")
-    if config.dp != "off" and not rule.linear:
+    if config.dp == "client" and not rule.linear:
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
         raise ConfigError(
             f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
@@ -318,6 +318,10 @@ def _privacy(config: RunConfig) -> dict[str, object]:
         return {"norm_policy": "off", "take_back": False}
     if config.dp == "off":
         return {"norm_policy": "reject"} if config.norm_policy == "auto" else {}
+    if config.dp == "record":
+        # What a client sends has its noise already: how long it is tells nothing.
+        norm_policy = "reject" if config.norm_policy == "auto" else config.norm_policy
+        return {"norm_policy": norm_policy, "take_back": False, "dp_delta": config.dp_delta or _LARGEST_DELTA}
     # No client evaluates, so there is nothing to take a step back for.
     return {
         "norm_policy": "off",
@@ -346,4 +350,11 @@ def _task_settings(config: RunConfig) -> Settings:
         "carry_moments": config.moments == "carry",
         "own_share": config.given_own_share,
     }
+    if config.dp == "record":
+        derived |= {
+            "record_delta": config.dp_delta,
+            "record_epsilon": config.dp_epsilon,
+            "record_noise": config.dp_noise_multiplier,
+            "record_clip": 0.0 if config.dp_clip == "adaptive" else config.dp_clip,
+        }
     return Settings(**{**same, **derived})

@@ -38,7 +38,7 @@ class RunSettings(TypedDict, total=False):
     norm_bound: float
     keep_updates: bool
     secure_aggregation: bool
-    dp: Literal["off", "client"]
+    dp: Literal["off", "client", "record"]
     dp_clip: float | Literal["adaptive"]
     dp_clip_quantile: float
     dp_noise_multiplier: float

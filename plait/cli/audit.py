@@ -119,6 +119,8 @@ def audit(
             f"prove {proven.most:.3g}); {promised:.3g} is promised, at delta {proven.delta:g}",
             quiet=False,
         )
+    elif settings.dp == "record":
+        say("canary clients prove nothing of single records: compare what is found with what is promised", quiet=False)
     elif settings.dp == "off":
         say("no differential privacy: nothing bounds what other attacks find", quiet=False)
 

@@ -10,6 +10,7 @@ import typer
 
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
+from plait.errors import ConfigError
 from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
@@ -18,9 +19,25 @@ if TYPE_CHECKING:
     from plait.training.blueprint import Blueprint
 
 
-def _planned(settled: Settled, size: int) -> PlannedPrivacy | None:
+def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy | None:
     from plait.report.estimate import PlannedPrivacy
+    from plait.rounds.record_accountant import privacy_of
 
+    if settled.config.dp == "record":
+        if records is None:
+            raise ConfigError(
+                "dp is 'record' and records is not given, expected how many records a client trains on: the noise "
+                "follows from it"
+            )
+        task = settled.plan.settings
+        each = privacy_of(task, records=records)
+        return PlannedPrivacy(
+            epsilon=each.epsilon_after(task.total_steps),
+            delta=each.delta,
+            noise_multiplier=each.noise,
+            noise_over_clip=each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size),
+            unit="record",
+        )
     privacy = settled.privacy
     return privacy and PlannedPrivacy(
         epsilon=privacy.epsilon_after(settled.config.rounds),
@@ -66,6 +83,9 @@ def estimate(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Count an evaluation by every client in every round.")
     ] = True,
+    records: Annotated[
+        int | None, typer.Option("--records", min=1, help="Records that a client trains on, for --dp record.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
     """Estimate the bytes, savings and time of a run without running it; takes the options of `plait simulate`.
@@ -89,7 +109,7 @@ def estimate(
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
     bits_down = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
-    evaluates = evaluate and not settled.privacy
+    evaluates = evaluate and settled.config.dp == "off"
     bits_up = bits
     if masked := settled.masked:
         size, sums = blueprint.spec.layout.size, 2 if evaluates else 1
@@ -118,7 +138,7 @@ def estimate(
             client_copies=copies.client,
             client_copies_after=copies.client_after,
             server_copies=copies.server,
-            privacy=_planned(settled, largest_update(settled.rule, geometry)),
+            privacy=_planned(settled, largest_update(settled.rule, geometry), records),
             virtual_s=_virtual_s(settled, blueprint, bits_down, evaluates=evaluates),
         )
     )

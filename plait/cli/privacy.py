@@ -19,24 +19,31 @@ def privacy(
 
     Example: plait privacy runs/first
     """
-    from plait.report import membership_table, privacy_tables, secure_aggregation_table
+    from plait.report import client_epsilon_table, membership_table, privacy_tables, secure_aggregation_table
     from plait.rounds.ledger import read_events
-    from plait.rounds.privacy_card import MASKED_NOT_COVERED, NOT_COVERED
+    from plait.rounds.privacy_card import MASKED_NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
     view = RunView.of(read_events(RunDirectory.find(run).ledger))
     if view.privacy is None and not view.sums:
         raise ConfigError(
-            f"'{run}' has neither differential privacy nor masked sums, expected a run with --dp client or "
-            "--secure-aggregation"
+            f"'{run}' has neither differential privacy nor masked sums, expected a run with --dp record, "
+            "--dp client or --secure-aggregation"
         )
     if json_output and view.privacy is None:
         print_json({"sums": [event.fields() for event in view.sums], "not_covered": list(MASKED_NOT_COVERED)})
         return
     if json_output and view.privacy is not None:
         spent = {str(number): event.fields() for number, event in view.privacy_spent.items()}
-        print_json({**view.privacy.promised.fields(), "spent_by_round": spent, "not_covered": list(NOT_COVERED)})
+        print_json(
+            {**view.privacy.promised.fields(), "spent_by_round": spent, "not_covered": list(view.privacy.not_covered)}
+        )
         return
-    tables = (*privacy_tables(view), secure_aggregation_table(view), membership_table(view.audited))
+    tables = (
+        *privacy_tables(view),
+        client_epsilon_table(view),
+        secure_aggregation_table(view),
+        membership_table(view.audited),
+    )
     print_tables(table for table in tables if table.rows)

@@ -19,7 +19,7 @@ from plait.plugins import Kind, admit, source_of
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
-    from plait.rounds.events import Event
+    from plait.rounds.events import Event, PrivacySpent
     from plait.rounds.run_directory import RunDirectory
     from plait.run import Run
 
@@ -71,7 +71,7 @@ def verify(
         return resolve(settle(settings))
 
     adapter = _check_adapter(directory, events, settings, resolved)
-    is_private = settings.dp != "off"
+    is_private = settings.dp == "client"
     can_replay = settings.keep_updates and (not is_private or directory.noise_key.exists())
     replayed = _replay(directory, events, resolved()) if can_replay else None
     if json_output:
@@ -83,7 +83,7 @@ def verify(
                 "signatures": signed,
                 "replayed": replayed,
                 "plugins": plugins,
-                **({"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, "draws": spent.charges} if spent else {}),
+                **(_figures(spent) if spent else {}),
                 "ok": True,
             }
         )
@@ -99,13 +99,18 @@ def verify(
         none = f"not in the ledger of a {'private' if is_private else 'masked'} run"
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
     if spent:
-        typer.echo(
-            f"privacy      epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {spent.charges} draws of noise for "
-            f"{rounds} rounds"
-        )
+        cost = f"{spent.charges} draws of noise for {rounds} rounds"
+        if spent.by_client:
+            cost = f"the most that the accounts of {len(spent.by_client)} clients state of any of their records"
+        typer.echo(f"privacy      epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {cost}")
     typer.echo(
         "rounds       " + (_not_replayed(settings) if replayed is None else f"{replayed} recomputed, bit for bit")
     )
+
+
+def _figures(spent: PrivacySpent) -> dict[str, object]:
+    more = {"dp_epsilon_by_client": dict(spent.by_client)} if spent.by_client else {"draws": spent.charges}
+    return {"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, **more}
 
 
 def _check_plugins(events: list[Event]) -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, Context
 
+from plait.errors import ConfigError
 from plait.flower.blob import STYPE
+from plait.rounds.memory import MUST_LAST
 
 
 class ContextMemory:
@@ -19,6 +21,15 @@ class ContextMemory:
         return record["bytes"].data if isinstance(record, ArrayRecord) else None
 
     def save(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`."""
+        """Store `data` under `key`.
+
+        Raises:
+            ConfigError: Flower keeps it in the node's memory, where it may not be.
+        """
+        if key in MUST_LAST:
+            raise ConfigError(
+                "dp of the run is 'record' and this node's state is Flower's, which ends with the node, expected a "
+                "directory that lasts: give the node's configuration state=DIRECTORY"
+            )
         array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
         self._state[f"plait.{key}"] = ArrayRecord({"bytes": array})

@@ -95,6 +95,10 @@ class RecordPrivacy:
             largest_step=1.0,
         )
 
+    def noise_over_clip(self, size: int) -> float:
+        """Expected norm of the noise in a step's mean gradient of `size` numbers, over the clip norm."""
+        return self.mechanism.noise_over_clip(size)
+
     def epsilon_after(self, steps: int) -> float:
         """Epsilon of this many steps."""
         return sampled_epsilon(self.noise, self.rate, steps, self.delta)
@@ -105,3 +109,18 @@ class RecordPrivacy:
             return np.arange(self.records)
         threshold = np.uint64((self.batch << 64) // self.records)
         return np.flatnonzero(stream.words(self.records) < threshold)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """The steps of a client in a round, paid for.
+
+    Attributes:
+        privacy: of its records in the run.
+        key: 32 bytes, of its batches and noise.
+        epsilon: of everything so far, this included.
+    """
+
+    privacy: RecordPrivacy
+    key: bytes
+    epsilon: float

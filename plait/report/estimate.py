@@ -15,7 +15,7 @@ from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
-from plait.rounds.privacy_card import WORTH_WARNING
+from plait.rounds.privacy_card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 
 _BF16_BYTES = 2
 # Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
@@ -74,14 +74,17 @@ class PlannedPrivacy:
     """What differential privacy means for a planned run.
 
     Attributes:
-        noise_multiplier: noise of a round over the sensitivity.
-        noise_over_clip: norm of the noise in a round's mean, over the clip norm.
+        noise_multiplier: noise of a round over the sensitivity; of records, of a step.
+        noise_over_clip: norm of the noise in a round's mean, over the clip norm; of records, in the mean of a step of
+            all clients of a round.
+        unit: ``client`` or ``record``.
     """
 
     epsilon: float
     delta: float
     noise_multiplier: float
     noise_over_clip: float
+    unit: str = "client"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +354,8 @@ def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
     if planned is None:
         return ()
     ratio = planned.noise_over_clip
+    if planned.unit == "record":
+        return (_records_table(planned, inputs),)
     needed = math.ceil(inputs.clients_per_round * ratio / WORTH_WARNING)
     warning = (
         f"Warning: the noise is {ratio:.3g} times the longest mean that a round can have; expect no useful adapter. It "
@@ -371,9 +376,28 @@ def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
     )
 
 
-def _fewer(inputs: CostInputs, ratio: float) -> str:
+def _records_table(planned: PlannedPrivacy, inputs: CostInputs) -> Table:
+    ratio, most = planned.noise_over_clip, WORTH_WARNING_OF_RECORDS
+    warning = (
+        f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "
+        f"adapter. More records, larger batches (up to a tenth of the records), or {_fewer(inputs, ratio, most)} help."
+    )
+    return Table(
+        title="Differential privacy of records",
+        headings=("", ""),
+        rows=(
+            ("epsilon of a client's records, whole run", f"{planned.epsilon:.4g}"),
+            ("delta", f"{planned.delta:g}"),
+            ("noise of a client's step, over the clip norm", f"{planned.noise_multiplier:.4g}"),
+            ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}"),
+        ),
+        note=warning if ratio > most else "",
+    )
+
+
+def _fewer(inputs: CostInputs, ratio: float, most: float = WORTH_WARNING) -> str:
     # The noise's norm grows with the root of the number of parameters.
-    parameters = int(inputs.trainable_parameters * (WORTH_WARNING / ratio) ** 2)
+    parameters = int(inputs.trainable_parameters * (most / ratio) ** 2)
     return f"an adapter of {count_text(parameters)} parameters (--rule fedsb, --method lora_xs)"
 
 

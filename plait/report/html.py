@@ -136,8 +136,8 @@ def headline(view: RunView) -> str:
     if view.privacy:
         done = plural(len(view.rounds), "round")
         return (
-            f"{who} fine-tuned {clean(view.start.base.name)} in {done} with client-level differential privacy: "
-            f"{view.privacy.epsilon_text}. Losses on the clients' data stay with the clients."
+            f"{who} fine-tuned {clean(view.start.base.name)} in {done} with {view.privacy.promised.unit}-level "
+            f"differential privacy: {view.privacy.epsilon_text}. Losses on the clients' data stay with the clients."
         )
     if final is None:
         return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."

@@ -37,14 +37,44 @@ def secure_aggregation_table(view: RunView) -> Table:
 
 def epsilon_table(view: RunView) -> Table:
     """Epsilon after every round."""
+    if view.privacy and view.privacy.is_of_records:
+        return _epsilon_of_records(view.privacy.promised.delta, view)
     return Table(
         title="Epsilon by round",
         headings=("round", "epsilon", "draws of noise", "next clip norm"),
         rows=tuple(
-            (str(number), f"{spent.epsilon:.4g}", str(spent.charges), f"{spent.clip_norm:.3g}")
+            (str(number), f"{spent.epsilon:.4g}", str(spent.charges), f"{spent.clip_norm or 0:.3g}")
             for number, spent in sorted(view.privacy_spent.items())
         ),
         note=f"At delta {view.privacy.promised.delta:g}, of the whole run so far." if view.privacy else "",
+    )
+
+
+def _epsilon_of_records(delta: float, view: RunView) -> Table:
+    return Table(
+        title="Epsilon by round",
+        headings=("round", "largest epsilon", "smallest", "clients"),
+        rows=tuple(
+            (
+                str(number),
+                f"{spent.epsilon:.4g}",
+                f"{min(spent.by_client.values(), default=0):.4g}",
+                str(len(spent.by_client)),
+            )
+            for number, spent in sorted(view.privacy_spent.items())
+        ),
+        note=f"At delta {delta:g}, of the whole run so far, as the accounts of the clients that have taken part say.",
+    )
+
+
+def client_epsilon_table(view: RunView) -> Table:
+    """What each client's records have cost; without rows where clients are protected as a whole."""
+    newest = max(view.privacy_spent.values(), key=lambda spent: spent.round, default=None)
+    return Table(
+        title="Epsilon by client",
+        headings=("client", "epsilon"),
+        rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in newest.by_client.items()) if newest else (),
+        text_columns=(0,),
     )
 
 

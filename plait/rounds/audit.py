@@ -34,6 +34,7 @@ from plait.rounds.run_state import RunState
 from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import Standing
 from plait.trust.keys import verify
+from plait.wire.envelope import EPSILON
 from plait.wire.signature import read_signed
 
 
@@ -41,13 +42,14 @@ def check_signatures(events: Sequence[Event]) -> int:
     """Check the signature of every update from a client with a key.
 
     Returns:
-        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy, whose ledger
-        has no signatures, and for one with secure aggregation, of whose updates nobody has more than the sum.
+        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy of clients,
+        whose ledger has no signatures, and for one with secure aggregation, of whose updates nobody has more than the
+        sum.
 
     Raises:
         PeerError: one is missing, is not the key's, or covers something else.
     """
-    if any(isinstance(event, PrivacyStarted) for event in events):
+    if any(isinstance(event, PrivacyStarted) and event.unit == "client" for event in events):
         return 0
     keys: dict[str, bytes] = {}
     checked = 0
@@ -69,6 +71,8 @@ def check_signatures(events: Sequence[Event]) -> int:
                     f"{what} is signed for {header.client!r}, round {header.round}, {header.examples} examples, "
                     f"expected {client!r}, {number}, {event.examples}"
                 )
+            if header.metrics.get(EPSILON) != event.epsilon:
+                raise PeerError(f"{what} is signed for epsilon {header.metrics.get(EPSILON)}, expected {event.epsilon}")
             checked += 1
     return checked
 
@@ -85,13 +89,15 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
     if promised is None:
         return None
+    if promised.unit == "record":
+        return _check_records(promised, events)
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0
     spent: PrivacySpent | None = None
     for event in events:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
-            epsilon = epsilon_at(promised.delta, math.sqrt(len(paid)) / promised.noise_multiplier)
+            epsilon = epsilon_at(promised.delta, math.sqrt(len(paid)) / (promised.noise_multiplier or math.nan))
             _check_epsilon(event, epsilon)
             if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
@@ -104,6 +110,32 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
             _check_epsilon(event, epsilon)
         elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
             raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
+    return spent
+
+
+def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:
+    """The same where every client keeps an account of its own records, of which it says the total."""
+    said: dict[str, float] = {}
+    spent: PrivacySpent | None = None
+    for event in events:
+        if isinstance(event, UpdateReceived):
+            what = f"epsilon of {event.client!r} in round {event.round}"
+            if event.epsilon is None:
+                raise PeerError(f"{what} is not there, expected it with every update")
+            if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
+            if event.epsilon < said.get(event.client, 0.0):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected no less than {said[event.client]:g} as before")
+            said[event.client] = event.epsilon
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            if dict(event.by_client) != said:
+                raise PeerError(f"epsilons of clients after round {event.round} are not those of their updates")
+            _check_epsilon(event, max(said.values(), default=0.0))
+        elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
+            raise PeerError(f"round {event.round} is finished, expected what it cost before")
     return spent
 
 

@@ -11,6 +11,7 @@ fewer updates than the quorum the round is retried with those it has. Knows no t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, MachineError, PeerError
-from plait.rounds import events
+from plait.rounds import events, record_accountant
 from plait.rounds.aggregator import Aggregator, Stored, TakesBack, Weighting
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
@@ -46,7 +47,7 @@ from plait.rounds.watch import Standing, Watch, standing_after
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.secagg.roster import Session, Vouch
 from plait.secagg.server import TooFewError
-from plait.wire.envelope import Opened
+from plait.wire.envelope import EPSILON, Opened
 from plait.wire.masking import MaskedReply, MaskedUpdate
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
 from plait.wire.settings import Settings
@@ -134,6 +135,7 @@ class Coordinator:
         self._ended = False
         self._paces = Paces()
         self._steps: dict[tuple[int, str], int] = {}
+        self._epsilons: dict[str, float] = {}
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -153,6 +155,7 @@ class Coordinator:
         recorded = Recorded.of(read_events(self.directory.ledger))
         self._misfits.update(recorded.misfits)
         self._ended = recorded.ended_early
+        self._epsilons.update(recorded.epsilons)
         try:
             if recorded.finished < state.round:
                 self._conclude(state, recorded)
@@ -184,11 +187,16 @@ class Coordinator:
             raise
         return state
 
+    @property
+    def _withholds(self) -> bool:
+        """Whether clients keep their losses to themselves."""
+        return bool(self.private) or self.plan.settings.records_are_private
+
     def _private_ending(self, number: int) -> str:
         """Why a private run, which has no evaluations to end after, ends after this round; empty if it goes on."""
-        if not self.private or number == self.plan.rounds:
+        if not self._withholds or number == self.plan.rounds:
             return ""
-        if not self.private.affords(number + 1):
+        if self.private and not self.private.affords(number + 1):
             return f"another one would exceed epsilon {self.private.privacy.epsilon:g}"
         return self.stop.ending
 
@@ -233,7 +241,7 @@ class Coordinator:
         return replace(plan.patience, gathering_s=min(plan.deadline_s, plan.patience.gathering_s))
 
     def _evaluation_due(self, round_number: int) -> bool:
-        if self.private:
+        if self._withholds:
             # The losses of clients' data are theirs.
             return False
         is_last = round_number == self.plan.rounds or bool(self.stop.ending)
@@ -502,6 +510,8 @@ class Coordinator:
         if self.private and state.clip_norm is not None and state.round not in recorded.spent:
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(self.private.spent(state.round, state.clip_norm))
+        if self._epsilons and state.finished and state.round not in recorded.spent:
+            self.ledger.append(record_accountant.spent(state.round, self.plan.settings, self._epsilons))
         if not self.plan.watch.keep_best:
             self.publish(state)
         if not self.plan.keep_updates:
@@ -690,7 +700,10 @@ class Coordinator:
             norms={figure: norm for figure, norm in norms.items() if norm},
             signed=opened.signed.hex() if opened.signature else None,
             signature=opened.signature.hex() if opened.signature else None,
+            epsilon=metrics.get(EPSILON),
         )
+        if received.epsilon is not None:
+            self._epsilons[received.client] = received.epsilon
         self.ledger.note(received)
         self._paces.take(received)
 
@@ -699,7 +712,13 @@ class Coordinator:
             self._aggregator.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             public_key=roster.keys[client],
+            epsilon=self._most_epsilon,
         )
+
+    @property
+    def _most_epsilon(self) -> float | None:
+        settings = self.plan.settings
+        return (settings.record_epsilon or math.inf) if settings.records_are_private else None
 
     def _log_failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
         reply = answer.reply

@@ -464,6 +464,7 @@ class UpdateReceived(Event):
         norms: how large it is (see `plait.rounds.norm_bound`).
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
         signature: Ed25519 over those, in hexadecimal.
+        epsilon: of its records so far, as its own account says; None where they are not private.
     """
 
     event = "update_received"
@@ -488,6 +489,7 @@ class UpdateReceived(Event):
     norms: Mapping[str, Number] = {}
     signed: str | None = None
     signature: str | None = None
+    epsilon: Number | None = None
 
 
 class UpdateRefused(Event):
@@ -546,15 +548,18 @@ class PrivacyStarted(Event):
     """The run has differential privacy.
 
     Attributes:
-        unit: whose data is hidden as a whole: ``client``. adjacency: ``zero-out``: one client's updates are replaced
-        by zero. observer: from whom it is hidden: ``everybody but the server``. epsilon: never exceeded; None for a
-        run that was given its noise multiplier. delta: of the guarantee. noise_multiplier: a round costs what one
-        Gaussian mechanism with noise of this multiple of its sensitivity costs. update_multiplier: noise of the sum
-        of updates, over the clip norm. count_multiplier: noise of the count that an adaptive clip norm follows; None
-        for a fixed one. clip_quantile: that it follows; None likewise. clip_norm: of round 1. clients: number that
-        the sum of a round is divided by. parameters: numbers in an update. noise_over_clip: norm of the noise in a
-        round's mean, over the clip norm. amplification: why sampling is not claimed to lower epsilon. key_check: what
-        the secret noise key must give (see `plait.privacy.key`).
+        unit: what is hidden as a whole: a ``client``, or a ``record`` of one. adjacency: ``zero-out``: its updates or
+        gradients are replaced by zero. observer: from whom it is hidden. epsilon: never exceeded; None for a run that
+        was given its noise multiplier. delta: of the guarantee. noise_multiplier: a round costs what one Gaussian
+        mechanism with noise of this multiple of its sensitivity costs; of records, the noise of a step over the clip
+        norm, and None where each client's follows from epsilon and how many records it has. update_multiplier: noise
+        of the sum of updates, over the clip norm. count_multiplier: noise of the count that an adaptive clip norm
+        follows; None for a fixed one. clip_quantile: that it follows; None likewise. clip_norm: of round 1; of
+        records, None where all gradients are scaled to one norm. clients: number that the sum of a round is divided
+        by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
+        norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
+        secret noise key must give (see `plait.privacy.key`); empty for records, whose keys are the clients'. batch:
+        records that a step is expected to draw. steps: of a client in the whole run.
     """
 
     event = "privacy_started"
@@ -563,16 +568,18 @@ class PrivacyStarted(Event):
     observer: str = ""
     epsilon: Number | None = None
     delta: Number
-    noise_multiplier: Number
-    update_multiplier: Number
+    noise_multiplier: Number | None = None
+    update_multiplier: Number | None = None
     count_multiplier: Number | None = None
     clip_quantile: Number | None = None
-    clip_norm: Number
+    clip_norm: Number | None = None
     clients: Count
     parameters: Count = 0
     noise_over_clip: Number = 0.0
     amplification: str = ""
     key_check: str = ""
+    batch: Count | None = None
+    steps: Count | None = None
 
 
 class NoiseIntended(Event):
@@ -597,18 +604,20 @@ class PrivacySpent(Event):
 
     Attributes:
         round: its number.
-        epsilon: of everything so far.
+        epsilon: of everything so far; of records, the largest of any client's.
         delta: of the guarantee.
-        charges: one per round, and one more wherever a round was drawn again for other updates.
-        clip_norm: of the next round.
+        charges: one per round, and one more wherever a round was drawn again for other updates; None for records.
+        clip_norm: of the next round; None for records.
+        by_client: epsilon of each client's records so far, as the account of each that took part says.
     """
 
     event = "privacy_spent"
     round: Count
     epsilon: Number
     delta: Number
-    charges: Count
-    clip_norm: Number
+    charges: Count | None = None
+    clip_norm: Number | None = None
+    by_client: Mapping[str, Number] = {}
 
 
 class RoundFinished(Event):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from plait.adapters import AdapterSpec, AdapterState, Float32
+from plait.privacy.record import Charge
 from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.masked_grid import MaskedGrid
@@ -26,6 +27,8 @@ class DataSize:
     Attributes:
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
+        identity: SHA-256 of the training examples, and of what decides on this machine how gradients are rounded; stays
+            at the client.
     """
 
     train_examples: int
@@ -35,6 +38,7 @@ class DataSize:
     histogram: Mapping[str, int]
     cut_examples: int = 0
     left_out_examples: int = 0
+    identity: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class TrainJob:
         kept: the hooks' values from the client's previous round, by key.
         grid: of the masked sum that the delta is for; None where it is sent by itself.
         client: its name.
+        charge: what its steps cost the client's records, where these are private.
     """
 
     model: LocalModel
@@ -120,6 +125,7 @@ class TrainJob:
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: MaskedGrid | None = None
     client: str = ""
+    charge: Charge | None = None
 
     @property
     def run_id(self) -> bytes:

@@ -12,6 +12,9 @@ from typing import Protocol
 # sequences before round 1, the journal of masked sums, and what was spent on the client's records.
 IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged", "secagg", "record-privacy"})
 
+# Of these, what may not be kept where it ends with the process: an account that is lost could be spent twice.
+MUST_LAST = frozenset({"record-privacy"})
+
 
 class Memory(Protocol):
     """Bytes by key: the newest adapter and its spec, the base's movement, and the `IRREPLACEABLE` values."""

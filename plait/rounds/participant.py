@@ -10,7 +10,7 @@ Answers carry counts, losses and codes; never text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from plait.errors import (
     PolicyError,
     TooLittleDataError,
 )
+from plait.privacy.record import RecordPrivacy
 from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
@@ -46,8 +47,9 @@ from plait.rounds.memory import Memory
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
+from plait.rounds.record_accountant import charge, made_of, privacy_of
 from plait.rounds.terms import Asked, Terms
-from plait.wire.envelope import Direction, Header, encode_delta, read_envelope, seal
+from plait.wire.envelope import EPSILON, Direction, Encoding, Header, encode_delta, read_envelope, seal
 from plait.wire.masking import MaskedReply, MaskingTask
 from plait.wire.messages import (
     ClientCard,
@@ -93,6 +95,7 @@ class Participant:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         hooks: run around training.
         identity: for sums under masks; without one they are refused.
+        refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 
     name: str
@@ -107,6 +110,8 @@ class Participant:
     identity: NodeIdentity | None = None
 
     def __post_init__(self) -> None:
+        self.refusal = ""
+        self._records_are_private = bool(self.terms and self.terms.tasks.settings.records_are_private)
         self._masking = Masking(self.name, self.memory, self.identity)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
@@ -155,18 +160,24 @@ class Participant:
         return self._answering(lambda: self._update(job, trained))
 
     def _answering(self, work: Callable[[], _Given]) -> _Given | bytes:
+        self.refusal = ""
         try:
             return work()
         except (Abandoned, DiskFullError, EarlierFormatError):
             raise
         except PlaitError as error:
-            return encode_reply(Refusal(self.name, _reason(error), str(error)))
+            self.refusal = str(error)
+            # Counts of records, and what is wrong with them, have no noise.
+            told = "this client's log says why" if self._records_are_private else self.refusal
+            return encode_reply(Refusal(self.name, _reason(error), told))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
         task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
         if self.terms:
             self.terms.check_task(task)
+        if not isinstance(task, MaskingTask):
+            self._records_are_private = task.settings.records_are_private
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
         if isinstance(task, MaskingTask):
@@ -182,6 +193,8 @@ class Participant:
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
+        if self._records_are_private:
+            raise PolicyError("losses are asked for, expected none: dp of the run is 'record', and they have no noise")
         return encode_reply(self._evaluated(header, spec, state, base, task.settings))
 
     def _describe(self, task: DescribeTask) -> ClientCard:
@@ -194,11 +207,14 @@ class Participant:
             # The server reads in the card which rank to ask for instead; nothing is built.
             spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
-        if task.settings.secure_aggregation:
-            # How much data a client has is its own affair, too: the server learns the sums.
-            size = DataSize(0, 0, 0, 0, {})
         if self.terms:
             self._check_coverage(spec, self.terms.tasks.to_train(1, self.name))
+        if task.settings.records_are_private:
+            # What the policy does not allow is refused before a step is paid for.
+            self._privacy(size, task.settings)
+        if task.settings.counts_stay:
+            # How much data a client has is its own affair, too.
+            size = DataSize(0, 0, 0, 0, {})
         return ClientCard(
             client=self.name,
             base_fingerprint=self.model.base_fingerprint,
@@ -227,11 +243,25 @@ class Participant:
             start=received,
             base=base,
             header=header,
-            examples=size.train_examples,
+            examples=0 if settings.records_are_private else size.train_examples,
             grid=grid,
             client=self.name,
         )
-        return before_training(self.hooks, job, self.memory)
+        job = before_training(self.hooks, job, self.memory)
+        if not settings.records_are_private:
+            return job
+        paid = charge(
+            self.memory,
+            self._privacy(size, settings),
+            run_id=header.run_id,
+            inputs=made_of(job, size.identity),
+            steps=settings.steps_taken,
+        )
+        return replace(job, charge=paid)
+
+    def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
+        most = self._policy.dp_max_epsilon if self._policy else 0.0
+        return privacy_of(settings, records=size.train_examples, most=most)
 
     def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
         if isinstance(trained, PlaitError):
@@ -263,15 +293,7 @@ class Participant:
             spec_digest=header.spec_digest,
             relative_to=header.result_digest,
             examples=job.examples,
-            metrics={
-                "train_loss": trained.loss,
-                **_first_loss(job, trained),
-                **_figures(learning_rate=trained.learning_rate, shortened=trained.shortened),
-                "train_tokens": float(trained.tokens),
-                "train_s": trained.seconds,
-                "distortion": encoded.encoding.distortion or 0.0,
-                "codec_s": encoded.encoding.codec_s,
-            },
+            metrics=_said(job, trained, encoded.encoding),
         )
         return seal(said, encoded).data
 
@@ -372,6 +394,21 @@ class Participant:
         """Losses of the run's initial adapter; None if unknown."""
         kept = recall_state(self.memory, "judged", run_id).after
         return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
+
+
+def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
+    """What an update says of its training; of private records no more than what they have cost."""
+    if job.charge:
+        return {EPSILON: job.charge.epsilon}
+    return {
+        "train_loss": trained.loss,
+        **_first_loss(job, trained),
+        **_figures(learning_rate=trained.learning_rate, shortened=trained.shortened),
+        "train_tokens": float(trained.tokens),
+        "train_s": trained.seconds,
+        "distortion": encoding.distortion or 0.0,
+        "codec_s": encoding.codec_s,
+    }
 
 
 def _first_loss(job: TrainJob, trained: Trained) -> dict[str, float]:

@@ -14,6 +14,9 @@ from plait.rounds.events import Audited, Event, PrivacySpent, PrivacyStarted, Su
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
 
+WORTH_WARNING_OF_RECORDS = 10.0
+"""The same of the noise in a step's mean of all clients, where single records are protected."""
+
 NOT_COVERED: tuple[str, ...] = (
     "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
     "who took part, when, and that a client failed",
@@ -23,6 +26,14 @@ NOT_COVERED: tuple[str, ...] = (
 )
 """What the guarantee says nothing about."""
 
+RECORDS_NOT_COVERED: tuple[str, ...] = (
+    "people with several records: the epsilon of k records together is k times as large",
+    "how many records a client has, who took part, when and for how long, and that a client failed",
+    "whether a client adds its noise: nobody can check that from outside",
+    "other runs on the same records, whose epsilons add up, and settings chosen by looking at the records",
+    "facts about people that hold whether or not their record is there",
+)
+"""The same where single records are protected."""
 
 MASKED_NOT_COVERED: tuple[str, ...] = (
     "the sum itself, and adapters made from it: masks add no noise, so they tell as much as the sum does",
@@ -73,6 +84,16 @@ class PrivacyCard:
         return self.spent.epsilon if self.spent else 0.0
 
     @property
+    def not_covered(self) -> tuple[str, ...]:
+        """What the guarantee says nothing about."""
+        return RECORDS_NOT_COVERED if self.is_of_records else NOT_COVERED
+
+    @property
+    def is_of_records(self) -> bool:
+        """Whether single records are protected, from the server too."""
+        return self.promised.unit == "record"
+
+    @property
     def epsilon_text(self) -> str:
         """Epsilon and delta in a few words."""
         budget = self.promised.epsilon
@@ -108,12 +129,43 @@ class PrivacyCard:
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What is promised, fact by fact."""
+        facts = self._of_records if self.is_of_records else self._of_clients
+        return tuple((name, text) for name, text in facts if text)
+
+    @property
+    def _of_records(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
-        draws = self.spent.charges if self.spent else 0
-        clip = f"{promised.clip_norm:.3g}"
+        clients = len(self.spent.by_client) if self.spent else 0
+        noise = promised.noise_multiplier
+        return [
+            (
+                "Protected",
+                "everything that one record of a client changed in all rounds together; a record is a sequence",
+            ),
+            ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
+            ("Spent", self.epsilon_text + (f", the most of {clients} clients' own accounts" if clients else "")),
+            ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
+            ("Amplification by sampling", promised.amplification),
+            ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
+            (
+                "Clip norm",
+                f"{promised.clip_norm:.3g}" if promised.clip_norm else "all gradients are scaled to one norm",
+            ),
+            (
+                "Noise of a step, over the clip norm",
+                f"{noise:.4g}" if noise else "follows from epsilon and how many records a client has",
+            ),
+            *(("Not covered", text) for text in self.not_covered),
+        ]
+
+    @property
+    def _of_clients(self) -> Sequence[tuple[str, str]]:
+        promised = self.promised
+        draws = (self.spent.charges if self.spent else 0) or 0
+        clip = f"{promised.clip_norm or 0:.3g}"
         if promised.clip_quantile is not None:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
-        facts = [
+        return [
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
@@ -121,11 +173,10 @@ class PrivacyCard:
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
-            ("Noise multiplier of a round", f"{promised.noise_multiplier:.4g}"),
+            ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
             ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
-            *(("Not covered", text) for text in NOT_COVERED),
+            *(("Not covered", text) for text in self.not_covered),
         ]
-        return tuple((name, text) for name, text in facts if text)
 
 
 _WHO_COULD_CHEAT = "whoever holds the authority's key could make up clients, so it belongs offline, not with the server"

@@ -13,31 +13,23 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import cast
+
+import numpy as np
 
 from plait.errors import ConfigError, PolicyError
 from plait.privacy.key import derived
-from plait.privacy.record import RecordPrivacy
-from plait.rounds.memory import Memory
+from plait.privacy.record import Charge, RecordPrivacy
+from plait.rounds.events import PrivacySpent, PrivacyStarted
+from plait.rounds.local_model import TrainJob
+from plait.rounds.memory import MUST_LAST, Memory
+from plait.wire.settings import Settings
 
-KEY = "record-privacy"
+(KEY,) = MUST_LAST
 """Of the account in a client's memory."""
 
 _SECRET_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Charge:
-    """A round's steps, paid for.
-
-    Attributes:
-        key: 32 bytes, of its batches and noise.
-        epsilon: of everything so far, this included.
-    """
-
-    key: bytes
-    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,61 @@ class _Account:
         return sum(self.charges.values())
 
 
+def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> RecordPrivacy:
+    """The privacy of a client's records in a run.
+
+    Args:
+        settings: of the run.
+        records: that the client trains on.
+        most: epsilon that the client allows; 0 for as much as the run asks for.
+
+    Raises:
+        ConfigError: delta or epsilon do not fit so many records.
+        PolicyError: the whole run would take more than `most`.
+    """
+    privacy = RecordPrivacy.of(
+        records=records,
+        batch=settings.batch_size * settings.gradient_accumulation_steps,
+        steps=max(1, settings.total_steps),
+        delta=settings.record_delta,
+        epsilon=settings.record_epsilon,
+        noise=settings.record_noise,
+        clip_norm=settings.record_clip or None,
+    )
+    if not most or privacy.epsilon <= most:
+        return privacy
+    whole = privacy.epsilon_after(settings.total_steps)
+    if whole > most * (1 + 1e-9):
+        raise PolicyError(
+            f"the run would bring epsilon of this client's records to {whole:.4g} at delta {privacy.delta:g}, but "
+            f"dp-max-epsilon of this client's policy allows at most {most:g}; to take part, set it to {whole:.4g} or "
+            "more in the file given with --policy"
+        )
+    return replace(privacy, epsilon=most)
+
+
+def made_of(job: TrainJob, identity: bytes) -> bytes:
+    """Digest of everything that the gradients of a job are made of.
+
+    Args:
+        job: as the hooks before training leave it.
+        identity: of the client's training data, and of how its machine computes with them.
+    """
+    hasher = hashlib.sha256(identity)
+    task = {each.name: getattr(job.settings, each.name) for each in fields(Settings)}
+    hasher.update(json.dumps(task, sort_keys=True).encode())
+    carried = job.carried
+    moments = carried.moments
+    rest = (
+        b"" if moments is None else moments.mean.tobytes() + moments.square.tobytes() + repr(moments.steps).encode(),
+        *(b"" if each is None else np.ascontiguousarray(each).tobytes() for each in (carried.drift, carried.slope)),
+        repr(carried.learning_rate).encode(),
+    )
+    for part in (job.spec.digest, job.start.digest(), job.received.digest(), job.base.digest, *rest):
+        hasher.update(hashlib.sha256(part).digest())
+    return hasher.digest()
+
+
 def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: bytes, steps: int) -> Charge:
     """Pay for the steps of a round, durably, unless they are paid for already.
 
@@ -78,7 +125,8 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
     Raises:
         ConfigError: the account on disk is damaged.
         MachineError: it cannot be written; nothing was charged.
-        PolicyError: the budget has no room for it, or the run's noise or data differ from what it began with.
+        PolicyError: the budget has no room for it, the run's noise or data differ from what it began with, or the
+            account is another run's.
     """
     account = _recall(memory, run_id) or _Account(
         run_id.hex(), secrets.token_bytes(_SECRET_BYTES).hex(), privacy.noise, privacy.records, privacy.batch, {}
@@ -102,11 +150,52 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
             )
         charges = {**account.charges, commitment: steps}
         memory.save(KEY, json.dumps({**vars(account), "charges": charges}, sort_keys=True).encode())
-    return Charge(derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
+    return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
+
+
+def started(settings: Settings, *, clients: int, size: int) -> PrivacyStarted:
+    """The event that says what a run promises.
+
+    Args:
+        settings: of the run.
+        clients: that train in a round.
+        size: numbers in an update.
+    """
+    batch = settings.batch_size * settings.gradient_accumulation_steps
+    return PrivacyStarted(
+        unit="record",
+        adjacency="zero-out",
+        observer="everybody, the server too",
+        epsilon=settings.record_epsilon or None,
+        delta=settings.record_delta,
+        noise_multiplier=settings.record_noise or None,
+        clip_norm=settings.record_clip or None,
+        clients=clients,
+        parameters=size,
+        amplification="by Poisson batches, which each client draws in secret; none by sampling of clients",
+        batch=batch,
+        steps=settings.total_steps,
+    )
+
+
+def spent(number: int, settings: Settings, epsilons: Mapping[str, float]) -> PrivacySpent:
+    """What the clients' records have cost once a round is over.
+
+    Args:
+        number: of the round.
+        settings: of the run.
+        epsilons: by client, of all that took part so far.
+    """
+    return PrivacySpent(
+        round=number,
+        epsilon=max(epsilons.values()),
+        delta=settings.record_delta,
+        by_client=dict(sorted(epsilons.items())),
+    )
 
 
 def _recall(memory: Memory, run_id: bytes) -> _Account | None:
-    """The account of this run; None where there is none, also if that of another run is there."""
+    """The account of this run; None where there is none."""
     data = memory.load(KEY)
     if data is None:
         return None
@@ -127,4 +216,10 @@ def _recall(memory: Memory, run_id: bytes) -> _Account | None:
             "this client's account of record-level privacy is damaged: what it has spent is unknown, so it takes no "
             "part; give another --state for another run"
         ) from error
-    return account if account.run == run_id.hex() else None
+    if account.run != run_id.hex():
+        # Runs that take turns would each find their account gone, and spend it again.
+        raise PolicyError(
+            f"run is {run_id.hex()[:16]}, expected {account.run[:16]}, whose account of record-level privacy is here; "
+            "give another --state for another run"
+        )
+    return account

@@ -95,6 +95,7 @@ class Recorded:
         ended_early: whether it records that the run ended before its last round.
         spent: rounds after which it records the privacy spent.
         steps: that clients were asked for, by round and client, where each has its own number.
+        epsilons: what private records have cost so far, by client, as it said last.
     """
 
     begun: bool
@@ -108,6 +109,7 @@ class Recorded:
     ended_early: bool
     spent: frozenset[int]
     steps: Mapping[tuple[int, str], int]
+    epsilons: Mapping[str, float]
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Recorded:
@@ -136,5 +138,10 @@ class Recorded:
                 for event in events
                 if isinstance(event, (RoundStarted, ClientReplaced))
                 for asked, number in steps_in(event).items()
+            },
+            epsilons={
+                event.client: event.epsilon
+                for event in events
+                if isinstance(event, UpdateReceived) and event.epsilon is not None
             },
         )

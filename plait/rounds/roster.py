@@ -85,7 +85,7 @@ class Roster:
         self._ranks = ranks
         self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
-        self._counts_stay = settings.secure_aggregation
+        self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
         self._liveness: dict[int, Liveness] = {}

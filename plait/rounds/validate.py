@@ -14,7 +14,7 @@ import numpy as np
 from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
 from plait.trust.keys import verify
-from plait.wire.envelope import Direction, Opened, Received, read_envelope, unpack
+from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
 # Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
@@ -95,6 +95,8 @@ class Expected:
         received: the adapter that the client started from.
         examples: the client's own statement; None if that was checked before.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
+        epsilon: the most that its records may have cost, infinite for no limit: the update must then say what they
+            have, and nothing else of its training; None where they are not private.
     """
 
     run_id: bytes
@@ -105,6 +107,7 @@ class Expected:
     received: AdapterState
     examples: int | None = None
     public_key: bytes = b""
+    epsilon: float | None = None
 
 
 def open_update(data: bytes, expected: Expected) -> Opened:
@@ -151,6 +154,8 @@ def check_update(received: Received, expected: Expected) -> Opened:
     if expected.examples is not None and header.examples != expected.examples:
         raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
+    if expected.epsilon is not None:
+        _check_epsilon(header.metrics, expected.epsilon)
     try:
         opened = unpack(received, layout=expected.received.layout)
     except PeerError as error:
@@ -221,6 +226,15 @@ def _check_figures(figures: Mapping[str, float]) -> None:
         least = 0 if name == "train_tokens" else -_LARGEST_FIGURE
         if not least <= value <= _LARGEST_FIGURE:
             raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
+
+
+def _check_epsilon(figures: Mapping[str, float], most: float) -> None:
+    spent = figures.get(EPSILON)
+    if spent is None or len(figures) > 1:
+        said = ", ".join(sorted(figures)) or "nothing"
+        raise UpdateRefused(Reason.FIGURE, f"update says {said} of its training, expected {EPSILON} alone")
+    if not 0 <= spent <= most * (1 + 1e-9):
+        raise UpdateRefused(Reason.FIGURE, f"{EPSILON} is {spent:g}, expected 0 to {most:g}")
 
 
 def _check_size(delta: AdapterState, received: AdapterState) -> None:

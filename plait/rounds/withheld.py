@@ -66,22 +66,39 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
 }
 """The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
 
+KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # An update has its noise already; what is left out of it is what its client measured.
+    events.UpdateReceived: frozenset(
+        {
+            "round", "client", "uplink_bytes", "payload_bytes", "envelope_bytes", "codec", "bits_per_parameter",
+            "digest", "norms", "signed", "signature", "epsilon",
+        }
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    events.RoundFinished: _ALL,
+}  # fmt: skip
+"""The same for a run with private records."""
+
 _OF_CLIENT = frozenset({"client", "rank", "public_key"})
 
 
-def screened(event: Event, *, update_bytes: int | None) -> Event | None:
+def screened(
+    event: Event, *, kept: Mapping[type[Event], frozenset[str]] = KEPT, update_bytes: int | None = None
+) -> Event | None:
     """What of an event is recorded; None for nothing.
 
     Args:
         event: as it happened.
-        update_bytes: the size that updates are encoded to; None where all masked ones have one size anyway.
+        kept: one of the tables above.
+        update_bytes: the size that updates are encoded to, where their own sizes are left out.
     """
-    kept = (KEPT_MASKED if update_bytes is None else KEPT).get(type(event), frozenset())
-    if kept == _ALL:
+    names = kept.get(type(event), frozenset())
+    if names == _ALL:
         return event
-    if not kept:
+    if not names:
         return None
-    fields: dict[str, Json] = {name: value for name, value in event.fields().items() if name in kept}
+    fields: dict[str, Json] = {name: value for name, value in event.fields().items() if name in names}
     match event:
         case events.ClientsDescribed():
             fields["clients"] = [client.model_dump(mode="json", include=set(_OF_CLIENT)) for client in event.clients]

@@ -71,6 +71,7 @@ class Loaded:
         tokenizer: Tokenizer,
         seq_len: int,
         objective: str = SFT,
+        apart: bool = False,
     ) -> list[Example]:
         """The examples made from the records (see `plait.training.examples.tokenise`).
 
@@ -78,7 +79,8 @@ class Loaded:
             DataError: the data does not fit the base or the task.
         """
         base = self._base.fingerprint if self._base else b""
-        digest = hashlib.sha256(repr((base, kind, task, tuple(labels), seq_len, objective, len(records))).encode())
+        how = (base, kind, task, tuple(labels), seq_len, objective, apart, len(records))
+        digest = hashlib.sha256(repr(how).encode())
         for record in records:
             text = repr(record).encode(errors="surrogatepass")
             digest.update(len(text).to_bytes(8, "big") + text)
@@ -93,6 +95,7 @@ class Loaded:
                 tokenizer=tokenizer,
                 seq_len=seq_len,
                 objective=objective,
+                apart=apart,
             )
         self._tokens.move_to_end(key)
         return self._tokens[key]

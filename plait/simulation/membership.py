@@ -195,7 +195,8 @@ def _trained_on(client: PeftLocalModel, spec: AdapterSpec, each: Sequence[Settin
     seen: set[int] = set()
     for settings in each:
         split = client.split(spec, _unbounded(settings))
-        if client.own_trainer is not None:
+        if client.own_trainer is not None or settings.records_are_private:
+            # Which ones were drawn is a trainer's own affair, or a client's secret.
             return list(split.train)
         visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
         seen.update(islice(order(len(split.train), data_seed(settings.seed, split)), visits))

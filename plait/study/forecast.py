@@ -115,7 +115,7 @@ def _measured(run: Run, data: PartitionedData, loaded: Loaded) -> float:
 def _evaluating_clients(run: Run) -> int:
     """In each evaluation; losses of a run with differential privacy stay with the clients."""
     config = run.config
-    return 0 if run.settled.privacy else min(config.eval_clients or config.clients, config.clients)
+    return 0 if config.dp != "off" else min(config.eval_clients or config.clients, config.clients)
 
 
 def _wall_s(run: Run, step_s: float) -> float:

@@ -46,7 +46,7 @@ class Series:
             case RoundFinished():
                 return event.round, _known(_of_round(event))
             case PrivacySpent():
-                return event.round, {"privacy/epsilon": event.epsilon, "privacy/clip_norm": event.clip_norm}
+                return event.round, _known({"privacy/epsilon": event.epsilon, "privacy/clip_norm": event.clip_norm})
             case Evaluated():
                 values = _of_mean("held_out", "", event)
                 if event.own is not None:

@@ -1,8 +1,9 @@
 """From records to token sequences: packing, loss masks, and the held-out part.
 
 Plain text is packed: a client's texts, joined by the end-of-text token, are cut into sequences of equal length, so no
-token is padding. Prompts and chats stay one example each, and only the tokens that the model should write count in the
-loss. The held-out part is the *last* of a client's data in its own order (of text by token, otherwise by record, of
+token is padding. Where each text is to be private it is a sequence of its own instead, and its rest is left out.
+Prompts and chats stay one example each, and only the tokens that the model should write count in the loss. The held-out
+part is the *last* of a client's data in its own order (of text by token, otherwise by record, of
 labelled text the last of every class), so that later data is predicted from earlier data.
 """
 
@@ -148,8 +149,20 @@ def tokenise(
     tokenizer: Tokenizer,
     seq_len: int,
     objective: str = SFT,
+    apart: bool = False,
 ) -> list[Example]:
     """All examples made from the records, in order.
+
+    Args:
+        records: the records.
+        kind: what they are.
+        task: what is learned from them.
+        labels: their classes.
+        tokenizer: of the base.
+        seq_len: tokens of a sequence at most.
+        objective: how it is learned.
+        apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
+            text two sequences.
 
     Raises:
         DataError: the data does not fit the base, the task or the objective.
@@ -158,7 +171,7 @@ def tokenise(
     if task is Task.CLASSIFICATION:
         return _classify(records, labels, tokenizer, seq_len)
     if kind is RecordKind.TEXT:
-        return _pack(records, tokenizer, seq_len)
+        return (_one_each if apart else _pack)(records, tokenizer, seq_len)
     return _converse(records, kind, tokenizer, seq_len, judged=objective != SFT)
 
 
@@ -299,6 +312,13 @@ def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list
     stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded])
     rows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len)
     return [Example(row, row) for row in rows]
+
+
+def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = [np.asarray([*ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])]
+    # The first token is never predicted, so one alone teaches nothing.
+    return [Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len) for row in rows if len(row) > 1]
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

@@ -32,6 +32,7 @@ from plait.training.learner import LocalTraining, StepReport, TrainingInputs, or
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.objectives import SFT, objective_named
 from plait.training.preferences import References
+from plait.training.private_steps import train_privately
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_extra import StepExtra
 from plait.training.step_memory import within_memory
@@ -59,6 +60,7 @@ class Tokenise(Protocol):
         tokenizer: Tokenizer,
         seq_len: int,
         objective: str = SFT,
+        apart: bool = False,
     ) -> list[Example]:
         """All examples made from the records, in order."""
         ...
@@ -117,7 +119,13 @@ class PeftLocalModel:
             histogram=self.histogram,
             cut_examples=split.cut,
             left_out_examples=split.left_out,
+            identity=self._identity(split),
         )
+
+    def _identity(self, split: Split) -> bytes:
+        how = repr((torch.__version__, torch.get_num_threads(), len(split.train))).encode()
+        parts = (split.digest, *self.base.identity, how)
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
         """How much of the data a training visits, in its order."""
@@ -179,6 +187,7 @@ class PeftLocalModel:
             settings.held_out_fraction,
             settings.max_held_out_sequences,
             settings.objective,
+            settings.records_are_private,
         )
         if self._split is None or self._split_for != wanted:
             examples = self._examples(self.records, spec, settings)
@@ -193,8 +202,9 @@ class PeftLocalModel:
                 by_label=spec.task is Task.CLASSIFICATION,
             )
             every = (*examples, *(held_out or ()))
-            # Texts are packed, not cut one by one.
-            records = len(every) if self.kind is RecordKind.TEXT else len(self.records) + len(self.held_out)
+            # Texts are packed, not cut one by one, unless each is to be private.
+            is_packed = self.kind is RecordKind.TEXT and not settings.records_are_private
+            records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
             objective = objective_named(settings.objective)
             self._split = single_replies(split) if objective and objective.takes_one_reply else split
@@ -210,12 +220,13 @@ class PeftLocalModel:
             tokenizer=self.base.tokenizer,
             seq_len=settings.seq_len,
             objective=settings.objective,
+            apart=settings.records_are_private,
         )
 
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""
         settings = job.settings
-        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT:
+        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT or job.charge:
             return None
         shape = (settings.steps_taken, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self.base), job.spec.digest, job.base.digest, *shape)
@@ -228,6 +239,11 @@ class PeftLocalModel:
         model = self._on_base(job)
         split = self.split(spec, settings)
         parameters = adapter_parameters(model, spec.layout)
+        if job.charge:
+            done = train_privately(
+                model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token
+            )
+            return _learned(job, done)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)

@@ -21,7 +21,7 @@ from plait.privacy.clip import length
 from plait.privacy.key import derived
 from plait.privacy.mechanism import PrivateMean
 from plait.privacy.noise import Keystream
-from plait.privacy.record import RecordPrivacy
+from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.example_gradients import ExampleGradients
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.trainer import follow, only_trained, trained_parameters
@@ -31,13 +31,12 @@ def train_privately(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
     inputs: TrainingInputs,
-    privacy: RecordPrivacy,
+    charge: Charge,
     *,
-    key: bytes,
     task: Task,
     pad_token: int,
 ) -> LocalTraining:
-    """Train an adapter for `local_steps` steps, so that no record shows.
+    """Train an adapter for `steps_taken` steps, so that no record shows.
 
     The result's loss, tokens and time are left at 0: no noise covers them.
 
@@ -45,8 +44,7 @@ def train_privately(
         model: the base with the adapter.
         parameters: the adapter's parameters in layout order; overwritten.
         inputs: examples, one for each record, and settings with a learning rate.
-        privacy: of these records.
-        key: 32 bytes, secret; the same gives the same batches and noise.
+        charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
         task: what the labels are.
         pad_token: pads short rows.
 
@@ -55,6 +53,7 @@ def train_privately(
         Abandoned: nobody waits for this any more.
     """
     settings, examples = inputs.settings, inputs.examples
+    privacy, key = charge.privacy, charge.key
     if len(examples) != privacy.records:
         raise ConfigError(f"there are {len(examples)} examples for {privacy.records} records, expected one for each")
     if not settings.learning_rate:
@@ -70,7 +69,7 @@ def train_privately(
     noised = np.zeros(sum(sizes), np.float32)
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        for step in range(settings.local_steps):
+        for step in range(settings.steps_taken):
             follow(parameters, learner.values)
             chosen = privacy.sample(draws)
             mean = PrivateMean(

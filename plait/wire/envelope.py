@@ -29,6 +29,10 @@ SIGNED_DOMAIN = b"plait.v1.envelope\0"
 """What stands before a header in the bytes that are signed, so that they are of nothing else."""
 
 
+EPSILON = "record_epsilon"
+"""The metric of an update whose client's records are private: what these have cost so far, and the only one then."""
+
+
 class Direction(IntEnum):
     """Direction of an envelope."""
 

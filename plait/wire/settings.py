@@ -166,11 +166,29 @@ class Settings:
     """Weight of the client's own direction in its personalized adapter; 0 for none."""
     secure_aggregation: _Flag = False
     """Whether updates, losses and counts leave the client under masks only."""
+    record_delta: Annotated[float, Real(below=1)] = 0.0
+    """Delta of the privacy of each of the client's records; 0 for no such privacy."""
+    record_epsilon: Annotated[float, Real()] = 0.0
+    """Epsilon of each of its records over the whole run; 0 if `record_noise` is given instead."""
+    record_noise: Annotated[float, Real()] = 0.0
+    """Noise of a step over the clip norm; 0 if it follows from `record_epsilon`."""
+    record_clip: Annotated[float, Real()] = 0.0
+    """Norm that the gradient of each record is clipped to; 0 to scale all of them to one norm."""
 
     @property
     def steps_taken(self) -> int:
         """Optimizer steps of the task."""
         return self.steps or self.local_steps
+
+    @property
+    def records_are_private(self) -> bool:
+        """Whether the client adds noise for each of its records, and says nothing of them that has none."""
+        return self.record_delta > 0
+
+    @property
+    def counts_stay(self) -> bool:
+        """Whether a client keeps to itself how much data it has."""
+        return self.secure_aggregation or self.records_are_private
 
     @property
     def codec(self) -> Codec:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from plait.adapters import Task  # noqa: E402
 from plait.adapters.methods import AdapterRequest  # noqa: E402
-from plait.privacy.record import RecordPrivacy  # noqa: E402
+from plait.privacy.record import Charge, RecordPrivacy  # noqa: E402
 from plait.training import example_gradients  # noqa: E402
 from plait.training.bases import locate_base  # noqa: E402
 from plait.training.blueprint import design, read_base_config  # noqa: E402
@@ -67,7 +67,7 @@ def main() -> None:
         train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
 
     def private() -> None:
-        train_privately(model, parameters, inputs, privacy, key=bytes(32), task=Task.CAUSAL_LM, pad_token=0)
+        train_privately(model, parameters, inputs, Charge(privacy, bytes(32), 0.0), task=Task.CAUSAL_LM, pad_token=0)
 
     def by_modules() -> None:
         recognise, example_gradients.recognise = example_gradients.recognise, lambda _: None

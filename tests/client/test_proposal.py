@@ -28,3 +28,14 @@ def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
     plain = lines()
     assert "the run is not masked: the server sees this client's own updates and losses" in plain
     assert "also sent: losses, counts of examples and tokens, this machine's device and memory" in plain
+
+
+def test_an_operator_is_told_who_adds_the_noise() -> None:
+    told = lines(dp="record", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})
+    assert (
+        "this client adds noise to its own training, so that no single sequence shows in what it sends: epsilon 8"
+        in told
+    )
+    assert "also sent: this machine's device and memory" in told
+    assert "can reveal parts" not in told
+    assert "the server promises client-level" in lines(dp="client", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})

@@ -1,5 +1,6 @@
 """A private federation of real processes: kill -9 of the server, a client that insists, what verify recomputes."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -7,8 +8,10 @@ import sys
 
 import pytest
 
+from plait.privacy.sampled import sampled_epsilon
 from plait.rounds.audit import check_privacy
 from plait.rounds.ledger import read_events
+from tests.deployment.conftest import CLIENTS
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +55,51 @@ def test_a_client_that_insists_on_less_epsilon_does_not_take_part(deployment):
     assert not deployment.events("round_started")
     for name in ("alice", "server"):
         deployment.signal(name, signal.SIGKILL)
+
+
+OF_RECORDS = ("--rounds", "2", "--keep-updates", "--dp", "record", "--dp-epsilon", "8")
+
+
+def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_once(deployment):
+    deployment.serve(*OF_RECORDS)
+    for name in CLIENTS:
+        deployment.join(name, "--dp-max-epsilon", "8")
+    deployment.stop_in_training("alice", 1)
+    deployment.until(lambda: deployment.events("update_received", round=1))
+    for name in ("alice", "server"):
+        deployment.signal(name, signal.SIGKILL)
+    deployment.resume()
+    deployment.start("alice")
+    deployment.finish()
+
+    accounts = {}
+    for name in CLIENTS:
+        (path,) = (deployment.folder / name / "state").glob(f"*/{name}/record-privacy")
+        assert path.stat().st_mode & 0o777 == 0o600
+        accounts[name] = json.loads(path.read_text())
+        assert [*accounts[name]["charges"].values()] == [8, 8]
+    kept = b"".join(path.read_bytes() for path in deployment.run.rglob("*") if path.is_file())
+    assert len({account["secret"] for account in accounts.values()}) == 3
+    assert not any(account["secret"].encode() in kept or bytes.fromhex(account["secret"]) in kept
+                   for account in accounts.values())  # fmt: skip
+    spent = check_privacy(read_events(deployment.run / "ledger.jsonl"))
+    for name, account in accounts.items():
+        own = sampled_epsilon(account["noise"], account["batch"] / account["records"], 16, 1e-5)
+        assert spent.by_client[name] == pytest.approx(own)
+        assert 7.5 < own <= 8
+    assert not deployment.events("evaluated")
+    for update in deployment.events("update_received"):
+        assert update["signature"]
+        assert not update["examples"]
+        assert "train_loss" not in update
+    assert "this client adds noise to its own training" in deployment.printed("alice")
+    verified = _plait("verify", deployment.run)
+    assert "6 updates, each by its own client" in verified
+    assert "2 recomputed, bit for bit" in verified
+    assert "the most that the accounts of 3 clients state" in verified
+    assert "everybody, the server too" in _plait("privacy", deployment.run)
+    card = (deployment.run / "adapter" / "README.md").read_text()
+    assert "everything that one record of a client changed" in card
 
 
 def _plait(*arguments: object) -> str:

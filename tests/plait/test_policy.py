@@ -190,6 +190,20 @@ def test_a_client_that_insists_on_privacy_refuses_a_run_that_promises_less(asked
     Policy().check_run(RunConfig(**asked))
 
 
+OF_RECORDS = {"dp": "record", "dp_epsilon": 8.0, "dp_delta": 1e-5}
+
+
+def test_a_client_can_insist_on_noise_of_its_own():
+    policy = Policy(dp_max_epsilon=8.0, dp_unit="record")
+    policy.check_run(RunConfig(**OF_RECORDS))
+    with pytest.raises(PolicyError, match="dp of the run is 'client', so that the server is to add the noise, but dp-"):
+        policy.check_run(RunConfig(**PRIVATE))
+    with pytest.raises(PolicyError, match="the run may spend epsilon 8 at delta 1e-05, but dp-max-epsilon"):
+        Policy(dp_max_epsilon=4.0).check_run(RunConfig(**OF_RECORDS))
+    # What a noise multiplier comes to depends on how many records a client has.
+    policy.check_run(RunConfig(**{**OF_RECORDS, "dp_epsilon": 0.0, "dp_noise_multiplier": 0.1}))
+
+
 def test_a_run_that_promises_enough_is_accepted():
     Policy(dp_max_epsilon=8.0).check_run(RunConfig(**PRIVATE))
     Policy(dp_max_epsilon=12.0).check_run(RunConfig(**{**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}))

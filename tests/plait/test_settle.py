@@ -245,6 +245,52 @@ def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_setting
     assert "\n" not in str(refused.value)
 
 
+OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'record'"),
+        ({"trainer": "mine:trainer"}, "trainer is 'mine:trainer' and dp is 'record', expected none: noise needs the"),
+        ({"objective": "dpo"}, "objective is 'dpo' and dp is 'record', expected sft"),
+        ({"loss": "distillation"}, "loss is 'distillation' and dp is 'record', expected cross_entropy"),
+        ({"max-grad-norm": 0.5}, "max-grad-norm is 0.5 and dp is 'record', expected 1.0: dp-clip bounds"),
+        ({"side-by-side": 4}, "side-by-side is 4 and dp is 'record', expected 1"),
+        ({"weighting": "examples"}, "weighting is 'examples' and dp is 'record', expected equal"),
+        ({"patience": 2}, "patience is 2 and dp is 'record', expected 0"),
+        ({"keep": "best"}, "keep is 'best' and dp is 'record', expected last"),
+        ({"reference": "central"}, "reference is 'central' and dp is 'record', expected none"),
+        ({"devices": "fleet.toml"}, "devices is 'fleet.toml' and dp is 'record', expected none"),
+        ({"step-budget": "speed"}, "dp is 'record' and step-budget is 'speed', expected off"),
+        ({"secure-aggregation": True}, "dp is 'record' and secure-aggregation is true, expected off: sums of losses"),
+    ],
+)
+def test_what_private_records_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        settle(config_from_table({**OF_RECORDS, **given}))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"rule": "median"}, {"rule": "flora"}, {"scaffold": True}, {"client-ranks": "4,8"}, {"dropout": 0.1}]
+)
+def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
+    settled = settle(config_from_table({**OF_RECORDS, **more}))
+    task = settled.tasks.settings
+    assert settled.privacy is None
+    assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-5, 8.0, 0.0, 0.0)
+    assert (settled.config.norm_policy, settled.config.take_back) == ("reject", False)
+    # A learning rate that is found in the data is not private.
+    assert task.learning_rate > 0
+    assert settle(settled.config).config == settled.config
+    given = {"dp": "record", "dp-noise-multiplier": 0.7, "dp-clip": 0.3, "dp-delta": 1e-6}
+    task = settle(config_from_table(given)).tasks.settings
+    assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-6, 0.0, 0.7, 0.3)
+    assert not settle(config_from_table({})).tasks.settings.records_are_private
+    assert not settle(config_from_table(PRIVATE)).tasks.settings.records_are_private
+
+
 def test_a_private_run_turns_off_what_reads_single_clients():
     settled = settle(config_from_table(PRIVATE))
     assert settled.config.norm_policy == "off"

@@ -344,6 +344,13 @@ def _half_noise() -> None:
     mechanism.grid_for = lambda size, multiplier: grid.grid_for(size, multiplier / 2)
 
 
+def _shuffled(self, stream):
+    """Batches of one size, as an epoch in random order has them."""
+    import numpy as np
+
+    return np.sort(np.argsort(stream.words(self.records))[: self.batch])
+
+
 def derived_for(key, number: int) -> bytes:
     """A key of a round's noise that no update changes."""
     return module("plait.privacy.key").derived(key.secret, str(number).encode())
@@ -538,6 +545,26 @@ MUTATIONS: dict[str, Mutation] = {
         "privacy",
         "noise follows from the round alone",
         lambda: put("plait.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
+    ),
+    "record-clip": Mutation("private_records", "gradients of records are not clipped", _clip_at_clients),
+    "record-noise": Mutation("private_records", "half of the noise", _half_noise),
+    "record-resumed": Mutation(
+        "private_records",
+        "noise follows from the client's secret alone",
+        lambda: put(
+            "plait.rounds.record_accountant:derived",
+            lambda secret, _: module("plait.privacy.key").derived(secret, b"round"),
+        ),
+    ),
+    "record-batches": Mutation(
+        "private_records",
+        "batches are shuffled, not drawn",
+        lambda: put("plait.privacy.record:RecordPrivacy.sample", _shuffled),
+    ),
+    "record-budget": Mutation(
+        "private_records",
+        "an account has no budget",
+        lambda: put("plait.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
     ),
     "median": Mutation("privacy", "norms are bounded by a median", _median_left_on),
     "mask-digest": Mutation("privacy", "masks do not depend on the model that was sent", _one_model_for_all),

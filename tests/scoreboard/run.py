@@ -42,6 +42,7 @@ ROWS = {
     "planted": "planted in working directory and cache",
     "hostile": "hostile server",
     "privacy": "privacy of clients",
+    "private_records": "privacy of records",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 

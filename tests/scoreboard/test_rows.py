@@ -10,7 +10,7 @@ import pytest
 RUN = Path(__file__).with_name("run.py")
 ROWS = (
     "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "members", "names",
-    "planted", "hostile", "privacy",
+    "planted", "hostile", "privacy", "private_records",
 )  # fmt: skip
 
 pytestmark = [

@@ -5,7 +5,9 @@ from typer.testing import CliRunner
 
 from plait.cli.main import app
 from plait.errors import ConfigError
+from plait.rounds.events import PrivacySpent, PrivacyStarted
 from plait.rounds.ledger import Ledger
+from plait.rounds.privacy_card import RECORDS_NOT_COVERED
 from tests.plait.report.test_privacy import STARTED, spent
 from tests.plait.rounds.conftest import started
 
@@ -39,4 +41,23 @@ def test_a_run_without_privacy_says_so(tmp_path):
     ledger.close()
     error = CliRunner().invoke(app, ["privacy", str(tmp_path)]).exception
     assert isinstance(error, ConfigError)
-    assert "expected a run with --dp client or --secure-aggregation" in str(error)
+    assert "expected a run with --dp record, --dp client or --secure-aggregation" in str(error)
+
+
+def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
+    promised = PrivacyStarted(
+        unit="record", adjacency="zero-out", observer="everybody, the server too", epsilon=8.0, delta=1e-5, clients=2,
+        parameters=100, amplification="by Poisson batches", batch=16, steps=40,
+    )  # fmt: skip
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    spent = PrivacySpent(round=1, epsilon=3.5, delta=1e-5, by_client={"ada": 3.5, "bob": 2.25})
+    for event in (started(), promised, spent):
+        ledger.append(event)
+    ledger.close()
+    shown = CliRunner().invoke(app, ["privacy", str(tmp_path)]).output
+    assert "everybody, the server too" in shown
+    assert "Epsilon by client" in shown
+    assert "2.25" in shown
+    said = json.loads(CliRunner().invoke(app, ["privacy", str(tmp_path), "--json"]).output)
+    assert said["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
+    assert said["not_covered"] == list(RECORDS_NOT_COVERED)

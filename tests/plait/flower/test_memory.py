@@ -1,6 +1,7 @@
 import pytest
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from plait.errors import ConfigError
 from plait.flower.memory import ContextMemory
 
 
@@ -35,3 +36,8 @@ def test_what_somebody_else_keeps_in_the_context_is_not_ours(context):
     assert ContextMemory(kept).load("adapter") is None
     ContextMemory(kept).save("spec", b"ours")
     assert set(kept.state) == {"plait.adapter", "other", "plait.spec"}
+
+
+def test_an_account_of_private_records_is_not_kept_where_it_ends_with_the_node(context):
+    with pytest.raises(ConfigError, match="dp of the run is 'record' and this node's state is Flower's"):
+        ContextMemory(context()).save("record-privacy", b"{}")

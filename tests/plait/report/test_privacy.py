@@ -169,3 +169,18 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     assert "certificate" in proven["Keys"]
     assert secure_aggregation_facts(without_privacy().sums) == ()
     assert "masks add no noise" not in render_html(without_privacy(), {"": PLOTS})
+
+
+@pytest.mark.parametrize(("ratio", "warns"), [(1.9, False), (40.0, True)])
+def test_an_estimate_of_private_records_warns_likewise(ratio, warns):
+    planned = PlannedPrivacy(8.0, 1e-5, 0.7, ratio, unit="record")
+    costs = CostEstimate(
+        CostInputs(
+            trainable_parameters=2_440_000, full_model_parameters=10**8, clients=8, clients_per_round=8, rounds=5,
+            privacy=planned,
+        )
+    )  # fmt: skip
+    *_, table = estimate_tables(costs)
+    assert table.title == "Differential privacy of records"
+    assert ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}") in table.rows
+    assert ("expect no useful adapter" in table.note) is warns

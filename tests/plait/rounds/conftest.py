@@ -15,7 +15,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import coordinator, private_rounds
+from plait.rounds import coordinator, private_rounds, record_accountant
 from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ from plait.rounds.recorded import intents_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.rounds.withheld import screened
+from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.secagg.roster import Offer
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
@@ -89,7 +89,8 @@ class FakeModel:
         return spec, cut(drawn, spec) if spec.init_rank else drawn
 
     def data_size(self, spec: AdapterSpec, settings: Settings) -> DataSize:
-        return DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
+        size = DataSize(self.train_examples, 10 * self.train_examples, 4, self.held_out_tokens, {"fake": 4})
+        return replace(size, identity=repr((self.target, self.train_examples)).encode())
 
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
         examples = min(self.train_examples, settings.local_steps * settings.batch_size)
@@ -101,6 +102,9 @@ class FakeModel:
         settings = replace(job.settings, learning_rate=rate)
         self.stood_on.append(job.base)
         after = self.trained(state.flat, settings.seed, settings)
+        if job.charge:
+            drawn = np.random.default_rng(list(job.charge.key)).normal(size=after.shape)
+            after = after + (0.1 * drawn).astype(after.dtype)
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
         for slot in frozen:
             after[slot.offset : slot.offset + slot.size] = state.flat[slot.offset : slot.offset + slot.size]
@@ -281,6 +285,8 @@ class Federation:
         blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
         self.masked = MaskedRounds(plan.get("cohort_size", len(models)), 0.2) if masked else None
         self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)[:32]) for name in models}
+        if (settings or {}).get("record_delta"):
+            blind = {"weighting": Weighting.EQUAL}
         own_settings = {"learning_rate": 0.1, "secure_aggregation": masked, **(settings or {})}
         settings = Settings(
             local_steps=2,
@@ -346,12 +352,16 @@ class Federation:
             state = initial_state(b"r" * 16, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
             first = started(state.run_id.hex())
-        screen = partial(screened, update_bytes=None if self.masked else 1000)
-        ledger = Ledger(directory.ledger, screen=screen if self.privacy or self.masked else None)
+        by_record = self.plan.settings.records_are_private
+        kept = KEPT_MASKED if self.masked else KEPT_OF_RECORDS if by_record else KEPT
+        screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
+        ledger = Ledger(directory.ledger, screen=screen if self.privacy or self.masked or by_record else None)
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
                 ledger.append(private_rounds.started(self.privacy, RunKey.create(directory.noise_key), size=1))
+            if by_record and isinstance(first, RunStarted):
+                ledger.append(record_accountant.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
             ledger.close()

@@ -1,6 +1,7 @@
 """A client's account of its own records: what is paid, when, and what no crash and no server changes about that."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -8,12 +9,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.errors import ConfigError, PolicyError
 from plait.privacy.record import RecordPrivacy
 from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.record_accountant import KEY, charge
+from plait.rounds.local_model import Carried, TrainJob
+from plait.rounds.moments import Moments
+from plait.rounds.moved_base import MovedBase
+from plait.rounds.record_accountant import KEY, charge, made_of, privacy_of
+from plait.wire.settings import Settings
 from tests.plait.rounds.conftest import DictMemory
 
 RUN = b"r" * 16
@@ -55,11 +62,13 @@ def test_keys_follow_from_a_secret_of_the_client_alone():
     assert paid(one, b"a").key.hex() not in one[KEY].decode()
 
 
-def test_another_run_has_an_account_of_its_own():
+def test_another_run_does_not_take_the_place_of_an_account():
     memory = DictMemory()
-    first = paid(memory, b"a")
-    second = paid(memory, b"a", run=b"s" * 16)
-    assert (second.epsilon, second.key != first.key) == (first.epsilon, True)
+    paid(memory, b"a")
+    before = dict(memory)
+    with pytest.raises(PolicyError, match=r"run is 7373\w+, expected 7272\w+, whose account"):
+        paid(memory, b"a", run=b"s" * 16)
+    assert memory == before
 
 
 @pytest.mark.parametrize(("change", "what"), [
@@ -116,3 +125,47 @@ def test_whatever_kills_the_client_what_it_answered_with_is_on_disk(tmp_path):
     assert Path(tmp_path / "client" / KEY).stat().st_mode & 0o777 == 0o600
     with pytest.raises(PolicyError, match="takes no further part"):
         paid(DiskMemory(tmp_path / "client"), b"a fourth")
+
+
+def test_what_a_client_allows_is_never_exceeded_whatever_the_run_asks_for():
+    settings = Settings(
+        local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
+        max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0, total_steps=12, record_delta=1e-5,
+        record_noise=1.0,
+    )  # fmt: skip
+    # Twelve steps cost 3.02.
+    assert privacy_of(settings, records=100).epsilon == math.inf
+    allowed = privacy_of(settings, records=100, most=3.05)
+    assert (allowed.epsilon, allowed.noise) == (3.05, 1.0)
+    with pytest.raises(
+        PolicyError, match=r"epsilon of this client's records to 3\.0\d+ at delta 1e-05, but dp-max-epsi"
+    ):
+        privacy_of(settings, records=100, most=3.0)
+    # Fewer records cost more, and an epsilon that the run promises is kept if it is the smaller one.
+    with pytest.raises(PolicyError, match="dp-max-epsilon"):
+        privacy_of(settings, records=50, most=3.05)
+    strict = replace(settings, record_noise=0.0, record_epsilon=2.0)
+    assert privacy_of(strict, records=100, most=3.05).epsilon == 2.0
+
+
+def test_whatever_decides_a_gradient_decides_the_noise():
+    layout = Layout.of({"m.lora_A.weight": [1, 2], "m.lora_B.weight": [2, 1]})
+    state = AdapterState(layout, np.arange(4, dtype=np.float32))
+    spec = AdapterSpec("lora", {"r": 1}, Task.CAUSAL_LM, (), layout, 0)
+    settings = Settings(
+        local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
+        max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=0,
+    )  # fmt: skip
+    job = TrainJob(None, spec, settings, received=state, start=state)
+    other = AdapterState(layout, np.ones(4, np.float32))
+    moments = Moments.none(4, 2)
+    jobs = [
+        job, replace(job, start=other), replace(job, received=other), replace(job, settings=replace(settings, round=2)),
+        replace(job, settings=replace(settings, seed=1)), replace(job, settings=replace(settings, trained="B")),
+        replace(job, base=MovedBase(digest=b"m" * 32)), replace(job, carried=Carried(moments=moments)),
+        replace(job, carried=Carried(moments=replace(moments, square=other.flat))),
+        replace(job, carried=Carried(drift=other.flat)), replace(job, carried=Carried(slope=other.flat)),
+    ]  # fmt: skip
+    digests = [made_of(each, b"data") for each in jobs] + [made_of(job, b"other data")]
+    assert len(set(digests)) == len(digests)
+    assert made_of(replace(job, client="whoever"), b"data") == digests[0]

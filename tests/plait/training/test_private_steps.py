@@ -7,7 +7,7 @@ import pytest
 
 from plait.adapters import Task
 from plait.errors import ConfigError
-from plait.privacy.record import RecordPrivacy
+from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.private_steps import train_privately
@@ -26,8 +26,8 @@ def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, **s
     start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
-        TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), privacy,
-        key=key, task=Task.CAUSAL_LM, pad_token=0,
+        TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
+        task=Task.CAUSAL_LM, pad_token=0,
     )  # fmt: skip
 
 
