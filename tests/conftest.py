@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 # As the command line has it; numpy reads it when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Tests run side by side, so more threads of each would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine takes its time over an example, which says nothing of the code.
 settings.register_profile("plait", deadline=None)
@@ -23,3 +26,22 @@ def _environment() -> Iterator[None]:
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded() -> None:
+    """The collector passes over what is loaded by now: all libraries and tests, which take it up to a second each time.
+
+    flwr's strategies collect several times in each round.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plots() -> Iterator[None]:
+    """Reports take no time for images; a folder or module that looks at them overrides this."""
+    from tests.unrendered import plots_unrendered
+
+    with plots_unrendered():
+        yield

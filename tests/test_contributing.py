@@ -34,7 +34,8 @@ def test_what_the_page_adds_can_be_added_and_its_tests_pass(tmp_path: Path) -> N
         assert applied.returncode == 0, applied.stderr
     # The copy comes first; what is not in it comes from where it is installed.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
-    contract = "tests/plait/aggregation/test_contract.py"
+    (rule,) = re.findall(r'^\+    name="(\w+)",$', DIFFS[0], re.MULTILINE)
+    contract = f"tests/plait/aggregation/test_contract.py::test_every_rule_keeps_its_contract[{rule}]"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *added, contract]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout

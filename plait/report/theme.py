@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -175,7 +176,8 @@ def _png(figure: Figure) -> bytes:
     with warnings.catch_warnings(), plain_text():
         # A script without an installed font shows as boxes; no need for a warning per character.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(buffer, format="png")
+        # Figure.savefig would draw once more, to nothing, for the layout, which drawing does by itself.
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 

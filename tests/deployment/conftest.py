@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ import pytest
 
 from plait.rounds.ledger import Line, read_lines
 from plait.trust import provision
-from tests.deployment.zygote import Forked
+from tests.commands import Command
 
 CLIENTS = ("alice", "bob", "carol")
 CANARY = "zxcanary"
@@ -56,13 +54,22 @@ _WORDS = [
 ]
 
 
-def plait(*arguments: object, folder: Path, output: Path) -> subprocess.Popen[bytes]:
-    """Start `plait` in a folder; all that it prints goes into one file."""
-    command = [sys.executable, "-m", "plait.cli.main", *map(str, arguments)]
+_DOOMED = """
+import sys
+from plait.cli.main import main
+from tests.deployment.doomed import doom
+
+doom(sys.argv.pop(1))
+main()
+"""
+
+
+def plait(*arguments: object, folder: Path, output: Path, doomed: str = "") -> Command:
+    """Start `plait` in a folder; all that it prints goes into one file. A doomed one kills itself (see `doomed`)."""
     with output.open("ab") as file:
-        return subprocess.Popen(
-            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        if doomed:
+            return Command(doomed, *arguments, program=_DOOMED, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        return Command(*arguments, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
 
 
 def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: Callable[[], str] = lambda: "") -> None:
@@ -70,23 +77,18 @@ def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: C
     end = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < end, f"it did not happen in time: {what()}"
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 @dataclass
 class Deployment:
-    """A server and its clients, each in a folder that stands for a machine.
-
-    Attributes:
-        launch: starts `plait`; that of a `zygote.Zygote` can also be told where to kill itself (``doomed``).
-    """
+    """A server and its clients, each in a folder that stands for a machine."""
 
     folder: Path
     federation: Path
     port: int
-    launch: Callable[..., subprocess.Popen[bytes] | Forked] = plait
     run: Path = field(init=False)
-    processes: dict[str, subprocess.Popen[bytes] | Forked] = field(default_factory=dict)
+    processes: dict[str, Command] = field(default_factory=dict)
     _server: tuple[object, ...] = ()
     _clients: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
@@ -114,11 +116,11 @@ class Deployment:
     def start(self, name: str, **more: str) -> None:
         """Start a process anew, with the same command."""
         command = self._server if name == "server" else self._clients[name]
-        self.processes[name] = self.launch(*command, folder=self.folder / name, output=self.output(name), **more)
+        self.processes[name] = plait(*command, folder=self.folder / name, output=self.output(name), **more)
 
     def resume(self, **more: str) -> None:
         """Start the server anew, with nothing but the name of the run."""
-        self.processes["server"] = self.launch(
+        self.processes["server"] = plait(
             "resume", "run", folder=self.folder / "server", output=self.output("server"), **more
         )
 

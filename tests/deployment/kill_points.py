@@ -4,7 +4,7 @@
 
 A federation of three clients runs masked rounds. A point is a change of one of the clients' journals of masked sums,
 of which a sum has about twenty; at random ones the server, or a client, is killed and started again at once. Processes
-are forked (see `zygote`), so that a start takes less than a second. Checked:
+are forked (see tests/commands.py), so that a start takes less than a second. Checked:
 
 - the adapter is that of a simulation nobody disturbed, bit for bit, where no client dropped out of a round;
 - no round is unmasked by a client in two attempts, and none is released twice in the ledger;
@@ -28,7 +28,6 @@ from pathlib import Path
 
 from plait.trust import provision
 from tests.deployment import conftest as deployed
-from tests.deployment.zygote import Zygote
 
 ROUNDS = 6
 OPTIONS = ("--rounds", str(ROUNDS), "--eval-every", "3", "--secure-aggregation", "--keep-updates")
@@ -90,14 +89,14 @@ def main() -> None:
     generator, began = random.Random(given.seed), time.monotonic()
     kills: Counter[str] = Counter()
     runs: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder, Zygote() as zygote:
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         federation = _federation(root)
-        reference = _simulated(root, federation, zygote)
+        reference = _simulated(root, federation)
         while kills.total() < given.kills and time.monotonic() - began < given.seconds:
             here = root / f"run-{len(runs)}"
             here.mkdir()
-            told = _run(here, federation, zygote, generator, given.who, kills, given.kills, reference)
+            told = _run(here, federation, generator, given.who, kills, given.kills, reference)
             runs.append(told)
             print(json.dumps(told), file=sys.stderr, flush=True)
             shutil.rmtree(here)
@@ -126,7 +125,6 @@ def main() -> None:
 def _run(
     folder: Path,
     federation: Path,
-    zygote: Zygote,
     generator: random.Random,
     who: str,
     kills: Counter[str],
@@ -134,7 +132,7 @@ def _run(
     reference: bytes,
 ) -> dict[str, object]:
     """One run from its beginning to its end, with kills."""
-    deployment = deployed.Deployment(folder, federation, _free_port(), zygote.plait)
+    deployment = deployed.Deployment(folder, federation, _free_port())
     journals = Journals(folder)
     try:
         deployment.serve(*OPTIONS)
@@ -168,7 +166,7 @@ def _run(
         "same_bits": deployment.adapter == reference,
         "second_unmaskings": sum(len(attempts) > 1 for attempts in journals.revealed.values()),
         "second_releases": sum(count > 1 for count in unmasked.values()),
-        "verified": _verified(deployment.run, zygote),
+        "verified": _verified(deployment.run),
     }
 
 
@@ -200,9 +198,9 @@ def _federation(root: Path) -> Path:
     return folder
 
 
-def _simulated(root: Path, federation: Path, zygote: Zygote) -> bytes:
+def _simulated(root: Path, federation: Path) -> bytes:
     """The adapter of the same run in simulation, without a kill."""
-    process = zygote.plait(
+    process = deployed.plait(
         "simulate", "--data", federation / "all.jsonl", "--partition", "natural:client",
         "--clients", len(deployed.CLIENTS), "--out", "simulated", *deployed.TRAINING, *OPTIONS,
         folder=root, output=root / "output",
@@ -211,9 +209,9 @@ def _simulated(root: Path, federation: Path, zygote: Zygote) -> bytes:
     return (root / "simulated" / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def _verified(run: Path, zygote: Zygote) -> bool:
+def _verified(run: Path) -> bool:
     output = run.parent / "verified"
-    process = zygote.plait("verify", run, "--json", folder=run.parent, output=output)
+    process = deployed.plait("verify", run, "--json", folder=run.parent, output=output)
     return process.wait() == 0 and json.loads(output.read_text())["replayed"] == ROUNDS
 
 

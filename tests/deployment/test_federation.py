@@ -1,11 +1,11 @@
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 from signal import SIGCONT, SIGKILL
 
 import pytest
+
+from tests.commands import run_command
 
 pytestmark = pytest.mark.slow
 
@@ -129,11 +129,9 @@ def test_a_client_that_stands_still_holds_no_round_beyond_its_deadline_and_may_c
 
 
 def _status(deployment, federation) -> dict[str, object]:
-    command = (
-        sys.executable, "-m", "plait.cli.main", "status", "--server", f"localhost:{deployment.port}",
-        "--kit", str(federation / "server"), "--json",
-    )  # fmt: skip
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    done = run_command("status", "--server", f"localhost:{deployment.port}", "--kit", federation / "server", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def _losses(run) -> dict[str, object]:

@@ -3,14 +3,13 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from plait.privacy.sampled import sampled_epsilon
 from plait.rounds.audit import check_privacy
 from plait.rounds.ledger import read_events
+from tests.commands import run_command
 from tests.deployment.conftest import CLIENTS
 
 pytestmark = pytest.mark.slow
@@ -103,5 +102,6 @@ def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_onc
 
 
 def _plait(*arguments: object) -> str:
-    command = (sys.executable, "-m", "plait.cli.main", *map(str, arguments))
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    done = run_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,7 +1,5 @@
 """A masked federation of real processes with real kits: its sums, its dropouts, and kill -9 in every stage."""
 
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -10,23 +8,13 @@ from plait.rounds.ledger import read_lines
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
 from plait.trust import provision
-from tests.deployment.zygote import Zygote
+from tests.commands import run_command
+from tests.deployment import conftest as deployed
 
 pytestmark = pytest.mark.slow
 
 MASKED = ("--rounds", "2", "--eval-every", "2", "--secure-aggregation", "--keep-updates")
 WEIGHTS = "adapter/adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    with Zygote() as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def _forked(deployment, zygote):
-    deployment.launch = zygote.plait
 
 
 def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(deployment, simulated):
@@ -109,7 +97,7 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
     assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
 
 
-def test_a_submitted_run_is_masked_too(deployment, zygote):
+def test_a_submitted_run_is_masked_too(deployment):
     federation, folder = deployment.federation, deployment.folder
     provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
     (folder / "server").mkdir()
@@ -124,7 +112,7 @@ def test_a_submitted_run_is_masked_too(deployment, zygote):
     )
     asked = ("--server", f"localhost:{deployment.port}", "--kit", federation / "operators" / "olga", "--wait")
     deployment.until(lambda: deployment.printed("server").count("serving on"))
-    submitted = zygote.plait("submit", folder / "run.toml", *asked, folder=folder, output=folder / "submitted")
+    submitted = deployed.plait("submit", folder / "run.toml", *asked, folder=folder, output=folder / "submitted")
     assert submitted.wait() == 0, (folder / "submitted").read_text() + deployment.everything_printed()
 
     (ledger,) = (folder / "server" / "runs").rglob("ledger.jsonl")
@@ -141,5 +129,6 @@ def summed(run, number):
 
 
 def plait(*arguments: object) -> str:
-    command = (sys.executable, "-m", "plait.cli.main", *map(str, arguments))
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    done = run_command(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,6 +23,7 @@ from plait.queue import Entry, State, read_queue
 from plait.rounds.ledger import read_lines
 from plait.transport.operations import AwayError, OperatorCalls
 from plait.trust import StaffKit, provision
+from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 COMMON = {
@@ -62,7 +61,7 @@ class Federation:
     folder: Path
     kits: Path
     port: int
-    server: subprocess.Popen[bytes] | None = None
+    server: Command | None = None
 
     @property
     def directory(self) -> Path:
@@ -72,17 +71,11 @@ class Federation:
         return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.kits / who))
 
     def start(self) -> None:
-        command = (
-            sys.executable, "-m", "plait.cli.main", "server", "--stay", "--kit", self.kits / "server",
-            "--listen", f"127.0.0.1:{self.port}", "--out", self.directory, "--give-up-s", "0.5",
-        )  # fmt: skip
         with (self.folder / "output").open("ab") as output:
-            self.server = subprocess.Popen(
-                [str(part) for part in command],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+            self.server = Command(
+                "server", "--stay", "--kit", self.kits / "server", "--listen", f"127.0.0.1:{self.port}",
+                "--out", self.directory, "--give-up-s", "0.5", stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def kill(self) -> None:
         assert self.server is not None

@@ -2,10 +2,10 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
+
+from tests.commands import run_command
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,9 @@ def test_the_rounds_go_on_without_a_client_that_never_comes_back(deployment):
 
 
 def _status(deployment, federation, *options) -> str:
-    command = (
-        sys.executable, "-m", "plait.cli.main", "status", "--server", f"localhost:{deployment.port}",
-        "--kit", str(federation / "server"), *options,
-    )  # fmt: skip
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    done = run_command("status", "--server", f"localhost:{deployment.port}", "--kit", federation / "server", *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _report(deployment) -> str:

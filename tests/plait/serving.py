@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Start = Callable[..., tuple[subprocess.Popen[str], str]]
+from tests.commands import Command
+
+Start = Callable[..., tuple[Command, str]]
 """Takes options of the command; gives the process and the address that it says it serves on."""
 
 
 @contextmanager
 def serving(verb: str) -> Iterator[Start]:
     """Start a verb any number of times; what still runs afterwards is killed."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[Command] = []
 
-    def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "plait.cli.main", verb, "--listen", listen, *map(str, options)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def start(*options: object, listen: str = "127.0.0.1:0") -> tuple[Command, str]:
+        process = Command(verb, "--listen", listen, *options, stderr=subprocess.PIPE)
         running.append(process)
         assert process.stderr is not None
         for line in process.stderr:

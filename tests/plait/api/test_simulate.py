@@ -15,6 +15,7 @@ from plait.cli.main import main
 from plait.errors import ConfigError, DataError
 from plait.rounds.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
 from plait.rounds.ledger import read_events
+from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
@@ -179,9 +180,7 @@ def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_th
 ) -> None:
     (tmp_path / "records.json").write_text(json.dumps(records))
     out = tmp_path / "run"
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path / "records.json"), str(out)], stderr=subprocess.PIPE, text=True
-    )
+    child = Command(tmp_path / "records.json", out, program=CHILD, stderr=subprocess.PIPE)
     ledger = out / "ledger.jsonl"
     while child.poll() is None and not (
         ledger.exists() and ledger.read_text().count('"event":"update_received"') >= updates

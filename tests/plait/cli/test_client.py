@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from plait.trust import provision
+from tests.commands import Command
 
 
 @pytest.fixture
@@ -75,18 +74,15 @@ def test_a_device_that_is_not_there_is_found_before_anybody_is_called(plait, jso
 
 
 @contextmanager
-def started(*options: object) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "plait.cli.main", "client", *map(str, options)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as process:
+def started(*options: object) -> Iterator[Command]:
+    with Command("client", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def told(process: subprocess.Popen[str], event: str) -> dict[str, object]:
+def told(process: Command, event: str) -> dict[str, object]:
     """The next event of a name from a node that prints JSON."""
     assert process.stdout is not None
     for line in process.stdout:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 
 from plait.rounds.ledger import read_lines
+from tests.commands import run_command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 Rows = list[dict[str, str]]
@@ -114,7 +113,7 @@ def test_a_run_is_resumed_on_the_data_that_it_began_with_and_no_other(
 ) -> None:
     out = tmp_path / "run"
     command = ["simulate", "--data", jsonl, "--partition", "natural:author", *options(small, out)]
-    assert subprocess.run([sys.executable, "-c", _KILLED, *map(str, command)], check=False).returncode == 9
+    assert run_command(*command, program=_KILLED).returncode == 9
     before = jsonl.read_text()
     lines = before.splitlines(keepends=True)
     for changed in (lines[::-1], lines[:-1], [lines[0].replace("add_0", "sub_0"), *lines[1:]]):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from plait.report.fleet_plot import fleet_round
+from plait.report.theme import LIGHT, draw
 from plait.rounds.events import RoundStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
+from tests.commands import run_command
 
 FLEET = """
 notice_s = 20
@@ -69,9 +69,7 @@ def options(jsonl: Path, small: tuple[str, ...], fleet: Path) -> tuple[str, ...]
 
 
 def killed(event: str, count: int, *arguments: str) -> None:
-    command = (sys.executable, "-c", KILLED, event, str(count), *arguments)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    assert subprocess.run(command, check=False, capture_output=True, env=environment).returncode == -9
+    assert run_command(event, count, *arguments, program=KILLED).returncode == -9
 
 
 @pytest.mark.slow
@@ -101,7 +99,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     assert summary["virtual_s_by_round"] == [each.virtual_s for each in views[0].evaluations.values()]
     assert summary["energy_j"] == pytest.approx(views[0].energy_j)
     assert {span.outcome for span in views[0].spans if span.is_training} == {"answered", "dropped"}
-    assert (tmp_path / "killed" / "fleet.png").stat().st_size > 1000
+    assert (tmp_path / "killed" / "fleet.png").exists()
+    assert len(draw(lambda: fleet_round(views[1], LIGHT))) > 1000
 
 
 def test_the_estimate_is_within_a_tenth_of_the_simulated_time(

@@ -3,27 +3,25 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from plait.rounds.ledger import read_lines
+from tests.commands import Command, run_command
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
-def started(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> subprocess.Popen[str]:
+def started(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> Command:
     command = (
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
         "--dtype", "float32", *more, "--out", out,
     )  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "plait.cli.main", *map(str, command)], stderr=subprocess.PIPE, text=True
-    )
+    return Command(*command, stderr=subprocess.PIPE)
 
 
 def wait_for(out: Path, event: str, count: int) -> None:
@@ -144,8 +142,7 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
         "--dtype", "float32", "--out", out,
     )  # fmt: skip
-    command = [sys.executable, "-c", STOPPED, where, str(int(number)), *map(str, options)]
-    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    stopped = run_command(where, int(number), *options, program=STOPPED)
     assert stopped.returncode == (1 if number is signal.SIGINT else -number), stopped.stderr
     if number is signal.SIGINT:
         assert stopped.stderr.splitlines()[-1].endswith(f"continue with: plait resume {out}")

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 from plait.rounds.ledger import read_lines
+from tests.commands import Command, run_command
 from tests.plait.cli.conftest import write_jsonl
 from tests.plait.cli.test_resume import WEIGHTS, wait_for
 
@@ -23,13 +23,12 @@ def masked(tmp_path_factory):
     """A run that nobody disturbed, and one that was killed while updates came in, and continued."""
     folder = tmp_path_factory.mktemp("masked")
     data = write_jsonl(folder / "data.jsonl")
-    plait = (sys.executable, "-m", "plait.cli.main")
-    command = (*plait, *map(str, ("simulate", "--data", data, *OPTIONS, "--out")))
-    subprocess.run([*command, folder / "whole"], check=True, capture_output=True)
-    with subprocess.Popen([*command, folder / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    command = ("simulate", "--data", data, *OPTIONS, "--out")
+    run_command(*command, folder / "whole").check_returncode()
+    with Command(*command, folder / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_for(folder / "killed", "update_received", 2)
         run.kill()
-    subprocess.run([*plait, "resume", folder / "killed"], check=True, capture_output=True)
+    run_command("resume", folder / "killed").check_returncode()
     return folder
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import run_command
 
 pytestmark = pytest.mark.slow  # all of them look at runs of the command
 
@@ -19,16 +18,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory, original: Path, small: tuple[
         "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
         "--learning-rate", 1e-2, "--dtype", "float32", "--keep-updates", "--out", out,
     )  # fmt: skip
-    command = [sys.executable, "-m", "plait.cli.main", *map(str, options)]
-
-    def nothing_larger_than_6_kb() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
-
-    full = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=nothing_larger_than_6_kb)
+    nothing_larger_than_6_kb = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)); "
+    plait = "from plait.cli.main import main; main()"
+    full = run_command(*options, program=nothing_larger_than_6_kb + plait)
     assert full.returncode == 1
-    if (out / "ledger.jsonl").exists():
-        command = [sys.executable, "-m", "plait.cli.main", "resume", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_command(*(("resume", out) if (out / "ledger.jsonl").exists() else options))
     assert done.returncode == 0, done.stderr
     return out, full.stderr.splitlines()
 

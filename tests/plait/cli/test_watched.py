@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 
 from plait.rounds.events import EndedEarly, Evaluated, Event, RunFinished, StepTakenBack, UpdateReceived
 from plait.rounds.ledger import read_events
+from tests.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -92,12 +90,11 @@ def test_killed_at_any_step_it_ends_with_the_same_adapter(plait, too_far, tmp_pa
     assert plait(*too_far, "--out", whole).code == 0
     back = events_of(whole, StepTakenBack)[0]
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "plait.cli.main", *map(str, too_far), "--out", str(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(*too_far, "--out", killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ledger = killed / "ledger.jsonl"
     while process.poll() is None and not (ledger.exists() and b'"step_taken_back"' in ledger.read_bytes()):
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert plait("resume", killed).code == 0
     weights = "adapter/adapter_model.safetensors"

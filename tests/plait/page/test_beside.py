@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from plait.errors import ConfigError, MachineError
 from plait.page.beside import page_beside
+from tests.commands import Command
 
 SMALL = ("--base", "tiny", "--clients", "2", "--rounds", "2", "--local-steps", "1", "--seq-len", "32", "--threads", "1")
 
@@ -31,8 +31,8 @@ def gone(address: str) -> bool:
 
 
 def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "plait.cli.main", "simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0"]
-    process = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    command = ("simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0", "--out", "run")
+    process = Command(*command, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
         address = next(found[1] for line in process.stderr if (found := re.search(r"live page on (http://\S+)", line)))

@@ -23,6 +23,7 @@ from plait.rounds.stop import StopRequest
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.study.sweeping import Sweep, sweep
+from tests.commands import Command, run_command
 from tests.plait.cli.conftest import write_jsonl
 
 
@@ -197,8 +198,8 @@ def test_tokens_are_those_of_the_records_the_base_and_the_length(common) -> None
     assert np.array_equal(found[0][0].tokens[:16], found[1][0].tokens)
 
 
-def _command(grid: Path, out: Path, *more: object) -> list[str]:
-    return [sys.executable, "-m", "plait.cli.main", "sweep", *map(str, (grid, "--out", out, "--json", *more))]
+def _command(grid: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("sweep", grid, "--out", out, "--json", *more)
 
 
 def _write(path: Path, common: dict[str, object], **lists: object) -> Path:
@@ -207,7 +208,7 @@ def _write(path: Path, common: dict[str, object], **lists: object) -> Path:
     return path
 
 
-def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def _wait_for(condition: Callable[[], bool], process: Command) -> None:
     while not condition():
         assert process.poll() is None, "the sweep has ended before it could be killed"
         time.sleep(0.02)
@@ -226,7 +227,7 @@ def test_a_sweep_that_is_killed_in_the_middle_of_a_run_goes_on_to_the_same_bits(
     def in_second_run() -> bool:
         return second.exists() and any(isinstance(event, RoundFinished) for event in read_events(second))
 
-    process = subprocess.Popen(_command(grid, killed, "--jobs", jobs), stdout=subprocess.DEVNULL)
+    process = Command(*_command(grid, killed, "--jobs", jobs), stdout=subprocess.DEVNULL)
     _wait_for(in_second_run, process)
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
     workers = [Path("/proc", number) for number in found.stdout.split()]
@@ -239,7 +240,7 @@ def test_a_sweep_that_is_killed_in_the_middle_of_a_run_goes_on_to_the_same_bits(
     while any(worker.exists() for worker in workers):
         assert time.monotonic() < deadline, workers
         time.sleep(0.1)
-    done = subprocess.run(_command(grid, killed, "--jobs", jobs), capture_output=True, text=True, check=False)
+    done = run_command(*_command(grid, killed, "--jobs", jobs))
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in json.loads(done.stdout)["runs"]] == ["finished"] * 2
     for name, run in runs_of(whole).items():
