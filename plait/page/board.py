@@ -178,7 +178,7 @@ class Board:
         }
 
     def _turned_away(self, event: events.ClientTurnedAway) -> Patch:
-        detail = f"{event.why}: {event.detail}" if event.detail else event.why
+        detail = f"{event.reason}: {event.detail}" if event.detail else event.reason
         patch: Patch = {"clients": {event.name: self._to("refused", event.name, detail)}}
         return join(patch, self._refusal(event.seq, None, event.name, event.reason, event.detail))
 
@@ -239,7 +239,7 @@ class Board:
         if event.reason == Reason.NEED_FULL:
             return patch
         state = _STATES.get(event.reason, "refused")
-        detail = f"{event.reason}: {event.detail}" if event.detail else event.reason
+        detail = f"{event.why}: {event.detail}" if event.detail else event.why
         refusal = self._refusal(event.seq, event.round, event.client, event.reason, event.detail)
         return join(patch, {"clients": {event.client: self._to(state, event.client, detail)}, **refusal})
 
