@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -89,8 +89,8 @@ class GrpcGrid(ByteGrid):
         self._hosting = Hosting(self._sessions, stays=stays)
         self._metrics = Metrics()
         self._revocation = Revocation(self._register, hosting=self._hosting, metrics=self._metrics)
-        self._metrics.round.set_function(lambda: self._summary().round)
-        self._metrics.round_seconds.set_function(lambda: (0.0, *self._summary().round_s)[-1])
+        self._metrics.follow_run(self._summary)
+        self._metrics.nodes_away.set_function(lambda: sum(node.session is None for node in self._sessions.all()))
         self._metrics_listen = metrics_listen
         self._metrics_server: MetricsServer | None = None
         self._begun: HostedRun | None = None
@@ -233,6 +233,14 @@ class GrpcGrid(ByteGrid):
         """The progress of the run; None between two."""
         run = self._hosting.run
         return None if run is None else run.summary()
+
+    def count_runs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Have the metrics say how many runs a federation has.
+
+        Args:
+            counts: by state; called from other threads.
+        """
+        self._metrics.follow_runs(counts)
 
     def status_json(self) -> str:
         """What `plait status --json` prints; from any thread."""

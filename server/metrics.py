@@ -5,7 +5,9 @@ In a separate registry, so that it shows only plait's metrics. Knows nothing of 
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from plait.address import Address
 from plait.errors import ConfigError
+from plait.rounds.run_progress import RunProgress
 
 _POLL_S = 0.05
 
@@ -37,12 +40,64 @@ class Metrics:
         self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
         self.round = self._gauge("round", "The current round, or the last one.")
         self.round_seconds = self._gauge("round_seconds", "Time of the last finished round.")
+        self.rounds = self._gauge("rounds", "Rounds that the run will have.")
+        self.rounds_done = self._gauge("rounds_done", "Finished rounds of the run.")
+        self.run_eta_seconds = self._gauge(
+            "run_eta_seconds", "Estimated time for the remaining rounds; NaN if unknown."
+        )
+        self.held_out_loss = self._gauge(
+            "held_out_loss", "The newest held-out loss of the run; NaN before there is one."
+        )
+        self.cohort_clients = self._gauge("cohort_clients", "Clients of the current round.")
+        self.cohort_lost = self._gauge("cohort_lost", "Clients of the current round whose update will not count.")
+        self.epsilon = self._gauge("epsilon", "Epsilon that the run has spent; NaN without differential privacy.")
+        self.nodes_away = self._gauge(
+            "nodes_away", "Nodes that were connected since the server started and are not now."
+        )
+        self.runs = Gauge("plait_runs", "Runs of a federation that stays.", ("state",), registry=self.registry)
+
+    def follow_run(self, progress: Callable[[], RunProgress]) -> None:
+        """Read the figures of the run at every scrape.
+
+        Args:
+            progress: of the run that is served now; called from other threads.
+        """
+        figures: tuple[tuple[Gauge, Callable[[RunProgress], float]], ...] = (
+            (self.round, lambda now: now.round),
+            (self.round_seconds, lambda now: (0.0, *now.round_s)[-1]),
+            (self.rounds, lambda now: now.rounds),
+            (self.rounds_done, lambda now: now.done),
+            (self.run_eta_seconds, lambda now: _or_nan(now.eta_s)),
+            (self.held_out_loss, lambda now: _or_nan(now.loss and now.loss[1])),
+            (self.cohort_clients, lambda now: len(now.cohort)),
+            (self.cohort_lost, lambda now: len(now.lost)),
+            (self.epsilon, lambda now: _or_nan(now.privacy and now.privacy.epsilon)),
+        )
+        for gauge, figure in figures:
+            _read(gauge, progress, figure)
+
+    def follow_runs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Read at every scrape how many runs there are.
+
+        Args:
+            counts: by state, the same states every time; called from other threads.
+        """
+        for state in counts():
+            self.runs.labels(state).set_function(lambda state=state: counts()[state])
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"plait_{name}", text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"plait_{name}", text, registry=self.registry)
+
+
+def _read(gauge: Gauge, progress: Callable[[], RunProgress], figure: Callable[[RunProgress], float]) -> None:
+    gauge.set_function(lambda: figure(progress()))
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class MetricsServer:

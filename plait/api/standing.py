@@ -70,6 +70,7 @@ class Standing:
         self._stopping = self._serves = False
         self._on_start: Callable[[str], None] = lambda _: None
         self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, desk=self)
+        self.grid.count_runs(self._queue.counts)
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
         """Serve runs until `stop`, or an exception in this thread.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -133,6 +134,11 @@ class RunQueue:
         """All runs, in the order of their submission."""
         with self._changed:
             return list(self._entries.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many runs there are in each state."""
+        found = Counter(entry.state for entry in self.entries())
+        return {state.value: found[state] for state in State}
 
     def entry(self, run: str) -> Entry:
         """One run.

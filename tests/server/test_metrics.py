@@ -1,10 +1,15 @@
+import json
+import math
+import re
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from plait.errors import ConfigError, MachineError
+from plait.rounds.run_progress import RunProgress
 from server.metrics import Metrics, MetricsServer
 
 
@@ -54,3 +59,36 @@ def test_a_taken_port_is_said_in_one_line(server, metrics):
         MetricsServer(str(server.address), metrics)
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         MetricsServer("9090", metrics)
+
+
+def test_figures_of_the_run_and_the_queue_are_read_at_every_scrape(metrics):
+    progress, counts = RunProgress(), {"queued": 0, "running": 0}
+    metrics.follow_run(lambda: progress)
+    metrics.follow_runs(lambda: counts)
+    value = metrics.registry.get_sample_value
+    assert math.isnan(value("plait_held_out_loss"))
+    assert math.isnan(value("plait_run_eta_seconds"))
+    progress = RunProgress(
+        round=3, rounds=5, done=2, round_s=(4.0, 6.0), loss=(2, 1.5), cohort=("ann", "bob"), lost={"bob": "late"}
+    )
+    counts = {"queued": 2, "running": 1}
+    assert (value("plait_round"), value("plait_rounds"), value("plait_rounds_done")) == (3, 5, 2)
+    assert (value("plait_round_seconds"), value("plait_run_eta_seconds")) == (6, 15)
+    assert (value("plait_held_out_loss"), value("plait_cohort_clients"), value("plait_cohort_lost")) == (1.5, 2, 1)
+    assert [value("plait_runs", {"state": state}) for state in counts] == [2, 1]
+
+
+def test_every_metric_of_the_dashboard_exists_and_is_read_with_its_labels(metrics):
+    board = json.loads((Path(__file__).parents[2] / "server" / "grafana.json").read_text())
+    collected = metrics.registry.collect()
+    names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in collected}
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked.append(board["templating"]["list"][1]["query"]["query"])
+    found = {name for expression in asked for name in re.findall(r"plait_\w+", expression)}
+    # None that is not there, and none that is left out.
+    assert found == names
+    for expression in asked:
+        assert set(re.findall(r"by \((\w+)\)|{(\w+)=~", expression)) <= {("reason", ""), ("", "instance")}
+    for number, panel in enumerate(board["panels"], 1):
+        assert panel["id"] == number
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
