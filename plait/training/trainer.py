@@ -178,7 +178,7 @@ def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) ->
 def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
     """Give the model's parameters the master's values, tensor by tensor."""
     shaped = [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)]
-    torch._foreach_copy_(list(parameters), shaped)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_copy_(list(parameters), shaped)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 @torch.no_grad()

@@ -115,6 +115,17 @@ def aggregate(
 
 
 @bench.command()
+def cards() -> None:
+    """Calculate which base fits which machine, at which length: the table of the guide, as Markdown.
+
+    Example: plait bench cards
+    """
+    from simulations.bench.cards import table
+
+    typer.echo(table())
+
+
+@bench.command()
 def transport(
     megabytes: Annotated[
         float, typer.Option("--megabytes", min=0.001, help="Megabytes sent to each node and back.")
