@@ -26,7 +26,7 @@ def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy
     if settled.config.dp == "record":
         if records is None:
             raise ConfigError(
-                "dp is 'record' and records is not given, expected how many records a client trains on: the noise "
+                "dp is 'record' and records is not given, expected --records N, how many a client trains on: the noise "
                 "follows from it"
             )
         task = settled.plan.settings

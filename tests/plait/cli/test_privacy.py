@@ -61,3 +61,29 @@ def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
     said = json.loads(CliRunner().invoke(app, ["privacy", str(tmp_path), "--json"]).output)
     assert said["spent_by_round"]["1"]["by_client"] == {"ada": 3.5, "bob": 2.25}
     assert said["not_covered"] == list(RECORDS_NOT_COVERED)
+
+
+def test_an_estimate_of_private_records_needs_to_know_how_many_there_are():
+    plan = [
+        "estimate",
+        "--base",
+        "tiny",
+        "--clients",
+        "8",
+        "--rounds",
+        "5",
+        "--local-steps",
+        "10",
+        "--batch-size",
+        "64",
+    ]
+    plan += ["--dp", "record", "--dp-epsilon", "8", "--json"]
+    error = CliRunner().invoke(app, plan).exception
+    assert isinstance(error, ConfigError)
+    assert "dp is 'record' and records is not given, expected --records N" in str(error)
+    said = json.loads(CliRunner().invoke(app, [*plan, "--records", "1000"]).output)
+    noise, size = said["dp_noise_multiplier"], said["trainable_parameters"]
+    # As dp-accounting has it for 50 steps of 64 of 1,000 records.
+    assert noise == pytest.approx(0.68, abs=0.005)
+    assert 7.9 < said["dp_epsilon"] <= 8
+    assert said["dp_noise_over_clip"] == pytest.approx(noise * size**0.5 / 64 / 8**0.5)

@@ -6,7 +6,7 @@ import pytest
 from plait.errors import MachineError
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.leftovers import keep_only_what_lasts
-from plait.rounds.memory import IRREPLACEABLE
+from plait.rounds.memory import IRREPLACEABLE, MUST_LAST
 
 RUN = b"r" * 16
 
@@ -42,3 +42,13 @@ def test_what_cannot_be_removed_is_said(tmp_path):
     (tmp_path / "residual" / "in the way").mkdir(parents=True)
     with pytest.raises(MachineError, match="cannot remove what a run left in"):
         keep_only_what_lasts(tmp_path)
+
+
+def test_an_account_of_private_records_outlives_a_run_that_its_server_calls_over(tmp_path):
+    for key in ("record-privacy", "moments"):
+        (tmp_path / key).write_bytes(b"x")
+    keep_only_what_lasts(tmp_path, besides=MUST_LAST)
+    assert [path.name for path in tmp_path.iterdir()] == ["record-privacy"]
+    # In a simulation, whose operator says so himself, its secret is of no further use to anybody.
+    keep_only_what_lasts(tmp_path)
+    assert not [*tmp_path.iterdir()]
