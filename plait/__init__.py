@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plait.aggregation.own_rule import Updates, rule
-    from plait.api.callbacks import Callback, EarlyStopping, Stop
     from plait.api.client import Client
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.export import Export, export
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from plait.api.simulate import resume, simulate
     from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
+    from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
     from plait.study.comparison import Comparison, compare
     from plait.study.sweeping import Sweep, sweep
@@ -56,17 +56,17 @@ __all__ = [
 
 # The module of each public name; the imports above tell type checkers the same.
 _HOMES: Mapping[str, str] = {
-    "Callback": "plait.api.callbacks",
+    "Callback": "plait.rounds.callbacks",
     "Client": "plait.api.client",
     "Comparison": "plait.study.comparison",
-    "EarlyStopping": "plait.api.callbacks",
+    "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
     "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "Server": "plait.api.server",
-    "Stop": "plait.api.callbacks",
+    "Stop": "plait.rounds.callbacks",
     "Sweep": "plait.study.sweeping",
     "TaskScores": "plait.api.tasks",
     "Updates": "plait.aggregation.own_rule",

@@ -7,6 +7,7 @@ chosen thing is a frozen dataclass; its fields are the options, typed and bounde
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import partial
@@ -53,6 +54,17 @@ def parse_choice(text: str) -> tuple[str, dict[str, str]]:
             raise ConfigError(f"option '{option}' of '{name}' is given twice, expected once")
         options[option] = value
     return name.strip(), options
+
+
+def split_choices(text: str) -> tuple[str, ...]:
+    """The choices in a text with commas between them, each with its options: ``wandb,my:Log:every=2,last=true``."""
+    found: list[str] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        if found and re.match(r"[A-Za-z_][\w-]*\s*=", part):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return tuple(dict.fromkeys(found))
 
 
 def choice_text(table: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from plait.choice import choice_text
+from plait.choice import choice_text, split_choices
 from plait.errors import ConfigError, did_you_mean
 from plait.plugins import Kind
 from plait.text import escaped
@@ -49,7 +49,11 @@ ALIASES: Mapping[str, str] = {
 }
 
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
-_CHOICES = frozenset({"rule", "server-optimizer", "loss", "objective"})
+_CHOICES = frozenset({
+    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks", "report-to",
+})  # fmt: skip
+# Keys that may name several: a TOML file may write them as a list of names and tables.
+_SEVERAL = frozenset({"callbacks", "report-to"})
 # The largest values that a task can carry.
 _MOST = 2**32 - 1
 _MOST_EXAMPLES = 1 << 20
@@ -387,6 +391,13 @@ class RunConfig(BaseModel, frozen=True):
             "MODULE:CLASS of your own"
         ),
     ] = "none"
+    callbacks: Annotated[
+        str,
+        Field(
+            description="functions of your own that hear every event of the run and may end it, separated by commas: "
+            "MODULE:NAME, with its options MODULE:NAME:OPTION=VALUE"
+        ),
+    ] = ""
     publish: Annotated[
         str,
         Field(
@@ -648,6 +659,8 @@ class RunConfig(BaseModel, frozen=True):
             (Kind.PARTITION, self.partition),
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
+            *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
+            *((Kind.TRACKER, text) for text in split_choices(self.report_to)),
         )
 
     @property
@@ -714,8 +727,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
-        choice = _choice(cast("dict[str, object]", value), f"{where}: {key}") if _is_choice(key, value) else value
-        settings[key], names[key] = choice, given
+        settings[key], names[key] = _choice(key, value, where), given
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
@@ -748,15 +760,17 @@ def _nested(table: Mapping[str, object]) -> dict[str, object]:
     return nested
 
 
-def _is_choice(key: str, value: object) -> bool:
-    return key in _CHOICES and isinstance(value, dict)
-
-
-def _choice(table: Mapping[str, object], where: str) -> str:
+def _choice(key: str, value: object, where: str) -> object:
+    """A table of a name and options, or a list of such, as one text; any other value as it is."""
+    if key in _SEVERAL and isinstance(value, list):
+        listed = [_choice(key, each, where) for each in cast("list[object]", value)]
+        return ",".join(cast("list[str]", listed)) if all(isinstance(each, str) for each in listed) else value
+    if key not in _CHOICES or not isinstance(value, dict):
+        return value
     try:
-        return choice_text(table)
+        return choice_text(cast("dict[str, object]", value))
     except ConfigError as error:
-        raise _refusal(f"{where}: {error}") from error
+        raise _refusal(f"{where}: {key}: {error}") from error
 
 
 def _refusal(text: str) -> ConfigError:

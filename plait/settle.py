@@ -25,7 +25,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
-from plait.plugins import Source, source_of, was_found
+from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
@@ -45,6 +45,11 @@ _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
 # Minimum held-out sequences of all clients together, and of each.
 _LEAST_EVALUATED, _LEAST_OF_ONE = 64, 4
+
+
+def _is_own(kind: Kind, name: str) -> bool:
+    # A tracker is found in its own process only.
+    return was_found(kind, name) or (kind is Kind.TRACKER and is_named(kind, name))
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Settled:
         return tuple(
             source_of(kind, name)
             for kind, text in self.config.parts
-            if text and was_found(kind, name := parse_choice(text)[0])
+            if text and _is_own(kind, name := parse_choice(text)[0])
         )
 
     @property

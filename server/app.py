@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from plait.config import Scalar, config_from_table
 from plait.federation import run_federation
 from plait.flower.apps import server_app
 from plait.plugins import admit
+from plait.rounds.callbacks import heard
 from plait.rounds.channel import Channel
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.stop import StopRequest
 from plait.run import resolve
 from plait.settle import settle
 from server.log import say_event
@@ -16,9 +20,12 @@ from server.log import say_event
 
 def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
     """Run or continue the federation."""
-    config = config_from_table(table, where="run configuration")
+    config = config_from_table(table, where="run configuration").with_out()
     admit(*config.plugins)
-    run_federation(channel, resolve(settle(config)), on_event=say_event)
+    with heard(config.callbacks, RunDirectory(Path(config.out)), _STOP, say_event) as hear:
+        run_federation(channel, resolve(settle(config)), on_event=hear, stop=_STOP)
 
 
-app = server_app(run_described)
+# A process of Flower's runs one run.
+_STOP = StopRequest()
+app = server_app(run_described, _STOP)

@@ -8,12 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from plait.api.callbacks import Callbacks, Hearing, patience_of
 from plait.api.result import Result
 from plait.api.service import Service, conclude, open_service
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
+from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -77,6 +77,7 @@ class Server:
             if settings.get(key):
                 raise ConfigError(f"{key} is given, expected none: clients bring their own data")
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds, "out": out}
+        named["callbacks"] = names_of(callbacks)
         given = {**settings, **named, **dict.fromkeys(CLIENTS_SETTINGS, "")}
         self._settings = run_config_of(given, patience=patience_of(callbacks))
         self._directory = RunDirectory(Path(self._settings.out))

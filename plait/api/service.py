@@ -6,7 +6,7 @@ Sets no signal handler and configures no logging: both are the caller's.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from plait.api.apps import add_apps_to_path
 from plait.api.running import is_reported
 from plait.api.serving import Serving
 from plait.api.turns import TURN
-from plait.config import RunConfig
+from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.progress import say, status, watch
 from plait.rounds.events import Event
@@ -30,6 +30,7 @@ from plait.tracking import check_trackers, followed
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
+    from plait.rounds.channel import Channel
     from plait.secagg.roster import Vouch
     from plait.trust.kit import ServerKit
     from server.grpc_grid import GrpcGrid
@@ -178,6 +179,7 @@ def open_service(
     with status("loading libraries", quiet=quiet):
         from plait.federation import check_vouched_for, run_federation
         from plait.flower.apps import server_app
+        from plait.rounds.callbacks import heard
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
@@ -210,10 +212,13 @@ def open_service(
         say_event(event)
         on_event(event)
 
-    app = server_app(
-        lambda channel, _: run_federation(channel, run, start=start, on_event=log_and_pass_on, stop=stop, vouch=vouch),
-        stop,
-    )
+    asked = stop or StopRequest()
+
+    def federate(channel: Channel, _: Mapping[str, Scalar]) -> None:
+        with heard(settings.callbacks, directory, asked, log_and_pass_on) as hear:
+            run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
+
+    app = server_app(federate, asked)
     serving.save(directory.server)
     return Service(settings, directory, grid, app)
 

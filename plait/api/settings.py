@@ -93,7 +93,7 @@ class RunSettings(TypedDict, total=False):
     side_by_side: int
     seed: int
     publish: str | PathLike[str]
-    report_to: str | Sequence[str]
+    report_to: str | Sequence[str | object]
 
 
 _PARTS: Mapping[str, Kind] = {
@@ -136,6 +136,19 @@ def base_name(base: str | PathLike[str] | PreTrainedModel | None, tokenizer: obj
     return base
 
 
+def _tracker_name(tracker: object) -> str:
+    """The name of a tracker, which runs in a process of its own."""
+    if isinstance(tracker, str):
+        return tracker
+    name = reference(Kind.TRACKER, tracker)
+    if name.startswith("__main__:") or "<" in name:
+        raise ConfigError(
+            f"tracker '{name}' is part of this program or notebook, expected a class in a module of its own: its "
+            "process imports it from there"
+        )
+    return name
+
+
 def _value(key: str, value: object) -> object:
     """A setting as the command line has it."""
     if isinstance(value, (str, PathLike)):
@@ -146,5 +159,5 @@ def _value(key: str, value: object) -> object:
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())
     if key == "report_to" and isinstance(value, Sequence):
-        return ",".join(cast("Sequence[str]", value)) or "none"
+        return ",".join(map(_tracker_name, cast("Sequence[object]", value))) or "none"
     return reference(_PARTS[key], value) if key in _PARTS else value

@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from plait.api.callbacks import Callbacks, Hearing, patience_of
 from plait.api.data import dataset_of
 from plait.api.result import Result
 from plait.api.running import go_on, settings_of, start
@@ -20,6 +19,7 @@ from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
 from plait.plugins import admit
+from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -58,7 +58,8 @@ def simulate(
         clients: in the federation.
         rounds: of training.
         out: the run directory, new; by default ``runs/<time>``.
-        callbacks: called with every event of the run, in this thread.
+        callbacks: called with every event of the run, in this thread; functions, or their names (``my_module:name``),
+            which are settings of the run.
         quiet: whether to show no progress.
         settings: any other setting of a run (see `plait.config.RunConfig`).
 
@@ -79,6 +80,7 @@ def simulate(
             "clients": clients,
             "rounds": rounds,
             "out": out,
+            "callbacks": names_of(callbacks),
         },
         patience=patience_of(callbacks),
     )
@@ -121,6 +123,10 @@ def resume(
     config = settings_of(directory)
     if (patience := patience_of(callbacks)) not in (None, config.patience):
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
+    if (names := names_of(callbacks)) not in ("", config.callbacks):
+        raise ConfigError(
+            f"callbacks of '{run}' are '{config.callbacks}', which go on by themselves, but got '{names}'"
+        )
     dataset = _data_again(config, data)
     stop = StopRequest()
     hearing = Hearing(callbacks, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,12 +16,17 @@ from plait.plugins import Kind, admit, find, installed, source_of
 if TYPE_CHECKING:
     from plait.contract import Verdict
 
-_CHECKED = (Kind.RULE, Kind.SERVER_OPTIMIZER, Kind.CODEC, Kind.PARTITION, Kind.METHOD, Kind.LOSS)
-_MEMBERS = {"adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE}
+# A trainer is not among them: what a run needs of it, the run checks (`plait.training.bridge`).
+_CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
+_MEMBERS = {
+    "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
+    "log": Kind.TRACKER,
+}  # fmt: skip
 _PARAMETERS: Mapping[tuple[str, ...], Kind] = {
     ("updates", "ctx"): Kind.RULE,
     ("dataset", "clients", "seed"): Kind.PARTITION,
     ("logits", "labels", "adapter"): Kind.LOSS,
+    ("event",): Kind.CALLBACK,
 }
 
 
@@ -71,11 +77,12 @@ def _kind_of(name: str, said: str) -> Kind:
             )
         return kinds[0]
     part = find(Kind.RULE, name)
+    call: object = getattr(part, "__call__", None) if inspect.isclass(part) else part  # noqa: B004 (its signature)
     try:
         parameters = tuple(
             each.name
-            for each in inspect.signature(part).parameters.values()  # pyright: ignore[reportArgumentType]
-            if each.default is each.empty
+            for each in inspect.signature(call).parameters.values()  # pyright: ignore[reportArgumentType]
+            if each.default is each.empty and each.name != "self"
         )
     except (TypeError, ValueError):
         parameters = ()
@@ -115,5 +122,20 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.adapters.methods import method_named
 
             yield Verdict(f"is a method over PEFT's {method_named(text).peft_type}", True)
+        case Kind.DATASET:
+            from plait.data import as_dataset
+            from plait.data.contract import DATASET_CHECKS
+
+            yield from checked(partial(as_dataset, text), DATASET_CHECKS)
+        case Kind.CALLBACK:
+            from plait.rounds.callback_contract import CALLBACK_CHECKS
+            from plait.rounds.callbacks import callback_named
+
+            yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
+        case Kind.TRACKER:
+            from plait.tracking.contract import TRACKER_CHECKS
+            from plait.tracking.process import tracker_named
+
+            yield from checked(partial(tracker_named, text), TRACKER_CHECKS)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")

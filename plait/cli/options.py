@@ -31,7 +31,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Rounds": (
         "clients", "clients_per_round", "rounds", "eval_every", "eval_clients", "rule", "weighting",
         "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",
-        "reference", "seed", "out", "publish", "report_to",
+        "reference", "seed", "out", "publish", "report_to", "callbacks",
     ),
     "Clients that fail or lie": (
         "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",

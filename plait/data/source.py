@@ -14,6 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
 
+from plait.choice import chosen_function, parse_choice, with_options
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
@@ -69,9 +70,9 @@ def as_dataset(
     if isinstance(source, str) and (load := BUILTINS.get(text)):
         return _as_it_is(load(cache or cache_directory(), progress), named, split)
     check_data_name(text)
-    if isinstance(source, str) and _is_plugin(text):
-        made = _made(text)
-        return as_dataset(made, columns=columns, split=split, name=name or text.rpartition(":")[2])
+    if isinstance(source, str) and (plugin := _plugin(text)):
+        made = _made(*plugin)
+        return as_dataset(made, columns=columns, split=split, name=name or plugin[0].rpartition(":")[2])
     on_hub = _on_hub(text) if isinstance(source, str) else None
     if on_hub:
         found = hub_source(on_hub, cache=cache or cache_directory(), progress=progress)
@@ -99,7 +100,7 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
             "a new run with a file"
         )
     path = Path(data).expanduser()
-    if data in BUILTINS or path.exists() or _on_hub(data) or _is_plugin(data):
+    if data in BUILTINS or path.exists() or _on_hub(data) or _plugin(data):
         return
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}, expected {_kind_of(path)}")
@@ -110,20 +111,26 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
     )
 
 
-def _is_plugin(data: str) -> bool:
-    """Whether `data` names a user's own function that makes the data, and no file."""
-    return is_named(Kind.DATASET, data) and not Path(data).exists()
+def _plugin(data: str) -> tuple[str, Mapping[str, str]] | None:
+    """The name and the options of a user's own function that makes the data; None if `data` is something else."""
+    try:
+        name, options = parse_choice(data)
+    except ConfigError:
+        return None
+    return (name, options) if is_named(Kind.DATASET, name) and not Path(data).exists() else None
 
 
-def _made(name: str) -> object:
+def _made(name: str, options: Mapping[str, str]) -> object:
     """What a user's own function makes.
 
     Raises:
-        ConfigError: it cannot be imported, fails, or makes another name instead of data.
+        ConfigError: it cannot be imported, an option is wrong, it fails, or makes another name instead of data.
     """
     function = find(Kind.DATASET, name, known=BUILTINS)
     if not callable(function):
         raise ConfigError(f"data is '{name}', an object of type '{type(function).__name__}', expected a function")
+    if options:
+        function = with_options(chosen_function(function, (), what=f"data '{name}'"), options, what=f"data '{name}'")
     # Without the error's message, which may quote the data.
     with located_errors(f"data '{name}' failed", quoting=False):
         made = cast("Callable[[], object]", function)()

@@ -13,6 +13,7 @@ from plait.config import RunConfig
 from plait.data import Dataset
 from plait.federation import run_federation
 from plait.progress import say, status, watch
+from plait.rounds.callbacks import heard
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
@@ -116,20 +117,25 @@ def execute(
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:
-        if not (directory.has_started and is_finished(read_events(directory.ledger))):
-            with watch(
-                directory.ledger, rounds=config.rounds, cohort=config.cohort_size, clients=config.clients, quiet=quiet
-            ):
-                run_federation(
-                    simulation.channel(stop),
-                    run,
-                    start=start,
-                    on_event=on_event,
-                    stop=stop,
-                    vouch=simulation.vouch,
-                )
-        if config.references:
-            with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
-                add_references(directory, run, simulation, on_event=on_event, stop=stop, progress=update)
+        with heard(config.callbacks, directory, stop, on_event) as hear:
+            if not (directory.has_started and is_finished(read_events(directory.ledger))):
+                with watch(
+                    directory.ledger,
+                    rounds=config.rounds,
+                    cohort=config.cohort_size,
+                    clients=config.clients,
+                    quiet=quiet,
+                ):
+                    run_federation(
+                        simulation.channel(stop),
+                        run,
+                        start=start,
+                        on_event=hear,
+                        stop=stop,
+                        vouch=simulation.vouch,
+                    )
+            if config.references:
+                with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
+                    add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)
     finally:
         stop.heeded = False

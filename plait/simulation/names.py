@@ -19,8 +19,10 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     """
     from plait.adapters.methods import method_named
     from plait.aggregation import optimizer_for, rule_named
+    from plait.choice import split_choices
     from plait.data import check_data_name
     from plait.flower.rules import ALL_RULES
+    from plait.rounds.callbacks import callback_named
     from plait.simulation.fleet import load_fleet
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
@@ -38,6 +40,8 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         load_fleet(settings.devices, base_parameters=1)  # profiles' speeds follow once the base is known
     if settings.partition:
         parse_partition(settings.partition)
+    for text in split_choices(settings.callbacks) if runs else ():
+        callback_named(text)
     check_loss_name(settings.loss)
     objective_named(settings.objective)
     rule_named(settings.rule, ALL_RULES)

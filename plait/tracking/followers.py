@@ -15,12 +15,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plait.choice import parse_choice, split_choices
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.plugins import Kind as PluginKind
 from plait.plugins import is_named
 from plait.rounds.run_directory import RunDirectory
 from plait.text import printable
 from plait.tracking.accelerated import KINDS
+from plait.tracking.tracker import file_name
 
 GRACE_S = 30.0
 """How long the trackers of a run may take to finish once it is over."""
@@ -29,9 +31,8 @@ _NONE = ("", "none")
 
 
 def tracker_names(report_to: str) -> tuple[str, ...]:
-    """The trackers of a setting: names separated by commas; none for ``none``."""
-    names = (part.strip() for part in report_to.split(","))
-    return tuple(dict.fromkeys(name for name in names if name.lower() not in _NONE))
+    """The trackers of a setting, with their options: separated by commas; none for ``none``."""
+    return tuple(name for name in split_choices(report_to) if name.lower() not in _NONE)
 
 
 def check_trackers(report_to: str) -> None:
@@ -40,8 +41,11 @@ def check_trackers(report_to: str) -> None:
     Raises:
         ConfigError: one of them; says what to install.
     """
-    for name in tracker_names(report_to):
+    for text in tracker_names(report_to):
+        name, options = parse_choice(text)
         if kind := KINDS.get(name):
+            if options:
+                raise ConfigError(f"report-to is '{text}', but {name} has no options; it reads its own settings")
             if importlib.util.find_spec(kind.module) is None:
                 raise ConfigError(
                     f"report-to is '{name}', but the package {kind.module} is not installed; pip install {kind.module}"
@@ -110,7 +114,7 @@ def send(run: Path, report_to: str) -> None:
 def _started(run: Path, name: str, mode: str, stdin: int) -> _Follower:
     folder = RunDirectory(run).trackers
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name.replace(':', '.')}.log"
+    log = folder / f"{file_name(name)}.log"
     command = [sys.executable, "-P", "-m", "plait.tracking.process", str(run), name, mode]
     with log.open("ab") as file:
         # Its own session: Ctrl-C is for the run, which then ends the tracker in good order.

@@ -12,11 +12,13 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from plait.choice import parse_choice, with_options
 from plait.errors import PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.plugins import Kind as PluginKind
-from plait.plugins import admit, find
+from plait.plugins import admit, find, instance_of
 from plait.report import report_tables
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import Follower, read_events
@@ -24,23 +26,25 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.tracking.accelerated import KINDS, AcceleratedTracker
 from plait.tracking.series import Series
-from plait.tracking.tracker import TrackedRun, Tracker
+from plait.tracking.tracker import TrackedRun, Tracker, file_name
 
 _PAUSE_S = 0.5
 # A tracker that hangs after its run must not stay for ever.
 _MOST_AFTER_S = 900.0
 
 
-def tracker_named(name: str) -> Tracker:
-    """A tracker by its name: one of `KINDS`, or a user's own.
+def tracker_named(text: str) -> Tracker:
+    """A tracker by its name: one of `KINDS`, or a user's own, with its options.
 
     Raises:
-        ConfigError: there is none, or it cannot be imported.
+        ConfigError: there is none, it cannot be imported, or an option is wrong.
     """
+    name, options = parse_choice(text)
     if kind := KINDS.get(name):
         return AcceleratedTracker(kind)
-    made: Tracker = find(PluginKind.TRACKER, name, known=KINDS)()  # pyright: ignore[reportCallIssue, reportAssignmentType]
-    return made
+    what = f"tracker '{name}'"
+    made = instance_of(find(PluginKind.TRACKER, name, known=KINDS), what=what)
+    return cast("Tracker", with_options(made, options, what=what))
 
 
 @dataclass
@@ -74,7 +78,7 @@ def track(run: Path, name: str, tracker: Tracker, over: threading.Event, *, agai
     """
     directory = RunDirectory(run)
     folder = directory.trackers
-    sent = _Sent(folder / f"{name.replace(':', '.')}.json")
+    sent = _Sent(folder / f"{file_name(name)}.json")
     if not again:
         sent.load()
     follower, series, begun = Follower(directory.ledger), Series(), False
@@ -84,7 +88,7 @@ def track(run: Path, name: str, tracker: Tracker, over: threading.Event, *, agai
         for event in follower.new_events():
             read += 1
             if isinstance(event, RunStarted):
-                place = folder / name.replace(":", ".")
+                place = folder / file_name(name)
                 place.mkdir(exist_ok=True)
                 sent.memory = tracker.start(TrackedRun(run.resolve().name, event.config, place, sent.memory)) or ""
                 begun = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,3 +53,8 @@ class Tracker(Protocol):
     def finish(self) -> None:
         """Send what is left."""
         ...
+
+
+def file_name(tracker: str) -> str:
+    """A tracker's name, with its options, as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", ".", tracker)

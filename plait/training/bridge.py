@@ -27,6 +27,7 @@ from typing import Protocol, cast
 
 from peft import PeftModel
 
+from plait.choice import chosen_function, parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
 from plait.training.examples import Example, Tokenizer
@@ -45,16 +46,24 @@ class TrainerLike(Protocol):
         ...
 
 
+_TAKES = ("model", "tokenizer", "data", "args")
 BuildTrainer = Callable[[PeftModel, Tokenizer, object, dict[str, object]], TrainerLike]
 
 
 def load_own_trainer(where: str) -> OwnTrainer:
-    """Find and wrap ``module:function``, or an installed trainer.
+    """Find and wrap ``module:function``, with its options, or an installed trainer.
 
     Raises:
-        ConfigError: no such function, or nobody here allowed to import it.
+        ConfigError: no such function, nobody here allowed to import it, or an option is wrong.
     """
-    return own_trainer(cast("BuildTrainer", find(Kind.TRAINER, where)))
+    name, options = parse_choice(where)
+    build = find(Kind.TRAINER, name)
+    if options:
+        what = f"trainer '{name}'"
+        if not callable(build):
+            raise ConfigError(f"{what} is a {type(build).__name__}, expected a function of ({', '.join(_TAKES)})")
+        build = with_options(chosen_function(build, _TAKES, what=what), options, what=what)
+    return own_trainer(cast("BuildTrainer", build))
 
 
 def own_trainer(build: BuildTrainer) -> OwnTrainer:

@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from plait.choice import choice_text, options_of, parse_choice, with_options
+from plait.choice import choice_text, options_of, parse_choice, split_choices, with_options
 from plait.errors import ConfigError
 
 
@@ -86,3 +86,12 @@ def test_an_option_that_is_not_there_or_out_of_range_is_refused(given, message) 
 def test_what_has_no_options_says_so() -> None:
     with pytest.raises(ConfigError, match=r"len is given the option 'share', it has none|has no options"):
         with_options(len, {"share": "1"}, what="len")
+
+
+def test_a_text_may_have_several_choices_each_with_its_options() -> None:
+    assert split_choices("wandb, my:Log:every=2,last=true,my:Log,,wandb") == (
+        "wandb",
+        "my:Log:every=2,last=true",
+        "my:Log",
+    )
+    assert split_choices("") == ()

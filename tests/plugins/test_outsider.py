@@ -69,7 +69,7 @@ def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path: P
 
 @pytest.mark.slow
 def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
-    for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora"):
+    for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora", "numbers", "rounds", "csv"):
         checked = plait("check-plugin", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
     rules = json.loads(plait("rules", "--base", "tiny", "--json").stdout)["rules"]
@@ -78,10 +78,11 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
 
 
 @pytest.mark.slow
-def test_data_set_tracker_method_and_trainer_are_found_by_their_names(plait, tmp_path: Path) -> None:
+def test_data_set_tracker_callback_method_and_trainer_are_found_by_their_names(plait, tmp_path: Path) -> None:
     ran = plait(
         "simulate", "--data", "numbers", "--partition", "natural:author", "--clients", "2", "--base", "tiny",
-        "--rounds", "1", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--report-to", "csv",
+        "--rounds", "9", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--report-to", "csv",
+        "--callbacks", "rounds:most=1",
         "--method", "rsdora", "--trainer", "falling", "--moments", "carry", "--out", "run", "--json",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
@@ -90,6 +91,9 @@ def test_data_set_tracker_method_and_trainer_are_found_by_their_names(plait, tmp
     assert {line.split(",")[0] for line in figures.read_text().splitlines()} >= {"0", "1"}
     started = next(event for event in read_events(tmp_path / "run/ledger.jsonl") if isinstance(event, RunStarted))
     recorded = {(part.kind, part.name) for part in started.plugins}
-    assert recorded >= {("method", "rsdora"), ("trainer", "falling")}
+    assert recorded == {
+        ("method", "rsdora"), ("trainer", "falling"), ("dataset", "numbers"), ("callback", "rounds"), ("tracker", "csv"),
+    }  # fmt: skip
+    assert json.loads((tmp_path / "run/summary.json").read_text())["rounds"] == 1
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert (config["use_dora"], config["use_rslora"]) == (True, True)

@@ -10,7 +10,7 @@ from plait.config import RunConfig
 
 def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
     """Who adds a setting to `RunConfig` adds it to `RunSettings` too."""
-    named = set(inspect.signature(simulate).parameters) - {"tokenizer", "callbacks", "quiet", "settings"}
+    named = set(inspect.signature(simulate).parameters) - {"tokenizer", "quiet", "settings"}
     assert named | RunSettings.__annotations__.keys() == RunConfig.model_fields.keys()
     assert not named & RunSettings.__annotations__.keys()
 

@@ -71,3 +71,69 @@ def test_what_is_not_there_is_one_line(plait, home, arguments, said) -> None:
     ran = plait("check-plugin", *arguments)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert said in ran.err
+
+
+OTHERS = """
+import itertools
+import plait
+
+_calls = itertools.count()
+
+
+def numbers(*, most: int = 9):
+    return [{"text": f"number {number}"} for number in range(most)]
+
+
+def drawn():
+    return [{"text": f"number {next(_calls)}"}]
+
+
+def hears(event):
+    return None
+
+
+class Talks:
+    def __call__(self, event):
+        return event.event
+
+
+class Notes:
+    def start(self, run):
+        self.path = run.folder / "notes.txt"
+        return "notes"
+
+    def log(self, values, step):
+        self.path.write_text(str(values))
+
+    def report(self, tables, files):
+        assert tables and files
+
+    def finish(self):
+        pass
+
+
+class Forgets(Notes):
+    def start(self, run):
+        super().start(run)
+        return 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "broken"),
+    [
+        (("numbers:most=3", "--kind", "dataset"), "dataset", ""),
+        (("drawn", "--kind", "dataset"), "dataset", "gives the same records again"),
+        (("hears",), "callback", ""),
+        (("Talks",), "callback", "answers the events of a run with plait.Stop or None"),
+        (("Notes",), "tracker", ""),
+        (("Forgets",), "tracker", "takes a run from start to finish"),
+    ],
+)
+def test_data_callbacks_and_trackers_are_checked_too(plait, home, arguments, kind, broken) -> None:
+    (home / "others_of_eve.py").write_text(OTHERS)
+    ran = plait("check-plugin", f"others_of_eve:{arguments[0]}", *arguments[1:], "--json")
+    told = json.loads(ran.out)
+    assert told["kind"] == kind
+    fails = [check["claim"] for check in told["checks"] if not check["holds"]]
+    assert (ran.code, fails[:1]) == ((1, [broken]) if broken else (0, []))

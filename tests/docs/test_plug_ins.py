@@ -1,0 +1,56 @@
+"""The guide to parts of one's own: every cell of its table is true, and its example is a callback."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait import plugins
+from plait.api.settings import RunSettings
+from plait.api.simulate import simulate
+from plait.cli import check_plugin
+from plait.config import RunConfig, config_from_table
+from plait.plugins import Kind
+
+PAGE = (Path(__file__).parents[2] / "docs/guides/plug-ins.md").read_text(encoding="utf-8")
+_LINES = PAGE[PAGE.index("| Part |") : PAGE.index("- **In Python**")].splitlines()
+ROWS = {
+    row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("|").split("|")] for line in _LINES[2:] if line)
+}
+
+
+def test_every_kind_has_its_row() -> None:
+    assert set(ROWS) == {kind.value for kind in Kind}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
+    _, argument, option, table, group, checked = ROWS[kind.value]
+    assert argument.strip("`") in {*inspect.signature(simulate).parameters, *RunSettings.__annotations__}
+    key = option.strip("`").removeprefix("--")
+    assert key.replace("-", "_") in RunConfig.model_fields
+    assert group == f"`{kind.group}`"
+    if not table.startswith("no: "):
+        assert table.strip("`[]") == key
+        given: object = {"name": "my_parts:part", "first": 1, "second": True}
+        config = config_from_table({key: [given, {"name": "other"}] if "[[" in table else given})
+        text = "my_parts:part:first=1,second=True"
+        assert getattr(config, key.replace("-", "_")) == (f"{text},other" if "[[" in table else text)
+        # What is named here may be imported, and its source is recorded.
+        assert (kind, text) in config.parts
+    assert (checked == "yes") == (kind in check_plugin._CHECKED)
+
+
+def test_the_example_is_a_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (code,) = re.findall(r"```python\n(# my_callbacks.py\n.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "my_callbacks.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("_given", "_found", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    check_plugin.check_plugin("my_callbacks:Budget:megabytes=20")
+    assert [line[:6].strip() for line in capsys.readouterr().out.splitlines()] == ["ok", "ok", "ok"]

@@ -1,0 +1,103 @@
+"""Callbacks that the settings name: in a file of settings, on the command line, and when a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait import plugins
+from plait.rounds.ledger import read_events
+
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+_MINE = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from pydantic import Field
+import plait
+
+def note(event, *, file: str = "heard.txt"):
+    with open(file, "a") as out:
+        out.write(event.event + "\\n")
+
+@dataclass
+class Once:
+    at: Annotated[int, Field(description="round")] = 1
+    end: Annotated[bool, Field(description="whether the run ends")] = False
+
+    def __call__(self, event):
+        if event.event == "round_finished" and event.round == self.at:
+            return plait.Stop.END if self.end else plait.Stop.PAUSE
+
+def breaks(event):
+    if event.event == "round_finished":
+        raise KeyError("broken")
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "callbacks_of_eve", raising=False)
+    for name in ("_given", "_found", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    (tmp_path / "callbacks_of_eve.py").write_text(_MINE)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, original: Path, home: Path, small) -> None:
+    (home / "run.toml").write_text(
+        '[[callbacks]]\nname = "callbacks_of_eve:note"\nfile = "told.txt"\n'
+        '[[callbacks]]\nname = "callbacks_of_eve:Once"\nat = 1\n'
+    )
+    paused = plait(
+        "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
+        "--learning-rate", 1e-2, "--dtype", "float32", "--out", "run", "--config", "run.toml",
+    )  # fmt: skip
+    assert paused.code == 1
+    said = paused.err.splitlines()[-1]
+    assert "callback callbacks_of_eve:Once asked to pause" in said
+    assert said.endswith("continue with: plait resume run")
+    first = [event.event for event in read_events(home / "run/ledger.jsonl")]
+    assert (home / "told.txt").read_text().split() == first
+    assert plait("resume", "run").code == 0
+    assert (home / "run" / WEIGHTS).read_bytes() == (original / "run" / WEIGHTS).read_bytes()
+    # What was recorded is told again, then what follows.
+    events = [event.event for event in read_events(home / "run/ledger.jsonl")]
+    assert (home / "told.txt").read_text().split() == [*first, *events]
+    verified = plait("verify", "run").out
+    assert verified.count("as when the run began") == 2
+    (home / "callbacks_of_eve.py").write_text(_MINE + "\n")
+    assert "callbacks_of_eve" in plait("verify", "run").err
+
+
+@pytest.mark.slow
+def test_a_callback_ends_a_run_and_one_that_fails_stops_it_with_one_line(
+    plait, original: Path, home: Path, small
+) -> None:
+    settings = ("simulate", "--data", original / "my.jsonl", "--clients", 3, *small)
+    ended = plait(*settings, "--out", "run", "--callbacks", "callbacks_of_eve:Once:at=1,end=true")
+    assert ended.code == 0, ended.err
+    assert sum(event.event == "round_finished" for event in read_events(home / "run/ledger.jsonl")) == 1
+    failed = plait(
+        *settings, "--out", "other", "--callbacks", "callbacks_of_eve:note,callbacks_of_eve:breaks", "--json"
+    )
+    assert failed.code == 2
+    (line,) = failed.err.splitlines()
+    assert line.startswith("error: callback 'callbacks_of_eve:breaks' failed: KeyError: 'broken'")
+    assert "callbacks_of_eve.py, line 23" in line
+    for name, why in (
+        ("callbacks_of_eve:Onze", "did you mean 'Once'"),
+        ("callbacks_of_eve:Once:when=2", "expected one of at, end"),
+        ("callbacks_of_eve:Path", "is a PosixPath, expected a function of one event"),
+        ("nothing", "callback is 'nothing', expected MODULE:NAME"),
+    ):
+        refused = plait(*settings, "--out", "third", "--callbacks", name)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert why in refused.err
+    assert not (home / "third").exists()
