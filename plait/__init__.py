@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plait.aggregation.own_rule import Updates, rule
+    from plait.aggregation.round import RoundContext
     from plait.api.client import Client
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.export import Export, export
@@ -37,6 +38,7 @@ __all__ = [
     "Export",
     "PlaitError",
     "Result",
+    "RoundContext",
     "Server",
     "Stop",
     "Sweep",
@@ -65,6 +67,7 @@ _HOMES: Mapping[str, str] = {
     "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
+    "RoundContext": "plait.aggregation.round",
     "Server": "plait.api.server",
     "Stop": "plait.rounds.callbacks",
     "Sweep": "plait.study.sweeping",

@@ -92,7 +92,8 @@ def test_data_set_tracker_callback_method_and_trainer_are_found_by_their_names(p
     started = next(event for event in read_events(tmp_path / "run/ledger.jsonl") if isinstance(event, RunStarted))
     recorded = {(part.kind, part.name) for part in started.plugins}
     assert recorded == {
-        ("method", "rsdora"), ("trainer", "falling"), ("dataset", "numbers"), ("callback", "rounds"), ("tracker", "csv"),
+        ("method", "rsdora"), ("trainer", "falling"), ("dataset", "numbers"), ("callback", "rounds"),
+        ("tracker", "csv"),
     }  # fmt: skip
     assert json.loads((tmp_path / "run/summary.json").read_text())["rounds"] == 1
     config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())

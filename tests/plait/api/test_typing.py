@@ -69,7 +69,7 @@ def test_a_strictly_typed_program_needs_no_exception(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(tmp_path: Path) -> None:
     program = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
-    typed = program.replace("(updates, ctx):", "(updates: plait.Updates, ctx: object) -> object:")
+    typed = program.replace("(updates, ctx):", "(updates: plait.Updates, ctx: plait.RoundContext) -> object:")
     (tmp_path / "program.py").write_text(typed)
     rules = {error.get("rule") for error in errors_of(tmp_path)}
     assert rules <= {"reportUnknownMemberType", "reportUnknownVariableType", "reportUnusedExpression"}
