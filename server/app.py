@@ -9,8 +9,8 @@ from plait.config import Scalar, config_from_table
 from plait.federation import run_federation
 from plait.flower.apps import server_app
 from plait.plugins import admit
-from plait.rounds.callbacks import heard
 from plait.rounds.channel import Channel
+from plait.rounds.named_callbacks import heard
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.run import resolve

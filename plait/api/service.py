@@ -179,8 +179,8 @@ def open_service(
     with status("loading libraries", quiet=quiet):
         from plait.federation import check_vouched_for, run_federation
         from plait.flower.apps import server_app
-        from plait.rounds.callbacks import heard
         from plait.rounds.description import REPLY_BYTES
+        from plait.rounds.named_callbacks import heard
         from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
         from plait.run import resolve

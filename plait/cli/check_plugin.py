@@ -129,7 +129,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield from checked(partial(as_dataset, text), DATASET_CHECKS)
         case Kind.CALLBACK:
             from plait.rounds.callback_contract import CALLBACK_CHECKS
-            from plait.rounds.callbacks import callback_named
+            from plait.rounds.named_callbacks import callback_named
 
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case Kind.TRACKER:

@@ -2,25 +2,19 @@
 
 A callback is called in the run's own thread with the typed events of `plait.rounds.events`, in the order of the ledger.
 Whatever it takes longer, the run takes longer. If it raises, the run stops where it can be resumed, and the caller gets
-the callback's own error. A run's settings can name some (`heard`); a program gives objects (`plait.simulate`). Knows
-nothing of what a callback does.
+the callback's own error. Knows nothing of what a callback does, and of those that
+a run's settings name (`named_callbacks`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol, cast
+from typing import Protocol
 
-from plait.choice import chosen_function, parse_choice, split_choices, with_options
-from plait.errors import ConfigError, Interrupted
-from plait.plugins import Kind, find, instance_of, located_errors
+from plait.errors import ConfigError
 from plait.rounds.events import Event
-from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 
 
@@ -126,76 +120,7 @@ class Hearing:
             raise ConfigError(f"callback {name} returned {answer!r}, expected plait.Stop or None")
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A callback that settings name: its error is one line."""
-
-    name: str
-    part: Callable[[Event], object]
-
-    def __call__(self, event: Event, /) -> Stop | None:
-        with located_errors(f"callback '{self.name}' failed"):
-            return cast("Stop | None", self.part(event))
-
-
-def callback_named(text: str) -> Callback:
-    """A user's own callback, such as ``my_callbacks:Budget:megabytes=50``; of a class a new object.
-
-    Raises:
-        ConfigError: there is none, it cannot be called with an event, or an option is wrong.
-    """
-    name, options = parse_choice(text)
-    what = f"callback '{name}'"
-    part = instance_of(find(Kind.CALLBACK, name), what=what)
-    if inspect.isfunction(part):
-        part = chosen_function(part, ("event",), what=what)
-    if not callable(part):
-        raise ConfigError(f"{what} is a {type(part).__name__}, expected a function of one event, or a class of such")
-    return _Named(name, cast("Callable[[Event], object]", with_options(part, options, what=what)))
-
-
-@contextmanager
-def heard(
-    names: str, directory: RunDirectory, stop: StopRequest, on_event: OnEvent = lambda _: None
-) -> Generator[OnEvent]:
-    """The callbacks that settings name hear the run in the block.
-
-    Args:
-        names: of the callbacks, with commas between them.
-        directory: of the run; of a resumed one they hear the recorded events first.
-        stop: of the run.
-        on_event: hears of every event, too.
-
-    Yields:
-        What is to be called with every event.
-
-    Raises:
-        ConfigError: there is no such callback, or one failed.
-        Interrupted: one asked the run to pause.
-    """
-    hearing = Hearing([callback_named(text) for text in split_choices(names)], stop)
-    if names and directory.has_started:
-        hearing.repeat(read_events(directory.ledger))
-
-    def hear(event: Event) -> None:
-        on_event(event)
-        hearing(event)
-
-    try:
-        yield hear
-    except Interrupted as stopped:
-        hearing.check()
-        if hearing.pausing:
-            raise Interrupted(
-                f"callback {hearing.pausing} asked to pause; everything received so far is saved"
-            ) from stopped
-        raise
-    hearing.check()
-
-
 def _name_of(callback: object) -> str:
-    if isinstance(callback, _Named):
-        return callback.name
     name = getattr(callback, "__qualname__", type(callback).__qualname__)
     return name.rpartition("<locals>.")[2]
 

@@ -13,8 +13,8 @@ from plait.config import RunConfig
 from plait.data import Dataset
 from plait.federation import run_federation
 from plait.progress import say, status, watch
-from plait.rounds.callbacks import heard
 from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.named_callbacks import heard
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.starting_point import StartingPoint

@@ -22,7 +22,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.choice import split_choices
     from plait.data import check_data_name
     from plait.flower.rules import ALL_RULES
-    from plait.rounds.callbacks import callback_named
+    from plait.rounds.named_callbacks import callback_named
     from plait.simulation.fleet import load_fleet
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
