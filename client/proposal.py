@@ -79,7 +79,8 @@ class Proposal:
         if not self.config.secure_aggregation:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        least = max(LEAST_CLIENTS, threshold_of(self.config.cohort_size))
+        # Of those that must offer keys, as many must be left.
+        least = threshold_of(max(LEAST_CLIENTS, threshold_of(self.config.cohort_size)))
         return (
             (
                 f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "

@@ -1,6 +1,6 @@
 """SIGKILL at random points of masked rounds of real processes, and what must hold afterwards:
 
-    python -m tests.deployment.kill_points --kills 100 --who server > simulations/privacy/kill_points.json
+    python -m tests.deployment.kill_points --kills 100 --who server --seconds 700 > kills.json
 
 A federation of three clients runs masked rounds. A point is a change of one of the clients' journals of masked sums,
 of which a sum has about twenty; at random ones the server, or a client, is killed and started again at once. Processes
