@@ -19,6 +19,7 @@ import pytest
 
 from plait.config import read_config_table
 from plait.rounds.ledger import read_lines
+from tests.commands import run_command
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -108,8 +109,7 @@ def run_script(name: str, folder: Path, *arguments: Path) -> str:
 def simulate_in_process(out: Path, **settings: str) -> Path:
     table = {**read_config_table(SCRIPTS / "run.toml"), **settings, "out": out}
     options = [f"--{key}={value}" for key, value in table.items()]
-    program = "from plait.cli.main import main; main()"
-    subprocess.run([sys.executable, "-c", program, "simulate", "--json", *options], capture_output=True, check=True)
+    run_command("simulate", "--json", *options).check_returncode()
     return out
 
 

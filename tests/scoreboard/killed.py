@@ -15,7 +15,7 @@ from scoreboard.processes import Job, attend, end, events, result, serve, simula
 from scoreboard.row import Row
 
 POINTS = 20
-WIDE = 600
+WIDE = 150
 TWO = ("alice", "bob")
 
 WAYS: dict[str, dict[str, object]] = {

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -9,6 +7,7 @@ from plait import machine
 from plait.rounds.evaluation import SequenceLosses
 from plait.simulation import remembered
 from plait.simulation.remembered import RememberedLosses
+from tests.commands import run_command
 
 LOSS = SequenceLosses((0.1 + 0.2, 1e-300), (7, 3), None, "ab")
 
@@ -80,13 +79,12 @@ def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path) -> None:
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": text[::-1]}) + "\n")
 
     def run(name: str) -> tuple[bytes, object]:
-        command = [
-            sys.executable, "-m", "plait.cli.main", "simulate", "--data", "data.jsonl", "--partition", "iid",
-            "--clients", "2", "--base", "tiny", "--rounds", "1", "--local-steps", "2", "--seq-len", "32",
-            "--threads", "1", "--out", name, "--json",
-        ]  # fmt: skip
-        environment = os.environ | {"PLAIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        command = (
+            "simulate", "--data", "data.jsonl", "--partition", "iid", "--clients", "2", "--base", "tiny",
+            "--rounds", "1", "--local-steps", "2", "--seq-len", "32", "--threads", "1", "--out", name, "--json",
+        )  # fmt: skip
+        done = run_command(*command, cwd=tmp_path, env=os.environ | {"PLAIT_CACHE": str(tmp_path / "cache")})
+        assert done.returncode == 0, done.stderr
         adapter = (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
         return adapter, json.loads(done.stdout)["held_out_loss_by_round"]
 
