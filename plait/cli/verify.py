@@ -195,7 +195,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
 
     ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
     promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
-    if (privacy is None) is not (promised is None):
+    if run.config.dp != (promised.unit if promised else "off"):
         raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
     private = (
         recomputed(privacy, RunKey.load(directory.noise_key), promised, intents_in(events))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import plait
 from plait.adapters import load_peft_directory
+from plait.cli.main import app
 from plait.rounds import participant
 from plait.rounds.audit import check_privacy
 from plait.rounds.ledger import read_events
@@ -51,8 +53,14 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
         return made
 
     monkeypatch.setattr(participant, "charge", watched)
-    run = simulated(tmp_path / "run", rounds=2)
+    data = tmp_path / "my.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    run = tmp_path / "run"
+    plait.simulate(str(data), out=run, **{**PRIVATE, "rounds": 2, "keep_updates": True})
     assert not alone
+    said = CliRunner().invoke(app, ["verify", str(run)]).output
+    assert "2 recomputed, bit for bit" in said
+    assert "the most that the accounts of 3 clients state" in said
     events = read_events(run / "ledger.jsonl")
     spent = check_privacy(events)
     assert spent is not None
