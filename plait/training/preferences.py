@@ -58,7 +58,7 @@ class References:
         unknown = {digest: example for digest, example in unknown.items() if digest not in self.known}
         if not unknown:
             return
-        with _without_adapter(model):
+        with without_adapter(model):
             loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
             for digest, example in unknown.items():
                 there = [side for side in example.sides if side is not None]
@@ -146,7 +146,7 @@ class PreferenceLoss:
 
 
 @contextmanager
-def _without_adapter(model: nn.Module) -> Generator[None]:
+def without_adapter(model: nn.Module) -> Generator[None]:
     """The model as its base computes, in evaluation mode, for a while."""
     if not isinstance(model, PeftModel):
         raise TypeError("the model has no adapter to turn off")
