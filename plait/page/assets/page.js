@@ -15,7 +15,8 @@ let listed = [];
 let queued = [];
 let me = {};
 let isDue = false;
-let drawn = 0;
+let drawn = -Infinity;
+let pauseMs = TABLES_EVERY_MS;
 
 const element = (tag, text, name) => {
   const made = document.createElement(tag);
@@ -396,11 +397,11 @@ const draw = () => {
   drawHead(shown);
   drawClients(shown);
   drawRound(shown);
-  if (performance.now() - drawn < TABLES_EVERY_MS) {
-    setTimeout(changed, TABLES_EVERY_MS);
+  if (performance.now() - drawn < pauseMs) {
+    setTimeout(changed, pauseMs);
     return;
   }
-  drawn = performance.now();
+  const begun = performance.now();
   const beside = other?.document.seq >= 0 ? other.document : null;
   drawFigures(shown);
   drawSides(shown, beside);
@@ -412,6 +413,9 @@ const draw = () => {
   drawRefusals(shown);
   drawPrivacy(shown);
   drawRecord(shown);
+  drawn = performance.now();
+  // A large run on a slow machine: tables take a tenth of the time at most, so that the rest stays smooth.
+  pauseMs = Math.max(TABLES_EVERY_MS, 9 * (drawn - begun));
 };
 
 const changed = () => {
@@ -436,7 +440,7 @@ const choose = () => {
   }
   $("run").value = name ?? "";
   $("other").value = second;
-  drawn = 0;
+  drawn = -Infinity;
   changed();
 };
 
@@ -496,8 +500,8 @@ $("choose").addEventListener("submit", (event) => event.preventDefault());
 $("filter").addEventListener("input", drawTable);
 $("all").addEventListener("toggle", drawTable);
 addEventListener("popstate", choose);
-addEventListener("resize", () => { drawn = 0; changed(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn = 0; changed(); });
+addEventListener("resize", () => { drawn = -Infinity; changed(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn = -Infinity; changed(); });
 await whoAmI();
 await list();
 if (!run) choose();
