@@ -14,6 +14,7 @@ from plait.aggregation import Side
 from plait.errors import BaseMismatchError, ConfigError
 
 
+@pytest.mark.slow
 def test_an_adapter_is_evaluated_on_data_in_memory_as_the_command_does_on_a_file(
     finished: Path, records: list[dict[str, str]], jsonl: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def weights(run: Path) -> bytes:
     return (run / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
     finished: Path, jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +41,7 @@ def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
     assert (finished / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_off_the_main_thread_it_gives_the_same_bits_and_leaves_signals_alone(
     finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_callback_ends_the_run_whole(records: list[dict[str, str]], small: dic
     assert (run.path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything_again(
     finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything
     assert weights(run.path) == weights(finished)
 
 
+@pytest.mark.slow
 def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
     finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
@@ -116,6 +120,7 @@ def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
     assert weights(out) == weights(finished)
 
 
+@pytest.mark.slow
 def test_early_stopping_is_the_setting_that_is_recorded(
     records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
@@ -197,6 +202,7 @@ def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_th
     assert weights(out) == weights(finished)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
     finished: Path, records: list[dict[str, str]], jsonl: Path, small: dict[str, object], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     assert len(draw(lambda: fleet_round(views[1], LIGHT))) > 1000
 
 
+@pytest.mark.slow
 def test_the_estimate_is_within_a_tenth_of_the_simulated_time(
     plait, jsonl: Path, small, fleet: Path, tmp_path: Path
 ) -> None:

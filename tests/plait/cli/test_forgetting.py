@@ -14,6 +14,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_later_adapter_s_loss_on_an_earlier_run_s_held_out_data(plait, small, tmp_path: Path) -> None:
     options = (*small, "--partition", "natural:author", "--clients", 2, "--max-held-out-sequences", 4)
     code = write(tmp_path / "code.jsonl", "def add_{0}(left, right):\n    return left + right\n")

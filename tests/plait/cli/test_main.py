@@ -64,6 +64,7 @@ def test_help_loads_no_heavy_library() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> None:
     mistakes = {
         ("simulate", "--base", "smolm2"): "did you mean 'smollm2-135m'?",

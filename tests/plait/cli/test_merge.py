@@ -93,6 +93,7 @@ def test_ties_trims_elects_and_averages(sources) -> None:
         np.testing.assert_allclose(found[module], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dare_keeps_the_share_and_its_mean_is_the_sum(sources) -> None:
     one, two = sources
     exact = changes(*(lambda m: (m.spec, m.state))(merge([(one, 0.5), (two, 0.5)])))

@@ -50,6 +50,7 @@ def adapter_of(run: Path) -> str:
     return next(event.adapter for event in read_events(run / "ledger.jsonl") if event.event == "run_finished")
 
 
+@pytest.mark.slow
 def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, small) -> None:
     assert plait(*arguments(small, "whole", "--keep-updates")).code == 0
     (home / "stop").touch()
@@ -74,6 +75,7 @@ def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, sm
     assert adapter_of(home / "killed") == adapter_of(home / "whole")
 
 
+@pytest.mark.slow
 def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run", "--keep-updates")).code == 0
     monkeypatch.setattr(plugins, "_admitted", set())
@@ -91,6 +93,7 @@ def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Pat
     assert how.endswith("as when the run began")
 
 
+@pytest.mark.slow
 def test_audit_imports_no_rule_that_its_operator_does_not_name(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run")).code == 0
     monkeypatch.setattr(plugins, "_admitted", set())
@@ -105,6 +108,7 @@ def test_audit_imports_no_rule_that_its_operator_does_not_name(plait, home: Path
     assert json.loads(audited.out)["members"]
 
 
+@pytest.mark.slow
 def test_a_run_without_kept_updates_is_verified_where_the_rule_is_not(plait, home: Path, small, monkeypatch) -> None:
     assert plait(*arguments(small, "run")).code == 0
     sys.modules.pop("rules_of_ada")

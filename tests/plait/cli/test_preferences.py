@@ -47,6 +47,7 @@ def summary(run: Path) -> dict[str, object]:
     return json.loads((run / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait, learn) -> None:
     ran, run = learn("dpo", "--objective", "dpo:beta=0.2", "--reference", "local")
     assert ran.code == 0, ran.err
@@ -87,6 +88,7 @@ def pairs_of(run: Path) -> str:
     return json.loads(line.removeprefix("data = "))
 
 
+@pytest.mark.slow
 def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
     ran, first = learn("sft")
     assert ran.code == 0, ran.err
@@ -103,6 +105,7 @@ def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
     assert load_peft_directory(continued / "adapter").tensors
 
 
+@pytest.mark.slow
 def test_clients_with_single_verdicts_learn_by_kto(learn, pairs, tmp_path) -> None:
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     verdicts = [

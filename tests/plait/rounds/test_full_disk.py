@@ -27,6 +27,7 @@ class Disk:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_fills_up_anywhere_goes_on_to_the_same_adapter(federate, monkeypatch):
     disk = Disk(None)
     monkeypatch.setattr(os, "fsync", disk)

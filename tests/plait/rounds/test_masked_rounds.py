@@ -223,6 +223,7 @@ def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(feder
 
 
 @pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_model, snapshots_of, stride):
     federation = begin(federate, fake_model, 3)
     snapshots = snapshots_of(federation)

@@ -43,6 +43,7 @@ def account(federation, name):
 @pytest.mark.parametrize(
     "case", [next(iter(CASES)), *(pytest.param(case, marks=pytest.mark.slow) for case in [*CASES][1:])]
 )
+@pytest.mark.slow
 def test_a_run_that_is_killed_anywhere_goes_on_to_the_same_bits_and_no_client_pays_twice(begin, snapshots_of, case):
     snapshots = snapshots_of(begin(case))
     expected = snapshots.run()

@@ -44,6 +44,7 @@ def test_columns_and_types_are_the_same_before_anything_has_happened(frame_of, s
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
 
 
+@pytest.mark.slow
 def test_a_run_directory_is_read_as_its_ledger_is(original: Path) -> None:
     summary = json.loads((original / "run" / "summary.json").read_text())
     shared = rounds(original / "run").query("adapter == 'shared'")

@@ -47,6 +47,7 @@ def runs_of(done: Sweep) -> dict[str, Path]:
     return {cell.name: done.path / "cells" / cell.name for cell in done.grid.cells}
 
 
+@pytest.mark.slow
 def test_every_run_is_bit_for_bit_that_of_simulate(common, tmp_path: Path) -> None:
     """Whatever ran before it: a moved base, another partition, number of threads, rank, method or seed."""
     kinds = {
@@ -65,6 +66,7 @@ def test_every_run_is_bit_for_bit_that_of_simulate(common, tmp_path: Path) -> No
         assert content(done.path / "cells" / cell.name) == content(alone), cell.name
 
 
+@pytest.mark.slow
 def test_data_and_base_are_loaded_once(common, tmp_path: Path, monkeypatch) -> None:
     from plait.simulation import loaded
     from plait.training import resident
@@ -85,6 +87,7 @@ def test_data_and_base_are_loaded_once(common, tmp_path: Path, monkeypatch) -> N
     assert counts == {"data": 1, "tokens": 3, "base": 1}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_go_on(common, tmp_path: Path) -> None:
     """One setting that no run can have, one that this base cannot carry, one of the user's own code."""
     (tmp_path / "my_own.py").write_text("def build(*arguments):\n    raise RuntimeError('no\\nluck')\n")
@@ -115,6 +118,7 @@ def test_a_grid_of_which_no_run_can_be_is_refused_before_anything(common, tmp_pa
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_read_and_more_values_and_seeds_are_added(common, tmp_path: Path) -> None:
     grid = {**common, "grid": {"rule": ["fedavg"]}}
     first = sweep(grid, out=tmp_path / "sweep")
@@ -147,6 +151,7 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(common, tmp_pa
         sweep({**grid, "rounds": 2}, out=tmp_path / "sweep")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_goes_on_later_to_the_same_bits(common, tmp_path: Path) -> None:
     grid = {**common, "seeds": [0, 1], "grid": {"wire": ["fp32"]}}
     stop = StopRequest()
