@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from plait.contract import BrokenError, Check
 from plait.rounds.callbacks import Callback, Stop
@@ -27,7 +28,7 @@ _RUN: tuple[Event, ...] = (
 def _answers(make: Callable[[], Callback], events: tuple[Event, ...]) -> None:
     callback = make()
     for event in events:
-        answer: object = callback(event)
+        answer = cast("object", callback(event))
         if answer is not None and not isinstance(answer, Stop):
             raise BrokenError(f"answered {event.event} with {answer!r}, expected plait.Stop or None")
 

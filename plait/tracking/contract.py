@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from plait.contract import BrokenError, Check
 from plait.report import Table
@@ -28,7 +29,7 @@ def _track(tracker: Tracker, folder: Path, memory: str) -> str:
     """A run of two rounds; returns what the tracker remembers of it."""
     file = folder / "summary.json"
     file.write_text("{}")
-    kept: object = tracker.start(TrackedRun("check", {"rank": 8}, folder, memory))
+    kept = cast("object", tracker.start(TrackedRun("check", {"rank": 8}, folder, memory)))
     if kept is not None and not isinstance(kept, str):
         raise BrokenError(f"start returned {type(kept).__name__}, expected text or None")
     for step in (0, 1, 2):
