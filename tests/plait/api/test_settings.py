@@ -43,11 +43,12 @@ def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
 
 
 def test_the_verbs_functions_have_their_options() -> None:
-    from plait.api import evaluate, export
+    from plait.api import evaluate, export, tasks
     from plait.cli.evaluate import evaluate as eval_verb
     from plait.cli.export import export as export_verb
 
-    for function, verb in ((evaluate.evaluate, eval_verb), (export.export, export_verb)):
-        # `eval --on` is another function: it compares two runs.
+    # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs.
+    for functions, verb in (((evaluate.evaluate, tasks.evaluate_tasks), eval_verb), ((export.export,), export_verb)):
         options = set(inspect.signature(verb).parameters) - {"json_output", "on"}
-        assert options == set(inspect.signature(function).parameters) - {"tokenizer", "quiet"}
+        taken = {name for function in functions for name in inspect.signature(function).parameters}
+        assert options == taken - {"tokenizer", "quiet"}
