@@ -1,96 +1,35 @@
-"""Group relative policy optimisation as a local trainer: clients learn from a reward that a function computes.
+"""Group relative policy optimisation: a round of one client's training, from a reward (see `reward.py`).
 
 Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", arXiv 2402.03300,
 eqs. 3 and 4 with outcome rewards (section 4.1.2): of every prompt a group of completions is sampled, each one's
 advantage is its reward, standardised within the group, and the clipped surrogate, less beta times the divergence from
 the base without the adapter, is maximised. The reported loss is minus the mean reward.
-
-    # my_reward.py
-    import plait
-
-    @plait.grpo(group=8, max_tokens=16)
-    def reward(prompt: str, completion: str, answer: str) -> float:
-        return float(completion.strip() == answer.strip())
-
-with ``plait simulate --trainer my_reward:reward --no-take-back``. `prompt` is as the model reads it, with what a chat
-template adds; `answer` is the record's own completion, from which nothing else learns. A client runs a reward only
-where its operator installed or allowed its module, as any trainer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import update_wrapper
 from types import SimpleNamespace
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from peft import PeftModel
-from pydantic import Field
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
-from plait.choice import with_options
 from plait.errors import ConfigError, DataError
 from plait.plugins import located_errors
 from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.learner import order
 from plait.training.losses import BatchLoss
 from plait.training.preferences import without_adapter
-
-Reward = Callable[[str, str, str], float]
-"""From the texts of a prompt, of a completion, and of the completion that the record has, to a number."""
+from plait.training.reward import Options, Reward
 
 # Added to a group's standard deviation, so that equal rewards divide by no zero; that of TRL.
 _LEAST_SPREAD = 1e-4
-
-
-@dataclass(frozen=True)
-class Options:
-    """How completions are sampled and learned from."""
-
-    group: Annotated[int, Field(ge=2, le=1024, description="completions of each prompt")] = 8
-    max_tokens: Annotated[int, Field(ge=1, le=1 << 16, description="most tokens of a completion")] = 32
-    temperature: Annotated[float, Field(gt=0, le=100, description="of the sampling")] = 1.0
-    clip: Annotated[float, Field(gt=0, lt=1, description="how far a ratio of probabilities counts, epsilon")] = 0.2
-    beta: Annotated[float, Field(ge=0, le=1e3, description="weight of the divergence from the base")] = 0.04
-    iterations: Annotated[int, Field(ge=1, le=64, description="steps on the same completions")] = 1
-
-
-def grpo(**options: float) -> Callable[[Reward], GRPO]:
-    """Make a reward function a trainer, for ``--trainer module:function``.
-
-    Args:
-        options: ``group`` completions of each prompt (8), ``max_tokens`` of a completion (32), ``temperature`` (1),
-            ``clip`` (0.2), ``beta`` (0.04; 0 for no pull towards the base) and ``iterations``, the steps on the same
-            completions (1).
-
-    Raises:
-        ConfigError: there is no such option, or its value is out of bounds.
-    """
-    chosen = with_options(Options(), {key: str(value) for key, value in options.items()}, what="grpo")
-    return lambda reward: GRPO(reward, chosen)
-
-
-class GRPO:
-    """A reward function that builds trainers; it can still be called as the function.
-
-    Attributes:
-        reward: the function.
-        options: of the sampling and of the loss.
-    """
-
-    def __init__(self, reward: Reward, options: Options) -> None:
-        self.reward, self.options = reward, options
-        # It lives, for its name and the digest of its source, where the function does.
-        update_wrapper(cast("Callable[..., object]", self), reward)
-
-    def __call__(self, model: PeftModel, tokenizer: Tokenizer, data: object, args: dict[str, Any]) -> GroupTrainer:
-        """A trainer of one round, as `--trainer` asks for."""
-        return GroupTrainer(model, tokenizer, data, args, self.reward, self.options)
 
 
 @dataclass(frozen=True)

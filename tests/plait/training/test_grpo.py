@@ -18,8 +18,9 @@ from plait.adapters import Task
 from plait.errors import ConfigError, DataError
 from plait.training.bases import locate_base
 from plait.training.examples import IGNORED, Example
-from plait.training.grpo import GRPO, GroupTrainer, _Group
+from plait.training.grpo import GroupTrainer, _Group
 from plait.training.losses import BatchLoss
+from plait.training.reward import GRPO
 
 ARGS = {
     "learning_rate": 0.005,
