@@ -98,7 +98,7 @@ def recomputed(
     if key.check != promised.key_check:
         raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
     for name, stated, settled in (
-        ("noise multiplier", promised.noise_multiplier, privacy.noise_multiplier),
+        ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
         ("delta", promised.delta, privacy.delta),
         ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
     ):
