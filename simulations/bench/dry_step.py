@@ -363,7 +363,8 @@ def _pretending() -> Generator[_Recorder]:
             (language_model, "token_losses", marked_losses),
             (functional, "scaled_dot_product_attention", _flash_attention),
             (functional, "rms_norm", recorder.rms_norm),
-            (cuda, "can_use_flash_attention", mock.Mock(return_value=True)),
+            # Not a Mock, which would keep the tensors of every call.
+            (cuda, "can_use_flash_attention", _always),
             (torch.Tensor, "data_ptr", _address),
             (optimizers, "_get_fused_kernels_supported_devices", lambda: ["meta"]),
         )
@@ -371,6 +372,10 @@ def _pretending() -> Generator[_Recorder]:
             recorder.also(mock.patch.object(where, name, instead))
         stack.enter_context(recorder)
         yield recorder
+
+
+def _always(_parameters: object) -> bool:
+    return True
 
 
 def _flash_attention(

@@ -45,7 +45,7 @@ def eight() -> ModelSize:
     return sized(StepShape("llama-3.1-8b", 4, 2048))
 
 
-# Few blocks, so that an error of what each keeps is not hidden by the base.
+# Few blocks, so that an error of what each keeps is not hidden by the base; once all of them.
 @pytest.mark.parametrize(
     ("shape", "recomputed"),
     [
@@ -54,6 +54,7 @@ def eight() -> ModelSize:
         (StepShape("llama-3.1-8b", 1, 4096, four_bits=True, layers=3), 3),
         (StepShape("qwen2.5-0.5b", 2, 512, rank=64, layers=3), 1),
         (StepShape("mistral-7b", 1, 256, four_bits=True, rank=8, layers=3), 0),
+        pytest.param(StepShape("llama-3.1-8b", 4, 2048, four_bits=True), 32, marks=pytest.mark.slow),
     ],
     ids=str,
 )

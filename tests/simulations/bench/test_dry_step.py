@@ -9,10 +9,10 @@ from simulations.bench.dry_step import StepShape, dry_step
 
 # Memory in GB, kernels, and gigabytes that all kernels read and write; each a little above what it is today.
 CEILINGS = {
-    (StepShape("llama-3.2-1b", 4, 1024), True): (4.4, 2300, 125),
-    (StepShape("llama-3.2-3b", 4, 1024, four_bits=True), True): (5.6, 5500, 330),
-    (StepShape("llama-3.1-8b", 4, 2048, four_bits=True), True): (14.7, 6100, 790),
-    (StepShape("llama-3.1-8b", 1, 2048, four_bits=True), True): (8.6, 5800, 271),
+    (StepShape("llama-3.2-1b", 4, 1024), True): (3.5, 2200, 121),
+    (StepShape("llama-3.2-3b", 4, 1024, four_bits=True), True): (4.0, 5300, 255),
+    (StepShape("llama-3.1-8b", 4, 2048, four_bits=True), True): (10.4, 6100, 790),
+    (StepShape("llama-3.1-8b", 1, 2048, four_bits=True), True): (7.5, 5800, 271),
     (StepShape("llama-3.1-8b", 4, 128), False): (18.8, 2950, 73),
 }
 
