@@ -18,6 +18,8 @@ _PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 )
 
+_DRAW, _THEMES = plots.draw, theme.THEMES
+
 
 def _made(plot: Callable[[], matplotlib.figure.Figure]) -> bytes:
     plot()
@@ -30,4 +32,13 @@ def plots_unrendered() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", _made)
         patch.setattr(theme, "THEMES", (theme.LIGHT,))
+        yield
+
+
+@contextmanager
+def plots_rendered() -> Generator[None]:
+    """In the block reports are as users get them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", _DRAW)
+        patch.setattr(theme, "THEMES", _THEMES)
         yield

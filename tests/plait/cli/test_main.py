@@ -14,6 +14,7 @@ import plait as plait_package
 from plait import __version__
 from plait.cli.doctor import _pair
 from plait.rounds.run_directory import RunDirectory
+from tests.unrendered import plots_rendered
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
@@ -201,7 +202,8 @@ def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, mon
 
     monkeypatch.setattr(RunDirectory, "tidy_clients", measured)
     run = tmp_path / "run"
-    assert plait("simulate", "--data", jsonl, "--partition", "iid", *given, "--out", run, "--json").code == 0
+    with plots_rendered():
+        assert plait("simulate", "--data", jsonl, "--partition", "iid", *given, "--out", run, "--json").code == 0
     adapter = 4 * estimate["trainable_parameters"]
     for bytes_, name in ((during[0], "client_disk_bytes"), (take(run / "clients"), "client_disk_bytes_after")):
         assert bytes_ == pytest.approx(3 * (estimate[name] - adapter), rel=0.02), name
