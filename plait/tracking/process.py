@@ -6,6 +6,7 @@ over or the process of the run is gone, however that ended.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -43,7 +44,8 @@ def tracker_named(text: str) -> Tracker:
     if kind := KINDS.get(name):
         return AcceleratedTracker(kind)
     what = f"tracker '{name}'"
-    made = instance_of(find(PluginKind.TRACKER, name, known=KINDS), what=what)
+    part = find(PluginKind.TRACKER, name, known=KINDS)
+    made = part() if inspect.isfunction(part) else instance_of(part, what=what)
     return cast("Tracker", with_options(made, options, what=what))
 
 

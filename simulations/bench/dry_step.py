@@ -95,7 +95,7 @@ class StepShape:
 
     def config(self) -> PretrainedConfig:
         """Of the base."""
-        found = AutoConfig.from_pretrained(str(locate_config(self.base)))
+        found = AutoConfig.from_pretrained(str(locate_config(self.base)), trust_remote_code=False)
         found.num_hidden_layers = self.layers or found.num_hidden_layers
         return found
 
@@ -167,7 +167,7 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
 def _model(shape: StepShape, config: PretrainedConfig, made: Blueprint) -> PeftModel:
     with _META:
         model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=torch.bfloat16, attn_implementation="sdpa"
+            copy.deepcopy(config), dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
         )
         for parameter in model.parameters():
             parameter.requires_grad_(False)

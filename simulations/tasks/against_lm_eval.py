@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     place = locate_base(options.base).directory
     model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, options.dtype), trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     model.eval().requires_grad_(False)
     ours = harness_model(model, tokenizer, batch_size=options.batch_size, pad_token=0)
     theirs = harness_model(model, tokenizer, batch_size=options.batch_size, pad_token=0)

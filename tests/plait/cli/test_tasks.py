@@ -101,7 +101,7 @@ def test_figures_are_those_of_the_harness_s_own_backend(tasks: Path, run: Path, 
     assert found["base"]["sum"]["samples"] == 8
 
     tiny = locate_base("tiny").directory
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer = AutoTokenizer.from_pretrained(tiny, trust_remote_code=False)
     base = AutoModelForCausalLM.from_pretrained(tiny, dtype="float32", trust_remote_code=False)
     files = Tasks([str(tasks / "sum.yaml"), str(tasks / "prose.yaml")])
     for name in ("base", "adapter"):

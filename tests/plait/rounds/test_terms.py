@@ -35,7 +35,7 @@ OTHER = {
     "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True, "scaffold": True,
     "without_feedback": True, "own_share": 0.5, "held_out_fraction": 0.75, "loss": "distillation",
     "objective": "dpo",
-    "secure_aggregation": True,
+    "secure_aggregation": True, "record_delta": 0.5,
 }  # fmt: skip
 
 

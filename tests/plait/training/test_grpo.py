@@ -36,13 +36,15 @@ PROMPTS = ("def add(", "import ", "The quick", "return ")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(locate_base("tiny").directory)
+    return AutoTokenizer.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
 
 
 @pytest.fixture
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        locate_base("tiny").directory, dtype=torch.float32, trust_remote_code=False
+    )
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"]))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
