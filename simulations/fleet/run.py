@@ -3,7 +3,7 @@
     python simulations/fleet/run.py            # the tiny base, 3 seeds, a few minutes on two cores
 
 Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count) and steps by
-speed. Finished runs are not repeated. Writes results-tiny.json and prints the table. *Time* is until the first
+speed. A sweep; finished runs are not repeated. Writes results-tiny.json and prints the table. *Time* is until the first
 evaluation that is at most the synchronous run's last loss, of the same seed; *worst client* is the smallest gain of a
 client at that moment.
 """
@@ -15,15 +15,15 @@ import json
 import statistics
 from pathlib import Path
 
-import plait
 from plait.rounds.events import Evaluated
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
+from plait.study.sweeping import sweep
 
 HERE = Path(__file__).parent
 COMMON: dict = {
     "data": "stdlib", "base": "tiny", "clients": 8, "local_steps": 4, "batch_size": 2, "seq_len": 64,
-    "max_held_out_sequences": 8, "own_share": 0.0, "devices": str(HERE / "fleet.toml"), "quiet": True,
+    "max_held_out_sequences": 8, "own_share": 0.0, "devices": str(HERE / "fleet.toml"),
 }  # fmt: skip
 SYNCHRONOUS = "equal steps"
 VARIANTS = {
@@ -38,15 +38,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/fleet"))
     arguments = parser.parse_args()
-    rows: list[dict] = []
-    for seed in map(int, arguments.seeds.split(",")):
-        target: float | None = None
-        for name, settings in VARIANTS.items():
-            view = run(arguments.runs / f"{name.replace(' ', '-')}-{seed}", {**settings, "seed": seed})
-            if target is None:
-                target = last_loss(view)
-            rows.append({"seed": seed, "variant": name, **measured(view, target)})
-            print(json.dumps(rows[-1]), flush=True)
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    done = sweep({**COMMON, "grid": {"variant": VARIANTS}}, out=arguments.runs, seeds=seeds)
+    if done.failed:
+        raise SystemExit(str(dict(done.failed)))
+    views = {
+        (cell.place["variant"], cell.seed): RunView.of(read_events(done.path / "cells" / cell.name / "ledger.jsonl"))
+        for cell in done.grid.cells
+    }
+    rows = [
+        {"seed": seed, "variant": name, **measured(views[name, seed], last_loss(views[SYNCHRONOUS, seed]))}
+        for seed in seeds
+        for name in VARIANTS
+    ]
     report = {
         "common": {**COMMON, "devices": "fleet.toml"},
         "variants": VARIANTS,
@@ -67,13 +71,6 @@ def main() -> None:
         worst = ", ".join("" if row["worst_gain"] is None else f"{row['worst_gain']:.2f}" for row in own)
         part = mean[name] / mean[SYNCHRONOUS]
         print(f"| {name} | {mean[name]:.2f} ({each}) | {part:.2f} | {reached} | {worst} |")
-
-
-def run(out: Path, settings: dict) -> RunView:
-    ledger = out / "ledger.jsonl"
-    if not (ledger.exists() and RunView.of(read_events(ledger)).finished):
-        plait.simulate(**COMMON, **settings, out=out)
-    return RunView.of(read_events(ledger))
 
 
 def last_loss(view: RunView) -> float:

@@ -3,7 +3,7 @@
     python simulations/rewards/run.py --base tiny           # format, a minute
     python simulations/rewards/run.py --base smollm2-135m   # format and sums, hours on two cores
 
-Four clients with sums of two one-digit numbers, each with others. Finished runs are kept in runs/rewards.
+Four clients with sums of two one-digit numbers, each with others. A sweep; finished runs are kept in runs/rewards.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import plait
+from plait.study.sweeping import sweep
 
 HERE = Path(__file__).parent
 CLIENTS = 4
@@ -34,18 +35,20 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     options.runs.mkdir(parents=True, exist_ok=True)
     data = write_sums(options.runs / "sums.jsonl")
-    for reward in options.rewards:
-        for seed in options.seeds:
-            out = options.runs / f"{options.base}-{reward}-{options.wire}-{seed}"
-            run = plait.open_run(out) if (out / "summary.json").is_file() else plait.simulate(
-                data=data, base=options.base, partition="natural:client", clients=CLIENTS, rounds=options.rounds,
-                local_steps=options.local_steps, batch_size=4, seq_len=64, method="lora", rank=8, seed=seed,
-                learning_rate=options.learning_rate, wire=options.wire, trainer=f"sums:{reward}", take_back=False,
-                out=out, quiet=True,
-            )  # fmt: skip
-            by_round = -run.updates.groupby("round")["first_loss"].mean()
-            row = {"base": options.base, "reward": reward, "wire": options.wire, "seed": seed}
-            print(json.dumps({**row, "by_round": [round(float(each), 3) for each in by_round]}), flush=True)
+    grid = {
+        "data": str(data), "base": options.base, "partition": "natural:client", "clients": CLIENTS,
+        "rounds": options.rounds, "local_steps": options.local_steps, "batch_size": 4, "seq_len": 64, "method": "lora",
+        "rank": 8, "learning_rate": options.learning_rate, "wire": options.wire, "take_back": False,
+        "grid": {"trainer": [f"sums:{reward}" for reward in options.rewards]},
+    }  # fmt: skip
+    done = sweep(grid, out=options.runs / options.base, seeds=options.seeds)
+    if done.failed:
+        raise SystemExit(str(dict(done.failed)))
+    for cell in done.grid.cells:
+        updates = plait.open_run(done.path / "cells" / cell.name).updates
+        by_round = -updates.groupby("round")["first_loss"].mean()
+        row = {"base": options.base, "reward": cell.place["trainer"], "wire": options.wire, "seed": cell.seed}
+        print(json.dumps({**row, "by_round": [round(float(each), 3) for each in by_round]}), flush=True)
 
 
 def write_sums(path: Path) -> Path:
