@@ -187,12 +187,13 @@ class Page:
     async def _make_link(self, request: Request) -> Response:
         visitor, said = _known(request), await _said(request, "role", "minutes")
         role, minutes = Role.named(str(said["role"])), said["minutes"]
-        if role is None or isinstance(minutes, bool) or not isinstance(minutes, int | float):
+        if role is None or isinstance(minutes, bool) or not isinstance(minutes, int | float) or abs(minutes) > 1e9:
             raise ConfigError("role and minutes are not ones, expected for example observer and 5")
-        door = self._opened()
-        # Recorded before it can be used; one that is refused afterwards is recorded too.
+        door, seconds = self._opened(), 60 * minutes
+        # Nobody who is refused makes the journal longer; what is made is recorded before it can be used.
+        door.check_link(visitor, role=role, seconds=seconds)
         await self._note_link(visitor, role, used=False)
-        link = await asyncio.to_thread(door.make_link, visitor, role=role, seconds=60 * minutes)
+        link = await asyncio.to_thread(door.make_link, visitor, role=role, seconds=seconds)
         return JSONResponse({"link": link, "role": role.value})
 
     async def _cancel(self, request: Request) -> Response:

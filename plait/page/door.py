@@ -125,13 +125,8 @@ class Door:
         shown = visitor.shown
         return shown.role in STAFF and self._register.holds(shown.role, shown.name, shown.key_digest) is Verdict.KNOWN
 
-    def make_link(self, maker: Visitor, *, role: Role, seconds: float) -> str:
-        """The token of a link; whoever uses it first is let in.
-
-        Args:
-            maker: who answers for it.
-            role: of whoever uses it.
-            seconds: how long it is good.
+    def check_link(self, maker: Visitor, *, role: Role, seconds: float) -> None:
+        """Check that `make_link` would make a link.
 
         Raises:
             TurnedAwayError: the maker has come by a link itself, has less than that role, or asks for too long.
@@ -142,6 +137,19 @@ class Door:
             raise TurnedAwayError(f"{maker.role} '{maker.name}' may not make {role.of}'s link", is_known=True)
         if not 0 < seconds <= MOST_LINK_S:
             raise TurnedAwayError(f"link is for {seconds:g} s, expected 1 to {MOST_LINK_S:g}", is_known=True)
+
+    def make_link(self, maker: Visitor, *, role: Role, seconds: float) -> str:
+        """The token of a link; whoever uses it first is let in.
+
+        Args:
+            maker: who answers for it.
+            role: of whoever uses it.
+            seconds: how long it is good.
+
+        Raises:
+            TurnedAwayError: as `check_link`.
+        """
+        self.check_link(maker, role=role, seconds=seconds)
         return self._issue(self._links, Visitor(role, maker.shown, is_certified=False), seconds, MOST_LINKS)
 
     def enter(self, link: str) -> tuple[Visitor, str]:

@@ -241,6 +241,18 @@ def test_without_a_certificate_or_a_link_nothing_is_shown(served: Served) -> Non
     assert not served.desk.asked
 
 
+def test_links_that_are_refused_are_not_recorded(served: Served) -> None:
+    before = list(served.desk.asked)
+    with served.client("observers/ivo") as ivo:
+        for said, status in (
+            ('{"role": "operator", "minutes": 5}', 403),
+            ('{"role": "observer", "minutes": 600}', 403),
+            (f'{{"role": "observer", "minutes": 1{"0" * 400}}}', 400),
+        ):
+            assert ivo.post("/api/links", headers=served.own, content=said).status_code == status
+    assert served.desk.asked == before
+
+
 def test_an_observer_looks_and_an_operator_cancels(served: Served) -> None:
     with served.client("observers/ivo") as ivo:
         assert ivo.get("/api/me").json() == {"name": "ivo", "role": "observer", "may_cancel": False, "may_leave": False}
