@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from plait.adapters import Json
 from plait.errors import ConfigError, MachineError, PlaitError
 from plait.hosts import AllowedHosts
 from plait.page.catalogue import Catalogue
-from plait.page.door import Door, TurnedAwayError, Visitor
+from plait.page.door import Door, TooManyError, TurnedAwayError, Visitor
 from plait.page.feed import Feed
 from plait.page.headers import Headers
 from plait.page.keeper import Keeper, session_of, visitor_of, with_session
@@ -89,6 +90,7 @@ class Page:
                 Middleware(Keeper, door=self._door),
             ],
             exception_handlers={
+                TooManyError: _too_many,
                 TurnedAwayError: _turned_away,
                 ConfigError: _refused,
                 PlaitError: _failed,
@@ -174,7 +176,7 @@ class Page:
         link = (await _said(request, "link"))["link"]
         visitor, session = await asyncio.to_thread(door.enter, link if isinstance(link, str) else "")
         try:
-            await self._note_link(visitor, visitor.role, used=True)
+            await asyncio.to_thread(self._note_link, visitor, visitor.role, used=True)
         except PlaitError:
             door.leave(session)
             raise
@@ -190,10 +192,8 @@ class Page:
         if role is None or isinstance(minutes, bool) or not isinstance(minutes, int | float) or abs(minutes) > 1e9:
             raise ConfigError("role and minutes are not ones, expected for example observer and 5")
         door, seconds = self._opened(), 60 * minutes
-        # Nobody who is refused makes the journal longer; what is made is recorded before it can be used.
-        door.check_link(visitor, role=role, seconds=seconds)
-        await self._note_link(visitor, role, used=False)
-        link = await asyncio.to_thread(door.make_link, visitor, role=role, seconds=seconds)
+        record = partial(self._note_link, visitor, role, used=False)
+        link = await asyncio.to_thread(door.make_link, visitor, role=role, seconds=seconds, record=record)
         return JSONResponse({"link": link, "role": role.value})
 
     async def _cancel(self, request: Request) -> Response:
@@ -203,9 +203,9 @@ class Page:
             return await _not_there(request, None)
         return JSONResponse({"run": run, "was": await asyncio.to_thread(self._line.cancel, visitor.name, run)})
 
-    async def _note_link(self, maker: Visitor, role: Role, *, used: bool) -> None:
+    def _note_link(self, maker: Visitor, role: Role, *, used: bool) -> None:
         if self._line is not None:
-            await asyncio.to_thread(self._line.note_link, maker.name, role.value, used=used)
+            self._line.note_link(maker.name, role.value, used=used)
 
     def _opened(self) -> Door:
         if self._door is None:
@@ -314,6 +314,10 @@ async def _not_there(_: Request, error: Exception | None) -> Response:
 async def _turned_away(_: Request, error: Exception) -> Response:
     is_known = isinstance(error, TurnedAwayError) and error.is_known
     return JSONResponse({"error": str(error)}, status_code=403 if is_known else 401)
+
+
+async def _too_many(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=429)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

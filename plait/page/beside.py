@@ -140,7 +140,8 @@ def serve_page(
         PlaitError: the kit cannot be read.
     """
     from plait.page.app import Page
-    from plait.page.server import serve, tls_of
+    from plait.page.server import serve
+    from plait.page.tls import tls_of
 
     if kit is None:
         serve(Page(catalogue, hosts, line=line), listener)

@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,9 @@ MOST_LINK_S = 3600.0
 MOST_LINKS = 8
 MOST_SESSIONS = 8
 """Unused links, and sessions, of one maker; a further one takes the place of the oldest."""
+MOST_MADE = 60
+MADE_WITHIN_S = 3600.0
+"""Links that one maker makes within that time; each is a line of the journal."""
 
 _TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -46,6 +50,10 @@ class TurnedAwayError(PeerError):
     def __init__(self, message: str, *, is_known: bool) -> None:
         super().__init__(message)
         self.is_known = is_known
+
+
+class TooManyError(TurnedAwayError):
+    """A visitor may do this, but has done it too often of late."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Door:
         self._lock = threading.Lock()
         self._links: dict[bytes, _Pass] = {}
         self._sessions: dict[bytes, _Pass] = {}
+        self._made: dict[str, deque[float]] = {}
 
     def visitor(self, shown: Shown | None, session: str) -> Visitor:
         """Who asks.
@@ -125,11 +134,20 @@ class Door:
         shown = visitor.shown
         return shown.role in STAFF and self._register.holds(shown.role, shown.name, shown.key_digest) is Verdict.KNOWN
 
-    def check_link(self, maker: Visitor, *, role: Role, seconds: float) -> None:
-        """Check that `make_link` would make a link.
+    def make_link(
+        self, maker: Visitor, *, role: Role, seconds: float, record: Callable[[], None] = lambda: None
+    ) -> str:
+        """The token of a link; whoever uses it first is let in.
+
+        Args:
+            maker: who answers for it.
+            role: of whoever uses it.
+            seconds: how long it is good.
+            record: called before the link can be used, and never for one that is refused; if it raises, there is none.
 
         Raises:
-            TurnedAwayError: the maker has come by a link itself, has less than that role, or asks for too long.
+            TurnedAwayError: the maker has come by a link itself, has less than that role, asks for too long, or has
+                made too many.
         """
         if not maker.is_certified:
             raise TurnedAwayError("a link makes no further links, expected a certificate", is_known=True)
@@ -137,20 +155,21 @@ class Door:
             raise TurnedAwayError(f"{maker.role} '{maker.name}' may not make {role.of}'s link", is_known=True)
         if not 0 < seconds <= MOST_LINK_S:
             raise TurnedAwayError(f"link is for {seconds:g} s, expected 1 to {MOST_LINK_S:g}", is_known=True)
-
-    def make_link(self, maker: Visitor, *, role: Role, seconds: float) -> str:
-        """The token of a link; whoever uses it first is let in.
-
-        Args:
-            maker: who answers for it.
-            role: of whoever uses it.
-            seconds: how long it is good.
-
-        Raises:
-            TurnedAwayError: as `check_link`.
-        """
-        self.check_link(maker, role=role, seconds=seconds)
+        self._count(maker)
+        record()
         return self._issue(self._links, Visitor(role, maker.shown, is_certified=False), seconds, MOST_LINKS)
+
+    def _count(self, maker: Visitor) -> None:
+        """Count one more link of a maker."""
+        with self._lock:
+            made, now = self._made.setdefault(maker.name, deque(maxlen=MOST_MADE)), self._clock()
+            if len(made) == MOST_MADE and (wait_s := made[0] + MADE_WITHIN_S - now) > 0:
+                raise TooManyError(
+                    f"{maker.role} '{maker.name}' has made {MOST_MADE} links within an hour, expected fewer; the next "
+                    f"one in {wait_s / 60:.0f} minutes",
+                    is_known=True,
+                )
+            made.append(now)
 
     def enter(self, link: str) -> tuple[Visitor, str]:
         """Use a link: the visitor, and the token of its session.

@@ -328,6 +328,7 @@ def _act(summary: str, *parameters: Json, said: dict[str, Json] | None = None) -
                 "400": {"description": "it cannot be done; `error` says why"},
                 "401": {"description": "it is not known who asks"},
                 "403": {"description": "who asks may not, or the request is not from this page"},
+                "429": {"description": "who asks has done it too often of late"},
             },
         }
     }

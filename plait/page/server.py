@@ -7,7 +7,6 @@ import contextlib
 import socket
 import ssl
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -71,22 +70,6 @@ async def _certified(app: ASGIApp, certificate: bytes | None, scope: Scope, rece
     """Pass a request on with what the certificate of its connection states."""
     shown = None if certificate is None else shown_by(ssl.DER_cert_to_PEM_cert(certificate).encode())
     await app({**scope, CERTIFICATE: shown}, receive, send)
-
-
-def tls_of(kit: Path) -> ssl.SSLContext:
-    """TLS 1.3 with the certificate of a server's kit; who comes may show one of the same authority.
-
-    Args:
-        kit: checked by `ServerKit.load`.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(kit / "server.crt", kit / "server.key")
-    context.load_verify_locations(kit / "ca.crt")
-    context.verify_mode = ssl.CERT_OPTIONAL
-    context.num_tickets = 0  # a certificate is shown, and verified, on every connection
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 class _Server(uvicorn.Server):

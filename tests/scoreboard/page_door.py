@@ -20,7 +20,8 @@ from plait.page.app import Page
 from plait.page.catalogue import Catalogue
 from plait.page.door import Door
 from plait.page.line import Line, answering
-from plait.page.server import serve, tls_of
+from plait.page.server import serve
+from plait.page.tls import tls_of
 from plait.queue import RunQueue
 from plait.trust import Register, provision, revoke
 

@@ -20,7 +20,18 @@ from plait.cli.main import app
 from plait.errors import ConfigError, MachineError
 from plait.page.asking import ask_for_link
 from plait.page.beside import page_beside
-from plait.page.door import MOST_LINKS, MOST_SESSIONS, SESSION_S, Door, TurnedAwayError, Visitor, check_act
+from plait.page.door import (
+    MADE_WITHIN_S,
+    MOST_LINKS,
+    MOST_MADE,
+    MOST_SESSIONS,
+    SESSION_S,
+    Door,
+    TooManyError,
+    TurnedAwayError,
+    Visitor,
+    check_act,
+)
 from plait.page.line import Line, answering
 from plait.queue import RunQueue
 from plait.rounds.events import parse_event
@@ -117,6 +128,32 @@ def test_nobody_makes_a_link_for_more_than_its_own_role(door: Door, olga: Visito
     for seconds in (0, -1, 3601, float("nan"), float("inf")):
         with pytest.raises(TurnedAwayError, match="expected 1 to"):
             door.make_link(olga, role=Role.OBSERVER, seconds=seconds)
+
+
+def test_nobody_fills_the_journal_with_links(door: Door, olga: Visitor, ivo: Visitor, clock: Clock) -> None:
+    recorded: list[str] = []
+
+    def make(maker: Visitor) -> None:
+        door.make_link(maker, role=Role.OBSERVER, seconds=60, record=lambda: recorded.append(maker.name))
+
+    for _ in range(MOST_MADE):
+        make(olga)
+    with pytest.raises(TooManyError, match="has made 60 links within an hour, expected fewer; the next one in 60 min"):
+        make(olga)
+    assert recorded == ["olga"] * MOST_MADE, "what is refused is not recorded"
+    make(ivo)
+    clock.now = MADE_WITHIN_S
+    make(olga)
+    assert recorded[-2:] == ["ivo", "olga"]
+
+
+def test_a_link_that_cannot_be_recorded_is_none(door: Door, olga: Visitor) -> None:
+    def fail() -> None:
+        raise MachineError("the disk is full")
+
+    with pytest.raises(MachineError):
+        door.make_link(olga, role=Role.OBSERVER, seconds=60, record=fail)
+    assert not door._links
 
 
 def test_only_what_is_listed_may_be_asked_for_and_only_by_its_roles(olga: Visitor, ivo: Visitor) -> None:
@@ -251,6 +288,16 @@ def test_links_that_are_refused_are_not_recorded(served: Served) -> None:
         ):
             assert ivo.post("/api/links", headers=served.own, content=said).status_code == status
     assert served.desk.asked == before
+
+
+def test_too_many_links_are_told_so(served: Served) -> None:
+    with served.client("observers/ivo") as ivo:
+        said = '{"role": "observer", "minutes": 5}'
+        answers = [ivo.post("/api/links", headers=served.own, content=said) for _ in range(MOST_MADE + 1)]
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 429
+    assert "has made 60 links" in answers[-1].json()["error"]
+    served.desk.asked.clear()
 
 
 def test_an_observer_looks_and_an_operator_cancels(served: Served) -> None:
