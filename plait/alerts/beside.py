@@ -1,19 +1,16 @@
 """Alerts beside a server, in a process of its own: it follows journal and ledgers, and no run waits for it.
 
-``python -m plait.alerts.beside PLACE run|folder FILE LINE SINCE``. It ends when its standard input does, that is when
-the server is over or gone; then it looks a last time, tells what is left, and ends within a minute.
+``python -m plait.alerts.beside PLACE run|folder FILE SINCE LINE``. When the server is over or gone
+(`plait.page.process`), it looks a last time, tells what is left, and ends within a minute.
 """
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Generator, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,29 +47,21 @@ def alerts_beside(place: Path, file: Path | None, *, folder: bool, desk: Desk) -
         yield
         return
     from plait.alerts.rules import load_rules
-    from plait.page.line import answering
+    from plait.page.process import process_beside
 
     load_rules(file)
-    here, there = Pipe()
-    with there:
-        answering(here, desk)
-        command = [sys.executable, "-P", "-m", "plait.alerts.beside", str(place.absolute())]
-        command += ["folder" if folder else "run", str(file.absolute()), str(there.fileno()), str(time.time())]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[there.fileno()],
-            start_new_session=True,  # Ctrl-C is for the server alone
-        )
-    try:
+    # It ends by itself, within a minute; whoever waits for the server does not wait for a webhook.
+    with process_beside(
+        "plait.alerts.beside",
+        str(place.absolute()),
+        "folder" if folder else "run",
+        str(file.absolute()),
+        str(time.time()),
+        desk=desk,
+        patience_s=2,
+        is_killed=False,
+    ):
         yield
-    finally:
-        if process.stdin:
-            process.stdin.close()
-        # It ends by itself, within a minute; whoever waits for the server does not wait for a webhook.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2)
 
 
 class Following:
@@ -182,17 +171,13 @@ def _away(status: dict[str, Json]) -> dict[str, float]:
 def main() -> None:
     """Follow until standard input ends."""
     from plait.alerts.rules import load_rules
-    from plait.page.line import Line
+    from plait.page.process import line_of, when_over
 
-    _, place, kind, file, line, since = sys.argv
+    _, place, kind, file, since, line = sys.argv
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), over.set()), daemon=True).start()
+    when_over(over.set)
     following = Following(
-        Path(place),
-        folder=kind == "folder",
-        rules=load_rules(Path(file)),
-        since=float(since),
-        line=Line(Connection(int(line))),
+        Path(place), folder=kind == "folder", rules=load_rules(Path(file)), since=float(since), line=line_of(line)
     )
     said = ""
     while not over.wait(_LOOK_EVERY_S):

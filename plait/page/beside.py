@@ -1,7 +1,7 @@
 """The live page beside a run, in a process of its own, so that whoever watches never delays the run.
 
 ``python -m plait.page.beside FILE PLACE run|folder KIT LINE`` serves on a listening socket, which it inherits as file
-FILE. It ends when its standard input does, that is when the command is over or gone, however that ended.
+FILE, and ends with the command (`plait.page.process`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from dataclasses import replace
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,37 +56,27 @@ def page_beside(
         yield
         return
     address, has_door = page_address(listen, what="--page", kit=kit)
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(address.bind())
-        listener.listen()
-        address = Address(*listener.getsockname()[:2])
-        inherited, line = [listener.fileno()], -1
-        if desk is not None:
-            from plait.page.line import answering
+    from plait.page.process import process_beside
 
-            here, there = Pipe()
-            stack.enter_context(there)
-            inherited.append(line := there.fileno())
-            answering(here, desk)
-        command = [sys.executable, "-P", "-m", "plait.page.beside", str(listener.fileno()), str(place.absolute())]
-        command += ["folder" if folder else "run", str(kit.absolute()) if kit and has_door else "", str(line)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=inherited,
-            start_new_session=True,  # Ctrl-C is for the run alone
-        )
-    say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)
-    try:
+    with contextlib.ExitStack() as stack:
+        with address.bind() as listener:
+            listener.listen()
+            address = Address(*listener.getsockname()[:2])
+            stack.enter_context(
+                process_beside(
+                    "plait.page.beside",
+                    str(listener.fileno()),
+                    str(place.absolute()),
+                    "folder" if folder else "run",
+                    str(kit.absolute()) if kit and has_door else "",
+                    desk=desk,
+                    inherited=[listener.fileno()],
+                    patience_s=5,
+                    is_killed=True,
+                )
+            )
+        say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)
         yield
-    finally:
-        if process.stdin:
-            process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        process.kill()
-        process.wait()
 
 
 def page_address(text: str, *, what: str, kit: Path | None) -> tuple[Address, bool]:
@@ -153,26 +140,18 @@ def serve_page(
     serve(Page(catalogue, hosts, door=Door(Register.load(kit)), line=line), listener, tls=tls_of(kit))
 
 
-def _end_with_the_command() -> None:
-    sys.stdin.buffer.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def main() -> None:
     """Serve until standard input ends."""
-    from multiprocessing.connection import Connection
-
     from plait.hosts import AllowedHosts
     from plait.page.catalogue import Catalogue
-    from plait.page.line import Line
+    from plait.page.process import line_of, when_over
 
     _, file, place, kind, kit, line = sys.argv
     with socket.socket(fileno=int(file)) as listener:
-        threading.Thread(target=_end_with_the_command, daemon=True).start()
+        when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
         catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
         hosts = AllowedHosts.of(listener.getsockname()[0])
-        asked = Line(Connection(int(line))) if int(line) >= 0 else None
-        serve_page(catalogue, listener, hosts, kit=Path(kit) if kit else None, line=asked)
+        serve_page(catalogue, listener, hosts, kit=Path(kit) if kit else None, line=line_of(line))
 
 
 if __name__ == "__main__":
