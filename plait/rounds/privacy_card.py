@@ -251,7 +251,8 @@ def _colluding(each: SumUnmasked) -> int:
     """How many clients may help the server without showing it another's part."""
     if each.neighbours < each.roster - 1:
         return each.roster // 10  # see plait.secagg.graph
-    return max(0, 2 * each.threshold - each.roster - 1)
+    # In a sum of three, two know the third's part.
+    return max(0, min(2 * each.threshold - each.roster - 1, each.clients - 2))
 
 
 def attack_facts(audited: Audited | None) -> tuple[tuple[str, str], ...]:

@@ -134,7 +134,7 @@ class Roster:
     @property
     def threshold(self) -> int:
         """Clients that must sign the list of survivors, and so the fewest survivors."""
-        return threshold_of(len(self.offers))
+        return max(LEAST_CLIENTS, threshold_of(len(self.offers)))
 
     def place(self, client: str) -> int:
         """A client's place.

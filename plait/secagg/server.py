@@ -1,7 +1,7 @@
 """The server's part in a masked sum: collect, stage by stage, and take the masks off the sum.
 
     offers    -> roster            at least three clients
-    parcels   -> sharers           at least two thirds of the roster
+    parcels   -> sharers           at least two thirds of the roster, and three
     masked    -> survivors         likewise; only their sum is kept
     signed    -> signatures        likewise
     shares    -> sum               enough shares of each secret

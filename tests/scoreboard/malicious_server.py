@@ -84,6 +84,7 @@ def attacks() -> Iterator[str]:
         _sybils,
         _pair,
         _left_out,
+        _sum_of_two,
     ):
         yield _refused(attack)
     yield from _masks()
@@ -203,6 +204,13 @@ def _left_out(federation) -> None:
     collecting.close_sharing()
     parcels = collecting.parcels_for(0)
     federation.clients[federation.names[0]].deliver(SESSION, (0, 1), {1: parcels[1]})
+
+
+def _sum_of_two(_: Federation) -> None:
+    """Of three clients one is said to have left: each of the others' parts is the sum without its own."""
+    federation = Federation(3)
+    sealed = replace(sealed_of(federation), survivors=(0, 1))
+    federation.sign(sealed, federation.names[:1])
 
 
 def _masks() -> Iterator[str]:

@@ -227,6 +227,18 @@ class TestMaliciousServer:
         with pytest.raises(PeerError):
             federation.sign(sealed, federation.names[:1])
 
+    def test_no_client_of_three_takes_part_in_a_sum_of_two(self):
+        federation = Federation(3)
+        sealed = sealed_of(federation)
+        with pytest.raises(PeerError, match="2 clients survived, expected at least 3"):
+            federation.sign(replace(sealed, survivors=(0, 1)), federation.names[:1])
+        for stage in range(1, 4):
+            with pytest.raises((TooFewError, PeerError), match="expected at least 3"):
+                Federation(3).run({"client-0002": stage})
+        # Once the list is signed nobody's share is needed of all three.
+        federation = Federation(3)
+        check_equal(federation, *federation.run({"client-0002": 4}))
+
     def test_a_round_is_unmasked_once_whatever_the_attempt(self):
         federation = Federation(5)
         sealed = sealed_of(federation)
