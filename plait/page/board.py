@@ -197,7 +197,7 @@ class Board:
         rested = [name for name in self._cohort.difference(event.cohort) if self._client(name).state != "refused"]
         self._cohort, self._took_s = set(event.cohort), []
         clients: Patch = {name: self._chosen(name) for name in event.cohort}
-        clients |= {name: self._to("ready", name) for name in rested}
+        clients |= {name: {**self._to("ready", name), "given": None, "answered": None} for name in rested}
         now: Patch = {"number": event.round, "started": self._time, "cohort": len(self._cohort), "received": 0}
         patch: Patch = {"round": {**now, "late_after_s": None}, "clients": clients}
         return join(patch, _round(event.round, {"started": self._time, "cohort": len(self._cohort)}))

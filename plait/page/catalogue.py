@@ -20,9 +20,12 @@ from plait.rounds.run_directory import RunDirectory
 
 MOST_RUNS = 500
 _MOST_ENTRIES = 10_000
+_SUMMARY_FILE = "summary.json"
 _SUMMARY_BYTES = 4 << 20
 _TAIL_BYTES = 1 << 16
 _FROM_SUMMARY = ("rounds", "clients", "base_held_out_loss", "final_held_out_loss", "uplink_bytes", "downlink_bytes")
+
+_Stamp = tuple[tuple[int, int, int], ...]
 
 
 class Catalogue:
@@ -42,6 +45,7 @@ class Catalogue:
         self._folders: list[Path] = []
         self._journal = next((place for place in places if place.is_dir() and _is_federation(place)), expected)
         self._queue: tuple[object, dict[str, Json]] = None, {}
+        self._entries: dict[Path, tuple[_Stamp, Json]] = {}
         for place in places:
             if place == expected and folder:
                 self._folders.append(place / "runs")
@@ -98,8 +102,23 @@ class Catalogue:
         return self._queue[1]
 
     def list(self) -> list[Json]:
-        """What is shown of each run in a list, without reading its ledger."""
-        return [_entry(name, place) for name, place in self.all().items()]
+        """What is shown of each run in a list, without reading its ledger; what has not changed is not read again."""
+        before, entries = self._entries, {}
+        for name, place in self.all().items():
+            stamp = tuple(_stamp(file) for file in (RunDirectory(place).ledger, place / _SUMMARY_FILE))
+            known = before.get(place)
+            entries[place] = known if known and known[0] == stamp else (stamp, _entry(name, place))
+        self._entries = entries
+        return [entry for _, entry in entries.values()]
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """Changes whenever the file does; zeros while it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _is_federation(place: Path) -> bool:
@@ -145,7 +164,7 @@ def _last_event(place: Path) -> str:
 def _summary(place: Path) -> Mapping[str, Json]:
     """A finished run's summary; empty if there is none to read."""
     try:
-        with (place / "summary.json").open("rb") as file:
+        with (place / _SUMMARY_FILE).open("rb") as file:
             said = json.loads(file.read(_SUMMARY_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}

@@ -2,7 +2,10 @@
 
 const SCALE = Math.min(globalThis.devicePixelRatio || 1, 2);
 
-export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+let colours = {};
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { colours = {}; });
+
+export const colour = (name) => (colours[name] ??= getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
 
 const FONT = "11px system-ui, sans-serif";
 
@@ -43,43 +46,58 @@ export class Grid {
     this.choose = choose;
     this.cells = [];
     this.chosen = -1;
+    this.width = 0;
     place.addEventListener("pointermove", (event) => this.point(event));
     place.addEventListener("pointerdown", (event) => this.point(event));
     place.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => {
+      this.width = place.clientWidth;
+      this.draw(this.cells);
+    }).observe(place);
   }
 
+  // Only cells that look otherwise than before are drawn.
   draw(cells) {
     this.cells = cells;
-    const width = this.place.clientWidth;
-    if (!width) return;
-    const side = (this.side = Math.max(9, Math.min(34, Math.floor(Math.sqrt((width * 260) / Math.max(cells.length, 1))))));
-    const across = (this.across = Math.max(1, Math.floor(width / side)));
-    const context = sized(this.canvas, width, Math.max(1, Math.ceil(cells.length / across)) * side);
-    const colours = {};
-    const ink = colour("ink");
-    const surface = colour("card");
+    if (!this.width) return;
+    const key = [this.width, cells.length, colour("ink")].join();
+    if (this.drawnAs !== key) {
+      this.drawnAs = key;
+      this.looks = [];
+      this.side = Math.max(9, Math.min(34, Math.floor(Math.sqrt((this.width * 260) / Math.max(cells.length, 1)))));
+      this.across = Math.max(1, Math.floor(this.width / this.side));
+      this.context = sized(this.canvas, this.width, Math.max(1, Math.ceil(cells.length / this.across)) * this.side);
+    }
     cells.forEach((cell, index) => {
-      const x = (index % across) * side;
-      const y = Math.floor(index / across) * side;
-      context.fillStyle = colours[cell.state] ??= colour(cell.state);
-      context.fillRect(x + 1, y + 1, side - 2, side - 2);
-      // The states that need a look have a mark, for whoever does not tell the colours apart.
-      if (cell.state === "refused" || cell.state === "late" || cell.state === "away") {
-        context.strokeStyle = surface;
-        context.lineWidth = 1.5;
-        context.beginPath();
-        const [low, high] = [side * 0.3, side * 0.7];
-        if (cell.state !== "away") { context.moveTo(x + low, y + low); context.lineTo(x + high, y + high); }
-        if (cell.state === "refused") { context.moveTo(x + high, y + low); context.lineTo(x + low, y + high); }
-        if (cell.state === "away") { context.moveTo(x + low, y + side / 2); context.lineTo(x + high, y + side / 2); }
-        context.stroke();
-      }
-      if (index === this.chosen) {
-        context.strokeStyle = ink;
-        context.lineWidth = 2;
-        context.strokeRect(x + 1, y + 1, side - 2, side - 2);
-      }
+      const look = index === this.chosen ? `${cell.state}!` : cell.state;
+      if (this.looks[index] !== look) this.one(cell.state, index);
+      this.looks[index] = look;
     });
+  }
+
+  one(state, index) {
+    const { context, side } = this;
+    const x = (index % this.across) * side;
+    const y = Math.floor(index / this.across) * side;
+    context.clearRect(x, y, side, side);
+    context.fillStyle = colour(state);
+    context.fillRect(x + 1, y + 1, side - 2, side - 2);
+    // The states that need a look have a mark, for whoever does not tell the colours apart.
+    if (state === "refused" || state === "late" || state === "away") {
+      context.strokeStyle = colour("card");
+      context.lineWidth = 1.5;
+      context.beginPath();
+      const [low, high] = [side * 0.3, side * 0.7];
+      if (state !== "away") { context.moveTo(x + low, y + low); context.lineTo(x + high, y + high); }
+      if (state === "refused") { context.moveTo(x + high, y + low); context.lineTo(x + low, y + high); }
+      if (state === "away") { context.moveTo(x + low, y + side / 2); context.lineTo(x + high, y + side / 2); }
+      context.stroke();
+    }
+    if (index === this.chosen) {
+      context.strokeStyle = colour("ink");
+      context.lineWidth = 2;
+      context.strokeRect(x + 1, y + 1, side - 2, side - 2);
+    }
   }
 
   point(event) {
@@ -114,7 +132,13 @@ class Scrolled {
     this.canvas = canvasIn(place);
     this.space = document.createElement("div");
     place.append(this.space);
+    this.width = 0;
     place.addEventListener("scroll", () => this.paint(), { passive: true });
+    new ResizeObserver(() => {
+      if (this.width === place.clientWidth) return;
+      this.width = place.clientWidth;
+      this.fit();
+    }).observe(place);
   }
 
   show(height) {
@@ -126,7 +150,7 @@ class Scrolled {
   }
 
   context() {
-    return sized(this.canvas, Math.max(1, this.place.clientWidth), Math.max(1, this.height));
+    return sized(this.canvas, Math.max(1, this.width), Math.max(1, this.height));
   }
 }
 
@@ -135,14 +159,18 @@ export class Timeline extends Scrolled {
   draw(bars, from, to) {
     Object.assign(this, { bars, from, to });
     this.row = bars.length > 60 ? 6 : 18;
-    this.show(bars.length * this.row);
+    this.fit();
+  }
+
+  fit() {
+    if (this.bars) this.show(this.bars.length * this.row);
   }
 
   paint() {
-    if (!this.bars) return;
+    if (!this.bars || !this.width) return;
     const context = this.context();
     const label = this.row > 10 ? 110 : 0;
-    const width = this.place.clientWidth - label - 8;
+    const width = this.width - label - 8;
     const x = (time) => label + (width * (time - this.from)) / Math.max(this.to - this.from, 0.001);
     const top = this.place.scrollTop;
     const [ink, soft] = [colour("muted"), colour("soft")];
@@ -171,18 +199,23 @@ const CELL = { width: 128, height: 58 };
 
 // Small multiples: the loss of each client over the rounds.
 export class Multiples extends Scrolled {
-  draw(clients) {
-    this.clients = clients;
-    this.across = Math.max(1, Math.floor(this.place.clientWidth / CELL.width));
-    this.show(Math.ceil(clients.length / this.across) * CELL.height);
+  draw(clients, rounds) {
+    Object.assign(this, { clients, rounds });
+    this.fit();
+  }
+
+  fit() {
+    if (!this.clients) return;
+    this.across = Math.max(1, Math.floor(this.width / CELL.width));
+    this.show(Math.ceil(this.clients.length / this.across) * CELL.height);
   }
 
   paint() {
-    if (!this.clients) return;
+    if (!this.clients || !this.width) return;
     const context = this.context();
     const colours = { ink: colour("ink"), muted: colour("muted"), line: colour("line"), accent: colour("accent") };
     const top = this.place.scrollTop;
-    const wide = this.place.clientWidth / this.across;
+    const wide = this.width / this.across;
     const first = Math.floor(top / CELL.height) * this.across;
     const last = Math.ceil((top + this.height) / CELL.height) * this.across;
     for (let index = first; index < Math.min(last, this.clients.length); index++) {
@@ -199,7 +232,7 @@ export class Multiples extends Scrolled {
     context.fillText(cut(context, client.name, width - 44), x, y + 8);
     const all = [...client.losses, ...client.own].map((point) => point[1]);
     const [low, high] = [Math.min(...all), Math.max(...all)];
-    const across = (round) => x + (width * round) / Math.max(client.rounds, 1);
+    const across = (round) => x + (width * round) / Math.max(this.rounds, 1);
     const down = (loss) => y + 18 + 32 * (high > low ? (high - loss) / (high - low) : 0.5);
     for (const [points, stroke, dash] of [[client.own, colours.accent, [3, 2]], [client.losses, colours.accent, []]]) {
       context.strokeStyle = stroke;

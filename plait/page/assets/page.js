@@ -3,20 +3,21 @@
 import { Grid, Multiples, Timeline, colour } from "./canvas.js";
 import { Chart } from "./charts.js";
 import * as as from "./format.js";
+import { Roster } from "./roster.js";
 import { Run } from "./run.js";
 
 const $ = (id) => document.getElementById(id);
 const STATES = ["ready", "chosen", "training", "uploading", "done", "evaluating", "late", "away", "refused"];
-const TABLES_EVERY_MS = 500;
+const PANELS_EVERY_MS = 500;
+const SLICE_MS = 4;
 
 let run = null;
 let other = null;
 let listed = [];
 let queued = [];
+let listedAs = ""; // runs and queue as the server told them last
 let me = {};
 let isDue = false;
-let drawn = -Infinity;
-let pauseMs = TABLES_EVERY_MS;
 
 const element = (tag, text, name) => {
   const made = document.createElement(tag);
@@ -30,57 +31,50 @@ const setText = (id, text) => {
   if ($(id).textContent !== text) $(id).textContent = text;
 };
 
+// What a row of a table, or a list of pairs, shows by now: only what is new is written into the page.
+const written = new WeakMap();
+
 const table = (place, headings, rows, words = []) => {
-  const cell = (tag, value, index) => {
-    const made = element(tag, null, words.includes(index) ? "words" : "");
-    made.append(value instanceof Node ? value : String(value));
+  const line = (kind, length) => {
+    const made = element("tr");
+    for (let index = 0; index < length; index++) {
+      const cell = element(kind === "col" || !index ? "th" : "td", null, words.includes(index) ? "words" : "");
+      if (cell.tagName === "TH") cell.scope = kind;
+      made.append(cell);
+    }
     return made;
   };
-  const head = element("thead");
-  head.append(element("tr"));
-  head.firstChild.append(...headings.map((heading, index) => {
-    const made = cell("th", heading, index);
-    made.scope = "col";
-    return made;
-  }));
-  const body = element("tbody");
-  body.append(...rows.map((row) => {
-    const line = element("tr");
-    line.append(...row.map((value, index) => {
-      const made = cell(index ? "td" : "th", value, index);
-      if (!index) made.scope = "row";
-      return made;
-    }));
-    return line;
-  }));
-  fill(place, [head, body]);
+  const write = (into, values) => {
+    const before = written.get(into) ?? [];
+    values.forEach((value, index) => {
+      if (before[index] !== value) into.children[index].replaceChildren(value instanceof Node ? value : String(value));
+    });
+    written.set(into, values);
+  };
+  if (!place.tHead) {
+    place.append(element("thead"), element("tbody"));
+    place.tHead.append(line("col", headings.length));
+  }
+  write(place.tHead.firstChild, headings);
+  const body = place.tBodies[0];
+  const there = [...body.children];
+  rows.forEach((row, index) => write(there[index] ?? body.appendChild(line("row", row.length)), row));
+  for (const left of there.slice(rows.length)) left.remove();
 };
 
-const pairs = (place, entries) =>
+const pairs = (place, entries) => {
+  const said = JSON.stringify(entries);
+  if (written.get(place) === said) return;
+  written.set(place, said);
   fill(place, entries.map(([name, ...values]) => {
     const one = element("div");
     one.append(element("dt", name), ...values.map((value) => element("dd", value)));
     return one;
   }));
+};
 
 const roundsOf = (shown) => Object.entries(shown?.rounds ?? {}).map(([number, round]) => [Number(number), round]);
 const lossesOf = (shown) => roundsOf(shown).filter(([, round]) => round.loss != null);
-
-const BUSY = ["training", "evaluating"];
-
-// A client's state: the ledger's, or what the server sees now, or that it takes longer than it should.
-const stateOf = (client, shown, now, live) => {
-  const state = client.state ?? "ready";
-  if (live?.state === "away" && state !== "refused") return "away";
-  if (live?.state && BUSY.includes(state)) return live.state;
-  return state === "training" && shown.round?.late_after_s != null && now - client.given > shown.round.late_after_s ? "late" : state;
-};
-
-const clientsOf = (shown, now, live) =>
-  Object.entries(shown.clients ?? {}).map(([name, client]) => {
-    const seen = shown.finished || !Object.hasOwn(live, name) ? null : live[name];
-    return { ...client, name: as.clean(name), doing: seen?.doing, state: stateOf(client, shown, now, seen) };
-  });
 
 // Rounds since a client's newest update: how old what it has taught is.
 const staleness = (client, shown) => (client.updated_round == null ? null : (shown.round?.number ?? 0) - client.updated_round);
@@ -90,6 +84,7 @@ const staleness = (client, shown) => (client.updated_round == null ? null : (sho
 const grid = new Grid($("grid"), (index) => sayChosen(index));
 const timeline = new Timeline($("timeline"));
 const multiples = new Multiples($("each"));
+const roster = new Roster();
 let clients = [];
 
 const sayChosen = (index) => {
@@ -109,7 +104,7 @@ const sayChosen = (index) => {
 };
 
 const drawClients = (shown) => {
-  clients = clientsOf(shown, run.now, run.live);
+  clients = roster.of(run);
   grid.draw(clients);
   const counts = {};
   for (const { state } of clients) counts[state] = (counts[state] ?? 0) + 1;
@@ -142,7 +137,7 @@ const drawRound = (shown) => {
   setText("timeline-text", `Round ${now.number}: ${took}. Dark: training at the client.`);
 };
 
-// ---- what is drawn at most twice a second
+// ---- the panels, which are drawn at most twice a second
 
 const charts = {
   loss: new Chart($("loss"), { format: as.loss }),
@@ -233,13 +228,8 @@ const drawLearning = (shown) => {
 };
 
 const drawEach = (shown) => {
-  const rounds = Math.max(shown.rounds_planned ?? 0, shown.round?.number ?? 0);
-  const points = (losses) => Object.entries(losses ?? {}).map(([number, loss]) => [Number(number), loss]);
-  const each = Object.entries(shown.clients ?? {})
-    .filter(([, client]) => client.losses)
-    .map(([name, client]) => ({ name: as.clean(name), losses: points(client.losses), own: points(client.own_losses), rounds }))
-    .map((client) => ({ ...client, last: client.losses.at(-1)[1] }));
-  multiples.draw(each.sort((a, b) => b.last - a.last));
+  const each = clients.filter((client) => client.last != null).sort((a, b) => b.last - a.last);
+  multiples.draw(each, Math.max(shown.rounds_planned ?? 0, shown.round?.number ?? 0));
 };
 
 const drawTable = () => {
@@ -247,7 +237,7 @@ const drawTable = () => {
   const wanted = $("filter").value.toLowerCase();
   const rows = clients
     .filter((client) => client.name.toLowerCase().includes(wanted))
-    .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, staleness(client, run.document) ?? as.NOTHING, as.loss(Object.values(client.losses ?? {}).at(-1))]);
+    .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, staleness(client, run.document) ?? as.NOTHING, as.loss(client.last)]);
   table($("table"), ["client", "state", "", "examples", "up", "down", "updates", "rounds ago", "loss"], rows, [0, 1, 2]);
 };
 
@@ -256,8 +246,8 @@ const drawRefusals = (shown) => {
   const kept = refusals.length < (shown.refused ?? 0) ? ` The newest ${refusals.length} are shown.` : "";
   setText("refusals-text", refusals.length ? `${shown.refused} in all.${kept}` : "Nothing was refused.");
   const rows = refusals.map((refusal) => [as.clean(refusal.client), refusal.round ?? as.NOTHING, as.clean(refusal.reason), as.clean(refusal.detail, 300), as.moment(refusal.time)]);
-  if (rows.length) table($("refusals"), ["client", "round", "reason", "detail", "time"], rows, [0, 2, 3]);
-  else fill($("refusals"), []);
+  $("refusals").hidden = !rows.length;
+  table($("refusals"), ["client", "round", "reason", "detail", "time"], rows, [0, 2, 3]);
 };
 
 const drawPrivacy = (shown) => {
@@ -390,38 +380,66 @@ const drawHead = (shown) => {
   setText("notice", as.clean(notice, 300));
 };
 
+// ---- when
+
+const PANELS = [drawFigures, drawSides, drawLosses, drawBytes, drawLearning, drawEach, drawTable, drawRefusals, drawPrivacy, drawRecord];
+
+// What moves is drawn at every change. The panels have turns: one turn is spread over frames, so that none is late, and
+// takes a tenth of the time at most, so that a large run on a slow machine stays smooth.
+let hasNews = false;
+let isStale = false;
+let left = [];
+let spentMs = 0;
+let turnAt = 0;
+let timer = 0;
+
 const draw = () => {
   isDue = false;
   if (!run) return;
   const shown = run.document;
-  drawHead(shown);
-  drawClients(shown);
-  drawRound(shown);
-  if (performance.now() - drawn < pauseMs) {
-    setTimeout(changed, pauseMs);
-    return;
-  }
   const begun = performance.now();
+  if (hasNews) {
+    hasNews = false;
+    drawHead(shown);
+    drawClients(shown);
+    drawRound(shown);
+    isStale = true;
+  }
+  if (isStale && !left.length && begun >= turnAt) {
+    isStale = false;
+    spentMs = 0;
+    left = [...PANELS];
+  }
   const beside = other?.document.seq >= 0 ? other.document : null;
-  drawFigures(shown);
-  drawSides(shown, beside);
-  drawLosses(shown, beside);
-  drawBytes(shown, beside);
-  drawLearning(shown);
-  drawEach(shown);
-  drawTable();
-  drawRefusals(shown);
-  drawPrivacy(shown);
-  drawRecord(shown);
-  drawn = performance.now();
-  // A large run on a slow machine: tables take a tenth of the time at most, so that the rest stays smooth.
-  pauseMs = Math.max(TABLES_EVERY_MS, 9 * (drawn - begun));
+  const from = performance.now();
+  while (left.length && performance.now() - begun < SLICE_MS) {
+    left.shift()(shown, beside);
+    if (!left.length) turnAt = performance.now() + Math.max(PANELS_EVERY_MS, 9 * (spentMs + performance.now() - from));
+  }
+  spentMs += performance.now() - from;
+  if (left.length) soon();
+  else if (isStale) {
+    clearTimeout(timer);
+    timer = setTimeout(soon, turnAt - performance.now());
+  }
 };
 
-const changed = () => {
+const soon = () => {
   if (isDue) return;
   isDue = true;
   requestAnimationFrame(draw);
+};
+
+const changed = () => {
+  hasNews = true;
+  soon();
+};
+
+// Everything at once: another run, or other colours.
+const anew = () => {
+  turnAt = 0;
+  left = [];
+  changed();
 };
 
 // ---- which runs
@@ -440,8 +458,8 @@ const choose = () => {
   }
   $("run").value = name ?? "";
   $("other").value = second;
-  drawn = -Infinity;
-  changed();
+  drawRuns();
+  anew();
 };
 
 const go = () => {
@@ -456,9 +474,12 @@ const list = async () => {
   try {
     const [runs, queue] = await Promise.all([fetch("/api/runs"), fetch("/api/queue")]);
     if (runs.status === 401) location.reload();
-    listed = (await runs.json()).runs;
-    said = await queue.json();
+    const texts = [await runs.text(), await queue.text()];
+    if (texts.join() === listedAs) return;
+    listed = JSON.parse(texts[0]).runs;
+    said = JSON.parse(texts[1]);
     queued = said.runs;
+    listedAs = texts.join();
   } catch {
     return;
   }
@@ -500,8 +521,7 @@ $("choose").addEventListener("submit", (event) => event.preventDefault());
 $("filter").addEventListener("input", drawTable);
 $("all").addEventListener("toggle", drawTable);
 addEventListener("popstate", choose);
-addEventListener("resize", () => { drawn = -Infinity; changed(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawn = -Infinity; changed(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", anew);
 await whoAmI();
 await list();
 if (!run) choose();

@@ -23,6 +23,7 @@ export class Run {
     this.live = {};
     this.linked = false;
     this.patches = 0;
+    this.touched = null; // names of the clients that have changed since this was last emptied; null for all
     this.changed = changed;
     this.start();
   }
@@ -41,7 +42,7 @@ export class Run {
       const answer = await fetch(this.path);
       if (!answer.ok) throw new Error(answer.status);
       this.skew = (Date.parse(answer.headers.get("date")) || Date.now()) / 1000 - Date.now() / 1000;
-      this.document = merge(Object.create(null), await answer.json());
+      this.whole(await answer.json());
       this.follow();
     } catch {
       this.linked = false;
@@ -61,13 +62,14 @@ export class Run {
     source.onmessage = (message) => {
       for (const patch of JSON.parse(message.data)) {
         merge(this.document, patch);
+        if (patch.clients && this.touched) for (const name of Object.keys(patch.clients)) this.touched.add(name);
         this.patches += 1;
       }
       this.changed();
     };
     source.addEventListener("document", (message) => {
       const before = this.document.run;
-      this.document = merge(Object.create(null), JSON.parse(message.data));
+      this.whole(JSON.parse(message.data));
       if (this.document.run !== before) {
         source.close();
         this.follow();
@@ -81,6 +83,11 @@ export class Run {
     source.addEventListener("clock", (message) => {
       this.skew = JSON.parse(message.data).now - Date.now() / 1000;
     });
+  }
+
+  whole(document) {
+    this.document = merge(Object.create(null), document);
+    this.touched = null;
   }
 
   link(linked) {

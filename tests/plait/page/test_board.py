@@ -50,6 +50,19 @@ def test_whoever_has_the_document_as_of_any_event_has_all_of_it_after_the_later_
         assert document == last.document
 
 
+def test_the_timeline_holds_the_clients_of_this_round_alone() -> None:
+    def begun(number: int, name: str) -> list[dict[str, object]]:
+        start = {"event": "round_started", "round": number, "cohort": [name]}
+        return [start, broadcast(number, name, 10), received(number, name, 20)]
+
+    board, _ = board_of(numbered([run_started(), *begun(1, "ann"), *begun(2, "bob")]))
+    clients: Any = board.document["clients"]
+    assert {name: ("given" in one, "answered" in one) for name, one in clients.items()} == {
+        "ann": (False, False),
+        "bob": (True, True),
+    }
+
+
 def test_no_later_event_changes_a_patch(events) -> None:
     board, as_made = Board(), []
     patches = []
