@@ -12,9 +12,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-
 from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
@@ -40,6 +37,7 @@ from plait.rounds.rates import rates_sentence
 from plait.text import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 _PAUSE_S = 0.2
@@ -48,6 +46,8 @@ _MOST_NAMED = 16
 
 def console() -> Console:
     """The console for progress."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -59,8 +59,8 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
         say(message, quiet=quiet)
         yield lambda _text: None
         return
-    with screen.status(escape(message)) as shown:
-        yield lambda text: shown.update(escape(text))
+    with screen.status(_escaped(message)) as shown:
+        yield lambda text: shown.update(_escaped(text))
 
 
 @contextlib.contextmanager
@@ -153,14 +153,14 @@ class _Viewer:
         self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: {doing}")
 
     def _warn(self, what: str, text: str) -> None:
-        self._screen.print(f"[yellow]{what}[/] {escape(text)}")
+        self._screen.print(f"[yellow]{what}[/] {_escaped(text)}")
 
     def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
         """Show the clients that have joined since the last call, and how many are still missing."""
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            shown = escape(", ".join(names[:_MOST_NAMED]))
+            shown = _escaped(", ".join(names[:_MOST_NAMED]))
             self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
         if unfit and fit < wanted:
             self._screen.print(f"clients still missing: {wanted - fit}")
@@ -217,6 +217,13 @@ def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
 def _within(margin: float | None) -> str:
     """Half the width of a 95 % interval, if known."""
     return "" if margin is None else f" \N{PLUS-MINUS SIGN} {margin:.4f}"
+
+
+def _escaped(text: str) -> str:
+    """The text as rich's markup that shows it as it is."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _clean(text: str) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from plait.adapters import Json
 from plait.errors import ConfigError
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
 from plait.rounds.privacy_card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 _BF16_BYTES = 2
 # Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.

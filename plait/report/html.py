@@ -10,11 +10,11 @@ import base64
 import json
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plait.adapters import Json
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
@@ -48,6 +48,9 @@ from plait.report.wording import (
 )
 from plait.rounds.run_view import RunView
 from plait.text import printable
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from plait.adapters import Json
 from plait.text import printable
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 # The output directory belongs to the run, not to its repetition.
 _NOT_REPEATED = frozenset({"out"})

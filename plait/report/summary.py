@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
+from typing import TYPE_CHECKING
 
-from plait.adapters import Json
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
 from plait.report.fairness import fairness_of
 from plait.rounds.events import Audited, MeanScore, Score
 from plait.rounds.run_view import RunView
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 
 def summarise(view: RunView) -> dict[str, Json]:

@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from plait.adapters import Json
 from plait.errors import ConfigError, PeerError
 from plait.files import cannot_write, fsync_directory, lock
 from plait.rounds.events import Event, parse_event
 
-Line = dict[str, Json]
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
+
+Line: TypeAlias = "dict[str, Json]"
 """One line of a ledger: the fields of an event, its number, time and name, and the two hashes."""
 
 OnEvent = Callable[[Event], None]

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from plait.adapters import Task
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.privacy_card import PrivacyCard
@@ -193,6 +192,8 @@ class RunView:
     @property
     def is_classification(self) -> bool:
         """Whether examples have labels, so that there is an accuracy."""
+        from plait.adapters import Task  # brings numpy along
+
         return self.start.base.task == Task.CLASSIFICATION
 
     @property

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from plait.adapters import Json
 from plait.errors import ConfigError
 from plait.rounds.events import MeanScore
 from plait.study.difference import Difference, difference
@@ -26,9 +25,10 @@ from plait.study.runs import Group, StudiedRun, grouped
 if TYPE_CHECKING:
     import pandas as pd
 
+    from plait.adapters import Json  # brings numpy along
     from plait.report.theme import Plot
 
-Row = Mapping[str, Json]
+Row: TypeAlias = "Mapping[str, Json]"
 
 RUN_COLUMNS: Mapping[str, str] = {
     "run": TEXT,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from plait.adapters import Json
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.plugins import admit
@@ -26,6 +26,9 @@ from plait.simulation.names import check_names
 from plait.simulation.partitioned_data import PartitionedData
 from plait.simulation.simulation import Simulation
 from plait.study.grid import Cell, Settings, read_grid
+
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
 
 # An evaluated sequence is one forward pass, a trained one about three.
 _EVALUATION = 1 / 3

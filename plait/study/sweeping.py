@@ -17,7 +17,6 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.adapters import Json
 from plait.config import config_from_table
 from plait.errors import ConfigError, Interrupted, PlaitError
 from plait.files import cannot_write, lock, write_atomically
@@ -30,6 +29,8 @@ from plait.study.runs import Group, StudiedRun
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from plait.adapters import Json  # brings numpy along
 
 CELLS = "cells"
 """The directory of a sweep's runs, in its own."""
@@ -50,7 +51,7 @@ class State:
 
     status: str = "waiting"
     error: str = ""
-    figures: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    figures: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

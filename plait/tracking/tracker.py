@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from plait.adapters import Json
-
 if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
     from plait.report import Table
 
 
