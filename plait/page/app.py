@@ -25,12 +25,13 @@ from plait.adapters import Json
 from plait.errors import ConfigError, MachineError, PlaitError
 from plait.hosts import AllowedHosts
 from plait.page.catalogue import Catalogue
-from plait.page.door import Door, TooManyError, TurnedAwayError, Visitor
+from plait.page.door import Door, TooManyError, TurnedAwayError
 from plait.page.feed import Feed
 from plait.page.headers import Headers
 from plait.page.keeper import Keeper, session_of, visitor_of, with_session
 from plait.page.line import Line
 from plait.page.live import Live
+from plait.page.passes import Visitor
 from plait.page.schema import openapi
 from plait.page.stream import messages
 from plait.trust.roles import Role

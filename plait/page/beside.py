@@ -112,7 +112,13 @@ def shown_address(address: Address, *, has_door: bool) -> str:
 
 
 def serve_page(
-    catalogue: Catalogue, listener: socket.socket, hosts: AllowedHosts, *, kit: Path | None, line: Line | None = None
+    catalogue: Catalogue,
+    listener: socket.socket,
+    hosts: AllowedHosts,
+    *,
+    kit: Path | None,
+    line: Line | None = None,
+    sessions: Path | None = None,
 ) -> None:
     """Serve the page in this process, until a signal ends it.
 
@@ -122,6 +128,7 @@ def serve_page(
         hosts: names of this server besides those of the kit.
         kit: the server's, for a page with a door; None for none.
         line: to the server beside it; None for none.
+        sessions: file that keeps the door's sessions; None for none.
 
     Raises:
         PlaitError: the kit cannot be read.
@@ -137,13 +144,15 @@ def serve_page(
     from plait.trust import Register, ServerKit
 
     hosts = replace(hosts, names=hosts.names | set(ServerKit.load(kit).names))
-    serve(Page(catalogue, hosts, door=Door(Register.load(kit)), line=line), listener, tls=tls_of(kit))
+    door = Door(Register.load(kit), sessions=sessions)
+    serve(Page(catalogue, hosts, door=door, line=line), listener, tls=tls_of(kit))
 
 
 def main() -> None:
     """Serve until standard input ends."""
     from plait.hosts import AllowedHosts
     from plait.page.catalogue import Catalogue
+    from plait.page.passes import SESSIONS_FILE
     from plait.page.process import line_of, when_over
 
     _, file, place, kind, kit, line = sys.argv
@@ -151,7 +160,14 @@ def main() -> None:
         when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
         catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
         hosts = AllowedHosts.of(listener.getsockname()[0])
-        serve_page(catalogue, listener, hosts, kit=Path(kit) if kit else None, line=line_of(line))
+        serve_page(
+            catalogue,
+            listener,
+            hosts,
+            kit=Path(kit) if kit else None,
+            line=line_of(line),
+            sessions=Path(place) / SESSIONS_FILE,
+        )
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
 A visitor has the role that a certificate of the federation states and the server's register confirms, both at every
 request, so that a revoked kit ends what was opened with it. A link hands its maker's role on, or the observer's: it is
-good for some minutes and for one use, and becomes a session. Both are kept in memory, as digests. Knows no HTTP.
+good for some minutes and for one use, and becomes a session. Knows no HTTP.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from hashlib import sha256
+from pathlib import Path
 
 from plait.errors import PeerError
+from plait.page.passes import Passes, Visitor
 from plait.trust.certificate import Shown
 from plait.trust.register import Register, Verdict
 from plait.trust.roles import STAFF, Role
@@ -30,8 +29,6 @@ MOST_MADE = 60
 MADE_WITHIN_S = 3600.0
 """Links that one maker makes within that time; each is a line of the journal."""
 
-_TOKEN_BYTES = 32
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _ACTS = (
     (re.compile(r"/api/queue/[^/]+/cancel"), frozenset({Role.OPERATOR})),
     (re.compile(r"/api/links"), frozenset(STAFF)),
@@ -56,46 +53,23 @@ class TooManyError(TurnedAwayError):
     """A visitor may do this, but has done it too often of late."""
 
 
-@dataclass(frozen=True)
-class Visitor:
-    """Somebody who may look at least.
-
-    Attributes:
-        role: what it may do.
-        shown: the certificate, or that of whoever made its link.
-        is_certified: whether it has shown that certificate itself.
-    """
-
-    role: Role
-    shown: Shown
-    is_certified: bool
-
-    @property
-    def name(self) -> str:
-        """Who answers for what it does."""
-        return self.shown.name
-
-
-@dataclass(frozen=True)
-class _Pass:
-    visitor: Visitor
-    until: float
-
-
 class Door:
     """Lets visitors in; thread-safe.
 
     Args:
         register: of the federation.
         clock: monotonic, in seconds.
+        sessions: file that keeps the sessions; None to forget them with this process.
     """
 
-    def __init__(self, register: Register, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, register: Register, *, clock: Callable[[], float] = time.monotonic, sessions: Path | None = None
+    ) -> None:
         self._register = register
         self._clock = clock
         self._lock = threading.Lock()
-        self._links: dict[bytes, _Pass] = {}
-        self._sessions: dict[bytes, _Pass] = {}
+        self._links = Passes(most=MOST_LINKS, longest_s=MOST_LINK_S, clock=clock)
+        self._sessions = Passes(most=MOST_SESSIONS, longest_s=SESSION_S, clock=clock, file=sessions)
         self._made: dict[str, deque[float]] = {}
 
     def visitor(self, shown: Shown | None, session: str) -> Visitor:
@@ -112,10 +86,9 @@ class Door:
         certified = None if shown is None else Visitor(shown.role, shown, is_certified=True)
         if certified is not None and self.may_stay(certified):
             return certified
-        with self._lock:
-            held = self._valid(self._sessions).get(_digest(session))
-        if held is not None and self.may_stay(held.visitor):
-            return held.visitor
+        held = self._sessions.find(session)
+        if held is not None and self.may_stay(held):
+            return held
         if shown is not None:
             raise TurnedAwayError(
                 f"{shown.role} '{shown.name}' may not look at this page, expected an operator or an observer",
@@ -157,7 +130,7 @@ class Door:
             raise TurnedAwayError(f"link is for {seconds:g} s, expected 1 to {MOST_LINK_S:g}", is_known=True)
         self._count(maker)
         record()
-        return self._issue(self._links, Visitor(role, maker.shown, is_certified=False), seconds, MOST_LINKS)
+        return self._links.issue(Visitor(role, maker.shown, is_certified=False), seconds)
 
     def _count(self, maker: Visitor) -> None:
         """Count one more link of a maker."""
@@ -178,32 +151,14 @@ class Door:
             TurnedAwayError: it is none, was used, or is too old.
             PlaitError: the register cannot be read.
         """
-        with self._lock:
-            used = self._valid(self._links).pop(_digest(link), None)
-        if used is None or not self.may_stay(used.visitor):
+        used = self._links.take(link)
+        if used is None or not self.may_stay(used):
             raise TurnedAwayError("this link was used, or is no longer good; ask for another", is_known=False)
-        return used.visitor, self._issue(self._sessions, used.visitor, SESSION_S, MOST_SESSIONS)
+        return used, self._sessions.issue(used, SESSION_S)
 
     def leave(self, session: str) -> None:
         """End a session."""
-        with self._lock:
-            self._sessions.pop(_digest(session), None)
-
-    def _issue(self, passes: dict[bytes, _Pass], visitor: Visitor, seconds: float, most: int) -> str:
-        token = secrets.token_urlsafe(_TOKEN_BYTES)
-        with self._lock:
-            own = [key for key, held in self._valid(passes).items() if held.visitor.name == visitor.name]
-            for oldest in own[: max(0, len(own) - most + 1)]:
-                del passes[oldest]
-            passes[_digest(token)] = _Pass(visitor, self._clock() + seconds)
-        return token
-
-    def _valid(self, passes: dict[bytes, _Pass]) -> dict[bytes, _Pass]:
-        """The same passes, rid of those whose time is over."""
-        now = self._clock()
-        for key in [key for key, held in passes.items() if held.until <= now]:
-            del passes[key]
-        return passes
+        self._sessions.take(session)
 
 
 def check_act(visitor: Visitor, path: str) -> None:
@@ -215,8 +170,3 @@ def check_act(visitor: Visitor, path: str) -> None:
     allowed = next((roles for pattern, roles in _ACTS if pattern.fullmatch(path)), frozenset[Role]())
     if visitor.role not in allowed:
         raise TurnedAwayError(f"{visitor.role} '{visitor.name}' may not do that", is_known=True)
-
-
-def _digest(token: str) -> bytes:
-    # A token that is none has no digest that is kept.
-    return sha256(token.encode()).digest() if _TOKEN.fullmatch(token) else b""

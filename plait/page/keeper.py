@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plait.errors import PlaitError
-from plait.page.door import SESSION_S, Door, TurnedAwayError, Visitor, check_act
+from plait.page.door import SESSION_S, Door, TurnedAwayError, check_act
+from plait.page.passes import Visitor
 
 CERTIFICATE = "plait.certificate"
 """Key of a request's scope: what its connection's certificate states."""

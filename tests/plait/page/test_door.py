@@ -29,10 +29,10 @@ from plait.page.door import (
     Door,
     TooManyError,
     TurnedAwayError,
-    Visitor,
     check_act,
 )
 from plait.page.line import Line, answering
+from plait.page.passes import Visitor
 from plait.queue import RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
@@ -153,7 +153,7 @@ def test_a_link_that_cannot_be_recorded_is_none(door: Door, olga: Visitor) -> No
 
     with pytest.raises(MachineError):
         door.make_link(olga, role=Role.OBSERVER, seconds=60, record=fail)
-    assert not door._links
+    assert not door._links._held
 
 
 def test_only_what_is_listed_may_be_asked_for_and_only_by_its_roles(olga: Visitor, ivo: Visitor) -> None:
