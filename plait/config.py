@@ -194,6 +194,22 @@ class RunConfig(BaseModel, frozen=True):
     dp_clip_quantile: Annotated[
         float, Field(gt=0, lt=1, description="quantile of the clients' norms that an adaptive clip norm follows")
     ] = 0.5
+    dp_mechanism: Annotated[
+        Literal["gaussian", "blt"],
+        Field(
+            description="noise of --dp client: gaussian is independent in every round; blt takes back a part of the "
+            "noise of rounds before, and needs dp-min-separation"
+        ),
+    ] = "gaussian"
+    dp_min_separation: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=_MOST,
+            description="rounds from one in which a client takes part to the next at the earliest; more than 1 lowers "
+            "the noise of --dp client, and needs so many times the clients of a round",
+        ),
+    ] = 1
     secure_aggregation: Annotated[
         bool,
         Field(
@@ -509,6 +525,12 @@ class RunConfig(BaseModel, frozen=True):
     def _check_privacy(self) -> None:
         given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
         noise = [f"{key} is {value:g}" for key, value in given.items() if value]
+        if self.dp != "client":
+            self._check_alone(
+                f"dp is '{self.dp}'",
+                ("dp-mechanism", self.dp_mechanism != "gaussian", "gaussian", "only noise of clients is correlated"),
+                ("dp-min-separation", self.dp_min_separation > 1, "1", "it is the noise of clients that it lowers"),
+            )
         if self.dp == "off":
             if noise or self.dp_clip != "adaptive":
                 what = noise[0] if noise else f"dp-clip is {self.dp_clip}"
@@ -539,6 +561,7 @@ class RunConfig(BaseModel, frozen=True):
                  "its bound is a median of all norms, so one client changes which others count"),
                 ("client-ranks", not self.one_rank, "one rank", "how far a client moves the sum depends on its rank"),
             )  # fmt: skip
+            self._check_separation()
             return
         unseen = "noise needs the gradient of each record by itself"
         self._check_alone(
@@ -549,6 +572,27 @@ class RunConfig(BaseModel, frozen=True):
             ("max-grad-norm", self.max_grad_norm != 1.0, "1.0", "dp-clip bounds the gradient of each record instead"),
             ("side-by-side", self.side_by_side > 1, "1", "a batch of its own has as many records as are drawn"),
         )
+
+    def _check_separation(self) -> None:
+        separation, most = self.dp_min_separation, self.clients // self.cohort_size
+        if self.dp_mechanism == "blt" and most <= 1:
+            raise ValueError(
+                f"dp-mechanism is 'blt', clients is {self.clients} and clients-per-round is {self.cohort_size}, so all "
+                "clients join every round and the gain is 1.00: expected gaussian, or fewer clients per round"
+            )
+        if separation == 1:
+            return
+        if separation > most:
+            raise ValueError(
+                f"dp-min-separation is {separation}, clients is {self.clients} and clients-per-round is "
+                f"{self.cohort_size}, expected at most clients / clients-per-round = {most}: with more, no round would "
+                "find enough clients"
+            )
+        if self.dp_clip == "adaptive":
+            raise ValueError(
+                f"dp-clip is 'adaptive' and dp-min-separation is {separation}, expected a number: all rounds are one "
+                "mechanism, of one clip norm"
+            )
 
     def _check_secure_aggregation(self) -> None:
         if not self.secure_aggregation:

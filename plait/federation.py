@@ -30,7 +30,15 @@ from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Plu
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.plugin_sources import check_sources
 from plait.rounds.private_rounds import PrivateRounds
-from plait.rounds.recorded import Kept, intents_in, is_finished, kept_in, weight_ratio_in
+from plait.rounds.recorded import (
+    Kept,
+    intents_in,
+    is_finished,
+    kept_in,
+    participants_in,
+    promised_in,
+    weight_ratio_in,
+)
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
@@ -80,7 +88,11 @@ def run_federation(
     directory, ledger, state, events = _open(run, out, start, on_event)
     privacy = run.settled.privacy
     private = privacy and PrivateRounds(
-        privacy, RunKey.load(directory.noise_key), intents=intents_in(events), record=ledger.append
+        privacy,
+        RunKey.load(directory.noise_key),
+        intents=intents_in(events),
+        record=ledger.append,
+        participants=participants_in(events),
     )
     done_before_s = _wall_before(events)
     publisher = Publisher(
@@ -165,6 +177,8 @@ def _open(
         events = read_events(directory.ledger)
         if run.settled.privacy:
             RunKey.load(directory.noise_key)
+            if promised := promised_in(events):
+                private_rounds.check_promise(run.settled.privacy, promised)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)

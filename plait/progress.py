@@ -25,6 +25,7 @@ from plait.rounds.events import (
     PublishFailed,
     ReplyReceived,
     RoundFinished,
+    RoundStarted,
     RunStarted,
     Score,
     StepTakenBack,
@@ -117,6 +118,9 @@ class _Viewer:
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
+            case RoundStarted(resting=int(resting)):
+                some = f"round {event.round}, {len(event.cohort)} clients: {resting} others rest (dp-min-separation)"
+                self._warn("fewer than wanted", some)
             case RoundFinished():
                 self._show_rates()
             case UpdateRefused():

@@ -26,6 +26,7 @@ from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
+from plait.privacy.correlation import Correlation, blt_for, independent
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
 from plait.rounds.coordinator import RunPlan
@@ -127,15 +128,17 @@ class Settled:
         config = self.config
         if config.dp != "client":
             return None
-        multiplier = config.dp_noise_multiplier
+        multiplier, correlation = config.dp_noise_multiplier, correlation_of(config)
         return ClientPrivacy(
-            noise_multiplier=multiplier or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds),
+            noise_multiplier=multiplier
+            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, correlation),
             delta=config.dp_delta,
             epsilon=config.dp_epsilon or None,
             clients=config.cohort_size,
             clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
             quantile=config.dp_clip_quantile,
             largest_step=config.learning_rate * config.local_steps,
+            correlation=correlation,
         )
 
     @property
@@ -210,6 +213,17 @@ def settle(config: RunConfig) -> Settled:
     return settled
 
 
+def correlation_of(config: RunConfig) -> Correlation | None:
+    """How the noise of a private run's rounds is correlated; None where clients may join every round.
+
+    Raises:
+        ConfigError: correlated noise would gain nothing.
+    """
+    if config.dp_mechanism == "blt":
+        return blt_for(config.rounds, config.dp_min_separation)
+    return independent(config.rounds, config.dp_min_separation) if config.dp_min_separation > 1 else None
+
+
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
     for setting, is_set in (
@@ -231,6 +245,11 @@ def _rule_of(config: RunConfig) -> Rule:
         raise ConfigError(
             f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
             f"all updates: {linear}"
+        )
+    if config.dp_mechanism == "blt" and (rule.new_factors(one_rank=True) or rule.trained(1) != rule.trained(2)):
+        raise ConfigError(
+            f"dp-mechanism is 'blt' and rule is '{rule.name}', expected gaussian: this rule trains other factors in "
+            "every round, so the noise of one takes back nothing of another's"
         )
     if config.secure_aggregation and not rule.linear:
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)

@@ -12,7 +12,12 @@ from pathlib import Path
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, PeerError
 
-PRIVACY_KEYS = frozenset({"dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile"})
+PRIVACY_KEYS = frozenset(
+    {
+        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile", "dp-mechanism",
+        "dp-min-separation",
+    }
+)  # fmt: skip
 
 MASKED_KEYS = frozenset({"secure-aggregation"})
 

@@ -186,15 +186,15 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.privacy.key import RunKey
     from plait.rounds.aggregator import Aggregator, Refused
     from plait.rounds.audit import replay
-    from plait.rounds.events import PrivacyStarted, RunStarted
+    from plait.rounds.events import RunStarted
     from plait.rounds.private_rounds import recomputed
-    from plait.rounds.recorded import intents_in, weight_ratio_in
+    from plait.rounds.recorded import intents_in, promised_in, weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.rounds.starting_point import parents_in, starting_state
     from plait.stacking import starting_point_of
 
     ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
-    promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
+    promised = promised_in(events)
     if run.config.dp != (promised.unit if promised else "off"):
         raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
     private = (

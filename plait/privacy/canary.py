@@ -1,9 +1,9 @@
 """Canary clients through a run's private mean: what they prove that its noise does not hide.
 
-Each canary is a client that takes part in all rounds or in none, by a fair coin, and moves one number of its own, in a
-random direction, by far more than the clip norm. So the canaries hide each other from nobody, and the noise is all
-that stands between the released means and the coins. What is audited is the mechanism with a run's own clip norm,
-noise and number of rounds, not the run's clients. Knows no file and no ledger.
+Each canary is a client that takes part in all rounds that it may or in none, by a fair coin, and moves one number of
+its own, in a random direction, by far more than the clip norm. So the canaries hide each other from nobody, and the
+noise is all that stands between the released means and the coins. What is audited is the mechanism with a run's own
+clip norm, noise and number of rounds, not the run's clients. Knows no file and no ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from plait.privacy.correlation import Correlation
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.one_run import lower_bound, right_guesses
 
@@ -66,16 +68,30 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
     for trial in range(trials):
         part = slice(trial * _SIDE_BY_SIDE, (trial + 1) * _SIDE_BY_SIDE)
         clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
-        for number in range(rounds):
-            key = hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest()
-            mean = PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
-            for canary in np.flatnonzero(coins[part]):
+        keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
+        column, separation = _column(privacy.correlation)
+        means: list[NDArray[np.float64]] = []
+        for number, key in enumerate(keys):
+            earlier = keys[:number] if privacy.correlation else ()
+            mean = PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key, earlier=earlier)
+            for canary in np.flatnonzero(coins[part]) if number % separation == 0 else ():
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
                 mean.add(str(canary), update)
             released = mean.finish()
-            scores[part] += signs[part] * released.mean / clip_norm
+            means.append(released.mean.astype(np.float64) / clip_norm)
+            # What was released, without the correlation of its noise, as far as a canary moves it.
+            plain = sum(c * each for c, each in zip(column, reversed(means), strict=False))
+            weight = column[number % separation] if number % separation < len(column) else 0.0
+            scores[part] += signs[part] * weight * plain
             clip_norm = released.clip_norm
     guesses = round(_PART_GUESSED * scores.size)
     right = right_guesses(scores, coins, guesses)
     return Audit.of(right, guesses, canaries=scores.size, delta=privacy.delta)
+
+
+def _column(correlation: Correlation | None) -> tuple[list[float], int]:
+    """C's first column, and how many rounds lie from one of a canary's to the next."""
+    if correlation is None:
+        return [1.0], 1
+    return [each / (1 << correlation.shift) for each in correlation.coefficients], correlation.separation

@@ -14,6 +14,9 @@ very numbers that are summed. So the sum moves by at most `radius` and the mecha
 private; later rounds compose adaptively. All that follows (rule, server optimizer, encoding, broadcast, adapter) is
 computed from the mean and costs nothing.
 
+Where clients rest between two rounds of theirs, the noise may be correlated (`plait.privacy.correlation`): what is said
+of the sum then holds of C x, and all rounds together are one Gaussian mechanism.
+
 Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can make that far
 longer than d. Knows no rule, no file and no ledger.
 """
@@ -21,6 +24,7 @@ longer than d. Knows no rule, no file and no ledger.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +33,10 @@ from plait.adapters import Float32
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at, mu_at
 from plait.privacy.clip import clipped_to_grid, length
+from plait.privacy.correlation import Correlation
 from plait.privacy.grid import Grid, grid_for
 from plait.privacy.key import derived
-from plait.privacy.noise import BLOCK, IntegerGaussian, Keystream, gaussian
+from plait.privacy.noise import BLOCK, IntegerGaussian, Integers, Keystream, gaussian
 from plait.privacy.quantile import count_multiplier, next_clip, update_multiplier
 
 _PART_OF_LARGEST_STEP = 0.5
@@ -45,13 +50,15 @@ class ClientPrivacy:
     """Client-level differential privacy of a run.
 
     Attributes:
-        noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs.
+        noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs; with
+            a correlation, the noise of z_t over the clip norm.
         epsilon: never exceeded; None for a run whose noise multiplier was given instead.
         clients: updates wanted in a round, which the sum is divided by.
         clip_norm: norm that updates are clipped to; None where it follows a quantile.
         quantile: of the updates' norms, for an adaptive clip norm.
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
             follows from it, and so from nobody's data.
+        correlation: of the noise of all rounds, for a fixed clip norm; None where clients may join every round.
     """
 
     noise_multiplier: float
@@ -61,6 +68,7 @@ class ClientPrivacy:
     clip_norm: float | None
     quantile: float
     largest_step: float
+    correlation: Correlation | None = None
 
     @property
     def count_multiplier(self) -> float | None:
@@ -76,13 +84,15 @@ class ClientPrivacy:
     @property
     def most_charges(self) -> float:
         """Rounds within the budget, infinite without one; a little more than a whole number if they just fit."""
+        if self.correlation is not None:
+            return self.correlation.rounds
         if self.epsilon is None:
             return math.inf
         return mu_at(self.epsilon, self.delta) ** 2 * self.noise_multiplier**2 * (1 + 1e-9)
 
     def epsilon_after(self, charges: int) -> float:
         """Epsilon of this many rounds."""
-        return epsilon_at(self.delta, math.sqrt(charges) / self.noise_multiplier)
+        return epsilon_at(self.delta, _sensitivity(self.correlation, charges) / self.noise_multiplier)
 
     def first_clip(self, size: int) -> float:
         """The clip norm of round 1, for updates of `size` numbers."""
@@ -92,20 +102,29 @@ class ClientPrivacy:
 
     def grid(self, size: int) -> Grid:
         """The grid for updates of `size` numbers."""
-        return grid_for(size, self.update_multiplier)
+        return grid_for(size, self.update_multiplier, self.correlation.shift if self.correlation else 0)
 
     def noise_over_clip(self, size: int) -> float:
-        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm."""
-        return self.update_multiplier * math.sqrt(size) / self.clients
+        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm.
+
+        With a correlation, of the independent noise that would blur sums of rounds as much.
+        """
+        correlated = self.correlation.error if self.correlation else 1.0
+        return self.update_multiplier * correlated * math.sqrt(size) / self.clients
 
 
-def multiplier_for(epsilon: float, delta: float, rounds: int) -> float:
+def _sensitivity(correlation: Correlation | None, rounds: int) -> float:
+    """How far one client moves all that is released in so many rounds, in clip norms."""
+    return math.sqrt(rounds) if correlation is None else correlation.sensitivity(rounds)
+
+
+def multiplier_for(epsilon: float, delta: float, rounds: int, correlation: Correlation | None = None) -> float:
     """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
 
     Raises:
         ConfigError: it would leave nothing of any update.
     """
-    multiplier = math.sqrt(rounds) / mu_at(epsilon, delta)
+    multiplier = _sensitivity(correlation, rounds) / mu_at(epsilon, delta)
     if multiplier > LARGEST_MULTIPLIER:
         raise ConfigError(
             f"dp-epsilon is {epsilon:g} and rounds is {rounds:,}, which takes noise of {multiplier:.3g} times the clip "
@@ -132,13 +151,17 @@ class PrivateMean:
     Args:
         size: numbers in an update.
         key: of this round and these updates, 32 bytes.
+        earlier: keys of all rounds before, the first one first, where noise is correlated.
     """
 
-    def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
+    def __init__(
+        self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes, earlier: Sequence[bytes] = ()
+    ) -> None:
         self._privacy = privacy
         self._grid = privacy.grid(size)
         self._clip_norm = clip_norm
         self._key = key
+        self._earlier = tuple(earlier)
         self._sum = np.zeros(size, np.int64)
         self._within = 0
 
@@ -156,12 +179,18 @@ class PrivateMean:
 
     def finish(self) -> Released:
         """Add the noise; the sum without it is gone afterwards."""
-        noise, stream = gaussian(self._grid.sigma), Keystream(derived(self._key, b"noise on the sum"))
+        noise = gaussian(self._grid.sigma)
+        streams = [Keystream(derived(key, b"noise on the sum")) for key in (*self._earlier, self._key)]
         for at in range(0, self._sum.size, BLOCK):
             part = self._sum[at : at + BLOCK]
-            part += noise.draw(stream, part.size)
-        scale = self._grid.unit(self._clip_norm) / self._privacy.clients
+            part <<= self._grid.shift
+            part += self._noise(noise.draw(stream, part.size) for stream in streams)
+        scale = self._grid.unit(self._clip_norm) / (self._privacy.clients << self._grid.shift)
         return Released((self._sum * scale).astype(np.float32), self._next_clip())
+
+    def _noise(self, draws: Iterable[Integers]) -> Integers:
+        correlation = self._privacy.correlation
+        return next(iter(draws)) if correlation is None else correlation.noise(draws)
 
     def _next_clip(self) -> float:
         sigma = self._privacy.count_multiplier

@@ -81,6 +81,7 @@ class PlannedPrivacy:
         noise_over_clip: norm of the noise in a round's mean, over the clip norm; of records, in the mean of a step of
             all clients of a round.
         unit: ``client`` or ``record``.
+        mechanism: of private clients, in words.
     """
 
     epsilon: float
@@ -88,6 +89,7 @@ class PlannedPrivacy:
     noise_multiplier: float
     noise_over_clip: float
     unit: str = "client"
+    mechanism: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +375,7 @@ def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
                 ("delta", f"{planned.delta:g}"),
                 ("noise multiplier of a round", f"{planned.noise_multiplier:.4g}"),
                 ("noise in a round's mean, over the clip norm", f"{ratio:.3g}"),
+                *((("mechanism", planned.mechanism),) if planned.mechanism else ()),
             ),
             note=warning if ratio > WORTH_WARNING else "",
         ),

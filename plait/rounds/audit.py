@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
+from plait.privacy.correlation import Correlation
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
     MASKED_CODEC,
@@ -28,7 +29,8 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.recorded import evaluations_in
+from plait.rounds.private_rounds import correlation_in
+from plait.rounds.recorded import evaluations_in, participants_in, promised_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.step_budget import steps_in
@@ -86,18 +88,22 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     Raises:
         PeerError: the noise of a round is not paid for, a figure is not what it must be, or the budget is exceeded.
     """
-    promised = next((event for event in events if isinstance(event, PrivacyStarted)), None)
+    promised = promised_in(events)
     if promised is None:
         return None
     if promised.unit == "record":
         return _check_records(promised, events)
+    correlation = correlation_in(promised)
+    if correlation:
+        _check_rests(correlation, events)
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0
     spent: PrivacySpent | None = None
     for event in events:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
-            epsilon = epsilon_at(promised.delta, math.sqrt(len(paid)) / (promised.noise_multiplier or math.nan))
+            moved = correlation.sensitivity(len(paid)) if correlation else math.sqrt(len(paid))
+            epsilon = epsilon_at(promised.delta, moved / (promised.noise_multiplier or math.nan))
             _check_epsilon(event, epsilon)
             if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
@@ -111,6 +117,19 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
         elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
             raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
     return spent
+
+
+def _check_rests(correlation: Correlation, events: Sequence[Event]) -> None:
+    """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
+    last: dict[str, int] = {}
+    for number, clients in sorted(participants_in(events).items()):
+        for client in sorted(clients):
+            if number < (due := last.get(client, -correlation.separation) + correlation.separation):
+                raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")
+            last[client] = number
+    drawn = [event.round for event in events if isinstance(event, NoiseIntended)]
+    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > correlation.rounds:
+        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {correlation.rounds} at most once")
 
 
 def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:

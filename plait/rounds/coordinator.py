@@ -227,11 +227,15 @@ class Coordinator:
         settings = self._settings.to_describe()
         return Roster(self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience)
 
-    def _gather(self, roster: Roster, *, begun: bool = True) -> None:
+    def _resting(self, number: int) -> frozenset[str]:
+        """Clients that may not take part in a round, because they did too few rounds before."""
+        return self.private.resting(number) if self.private else frozenset()
+
+    def _gather(self, roster: Roster, *, begun: bool = True, resting: Collection[str] = ()) -> None:
         """Wait for the first clients; later for a while, and then continue with the quorum."""
         least = max(self.plan.quorum, self.masked.least(Purpose.TRAIN) if self.masked else 0)
         enough = least if begun or not self.channel.open_ended else None
-        roster.gather(self.plan.clients, enough=enough)
+        roster.gather(self.plan.clients, enough=enough, resting=resting)
 
     @property
     def _patience(self) -> Patience:
@@ -264,7 +268,7 @@ class Coordinator:
         may_succeed_later = self.channel.open_ended or self.channel.clock.is_virtual
         for attempt in range(1, (self.plan.attempts if may_succeed_later else 1) + 1):
             if self.channel.open_ended:
-                self._gather(roster)
+                self._gather(roster, resting=self._resting(number))
             state = self._collect(state, roster, number, stored, without=check.refused if attempt > 1 else ())
             check = self._aggregator.check_norms(state, stored)
             if len(check.accepted) >= self.plan.quorum:
@@ -273,10 +277,14 @@ class Coordinator:
         else:
             raise PeerError(
                 f"round {number} got {len(check.accepted)} usable updates from its {self.plan.cohort_size} clients, "
-                f"expected at least {self.plan.quorum}"
+                f"expected at least {self.plan.quorum}{self._told_resting(number)}"
             )
 
         return self._close(state, number, stored, roster, recorded, started)
+
+    def _told_resting(self, number: int) -> str:
+        resting = len(self._resting(number))
+        return f"; {resting} may not take part yet, because dp-min-separation is not over for them" if resting else ""
 
     def _masked_round(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         """A round of which the server sees the sum of the updates alone."""
@@ -422,7 +430,8 @@ class Coordinator:
         plan = self.plan
         usable = set(stored) - set(without)
         available = frozenset(self.channel.clock.available([*roster.nodes.values()], plan.quorum))
-        here = [client for client, node in roster.nodes.items() if node in available]
+        resting = self._resting(number)
+        here = [client for client, node in roster.nodes.items() if node in available and client not in resting]
         deadline = self._deadline()
         chosen, reserve = choose_cohort(
             [*(client for client in here if client not in without), *(usable - set(here))],
@@ -433,7 +442,12 @@ class Coordinator:
         )
         steps_of = self._budget(number, chosen)
         self._tell(
-            events.RoundStarted(round=number, cohort=chosen, steps=steps_of and {c: steps_of(c) for c in chosen})
+            events.RoundStarted(
+                round=number,
+                cohort=chosen,
+                steps=steps_of and {c: steps_of(c) for c in chosen},
+                resting=len(resting & roster.nodes.keys()) or None if len(chosen) < plan.cohort_size else None,
+            )
         )
         replacements = (name for name in reserve if name in here and name not in stored)
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:

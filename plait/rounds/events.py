@@ -336,12 +336,20 @@ class ClientTurnedAway(Event):
 
 
 class RoundStarted(Event):
-    """`cohort` are the clients selected to train in `round`; `steps` their optimizer steps, where each has its own."""
+    """The clients of a round are selected.
+
+    Attributes:
+        round: its number.
+        cohort: the clients selected to train.
+        steps: their optimizer steps, where each has its own.
+        resting: where the cohort is smaller than wanted, clients that are here and took part too few rounds before.
+    """
 
     event = "round_started"
     round: Count
     cohort: tuple[str, ...] = ()
     steps: Mapping[str, Count] | None = None
+    resting: Count | None = None
 
 
 class ClientReplaced(Event):
@@ -544,6 +552,24 @@ class Diagnostics(Part):
     inputs: Count | None = None
 
 
+class CorrelatedNoise(Part):
+    """How the noise of a run's rounds takes back that of rounds before (see `plait.privacy.correlation`).
+
+    Attributes:
+        coefficients: of the matrix's first column, in units of 2^-shift; only the first for independent noise.
+        shift: the noise's grid is 2^shift times as fine as the updates'.
+        separation: rounds from one in which a client takes part to the next at the earliest.
+        rounds: that were planned.
+        gain: how much larger independent noise of the same epsilon is, in the sums of rounds.
+    """
+
+    coefficients: tuple[Count, ...]
+    shift: Count = 0
+    separation: Count
+    rounds: Count
+    gain: Number = 1.0
+
+
 class PrivacyStarted(Event):
     """The run has differential privacy.
 
@@ -559,7 +585,9 @@ class PrivacyStarted(Event):
         by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
         norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
         secret noise key must give (see `plait.privacy.key`); empty for records, whose keys are the clients'. batch:
-        records that a step is expected to draw. steps: of a client in the whole run.
+        records that a step is expected to draw. steps: of a client in the whole run. correlation: of the noise, where
+        clients rest between two rounds of theirs; then noise_multiplier is that of a round's noise over the clip
+        norm; None where they may join every round.
     """
 
     event = "privacy_started"
@@ -580,6 +608,7 @@ class PrivacyStarted(Event):
     key_check: str = ""
     batch: Count | None = None
     steps: Count | None = None
+    correlation: CorrelatedNoise | None = None
 
 
 class NoiseIntended(Event):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.rounds.events import Audited, Event, PrivacySpent, PrivacyStarted, SumUnmasked
+from plait.rounds.events import Audited, CorrelatedNoise, Event, PrivacySpent, PrivacyStarted, SumUnmasked
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -162,6 +162,7 @@ class PrivacyCard:
     def _of_clients(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
         draws = (self.spent.charges if self.spent else 0) or 0
+        correlation = promised.correlation
         clip = f"{promised.clip_norm or 0:.3g}"
         if promised.clip_quantile is not None:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
@@ -171,12 +172,26 @@ class PrivacyCard:
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
+            ("Mechanism", mechanism_text(correlation)),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
             ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
             ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
             *(("Not covered", text) for text in self.not_covered),
         ]
+
+
+def mechanism_text(correlation: CorrelatedNoise | None) -> str:
+    """What noise a run with private clients has."""
+    if correlation is None:
+        return "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
+    rests = f"a client takes part in one of {correlation.separation} rounds at most, which epsilon rests on"
+    if len(correlation.coefficients) == 1:
+        return f"Gaussian noise, independent in every round; {rests}"
+    return (
+        f"BLT: each round's noise takes back a part of that of the {len(correlation.coefficients) - 1} before, which "
+        f"leaves 1/{correlation.gain:.3g} of it in the sums of rounds; {rests}"
+    )
 
 
 _WHO_COULD_CHEAT = "whoever holds the authority's key could make up clients, so it belongs offline, not with the server"

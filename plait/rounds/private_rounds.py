@@ -2,19 +2,24 @@
 
 A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
 commitment and so the same noise, for free: a server that is killed goes on to the same bits. Other updates give other
-noise and a second charge. A round that the budget has no room for does not begin. Knows no update and no rule.
+noise and a second charge. A round that the budget has no room for does not begin.
+
+Correlated noise is made of that of all rounds before, which follows from the run's key and their intents: the ledger
+is all the state there is, and it is on disk. Each round's is drawn once; for other updates it is not drawn again, and
+the run ends. Knows no update and no rule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plait.errors import PeerError
+from plait.privacy.correlation import Correlation
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.events import Event, NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.rounds.events import CorrelatedNoise, Event, NoiseIntended, PrivacySpent, PrivacyStarted
 
 
 class BudgetSpentError(PeerError):
@@ -27,6 +32,7 @@ class PrivateRounds:
     Args:
         intents: of the ledger so far.
         record: writes an event durably.
+        participants: clients whose updates came in, by round.
     """
 
     def __init__(
@@ -36,23 +42,49 @@ class PrivateRounds:
         *,
         intents: Iterable[NoiseIntended],
         record: Callable[[Event], None],
+        participants: Mapping[int, frozenset[str]] | None = None,
     ) -> None:
         self.privacy = privacy
         self._key = key
         self._intents = {(intent.round, intent.commitment) for intent in intents}
         self._record = record
+        self._participants = dict(participants or {})
 
     def affords(self, number: int) -> bool:
         """Whether a round may begin; one whose intent is recorded may, because it is paid for."""
         is_paid = any(intended == number for intended, _ in self._intents)
         return is_paid or len(self._intents) + 1 <= self.privacy.most_charges
 
+    def resting(self, number: int) -> frozenset[str]:
+        """The clients that may not take part in a round, because they did too few rounds before."""
+        correlation = self.privacy.correlation
+        before = range(number - correlation.separation + 1, number) if correlation else ()
+        return frozenset[str]().union(*(self._participants.get(each, ()) for each in before))
+
+    def took_part(self, number: int, clients: Collection[str]) -> None:
+        """Note whose updates a round was made of.
+
+        Raises:
+            PeerError: one of them should have rested.
+        """
+        if early := sorted(self.resting(number) & set(clients)):
+            raise PeerError(
+                f"update of {early[0]!r} in round {number} comes too soon after its last, expected at least "
+                f"{self.separation} rounds from one to the next"
+            )
+        self._participants[number] = self._participants.get(number, frozenset()) | frozenset(clients)
+
+    @property
+    def separation(self) -> int:
+        """Rounds from one in which a client takes part to the next at the earliest."""
+        return self.privacy.correlation.separation if self.privacy.correlation else 1
+
     def is_intended(self, number: int, digest: bytes) -> bool:
         """Whether the noise of a round is intended for just these updates."""
         return (number, self._key.commitment(number, digest)) in self._intents
 
-    def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
-        """The key of a round's noise, once its intent is durable.
+    def keys_for(self, number: int, digest: bytes, *, clip_norm: float) -> tuple[bytes, ...]:
+        """The keys that a round's noise is made of, its own last, once its intent is durable.
 
         Args:
             number: of the round.
@@ -63,7 +95,13 @@ class PrivateRounds:
             BudgetSpentError: that would be one charge too many.
         """
         intent = number, self._key.commitment(number, digest)
+        correlated = self.privacy.correlation is not None
         if intent not in self._intents:
+            if correlated and any(number == drawn for drawn, _ in self._intents):
+                raise BudgetSpentError(
+                    f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn "
+                    "once"
+                )
             if len(self._intents) + 1 > self.privacy.most_charges:
                 raise BudgetSpentError(
                     f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
@@ -72,7 +110,15 @@ class PrivateRounds:
             self._intents.add(intent)
             epsilon = self.privacy.epsilon_after(len(self._intents))
             self._record(NoiseIntended(round=number, commitment=intent[1], clip_norm=clip_norm, epsilon=epsilon))
-        return self._key.for_round(number, digest)
+        return self._correlated(number) if correlated else (self._key.for_round(number, digest),)
+
+    def _correlated(self, number: int) -> tuple[bytes, ...]:
+        """Of all rounds up to this one: each follows from its commitment, so that the ledger keeps it."""
+        drawn = dict(self._intents)
+        missing = next((each for each in range(1, number + 1) if each not in drawn), None)
+        if missing is not None:
+            raise PeerError(f"the ledger has no noise of round {missing}, expected it: that of round {number} needs it")
+        return tuple(self._key.for_round(each, bytes.fromhex(drawn[each])) for each in range(1, number + 1))
 
     def spent(self, number: int, clip_norm: float) -> PrivacySpent:
         """What the run has spent once a round is over."""
@@ -95,15 +141,9 @@ def recomputed(
         PeerError: it is not the run's key, or the ledger promises other noise than the settings give; later, the noise
             of a round belongs to other updates.
     """
+    check_promise(privacy, promised)
     if key.check != promised.key_check:
         raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
-    for name, stated, settled in (
-        ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
-        ("delta", promised.delta, privacy.delta),
-        ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
-    ):
-        if not math.isclose(stated, settled, rel_tol=1e-9):
-            raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
 
     def refuse(event: Event) -> None:
         number = event.round if isinstance(event, NoiseIntended) else 0
@@ -111,6 +151,51 @@ def recomputed(
 
     # Without a budget, so that other updates are refused as such.
     return PrivateRounds(replace(privacy, epsilon=None), key, intents=intents, record=refuse)
+
+
+def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
+    """Check that a ledger promises the noise that a run's settings give.
+
+    Raises:
+        PeerError: it promises other noise.
+    """
+    for name, stated, settled in (
+        ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
+        ("delta", promised.delta, privacy.delta),
+        ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
+    ):
+        if not math.isclose(stated, settled, rel_tol=1e-9):
+            raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
+    if correlation_in(promised) != privacy.correlation:
+        raise PeerError("the ledger promises noise with another correlation than the run's settings give")
+
+
+def correlation_in(promised: PrivacyStarted) -> Correlation | None:
+    """How the noise of a run is correlated; None where clients may join every round.
+
+    Raises:
+        PeerError: nothing follows from the coefficients.
+    """
+    told = promised.correlation
+    if told is None:
+        return None
+    coefficients, separation = told.coefficients, told.separation
+    if not 1 <= len(coefficients) <= separation or told.shift > 32 or coefficients[0] != 1 << told.shift:
+        raise PeerError(
+            f"the ledger has {len(coefficients)} coefficients of noise, expected 1 to {separation}, the first of them 1"
+        )
+    return Correlation(coefficients, told.shift, separation, told.rounds)
+
+
+def stated(correlation: Correlation | None) -> CorrelatedNoise | None:
+    """What the ledger says of a correlation."""
+    return correlation and CorrelatedNoise(
+        coefficients=correlation.coefficients,
+        shift=correlation.shift,
+        separation=correlation.separation,
+        rounds=correlation.rounds,
+        gain=correlation.gain,
+    )
 
 
 def started(privacy: ClientPrivacy, key: RunKey, *, size: int) -> PrivacyStarted:
@@ -138,4 +223,5 @@ def started(privacy: ClientPrivacy, key: RunKey, *, size: int) -> PrivacyStarted
         noise_over_clip=privacy.noise_over_clip(size),
         amplification="none: cohorts follow from the seed and are on record",
         key_check=key.check,
+        correlation=stated(privacy.correlation),
     )

@@ -18,6 +18,7 @@ from plait.rounds.events import (
     Event,
     NoiseIntended,
     PrivacySpent,
+    PrivacyStarted,
     ReplyReceived,
     RoundFinished,
     RoundStarted,
@@ -79,6 +80,20 @@ def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
 def intents_in(events: Sequence[Event]) -> tuple[NoiseIntended, ...]:
     """Every draw of noise that a private run has paid for."""
     return tuple(event for event in events if isinstance(event, NoiseIntended))
+
+
+def promised_in(events: Sequence[Event]) -> PrivacyStarted | None:
+    """What a run promised about privacy; None without."""
+    return next((event for event in events if isinstance(event, PrivacyStarted)), None)
+
+
+def participants_in(events: Sequence[Event]) -> dict[int, frozenset[str]]:
+    """The clients whose updates came in, by round."""
+    found: dict[int, set[str]] = {}
+    for event in events:
+        if isinstance(event, UpdateReceived):
+            found.setdefault(event.round, set()).add(event.client)
+    return {number: frozenset(clients) for number, clients in found.items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ and their own message, and asked again once they reconnect.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -105,13 +105,14 @@ class Roster:
     def __exit__(self, *error: object) -> None:
         self._exchange.__exit__(*error)
 
-    def gather(self, at_least: int, *, enough: int | None = None) -> None:
+    def gather(self, at_least: int, *, enough: int | None = None, resting: Collection[str] = ()) -> None:
         """Process descriptions, and wait until `at_least` clients can take part.
 
         Args:
             at_least: clients to wait for if nodes come and go.
             enough: continue with this many once the missing ones were waited for, or are connected and cannot take
                 part; None before the run has begun. If all nodes are present from the start, this is the minimum.
+            resting: clients that may not be asked now, so that there must be `enough` without them.
 
         Raises:
             PeerError: all nodes are present from the start, and fewer than `enough` can take part. If they come and go,
@@ -123,7 +124,7 @@ class Roster:
         while True:
             self._look()
             self._listen(0.0)
-            if self._suffices(at_least, enough):
+            if self._suffices(at_least, enough, resting):
                 break
             self._tell_waiting(at_least)
             if self._asked:
@@ -294,10 +295,11 @@ class Roster:
             self._told_unfit[node] = str(reason), detail
             self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
-    def _suffices(self, at_least: int, enough: int | None) -> bool:
+    def _suffices(self, at_least: int, enough: int | None, resting: Collection[str]) -> bool:
         """Whether there is nobody left to wait for."""
         fit = len(self.nodes)
-        if fit >= at_least:
+        awake = fit - len(self.nodes.keys() & set(resting))
+        if fit >= at_least and awake >= (enough or 0):
             self._short_since = None
             return True
         if enough is None:
@@ -310,7 +312,7 @@ class Roster:
         limit_s = self._patience.gathering_s
         if self._is_first:
             limit_s = max(limit_s, self._patience.return_s)
-        return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
+        return awake >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
     def _tell_waiting(self, wanted: int) -> None:
         now = here, fit, unfit = len(self._liveness), len(self.nodes), len(self._unfit)

@@ -212,6 +212,7 @@ def test_secure_aggregation_turns_off_what_looks_at_single_clients():
 
 
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
+CORRELATED = {"dp-mechanism": "blt", "dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -237,12 +238,52 @@ PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
         ({"rule": "krum"}, "rule is 'krum' and dp is 'client', expected a linear rule"),
         ({"rule": "flora"}, "rule is 'flora' and dp is 'client', expected a linear rule"),
         ({"server-optimizer": "fedexp"}, "server-optimizer is 'fedexp' and dp is 'client', expected another"),
+        (
+            {"dp-mechanism": "blt", "dp-min-separation": 5, "dp-clip": 1.0},
+            "dp-mechanism is 'blt', clients is 100 and clients-per-round is 100, .* gain is 1.00: expected gaussian",
+        ),
+        (
+            {"dp-mechanism": "blt", "clients-per-round": 10},
+            "dp-mechanism is 'blt', rounds is 5 and dp-min-separation is 1, so the gain is 1.00: expected gaussian",
+        ),
+        (
+            {"dp-min-separation": 11, "clients-per-round": 10, "dp-clip": 1.0},
+            "dp-min-separation is 11, clients is 100 and clients-per-round is 10, expected at most .* = 10",
+        ),
+        (
+            {"dp-min-separation": 10, "clients-per-round": 10},
+            "dp-clip is 'adaptive' and dp-min-separation is 10, expected a number",
+        ),
+        ({**CORRELATED, "rounds": 1001}, "dp-mechanism is 'blt' and rounds is 1,001, expected at most 1,000"),
+        ({**CORRELATED, "rule": "rolora"}, "dp-mechanism is 'blt' and rule is 'rolora', expected gaussian"),
+        ({**CORRELATED, "rule": "fedsvd"}, "dp-mechanism is 'blt' and rule is 'fedsvd', expected gaussian"),
+        (
+            {"dp": "record", "dp-mechanism": "blt", "weighting": "equal"},
+            "dp-mechanism is 'blt' and dp is 'record', expected gaussian",
+        ),
+        (
+            {"dp": "off", "dp-epsilon": 0.0, "dp-min-separation": 2},
+            "dp-min-separation is 2 and dp is 'off', expected 1",
+        ),
     ],
 )
 def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
     with pytest.raises(ConfigError, match=message) as refused:
         settle(config_from_table({**PRIVATE, **given}))
     assert "\n" not in str(refused.value)
+
+
+def test_where_clients_rest_a_private_run_takes_less_noise_and_less_again_where_it_is_correlated():
+    given = {**PRIVATE, **CORRELATED, "rounds": 100}
+    none, rests, blt = (
+        settle(config_from_table({**given, **other})).privacy
+        for other in ({"dp-mechanism": "gaussian", "dp-min-separation": 1}, {"dp-mechanism": "gaussian"}, {})
+    )
+    assert none.correlation is None
+    assert none.noise_multiplier / rests.noise_multiplier == pytest.approx(10**0.5)
+    assert rests.noise_over_clip(1000) / blt.noise_over_clip(1000) == pytest.approx(blt.correlation.gain)
+    for privacy in (none, rests, blt):
+        assert privacy.epsilon_after(100) == pytest.approx(8)
 
 
 OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}

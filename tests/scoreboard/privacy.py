@@ -1,15 +1,18 @@
 """What differential privacy of clients rests on, each through the real coordinator, participants and messages.
 
 A client changes a round by at most the clip norm, whatever it hides; the noise has the promised size, is never used for
-other updates, and is paid for; no client decides whether another counts; a killed server draws nothing twice. Also what
-masked sums rest on (`malicious_server`).
+other updates, and is paid for; no client decides whether another counts; a killed server draws nothing twice. Where
+noise is correlated: clients rest, all that one can do is paid for, and a server that goes on knows the noise before.
+Also what masked sums rest on (`malicious_server`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from scoreboard.small_federation import FakeModel, Federation, of_numbers
 
 from plait.adapters import Layout, subtract
 from plait.config import config_from_table
+from plait.privacy.accountant import epsilon_at
+from plait.privacy.correlation import blt_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Aggregator
@@ -28,6 +33,7 @@ from plait.rounds.audit import check_privacy
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
 from plait.rounds.private_rounds import PrivateRounds
+from plait.rounds.recorded import participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.settle import settle
@@ -52,6 +58,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         _size(scratch),
         _reuse(scratch),
         _who_counts(scratch),
+        _rests(scratch),
         attacks(),
         _kills(scratch, full=full),
     ]
@@ -63,7 +70,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         len(found) - len(failures),
         figures={"kills": 2 * (POINTS if full else 4)},
         failures=failures,
-        least=2 * POINTS + 26 if full else 34,
+        least=2 * POINTS + 29 if full else 37,
     )
 
 
@@ -170,6 +177,55 @@ def _who_counts(scratch: Path) -> Iterator[str]:
     federation.run()
     refused = [(event["client"], event["reason"]) for event in federation.of_kind("update_refused")]
     yield "" if not refused else f"{refused} did not count, which depends on the others' updates"
+
+
+def _rests(scratch: Path) -> Iterator[str]:
+    """Correlated noise: once undisturbed and once stopped in round 3, with the same key."""
+    correlation = blt_for(6, 2)
+    multiplier = multiplier_for(8.0, 1e-5, 6, correlation)
+    privacy = replace(PRIVACY, noise_multiplier=multiplier, correlation=correlation)
+    models = {name: FakeModel(number, 3) for number, name in enumerate(("a", "b", "c", "d"))}
+    adapters: list[str] = []
+    for name in ("whole", "stopped"):
+        federation = Federation(scratch / name, models, wire="fp32", privacy=privacy, cohort_size=2, rounds=6)
+        _give_key(federation.path)
+        if name == "stopped":
+            federation.channel.before = _stopper()
+            with suppress(_Stopped):
+                federation.run()
+        adapters.append(federation.run().adapter.digest().hex())
+    yield "" if adapters[0] == adapters[1] else "a run that was stopped went on with other noise"
+    last: dict[str, int] = {}
+    early = ""
+    for number, clients in sorted(participants_in(read_events(federation.path / "ledger.jsonl")).items()):
+        for client in sorted(clients):
+            if number - last.get(client, -2) < 2:
+                early = f"{client} takes part in rounds {last[client]} and {number}, expected a rest of a round"
+            last[client] = number
+    yield early
+    column = np.zeros(6)
+    column[: len(correlation.coefficients)] = np.array(correlation.coefficients) / 2**correlation.shift
+    matrix = np.array([[column[t - j] if t >= j else 0.0 for j in range(6)] for t in range(6)])
+    # Everything that a client can do: a part of length 1 in each of its rounds, all in one direction.
+    ways = [way for n in range(1, 4) for way in combinations(range(6), n) if all(b - a > 1 for a, b in pairwise(way))]
+    most = max(float(np.linalg.norm(matrix[:, list(way)].sum(axis=1))) for way in ways)
+    epsilon = epsilon_at(1e-5, most / multiplier)
+    yield "" if epsilon <= 8 * (1 + 1e-6) else f"a client that joins all it may has epsilon {epsilon:.3g}, 8 promised"
+
+
+class _Stopped(Exception):
+    """The server ends here."""
+
+
+def _stopper():
+    def before(asked) -> None:
+        nonlocal waits
+        if asked.round == 3 and waits:
+            waits = False
+            raise _Stopped
+
+    waits = True
+    return before
 
 
 def _kills(scratch: Path, *, full: bool) -> Iterator[str]:

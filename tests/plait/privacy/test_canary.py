@@ -8,6 +8,7 @@ import pytest
 from plait.privacy import mechanism
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.canary import audit
+from plait.privacy.correlation import blt_for
 from plait.privacy.grid import Grid, grid_for
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 
@@ -28,8 +29,8 @@ def test_what_canaries_prove_lies_below_epsilon_and_above_it_with_half_the_noise
     honest = audit(privacy(1), rounds=1, seed=seed, trials=TRIALS)
     assert 1.5 < honest.bound < EPSILON < honest.most
 
-    def halved(size: int, noise_multiplier: float) -> Grid:
-        return grid_for(size, noise_multiplier / 2)
+    def halved(size: int, noise_multiplier: float, shift: int) -> Grid:
+        return grid_for(size, noise_multiplier / 2, shift)
 
     monkeypatch.setattr(mechanism, "grid_for", halved)
     assert audit(privacy(1), rounds=1, seed=seed, trials=TRIALS).bound > EPSILON
@@ -43,6 +44,18 @@ def test_rounds_add_up(clip_norm):
     spent = epsilon_at(DELTA, math.sqrt(4) / settings.noise_multiplier)
     assert once.bound < EPSILON
     assert once.bound + 1 < four.bound < spent
+
+
+def test_correlated_noise_hides_canaries_that_rest_as_well_as_it_promises(monkeypatch):
+    correlation = blt_for(4, 2)
+    settings = replace(
+        privacy(1), noise_multiplier=multiplier_for(EPSILON, DELTA, 4, correlation), correlation=correlation
+    )
+    assert 1.2 < audit(settings, rounds=4, trials=10).bound < EPSILON
+    # Paid for one of a canary's two rounds alone.
+    once = correlation.sensitivity(1) / correlation.sensitivity(4)
+    cheated = replace(settings, noise_multiplier=settings.noise_multiplier * once / 2)
+    assert audit(cheated, rounds=4, trials=10).bound > EPSILON
 
 
 def test_the_same_seed_gives_the_same_bound_and_another_another():

@@ -31,7 +31,7 @@ from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
-from plait.rounds.recorded import intents_in
+from plait.rounds.recorded import intents_in, participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -395,9 +395,13 @@ class Federation:
         """The noise of its rounds, where it has any."""
         if self.privacy is None:
             return None
-        intents = intents_in(read_events(directory.ledger))
+        recorded = read_events(directory.ledger)
         return private_rounds.PrivateRounds(
-            self.privacy, RunKey.load(directory.noise_key), intents=intents, record=record
+            self.privacy,
+            RunKey.load(directory.noise_key),
+            intents=intents_in(recorded),
+            record=record,
+            participants=participants_in(recorded),
         )
 
     def copy(self, path: Path) -> "Federation":

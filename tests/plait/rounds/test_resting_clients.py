@@ -1,0 +1,166 @@
+"""Clients that rest between two rounds of theirs, and noise that is correlated: who takes part, what is paid, kills."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from plait.adapters import Layout, subtract
+from plait.errors import PeerError
+from plait.privacy.correlation import blt_for, independent
+from plait.privacy.key import RunKey
+from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.rounds.audit import check_privacy
+from plait.rounds.channel import Purpose
+from plait.rounds.events import CorrelatedNoise, PrivacyStarted
+from plait.rounds.ledger import read_events
+from plait.rounds.private_rounds import PrivateRounds
+from plait.rounds.recorded import participants_in
+from tests.plait.rounds import conftest
+from tests.plait.rounds.test_private_rounds import killed_once_intended, replayed
+
+
+def privacy_of(correlation, *, clients: int = 2) -> ClientPrivacy:
+    multiplier = multiplier_for(8.0, 1e-5, correlation.rounds, correlation)
+    return ClientPrivacy(multiplier, 1e-5, 8.0, clients, 0.5, 0.5, 0.2, correlation)
+
+
+def begin(federate, fake_model, correlation, *, names=4, cohort=2, **more):
+    models = {f"c{number:02}": fake_model(number, 3) for number in range(names)}
+    privacy = privacy_of(correlation, clients=cohort)
+    return federate(models, cohort_size=cohort, rounds=correlation.rounds, privacy=privacy, **more)
+
+
+def gaps(events) -> list[int]:
+    rounds: dict[str, list[int]] = {}
+    for number, clients in sorted(participants_in(events).items()):
+        for client in clients:
+            rounds.setdefault(client, []).append(number)
+    return [b - a for each in rounds.values() for a, b in itertools.pairwise(each)]
+
+
+class Kill(Exception):
+    """The process ends here."""
+
+
+def test_clients_rest_in_a_long_run_with_dropouts_and_kills(federate, fake_model):
+    federation = begin(federate, fake_model, blt_for(24, 4), names=14, cohort=3)
+    left = {5: "before c00", 11: "", 18: ""}
+
+    def answer(asked, reply):
+        drawn = hashlib.sha256(f"{asked.client} {asked.round}".encode()).digest()[0]
+        return "left" if asked.purpose is Purpose.TRAIN and drawn < 50 else reply
+
+    def before(asked):
+        if asked.purpose is Purpose.TRAIN and left.pop(asked.round, None) is not None:
+            raise Kill
+
+    federation.channel.tamper, federation.channel.before = answer, before
+    for number in (5, 11, 18):
+        with pytest.raises(Kill):
+            federation.run()
+        assert federation.events[-1]["event"] != "run_finished"
+        federation.channel.gone = {100 + number % 14}
+    state = federation.run()
+    events = read_events(federation.path / "ledger.jsonl")
+    assert state.round == 24
+    assert len(federation.of_kind("update_refused")) > 5
+    assert min(gaps(events)) == 4
+    assert sum(len(each) for each in participants_in(events).values()) > 60
+    assert check_privacy(events).epsilon == pytest.approx(8)
+    spent = [event["epsilon"] for event in federation.of_kind("privacy_spent")]
+    assert spent == sorted(spent)
+    assert spent[0] < spent[3] < 5 < spent[-1]
+
+
+def test_a_cohort_that_cannot_be_filled_is_smaller_and_says_so_and_too_few_end_the_run(federate, fake_model):
+    federation = begin(federate, fake_model, independent(4, 3), names=6, quorum=2)
+    federation.channel.gone = {100}
+    with pytest.raises(
+        PeerError, match=r"round 3 got 1 usable updates .*; 4 may not take part yet, because dp-min-sep"
+    ):
+        federation.run()
+    assert federation.of_kind("round_started")[2]["resting"] == 4
+    assert len(federation.of_kind("round_started")[2]["cohort"]) == 1
+
+
+def test_a_run_killed_anywhere_goes_on_to_the_same_noise(federate, fake_model, snapshots_of):
+    snapshots = snapshots_of(begin(federate, fake_model, blt_for(4, 2), wire="bf16"))
+    expected = snapshots.run()
+    for where, killed in snapshots.killed[::7]:
+        assert killed.run().adapter.digest() == expected.adapter.digest(), where
+        assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 2, 3, 4], where
+
+
+def test_the_noise_of_a_run_has_the_stated_covariance(federate, fake_model, monkeypatch):
+    wide = Layout.of({"layer.lora_A.weight": [2, 10_000], "layer.lora_B.weight": [3, 2]})
+    monkeypatch.setattr(conftest, "layout_of", lambda _rank: wide)
+    correlation = blt_for(4, 2)
+    federation = begin(federate, fake_model, correlation)
+    federation.run()
+    states = [federation.initial, *(each.adapter for each in federation.published[:4])]
+    # Updates are clipped to 0.5 over all numbers, so nearly all of a number's change is noise.
+    noise = [subtract(after, before).flat.astype(np.float64) for before, after in itertools.pairwise(states)]
+    c = np.eye(4) + np.diag(np.full(3, correlation.coefficients[1] / 16), -1)
+    inverse = np.linalg.inv(c)
+    expected = (federation.privacy.noise_multiplier * 0.5 / 2) ** 2 * inverse @ inverse.T
+    np.testing.assert_allclose(np.cov(noise), expected, atol=0.05 * expected.max())
+
+
+def test_noise_is_not_drawn_again_for_other_updates(federate, fake_model, tmp_path):
+    federation = begin(federate, fake_model, blt_for(4, 2))
+    killed = killed_once_intended(federation, tmp_path, 2)
+    for stored in killed.path.glob("spool/round-000002/*.envelope"):
+        stored.unlink()
+    killed.models = {name: fake_model(-9, 7) for name in killed.models}
+    killed.channel = killed._connect()
+    assert killed.run().round == 1
+    assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 2]
+    (ended,) = killed.of_kind("ended_early")
+    assert "the noise of round 2 was drawn for other updates" in ended["reason"]
+    assert killed.run().round == 1
+
+
+def test_whoever_has_the_key_recomputes_correlated_noise(federate, fake_model):
+    federation = begin(federate, fake_model, blt_for(4, 2), keep_updates=True)
+    federation.run()
+    assert replayed(federation) == 4
+    (federation.path / "spool" / "round-000002").rename(federation.path / "spool" / "gone")
+    with pytest.raises(PeerError, match="is missing"):
+        replayed(federation)
+
+
+def test_an_update_that_comes_too_soon_stops_the_run(federate, fake_model, monkeypatch):
+    federation = begin(federate, fake_model, blt_for(4, 2))
+    monkeypatch.setattr(
+        "plait.rounds.coordinator.choose_cohort", lambda clients, size, **_: (tuple(sorted(federation.models))[:2], ())
+    )
+    with pytest.raises(
+        PeerError, match="update of 'c00' in round 2 comes too soon after its last, expected at least 2"
+    ):
+        federation.run()
+    assert len(federation.of_kind("noise_intended")) == 1
+
+
+def test_a_ledger_whose_clients_did_not_rest_is_refused(federate, fake_model, monkeypatch):
+    federation = begin(federate, fake_model, blt_for(4, 2))
+    monkeypatch.setattr(PrivateRounds, "resting", lambda self, number: frozenset())
+    federation.run()
+    events = read_events(federation.path / "ledger.jsonl")
+    with pytest.raises(PeerError, match=r"'c0\d' takes part in round \d, expected not before round \d"):
+        check_privacy(events)
+    wide = CorrelatedNoise(coefficients=(16, 9, 9), shift=4, separation=2, rounds=4)
+    events = [
+        event.model_copy(update={"correlation": wide}) if isinstance(event, PrivacyStarted) else event
+        for event in events
+    ]
+    with pytest.raises(PeerError, match="the ledger has 3 coefficients of noise, expected 1 to 2"):
+        check_privacy(events)
+
+
+def test_correlated_noise_without_that_of_a_round_before_is_not_drawn():
+    privacy = privacy_of(blt_for(4, 2))
+    rounds = PrivateRounds(privacy, RunKey(b"k" * 32), intents=[], record=lambda event: None)
+    with pytest.raises(PeerError, match="no noise of round 1, expected it: that of round 2 needs it"):
+        rounds.keys_for(2, b"digest", clip_norm=0.5)
