@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
@@ -105,6 +106,14 @@ class OneRun:
         from server.log import say as log
 
         log("page-link-used" if used else "page-link-made", operator=by, role=role)
+
+
+def load_libraries(*, quiet: bool) -> None:
+    """Import what serving a run needs, which takes seconds."""
+    add_apps_to_path()
+    with status("loading libraries", quiet=quiet):
+        for name in ("plait.federation", "plait.flower.apps", "plait.training.blueprint", "server.grpc_grid"):
+            import_module(name)
 
 
 def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk | None = None) -> GrpcGrid:

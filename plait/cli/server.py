@@ -56,6 +56,14 @@ def server(
             min=0.1,
         ),
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="With --stay: if a server serves --out already, load everything, wait until it has ended, and go on "
+            "in its place.",
+        ),
+    ] = False,
     page: PageAddress = "",
     alerts: Annotated[
         Path | None,
@@ -98,10 +106,11 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        serve_queue(directory, serving, give_up_s=give_up_s, page=page, alerts=alerts)
+        serve_queue(directory, serving, give_up_s=give_up_s, take_over=take_over, page=page, alerts=alerts)
         return
-    if give_up_s is not None:
-        raise ConfigError("--give-up-s is given without --stay, expected both")
+    for name, is_given in {"give-up-s": give_up_s is not None, "take-over": take_over}.items():
+        if is_given:
+            raise ConfigError(f"--{name} is given without --stay, expected both")
     for key in CLIENTS_SETTINGS:
         if key in given:
             raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
@@ -165,27 +174,47 @@ def serve(
 
 
 def serve_queue(
-    directory: Path, serving: Serving, *, give_up_s: float | None, page: str = "", alerts: Path | None = None
+    directory: Path,
+    serving: Serving,
+    *,
+    give_up_s: float | None,
+    take_over: bool = False,
+    page: str = "",
+    alerts: Path | None = None,
 ) -> None:
     """Serve the runs of a federation until the process is told to end.
+
+    Args:
+        directory: of the federation.
+        serving: where and how to serve.
+        give_up_s: seconds until a run ends whose connected clients cannot take part; None for the default.
+        take_over: whether to wait for the end of the server that serves it now.
+        page: address of the live page; empty for none.
+        alerts: file of alerts; None for none.
 
     Raises:
         Interrupted: it was.
         PlaitError: it cannot serve.
     """
+    from plait.api.service import load_libraries
     from plait.api.standing import GIVE_UP_S, Standing
+    from plait.queue import held
 
     machine.share_memory_between_threads()
-    standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
-    _log_to(directory / "server.log")
-    _stop_on_signals("the same command")
-    with (
-        page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing),
-        alerts_beside(directory, alerts, folder=True, desk=standing),
-    ):
-        standing.serve(
-            on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
-        )
+    if take_over:
+        # Before the other one ends, so that clients wait for a fraction of a second.
+        load_libraries(quiet=False)
+    with held(directory, wait=take_over, on_wait=lambda: say(f"waiting for the server of {directory}", quiet=False)):
+        standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
+        _log_to(directory / "server.log")
+        _stop_on_signals("the same command")
+        with (
+            page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing),
+            alerts_beside(directory, alerts, folder=True, desk=standing),
+        ):
+            standing.serve(
+                on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
+            )
 
 
 def _log_to(path: Path) -> None:
