@@ -39,8 +39,8 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
     """
     check_trainer(str(run_config.get("trainer", "")), settings.trainer)
     own: dict[str, Scalar] = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
-    if settings.base:
-        own |= {"base": settings.base, "revision": ""}
+    if base := settings.base_for(str(run_config.get("base", ""))):
+        own |= {"base": base, "revision": ""}
     return dict(run_config) | own
 
 
@@ -56,8 +56,9 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
 
     quiet_libraries()
     choose_compute(settings.device, settings.dtype)
-    if settings.base:
-        locate_base(settings.base, progress=progress)
+    for base in settings.bases.values() or [settings.base]:
+        if base:
+            locate_base(base, progress=progress)
 
 
 def open_runner(
@@ -101,7 +102,8 @@ def open_runner(
     table = node_run_config(run.config, settings)
     settled = settle(config_from_table(table, where="run configuration"))
     config = settled.config
-    if not settings.base and not is_known_to_all(config.base):
+    own_base = settings.base_for(told.base)
+    if not own_base and not is_known_to_all(config.base):
         raise ConfigError(
             f"base of the run is '{shown(config.base)}', a directory of the server's or nothing that plait knows; "
             "give --base DIRECTORY with the model that the run adapts"
@@ -114,7 +116,7 @@ def open_runner(
             config.base, revision=config.revision, progress=progress, check_size=policy.check_download
         )
     except ConfigError as error:
-        hint = "" if settings.base else "; give --base DIRECTORY if it is called otherwise here"
+        hint = "" if own_base else "; give --base DIRECTORY if it is called otherwise here"
         raise ConfigError(f"{error}{hint}") from error
     found = bytes.fromhex(located.reference.fingerprint)
     if run.base_fingerprint and found != run.base_fingerprint:

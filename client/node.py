@@ -295,7 +295,8 @@ class Node:
             self._journal.tell("trouble", str(error))
         if not (folder / "own").is_file():
             return
-        base = settings.base or shown(str(run.config.get("base", "BASE")))
+        named = str(run.config.get("base", "BASE"))
+        base = settings.base_for(named) or shown(named)
         command = shlex.join(["plait", "export", str(folder), "my-adapter", "--to", "peft", "--base", base])
         self._journal.tell("own_adapter", f"this client's personalized adapter: {command}", folder=str(folder))
 

@@ -28,7 +28,8 @@ class NodeSettings:
         data: its own data, as `plait.data.as_dataset` takes them.
         columns: which of their columns hold what, as in the run configuration.
         split: the split to train on, or this and the one that is held out, as in the run configuration.
-        base: replaces the run's base, if it has another name here; empty for the run's.
+        base: replaces the run's base, if it has another name here: one for all runs, or ``NAME=DIRECTORY,…`` by the
+            name that a run gives it; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
         allow_plugins: modules whose parts a run may name.
         device: as in the run configuration.
@@ -63,6 +64,19 @@ class NodeSettings:
     def credential(self) -> Credential:
         """The node's identity, for the server."""
         return Credential(self.name, self.kit.node_key if self.kit else None, self.labels)
+
+    @property
+    def bases(self) -> dict[str, str]:
+        """The bases that the operator named by the run's name for them; empty where one is for all runs."""
+        return _named_bases(self.base)
+
+    def base_for(self, named: str) -> str:
+        """What replaces a run's base here; empty for nothing.
+
+        Args:
+            named: the run's name for it.
+        """
+        return self.bases.get(named, "") if self.bases else self.base
 
 
 def check_settings(
@@ -109,6 +123,7 @@ def check_settings(
             "kit is missing, expected --kit DIR with the start-up kit that `plait provision` made for this node "
             "(or --insecure for a server on this machine)"
         )
+    _named_bases(base)
     if max_memory_gb < 0:
         raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
     if max_rank < 0:
@@ -150,6 +165,18 @@ def check_settings(
         allow_plugins=tuple(allow_plugins),
         labels=parse_labels(labels, what="labels"),
     )
+
+
+def _named_bases(text: str) -> dict[str, str]:
+    if "=" not in text or Path(text).expanduser().is_dir():
+        return {}
+    bases: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, place = (each.strip() for each in part.partition("="))
+        if not name or not place or name in bases:
+            raise ConfigError(f"base is '{text}', expected one DIRECTORY, or NAME=DIRECTORY,… with every name once")
+        bases[name] = place
+    return bases
 
 
 def check_trainer(named: str, allowed: str) -> None:

@@ -41,7 +41,7 @@ class Client:
         kit: the client's start-up kit, from ``plait provision``.
         insecure: whether to connect without TLS and keys, to this machine only.
         name: of the client, if it has no kit; by default the name of the data.
-        base: the run's base, if it has another name or path here, or is in memory.
+        base: the run's base, if it has another name or path here, or is in memory; ``NAME=DIRECTORY,…`` for several.
         tokenizer: of a base in memory.
         trainer: the local trainer that a run may name.
         allow_plugins: modules whose parts, such as a loss, a run may name; installed distributions need no permission.

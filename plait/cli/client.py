@@ -29,7 +29,11 @@ def client(
         bool, typer.Option("--insecure", help="Connect without TLS and keys; loopback addresses only.")
     ] = False,
     base: Annotated[
-        str, typer.Option("--base", help="The run's base, if it has another name or path on this machine.")
+        str,
+        typer.Option(
+            "--base",
+            help="The run's base, if it has another name or path on this machine; NAME=DIR,NAME=DIR for several.",
+        ),
     ] = "",
     trainer: Annotated[
         str, typer.Option("--trainer", help="Allow this local trainer, MODULE:FUNCTION, if the run uses one.")

@@ -34,6 +34,8 @@ def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> No
     assert changed == {"base", "revision", "device", "dtype", "threads"}
     assert (own["base"], own["revision"], own["threads"], own["rank"]) == ("mine", "", 1, 3)
     assert node_run_config(sent, settings(tmp_path))["base"] == "theirs"
+    assert node_run_config(sent, settings(tmp_path, base="theirs=mine,other=no"))["base"] == "mine"
+    assert node_run_config(sent, settings(tmp_path, base="other=no"))["base"] == "theirs"
 
 
 def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:

@@ -41,9 +41,23 @@ def test_memory_is_counted_in_bytes() -> None:
     assert check_settings(server="localhost:1", data="x", insecure=True, max_memory_gb=1.5).max_memory_bytes == 1.5e9
 
 
+def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp_path: Path) -> None:
+    def bases(text: str) -> list[str]:
+        settings = check_settings(server="localhost:1", data="x", insecure=True, base=text)
+        return [settings.base_for(name) for name in ("news", "law", "tiny")]
+
+    assert bases("") == ["", "", ""]
+    assert bases("mine") == ["mine", "mine", "mine"]
+    assert bases("news=/a, law=/b") == ["/a", "/b", ""]
+    (tmp_path / "v=2").mkdir()
+    assert bases(str(tmp_path / "v=2")) == [str(tmp_path / "v=2")] * 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"base": "news=/a,/b"}, "expected one DIRECTORY, or NAME=DIRECTORY"),
+        ({"base": "news=/a,news=/b"}, "with every name once"),
         ({"server": "plait.example.org:9440", "insecure": True}, "expected a server on this machine"),
         ({"insecure": False}, "expected --kit DIR"),
         ({"server": "localhost"}, "expected HOST:PORT"),

@@ -80,6 +80,13 @@ def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: C
         time.sleep(0.01)
 
 
+def unused_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @dataclass
 class Deployment:
     """A server and its clients, each in a folder that stands for a machine."""
@@ -261,13 +268,7 @@ def simulated(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Gives ports on which nothing listens."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return find
+    return unused_port
 
 
 @pytest.fixture

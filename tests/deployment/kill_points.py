@@ -18,7 +18,6 @@ import json
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -132,7 +131,7 @@ def _run(
     reference: bytes,
 ) -> dict[str, object]:
     """One run from its beginning to its end, with kills."""
-    deployment = deployed.Deployment(folder, federation, _free_port())
+    deployment = deployed.Deployment(folder, federation, deployed.unused_port())
     journals = Journals(folder)
     try:
         deployment.serve(*OPTIONS)
@@ -213,12 +212,6 @@ def _verified(run: Path) -> bool:
     output = run.parent / "verified"
     process = deployed.plait("verify", run, "--json", folder=run.parent, output=output)
     return process.wait() == 0 and json.loads(output.read_text())["replayed"] == ROUNDS
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

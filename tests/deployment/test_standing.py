@@ -3,175 +3,84 @@
 from __future__ import annotations
 
 import json
-import random
+import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
-import plait
-from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.queue import Entry, State, read_queue
 from plait.rounds.ledger import read_lines
-from plait.transport.operations import AwayError, OperatorCalls
-from plait.trust import StaffKit, provision
-from tests.commands import Command
+from tests.deployment.standing import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
 
-WEIGHTS = "adapter/adapter_model.safetensors"
-COMMON = {
-    "base": "tiny", "clients": 2, "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
-    "learning_rate": 1e-2, "dtype": "float32", "seed": 5,
-}  # fmt: skip
-WRITERS, JUDGES = ("alice", "bob"), ("carol", "dave")
-RUNS = {
-    "ruled": ({**COMMON, "rule": "fedex", "wire": "fp32"}, WRITERS, "text"),
-    "methodical": ({**COMMON, "method": "dora"}, WRITERS, "text"),
-    "judging": ({**COMMON, "labels": "calm,loud"}, JUDGES, "judge"),
-}
-"""Another rule, another method, one classification: each with its clients and the label that they state."""
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    generator = random.Random(name)
-    rows: list[dict[str, str]] = []
-    for number in range(24):
-        text = " ".join(
-            generator.choices(
-                ["every", "client", "trains", "on", "what", "it", "has", "and", "sends", "a", "small", "delta", "back"],
-                k=40,
-            )
-        )
-        judged = {"label": ("calm", "loud")[number % 2]} if name in JUDGES else {}
-        rows.append({"text": f"{text} {name}", "author": name, **judged})
-    return rows
-
-
-@dataclass
-class Federation:
-    """One server that stays, four clients, an operator and an observer."""
-
-    folder: Path
-    kits: Path
-    port: int
-    server: Command | None = None
-
-    @property
-    def directory(self) -> Path:
-        return self.folder / "standing"
-
-    def calls(self, who: str = "operators/olga") -> OperatorCalls:
-        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.kits / who))
-
-    def start(self) -> None:
-        with (self.folder / "output").open("ab") as output:
-            self.server = Command(
-                "server", "--stay", "--kit", self.kits / "server", "--listen", f"127.0.0.1:{self.port}",
-                "--out", self.directory, "--give-up-s", "0.5", stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def kill(self) -> None:
-        assert self.server is not None
-        self.server.kill()
-        self.server.wait()
-
-    def until(self, condition: Callable[[], object], *, patience_s: float = 300.0) -> None:
-        end = time.monotonic() + patience_s
-        while not condition():
-            assert self.server is None or self.server.poll() is None, (self.folder / "output").read_text()
-            assert time.monotonic() < end, (self.folder / "output").read_text()
-            time.sleep(0.02)
-
-    def entry(self, run: str) -> Entry:
-        return next(entry for entry in read_queue(self.directory) if entry.run == run)
-
-    def events(self, run: str) -> list[str]:
-        ledger = self.directory / "runs" / run / "ledger.jsonl"
-        return [str(line["event"]) for line in read_lines(ledger)] if ledger.exists() else []
-
-    def over(self, run: str) -> Entry:
-        self.until(lambda: self.entry(run).is_over)
-        return self.entry(run)
-
-
-def _connected(federation: Federation, names: tuple[str, ...]) -> bool:
-    with suppress(AwayError):
-        clients = federation.calls("observers/ivo").runs()["clients"]
-        return {client["name"] for client in clients} >= set(names)
-    return False
+RUNS = ("ruled", "rebased", "judging")
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    import socket
-
-    folder = tmp_path_factory.mktemp("standing")
-    kits = folder / "kits"
-    names = (*WRITERS, *JUDGES)
-    provision(kits, names, ("localhost",), operators=("olga", "otto"), observers=("ivo",), now=datetime.now(UTC))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "policy.toml").write_text("min-examples = 1\nmin-tokens = 1\n")
-    federation = Federation(folder, kits, port)
-    federation.start()
-    clients = [
-        plait.Client(
-            _rows(name),
-            server=f"localhost:{port}",
-            kit=kits / "clients" / name,
-            state=folder / "state",
-            policy=folder / "policy.toml",
-            dtype="float32",
-            labels="judge" if name in JUDGES else "text",
-            quiet=True,
-        )
-        for name in names
-    ]
-    for client in clients:
-        client.start()
-    federation.until(lambda: _connected(federation, names))
-    yield federation
-    for client in clients:
-        client.stop()
-    federation.server.send_signal(signal.SIGTERM)
-    federation.server.wait(timeout=60)
+    federation = Federation.make(tmp_path_factory.mktemp("standing"))
+    try:
+        federation.begin()
+        yield federation
+    finally:
+        federation.end()
 
 
 @pytest.fixture(scope="module")
-def ended(federation: Federation) -> dict[str, Entry]:
+def asked(federation: Federation) -> dict[str, Asked]:
+    return three_runs(federation.folder)
+
+
+@pytest.fixture(scope="module")
+def ended(federation: Federation, asked: dict[str, Asked]) -> dict[str, Entry]:
     """Three runs in a row, the server killed in each of them; no client is touched."""
-    olga = federation.calls()
-    for name, (settings, _, label) in RUNS.items():
-        table = config_from_table(settings).to_table()
-        assert olga.submit(table, name=name, cohort_labels=[label]) == name
-    moments = {"ruled": "round_finished", "methodical": "update_received", "judging": "clients_described"}
+    for name, run in asked.items():
+        federation.submit(name, run)
+    moments = {"ruled": "round_finished", "rebased": "update_received", "judging": "clients_described"}
     for run, moment in moments.items():
         federation.until(
             lambda run=run, moment=moment: moment in federation.events(run) or federation.entry(run).is_over
         )
         federation.kill()
         federation.start()
-    return {run: federation.over(run) for run in RUNS}
+    return {run: federation.over(run) for run in asked}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
-def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(federation, ended, tmp_path, run):
-    settings, names, _ = RUNS[run]
+def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(federation, asked, ended, tmp_path, run):
     assert (ended[run].state, ended[run].detail) == (State.FINISHED, "")
     assert "resumed" in federation.events(run)
-    rows = [row for name in names for row in _rows(name)]
-    plait.simulate(rows, partition="natural:author", out=tmp_path / "run", quiet=True, **settings)
-    served = federation.directory / "runs" / run
-    assert (served / WEIGHTS).read_bytes() == (tmp_path / "run" / WEIGHTS).read_bytes()
+    assert federation.weights(run) == simulated(asked[run], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_another_server_takes_over_in_mid_round_and_nobody_trains_a_round_twice(federation, asked, ended):
+    del ended
+    for number in count():
+        run = f"taken-over-{number}"
+        federation.submit(run, asked["ruled"])
+        federation.until(lambda run=run: "round_started" in federation.events(run))
+        federation.clients["alice"].send_signal(signal.SIGSTOP)
+        federation.until(lambda run=run: federation.updates(run) % 2 or federation.entry(run).is_over)
+        if not federation.entry(run).is_over:
+            break
+        federation.clients["alice"].send_signal(signal.SIGCONT)  # both were faster than this loop
+    old = federation.server
+    federation.start("--take-over")
+    federation.until(lambda: f"waiting for the server of {federation.directory}" in federation.printed())
+    assert old.poll() is None
+    old.send_signal(signal.SIGTERM)
+    federation.clients["alice"].send_signal(signal.SIGCONT)
+    assert old.wait(60) == 1
+    assert federation.over(run).state is State.FINISHED
+    assert federation.weights(run) == federation.weights("ruled")
+    assert federation.events(run).count("resumed") == 1
+    assert "round_missed" not in federation.events(run)
+    assert set(federation.trainings().values()) == {1}
 
 
 @pytest.mark.slow
@@ -232,12 +141,16 @@ def test_what_cannot_run_is_refused_in_one_line_and_not_queued(federation, ended
 def test_a_run_that_no_client_can_do_fails_with_the_reason_and_the_next_one_is_served(federation, ended):
     del ended
     olga, table = federation.calls(), config_from_table(COMMON).to_table()
-    # Clients with text alone cannot classify, and one that they could not have been given has no base.
-    base = olga.submit({**table, "base": str(federation.folder)}, cohort_labels=["text"])
+    nobodys = federation.folder / "nobodys"
+    shutil.copytree(federation.folder / OTHER_BASE, nobodys)
+    unheld = olga.submit({**table, "base": str(nobodys)}, cohort_labels=["text"])
+    none = olga.submit({**table, "base": str(federation.folder)}, cohort_labels=["text"])
     greedy = olga.submit({**table, "method": "full"}, cohort_labels=["text"])
     after = federation.calls("operators/otto").submit({**table, "rounds": 1}, cohort_labels=["text"])
-    assert federation.over(base).state is State.FAILED
-    assert str(federation.folder) in federation.over(base).detail
+    assert federation.over(unheld).state is State.FAILED
+    assert "base of the run is 'nobodys', a directory of the server's" in federation.over(unheld).detail
+    assert federation.over(none).state is State.FAILED
+    assert f"base '{federation.folder}' has no config.json" in federation.over(none).detail
     assert federation.over(greedy).state is State.FAILED
     assert "methods of this client's policy" in federation.over(greedy).detail
     assert (federation.over(after).state, federation.entry(after).by) == (State.FINISHED, "otto")
