@@ -9,7 +9,7 @@ from plait.errors import BaseMismatchError, PeerError
 from plait.v1 import federation_pb2 as pb
 
 _REMEDIES: Mapping[int, str] = {
-    pb.REFUSED_REASON_PROTOCOL: "install the plait version that the server runs",
+    pb.REFUSED_REASON_PROTOCOL: "or install the plait version that the server runs",
     pb.REFUSED_REASON_UNKNOWN_KEY: "if this name is provisioned, the server's operator must copy clients.json from the "
     "server folder that `plait provision` made into the server's kit; otherwise have it provisioned and use that kit",
     pb.REFUSED_REASON_REVOKED_KEY: "ask the server's operator for a new kit",

@@ -19,7 +19,8 @@ PRIVACY_KEYS = frozenset(
     }
 )  # fmt: skip
 
-MASKED_KEYS = frozenset({"secure-aggregation"})
+LATER_KEYS = frozenset({"secure-aggregation", "step-budget"})
+"""Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
 
 WELCOME_KEYS = frozenset(
     {
@@ -27,14 +28,14 @@ WELCOME_KEYS = frozenset(
         "base", "revision", "labels", "method", "rank", "alpha", "client-ranks", "rank-pattern", "bias",
         "virtual-tokens", "dropout", "target-modules",
         # How clients train and measure.
-        "local-steps", "step-budget", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
+        "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss", "proximal", "feddyn",
         "moments", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
         # What the server promises about privacy; only sent if it does.
-        *PRIVACY_KEYS, *MASKED_KEYS,
+        *PRIVACY_KEYS, *LATER_KEYS,
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""
@@ -43,8 +44,8 @@ WELCOME_KEYS = frozenset(
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
     keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
-    if not table.get("secure-aggregation"):
-        keys -= MASKED_KEYS
+    default = RunConfig().to_table()
+    keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().is_dir():

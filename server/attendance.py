@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
-from plait.transport.protocol import HEAD_BYTES
+from plait.transport.protocol import HEAD_BYTES, STAYING_VERSION
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
 from server.hosting import HostedRun, Hosting
@@ -110,7 +110,9 @@ class Attendance:
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
         if self.hosting.stays and not enrolment.stays:
             raise EnrolmentRefused(
-                pb.REFUSED_REASON_PROTOCOL, "this server stays between runs, expected a node that does, protocol 2"
+                pb.REFUSED_REASON_PROTOCOL,
+                f"this server stays between runs, expected a node that does, protocol {STAYING_VERSION}: upgrade the "
+                "plait of this client, which is the older one",
             )
         session = self._sessions.attach(
             enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels, version=enrolment.version

@@ -11,7 +11,14 @@ from typing import Protocol
 
 from plait.errors import ConfigError, PeerError
 from plait.transport.labels import are_labels
-from plait.transport.protocol import LEAST_PROTOCOL_VERSION, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
+from plait.transport.protocol import (
+    LEAST_PROTOCOL_VERSION,
+    NONCE_BYTES,
+    PROTOCOL_VERSION,
+    STAYING_VERSION,
+    agreed_version,
+    enrolment_bytes,
+)
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
 from plait.trust.register import Verdict
@@ -88,6 +95,7 @@ class Enrolment:
 
     def __post_init__(self) -> None:
         self._hello = pb.Hello()
+        self._protocol = 0
         self._nonce = secrets.token_bytes(NONCE_BYTES)
 
     @property
@@ -108,7 +116,7 @@ class Enrolment:
     @property
     def stays(self) -> bool:
         """Whether the node can stay for another run."""
-        return self._hello.protocol >= PROTOCOL_VERSION
+        return self._protocol >= STAYING_VERSION
 
     @property
     def public_key(self) -> bytes:
@@ -124,11 +132,9 @@ class Enrolment:
         if event.WhichOneof("event") != "hello":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
         hello = event.hello
-        if not LEAST_PROTOCOL_VERSION <= hello.protocol <= PROTOCOL_VERSION:
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_PROTOCOL,
-                f"protocol version is {hello.protocol}, expected {LEAST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}",
-            )
+        protocol = agreed_version(newest=hello.protocol, least=hello.least_protocol)
+        if protocol is None:
+            raise EnrolmentRefused(pb.REFUSED_REASON_PROTOCOL, _who_must_upgrade(hello))
         try:
             check_client_name(hello.name)
         except ConfigError as error:
@@ -152,8 +158,8 @@ class Enrolment:
         # If keys are required, TLS has checked a certificate, and its name must match too.
         if self.certified_name != hello.name and (self.admission is not None or self.certified_name is not None):
             raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name differs from the certificate's")
-        self._hello = hello
-        return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
+        self._hello, self._protocol = hello, protocol
+        return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce, protocol=protocol))
 
     def check(self, event: pb.FromNode) -> None:
         """Check the node's proof.
@@ -173,3 +179,13 @@ class Enrolment:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_BAD_PROOF, "signature does not fit the key, expected one over this challenge"
             )
+
+
+def _who_must_upgrade(hello: pb.Hello) -> str:
+    least = hello.least_protocol or hello.protocol
+    spoken = f"{least} to {hello.protocol}" if least < hello.protocol else f"{hello.protocol}"
+    where = "of this client" if hello.protocol < LEAST_PROTOCOL_VERSION else "of the server"
+    return (
+        f"protocol version is {spoken}, expected {LEAST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}: upgrade the plait "
+        f"{where}, which is the older one"
+    )

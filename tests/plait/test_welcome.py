@@ -70,6 +70,8 @@ def test_clients_are_told_of_privacy_only_where_the_run_has_some():
 
 
 def test_clients_are_told_of_masks_only_where_the_run_has_some():
+    assert "step-budget" not in welcome_table(RunConfig().to_table())
+    assert welcome_table(RunConfig(step_budget="speed").to_table())["step-budget"] == "speed"
     assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
     told = welcome_table(RunConfig(secure_aggregation=True).to_table())
     assert config_from_welcome(told).secure_aggregation
