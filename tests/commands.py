@@ -236,14 +236,17 @@ def _main() -> None:
     near.set_inheritable(False)
     for name in LOADED:
         importlib.import_module(name)
-    # For all processes.
-    plots_unrendered().__enter__()
     # What is there is there in all processes; a collector that looks at it would copy its pages.
     gc.collect()
     gc.freeze()
-    asked = _fork_what_is_asked_for(near)
-    if asked is None:
-        return
+    # In all processes, to their ends.
+    with plots_unrendered():
+        asked = _fork_what_is_asked_for(near)
+        if asked is not None:
+            _run(asked)
+
+
+def _run(asked: Mapping[str, object]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
