@@ -14,6 +14,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native, "cache_directory", lambda: tmp_path)
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another source, for the compiler takes seconds over the kernels."""
+    monkeypatch.setattr(native, "kernel_source", lambda: 'extern "C" void nothing() {}\n')
+
+
 def build() -> ctypes.CDLL | None:
     return native.native_library.__wrapped__()
 
@@ -44,6 +50,7 @@ def test_what_is_no_library_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert build() is None
 
 
+@pytest.mark.usefixtures("short")
 def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if build() is None:
         pytest.skip("no C++ compiler here")
@@ -54,6 +61,7 @@ def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch,
     assert built.stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("how", ["writable file", "writable folder", "symbolic link", "foreign file"])
 def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path: Path, how: str) -> None:
     if build() is None:
