@@ -1,4 +1,7 @@
-"""Every fuzzer finds nothing in 10,000 runs; with atheris if installed, otherwise with mutants of valid input."""
+"""Every fuzzer finds nothing in 1,000 runs, with atheris if installed, otherwise with mutants of valid input.
+
+`make scoreboard` has 100,000 of each.
+"""
 
 import subprocess
 import sys
@@ -6,12 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+from tests.fuzz.harness import HAS_ATHERIS
+
 TARGETS = sorted(Path(__file__).parent.glob("fuzz_*.py"))
+# In a process that is forked; atheris has to see a target's imports, in one that has imported nothing.
+FORKED = """
+import runpy, sys
+del sys.argv[0]
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda path: path.stem)
 def test_nothing_but_peer_errors_comes_out(target, tmp_path):
-    command = [sys.executable, str(target), "-atheris_runs=10000", "-seed=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    options = ("-atheris_runs=1000", "-seed=1")
+    if HAS_ATHERIS:
+        command = [sys.executable, str(target), *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    else:
+        done = run_command(target, target.parent, *options, cwd=tmp_path, program=FORKED, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert HAS_ATHERIS or "1000 mutants" in done.stdout

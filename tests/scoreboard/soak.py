@@ -24,7 +24,7 @@ MOST_FILES_A_ROUND = 1e-4
 @no_waiting_for_the_disk()
 def run(*, full: bool, scratch: Path) -> Row:
     """One run; memory and files are looked at a hundred times."""
-    rounds = ROUNDS if full else 2000
+    rounds = ROUNDS if full else 1000
     federation = of_numbers.Federation(
         scratch / "run", {"alice": FakeModel(1.0, 3), "bob": FakeModel(4.0, 7)}, wire="bf16", rounds=rounds,
         eval_every=rounds // 4,

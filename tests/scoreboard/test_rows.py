@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+
 RUN = Path(__file__).with_name("run.py")
 ROWS = (
     "soak", "malformed", "forged", "killed", "clients_killed", "network", "straggler", "door", "members", "names",
@@ -19,11 +21,13 @@ pytestmark = [
 ]
 
 
-# In a process of its own each, so that they spread over workers.
+# In a process of its own each, so that they spread over workers; forked, so that none takes time to load libraries.
+FORKED = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_everything_that_was_tried_held(row):
-    command = [sys.executable, str(RUN), "--quick", "--rows", row]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    done = run_command(RUN, "--quick", "--rows", row, program=FORKED, timeout=1800)
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(said) == 1, done.stderr[-2000:]
     assert said[0]["ok"], said[0].get("failures")
