@@ -36,7 +36,10 @@ def test_the_readme_s_program_runs_with_a_reader_s_own_file(tmp_path: Path) -> N
         out=tmp_path / "runs/fedavg",
         quiet=True,
     )
-    (tmp_path / "program.py").write_text(program.replace('base="smollm2-135m"', 'base="tiny"') + "print(repr(run))\n")
+    (tmp_path / "program.py").write_text(
+        program.replace('base="smollm2-135m"', 'base="tiny", seq_len=64, local_steps=2').replace("rounds=5", "rounds=2")
+        + "print(repr(run))\n"
+    )
     done = subprocess.run(
         [sys.executable, "program.py"],
         cwd=tmp_path,

@@ -75,7 +75,7 @@ def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path) -> None:
-    text = "\n".join(f"line {number} of a small book" for number in range(400))
+    text = "\n".join(f"line {number} of a small book" for number in range(100))
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": text[::-1]}) + "\n")
 
     def run(name: str) -> tuple[bytes, object]:

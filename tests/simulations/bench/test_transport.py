@@ -1,8 +1,6 @@
 """The whole benchmark, small: it measures, whatever the figures are."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,14 +12,13 @@ from simulations.bench.transport import ChannelRounds, Compared, Times
 from simulations.bench.transport_raw import frames, receive
 from simulations.bench.transport_sockets import SocketServer
 from simulations.bench.transport_sockets import main as bare_node
+from tests.commands import run_command
 
 KEYS = {"row", "value", "unit", "peers", "limit", "ratio_to_best_peer", "ratio_to_limit"}
 
 
 def bench(*options: str) -> list[dict]:
-    program = "from plait.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "bench", "transport", "--json", "--rounds", "1", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = run_command("bench", "transport", "--json", "--rounds", "1", *options, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
