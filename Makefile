@@ -36,8 +36,9 @@ endif
 simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, with a report
 	$(BIN)/plait simulate $(ARGS)
 
-# Workers take tests from each other, so that a long file does not leave the others idle.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# Workers take tests from each other, so that a long file does not leave the others idle. Tests are compiled once, whatever
+# the environment says of bytecode: rewriting all their assertions takes each worker seconds.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: $(STAMP)  ## All tests that need no GPU
 	$(PYTEST) -m 'not gpu' $(ARGS)

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ("plait/rounds/events.py", "tests/plait/rounds/test_events.py")
 
 
+@pytest.mark.slow
 def test_the_diff_that_adds_an_event_applies_and_its_tests_pass(tmp_path) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (diff,) = re.findall(r"## Adding a ledger event\n.*?```diff\n(.*?)```", page, re.DOTALL)

@@ -48,6 +48,7 @@ def audited(federate) -> Audit:
     return Audit.of(right, guesses, canaries=scores.size, delta=DELTA)
 
 
+@pytest.mark.slow
 def test_what_canary_clients_prove_of_the_real_fold_lies_below_epsilon(federate):
     found = audited(federate)
     assert found.bound < EPSILON < found.most
@@ -62,6 +63,7 @@ def _unclipped(values, *, clip_norm, radius, key):
     return np.rint(values * (radius / clip_norm)).astype(np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["noise", "clip"])
 def test_they_notice_a_fold_without_noise_or_clip(federate, monkeypatch, broken):
     assert aggregator.PrivateMean is PrivateMean

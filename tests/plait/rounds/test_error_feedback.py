@@ -76,7 +76,8 @@ def test_an_exact_codec_has_no_gain() -> None:
         pytest.param("2", 0.25, marks=pytest.mark.slow),
         ("1", 0.25),
         pytest.param("0.5", 1.1, marks=pytest.mark.slow),
-        ("0.25", 1.1),  # a bounded lead: about the plain lag, once the drift has been steady for long
+        # A bounded lead: about the plain lag, once the drift has been steady for long.
+        pytest.param("0.25", 1.1, marks=pytest.mark.slow),
     ],
 )
 def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost(wire: str, left: float) -> None:

@@ -104,6 +104,7 @@ def test_nobody_is_asked_for_losses_and_what_clients_send_says_nothing_without_n
         assert header.examples == 0
 
 
+@pytest.mark.slow
 def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(begin, fake_model):
     federation = begin()
     federation.run()

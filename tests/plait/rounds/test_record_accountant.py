@@ -108,6 +108,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.slow
 def test_whatever_kills_the_client_what_it_answered_with_is_on_disk(tmp_path):
     # Killed as soon as it has a key that it could have answered with, after none, one, two and all rounds.
     keys: dict[str, str] = {}
@@ -127,6 +128,7 @@ def test_whatever_kills_the_client_what_it_answered_with_is_on_disk(tmp_path):
         paid(DiskMemory(tmp_path / "client"), b"a fourth")
 
 
+@pytest.mark.slow
 def test_what_a_client_allows_is_never_exceeded_whatever_the_run_asks_for():
     settings = Settings(
         local_steps=4, batch_size=10, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,

@@ -40,10 +40,16 @@ def begin(federate, fake_model, case, **more):
     ("case", "left_behind"),
     [
         ("fedavg", "clients remember"),
-        ("fedavg", "torn line"),
-        ("clients find their learning rates", "clients remember"),
-        *(("a step is taken back", left) for left in ("clients remember", "torn line")),
-        ("the best is kept", "clients remember"),
+        *(
+            pytest.param(case, left, marks=pytest.mark.slow)
+            for case, left in [
+                ("fedavg", "torn line"),
+                ("clients find their learning rates", "clients remember"),
+                ("a step is taken back", "clients remember"),
+                ("a step is taken back", "torn line"),
+                ("the best is kept", "clients remember"),
+            ]
+        ),
         # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.
         *(pytest.param(case, "clients forget", marks=pytest.mark.slow) for case in CASES),
     ],

@@ -65,6 +65,7 @@ def test_switched_off_steps_stay(astray):
     assert not federation.of_kind("step_taken_back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", ["fp32", "1", "0.25"])
 def test_a_run_that_only_improves_has_the_same_bits_watched_or_not(astray, wire):
     watched, alone = astray(rounds=3, wire=wire), astray(rounds=3, wire=wire, watch=Watch())

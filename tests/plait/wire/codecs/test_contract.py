@@ -22,7 +22,9 @@ EXACT = [codec for codec in DIAL if codec.name != "rate"]
 DELTAS = hnp.arrays(np.float32, LAYOUT.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 
 
-@pytest.mark.parametrize("wire", ["fp32", "bf16", "8", "4", "2", "1", "0.5"])
+@pytest.mark.parametrize(
+    "wire", ["fp32", "bf16", "1", *(pytest.param(rate, marks=pytest.mark.slow) for rate in ("8", "4", "2", "0.5"))]
+)
 def test_every_codec_keeps_its_contract(wire):
     assert [verdict for verdict in checked(codec_for(wire), CODEC_CHECKS) if not verdict.holds] == []
 
