@@ -366,7 +366,10 @@ class RunConfig(BaseModel, frozen=True):
     ] = 0
     take_back: Annotated[
         bool,
-        Field(description="undo half of a step after which the held-out loss is higher, and shorten the next steps"),
+        Field(
+            description="undo half of a step after which the held-out loss is higher, and shorten the next steps; "
+            "after the last round, publish the adapter from before it"
+        ),
     ] = True
     patience: Annotated[
         int,
@@ -374,7 +377,10 @@ class RunConfig(BaseModel, frozen=True):
     ] = 0
     keep: Annotated[
         Literal["best", "last"],
-        Field(description="publish the adapter of the evaluation with the lowest loss, or of the last round"),
+        Field(
+            description="publish the adapter of the evaluation with the lowest loss, or of the last round (but see "
+            "take-back)"
+        ),
     ] = "last"
     reference: Annotated[
         str, Field(description="also train baselines: central (pooled data), local (each client alone), or both")

@@ -124,7 +124,7 @@ def run_federation(
         state = coordinator.run(state)
         keeps_best = config.keep == "best"
         kept = kept_in(read_events(directory.ledger), best=keeps_best)
-        if kept is None or not keeps_best:
+        if kept is None or (not keeps_best and kept.round == state.round):
             publisher.publish(state)
             kept = kept or Kept(state.round, state.shadow.digest().hex())
         directory.tidy_clients()

@@ -64,7 +64,7 @@ def _on_watch(view: RunView) -> Iterator[str]:
     if view.ended_early:
         yield view.ended_early.sentence
     kept = view.end.kept_round if view.end else None
-    if kept is not None and kept < len(view.rounds):
+    if kept is not None and kept < len(view.rounds) and not any(event.ends for event in view.taken_back.values()):
         yield f"The published adapter is that of round {kept}, the best evaluated one."
 
 

@@ -199,10 +199,14 @@ def replay(
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
             if not standing.worse and aggregator.takes_back is not TakesBack.NOTHING:
-                state = replace(state, accepted=state.adapter)
+                state = state.accept()
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
+            if event.ends:
+                found = state.accepted_shadow.digest().hex() if state.accepted_shadow else ""
+                _check_same(event.accepted, found, event.adapter)
+                continue
             state, fields = aggregator.take_back(state)
             _check_same(state.round, str(fields["adapter"]), event.adapter)
         elif isinstance(event, ClientsDescribed):

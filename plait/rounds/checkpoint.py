@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from plait.adapters import AdapterState, Json
+from plait.adapters import AdapterState, Float32, Json
 from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, encode_arrays, encode_safetensors
 from plait.errors import EarlierFormatError, PeerError
 from plait.files import directory_written_aside, write_atomically
@@ -104,6 +104,8 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     adapters = {"adapter": state.adapter.flat}
     if state.accepted is not None:
         adapters["accepted"] = state.accepted.flat
+    if state.accepted_shadow is not None:
+        adapters["accepted-shadow"] = state.accepted_shadow.flat
     files: dict[str, bytes] = {}
     for number, track in enumerate(state.tracks):
         adapters[f"shadow-{number}"] = track.shadow.flat
@@ -176,9 +178,14 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
         clip_norm=scalars.get("clip_norm"),
         update_length=scalars.get("update_length"),
-        accepted=AdapterState(ranks.master.spec.layout, flats["accepted"]) if "accepted" in flats else None,
+        accepted=_optional(flats, "accepted", ranks),
+        accepted_shadow=_optional(flats, "accepted-shadow", ranks),
         finished=_finished(scalars),
     )
+
+
+def _optional(flats: Mapping[str, Float32], name: str, ranks: Ranks) -> AdapterState | None:
+    return AdapterState(ranks.master.spec.layout, flats[name]) if name in flats else None
 
 
 def _finished(scalars: Mapping[str, Any]) -> RoundFinished | None:

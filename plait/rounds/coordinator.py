@@ -620,13 +620,34 @@ class Coordinator:
             if state.round < self.plan.rounds and not recorded.ended_early:
                 reason = self.stop.ending
                 self.ledger.append(events.EndedEarly(round=state.round, idle=standing.idle, reason=reason))
+            if standing.worse and watch.take_back and not watch.keep_best:
+                self._publish_accepted(state, recorded)
             return state
         if not watch.take_back:
             return state
         if not standing.worse:
             keeps = self._aggregator.takes_back is not TakesBack.NOTHING
-            return replace(state, accepted=state.adapter) if keeps else state
+            return state.accept() if keeps else state
         return self._take_back(state, recorded)
+
+    def _publish_accepted(self, state: RunState, recorded: Recorded) -> None:
+        """Publish the adapter of the last evaluation that was not worse, in place of the one that the run ends with."""
+        accepted, standing = state.accepted_shadow, self._standing
+        if accepted is None:
+            return
+        if state.round not in recorded.taken_back:
+            self.ledger.append(
+                events.StepTakenBack(
+                    round=state.round,
+                    worse=standing.worse,
+                    accepted=standing.accepted,
+                    taken_back=TakesBack.ALL.value,
+                    adapter=accepted.digest().hex(),
+                    ends=True,
+                )
+            )
+        tracks = (replace(state.tracks[0], shadow=accepted), *state.tracks[1:])
+        self.publish(replace(state, round=standing.accepted, tracks=tracks))
 
     def _take_back(self, state: RunState, recorded: Recorded) -> RunState:
         fields: dict[str, Json] = {"taken_back": TakesBack.NOTHING.value}

@@ -785,6 +785,7 @@ class StepTakenBack(Event):
         taken_back: ``half`` or ``all`` of the way since `accepted`; ``nothing`` if this run's rule cannot.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal; empty if nothing was taken back.
         broadcast_distortion: relative error of the broadcast's encoding.
+        ends: whether the run ends here, and `adapter` is the evaluated one of `accepted`, which is published.
     """
 
     event = "step_taken_back"
@@ -795,12 +796,15 @@ class StepTakenBack(Event):
     taken_back: str = ""
     adapter: str = ""
     broadcast_distortion: Number | None = None
+    ends: bool = False
 
     @property
     def sentence(self) -> str:
         """What happened, in words."""
         rose = f"After round {self.round} the held-out loss was {self.worse:.3f} above the best evaluation"
         since = f"the step since round {self.accepted}"
+        if self.ends:
+            return f"{rose}: the adapter of round {self.accepted} is published instead."
         match self.taken_back:
             case "half":
                 return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."

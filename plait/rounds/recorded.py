@@ -74,6 +74,8 @@ def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
         return Kept(lowest.round, lowest.adapter) if lowest else None
     steps = (event for event in events if isinstance(event, (RoundFinished, StepTakenBack)) and event.adapter)
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
+    if isinstance(newest, StepTakenBack) and newest.ends:
+        return Kept(newest.accepted, newest.adapter)
     return Kept(newest.round, newest.adapter) if newest else None
 
 

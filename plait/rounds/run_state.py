@@ -81,6 +81,7 @@ class RunState:
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
+        accepted_shadow: likewise the adapter that was evaluated.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
             can be completed after a crash between the two.
     """
@@ -97,12 +98,17 @@ class RunState:
     clip_norm: float | None = None
     update_length: float | None = None
     accepted: AdapterState | None = None
+    accepted_shadow: AdapterState | None = None
     finished: RoundFinished | None = None
 
     @property
     def shadow(self) -> AdapterState:
         """The adapter of an up-to-date client of the master's rank."""
         return self.tracks[0].shadow
+
+    def accept(self) -> RunState:
+        """The state whose evaluation was not worse: steps are taken back towards it."""
+        return replace(self, accepted=self.adapter, accepted_shadow=self.shadow)
 
     def held_on(self, track: int) -> Held:
         """The adapter of an up-to-date client of this track."""

@@ -72,11 +72,28 @@ def test_a_run_that_only_improves_has_the_same_bits_watched_or_not(astray, wire)
     assert watched.run().shadow.digest() == alone.run().shadow.digest()
 
 
-def test_a_step_of_the_last_round_is_not_taken_back(astray):
-    federation = astray(3, rounds=3)
-    federation.run()
+@pytest.mark.parametrize("wire", ["fp32", "1"])
+def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_that_did_not(astray, wire):
+    federation = astray(3, rounds=3, wire=wire, keep_updates=True)
+    state = federation.run()
     assert losses(federation)[3] > losses(federation)[2]
-    assert not federation.of_kind("step_taken_back")
+    (event,) = federation.of_kind("step_taken_back")
+    assert (event["round"], event["accepted"], event["ends"]) == (3, 2, True)
+    published = federation.published[-1]
+    assert published.round == 2
+    evaluated = federation.of_kind("evaluated")[2]["adapter"]
+    assert published.shadow.digest().hex() == event["adapter"] == evaluated != state.shadow.digest().hex()
+    assert replayed(federation) == 3
+    # As if killed before the run's last event: it is published again, and told of once.
+    federation.run()
+    assert federation.published[-1].shadow.digest().hex() == evaluated
+    assert len(federation.of_kind("step_taken_back")) == 1
+
+
+def test_a_run_that_ends_above_the_base_publishes_the_adapter_that_it_began_with(astray):
+    federation = astray(1, 2, rounds=2)
+    federation.run()
+    assert federation.published[-1].shadow.digest() == federation.initial.digest()
 
 
 def test_where_evaluations_are_rare_all_steps_since_the_last_one_are_taken_back(astray):
@@ -102,7 +119,7 @@ def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_ho
     federation = astray(2, rounds=3, rule=rule)
     state = federation.run()
     assert losses(federation)[2] > losses(federation)[1]
-    event = federation.of_kind("step_taken_back")[-1]
+    event = next(each for each in federation.of_kind("step_taken_back") if each["round"] == 2)
     assert (event["round"], event["taken_back"]) == (2, how)
     assert bool(event["adapter"]) is (how != "nothing")
     everyone_holds(federation, state)
@@ -116,7 +133,7 @@ def test_a_cohort_of_a_part_is_watched_as_well(federate, fake_model, everyone_ho
     models = {name: fake_model(3.0, 5, astray=(2,)) for name in "abcde"}
     federation = federate(models, rounds=3, cohort_size=2, watch=Watch(take_back=True))
     state = federation.run()
-    assert [event["round"] for event in federation.of_kind("step_taken_back")] == [2]
+    assert [event["round"] for event in federation.of_kind("step_taken_back") if not event["ends"]] == [2]
     everyone_holds(federation, state)
 
 
