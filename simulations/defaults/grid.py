@@ -3,7 +3,7 @@
     python simulations/defaults/grid.py DIR --half judging --out simulations/defaults/results-judging.jsonl
     python simulations/defaults/grid.py --table simulations/defaults/results-judging.jsonl
 
-DIR is where `corpora.py` wrote. Every cell is a `plait simulate` of eight natural clients (fewer where a corpus has
+DIR is where `corpora.py` wrote. Every cell is a run of eight natural clients (fewer where a corpus has
 fewer), five rounds of four steps of 4 x 128 tokens. The first cells are the defaults, at each wire; then plain FedAvg
 with the pooled baseline, at each learning rate; then the grid. Each cell runs on all corpora before the next, so that
 an unfinished table compares like with like. A finished cell stands in the results and is not run again.
@@ -12,18 +12,17 @@ an unfinished table compares like with like. A finished cell stands in the resul
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
 from corpora import CORPORA
+from one_run import append, losses_of, rows_of, run_once, settings_of
 
-CLIENTS = {"news": 5, "austen": 6}
+from plait.report.summary import summarise
+from plait.simulation.loaded import Loaded
+
 RATES = (3e-3, 1e-3, 1e-2, 3e-4)
 STEPS: Mapping[str, Mapping[str, object]] = {
     "1": {"server_optimizer": "none"},
@@ -36,57 +35,39 @@ PLAIN = {**GRID, "server_optimizer": "none", "moments": "fresh", "weighting": "e
 QUICK = {"clients": 4, "seq_len": 64, "threads": 1}
 
 
-def cells(wires: tuple[str, ...]) -> Iterator[dict[str, object]]:
+def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str, object]]:
     """The cells, what is most likely to be looked at first."""
     for wire in wires:
         yield {"cell": f"defaults, wire {wire}", "wire": wire}
-    for rate in RATES:
+    for rate in rates:
         yield {"cell": f"plain FedAvg {rate:g}", "learning_rate": rate, "reference": "central", **PLAIN}
     yield {"cell": "a learning rate of 0.03", "learning_rate": 3e-2}
-    for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *RATES), STEPS.items()):
+    for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
         settings = {"learning_rate": rate, "moments": moments, **optimizer}
         yield {"cell": f"{named} step {step} {moments}", "wire": wires[0], **settings, **GRID}
 
 
-def run(corpus: str, directory: Path, settings: Mapping[str, object]) -> dict[str, object]:
-    """One cell on one corpus.
+def run(corpus: str, directory: Path, settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:
+    """Losses by round (round 0 is the base) of one cell on one corpus, and how long it took.
 
     Args:
         corpus: its name.
         directory: where `corpora.py` wrote.
         settings: what differs from plait's defaults.
-
-    Returns:
-        Losses by round (round 0 is the base), and how long it took.
+        loaded: what cells have in common.
     """
-    about = CORPORA[corpus]
-    data = {
-        "data": str(directory / f"{corpus}.jsonl"),
-        "base": about.base,
-        "partition": about.partition or f"natural:{about.column}",
-        "clients": CLIENTS.get(corpus, 8),
-    }
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        table = {**data, **settings}
-        lines = (f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in table.items())
-        config = Path(scratch) / "config.toml"
-        config.write_text("\n".join(lines), encoding="utf-8")
-        plait = Path(sys.executable).with_name("plait")
-        command = [plait, "simulate", "--config", config, "--out", Path(scratch) / "run", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{corpus}: {done.stderr.strip()[-500:]}")
-    summary = json.loads(done.stdout)
+    started = time.process_time()
+    view = run_once({**settings_of(corpus, directory), **settings}, loaded)
+    summary, pooled = summarise(view), view.references.get("central")
     return {
-        "losses": summary["held_out_loss_by_round"],
-        "pooled": summary["reference_held_out_loss"].get("central"),
+        "losses": losses_of(view),
+        "pooled": pooled and pooled.held_out_loss,
         "own": summary["own_held_out_loss"],
         "learning_rate": summary["learning_rate"],
         "taken_back": summary["steps_taken_back"],
         "uplink_bytes": summary["uplink_bytes"],
-        "s": round(time.monotonic() - started),
+        "cpu_s": round(time.process_time() - started),
     }
 
 
@@ -94,7 +75,7 @@ def table(path: Path) -> str:
     """The results as a Markdown table: nats gained by each cell on each corpus, mean over seeds; the best is bold."""
     gains: dict[str, dict[str, list[float]]] = {}
     names: list[str] = []
-    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for row in rows_of(path):
         if row["corpus"] not in names:
             names.append(row["corpus"])
         first, *_, last = row["losses"]
@@ -126,6 +107,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="show these results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--wires", nargs="+", default=["1", "fp32", "0.5", "0.25"])
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the grid")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--corpora", nargs="+", help="only these")
     parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
@@ -138,16 +120,14 @@ def main() -> None:
         return
     if not (arguments.directory and arguments.half and arguments.out):
         parser.error("DIR, --half and --out are needed")
-    done = set()
-    if arguments.out.exists():
-        rows = map(json.loads, arguments.out.read_text().splitlines())
-        done = {(row["corpus"], row["cell"], row["seed"]) for row in rows}
+    done = {(row["corpus"], row["cell"], row["seed"]) for row in rows_of(arguments.out)}
     names = [name for name, about in CORPORA.items() if about.half == arguments.half]
     wanted = [
         cell
-        for cell in cells(tuple(arguments.wires))
+        for cell in cells(tuple(arguments.wires), tuple(arguments.rates))
         if not arguments.cells or str(cell["cell"]).startswith(tuple(arguments.cells))
     ]
+    loaded = Loaded()
     for seed, cell, corpus in product(arguments.seeds, wanted, names):
         if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
             continue
@@ -160,10 +140,8 @@ def main() -> None:
             **({"base": arguments.base} if arguments.base else {}),
             **{key: value for key, value in cell.items() if key != "cell"},
         }
-        row = {"corpus": corpus, "cell": cell["cell"], "seed": seed, **run(corpus, arguments.directory, settings)}
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
+        found = run(corpus, arguments.directory, settings, loaded)
+        append(arguments.out, {"corpus": corpus, "cell": cell["cell"], "seed": seed, **found})
 
 
 if __name__ == "__main__":

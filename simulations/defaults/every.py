@@ -1,0 +1,127 @@
+"""Every method and every rule at its defaults, against other learning rates: a sample of a grid on the tiny base.
+
+    python simulations/defaults/every.py DIR --out simulations/defaults/results-every.jsonl
+    python simulations/defaults/every.py --table simulations/defaults/results-every.jsonl
+
+DIR is where `corpora.py` wrote. A place in the grid is a method, a rule, (1, 5, 20) rounds, (2, 8, 32) clients, (1, 4,
+20) local steps and a rank of (4, 8, 32), with at most 160 client steps in all. Seed 0 samples them so that every method
+and every rule has three places. Each is run at its defaults, and at a third and at three times the learning rate that
+its clients found. The table names the places where the defaults end above the base, or gain less than nine tenths of
+what the best of the three gains. 4 x 64 tokens, float32, one thread; a few seconds per run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from one_run import append, losses_of, rows_of, run_once, settings_of
+
+from plait.adapters.methods import METHODS
+from plait.errors import PlaitError
+from plait.flower.rules import ALL_RULES
+from plait.report.summary import summarise
+from plait.simulation.loaded import Loaded
+
+TEXTS = ("quotes", "perl", "stdlib")  # the choosing corpora with 32 clients
+AXES = {"rounds": (1, 5, 20), "clients": (2, 8, 32), "local_steps": (1, 4, 20), "rank": (4, 8, 32)}
+LORA = ("lora", "dora", "rslora")
+FOR_ALL = ("fedavg", "median", "geometric_median", "trimmed_mean")
+MOST_CLIENT_STEPS = 160
+COMMON = {
+    "base": "tiny",
+    "wire": "fp32",
+    "seq_len": 64,
+    "threads": 1,
+    "eval_clients": 8,
+    "max_held_out_sequences": 8,
+    "keep_updates": False,
+}
+FACTORS = (1.0, 1 / 3, 3.0)
+
+
+def places(seed: int = 0) -> Iterator[dict[str, object]]:
+    """The sample: three places per method, then three per rule that those leave out."""
+    draw = random.Random(seed)
+    pairs = [
+        (method, FOR_ALL[(3 * index + turn) % len(FOR_ALL)])
+        for index, method in enumerate(name for name in METHODS if name not in (*LORA, "qlora"))
+        for turn in range(3)
+    ]
+    pairs += [(LORA[turn], rule) for rule in ALL_RULES if rule not in (*FOR_ALL, "fedsb") for turn in range(3)]
+    pairs += [("lora_xs", "fedsb")] * 3 + [(method, "fedavg") for method in LORA for _ in range(2)]
+    for index, (method, rule) in enumerate(pairs):
+        while True:
+            place = {axis: draw.choice(values) for axis, values in AXES.items()}
+            least = ALL_RULES[rule].least_clients
+            if math.prod(place[axis] for axis in ("rounds", "clients", "local_steps")) <= MOST_CLIENT_STEPS and (
+                place["clients"] >= least
+            ):
+                break
+        yield {"text": TEXTS[index % len(TEXTS)], "method": method, "rule": rule, **place}
+
+
+def gains_of(row: Mapping[str, object]) -> dict[str, float]:
+    """Nats gained after the last round, by the factor of the learning rate; the defaults' is "1"."""
+    runs = row["runs"]
+    if not isinstance(runs, dict):
+        raise TypeError(f"runs are {runs!r}, expected a table")
+    return {factor: losses[0] - losses[-1] for factor, losses in runs.items()}
+
+
+def table(path: Path) -> str:
+    """The places where the defaults fail, as Markdown, below a line that counts them."""
+    rows = rows_of(path)
+    lines: list[str] = []
+    for row in rows:
+        gains = gains_of(row)
+        default, best = gains["1"], max(gains.values())
+        if default < 0 or default < 0.9 * best:
+            place = " | ".join(str(row[key]) for key in ("text", "method", "rule", *AXES))
+            kept = f"{default / best:.0%}" if best > 0 else ""
+            others = " | ".join(f"{gains[factor]:.3f}" if factor in gains else "" for factor in ("0.333", "3"))
+            lines.append(f"| {place} | {row['learning_rate']:.2g} | {default:.3f} | {others} | {kept} |")
+    worse = sum(gains_of(row)["1"] < 0 for row in rows)
+    counted = f"{len(rows)} places: the defaults end above the base in {worse}, and more than a tenth behind in "
+    head = f"| text | method | rule | {' | '.join(AXES)} | found | gain | at a third | at three times | of the best |"
+    return "\n".join([f"{counted}{len(lines) - worse} others.\n", head, "|---" * (len(AXES) + 8) + "|", *lines])
+
+
+def main() -> None:
+    """Run what is missing, or show the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="show these results")
+    parser.add_argument("--only", nargs="+", default=[], help="only places of these methods or rules")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(arguments.table))
+        return
+    if not (arguments.directory and arguments.out):
+        parser.error("DIR and --out are needed")
+    done = [row["place"] for row in rows_of(arguments.out)]
+    loaded = Loaded()
+    # The first place of every method and rule, then the second, then the third.
+    for number, place in sorted(enumerate(places()), key=lambda each: each[0] % 3):
+        if number in done or (arguments.only and not {place["method"], place["rule"]} & set(arguments.only)):
+            continue
+        settings = {key: value for key, value in place.items() if key != "text"}
+        settings = {**settings_of(str(place["text"]), arguments.directory), **COMMON, **settings}
+        runs: dict[str, list[float]] = {}
+        rate = 0.0
+        for factor in FACTORS:
+            try:
+                view = run_once({**settings, "learning_rate": rate * factor if runs else 0.0}, loaded)
+            except PlaitError as error:
+                raise SystemExit(f"{place}: {error}") from error
+            runs[f"{factor:.3g}"] = losses_of(view)
+            rate = rate or float(str(summarise(view)["learning_rate"]))
+        append(arguments.out, {"place": number, **place, "learning_rate": rate, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()
