@@ -10,8 +10,8 @@ from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.policy import Policy
 from plait.secagg.coding import bits_for
-from plait.secagg.graph import threshold_of
-from plait.secagg.roster import LEAST_CLIENTS
+from plait.secagg.graph import least_survivors
+from plait.settle import settle
 from plait.wire.codecs import codec_for
 
 
@@ -65,7 +65,7 @@ class Proposal:
         )
 
     def _also_sent(self, figures: str) -> tuple[str, ...]:
-        if self.config.dp == "record":
+        if self.config.dp == "record" or (self.config.dp == "client" and self.config.secure_aggregation):
             return ("also sent: this machine's device and memory",)
         if not self.config.secure_aggregation:
             return (f"also sent: {figures}, this machine's device and memory",)
@@ -80,12 +80,15 @@ class Proposal:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
         # Of those that must offer keys, as many must be left.
-        least = threshold_of(max(LEAST_CLIENTS, threshold_of(self.config.cohort_size)))
+        least = least_survivors(least_survivors(self.config.cohort_size))
+        masked = (
+            f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
+            "nothing of a single one's updates and losses"
+        )
+        if self.config.dp == "client":
+            return (masked,)
         return (
-            (
-                f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
-                "nothing of a single one's updates and losses"
-            ),
+            masked,
             "masks add no noise: what many clients' sum, and so the adapter, tells of a text is not hidden",
         )
 
@@ -103,6 +106,13 @@ class Proposal:
                     f"{noise} at delta {config.dp_delta:g}, kept by this client's own account"
                 ),
             )
+        if config.secure_aggregation:
+            return (
+                (
+                    "this client adds its share of the noise under its masks, so that what its data change shows in no "
+                    f"sum, to the server neither: {noise} at delta {config.dp_delta:g}, if the others add theirs"
+                ),
+            )
         return (
             (
                 f"the server promises client-level differential privacy towards everybody but itself: {noise} at delta "
@@ -113,12 +123,19 @@ class Proposal:
     @property
     def _sent(self) -> str:
         masked = self.config.secure_aggregation
-        bits = bits_for(self.config.cohort_size) if masked else codec_for(self.config.wire).bits
+        bits = self._bits_masked if masked else codec_for(self.config.wire).bits
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
         update = round(self.parameters * bits / 8)
         return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
+
+    @property
+    def _bits_masked(self) -> float:
+        privacy, clients = settle(self.config).privacy, self.config.cohort_size
+        if privacy is None or self.parameters is None:
+            return bits_for(clients)
+        return privacy.shares(self.parameters).bits(clients, self.parameters)
 
 
 def _rule(text: str) -> str:

@@ -164,8 +164,8 @@ class RunConfig(BaseModel, frozen=True):
         Literal["off", "client", "record"],
         Field(
             description="differential privacy: record hides from everybody, the server too, what any one sequence of a "
-            "client changed; client hides from everybody but the server what any one client's data changed, and needs "
-            "hundreds of clients to be useful (plait estimate says)"
+            "client changed; client hides what any one client's data changed from everybody but the server, with "
+            "secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"
         ),
     ] = "off"
     dp_epsilon: Annotated[
@@ -213,8 +213,7 @@ class RunConfig(BaseModel, frozen=True):
     secure_aggregation: Annotated[
         bool,
         Field(
-            description="hide every client's update, losses and counts from the server, which learns their sums alone; "
-            "in plait simulate"
+            description="hide every client's update, losses and counts from the server, which learns their sums alone"
         ),
     ] = False
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
@@ -616,7 +615,7 @@ class RunConfig(BaseModel, frozen=True):
                 )
         self._check_alone(
             "secure-aggregation is true",
-            ("dp", self.dp == "client", "off", "its server clips every single update, and sees none"),
+            ("dp-min-separation", self.dp_min_separation > 1, "1", "clients under masks check no separation"),
             ("dp", self.dp == "record", "off", "sums of losses and counts have no noise"),
             ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off", "the server sees no update's norm"),
             ("weighting", self.weighting != "equal", "equal", "the server sees no client's number of examples"),

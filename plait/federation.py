@@ -87,9 +87,10 @@ def run_federation(
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(run, out, start, on_event)
     privacy = run.settled.privacy
+    key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
     private = privacy and PrivateRounds(
         privacy,
-        RunKey.load(directory.noise_key),
+        key,
         intents=intents_in(events),
         record=ledger.append,
         participants=participants_in(events),
@@ -175,7 +176,7 @@ def _open(
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
-        if run.settled.privacy:
+        if run.settled.privacy and not run.settled.masked:
             RunKey.load(directory.noise_key)
             if promised := promised_in(events):
                 private_rounds.check_promise(run.settled.privacy, promised)
@@ -191,7 +192,7 @@ def _open(
     state = starting_state(initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)
     privacy = run.settled.privacy
-    key = RunKey.create(directory.noise_key) if privacy else None
+    key = RunKey.create(directory.noise_key) if privacy and not privacy.guaranteed else None
     compute = choose_compute(config.device, config.dtype)
     spec = ranks.master.spec
     ledger = _begin_ledger(
@@ -235,7 +236,7 @@ def _open(
             ),
         ),
     )
-    if privacy and key:
+    if privacy:
         ledger.append(private_rounds.started(privacy, key, size=largest_update(run.rule, ranks.master.geometry)))
     elif run.config.dp == "record":
         size = largest_update(run.rule, ranks.master.geometry)
@@ -274,11 +275,11 @@ def rule_recorded(rule: Rule) -> CombiningRule:
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
     screen = None
-    if run.settled.privacy:
+    if run.settled.masked:
+        screen = partial(screened, kept=KEPT_MASKED)
+    elif run.settled.privacy:
         update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
         screen = partial(screened, update_bytes=update_bytes)
-    elif run.settled.masked:
-        screen = partial(screened, kept=KEPT_MASKED)
     elif run.config.dp == "record":
         screen = partial(screened, kept=KEPT_OF_RECORDS)
     ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)

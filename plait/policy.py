@@ -103,7 +103,7 @@ class Policy(BaseModel, frozen=True):
             ge=0,
             description="largest epsilon of a run's differential privacy; 0 accepts runs without any. With dp record "
             "this client adds the noise itself and stops at this epsilon; with dp client the server adds it, so this "
-            "checks its promise, not its noise",
+            "checks its promise, not its noise; under secure-aggregation each client adds its share",
         ),
     ] = 0.0
     dp_unit: Annotated[
@@ -222,7 +222,12 @@ class Policy(BaseModel, frozen=True):
         if config.dp == "off":
             raise self._refusal(key, "the run has no differential privacy", most, "set it to 0")
         if self.dp_unit == "record" and config.dp != "record":
-            asked = f"dp of the run is '{config.dp}', so that the server is to add the noise"
+            how = (
+                "under which clients are hidden, not records"
+                if config.secure_aggregation
+                else "so that the server is to add the noise"
+            )
+            asked = f"dp of the run is '{config.dp}', {how}"
             raise self._refusal("dp-unit", asked, "dp record", "set it to 'any'")
         if not 0 < delta <= self.dp_max_delta:
             allowed = f"at most {self.dp_max_delta:g}"

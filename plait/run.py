@@ -14,9 +14,11 @@ from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
+from plait.rounds.aggregator import largest_update
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
+from plait.rounds.masked_rounds import noised_grid
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.settle import Settled
@@ -124,6 +126,9 @@ def resolve(
     )
     ranks = Ranks(adapters, resizing=rule.resizing, clients_have_masters=config.rank in config.ranks)
     check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
+    if (privacy := settled.privacy) and privacy.guaranteed:
+        # Noise that no ring has room for is refused now.
+        noised_grid(privacy, largest_update(rule, ranks.master.geometry), 1.0)
     return Run(settled, base, blueprints[config.rank].base_parameters, ranks)
 
 

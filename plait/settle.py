@@ -35,6 +35,7 @@ from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
+from plait.secagg.graph import least_survivors
 from plait.training.local_loss import check_loss_name
 from plait.training.objectives import OBJECTIVES, objective_named
 from plait.wire.codec import Codec
@@ -114,7 +115,7 @@ class Settled:
         """The settings of all tasks."""
         config = self.config
         return TaskSettings(
-            _task_settings(config),
+            _task_settings(config, self.privacy),
             config.rounds,
             config.seed,
             self.rule,
@@ -128,10 +129,11 @@ class Settled:
         config = self.config
         if config.dp != "client":
             return None
-        multiplier, correlation = config.dp_noise_multiplier, correlation_of(config)
+        correlation = correlation_of(config)
+        guaranteed = least_survivors(config.cohort_size) if config.secure_aggregation else 0
         return ClientPrivacy(
-            noise_multiplier=multiplier
-            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, correlation),
+            noise_multiplier=config.dp_noise_multiplier
+            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, correlation, guaranteed=guaranteed),
             delta=config.dp_delta,
             epsilon=config.dp_epsilon or None,
             clients=config.cohort_size,
@@ -139,6 +141,7 @@ class Settled:
             quantile=config.dp_clip_quantile,
             largest_step=config.learning_rate * config.local_steps,
             correlation=correlation,
+            guaranteed=guaranteed,
         )
 
     @property
@@ -149,7 +152,8 @@ class Settled:
             return None
         rate = config.learning_rate or self.method.learning_rate_at(config.rank)
         quorum = math.ceil(config.quorum * config.cohort_size)
-        return MaskedRounds(config.cohort_size, rate * config.local_steps, config.eval_clients, quorum)
+        steps = rate * config.local_steps
+        return MaskedRounds(config.cohort_size, steps, config.eval_clients, quorum, self.privacy)
 
     @property
     def plan(self) -> RunPlan:
@@ -171,7 +175,7 @@ class Settled:
             by_speed=config.step_budget == "speed",
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
-            settings=_task_settings(config),
+            settings=self.tasks.settings,
         )
 
 
@@ -337,7 +341,7 @@ def _all_meet(config: RunConfig) -> bool:
 
 def _privacy(config: RunConfig) -> dict[str, object]:
     """What a private run turns off, and the rest of its guarantee."""
-    if config.secure_aggregation:
+    if config.secure_aggregation and config.dp == "off":
         # Taking a step back compares losses client by client.
         return {"norm_policy": "off", "take_back": False}
     if config.dp == "off":
@@ -364,7 +368,7 @@ def _server_step(config: RunConfig) -> dict[str, object]:
     return {"server_optimizer": "none"}
 
 
-def _task_settings(config: RunConfig) -> Settings:
+def _task_settings(config: RunConfig, privacy: ClientPrivacy | None) -> Settings:
     """The settings of every task; round and steps done are filled in for each task."""
     same: dict[str, Any] = {
         each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields
@@ -380,5 +384,11 @@ def _task_settings(config: RunConfig) -> Settings:
             "record_epsilon": config.dp_epsilon,
             "record_noise": config.dp_noise_multiplier,
             "record_clip": 0.0 if config.dp_clip == "adaptive" else config.dp_clip,
+        }
+    if privacy and privacy.guaranteed:
+        derived |= {
+            "client_noise": privacy.noise_multiplier,
+            "client_clip": privacy.clip_norm or 0.0,
+            "client_cohort": privacy.clients,
         }
     return Settings(**{**same, **derived})

@@ -72,7 +72,8 @@ def verify(
 
     adapter = _check_adapter(directory, events, settings, resolved)
     is_private = settings.dp == "client"
-    can_replay = settings.keep_updates and (not is_private or directory.noise_key.exists())
+    needs_key = is_private and not settings.secure_aggregation
+    can_replay = settings.keep_updates and (not needs_key or directory.noise_key.exists())
     replayed = _replay(directory, events, resolved()) if can_replay else None
     if json_output:
         print_json(
@@ -197,11 +198,8 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     promised = promised_in(events)
     if run.config.dp != (promised.unit if promised else "off"):
         raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
-    private = (
-        recomputed(privacy, RunKey.load(directory.noise_key), promised, intents_in(events))
-        if privacy and promised
-        else None
-    )
+    key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
+    private = recomputed(privacy, key, promised, intents_in(events)) if privacy and promised else None
 
     def aggregator(refused: Refused) -> Aggregator:
         return Aggregator(

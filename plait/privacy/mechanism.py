@@ -38,6 +38,8 @@ from plait.privacy.grid import Grid, grid_for
 from plait.privacy.key import derived
 from plait.privacy.noise import BLOCK, IntegerGaussian, Integers, Keystream, gaussian
 from plait.privacy.quantile import count_multiplier, next_clip, update_multiplier
+from plait.privacy.shares import Shares, shares_for
+from plait.privacy.sum_of_shares import epsilon_of, sum_term
 
 _PART_OF_LARGEST_STEP = 0.5
 
@@ -59,6 +61,7 @@ class ClientPrivacy:
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
             follows from it, and so from nobody's data.
         correlation: of the noise of all rounds, for a fixed clip norm; None where clients may join every round.
+        guaranteed: clients whose own noise is in every sum (see `plait.privacy.shares`); 0 where the server adds it.
     """
 
     noise_multiplier: float
@@ -69,6 +72,7 @@ class ClientPrivacy:
     quantile: float
     largest_step: float
     correlation: Correlation | None = None
+    guaranteed: int = 0
 
     @property
     def count_multiplier(self) -> float | None:
@@ -88,11 +92,21 @@ class ClientPrivacy:
             return self.correlation.rounds
         if self.epsilon is None:
             return math.inf
-        return mu_at(self.epsilon, self.delta) ** 2 * self.noise_multiplier**2 * (1 + 1e-9)
+        most = mu_at(self.epsilon, self.delta) ** 2 * self.noise_multiplier**2 * (1 + 1e-9)
+        if self.guaranteed and most >= 1 and self.epsilon_after(int(most)) > self.epsilon * (1 + 1e-9):
+            return int(most) - 1
+        return most
 
-    def epsilon_after(self, charges: int) -> float:
-        """Epsilon of this many rounds."""
-        return epsilon_at(self.delta, _sensitivity(self.correlation, charges) / self.noise_multiplier)
+    def epsilon_after(self, charges: int, *, colluding: int = 0) -> float:
+        """Epsilon of this many rounds.
+
+        Args:
+            charges: rounds, and noise drawn again.
+            colluding: of the guaranteed clients, who tell what noise they added, or add none.
+        """
+        if self.correlation is not None:
+            return epsilon_at(self.delta, self.correlation.sensitivity(charges) / self.noise_multiplier)
+        return epsilon_of(self.delta, charges, self.noise_multiplier, guaranteed=self.guaranteed, colluding=colluding)
 
     def first_clip(self, size: int) -> float:
         """The clip norm of round 1, for updates of `size` numbers."""
@@ -104,27 +118,61 @@ class ClientPrivacy:
         """The grid for updates of `size` numbers."""
         return grid_for(size, self.update_multiplier, self.correlation.shift if self.correlation else 0)
 
+    def shares(self, size: int) -> Shares:
+        """The grid of clients' own noise, for updates of `size` numbers."""
+        return shares_for(size, self.update_multiplier, self.guaranteed)
+
+    @property
+    def count_shares(self) -> Shares | None:
+        """The same for the count that moves an adaptive clip norm."""
+        count = self.count_multiplier
+        return None if count is None else shares_for(1, count, self.guaranteed)
+
+    def next_clip(self, clip_norm: float, counted: float, clients: int) -> float:
+        """The clip norm of the next round.
+
+        Args:
+            clip_norm: of this one.
+            counted: how many more clients were within it than beyond, noised.
+            clients: that the count is of.
+        """
+        if self.clip_norm is not None:
+            return clip_norm
+        return next_clip(clip_norm, 0.5 + counted / (2 * clients), self.quantile)
+
     def noise_over_clip(self, size: int) -> float:
-        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm.
+        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm; if nobody drops out.
 
         With a correlation, of the independent noise that would blur sums of rounds as much.
         """
-        correlated = self.correlation.error if self.correlation else 1.0
-        return self.update_multiplier * correlated * math.sqrt(size) / self.clients
+        central = self.update_multiplier * math.sqrt(size) / self.clients
+        if self.correlation is not None:
+            return central * self.correlation.error
+        if not self.guaranteed:
+            return central
+        shares = self.shares(size)
+        sigma = math.sqrt(shares.variance * self.clients / self.guaranteed)
+        return central * sigma / (self.update_multiplier * shares.sensitivity)
 
 
-def _sensitivity(correlation: Correlation | None, rounds: int) -> float:
-    """How far one client moves all that is released in so many rounds, in clip norms."""
-    return math.sqrt(rounds) if correlation is None else correlation.sensitivity(rounds)
-
-
-def multiplier_for(epsilon: float, delta: float, rounds: int, correlation: Correlation | None = None) -> float:
+def multiplier_for(
+    epsilon: float, delta: float, rounds: int, correlation: Correlation | None = None, *, guaranteed: int = 0
+) -> float:
     """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
+
+    Args:
+        epsilon: of the whole run.
+        delta: likewise.
+        rounds: of the run.
+        correlation: of the noise of all rounds; None where clients may join every round.
+        guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
 
     Raises:
         ConfigError: it would leave nothing of any update.
     """
-    multiplier = _sensitivity(correlation, rounds) / mu_at(epsilon, delta)
+    apart = rounds * sum_term(guaranteed) if guaranteed else 0.0
+    moved = math.sqrt(rounds) if correlation is None else correlation.sensitivity(rounds)
+    multiplier = moved / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))
     if multiplier > LARGEST_MULTIPLIER:
         raise ConfigError(
             f"dp-epsilon is {epsilon:g} and rounds is {rounds:,}, which takes noise of {multiplier:.3g} times the clip "
@@ -198,4 +246,4 @@ class PrivateMean:
             return self._clip_norm
         stream = Keystream(derived(self._key, b"noise on the count"))
         counted = self._within + int(IntegerGaussian(sigma).draw(stream, 1)[0])
-        return next_clip(self._clip_norm, 0.5 + counted / (2 * self._privacy.clients), self._privacy.quantile)
+        return self._privacy.next_clip(self._clip_norm, counted, self._privacy.clients)

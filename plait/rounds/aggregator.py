@@ -235,10 +235,10 @@ class Aggregator:
         diagnostics: Diagnostics | None = None
         clip_norm: float | None = None
         update_length: float | None = None
-        if self.private:
+        if self.masked:
+            outcome, folded, update_length, clip_norm = self._fold_masked(self.masked, state, context)
+        elif self.private:
             outcome, clip_norm, folded = self._fold_private(self.private, state, context, check.accepted)
-        elif self.masked:
-            outcome, update_length, folded = self._fold_masked(self.masked, state, context)
         else:
             steps = {client: stored[client].steps for client in check.accepted}
             factors = normalised(steps, weights) if all(steps.values()) else {}
@@ -391,11 +391,11 @@ class Aggregator:
 
     def _fold_masked(
         self, masked: MaskedRounds, state: RunState, context: RoundContext
-    ) -> tuple[Outcome, float, list[str]]:
+    ) -> tuple[Outcome, list[str], float | None, float | None]:
         """The rule's outcome on the mean of a masked sum.
 
         Returns:
-            (the outcome, how long the next round's mean may be, the clients in the mean).
+            (the outcome, the clients in the mean, how long the next round's mean may be, or its clip norm).
 
         Raises:
             MachineError: the sum is gone.
@@ -407,8 +407,8 @@ class Aggregator:
         summed = Summed.from_bytes(stored)
         grid = masked.grid(state, parts, summed)
         mean = grid.decode(summed.numbers, context.geometry.layout, clients=len(summed.clients))
-        length = masked.length(summed)
-        return self._of_mean(context, mean, "the mean"), length, list(summed.clients)
+        clip_norm = masked.next_clip(masked.clip_norm(state, parts), summed)
+        return self._of_mean(context, mean, "the mean"), list(summed.clients), masked.length(summed), clip_norm
 
     def _of_mean(self, context: RoundContext, mean: AdapterState, name: str) -> Outcome:
         """The outcome of a linear rule, which is the same for the mean of all updates as for all of them."""
@@ -436,7 +436,7 @@ class Aggregator:
     def is_intended(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether a private round was about to be released from just these updates when the server stopped."""
         private = self.private
-        return bool(private and private.is_intended(number, self.digest(state, number, accepted)))
+        return bool(private and not self.masked and private.is_intended(number, self.digest(state, number, accepted)))
 
     def _clip_norm(self, private: PrivateRounds, state: RunState, size: int) -> float:
         return private.privacy.first_clip(size) if state.clip_norm is None else state.clip_norm

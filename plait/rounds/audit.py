@@ -13,6 +13,7 @@ from dataclasses import replace
 from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.correlation import Correlation
+from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.events import (
     MASKED_CODEC,
@@ -99,11 +100,15 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0
     spent: PrivacySpent | None = None
+    multiplier, guaranteed = promised.noise_multiplier or math.nan, promised.guaranteed or 0
     for event in events:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
-            moved = correlation.sensitivity(len(paid)) if correlation else math.sqrt(len(paid))
-            epsilon = epsilon_at(promised.delta, moved / (promised.noise_multiplier or math.nan))
+            epsilon = (
+                epsilon_at(promised.delta, correlation.sensitivity(len(paid)) / multiplier)
+                if correlation
+                else epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
+            )
             _check_epsilon(event, epsilon)
             if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")

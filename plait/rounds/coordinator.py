@@ -11,6 +11,7 @@ fewer updates than the quorum the round is retried with those it has. Knows no t
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -46,7 +47,7 @@ from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluat
 from plait.rounds.watch import Standing, Watch, standing_after
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.secagg.roster import Session, Vouch
-from plait.secagg.server import TooFewError
+from plait.secagg.server import Sealed, TooFewError
 from plait.wire.envelope import EPSILON, Opened
 from plait.wire.masking import MaskedReply, MaskedUpdate
 from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
@@ -128,7 +129,9 @@ class Coordinator:
             private=self.private,
             masked=self.masked,
         )
-        self._sums = MaskedSums(self.channel, self.directory, self.ledger, self.vouch, self._patience)
+        self._sums = MaskedSums(
+            self.channel, self.directory, self.ledger, self.vouch, self._patience, self._pay_for_sum
+        )
         new_factors = self._aggregator.new_factors
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
@@ -379,6 +382,14 @@ class Coordinator:
                 bits_per_parameter=8 * payload_bytes / self.ranks.master.spec.layout.size,
             )
         )
+
+    def _pay_for_sum(self, sealed: Sealed) -> None:
+        """Record that a sum with its clients' own noise is about to be known."""
+        if self.private and self.masked and self.masked.privacy:
+            roster = sealed.roster
+            commitment = hashlib.sha256(roster.survivors_text(sealed.sharers, sealed.survivors)).hexdigest()
+            clip_norm = roster.unit * self.masked.privacy.shares(roster.size).sensitivity
+            self.private.intend(roster.session.round, commitment, clip_norm=clip_norm)
 
     def _masked_evaluation(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         """The mean held-out loss; whose is how large stays at the clients."""

@@ -105,8 +105,8 @@ class ErrorFeedback:
     key = "residual"
 
     def applies(self, settings: Settings) -> bool:
-        """Where the next round's factors are the same."""
-        return not settings.without_feedback
+        """Where the next round's factors are the same, and noise of the client's own would not be part of the error."""
+        return not settings.without_feedback and not settings.adds_share
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
         """Training knows nothing of it."""

@@ -587,7 +587,8 @@ class PrivacyStarted(Event):
         secret noise key must give (see `plait.privacy.key`); empty for records, whose keys are the clients'. batch:
         records that a step is expected to draw. steps: of a client in the whole run. correlation: of the noise, where
         clients rest between two rounds of theirs; then noise_multiplier is that of a round's noise over the clip
-        norm; None where they may join every round.
+        norm; None where they may join every round. guaranteed: clients whose own noise is in every sum of a whole
+        round, where clients add it under masks.
     """
 
     event = "privacy_started"
@@ -609,6 +610,7 @@ class PrivacyStarted(Event):
     batch: Count | None = None
     steps: Count | None = None
     correlation: CorrelatedNoise | None = None
+    guaranteed: Count | None = None
 
 
 class NoiseIntended(Event):
@@ -616,7 +618,8 @@ class NoiseIntended(Event):
 
     Attributes:
         round: its number.
-        commitment: of its updates, readable with the noise key only; the same updates get the same noise.
+        commitment: of its updates, readable with the noise key only; the same updates get the same noise. Where clients
+            add the noise, of the list of clients in the sum, which is about to be unmasked.
         clip_norm: that they are clipped to.
         epsilon: of everything so far, this included.
     """
@@ -758,6 +761,7 @@ class SumUnmasked(Event):
         bits: of each number.
         unit: size of the grid that updates were rounded to.
         certified: whether all clients proved their node keys to each other by certificates.
+        noised: whether each client added its share of the noise of differential privacy.
     """
 
     event = "sum_unmasked"
@@ -772,6 +776,7 @@ class SumUnmasked(Event):
     bits: Count = 0
     unit: Number = 0.0
     certified: bool = False
+    noised: bool = False
 
 
 class StepTakenBack(Event):

@@ -21,6 +21,9 @@ _LARGEST = 1 << 48
 TRAINING: Mapping[str, int] = {"clients": 1, "examples": 1, "tokens": 1, "loss": 1 << 32, "square": 1 << 16}
 """The figures of a client's training and their scales; `loss` is its mean, `square` of its delta's norm in units."""
 
+NOISED: Mapping[str, int] = {"clients": 1, "within": 1}
+"""The same where clients add noise: who took part, and a noised count of those within the clip norm."""
+
 _SCORE: Mapping[str, int] = {
     "scored": 1,
     "tokens": 1,

@@ -6,6 +6,7 @@ Client and server make the same one from the roster and the round's settings. Kn
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Layout
+from plait.privacy.clip import length
+from plait.privacy.key import derived
+from plait.privacy.mechanism import ClientPrivacy
 from plait.secagg.coding import Coding
 from plait.secagg.ring import Ring
 from plait.secagg.roster import joined
@@ -59,6 +63,34 @@ class MaskedGrid:
             b"rounding", self.received, self.round.to_bytes(8, "big"), seed.to_bytes(8, "big"), client.encode()
         )
         return self.coding.encode(self.rotation, wanted, key=hashlib.sha256(text).digest())
+
+    def noised(
+        self, delta: AdapterState, privacy: ClientPrivacy, *, survivors: int, key_of: Callable[[bytes], bytes]
+    ) -> tuple[NDArray[np.int64], int]:
+        """The whole numbers of a client's clipped delta with its share of the noise.
+
+        Args:
+            delta: what it wants to send.
+            privacy: of the run.
+            survivors: the fewest clients whose noise will be in the sum.
+            key_of: gives the key of the noise for a digest of what it is added to.
+
+        Returns:
+            (the numbers, (rotation.rotated_size,); for an adaptive clip norm, whether the delta is within it, as a
+            noised count, else 0).
+        """
+        wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
+        rotated = self.rotation.forward(wanted)
+        key = key_of(hashlib.sha256(rotated.tobytes() + survivors.to_bytes(4, "big")).digest())
+        shares, unit = privacy.shares(rotated.size), self.coding.unit
+        numbers = shares.drawn(rotated, unit=unit, guaranteed=survivors, key=derived(key, b"update"))
+        counting = privacy.count_shares
+        if counting is None:
+            return numbers, 0
+        is_within = length(rotated) <= unit * shares.sensitivity
+        centre = np.array([counting.radius if is_within else -counting.radius])
+        (counted,) = counting.around(centre, guaranteed=survivors, key=derived(key, b"count"))
+        return numbers, int(counted)
 
     def decode(self, numbers: NDArray[np.int32], layout: Layout, *, clients: int = 1) -> AdapterState:
         """The delta of a client's numbers, or the mean of a sum of `clients`."""

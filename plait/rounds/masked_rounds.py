@@ -12,14 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plait.rounds.figures import EVALUATION, TRAINING, decode_figures
+from plait.errors import ConfigError, PeerError
+from plait.privacy.mechanism import ClientPrivacy
+from plait.rounds.figures import EVALUATION, NOISED, TRAINING, decode_figures
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
 from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, length_expected, unit_for
-from plait.secagg.graph import COMPLETE, NEIGHBOURS, threshold_of
-from plait.secagg.ring import Ring
-from plait.secagg.roster import LEAST_CLIENTS
+from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_survivors
+from plait.secagg.ring import MOST_BITS, Ring
+from plait.wire.settings import Settings
 
 _PROOF_BYTES = 510
 """About a certificate and an endorsement."""
@@ -36,12 +38,14 @@ class MaskedRounds:
         largest_step: how far local training can move a number of the adapter in a round.
         evaluators: clients invited to an evaluation; 0 for as many as to a round.
         quorum: clients whose updates a round needs.
+        privacy: where clients add noise under their masks.
     """
 
     clients: int
     largest_step: float
     evaluators: int = 0
     quorum: int = 0
+    privacy: ClientPrivacy | None = None
 
     def least(self, purpose: str) -> int:
         """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
@@ -50,7 +54,7 @@ class MaskedRounds:
             purpose: ``train`` or ``evaluate``.
         """
         count = min(self.clients, self.evaluators or self.clients) if purpose == "evaluate" else self.clients
-        return max(LEAST_CLIENTS, threshold_of(count))
+        return least_survivors(count)
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         """The sum of the next round's updates.
@@ -59,6 +63,8 @@ class MaskedRounds:
             state: after the round before.
             parts: of the flat buffer that clients send.
         """
+        if self.privacy:
+            return self._wanted_noised(self.privacy, state, parts)
         bits = bits_for(self.clients)
         sent = sum(part.stop - part.start for part in parts)
         length = state.update_length
@@ -73,6 +79,36 @@ class MaskedRounds:
         return Wanted(
             state.run_id, "train", state.round + 1, bits, unit, size, len(TRAINING), received, least, self.quorum
         )
+
+    def _wanted_noised(self, privacy: ClientPrivacy, state: RunState, parts: tuple[slice, ...]) -> Wanted:
+        size = self._grid(state, parts, bits=2, unit=1.0, clients=self.clients).rotation.rotated_size
+        bits, unit = noised_grid(privacy, size, self.clip_norm(state, parts))
+        received = state.tracks[0].shadow.digest()
+        least = self.least("train")
+        number, figures = state.round + 1, len(NOISED)
+        return Wanted(
+            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, noised=True
+        )
+
+    def clip_norm(self, state: RunState, parts: tuple[slice, ...]) -> float:
+        """The clip norm of the next round; 0 where clients add no noise."""
+        if self.privacy is None:
+            return 0.0
+        sent = sum(part.stop - part.start for part in parts)
+        return self.privacy.first_clip(sent) if state.clip_norm is None else state.clip_norm
+
+    def next_clip(self, clip_norm: float, summed: Summed) -> float | None:
+        """The clip norm of the round after; None where clients add no noise.
+
+        Args:
+            clip_norm: of the round.
+            summed: of it.
+        """
+        if self.privacy is None:
+            return None
+        counting, clients = self.privacy.count_shares, len(summed.clients)
+        within = decode_figures(summed.figures, NOISED)["within"] / (counting.sensitivity if counting else 1)
+        return self.privacy.next_clip(clip_norm, within, clients)
 
     def wanted_losses(self, state: RunState) -> Wanted:
         """The sum of the losses of the adapter after this round."""
@@ -94,7 +130,10 @@ class MaskedRounds:
             certified: whether clients prove their keys to each other, as over a network.
         """
         stages = self._stage_bytes(certified=certified)[0]
-        return bits_for(self.clients) + FIRST_ROUND_BITS / rounds + 8 * sums * stages / size
+        bits = bits_for(self.clients) + FIRST_ROUND_BITS / rounds
+        if self.privacy:
+            bits = self.privacy.shares(size).bits(self.clients, size)
+        return bits + 8 * sums * stages / size
 
     def more_bits_down(self, size: int, *, sums: int, certified: bool) -> float:
         """Bits of a client's downlink for each of `size` parameters beside the broadcast."""
@@ -106,9 +145,10 @@ class MaskedRounds:
         proof = _PROOF_BYTES if certified else 0
         return 290 + proof + 125 * (near + 1), 210 + (294 + proof) * self.clients + 84 * near
 
-    @staticmethod
-    def length(summed: Summed) -> float:
+    def length(self, summed: Summed) -> float | None:
         """How long the mean of the next round's updates may be."""
+        if self.privacy:
+            return None
         count, numbers = len(summed.clients), summed.numbers.astype(np.float64)
         rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
         mean = math.sqrt(float(numbers @ numbers)) * summed.unit / count
@@ -124,3 +164,57 @@ class MaskedRounds:
             unit=unit,
             clients=clients,
         )
+
+
+def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:
+    """Bits and unit of a round whose clients add noise.
+
+    Args:
+        privacy: of the run.
+        size: numbers of a client, rotated.
+        clip_norm: of the round.
+
+    Raises:
+        ConfigError: no ring has so many bits.
+    """
+    shares = privacy.shares(size)
+    bits = shares.bits(privacy.clients, size)
+    if bits > MOST_BITS:
+        raise ConfigError(
+            f"clients-per-round is {privacy.clients:,} with dp 'client' under secure-aggregation, which takes {bits} "
+            f"bits for each number, expected at most {MOST_BITS}: give a larger noise, or fewer clients per round"
+        )
+    return bits, clip_norm / shares.sensitivity
+
+
+def privacy_of_clients(settings: Settings) -> ClientPrivacy:
+    """The noise of which a client adds its share."""
+    return ClientPrivacy(
+        noise_multiplier=settings.client_noise,
+        delta=0.0,
+        epsilon=None,
+        clients=settings.client_cohort,
+        clip_norm=settings.client_clip or None,
+        quantile=0.0,
+        largest_step=0.0,
+        guaranteed=least_survivors(settings.client_cohort),
+    )
+
+
+def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float) -> None:
+    """Refuse a grid on which a client's noise would not be what the run configuration says.
+
+    Args:
+        privacy: of the run, as the client knows it.
+        size: numbers of a client, rotated.
+        bits: of the roster's ring.
+        unit: of the roster; the clip norm follows from it.
+
+    Raises:
+        PeerError: it is another one.
+    """
+    expected, clip_unit = noised_grid(privacy, size, privacy.clip_norm or 0.0)
+    if bits != expected:
+        raise PeerError(f"ring of the masked sum has {bits} bits, expected {expected} for this noise")
+    if privacy.clip_norm is not None and not math.isclose(unit, clip_unit, rel_tol=1e-9):
+        raise PeerError(f"unit of the masked sum is {unit:g}, expected {clip_unit:g} for this clip norm")

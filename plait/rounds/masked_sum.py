@@ -30,8 +30,9 @@ from plait.rounds.masked_stage import TRAINING_STAGE, MaskedStage, dropped
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
+from plait.secagg.graph import LEAST_CLIENTS
 from plait.secagg.ring import Ring
-from plait.secagg.roster import ATTEMPT_BYTES, LEAST_CLIENTS, Offer, Roster, Session, Vouch
+from plait.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session, Vouch
 from plait.secagg.server import Collecting, Sealed, TooFewError, agree, check_offer
 from plait.wire.masking import (
     Answered,
@@ -108,6 +109,7 @@ class Wanted:
         received: digest of the adapter that they are made from.
         least: clients that must offer keys.
         quorum: clients that must be in the sum, if that is more than the roster's threshold.
+        noised: whether clients add noise.
     """
 
     run_id: bytes
@@ -120,6 +122,7 @@ class Wanted:
     received: bytes
     least: int = LEAST_CLIENTS
     quorum: int = 0
+    noised: bool = False
 
 
 Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
@@ -133,6 +136,7 @@ class MaskedSums:
     Attributes:
         vouch: whether a node key is the client's that an offer names.
         patience: how long a stage waits for clients that come and go.
+        unmasking: told of a sum whose list is signed, before anybody is asked to unmask it.
     """
 
     channel: Channel
@@ -140,6 +144,7 @@ class MaskedSums:
     ledger: Ledger
     vouch: Vouch
     patience: Patience = field(default_factory=Patience)
+    unmasking: Callable[[Sealed], None] = lambda _sealed: None
 
     def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
@@ -167,6 +172,7 @@ class MaskedSums:
             # Nobody was asked for a share, so the round may be begun again with other keys.
             self.directory.discard_update(wanted.round, sealed_file)
             raise
+        self.unmasking(sealed)
         summed = self._unmask(wanted, clients, sealed, signatures)
         self.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
         roster = sealed.roster
@@ -183,6 +189,7 @@ class MaskedSums:
                 bits=roster.bits,
                 unit=roster.unit,
                 certified=all(offer.certificate for offer in roster.offers),
+                noised=wanted.noised,
             )
         )
         return summed

@@ -119,8 +119,12 @@ class Masking:
             )
         return roster
 
+    def noise_key(self, session: Session, numbers: bytes) -> bytes:
+        """See `MaskingClient.noise_key`."""
+        return self._recall().noise_key(session, numbers)
+
     def masked(
-        self, session: Session, numbers: NDArray[np.int32], figures: NDArray[np.uint64], *, received: bytes
+        self, session: Session, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
     ) -> MaskedReply:
         """Numbers and figures under this attempt's masks.
 

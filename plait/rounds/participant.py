@@ -36,12 +36,13 @@ from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses, client_losses
 from plait.rounds.feddyn import FedDyn
-from plait.rounds.figures import EVALUATION, TRAINING, encode_figures, evaluation_figures
+from plait.rounds.figures import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.rounds.found_rate import FoundRate
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, Outgoing, after_training, before_training
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.masked_grid import MaskedGrid
+from plait.rounds.masked_rounds import check_grid, privacy_of_clients
 from plait.rounds.masking import Masking, NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import MovedBase
@@ -193,8 +194,9 @@ class Participant:
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
-        if self._records_are_private:
-            raise PolicyError("losses are asked for, expected none: dp of the run is 'record', and they have no noise")
+        if self._records_are_private or task.settings.adds_share:
+            unit = "record" if self._records_are_private else "client"
+            raise PolicyError(f"losses are asked for, expected none: dp of the run is '{unit}', and they have no noise")
         return encode_reply(self._evaluated(header, spec, state, base, task.settings))
 
     def _describe(self, task: DescribeTask) -> ClientCard:
@@ -234,6 +236,8 @@ class Participant:
     ) -> TrainJob:
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
+        if settings.adds_share and not settings.secure_aggregation:
+            raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
         grid = self._grid(header, spec, settings) if settings.secure_aggregation else None
         job = TrainJob(
             self.model,
@@ -308,8 +312,13 @@ class Participant:
             unit=roster.unit,
             clients=len(roster.offers),
         )
-        if (roster.size, roster.figures) != (grid.rotation.rotated_size, len(TRAINING)):
-            raise PeerError(f"masked sum has {roster.size} numbers, expected {grid.rotation.rotated_size}")
+        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
+        if (roster.size, roster.figures) != (size, figures):
+            raise PeerError(
+                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
+            )
+        if settings.adds_share:
+            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit)
         return grid
 
     def _masked(self, job: TrainJob, grid: MaskedGrid, outgoing: Outgoing) -> bytes:
@@ -317,18 +326,28 @@ class Participant:
         header, trained = job.header, outgoing.trained
         if header is None:
             raise ValueError("the job belongs to no task")
-        numbers = outgoing.numbers
-        if numbers is None:
-            numbers = grid.encode(outgoing.delta, client=self.name, seed=job.settings.seed)
-        figures = {
-            "clients": 1,
-            "examples": job.examples,
-            "tokens": trained.tokens,
-            "loss": trained.loss,
-            "square": (norm(outgoing.delta) / grid.coding.unit) ** 2,
-        }
-        session = self._masking.roster_for(header.run_id, "train", job.settings.round).session
-        reply = self._masking.masked(session, numbers, encode_figures(figures, TRAINING), received=header.result_digest)
+        roster = self._masking.roster_for(header.run_id, "train", job.settings.round)
+        if job.settings.adds_share:
+            numbers, within = grid.noised(
+                outgoing.delta,
+                privacy_of_clients(job.settings),
+                survivors=roster.threshold,
+                key_of=lambda digest: self._masking.noise_key(roster.session, digest),
+            )
+            figures = encode_figures({"clients": 1, "within": within}, NOISED)
+        else:
+            numbers = outgoing.numbers
+            if numbers is None:
+                numbers = grid.encode(outgoing.delta, client=self.name, seed=job.settings.seed)
+            said = {
+                "clients": 1,
+                "examples": job.examples,
+                "tokens": trained.tokens,
+                "loss": trained.loss,
+                "square": (norm(outgoing.delta) / grid.coding.unit) ** 2,
+            }
+            figures = encode_figures(said, TRAINING)
+        reply = self._masking.masked(roster.session, numbers, figures, received=header.result_digest)
         update = encode_reply(reply)
         if self._policy:
             self._policy.check_upload(len(update))

@@ -5,11 +5,14 @@ Knows only the ledger's events. The figures are recomputed by `plait verify`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.events import Audited, CorrelatedNoise, Event, PrivacySpent, PrivacyStarted, SumUnmasked
+from plait.secagg.graph import least_survivors
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -25,6 +28,12 @@ NOT_COVERED: tuple[str, ...] = (
     "facts about people that hold whether or not their client takes part",
 )
 """What the guarantee says nothing about."""
+
+SHARED_NOT_COVERED: tuple[str, ...] = (
+    "clients whose program adds no noise: nobody can check that from outside, and their shares are missing",
+    *NOT_COVERED[1:],
+)
+"""The same where clients add the noise under masks."""
 
 RECORDS_NOT_COVERED: tuple[str, ...] = (
     "people with several records: the epsilon of k records together is k times as large",
@@ -86,7 +95,9 @@ class PrivacyCard:
     @property
     def not_covered(self) -> tuple[str, ...]:
         """What the guarantee says nothing about."""
-        return RECORDS_NOT_COVERED if self.is_of_records else NOT_COVERED
+        if self.is_of_records:
+            return RECORDS_NOT_COVERED
+        return SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
 
     @property
     def is_of_records(self) -> bool:
@@ -170,6 +181,7 @@ class PrivacyCard:
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
+            ("If clients tell their noise", self._if_clients_tell),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
             ("Mechanism", mechanism_text(correlation)),
@@ -179,6 +191,21 @@ class PrivacyCard:
             ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
             *(("Not covered", text) for text in self.not_covered),
         ]
+
+    @property
+    def _if_clients_tell(self) -> str:
+        """Epsilon where clients help the server; empty where they add no noise."""
+        promised = self.promised
+        if not promised.guaranteed:
+            return ""
+        # A roster may have as few clients as a sum of a whole round, and its sum fewer again.
+        fewest = least_survivors(promised.guaranteed)
+        most = max(1, 2 * fewest - promised.guaranteed - 1)
+        charges, noise = max(1, (self.spent.charges if self.spent else 0) or 0), promised.noise_multiplier or math.nan
+        found = (epsilon_of(promised.delta, charges, noise, guaranteed=fewest, colluding=count) for count in (1, most))
+        one, many = (f"{epsilon:.3g}" for epsilon in found)
+        more = f", {many} where {most} do" if most > 1 else ""
+        return f"epsilon {one} where 1 of at least {fewest} in a sum does, or adds none{more}"
 
 
 def mechanism_text(correlation: CorrelatedNoise | None) -> str:
@@ -206,12 +233,14 @@ class MaskedCard:
         least: clients in the smallest of them.
         colluding: clients that could help the server without showing it another's part.
         certified: whether all clients proved their keys to each other by certificates.
+        noised: whether clients added noise to all of them.
     """
 
     sums: int
     least: int
     colluding: int
     certified: bool
+    noised: bool = False
 
     @classmethod
     def of(cls, sums: Iterable[SumUnmasked]) -> Self | None:
@@ -226,12 +255,13 @@ class MaskedCard:
         """The card once one more sum is unmasked."""
         colluding = _colluding(event)
         if card is None:
-            return cls(1, event.clients, colluding, event.certified)
+            return cls(1, event.clients, colluding, event.certified, event.noised)
         return cls(
             card.sums + 1,
             min(card.least, event.clients),
             min(card.colluding, colluding),
             card.certified and event.certified,
+            card.noised and event.noised,
         )
 
     @property
@@ -248,7 +278,7 @@ class MaskedCard:
             ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
             ("Kept to", "one sum for each round's updates and one for its losses, whatever failed"),
             proven if self.certified else simulated,
-            *(("Not covered", text) for text in MASKED_NOT_COVERED),
+            *(("Not covered", text) for text in MASKED_NOT_COVERED[int(self.noised) :]),
         )
 
 

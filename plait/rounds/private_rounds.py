@@ -2,7 +2,8 @@
 
 A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
 commitment and so the same noise, for free: a server that is killed goes on to the same bits. Other updates give other
-noise and a second charge. A round that the budget has no room for does not begin.
+noise and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under
+masks, the server has no key, and pays before it asks anybody to unmask.
 
 Correlated noise is made of that of all rounds before, which follows from the run's key and their intents: the ledger
 is all the state there is, and it is on disk. Each round's is drawn once; for other updates it is not drawn again, and
@@ -30,6 +31,7 @@ class PrivateRounds:
     """The rounds of one private run.
 
     Args:
+        key: of the noise; None where clients add it.
         intents: of the ledger so far.
         record: writes an event durably.
         participants: clients whose updates came in, by round.
@@ -38,7 +40,7 @@ class PrivateRounds:
     def __init__(
         self,
         privacy: ClientPrivacy,
-        key: RunKey,
+        key: RunKey | None,
         *,
         intents: Iterable[NoiseIntended],
         record: Callable[[Event], None],
@@ -81,7 +83,7 @@ class PrivateRounds:
 
     def is_intended(self, number: int, digest: bytes) -> bool:
         """Whether the noise of a round is intended for just these updates."""
-        return (number, self._key.commitment(number, digest)) in self._intents
+        return bool(self._key) and (number, self._key.commitment(number, digest)) in self._intents
 
     def keys_for(self, number: int, digest: bytes, *, clip_norm: float) -> tuple[bytes, ...]:
         """The keys that a round's noise is made of, its own last, once its intent is durable.
@@ -94,31 +96,46 @@ class PrivateRounds:
         Raises:
             BudgetSpentError: that would be one charge too many.
         """
-        intent = number, self._key.commitment(number, digest)
-        correlated = self.privacy.correlation is not None
-        if intent not in self._intents:
-            if correlated and any(number == drawn for drawn, _ in self._intents):
-                raise BudgetSpentError(
-                    f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn "
-                    "once"
-                )
-            if len(self._intents) + 1 > self.privacy.most_charges:
-                raise BudgetSpentError(
-                    f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
-                    f"{self.privacy.epsilon:g}"
-                )
-            self._intents.add(intent)
-            epsilon = self.privacy.epsilon_after(len(self._intents))
-            self._record(NoiseIntended(round=number, commitment=intent[1], clip_norm=clip_norm, epsilon=epsilon))
-        return self._correlated(number) if correlated else (self._key.for_round(number, digest),)
+        if self._key is None:
+            raise ValueError("the noise of this run is its clients' own")
+        self.intend(number, self._key.commitment(number, digest), clip_norm=clip_norm)
+        if self.privacy.correlation is None:
+            return (self._key.for_round(number, digest),)
+        return self._correlated(self._key, number)
 
-    def _correlated(self, number: int) -> tuple[bytes, ...]:
+    def _correlated(self, key: RunKey, number: int) -> tuple[bytes, ...]:
         """Of all rounds up to this one: each follows from its commitment, so that the ledger keeps it."""
         drawn = dict(self._intents)
         missing = next((each for each in range(1, number + 1) if each not in drawn), None)
         if missing is not None:
             raise PeerError(f"the ledger has no noise of round {missing}, expected it: that of round {number} needs it")
-        return tuple(self._key.for_round(each, bytes.fromhex(drawn[each])) for each in range(1, number + 1))
+        return tuple(key.for_round(each, bytes.fromhex(drawn[each])) for each in range(1, number + 1))
+
+    def intend(self, number: int, commitment: str, *, clip_norm: float) -> None:
+        """Pay for a round, unless just this is paid for.
+
+        Args:
+            number: of the round.
+            commitment: of the updates, or of the clients, that the noise is for.
+            clip_norm: of the round.
+
+        Raises:
+            BudgetSpentError: that would be one charge too many.
+        """
+        if (number, commitment) in self._intents:
+            return
+        if self.privacy.correlation is not None and any(number == drawn for drawn, _ in self._intents):
+            raise BudgetSpentError(
+                f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn once"
+            )
+        if len(self._intents) + 1 > self.privacy.most_charges:
+            raise BudgetSpentError(
+                f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
+                f"{self.privacy.epsilon:g}"
+            )
+        self._intents.add((number, commitment))
+        epsilon = self.privacy.epsilon_after(len(self._intents))
+        self._record(NoiseIntended(round=number, commitment=commitment, clip_norm=clip_norm, epsilon=epsilon))
 
     def spent(self, number: int, clip_norm: float) -> PrivacySpent:
         """What the run has spent once a round is over."""
@@ -133,7 +150,7 @@ class PrivateRounds:
 
 
 def recomputed(
-    privacy: ClientPrivacy, key: RunKey, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
+    privacy: ClientPrivacy, key: RunKey | None, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
 ) -> PrivateRounds:
     """The same rounds, for whoever recomputes a run from its updates and its key.
 
@@ -142,7 +159,7 @@ def recomputed(
             of a round belongs to other updates.
     """
     check_promise(privacy, promised)
-    if key.check != promised.key_check:
+    if key and key.check != promised.key_check:
         raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
 
     def refuse(event: Event) -> None:
@@ -163,6 +180,7 @@ def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
         ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
         ("delta", promised.delta, privacy.delta),
         ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
+        ("guaranteed clients", promised.guaranteed or 0, privacy.guaranteed),
     ):
         if not math.isclose(stated, settled, rel_tol=1e-9):
             raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
@@ -198,19 +216,19 @@ def stated(correlation: Correlation | None) -> CorrelatedNoise | None:
     )
 
 
-def started(privacy: ClientPrivacy, key: RunKey, *, size: int) -> PrivacyStarted:
+def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int) -> PrivacyStarted:
     """The event that says what a run promises.
 
     Args:
         privacy: of the run.
-        key: of the run.
+        key: of the run; None where clients add the noise.
         size: numbers in an update.
     """
     is_adaptive = privacy.clip_norm is None
     return PrivacyStarted(
         unit="client",
         adjacency="zero-out",
-        observer="everybody but the server",
+        observer="everybody but the server" if key else "everybody, the server too",
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         noise_multiplier=privacy.noise_multiplier,
@@ -222,6 +240,7 @@ def started(privacy: ClientPrivacy, key: RunKey, *, size: int) -> PrivacyStarted
         parameters=size,
         noise_over_clip=privacy.noise_over_clip(size),
         amplification="none: cohorts follow from the seed and are on record",
-        key_check=key.check,
+        key_check=key.check if key else "",
         correlation=stated(privacy.correlation),
+        guaranteed=privacy.guaranteed or None,
     )

@@ -16,7 +16,8 @@ from plait.errors import PolicyError
 from plait.policy import Policy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
-from plait.secagg.roster import LEAST_CLIENTS, Roster
+from plait.secagg.graph import LEAST_CLIENTS
+from plait.secagg.roster import Roster
 from plait.wire.envelope import Header
 from plait.wire.masking import MaskingTask
 from plait.wire.messages import DescribeTask, EvaluateTask, Task, TrainTask

@@ -46,16 +46,18 @@ class Secrets:
         encryption: X25519 key that shares are encrypted to.
         masking: X25519 key that masks are agreed with.
         seed: of its own mask.
+        noise: of whatever the client adds to its numbers; nobody has a share of it.
     """
 
     encryption: bytes = field(repr=False)
     masking: bytes = field(repr=False)
     seed: bytes = field(repr=False)
+    noise: bytes = field(repr=False)
 
     @classmethod
     def new(cls) -> Self:
         """From the system's generator."""
-        return cls(*(secrets.token_bytes(KEY_BYTES) for _ in range(3)))
+        return cls(*(secrets.token_bytes(KEY_BYTES) for _ in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,23 @@ class MaskingClient:
         add_masks(values, figures, masks, Ring(roster.bits))
         return replace(self, has_masked=True), values, figures
 
+    def noise_key(self, session: Session, numbers: bytes) -> bytes:
+        """The key of noise to add before `masked`: of this attempt, and of no other numbers.
+
+        An attempt has one answer, so no numbers are noised twice and no noise is used twice, whatever is killed.
+
+        Args:
+            session: of the attempt.
+            numbers: digest of what is hidden.
+
+        Raises:
+            PeerError: it is not the stage for that.
+        """
+        own, roster = self._own(session), self._agreed()
+        if self.has_masked:
+            raise PeerError("noise is asked for once the update is under way, expected it before")
+        return derived(own.noise, b"noise", roster.digest, numbers)
+
     def sign(
         self, session: Session, survivors: Sequence[int], sign: Callable[[bytes], bytes]
     ) -> tuple[MaskingClient, bytes]:
@@ -300,11 +319,13 @@ class MaskingClient:
             said = cast("dict[str, Any]", json.loads(data))
             session, roster = said["session"], said["roster"]
             known = session and _session(session)
-            own = said["own"] and Secrets(*(bytes.fromhex(said["own"][each.name]) for each in fields(Secrets)))
+            mine = said["own"]
+            # Of an attempt that an earlier version began, without a secret for noise, nothing more can be sent.
+            own = mine and "noise" in mine and Secrets(*(bytes.fromhex(mine[each.name]) for each in fields(Secrets)))
             return cls(
                 said["client"],
                 known,
-                own,
+                own or None,
                 roster and _roster(roster),
                 {int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1])) for place, pair in said["held"].items()},
                 tuple(said["sharers"]),

@@ -13,11 +13,18 @@ from functools import lru_cache
 COMPLETE = 128
 """The most clients that are all each other's neighbours."""
 NEIGHBOURS = 64
+LEAST_CLIENTS = 3
+"""In a sum of two each client knows the other's part."""
 
 
 def threshold_of(count: int) -> int:
     """Of so many: with two thirds, two groups that large share an honest member while fewer than a third collude."""
     return -(-2 * count // 3)
+
+
+def least_survivors(clients: int) -> int:
+    """The fewest clients in a sum of a roster of so many."""
+    return max(LEAST_CLIENTS, threshold_of(clients))
 
 
 @lru_cache(maxsize=16)

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from plait.errors import PeerError
-from plait.secagg.graph import neighbours, threshold_of
+from plait.secagg.graph import LEAST_CLIENTS, least_survivors, neighbours, threshold_of
 from plait.secagg.masks import KEY_BYTES
 from plait.secagg.ring import LEAST_BITS, MOST_BITS
 from plait.trust.endorsement import Endorsement, is_endorsed
 from plait.trust.keys import SIGNATURE_BYTES, verify
 
-LEAST_CLIENTS = 3
 MOST_CLIENTS = 1 << 14
 MOST_FIGURES = 64
 RUN_ID_BYTES = ATTEMPT_BYTES = 16
@@ -134,7 +133,7 @@ class Roster:
     @property
     def threshold(self) -> int:
         """Clients that must sign the list of survivors, and so the fewest survivors."""
-        return max(LEAST_CLIENTS, threshold_of(len(self.offers)))
+        return least_survivors(len(self.offers))
 
     def place(self, client: str) -> int:
         """A client's place.

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from plait.errors import PeerError
 from plait.secagg.client import PARCEL_BYTES, pair_key, self_key
+from plait.secagg.graph import LEAST_CLIENTS
 from plait.secagg.masks import Mask, add_masks, public_of
 from plait.secagg.ring import Residues, Ring
-from plait.secagg.roster import LEAST_CLIENTS, Offer, Roster, Session, Vouch, is_signed
+from plait.secagg.roster import Offer, Roster, Session, Vouch, is_signed
 from plait.secagg.sharing import check_share, combine
 
 

@@ -174,6 +174,12 @@ class Settings:
     """Noise of a step over the clip norm; 0 if it follows from `record_epsilon`."""
     record_clip: Annotated[float, Real()] = 0.0
     """Norm that the gradient of each record is clipped to; 0 to scale all of them to one norm."""
+    client_noise: Annotated[float, Real()] = 0.0
+    """Noise over clip norm of a round's sum, of which each client adds its share under masks; 0 for none."""
+    client_clip: Annotated[float, Real()] = 0.0
+    """Norm that an update is clipped to with such noise; 0 where it follows a quantile, and the grid says it."""
+    client_cohort: Annotated[int, Whole()] = 0
+    """Clients that a round with such noise invites."""
 
     @property
     def steps_taken(self) -> int:
@@ -184,6 +190,11 @@ class Settings:
     def records_are_private(self) -> bool:
         """Whether the client adds noise for each of its records, and says nothing of them that has none."""
         return self.record_delta > 0
+
+    @property
+    def adds_share(self) -> bool:
+        """Whether the client adds its share of the noise that hides clients, and says nothing that has none."""
+        return self.client_noise > 0
 
     @property
     def counts_stay(self) -> bool:

@@ -38,4 +38,8 @@ def test_an_operator_is_told_who_adds_the_noise() -> None:
     )
     assert "also sent: this machine's device and memory" in told
     assert "can reveal parts" not in told
+    shared = lines(dp="client", **{"dp-epsilon": 8.0, "dp-delta": 1e-5, "secure-aggregation": True, "clients": 100})
+    assert "adds its share of the noise under its masks" in shared
+    assert "losses, counts" not in shared
+    assert "masks add no noise" not in shared
     assert "the server promises client-level" in lines(dp="client", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})

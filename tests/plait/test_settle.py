@@ -180,7 +180,10 @@ MASKED = {"secure-aggregation": True, "clients": 8}
         ({"clients": 2}, "clients is 2 and secure-aggregation is true, expected at least 3"),
         ({"clients-per-round": 2}, "clients-per-round is 2 and secure-aggregation is true, expected at least 3"),
         ({"eval-clients": 1}, "eval-clients is 1 and secure-aggregation is true, expected at least 3"),
-        ({"dp": "client", "dp-epsilon": 8.0}, "dp is 'client' and secure-aggregation is true, expected off"),
+        (
+            {"dp": "client", "dp-epsilon": 8.0, "dp-clip": 1.0, "dp-min-separation": 2, "clients-per-round": 4},
+            "dp-min-separation is 2 and secure-aggregation is true, expected 1",
+        ),
         ({"norm-policy": "reject"}, "norm-policy is 'reject' and secure-aggregation is true, expected auto or off"),
         ({"weighting": "examples"}, "weighting is 'examples' and secure-aggregation is true, expected equal"),
         ({"client-ranks": "4,8"}, "client-ranks is '4,8' and secure-aggregation is true, expected one rank"),
@@ -209,6 +212,19 @@ def test_secure_aggregation_turns_off_what_looks_at_single_clients():
     assert settled.tasks.settings.secure_aggregation
     assert settle(settled.config) == settled
     assert settle(config_from_table({"clients": 8})).masked is None
+
+
+def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients():
+    settled = settle(config_from_table({**MASKED, "clients": 100, "dp": "client", "dp-epsilon": 8.0, "dp-clip": 0.3}))
+    privacy, task = settled.privacy, settled.tasks.settings
+    assert settled.masked.privacy == privacy
+    assert (privacy.clients, privacy.guaranteed) == (100, 67)
+    assert (task.client_noise, task.client_clip, task.client_cohort) == (privacy.noise_multiplier, 0.3, 100)
+    assert privacy.epsilon_after(settled.config.rounds) <= 8.0
+    assert settled.config.dp_delta == 1e-5
+    assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
+    assert settle(settled.config) == settled
+    assert not settle(config_from_table({"clients": 100, "dp": "client", "dp-epsilon": 8.0})).tasks.settings.adds_share
 
 
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}

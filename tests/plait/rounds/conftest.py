@@ -36,6 +36,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
+from plait.secagg.graph import least_survivors
 from plait.secagg.roster import Offer
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
@@ -283,7 +284,14 @@ class Federation:
         self.arguments |= {"privacy": privacy, "masked": masked}
         self.privacy = privacy
         blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
-        self.masked = MaskedRounds(plan.get("cohort_size", len(models)), 0.2) if masked else None
+        cohort = plan.get("cohort_size", len(models))
+        self.masked = None
+        if masked:
+            self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
+            self.masked = MaskedRounds(cohort, 0.2, privacy=self.privacy)
+        if self.masked and privacy:
+            noise = {"client_noise": privacy.noise_multiplier, "client_clip": privacy.clip_norm or 0.0}
+            settings = {**noise, "client_cohort": cohort, **(settings or {})}
         self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)[:32]) for name in models}
         if (settings or {}).get("record_delta"):
             blind = {"weighting": Weighting.EQUAL}
@@ -359,7 +367,8 @@ class Federation:
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
-                ledger.append(private_rounds.started(self.privacy, RunKey.create(directory.noise_key), size=1))
+                key = None if self.masked else RunKey.create(directory.noise_key)
+                ledger.append(private_rounds.started(self.privacy, key, size=1))
             if by_record and isinstance(first, RunStarted):
                 ledger.append(record_accountant.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
@@ -398,7 +407,7 @@ class Federation:
         recorded = read_events(directory.ledger)
         return private_rounds.PrivateRounds(
             self.privacy,
-            RunKey.load(directory.noise_key),
+            None if self.masked else RunKey.load(directory.noise_key),
             intents=intents_in(recorded),
             record=record,
             participants=participants_in(recorded),
