@@ -18,6 +18,7 @@ from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
+from plait.training.fused.language_model import Pairs
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.trainer import trained_parameters
 
@@ -66,16 +67,11 @@ def train_cohort(
     for stack, trains in zip(stacks, trained, strict=True):
         stack.requires_grad_(trains)
     places = {id(parameter): stack for parameter, stack in zip(parameters, stacks, strict=True)}
-    pairs = {
-        id(A): (places[id(A)], places[id(B)])
-        for block in fused.blocks
-        for A, B in (pair for pair in block.pairs if pair is not None)
-    }
     for _ in range(all_inputs[0].settings.steps_taken):
         _follow(stacks, learners)
         losses = [0.0] * len(learners)
         for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
-            found = _losses(fused, batches, pairs, recomputed=recomputed)
+            found = _losses(fused, batches, fused.pairs_of(places), recomputed=recomputed)
             torch.stack(found).sum().backward()
             losses = [loss + more for loss, more in zip(losses, torch.stack(found).tolist(), strict=True)]
         for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
@@ -106,7 +102,7 @@ def _micro_batches(learner: Learner) -> Iterator[tuple[list[Example], int]]:
 def _losses(
     fused: FusedLanguageModel,
     batches: Sequence[tuple[list[Example], int]],
-    pairs: dict[int, tuple[Tensor, Tensor]],
+    pairs: Pairs,
     *,
     recomputed: int,
 ) -> list[Tensor]:

@@ -62,12 +62,7 @@ class ExampleGradients:
             for parameter in self._parameters
         ]
         places = {id(parameter): stack for parameter, stack in zip(self._parameters, stacks, strict=True)}
-        pairs = {
-            id(A): (places[id(A)], places[id(B)])
-            for block in fused.blocks
-            for A, B in (pair for pair in block.pairs if pair is not None)
-        }
-        losses, counts = fused.token_losses(examples, adapters=count, pairs=pairs)
+        losses, counts = fused.token_losses(examples, adapters=count, pairs=fused.pairs_of(places))
         torch.stack([part.mean() for part in losses.split(counts)]).sum().backward()
         gradients = [stack.grad for stack in stacks]
         for number in range(count):

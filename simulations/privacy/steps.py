@@ -1,8 +1,9 @@
 """What a step of DP-SGD costs beside a plain one: python simulations/privacy/steps.py (see README.md).
 
-The built-in base `tiny` with LoRA on all linear layers, one thread, processor time of the main thread, medians over
-steps after two for warming up. Per-example gradients: plait's fused ones, one example after another through PEFT's own
-modules, and Opacus' (`pip install opacus`, left out where it is not installed). A plain step is plait's own trainer's.
+The built-in base `tiny` with LoRA, or LoRA-XS, on all linear layers, one thread, processor time of the main thread,
+medians over steps after two for warming up. Per-example gradients: plait's fused ones, one example after another
+through PEFT's own modules, and Opacus' (`pip install opacus`, left out where it is not installed, and for LoRA-XS). A
+plain step is plait's own trainer's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from plait.adapters import Task  # noqa: E402
 from plait.adapters.methods import AdapterRequest  # noqa: E402
 from plait.privacy.record import Charge, RecordPrivacy  # noqa: E402
-from plait.training import example_gradients  # noqa: E402
+from plait.training import example_gradients, losses  # noqa: E402
 from plait.training.bases import locate_base  # noqa: E402
 from plait.training.blueprint import design, read_base_config  # noqa: E402
 from plait.training.device import Compute  # noqa: E402
@@ -37,15 +39,30 @@ from plait.wire.settings import Settings  # noqa: E402
 BATCH, LENGTH, STEPS, WARM = 16, 128, 9, 2
 
 
+METHODS = {"LoRA": AdapterRequest(rank=8, alpha=16), "LoRA-XS": AdapterRequest("lora_xs", rank=16)}
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    found = {
+        "batch": BATCH,
+        "length": LENGTH,
+        "torch": torch.__version__.split("+")[0],
+        **{name: measured(request) for name, request in METHODS.items()},
+    }
+    (HERE / "steps.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def measured(request: AdapterRequest) -> dict[str, object]:
+    """Every way to take a step, in turn."""
     located = locate_base("tiny")
     base = ResidentBase(
         located.directory, located.reference.fingerprint, Compute(torch.device("cpu"), torch.float32), seq_len=LENGTH
     )
     blueprint = design(
         read_base_config(located.directory, Task.CAUSAL_LM),
-        AdapterRequest(rank=8, alpha=16),
+        request,
         task=Task.CAUSAL_LM,
         seed=1,
     )
@@ -66,18 +83,24 @@ def main() -> None:
     def plain() -> None:
         train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
 
+    def plain_by_modules() -> None:
+        with by_peft():
+            plain()
+
     def private() -> None:
         train_privately(model, parameters, inputs, Charge(privacy, bytes(32), 0.0), task=Task.CAUSAL_LM, pad_token=0)
 
     def by_modules() -> None:
-        recognise, example_gradients.recognise = example_gradients.recognise, lambda _: None
-        try:
+        with by_peft():
             private()
-        finally:
-            example_gradients.recognise = recognise
 
-    ways: dict[str, Callable[[], None]] = {"plain": plain, "private, fused": private, "private, PEFT": by_modules}
-    if step := opacus_step(base, blueprint, tokens):
+    ways: dict[str, Callable[[], None]] = {
+        "plain": plain,
+        "plain, PEFT": plain_by_modules,
+        "private, fused": private,
+        "private, PEFT": by_modules,
+    }
+    if request.method != "lora_xs" and (step := opacus_step(base, blueprint, tokens)):
         ways["Opacus"] = step
     taken: dict[str, list[float]] = {name: [] for name in ways}
     # In turn, so that a busy machine slows all of them.
@@ -87,16 +110,24 @@ def main() -> None:
             work()
             taken[name].append(time.thread_time() - begun)
     medians = {name: statistics.median(each[WARM:]) for name, each in taken.items()}
-    found: dict[str, object] = {
-        "parameters": blueprint.spec.layout.size,
-        "batch": BATCH,
-        "length": LENGTH,
-        "torch": torch.__version__.split("+")[0],
-    }
+    found: dict[str, object] = {"parameters": blueprint.spec.layout.size}
     for name, seconds in medians.items():
         found[name] = {"ms": round(1000 * seconds, 1), "times plain": round(seconds / medians["plain"], 2)}
-    (HERE / "steps.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    return found
+
+
+@contextmanager
+def by_peft() -> Iterator[None]:
+    """PEFT's own modules compute everything, single examples one after another."""
+    places = (example_gradients, losses)
+    real = [place.recognise for place in places]
+    for place in places:
+        place.recognise = lambda _: None
+    try:
+        yield
+    finally:
+        for place, recognise in zip(places, real, strict=True):
+            place.recognise = recognise
 
 
 def opacus_step(base: ResidentBase, blueprint: object, tokens: list[np.ndarray]) -> Callable[[], None] | None:

@@ -26,11 +26,11 @@ from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import token_losses
 from plait.training.fused.kernels import rms_norm
 from plait.training.fused.packed import Packed
-from plait.training.fused.peft_layer import PlainLayer, plain_layer
+from plait.training.fused.peft_layer import PlainLayer, Square, plain_layer
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
-"""Pairs to use instead of the model's own, by `id` of the model's A."""
+"""Pairs to use instead of the model's own, by `id` of the model's A, or R."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class FusedBlock:
     """One block, and the pairs of its seven linear layers."""
 
     block: Block
-    pairs: tuple[tuple[nn.Parameter, nn.Parameter] | None, ...]
+    pairs: tuple[tuple[nn.Parameter, nn.Parameter] | Square | None, ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,20 @@ class FusedLanguageModel:
     head: Tensor
     rotation: nn.Module
     longest: int | None
+
+    def pairs_of(self, stacks: Mapping[int, Tensor]) -> Pairs:
+        """The pairs of several adapters.
+
+        Args:
+            stacks: (adapters, *shape) of each parameter of the adapter, by its `id`.
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for pair in (pair for block in self.blocks for pair in block.pairs if pair is not None):
+            if isinstance(pair, Square):
+                found[id(pair.R)] = pair.pair(stacks[id(pair.R)])
+            else:
+                found[id(pair[0])] = stacks[id(pair[0])], stacks[id(pair[1])]
+        return found
 
     def token_losses(
         self, batch: Sequence[Example], *, adapters: int = 1, pairs: Pairs | None = None, recomputed: int = 0
@@ -250,7 +264,11 @@ def _rows(layer: PlainLayer) -> int:
     return layer.weight.shape[0]
 
 
-def _chosen(pair: tuple[nn.Parameter, nn.Parameter] | None, pairs: Pairs | None) -> tuple[Tensor, Tensor] | None:
+def _chosen(
+    pair: tuple[nn.Parameter, nn.Parameter] | Square | None, pairs: Pairs | None
+) -> tuple[Tensor, Tensor] | None:
+    if isinstance(pair, Square):
+        return pair.pair(pair.R) if pairs is None else pairs[id(pair.R)]
     return pair if pair is None or pairs is None else pairs[id(pair[0])]
 
 

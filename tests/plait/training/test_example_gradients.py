@@ -7,9 +7,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
 from plait.adapters import Task
-from plait.training.blueprint import Blueprint
+from plait.adapters.methods import AdapterRequest
+from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.example_gradients import ExampleGradients
 from plait.training.examples import Example
+from plait.training.fused import recognise
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import only_trained
@@ -58,6 +60,33 @@ def test_fused_gradients_are_those_of_one_example_after_another(
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
     # They differ from each other, and their mean is the gradient of the batch's mean of means.
     assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
+    resident: ResidentBase, tiny, monkeypatch, together
+) -> None:
+    """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=Task.CAUSAL_LM, seed=11)
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    moved(parameters, 3)
+    model.train()
+    examples = some_rows(4, 4, uneven=True)
+    monkeypatch.setattr("plait.training.losses.recognise", lambda _: None)
+    expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    monkeypatch.undo()
+    whole = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).recomputes
+    monkeypatch.setattr(ExampleGradients, "_alone", None)
+    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=together)
+    for got, fused, wanted in zip(gradients(examples), whole, expected, strict=True):
+        assert np.linalg.norm(wanted) > 0.01
+        assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
+        assert np.linalg.norm(fused - wanted) < 1e-4 * np.linalg.norm(wanted)
+    with model.disable_adapter():
+        assert all(pair is None for block in recognise(model).blocks for pair in block.pairs)
 
 
 def test_an_example_s_gradient_does_not_depend_on_the_others_in_its_batch(
