@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.rounds.cut import cut_sentence
+from plait.rounds.dial import dial_sentence
 from plait.rounds.events import (
     ClientsDescribed,
     ClientsGathered,
@@ -115,6 +116,8 @@ class _Viewer:
         match event:
             case RunStarted(config=settings):
                 self._given, self._seq_len = settings.get("learning-rate"), settings.get("seq-len")
+                if sentence := dial_sentence(settings.get("wire")):
+                    self._screen.print(f"[yellow]{sentence}[/]")
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
