@@ -334,6 +334,13 @@ def _half_noise() -> None:
     mechanism.grid_for = lambda size, multiplier, shift: grid.grid_for(size, multiplier / 2, shift)
 
 
+def _shares_over(factor: float) -> None:
+    """Each client's variance, divided."""
+    shares = module("plait.privacy.shares")
+    real = shares.discrete_gaussian
+    shares.discrete_gaussian = lambda variance, bits: real(variance / factor, bits)
+
+
 def _shuffled(self, stream):
     """Batches of one size, as an epoch in random order has them."""
     import numpy as np
@@ -580,6 +587,23 @@ MUTATIONS: dict[str, Mutation] = {
         "private_records",
         "an account has no budget",
         lambda: put("plait.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
+    ),
+    "half-share": Mutation("privacy", "half of a client's share of the noise", lambda: _shares_over(4)),
+    "share-of-all": Mutation(
+        "privacy", "shares are for all clients, not for those that are guaranteed", lambda: _shares_over(5 / 4)
+    ),
+    "share-reused": Mutation(
+        "privacy",
+        "a share of the noise follows from the update alone",
+        lambda: put("plait.rounds.masking:Masking.noise_key", lambda self, session, numbers: numbers),
+    ),
+    "share-clip": Mutation(
+        "privacy",
+        "clients that add noise do not clip",
+        lambda: put(
+            "plait.privacy.shares:clipped_to_grid",
+            lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
+        ),
     ),
     "median": Mutation("privacy", "norms are bounded by a median", _median_left_on),
     "mask-digest": Mutation("privacy", "masks do not depend on the model that was sent", _one_model_for_all),

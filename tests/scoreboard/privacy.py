@@ -16,6 +16,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
+from scoreboard import shared_noise
 from scoreboard.killed import POINTS, _once
 from scoreboard.malicious_server import attacks
 from scoreboard.processes import Job, events
@@ -60,6 +61,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         _who_counts(scratch),
         _rests(scratch),
         attacks(),
+        shared_noise.claims(scratch),
         _kills(scratch, full=full),
     ]
     found = [complaint for claim in claims for complaint in claim]
@@ -70,7 +72,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         len(found) - len(failures),
         figures={"kills": 2 * (POINTS if full else 4)},
         failures=failures,
-        least=2 * POINTS + 29 if full else 37,
+        least=2 * POINTS + 38 if full else 46,
     )
 
 
