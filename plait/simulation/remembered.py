@@ -1,8 +1,9 @@
 """A cache of losses measured earlier, for the same adapter on the same tokens on this machine.
 
 Before round 1 every client evaluates the run's initial adapter, which a simulation restarted with other settings has
-already seen. A cached value is exactly what would be computed: the name of an entry is the digest of everything that
-the result depends on, including code and libraries. Holds losses and counts, no text.
+already seen; where that adapter changes nothing yet, as LoRA's does, so has one with another seed. A cached value is
+exactly what would be computed: the name of an entry is the digest of everything that the result depends on, including
+code and libraries. Holds losses and counts, no text.
 """
 
 from __future__ import annotations

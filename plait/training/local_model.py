@@ -33,7 +33,7 @@ from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.objectives import SFT, objective_named
 from plait.training.preferences import References
 from plait.training.private_steps import train_privately
-from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
+from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.step_extra import StepExtra
 from plait.training.step_memory import within_memory
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
@@ -149,7 +149,8 @@ class PeftLocalModel:
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
-        inputs = (*self.base.identity, spec.digest, state.digest(), numbers, digest_of(held_out))
+        adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
+        inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
@@ -292,6 +293,16 @@ class PeftLocalModel:
         # Other jobs may have moved the base since.
         self.base.stand_on(job.base, geometry_of(job.spec))
         return self.base.carrying(job.spec, job.start)
+
+
+def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:
+    """Whether the model computes the base's own bits: every B of plain LoRA is zero, whatever its A.
+
+    A run's first adapter mostly is, so runs of several seeds begin with the same losses.
+    """
+    config, geometry = spec.peft_config, geometry_of(spec)
+    is_plain = config.get("peft_type") == "LORA" and not config.get("use_dora") and not geometry.others
+    return is_plain and not any(pair.b_of(state.flat).any() for pair in geometry.pairs)
 
 
 def data_seed(seed: int, split: Split) -> int:

@@ -142,7 +142,7 @@ class ResidentBase:
 
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
-        slot = _slot(spec)
+        slot = slot_digest(spec)
         if self._model is None or self._carried != slot:
             model = self._load(spec)
             if self._geometry is not None:
@@ -234,7 +234,7 @@ class ResidentBase:
             ) from error
 
 
-def _slot(spec: AdapterSpec) -> bytes:
+def slot_digest(spec: AdapterSpec) -> bytes:
     """The digest of what a model with this adapter's slot follows from: all of the spec but the seed of its values."""
     return replace(spec, init_seed=0, init_rank=0).digest
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -9,6 +10,7 @@ import pytest
 from plait.adapters import norm, subtract
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError
+from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.training.blueprint import Blueprint
@@ -53,6 +55,28 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
     assert after.loss < before.loss - 0.2
     assert trained.tokens == 6 * 2 * 32
     assert blueprint.initial.digest() == digest
+
+
+@pytest.mark.parametrize(("method", "measured"), [("lora", 1), ("dora", 2)])
+def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
+    ada: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint, method: str, measured: int
+) -> None:
+    known: dict[tuple[bytes, ...], SequenceLosses] = {}
+
+    def recall(inputs: Sequence[bytes], measure: Callable[[], SequenceLosses]) -> SequenceLosses:
+        found = measure()
+        assert known.setdefault(tuple(inputs), found) == found
+        return found
+
+    ada.recall = recall
+    for seed in (1, 2):
+        settings = {**blueprint.spec.peft_config, "use_dora": method == "dora"}
+        spec = replace(blueprint.spec, method=method, init_seed=seed, peft_config=settings)
+        design = resident.prepare(spec.text)
+        ada.evaluate(design.spec, design.initial, SETTINGS)
+    assert len(known) == measured
+    ada.evaluate(blueprint.spec, blueprint.initial, replace(SETTINGS, max_held_out_sequences=2))
+    assert len(known) == measured + 1
 
 
 def test_the_first_answer_is_kept_apart_from_the_second_clients(
