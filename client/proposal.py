@@ -65,7 +65,8 @@ class Proposal:
         )
 
     def _also_sent(self, figures: str) -> tuple[str, ...]:
-        if self.config.dp == "record" or (self.config.dp == "client" and self.config.secure_aggregation):
+        adds_noise = self.config.dp == "client" and self.config.secure_aggregation
+        if self.config.dp == "record" or adds_noise:
             return ("also sent: this machine's device and memory",)
         if not self.config.secure_aggregation:
             return (f"also sent: {figures}, this machine's device and memory",)
@@ -74,7 +75,7 @@ class Proposal:
     @property
     def _who_sees(self) -> tuple[str, ...]:
         """Who learns what of an update."""
-        if self.config.dp == "record":
+        if self.config.dp == "record" and not self.config.secure_aggregation:
             return ("the run is not masked: the server sees this client's own updates, which have its noise",)
         if not self.config.secure_aggregation:
             masks = "the run is not masked: the server sees this client's own updates and losses"
@@ -85,7 +86,7 @@ class Proposal:
             f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
             "nothing of a single one's updates and losses"
         )
-        if self.config.dp == "client":
+        if self.config.dp != "off":
             return (masked,)
         return (
             masked,

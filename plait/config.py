@@ -613,10 +613,14 @@ class RunConfig(BaseModel, frozen=True):
                     f"{name} is {count} and secure-aggregation is true, expected at least {least}: in a sum of two "
                     "each client knows the other's part"
                 )
+        if self.dp == "record":
+            self._check_alone(
+                "dp is 'record' under secure-aggregation",
+                ("dp-noise-multiplier", self.dp_noise_multiplier, "dp-epsilon", "no client says what it has spent"),
+            )
         self._check_alone(
             "secure-aggregation is true",
             ("dp-min-separation", self.dp_min_separation > 1, "1", "clients under masks check no separation"),
-            ("dp", self.dp == "record", "off", "sums of losses and counts have no noise"),
             ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off", "the server sees no update's norm"),
             ("weighting", self.weighting != "equal", "equal", "the server sees no client's number of examples"),
             ("client-ranks", not self.one_rank, "one rank", "only updates of one shape have a sum"),

@@ -349,6 +349,8 @@ def _privacy(config: RunConfig) -> dict[str, object]:
     if config.dp == "record":
         # What a client sends has its noise already: how long it is tells nothing.
         norm_policy = "reject" if config.norm_policy == "auto" else config.norm_policy
+        if config.secure_aggregation:
+            norm_policy = "off"
         return {"norm_policy": norm_policy, "take_back": False, "dp_delta": config.dp_delta or _LARGEST_DELTA}
     # No client evaluates, so there is nothing to take a step back for.
     return {

@@ -535,7 +535,8 @@ class Coordinator:
         if self.private and state.clip_norm is not None and state.round not in recorded.spent:
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(self.private.spent(state.round, state.clip_norm))
-        if self._epsilons and state.finished and state.round not in recorded.spent:
+        masked_records = bool(self.masked) and self.plan.settings.records_are_private
+        if (self._epsilons or masked_records) and state.finished and state.round not in recorded.spent:
             self.ledger.append(record_accountant.spent(state.round, self.plan.settings, self._epsilons))
         if not self.plan.watch.keep_best:
             self.publish(state)

@@ -339,13 +339,10 @@ class Participant:
             numbers = outgoing.numbers
             if numbers is None:
                 numbers = grid.encode(outgoing.delta, client=self.name, seed=job.settings.seed)
-            said = {
-                "clients": 1,
-                "examples": job.examples,
-                "tokens": trained.tokens,
-                "loss": trained.loss,
-                "square": (norm(outgoing.delta) / grid.coding.unit) ** 2,
-            }
+            said = {"clients": 1, "square": (norm(outgoing.delta) / grid.coding.unit) ** 2}
+            if job.charge is None:
+                # Of private records these have no noise.
+                said |= {"examples": job.examples, "tokens": trained.tokens, "loss": trained.loss}
             figures = encode_figures(said, TRAINING)
         reply = self._masking.masked(roster.session, numbers, figures, received=header.result_digest)
         update = encode_reply(reply)

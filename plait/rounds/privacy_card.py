@@ -154,7 +154,10 @@ class PrivacyCard:
                 "everything that one record of a client changed in all rounds together; a record is a sequence",
             ),
             ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
-            ("Spent", self.epsilon_text + (f", the most of {clients} clients' own accounts" if clients else "")),
+            (
+                "Spent",
+                self.epsilon_text + (f", the most of {clients} clients' own accounts" if clients else " at most"),
+            ),
             ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
             ("Amplification by sampling", promised.amplification),
             ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),

@@ -184,11 +184,11 @@ def spent(number: int, settings: Settings, epsilons: Mapping[str, float]) -> Pri
     Args:
         number: of the round.
         settings: of the run.
-        epsilons: by client, of all that took part so far.
+        epsilons: by client, of all that took part so far; none under masks, where epsilon is at most the run's.
     """
     return PrivacySpent(
         round=number,
-        epsilon=max(epsilons.values()),
+        epsilon=max(epsilons.values(), default=settings.record_epsilon),
         delta=settings.record_delta,
         by_client=dict(sorted(epsilons.items())),
     )

@@ -320,7 +320,10 @@ OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
         ({"reference": "central"}, "reference is 'central' and dp is 'record', expected none"),
         ({"devices": "fleet.toml"}, "devices is 'fleet.toml' and dp is 'record', expected none"),
         ({"step-budget": "speed"}, "dp is 'record' and step-budget is 'speed', expected off"),
-        ({"secure-aggregation": True}, "dp is 'record' and secure-aggregation is true, expected off: sums of losses"),
+        (
+            {"secure-aggregation": True, "clients": 3, "dp-epsilon": 0.0, "dp-noise-multiplier": 1.0},
+            "dp-noise-multiplier is 1.0 and dp is 'record' under secure-aggregation, expected dp-epsilon",
+        ),
     ],
 )
 def test_what_private_records_cannot_have_is_refused_in_one_line_with_both_settings(given, message):

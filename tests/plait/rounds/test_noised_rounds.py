@@ -11,7 +11,7 @@ from plait.errors import PeerError, PolicyError
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
-from plait.rounds.figures import NOISED
+from plait.rounds.figures import NOISED, TRAINING, decode_figures
 from plait.rounds.ledger import read_events
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_rounds import check_grid, privacy_of_clients
@@ -175,6 +175,22 @@ def test_the_rounds_are_recomputed_from_their_sums(federate, fake_model):
     )
     with pytest.raises(PeerError, match="guaranteed clients"):
         recomputed(replace(federation.privacy, guaranteed=2), None, promised, intents_in(events))
+
+
+def test_noised_records_leave_under_masks_and_nothing_else_does(federate, fake_model):
+    settings = {"record_delta": 1e-5, "record_epsilon": 8.0, "total_steps": 4}
+    federation = begin(federate, fake_model, 3, privacy=None, settings=settings)
+    federation.run()
+    for number in (1, 2):
+        told = decode_figures(summed(federation, number).figures, TRAINING)
+        assert told["clients"] == 3
+        assert told["square"] > 0
+        assert (told["examples"], told["tokens"], told["loss"]) == (0, 0, 0)
+    assert not federation.of_kind("evaluated")
+    assert [event["epsilon"] for event in federation.of_kind("privacy_spent")] == [8.0, 8.0]
+    spent = check_privacy(read_events(federation.path / "ledger.jsonl"))
+    assert spent
+    assert not spent.by_client
 
 
 class TestClientsRefuse:
