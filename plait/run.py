@@ -76,7 +76,7 @@ class Run:
             base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
             masked = self.settled.masked
-            bits = masked.bits_up(own.layout.size, 1, sums=2, certified=True) if masked else self.settled.codec.bits
+            bits = masked.bits_up(own.layout.size, sums=2, certified=True) if masked else self.settled.codec.bits
             policy.check_upload(own.layout.size * bits / 8)
         masked = self.settled.masked
         least = {purpose: masked.least(purpose) for purpose in PURPOSES} if masked else {}

@@ -116,7 +116,7 @@ def estimate(
     bits_up = bits
     if masked := settled.masked:
         size, sums = blueprint.spec.layout.size, 2 if evaluates else 1
-        bits_up = masked.bits_up(size, settings.rounds, sums=sums, certified=True)
+        bits_up = masked.bits_up(size, sums=sums, certified=True)
         bits_down += masked.more_bits_down(size, sums=sums, certified=True)
     costs = CostEstimate(
         CostInputs(

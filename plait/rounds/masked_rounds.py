@@ -1,7 +1,8 @@
 """The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
 
 How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
-round before and from that of its squared norms. The first round has a guess, and a few bits more. Knows no channel and
+round before and from that of its squared norms. The first round has a guess, which may be several times too long: what
+a coarser grid drops stays at clients and is sent in the next round. Knows no channel and
 no mask.
 """
 
@@ -18,7 +19,7 @@ from plait.rounds.figures import EVALUATION, NOISED, TRAINING, decode_figures
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
-from plait.secagg.coding import FIRST_ROUND_BITS, bits_for, length_expected, unit_for
+from plait.secagg.coding import bits_for, length_expected, unit_for
 from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_survivors
 from plait.secagg.ring import MOST_BITS, Ring
 from plait.wire.settings import Settings
@@ -69,7 +70,6 @@ class MaskedRounds:
         sent = sum(part.stop - part.start for part in parts)
         length = state.update_length
         if length is None:
-            bits += FIRST_ROUND_BITS
             length = _FIRST_ROUND_ROOM * self.largest_step * math.sqrt(sent) / 2
         grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
         size = grid.rotation.rotated_size
@@ -120,17 +120,16 @@ class MaskedRounds:
         """The grid that a round's numbers are on."""
         return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
 
-    def bits_up(self, size: int, rounds: int, *, sums: int, certified: bool) -> float:
-        """Bits of a client's uplink for each of `size` parameters, over a run of so many rounds, all stages included.
+    def bits_up(self, size: int, *, sums: int, certified: bool) -> float:
+        """Bits of a client's uplink for each of `size` parameters, all stages included.
 
         Args:
             size: parameters of the adapter.
-            rounds: of the run.
             sums: unmasked in a round.
             certified: whether clients prove their keys to each other, as over a network.
         """
         stages = self._stage_bytes(certified=certified)[0]
-        bits = bits_for(self.clients) + FIRST_ROUND_BITS / rounds
+        bits = bits_for(self.clients)
         if self.privacy:
             bits = self.privacy.shares(size).bits(self.clients, size)
         return bits + 8 * sums * stages / size

@@ -31,8 +31,6 @@ _DEVIATIONS = 4.0
 _HEADROOM = 1.5
 """How much longer updates, and their agreement, may be than in the round before."""
 _FEW, _MANY = 16, 128
-FIRST_ROUND_BITS = 3
-"""Further bits in the first round, whose updates nobody has seen the length of."""
 
 
 def bits_for(clients: int) -> int:

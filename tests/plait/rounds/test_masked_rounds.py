@@ -328,7 +328,7 @@ def test_the_stages_cost_about_what_is_planned_for_them(federate, fake_model):
     federation = begin(federate, fake_model)
     federation.run()
     for kind, name, planned in (
-        ("reply_received", "uplink_bytes", federation.masked.bits_up(1, 1, sums=2, certified=False) - 9),
+        ("reply_received", "uplink_bytes", federation.masked.bits_up(1, sums=2, certified=False) - 6),
         ("broadcast", "downlink_bytes", federation.masked.more_bits_down(1, sums=2, certified=False)),
     ):
         stages = [event for event in federation.of_kind(kind) if event.get("purpose") == "mask" and event["round"] == 2]
